@@ -2,5 +2,15 @@
 //!
 //! Nothing here knows Postgres or Kafka, reads a clock or draws a random number: values come in as
 //! arguments and decisions go out. That is what makes each rule provable by a plain `cargo test`.
+//! The modules follow the way of an event.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
+
+pub mod envelope;
+pub mod event;
+pub mod headers;
+pub mod json;
+pub mod notify;
+pub mod outcome;
+pub mod properties;
+pub mod topic;

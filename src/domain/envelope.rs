@@ -1,0 +1,146 @@
+//! The headers around a record: CloudEvents 1.0, Kafka protocol binding, binary content mode.
+
+use jiff::Timestamp;
+use uuid::Uuid;
+
+use crate::event::Event;
+use crate::headers;
+
+const SPEC_VERSION: &str = "1.0";
+const CONTENT_TYPE: &str = "content-type";
+
+/// What is written around an event besides its own headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Envelope {
+    /// CloudEvents attributes as record headers, with this `source` (a URI-reference).
+    CloudEvents {
+        /// Sent as `ce_source`.
+        source: String,
+    },
+    /// Nothing: only the author's headers.
+    None,
+}
+
+impl Envelope {
+    /// Writes all headers of `event` in their order: first the envelope's, then the author's.
+    ///
+    /// An author's own `content-type` header takes the place of the stored content type.
+    pub fn write(&self, event: &Event, mut put: impl FnMut(&str, Option<&[u8]>)) {
+        // Stored headers were checked when they came in; should a hand-made row slip by, it is sent without.
+        let own = event.headers.as_deref().map(headers::parse).and_then(Result::ok).unwrap_or_default();
+        if let Self::CloudEvents { source } = self {
+            let mut id = Uuid::encode_buffer();
+            let id = Uuid::from_bytes(event.event_id).hyphenated().encode_lower(&mut id);
+            put("ce_specversion", Some(SPEC_VERSION.as_bytes()));
+            put("ce_id", Some(id.as_bytes()));
+            put("ce_source", Some(source.as_bytes()));
+            put("ce_type", Some(event.event_type.as_deref().unwrap_or(&event.topic).as_bytes()));
+            if let Ok(time) = Timestamp::from_microsecond(event.emitted_at) {
+                put("ce_time", Some(time.to_string().as_bytes()));
+            }
+            if let Some(content_type) = &event.content_type
+                && !own.iter().any(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE))
+            {
+                put(CONTENT_TYPE, Some(content_type.as_bytes()));
+            }
+        }
+        for (name, value) in &own {
+            put(name, value.as_deref().map(str::as_bytes));
+        }
+    }
+}
+
+/// The default `ce_source`: a URI of the cluster and the database. `cluster` is the cluster's name, or
+/// its system identifier where it has none.
+#[must_use]
+pub fn default_source(cluster: &str, database: &str) -> String {
+    format!("postgresql://{}/{}", percent_encode(cluster), percent_encode(database))
+}
+
+/// Keeps RFC 3986's unreserved characters, and encodes the others.
+fn percent_encode(text: &str) -> String {
+    use std::fmt::Write;
+    text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~') {
+            out.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(out, "%{byte:02X}");
+        }
+        out
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event() -> Event {
+        Event {
+            id: 1,
+            event_id: *Uuid::parse_str("018f4e9c-7b1a-7000-8000-0123456789ab").unwrap().as_bytes(),
+            emitted_at: 1_700_000_000_123_456,
+            topic: "orders".into(),
+            partition: None,
+            key: None,
+            payload: Some(b"{}".to_vec()),
+            headers: Some(r#"{"trace": "7f", "none": null}"#.into()),
+            event_type: None,
+            content_type: Some("application/json".into()),
+        }
+    }
+
+    fn written(envelope: &Envelope, event: &Event) -> Vec<(String, Option<String>)> {
+        let mut out = Vec::new();
+        envelope.write(event, |name, value| {
+            out.push((name.to_owned(), value.map(|v| String::from_utf8(v.to_vec()).unwrap())));
+        });
+        out
+    }
+
+    fn pair(name: &str, value: &str) -> (String, Option<String>) {
+        (name.into(), Some(value.into()))
+    }
+
+    #[test]
+    fn cloudevents_come_first_and_the_topic_stands_in_for_the_type() {
+        let envelope = Envelope::CloudEvents { source: "postgresql://main/shop".into() };
+        assert_eq!(
+            written(&envelope, &event()),
+            vec![
+                pair("ce_specversion", "1.0"),
+                pair("ce_id", "018f4e9c-7b1a-7000-8000-0123456789ab"),
+                pair("ce_source", "postgresql://main/shop"),
+                pair("ce_type", "orders"),
+                pair("ce_time", "2023-11-14T22:13:20.123456Z"),
+                pair("content-type", "application/json"),
+                pair("trace", "7f"),
+                ("none".into(), None),
+            ]
+        );
+    }
+
+    #[test]
+    fn the_authors_content_type_wins() {
+        let envelope = Envelope::CloudEvents { source: "x".into() };
+        let event = Event {
+            headers: Some(r#"{"Content-Type": "text/plain"}"#.into()),
+            event_type: Some("t".into()),
+            ..event()
+        };
+        let names = written(&envelope, &event);
+        assert!(names.contains(&pair("Content-Type", "text/plain")) && names.contains(&pair("ce_type", "t")));
+        assert!(!names.iter().any(|(name, _)| name == "content-type"));
+    }
+
+    #[test]
+    fn no_envelope_leaves_the_authors_headers() {
+        assert_eq!(written(&Envelope::None, &event()), vec![pair("trace", "7f"), ("none".into(), None)]);
+        assert_eq!(written(&Envelope::None, &Event { headers: None, ..event() }), vec![]);
+    }
+
+    #[test]
+    fn the_source_is_a_uri() {
+        assert_eq!(default_source("main", "Größe 1"), "postgresql://main/Gr%C3%B6%C3%9Fe%201");
+    }
+}

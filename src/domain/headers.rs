@@ -1,0 +1,135 @@
+//! A JSON object read as Kafka record headers.
+
+use std::fmt;
+
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::json;
+
+/// The prefix of the CloudEvents attributes in the Kafka protocol binding: ours alone to write.
+pub const RESERVED_PREFIX: &str = "ce_";
+
+/// One record header; a `None` value is Kafka's null header.
+pub type Header = (String, Option<String>);
+
+/// Why a text cannot be read as headers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HeaderError {
+    /// The text is not a JSON object.
+    NotAnObject,
+    /// A header without a name.
+    EmptyName,
+    /// A name that begins with [`RESERVED_PREFIX`], in whatever case.
+    Reserved(String),
+}
+
+/// Reads the headers in their written order: a string is sent as it is, `null` as a null header, an
+/// array as one header per element, anything else as its JSON text.
+///
+/// # Errors
+/// The first thing wrong with the text, as [`HeaderError`].
+pub fn parse(text: &str) -> Result<Vec<Header>, HeaderError> {
+    let Object(entries) = serde_json::from_str(text).map_err(|_| HeaderError::NotAnObject)?;
+    let mut headers = Vec::with_capacity(entries.len());
+    for (name, value) in entries {
+        if name.is_empty() {
+            return Err(HeaderError::EmptyName);
+        }
+        if name.get(..RESERVED_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
+        {
+            return Err(HeaderError::Reserved(name));
+        }
+        match serde_json::from_str::<Vec<&RawValue>>(value.get()) {
+            Ok(elements) => {
+                headers.extend(elements.into_iter().map(|element| (name.clone(), single(element))));
+            }
+            Err(_) => headers.push((name, single(value))),
+        }
+    }
+    Ok(headers)
+}
+
+fn single(value: &RawValue) -> Option<String> {
+    let text = value.get();
+    match text.as_bytes().first() {
+        Some(b'n') => None,
+        Some(b'"') => serde_json::from_str(text).ok(),
+        _ => Some(json::compact(text)),
+    }
+}
+
+/// A JSON object as its entries in their written order, repeated names kept.
+struct Object<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Object<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(Entries)
+    }
+}
+
+struct Entries;
+
+impl<'de> Visitor<'de> for Entries {
+    type Value = Object<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut entries = Vec::with_capacity(map.size_hint().unwrap_or(4));
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Object(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(name: &str, value: Option<&str>) -> Header {
+        (name.to_owned(), value.map(str::to_owned))
+    }
+
+    #[test]
+    fn each_kind_of_value() {
+        let text = r#"{"s": "plain \"x\"", "n": null, "l": ["a", null, 2], "i": 1.10, "b": true, "o": {"k": [1, 2]}, "e": []}"#;
+        assert_eq!(
+            parse(text).unwrap(),
+            vec![
+                header("s", Some("plain \"x\"")),
+                header("n", None),
+                header("l", Some("a")),
+                header("l", None),
+                header("l", Some("2")),
+                header("i", Some("1.10")),
+                header("b", Some("true")),
+                header("o", Some(r#"{"k":[1,2]}"#)),
+            ]
+        );
+    }
+
+    #[test]
+    fn order_and_repeats_are_kept() {
+        assert_eq!(
+            parse(r#"{"z": "1", "a": "2", "z": "3"}"#).unwrap(),
+            vec![header("z", Some("1")), header("a", Some("2")), header("z", Some("3"))]
+        );
+    }
+
+    #[test]
+    fn what_is_refused() {
+        for text in ["[]", "\"x\"", "1", "null", "", "{"] {
+            assert_eq!(parse(text), Err(HeaderError::NotAnObject), "{text}");
+        }
+        assert_eq!(parse(r#"{"": 1}"#), Err(HeaderError::EmptyName));
+        for name in ["ce_id", "CE_x", "Ce_"] {
+            assert_eq!(parse(&format!(r#"{{"{name}": 1}}"#)), Err(HeaderError::Reserved(name.to_owned())));
+        }
+        assert!(parse(r#"{"cents": 1, "ce": 2, "é_": 3}"#).is_ok());
+    }
+}

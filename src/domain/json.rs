@@ -1,0 +1,81 @@
+//! JSON text as it goes to Kafka.
+
+/// Removes the white space between the tokens of a JSON text. Numbers, escapes and the order of keys
+/// stay as they are, which parsing into values and printing them again would not promise.
+///
+/// `text` must be valid JSON (Postgres' own output is); white space inside strings is kept.
+#[must_use]
+pub fn compact(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let bytes = text.as_bytes();
+    let (mut copied, mut at) = (0, 0);
+    while at < bytes.len() {
+        match bytes[at] {
+            b'"' => at = after_string(bytes, at),
+            b' ' | b'\n' | b'\r' | b'\t' => {
+                out.push_str(&text[copied..at]);
+                at += 1;
+                copied = at;
+            }
+            _ => at += 1,
+        }
+    }
+    out.push_str(&text[copied..]);
+    out
+}
+
+/// The position after the string whose opening quote is at `open`.
+fn after_string(bytes: &[u8], open: usize) -> usize {
+    let mut at = open + 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::Value;
+
+    #[test]
+    fn keeps_what_parsing_would_change() {
+        assert_eq!(
+            compact(r#"{"b": 1.10, "a": 12345678901234567890123}"#),
+            r#"{"b":1.10,"a":12345678901234567890123}"#
+        );
+        assert_eq!(compact(r#"{"a b": "c: \" , d\\"}"#), r#"{"a b":"c: \" , d\\"}"#);
+        assert_eq!(compact("[ 1,\n\t2 ]"), "[1,2]");
+        assert_eq!(compact("\"ü — 漢\""), "\"ü — 漢\"");
+    }
+
+    fn json() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            "\\PC*".prop_map(Value::from),
+            "[ \\\\\"\n\t:,{}]{0,8}".prop_map(Value::from),
+        ];
+        leaf.prop_recursive(4, 32, 5, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                prop::collection::hash_map("[ a-z\"\\\\]{0,4}", inner, 0..5)
+                    .prop_map(|map| Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn equals_the_compact_printer(value in json()) {
+            let pretty = serde_json::to_string_pretty(&value).unwrap();
+            prop_assert_eq!(compact(&pretty), serde_json::to_string(&value).unwrap());
+        }
+    }
+}

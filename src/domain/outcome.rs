@@ -1,0 +1,40 @@
+//! What became of an event that was handed to Kafka.
+
+/// The kinds of trouble, as the promises sort them: only [`Failure::Refused`] is an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// *This* event is bad: it would fail again however well the world is.
+    Refused,
+    /// The world is bad, or a batch-mate was: the event is blameless and is sent again.
+    Outage,
+    /// The producer is broken: a new one is needed, and what was in flight is unknown.
+    Fatal,
+}
+
+/// What Kafka said of one event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Acknowledged by all in-sync replicas.
+    Delivered {
+        /// Where the record is.
+        partition: i32,
+        /// Its offset in the partition.
+        offset: i64,
+    },
+    /// Not published.
+    Failed {
+        /// Whose fault it is.
+        failure: Failure,
+        /// The error in words, with its librdkafka name.
+        error: String,
+    },
+}
+
+/// A delivery report: what became of the event with this id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// The event's `id`.
+    pub id: i64,
+    /// What became of it.
+    pub outcome: Outcome,
+}

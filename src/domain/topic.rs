@@ -1,0 +1,77 @@
+//! Topic names, and the NOTIFY channel that belongs to each.
+
+use sha2::{Digest, Sha256};
+
+/// The longest topic name that Kafka accepts, in bytes (`org.apache.kafka.common.internals.Topic`).
+pub const MAX_TOPIC_BYTES: usize = 249;
+
+/// The longest NOTIFY channel that Postgres accepts, in bytes (`NAMEDATALEN - 1`).
+pub const MAX_CHANNEL_BYTES: usize = 63;
+
+const CHANNEL_PREFIX: &str = "outbox:";
+const DIGEST_HEX: usize = 32;
+
+/// Whether Kafka accepts `name` as a topic: 1 to 249 of `[a-zA-Z0-9._-]`, and neither `.` nor `..`.
+#[must_use]
+pub fn is_valid(name: &str) -> bool {
+    (1..=MAX_TOPIC_BYTES).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+}
+
+/// The NOTIFY channel of a topic: `outbox:` and the topic. A topic too long for a channel is cut and
+/// closed with `~` and 128 bits of its SHA-256, so that two topics never share a channel (`~` is not
+/// a character of topic names, so a shortened name cannot equal a whole one).
+#[must_use]
+pub fn channel(topic: &str) -> String {
+    if CHANNEL_PREFIX.len() + topic.len() <= MAX_CHANNEL_BYTES {
+        return format!("{CHANNEL_PREFIX}{topic}");
+    }
+    let mut room = MAX_CHANNEL_BYTES - CHANNEL_PREFIX.len() - 1 - DIGEST_HEX;
+    while !topic.is_char_boundary(room) {
+        room -= 1;
+    }
+    let digest = Sha256::digest(topic.as_bytes());
+    let hex: String = digest.iter().take(DIGEST_HEX / 2).map(|byte| format!("{byte:02x}")).collect();
+    format!("{CHANNEL_PREFIX}{}~{hex}", &topic[..room])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_follow_kafkas_rules() {
+        for good in ["a", "orders", "Orders.v1_eu-west", "...", &"x".repeat(249)] {
+            assert!(is_valid(good), "{good}");
+        }
+        for bad in ["", ".", "..", "a b", "naïve", "a/b", "a\n", "a,b", "a:b", &"x".repeat(250)] {
+            assert!(!is_valid(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_topic_is_its_channel() {
+        assert_eq!(channel("orders"), "outbox:orders");
+        assert_eq!(channel(&"x".repeat(56)).len(), 63);
+        assert!(!channel(&"x".repeat(56)).contains('~'));
+    }
+
+    proptest! {
+        #[test]
+        fn channels_fit_and_differ(a in "[a-zA-Z0-9._-]{1,249}", b in "[a-zA-Z0-9._-]{1,249}") {
+            prop_assert!(channel(&a).len() <= MAX_CHANNEL_BYTES);
+            prop_assert_eq!(channel(&a) == channel(&b), a == b);
+            // Long names that differ only at the end are the case that cutting alone would merge.
+            let (long_a, long_b) = (format!("{a}{}", "x".repeat(60)), format!("{a}{}y", "x".repeat(60)));
+            prop_assert_ne!(channel(&long_a), channel(&long_b));
+        }
+
+        #[test]
+        fn any_text_gives_a_channel(text in "\\PC{0,200}") {
+            prop_assert!(channel(&text).len() <= MAX_CHANNEL_BYTES);
+        }
+    }
+}
