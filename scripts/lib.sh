@@ -1,0 +1,62 @@
+# Sourced by the other scripts: where things live, which PostgreSQL is meant, who runs the servers.
+# shellcheck shell=bash disable=SC2153
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$root/target}
+mkdir -p "$target"
+target=$(cd "$target" && pwd)
+
+# What `cargo install` and the bootstrap put aside for this project comes first.
+export PATH="$target/tools/bin:$PATH:$HOME/.cargo/bin"
+export CARGO_TARGET_DIR=$target
+# The user's ~/.pgrx is left alone.
+export PGRX_HOME=$target/pgrx
+# build.rs passes the link flag; with cargo-pgrx passing it too, every crate would be compiled twice.
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
+
+# PG_CONFIG names a PostgreSQL; without it, PG_MAJOR names one of Debian's. The lab crate reads PG_MAJOR.
+if [[ -n ${PG_CONFIG:-} ]]; then
+    PG_MAJOR=$("$PG_CONFIG" --version | grep -oE '[0-9]+' | head -n 1)
+else
+    PG_MAJOR=${PG_MAJOR:-15}
+    PG_CONFIG=/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
+fi
+export PG_CONFIG PG_MAJOR
+
+# Everything the servers must be able to reach: PostgreSQL trees, clusters, Kafka's data.
+lab=$target/lab
+export EVENT_OUTBOX_LAB=$lab
+export EVENT_OUTBOX_KAFKA_LIBS=$target/kafka/libs
+
+step() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() {
+    printf 'error: %s\n' "$*" >&2
+    exit 1
+}
+
+# Postgres refuses to run as root: root's servers run as the user of Debian's package.
+as_server_user() {
+    if [[ $EUID -eq 0 ]]; then
+        (cd / && exec runuser -u postgres -- "$@")
+    else
+        "$@"
+    fi
+}
+
+# A checkout below a directory that the server's user cannot traverse gets its lab under /var/tmp.
+make_lab() {
+    if [[ -d $lab ]] && as_server_user test -x "$lab/."; then return; fi
+    rm -rf "$lab"
+    mkdir -p "$lab"
+    if ! as_server_user test -x "$lab/."; then
+        rmdir "$lab"
+        ln -s "$(mktemp -d /var/tmp/event_outbox.XXXXXX)" "$lab"
+        step "servers live in $(readlink "$lab"): user postgres cannot reach $target"
+    fi
+    chmod 755 "$lab/."
+}
+
+# The features the extension is compiled with for this PostgreSQL.
+features() { printf -- '--no-default-features --features pg%s%s' "$PG_MAJOR" "${1:+,$1}"; }
+
+tree_pg_config() { printf '%s/pg%s/%s/bin/pg_config' "$lab" "$PG_MAJOR" "$1"; }
