@@ -1,1 +1,19 @@
-//! The laboratory of the black-box tests.
+//! The laboratory of the demo and the black-box tests: real PostgreSQL servers, real Kafka brokers, real
+//! consumers, each started in seconds and gone with the process that started it.
+//!
+//! `scripts/bootstrap` prepares what this crate starts: a private PostgreSQL tree and Kafka's jars.
+
+pub mod consumer;
+pub mod kafka;
+pub mod layout;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod run_as;
+pub mod scratch;
+pub mod wait;
+
+pub use anyhow::Result;
+pub use consumer::{Consumer, Record};
+pub use kafka::Broker;
+pub use postgres::{Cluster, StopMode};

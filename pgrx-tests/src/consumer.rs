@@ -1,0 +1,220 @@
+//! Reading topics back.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::types::RDKafkaErrorCode;
+use rdkafka::{Offset, TopicPartitionList};
+
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+const READ_ALL_DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(100);
+/// How often a waiting consumer looks for new partitions, and for topics that did not exist yet.
+const LOOK_FOR_PARTITIONS: Duration = Duration::from_millis(500);
+
+/// A record as a consumer sees it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Record {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// The offset in the partition.
+    pub offset: i64,
+    /// The key.
+    pub key: Option<Vec<u8>>,
+    /// The value; `None` is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// The headers in their order; a name may repeat, a value may be null.
+    pub headers: Vec<(String, Option<Vec<u8>>)>,
+    /// CreateTime or LogAppendTime, as the topic is configured; milliseconds since 1970.
+    pub timestamp_ms: Option<i64>,
+}
+
+impl Record {
+    /// The value of the first header of this name, as text.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.headers.iter().find(|(header, _)| header == name)?;
+        std::str::from_utf8(value.as_deref()?).ok()
+    }
+
+    /// The key as text.
+    pub fn key_text(&self) -> Option<&str> {
+        std::str::from_utf8(self.key.as_deref()?).ok()
+    }
+
+    /// The value as text.
+    pub fn value_text(&self) -> Option<&str> {
+        std::str::from_utf8(self.value.as_deref()?).ok()
+    }
+}
+
+impl From<&BorrowedMessage<'_>> for Record {
+    fn from(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().map(|headers| {
+            headers.iter().map(|header| (header.key.to_string(), header.value.map(<[u8]>::to_vec))).collect()
+        });
+        Record {
+            topic: message.topic().to_string(),
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers.unwrap_or_default(),
+            timestamp_ms: message.timestamp().to_millis(),
+        }
+    }
+}
+
+/// Reads topics from their beginning, all partitions, without a group. The topics need not exist yet.
+pub struct Consumer {
+    inner: BaseConsumer,
+    topics: Vec<String>,
+    /// The next offset of every partition read so far.
+    positions: BTreeMap<(String, i32), i64>,
+    looked: Option<Instant>,
+    records: Vec<Record>,
+}
+
+impl Consumer {
+    /// A consumer at the beginning of `topics`.
+    pub fn new(bootstrap_servers: &str, topics: &[&str]) -> Result<Self> {
+        let inner = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap_servers)
+            .set("group.id", "event_outbox_lab")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            .set("fetch.wait.max.ms", "50")
+            .set("reconnect.backoff.max.ms", "500")
+            .set("log_level", "0")
+            .create()?;
+        let topics = topics.iter().map(ToString::to_string).collect();
+        Ok(Self { inner, topics, positions: BTreeMap::new(), looked: None, records: Vec::new() })
+    }
+
+    /// All that was read so far, in the order of arrival (per partition: by offset).
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Reads until at least `count` records have arrived since the beginning; gives all of them.
+    pub fn read_until(&mut self, count: usize, deadline: Duration) -> Result<&[Record]> {
+        self.read_until_that(&format!("{count} records"), deadline, |records| records.len() >= count)
+    }
+
+    /// Reads until the records read since the beginning satisfy `enough`; gives all of them.
+    pub fn read_until_that(
+        &mut self,
+        what: &str,
+        deadline: Duration,
+        enough: impl Fn(&[Record]) -> bool,
+    ) -> Result<&[Record]> {
+        let begin = Instant::now();
+        while !enough(&self.records) {
+            if begin.elapsed() >= deadline {
+                let topics = self.topics.join(", ");
+                bail!("waited {deadline:?} in vain for {what} in {topics}; {} came", self.records.len());
+            }
+            self.assign_new_partitions()?;
+            self.poll()?;
+        }
+        Ok(&self.records)
+    }
+
+    /// Reads everything that the topics hold at this moment, from the beginning.
+    pub fn read_all(bootstrap_servers: &str, topics: &[&str]) -> Result<Vec<Record>> {
+        let mut consumer = Self::new(bootstrap_servers, topics)?;
+        consumer.assign_new_partitions()?;
+        let mut unfinished: BTreeSet<_> = consumer.positions.keys().cloned().collect();
+        let begin = Instant::now();
+        while !unfinished.is_empty() {
+            if begin.elapsed() >= READ_ALL_DEADLINE {
+                bail!("{unfinished:?} not read to the end within {READ_ALL_DEADLINE:?}");
+            }
+            if let Some((topic, partition)) = consumer.poll()? {
+                unfinished.remove(&(topic, partition));
+            }
+        }
+        Ok(consumer.records)
+    }
+
+    /// One step; the partition whose end it has reached, if it has.
+    fn poll(&mut self) -> Result<Option<(String, i32)>> {
+        match self.inner.poll(POLL) {
+            None => Ok(None),
+            Some(Ok(message)) => {
+                let record = Record::from(&message);
+                self.positions.insert((record.topic.clone(), record.partition), record.offset + 1);
+                self.records.push(record);
+                Ok(None)
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(self.partition_at_end(partition)?),
+            // The broker may be down for a while: the deadline decides.
+            Some(Err(error)) if is_transient(&error) => Ok(None),
+            Some(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// rdkafka names only the number of the partition that has ended: with several topics, look which is meant.
+    fn partition_at_end(&self, partition: i32) -> Result<Option<(String, i32)>> {
+        if let [topic] = &self.topics[..] {
+            return Ok(Some((topic.clone(), partition)));
+        }
+        for (key, position) in self.positions.iter().filter(|((_, number), _)| *number == partition) {
+            let (_, high) = self.inner.fetch_watermarks(&key.0, partition, ASK_DEADLINE)?;
+            if *position >= high {
+                return Ok(Some(key.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn assign_new_partitions(&mut self) -> Result<()> {
+        if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_FOR_PARTITIONS) {
+            return Ok(());
+        }
+        self.looked = Some(Instant::now());
+        let known = self.positions.len();
+        for topic in &self.topics {
+            let Ok(metadata) = self.inner.fetch_metadata(Some(topic), ASK_DEADLINE) else { continue };
+            for found in metadata.topics().iter().filter(|found| found.error().is_none()) {
+                for partition in found.partitions() {
+                    self.positions.entry((topic.clone(), partition.id())).or_insert(0);
+                }
+            }
+        }
+        if self.positions.len() > known {
+            let mut list = TopicPartitionList::new();
+            for ((topic, partition), position) in &self.positions {
+                let offset = if *position == 0 { Offset::Beginning } else { Offset::Offset(*position) };
+                list.add_partition_offset(topic, *partition, offset)?;
+            }
+            self.inner.assign(&list)?;
+        }
+        Ok(())
+    }
+}
+
+fn is_transient(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::Resolve
+                | Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+        )
+    )
+}

@@ -1,0 +1,281 @@
+//! Private Apache Kafka brokers: one node in KRaft mode, broker and controller at once.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use futures_executor::block_on;
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+
+use crate::process::{Fate, Process};
+use crate::scratch::Scratch;
+use crate::{layout, ports, wait};
+
+const START_DEADLINE: Duration = Duration::from_secs(90);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+const LOG_TAIL: usize = 30;
+/// Any 16 bytes in base64; one cluster never meets another.
+const CLUSTER_ID: &str = "ZXZlbnRfb3V0Ym94LWxhYg";
+
+/// What a new broker is to be like.
+#[derive(Clone, Default)]
+pub struct BrokerOptions {
+    settings: BTreeMap<String, String>,
+    fate: Fate,
+}
+
+impl BrokerOptions {
+    /// Puts a property into `server.properties`.
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// Whether the broker may outlive this process: see [`Broker::leave`].
+    pub fn fate(mut self, fate: Fate) -> Self {
+        self.fate = fate;
+        self
+    }
+
+    /// Formats the storage and takes the ports, without starting.
+    pub fn prepare(self) -> Result<Broker> {
+        let scratch = Scratch::new("kafka")?;
+        let port = ports::free()?;
+        let controller_port = ports::free()?;
+        let mut properties = properties(port, controller_port, &scratch.path().join("data"));
+        properties.extend(self.settings);
+        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        fs::write(scratch.path().join("server.properties"), text)?;
+        let broker = Broker { process: None, scratch, port, fate: self.fate };
+        broker.format_storage()?;
+        Ok(broker)
+    }
+
+    /// Starts a broker; waits until it answers.
+    pub fn start(self) -> Result<Broker> {
+        let mut broker = self.prepare()?;
+        broker.start()?;
+        Ok(broker)
+    }
+}
+
+fn properties(port: u16, controller_port: u16, data: &std::path::Path) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::new();
+    let mut set = |name: &str, value: String| properties.insert(name.to_string(), value);
+    set("process.roles", "broker,controller".into());
+    set("node.id", "1".into());
+    set("controller.quorum.bootstrap.servers", format!("127.0.0.1:{controller_port}"));
+    set("controller.listener.names", "CONTROLLER".into());
+    set("listeners", format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"));
+    set("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}"));
+    set("log.dirs", data.display().to_string());
+    set("auto.create.topics.enable", "true".into());
+    set("group.initial.rebalance.delay.ms", "0".into());
+    for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
+        set(&format!("{topic}.num.partitions"), "1".into());
+        set(&format!("{topic}.replication.factor"), "1".into());
+    }
+    set("transaction.state.log.min.isr", "1".into());
+    set("share.coordinator.state.topic.min.isr", "1".into());
+    // A killed broker may not register again before its old session ends: nine seconds by default.
+    set("broker.session.timeout.ms", "2000".into());
+    set("broker.heartbeat.interval.ms", "500".into());
+    // The default takes a quarter of the small heap at start.
+    set("log.cleaner.dedupe.buffer.size", (8 * 1024 * 1024).to_string());
+    properties
+}
+
+/// A broker with its own data directory and ports. Dropped, it is gone.
+pub struct Broker {
+    // Fields are dropped in this order: the broker before its directory.
+    process: Option<Process>,
+    scratch: Scratch,
+    port: u16,
+    fate: Fate,
+}
+
+impl Broker {
+    /// A broker that creates topics on first use.
+    pub fn options() -> BrokerOptions {
+        BrokerOptions::default()
+    }
+
+    /// The one broker of this process, started by the first who asks.
+    pub fn shared() -> Result<&'static Broker> {
+        static SHARED: OnceLock<Result<Broker>> = OnceLock::new();
+        SHARED
+            .get_or_init(|| Broker::options().start())
+            .as_ref()
+            .map_err(|error| anyhow!("the shared broker did not start: {error:#}"))
+    }
+
+    /// Starts the broker (again, on its port and data); waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the broker is already running");
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let mut command = java(&["-Xms256m", "-Xmx512m"])?;
+        command.arg("kafka.Kafka").arg(self.scratch.path().join("server.properties"));
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut process = Process::spawn(command, libc::SIGKILL, self.fate)?;
+        wait::until_ok("Kafka to answer", START_DEADLINE, || {
+            if let Some(status) = process.exited()? {
+                bail!("Kafka ended at once ({status})");
+            }
+            Ok(self.answers().then_some(()))
+        })
+        .with_context(|| self.log_tail())?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Stops the broker in order (SIGTERM).
+    pub fn stop(&mut self) -> Result<()> {
+        self.end(libc::SIGTERM)
+    }
+
+    /// Kills the broker (SIGKILL).
+    pub fn kill(&mut self) -> Result<()> {
+        self.end(libc::SIGKILL)
+    }
+
+    /// Stops the broker in order and starts it on the same port and data.
+    pub fn restart(&mut self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// Freezes the broker: connections stay open, nothing is answered.
+    pub fn pause(&self) -> Result<()> {
+        self.running()?.signal(libc::SIGSTOP)
+    }
+
+    /// Lets a frozen broker go on.
+    pub fn resume(&self) -> Result<()> {
+        self.running()?.signal(libc::SIGCONT)
+    }
+
+    /// What clients connect to.
+    pub fn bootstrap_servers(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// Creates a topic with topic-level `configs`.
+    pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        for (key, value) in configs {
+            topic = topic.set(key, value);
+        }
+        let results = block_on(self.admin()?.create_topics([&topic], &admin_options()))?;
+        all_succeeded(results, "create topic")
+    }
+
+    /// Raises a topic's number of partitions.
+    pub fn add_partitions(&self, name: &str, new_total: usize) -> Result<()> {
+        let partitions = NewPartitions::new(name, new_total);
+        let results = block_on(self.admin()?.create_partitions([&partitions], &admin_options()))?;
+        all_succeeded(results, "add partitions to")
+    }
+
+    /// Deletes a topic.
+    pub fn delete_topic(&self, name: &str) -> Result<()> {
+        let results = block_on(self.admin()?.delete_topics(&[name], &admin_options()))?;
+        all_succeeded(results, "delete topic")
+    }
+
+    /// Whether the broker answers a request for metadata.
+    pub fn answers(&self) -> bool {
+        let consumer: Result<BaseConsumer, _> = self.client_config().create();
+        consumer.is_ok_and(|consumer| consumer.client().fetch_metadata(None, ASK_DEADLINE).is_ok())
+    }
+
+    /// The broker's process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.running()?.pid())
+    }
+
+    /// The broker's log file.
+    pub fn log_path(&self) -> PathBuf {
+        self.scratch.path().join("kafka.log")
+    }
+
+    /// Leaves a running broker ([`Fate::CanStay`]) behind: its pid, and the directory to remove after its end.
+    pub fn leave(self) -> Result<(u32, PathBuf)> {
+        let process = self.process.context("Kafka is not running")?;
+        Ok((process.leave(), self.scratch.keep()))
+    }
+
+    fn client_config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        // A broker that is not up yet is no news here.
+        config.set("bootstrap.servers", self.bootstrap_servers()).set("log_level", "0");
+        config
+    }
+
+    fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
+        Ok(self.client_config().create()?)
+    }
+
+    fn running(&self) -> Result<&Process> {
+        self.process.as_ref().context("Kafka is not running")
+    }
+
+    fn end(&mut self, signal: i32) -> Result<()> {
+        let mut process = self.process.take().context("Kafka is not running")?;
+        process.signal(signal)?;
+        process.wait(STOP_DEADLINE).with_context(|| self.log_tail())?;
+        Ok(())
+    }
+
+    fn format_storage(&self) -> Result<()> {
+        let mut format = java(&["-XX:TieredStopAtLevel=1"])?;
+        format.args([
+            "kafka.tools.StorageTool",
+            "format",
+            "--standalone",
+            "--cluster-id",
+            CLUSTER_ID,
+            "--config",
+        ]);
+        let output =
+            format.arg(self.scratch.path().join("server.properties")).output().context("run java")?;
+        ensure!(
+            output.status.success(),
+            "Kafka's storage was not formatted:\n{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+}
+
+fn java(options: &[&str]) -> Result<Command> {
+    let mut command = Command::new("java");
+    command.args(options).args(["-XX:+UseSerialGC", "-cp", &layout::kafka_class_path()?]);
+    Ok(command)
+}
+
+fn admin_options() -> AdminOptions {
+    AdminOptions::new().operation_timeout(Some(ADMIN_DEADLINE)).request_timeout(Some(ADMIN_DEADLINE))
+}
+
+fn all_succeeded(results: Vec<rdkafka::admin::TopicResult>, what: &str) -> Result<()> {
+    for result in results {
+        result.map_err(|(topic, code)| anyhow!("{what} {topic}: {code}"))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,42 @@
+//! Where the scripts have put things. `scripts/lib.sh` is the other side of this file.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+
+fn from_env(name: &str, default: &str) -> PathBuf {
+    std::env::var_os(name).map_or_else(|| repository().join(default), PathBuf::from)
+}
+
+/// The root of the checkout.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+}
+
+/// The directory that the servers' user can reach: PostgreSQL trees, clusters, Kafka's data.
+pub fn lab() -> Result<PathBuf> {
+    from_env("EVENT_OUTBOX_LAB", "target/lab").canonicalize().context("no lab yet: run scripts/bootstrap")
+}
+
+/// The directory of one PostgreSQL major version in the lab.
+pub fn postgres_home() -> Result<PathBuf> {
+    let major = std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".into());
+    Ok(lab()?.join(format!("pg{major}")))
+}
+
+/// The programs of the private PostgreSQL tree that holds the release build of the extension.
+pub fn postgres_bin() -> Result<PathBuf> {
+    // PostgreSQL finds its files relative to the binary's real place.
+    let home = postgres_home()?;
+    home.join("release/bin")
+        .canonicalize()
+        .with_context(|| format!("no PostgreSQL tree in {}: run scripts/bootstrap", home.display()))
+}
+
+/// The class path of Apache Kafka.
+pub fn kafka_class_path() -> Result<String> {
+    let libs = from_env("EVENT_OUTBOX_KAFKA_LIBS", "target/kafka/libs");
+    ensure!(libs.join("stamp").exists(), "no Kafka in {}: run scripts/bootstrap", libs.display());
+    let logging = repository().join("pgrx-tests/kafka");
+    Ok(format!("{}/*:{}", libs.display(), logging.display()))
+}

@@ -1,0 +1,316 @@
+//! Private PostgreSQL servers.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ::postgres::{Client, Config, NoTls};
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process::{self, Fate, Process};
+use crate::scratch::Scratch;
+use crate::{layout, ports, run_as, wait};
+
+/// The database superuser of every cluster.
+pub const SUPERUSER: &str = "postgres";
+
+const START_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(60);
+/// Lines of the server's log shown when it does not start.
+const LOG_TAIL: usize = 30;
+
+/// The three ways of `pg_ctl stop`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum StopMode {
+    /// Waits for the clients to leave.
+    Smart,
+    /// Breaks off running transactions, writes a checkpoint.
+    Fast,
+    /// A crash: the next start recovers from the log.
+    Immediate,
+}
+
+impl StopMode {
+    fn signal(self) -> i32 {
+        match self {
+            StopMode::Smart => libc::SIGTERM,
+            StopMode::Fast => libc::SIGINT,
+            StopMode::Immediate => libc::SIGQUIT,
+        }
+    }
+}
+
+/// What a new cluster is to be like.
+#[derive(Clone)]
+pub struct ClusterOptions {
+    name: String,
+    settings: BTreeMap<String, String>,
+    fate: Fate,
+}
+
+impl ClusterOptions {
+    /// Puts a setting into the server's configuration.
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// Starts without the extension's library.
+    pub fn without_preload(self) -> Self {
+        self.set("shared_preload_libraries", "")
+    }
+
+    /// With fsync, as in earnest; tests do without.
+    pub fn durable(self) -> Self {
+        self.set("fsync", "on").set("full_page_writes", "on")
+    }
+
+    /// Whether the server may outlive this process: see [`Cluster::leave`].
+    pub fn fate(mut self, fate: Fate) -> Self {
+        self.fate = fate;
+        self
+    }
+
+    /// Makes the cluster and starts its server.
+    pub fn start(self) -> Result<Cluster> {
+        let bin = layout::postgres_bin()?;
+        let scratch = Scratch::new(&self.name)?;
+        let sockets = Scratch::for_sockets()?;
+        copy_template(&bin, &scratch.path().join("data"))?;
+        let port = ports::free()?;
+        let mut settings = self.settings;
+        let socket_dir = sockets.path().display().to_string();
+        settings.insert("port".into(), port.to_string());
+        settings.insert("unix_socket_directories".into(), socket_dir);
+        let settings = Mutex::new(settings);
+        let mut cluster = Cluster { bin, scratch, sockets, port, settings, fate: self.fate, process: None };
+        cluster.write_settings()?;
+        cluster.start()?;
+        Ok(cluster)
+    }
+}
+
+/// A server with its own data directory, socket directory and port. Dropped, it is gone.
+pub struct Cluster {
+    // Fields are dropped in this order: the server before its directories.
+    process: Option<Process>,
+    bin: PathBuf,
+    scratch: Scratch,
+    sockets: Scratch,
+    port: u16,
+    settings: Mutex<BTreeMap<String, String>>,
+    fate: Fate,
+}
+
+impl Cluster {
+    /// A cluster that preloads the extension, without fsync.
+    pub fn options(name: &str) -> ClusterOptions {
+        let options = ClusterOptions { name: name.into(), settings: BTreeMap::new(), fate: Fate::default() };
+        options
+            .set("shared_preload_libraries", "event_outbox")
+            .set("listen_addresses", "127.0.0.1")
+            .set("fsync", "off")
+            .set("full_page_writes", "off")
+            .set("max_prepared_transactions", 20)
+            .set("max_worker_processes", 16)
+            .set("timezone", "UTC")
+            .set("log_line_prefix", "%m [%p] %b %d: ")
+    }
+
+    /// Starts the server again after [`Cluster::stop`]; waits until it answers.
+    pub fn start(&mut self) -> Result<()> {
+        ensure!(self.process.is_none(), "the server is already running");
+        let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
+        let mut command = run_as::server_command(self.bin.join("postgres"))?;
+        command.arg("-D").arg(self.data_dir()).stdin(std::process::Stdio::null());
+        command.stdout(log.try_clone()?).stderr(log);
+        let mut process = Process::spawn(command, StopMode::Immediate.signal(), self.fate)?;
+        let begin = Instant::now();
+        wait::until_ok("the server to answer", START_DEADLINE, || {
+            if let Some(status) = process.exited()? {
+                bail!("the server ended at once ({status}):\n{}", self.log_tail());
+            }
+            // "starting up" is no answer yet
+            Ok(self.connect("postgres").ok())
+        })
+        .with_context(|| format!("{:?} after its start:\n{}", begin.elapsed(), self.log_tail()))?;
+        self.process = Some(process);
+        Ok(())
+    }
+
+    /// Stops the server; gives the time it took.
+    pub fn stop(&mut self, mode: StopMode) -> Result<Duration> {
+        let Some(mut process) = self.process.take() else { bail!("the server is not running") };
+        let begin = Instant::now();
+        process.signal(mode.signal())?;
+        process.wait(STOP_DEADLINE).with_context(|| format!("{mode:?} stop:\n{}", self.log_tail()))?;
+        Ok(begin.elapsed())
+    }
+
+    /// Stops and starts; gives the time that the stop took.
+    pub fn restart(&mut self, mode: StopMode) -> Result<Duration> {
+        let stopped = self.stop(mode)?;
+        self.start()?;
+        Ok(stopped)
+    }
+
+    /// Changes the configuration file; [`Cluster::reload`] or a restart makes it count.
+    pub fn set(&self, name: &str, value: impl ToString) -> Result<()> {
+        self.lock_settings().insert(name.into(), value.to_string());
+        self.write_settings()
+    }
+
+    /// Takes a setting out of the configuration file.
+    pub fn unset(&self, name: &str) -> Result<()> {
+        self.lock_settings().remove(name);
+        self.write_settings()
+    }
+
+    /// Makes the server read its configuration again (SIGHUP).
+    pub fn reload(&self) -> Result<()> {
+        process::send(self.pid()?, libc::SIGHUP)
+    }
+
+    /// A connection as superuser.
+    pub fn connect(&self, database: &str) -> Result<Client> {
+        self.connect_as(database, SUPERUSER)
+    }
+
+    /// A connection as `user`.
+    pub fn connect_as(&self, database: &str, user: &str) -> Result<Client> {
+        let mut config = Config::new();
+        config.host_path(self.socket_dir()).port(self.port).user(user).dbname(database);
+        config.connect(NoTls).with_context(|| format!("connect to database {database} as {user}"))
+    }
+
+    /// Creates a database with a name of its own.
+    pub fn create_database(&self) -> Result<String> {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("db{}", COUNT.fetch_add(1, Ordering::Relaxed));
+        self.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {name}"))?;
+        Ok(name)
+    }
+
+    /// A client program of this PostgreSQL (`psql`, `pgbench`, …) that finds this server by its environment.
+    pub fn client_program(&self, name: &str, database: &str) -> Command {
+        let mut command = Command::new(self.bin.join(name));
+        command.env("PGHOST", self.socket_dir()).env("PGPORT", self.port.to_string());
+        command.env("PGUSER", SUPERUSER).env("PGDATABASE", database);
+        command
+    }
+
+    /// The postmaster's process id.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the server is not running")?.pid())
+    }
+
+    /// The server's port on 127.0.0.1 and of its socket.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The directory of the Unix socket.
+    pub fn socket_dir(&self) -> &Path {
+        self.sockets.path()
+    }
+
+    /// The data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.scratch.path().join("data")
+    }
+
+    /// All that the server has logged so far, over restarts.
+    pub fn log(&self) -> String {
+        fs::read(self.log_path()).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
+    }
+
+    /// The file of [`Cluster::log`].
+    pub fn log_path(&self) -> PathBuf {
+        self.scratch.path().join("postgres.log")
+    }
+
+    /// Leaves a running server ([`Fate::CanStay`]) behind: its pid, and the directories to remove after its end.
+    pub fn leave(self) -> Result<(u32, Vec<PathBuf>)> {
+        let process = self.process.context("the server is not running")?;
+        Ok((process.leave(), vec![self.scratch.keep(), self.sockets.keep()]))
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+
+    fn lock_settings(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.settings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_settings(&self) -> Result<()> {
+        let settings = self.lock_settings();
+        let quoted = |value: &str| value.replace('\'', "''");
+        let lines: String =
+            settings.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
+        // A rename, so that a reload never sees half a file.
+        let file = self.data_dir().join("lab.conf");
+        let new = self.data_dir().join("lab.conf.new");
+        fs::write(&new, lines)?;
+        run_as::give_to_server(&new)?;
+        Ok(fs::rename(new, file)?)
+    }
+}
+
+/// Copies a freshly initialised cluster; `initdb` runs once for a PostgreSQL version.
+fn copy_template(bin: &Path, data: &Path) -> Result<()> {
+    let home = layout::postgres_home()?;
+    let template = home.join("template");
+    let stamp = home.join("template.stamp");
+    let version = fs::read_to_string(home.join("release/stamp"))?;
+    {
+        let lock = File::create(home.join("template.lock"))?;
+        // SAFETY: the descriptor is open as long as `lock` lives; the lock goes with it.
+        ensure!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } == 0, "cannot lock the template");
+        if fs::read_to_string(&stamp).ok().as_ref() != Some(&version) {
+            make_template(bin, &template)?;
+            fs::write(stamp, version)?;
+        }
+    }
+    let mut copy = run_as::server_command("cp")?;
+    copy.args(["-a", "--reflink=auto"]).arg(&template).arg(data);
+    run(copy)
+}
+
+fn make_template(bin: &Path, template: &Path) -> Result<()> {
+    let _ = fs::remove_dir_all(template);
+    fs::create_dir(template)?;
+    fs::set_permissions(template, fs::Permissions::from_mode(0o700))?;
+    run_as::give_to_server(template)?;
+    let mut initdb = run_as::server_command(bin.join("initdb"))?;
+    initdb.args([
+        "--username",
+        SUPERUSER,
+        "--auth",
+        "trust",
+        "--encoding",
+        "UTF8",
+        "--locale",
+        "C",
+        "--no-sync",
+    ]);
+    run(initdb.arg("-D").arg(template)).context("initdb")?;
+    let conf = template.join("postgresql.conf");
+    let text = fs::read_to_string(&conf)? + "\ninclude = 'lab.conf'\n";
+    Ok(fs::write(conf, text)?)
+}
+
+fn run(mut command: impl std::borrow::BorrowMut<Command>) -> Result<()> {
+    let command = command.borrow_mut();
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}

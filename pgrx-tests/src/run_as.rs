@@ -1,0 +1,57 @@
+//! Which user runs the servers: Postgres refuses to run as root.
+
+use std::ffi::{CStr, OsStr};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result, ensure};
+
+/// The user of Debian's PostgreSQL package.
+const SERVER_USER: &CStr = c"postgres";
+
+#[derive(Clone, Copy)]
+struct Ids {
+    uid: u32,
+    gid: u32,
+}
+
+/// `None` when the servers run as ourselves.
+fn server_ids() -> Result<Option<Ids>> {
+    static IDS: OnceLock<Option<Ids>> = OnceLock::new();
+    // SAFETY: geteuid has no preconditions.
+    if unsafe { libc::geteuid() } != 0 {
+        return Ok(None);
+    }
+    let ids = IDS.get_or_init(|| {
+        // SAFETY: the name is a C string; the answer is read before anything else can ask (OnceLock runs this
+        // once, and nothing else in this crate calls getpwnam).
+        unsafe {
+            let entry = libc::getpwnam(SERVER_USER.as_ptr());
+            if entry.is_null() { None } else { Some(Ids { uid: (*entry).pw_uid, gid: (*entry).pw_gid }) }
+        }
+    });
+    ensure!(ids.is_some(), "root needs a user 'postgres' to run servers as");
+    Ok(*ids)
+}
+
+/// A command that runs as the servers' user: ourselves, or `postgres` when we are root.
+pub fn server_command(program: impl AsRef<OsStr>) -> Result<Command> {
+    let mut command = Command::new(program);
+    if let Some(ids) = server_ids()? {
+        // The standard library drops root's supplementary groups together with the uid.
+        command.uid(ids.uid).gid(ids.gid).env("HOME", "/nonexistent");
+    }
+    command.current_dir("/").env_remove("PGDATA");
+    Ok(command)
+}
+
+/// Makes the servers' user the owner of `path`.
+pub fn give_to_server(path: &Path) -> Result<()> {
+    if let Some(ids) = server_ids()? {
+        chown(path, Some(ids.uid), Some(ids.gid)).with_context(|| format!("chown {}", path.display()))?;
+    }
+    Ok(())
+}
