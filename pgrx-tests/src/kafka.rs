@@ -48,7 +48,7 @@ impl BrokerOptions {
 
     /// Formats the storage and takes the ports, without starting.
     pub fn prepare(self) -> Result<Broker> {
-        let scratch = Scratch::new("kafka")?;
+        let scratch = Scratch::new("kafka", self.fate)?;
         let port = ports::free()?;
         let controller_port = ports::free()?;
         let mut properties = properties(port, controller_port, &scratch.path().join("data"));

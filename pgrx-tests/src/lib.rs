@@ -9,8 +9,10 @@ pub mod layout;
 pub mod ports;
 pub mod postgres;
 pub mod process;
+pub mod progress;
 pub mod run_as;
 pub mod scratch;
+pub mod verdict;
 pub mod wait;
 
 pub use anyhow::Result;

@@ -80,8 +80,8 @@ impl ClusterOptions {
     /// Makes the cluster and starts its server.
     pub fn start(self) -> Result<Cluster> {
         let bin = layout::postgres_bin()?;
-        let scratch = Scratch::new(&self.name)?;
-        let sockets = Scratch::for_sockets()?;
+        let scratch = Scratch::new(&self.name, self.fate)?;
+        let sockets = Scratch::for_sockets(self.fate)?;
         copy_template(&bin, &scratch.path().join("data"))?;
         let port = ports::free()?;
         let mut settings = self.settings;

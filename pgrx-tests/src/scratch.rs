@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result};
 
-use crate::{layout, process, run_as};
+use crate::process::{self, Fate};
+use crate::{layout, run_as};
 
 /// A directory that is removed with its content on drop, or at the latest when the process ends.
 pub struct Scratch {
@@ -22,7 +23,7 @@ static COUNT: AtomicU32 = AtomicU32::new(0);
 
 impl Scratch {
     /// A new directory in the lab, owned by the servers' user.
-    pub fn new(name: &str) -> Result<Self> {
+    pub fn new(name: &str, fate: Fate) -> Result<Self> {
         let run = layout::lab()?.join("run");
         fs::create_dir_all(&run)?;
         static SWEEP: Once = Once::new();
@@ -30,12 +31,12 @@ impl Scratch {
             remove_leftovers(&run, "");
             remove_leftovers(Path::new(SOCKETS_HOME), SOCKETS_NAME);
         });
-        Self::create(run.join(unique(name)))
+        Self::create(run.join(unique(name, fate)))
     }
 
     /// A new directory right under /tmp: the path of a Unix socket must stay under 108 bytes.
-    pub fn for_sockets() -> Result<Self> {
-        Self::create(Path::new(SOCKETS_HOME).join(unique(SOCKETS_NAME)))
+    pub fn for_sockets(fate: Fate) -> Result<Self> {
+        Self::create(Path::new(SOCKETS_HOME).join(unique(SOCKETS_NAME, fate)))
     }
 
     fn create(path: PathBuf) -> Result<Self> {
@@ -66,8 +67,13 @@ impl Drop for Scratch {
     }
 }
 
-fn unique(name: &str) -> String {
-    format!("{}-{name}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+/// The name says whose the directory is: see [`remove_leftovers`].
+fn unique(name: &str, fate: Fate) -> String {
+    let owner = match fate {
+        Fate::DiesWithUs => "",
+        Fate::CanStay => "kept-",
+    };
+    format!("{owner}{}-{name}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Removes what processes left behind that were killed before they could clean up.

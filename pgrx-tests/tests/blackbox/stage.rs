@@ -32,16 +32,6 @@ impl Stage {
         format!("{}.{name}", self.database)
     }
 
-    /// Another session in this test's database.
-    pub fn session(&self) -> Result<Client> {
-        self.server.connect(&self.database)
-    }
-
-    /// A consumer at the beginning of a topic.
-    pub fn consumer(&self, topic: &str) -> Result<Consumer> {
-        Consumer::new(&self.broker.bootstrap_servers(), &[topic])
-    }
-
     /// Waits until nothing is left to publish; gives all that the topic then holds.
     pub fn drained(&mut self, topic: &str) -> Result<Vec<Record>> {
         wait::until_ok("outbox.events to be empty", DEADLINE, || {

@@ -1,0 +1,40 @@
+# PG_MAJOR chooses one of Debian's PostgreSQL versions (default 15), PG_CONFIG any other installation.
+.DEFAULT_GOAL := help
+.PHONY: help demo test up down install build fmt lint doc bootstrap clean
+MAKEFLAGS += --no-print-directory
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: build ## Real PostgreSQL, real Kafka, pgbench with rollbacks: count what arrived, then stop everything
+	@scripts/env cargo run --quiet --package event_outbox_tests --bin demo
+
+test: bootstrap ## Run everything: format, lints, documentation, all tests
+	@scripts/test
+
+up: build ## Start a PostgreSQL and a Kafka to play with
+	@scripts/env cargo run --quiet --package event_outbox_tests --bin playground -- up
+
+down: ## Stop what `make up` started
+	@scripts/env cargo run --quiet --package event_outbox_tests --bin playground -- down
+
+install: bootstrap ## Install the extension into the PostgreSQL of PG_CONFIG
+	@scripts/install
+
+build: bootstrap ## Build the extension for release, into a private PostgreSQL tree below target/
+	@scripts/build-release
+
+fmt: bootstrap ## Format the code
+	@scripts/env cargo fmt --all
+
+lint: bootstrap ## Run clippy over the workspace
+	@scripts/lint
+
+doc: bootstrap ## Build the documentation of the code
+	@scripts/doc
+
+bootstrap: ## Install what is missing to build and test
+	@scripts/bootstrap
+
+clean: ## Remove everything below target/
+	@scripts/clean

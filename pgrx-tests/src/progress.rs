@@ -1,0 +1,54 @@
+//! Telling the user of `make demo` and `make up` what takes the time.
+
+use std::io::{IsTerminal, Write, stderr};
+use std::time::Instant;
+
+use anyhow::Result;
+
+/// Announces a step, does it, says how long it took.
+pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprint!("==> {what} … ");
+    let begin = Instant::now();
+    let result = work()?;
+    eprintln!("{:.1} s", begin.elapsed().as_secs_f64());
+    Ok(result)
+}
+
+/// Something to show behind the announcement while the step lasts; nothing where no terminal shows it.
+pub fn passing(news: &str) {
+    if stderr().is_terminal() {
+        // Save the cursor, write, clear the rest of the line, back to the saved place.
+        eprint!("\x1b7{news}\x1b[K\x1b8");
+        let _ = stderr().flush();
+    }
+}
+
+/// Removes what [`passing`] has written.
+pub fn passed() {
+    passing("");
+}
+
+/// A number with its digits in groups of three.
+pub fn grouped(number: usize) -> String {
+    let digits = number.to_string();
+    let first = digits.len() % 3;
+    let mut text = digits[..first].to_string();
+    for at in (first..digits.len()).step_by(3) {
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.push_str(&digits[at..at + 3]);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::grouped;
+
+    #[test]
+    fn groups() {
+        let groups = [0, 12, 999, 1000, 65_536, 123_456, 1_234_567].map(grouped);
+        assert_eq!(groups, ["0", "12", "999", "1,000", "65,536", "123,456", "1,234,567"]);
+    }
+}
