@@ -128,11 +128,11 @@ impl Broker {
         let mut process = Process::spawn(command, libc::SIGKILL, self.fate)?;
         wait::until_ok("Kafka to answer", START_DEADLINE, || {
             if let Some(status) = process.exited()? {
-                bail!("Kafka ended at once ({status})");
+                bail!("it ended at once ({status})");
             }
             Ok(self.answers().then_some(()))
         })
-        .with_context(|| self.log_tail())?;
+        .with_context(|| format!("Kafka did not start; its log ends with\n{}\n", self.log_tail()))?;
         self.process = Some(process);
         Ok(())
     }

@@ -131,15 +131,14 @@ impl Cluster {
         command.arg("-D").arg(self.data_dir()).stdin(std::process::Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let mut process = Process::spawn(command, StopMode::Immediate.signal(), self.fate)?;
-        let begin = Instant::now();
         wait::until_ok("the server to answer", START_DEADLINE, || {
             if let Some(status) = process.exited()? {
-                bail!("the server ended at once ({status}):\n{}", self.log_tail());
+                bail!("it ended at once ({status})");
             }
             // "starting up" is no answer yet
             Ok(self.connect("postgres").ok())
         })
-        .with_context(|| format!("{:?} after its start:\n{}", begin.elapsed(), self.log_tail()))?;
+        .with_context(|| format!("PostgreSQL did not start; its log ends with\n{}\n", self.log_tail()))?;
         self.process = Some(process);
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -13,7 +14,17 @@ use serde_json::{Value, json};
 const DATABASE: &str = "playground";
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
+    match playground() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn playground() -> Result<()> {
     let state = layout::lab()?.join("playground.json");
     match std::env::args().nth(1).as_deref() {
         Some("up") => up(&state),

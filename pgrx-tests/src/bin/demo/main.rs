@@ -28,7 +28,7 @@ fn main() -> ExitCode {
             if report.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("\nerror: {error:?}");
+            eprintln!("\nerror: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -59,7 +59,7 @@ fn demo() -> Result<Report> {
         .with_context(|| format!("the end of the server's log:\n{}", tail(&cluster.log())));
     let left = if drained.is_ok() { 0 } else { pending(&mut client)? };
     if let Err(error) = drained {
-        eprintln!("\n{error:?}");
+        eprintln!("\n{error:#}");
     }
 
     let promises = promises(&mut client)?;
