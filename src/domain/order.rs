@@ -1,0 +1,359 @@
+//! The order per topic and key while an event waits for its next attempt.
+//!
+//! ```text
+//!          block                  due                 admits, of the event
+//!  (free) -------> Waiting until ------> Due (rewind) ---------------------> Trying
+//!    ^                ^                   |                                  |    |
+//!    |                |                   | a higher id is read: it vanished |    |
+//!    |                |                   v                                  |    |
+//!    +----------------|-------------------+<---------------------------------+    |
+//!                     |                      release: delivered or dead (rewind)  |
+//!                     +-----------------------------------------------------------+
+//!                        block: refused again
+//! ```
+//!
+//! A refused event closes its lane, the events of its topic and key, for itself and for higher ids; all other
+//! lanes flow. When its wait is over only the event itself may pass, and those behind it follow when it is
+//! delivered or dead: if they followed at once, its next refusal would come too late for them. Events of the
+//! lane that were in flight when it was first refused cannot be called back.
+//!
+//! Rows behind a closed lane stay in the table; of them only the lowest id is remembered, so that memory
+//! follows the number of lanes that are closed. The caller rewinds the sweep to where this module says, and
+//! the rows are read again. What the caller must keep to:
+//!
+//! - it sweeps in ascending ids, and asks [`Lanes::admits`] about each row that is not in flight, when it has
+//!   room to hand it out at once;
+//! - it calls [`Lanes::due`] and [`Lanes::release`] between passes, and rewinds before the next one begins.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The identity of a topic and key, hashed by the caller. Two that collide merely wait for each other.
+/// `None` stands for an event without a key: it can wait itself, but nothing waits for it.
+pub type Lane = Option<u64>;
+
+/// A point in time, in microseconds of the caller's clock.
+pub type Micros = i64;
+
+/// What is closed: a lane, or a single event without a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Gate {
+    Lane(u64),
+    Event(i64),
+}
+
+impl Gate {
+    fn of(lane: Lane, id: i64) -> Self {
+        lane.map_or(Self::Event(id), Self::Lane)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// Nobody passes.
+    Waiting { until: Micros },
+    /// The sweep was rewound and will read the event as the first of its lane.
+    Due,
+    /// The event was let through; its fate is not known.
+    Trying,
+}
+
+/// Why a gate is closed. It lets ids below `id` through.
+#[derive(Debug, Clone, Copy)]
+struct Hold {
+    id: i64,
+    state: State,
+    /// The lowest id that was turned away behind the event.
+    behind: Option<i64>,
+}
+
+impl Hold {
+    fn turn_away(&mut self, id: i64) {
+        self.behind = Some(self.behind.map_or(id, |lowest| lowest.min(id)));
+    }
+}
+
+/// The lanes that are closed.
+#[derive(Debug)]
+pub struct Lanes {
+    limit: usize,
+    holds: BTreeMap<Gate, Hold>,
+    /// Those of `holds` that are waiting, by time.
+    timers: BTreeSet<(Micros, Gate)>,
+    /// Those of `holds` that are due, by id.
+    due: BTreeMap<i64, Gate>,
+}
+
+impl Lanes {
+    /// With no lane closed. `limit` bounds how many may wait before [`Lanes::full`] asks to stop sweeping.
+    pub fn new(limit: usize) -> Self {
+        Self { limit, holds: BTreeMap::new(), timers: BTreeSet::new(), due: BTreeMap::new() }
+    }
+
+    /// Closes a lane because this event was refused, or was found waiting, until its next attempt.
+    ///
+    /// Of several in a lane, the lowest id decides until when; called again for that one, the new time holds.
+    pub fn block(&mut self, lane: Lane, id: i64, until: Micros) {
+        self.close(Gate::of(lane, id), id, State::Waiting { until });
+    }
+
+    /// Whether a row that the sweep read may be handed out now. `not_before` is the row's own next attempt,
+    /// which only an event that was refused has.
+    pub fn admits(&mut self, lane: Lane, id: i64, not_before: Option<Micros>, now: Micros) -> bool {
+        self.forget_vanished(id);
+        let gate = Gate::of(lane, id);
+        let hold = self.holds.get_mut(&gate).filter(|hold| hold.id <= id);
+        let refused_before = hold.is_some() || not_before.is_some();
+        match (hold, not_before) {
+            (_, Some(until)) if until > now => self.block(lane, id, until),
+            (Some(hold), _) if hold.id < id => hold.turn_away(id),
+            (Some(Hold { state: State::Waiting { .. }, .. }), until) => {
+                // The row says that its wait is over: somebody shortened it, and `due` is to notice.
+                if let Some(until) = until {
+                    self.block(lane, id, until);
+                }
+            }
+            _ => {
+                if refused_before {
+                    self.let_through(gate, id);
+                }
+                return true;
+            }
+        }
+        false
+    }
+
+    /// When [`Lanes::due`] will have something to do.
+    pub fn next_due(&self) -> Option<Micros> {
+        self.timers.first().map(|&(until, _)| until)
+    }
+
+    /// Ends the waits that are over. Returns where to rewind the sweep to, if any is.
+    pub fn due(&mut self, now: Micros) -> Option<i64> {
+        let mut lowest: Option<i64> = None;
+        while let Some(&(until, gate)) = self.timers.first().filter(|&&(until, _)| until <= now) {
+            self.timers.remove(&(until, gate));
+            if let Some(hold) = self.holds.get(&gate).copied() {
+                self.set(gate, Hold { state: State::Due, ..hold });
+                lowest = Some(lowest.map_or(hold.id, |id| id.min(hold.id)));
+            }
+        }
+        lowest.map(|id| id.saturating_sub(1))
+    }
+
+    /// An event was delivered or is dead: those behind it may go. Returns where to rewind the sweep to, if
+    /// any were turned away. To be called for every such event; of one that holds nobody up it knows nothing.
+    pub fn release(&mut self, lane: Lane, id: i64) -> Option<i64> {
+        let gate = Gate::of(lane, id);
+        self.holds.get(&gate).filter(|hold| hold.id == id)?;
+        self.remove(gate)?.behind.map(|lowest| lowest.saturating_sub(1))
+    }
+
+    /// The fate of all that is in flight became unknown, and the caller is to read it again: rewinds to
+    /// below its lowest id. Events that were let through are awaited like those that are due.
+    pub fn resend(&mut self) {
+        for (&gate, hold) in &mut self.holds {
+            if hold.state == State::Trying {
+                hold.state = State::Due;
+                self.due.insert(hold.id, gate);
+            }
+        }
+    }
+
+    /// Whether so many wait that sweeping on might turn away more lanes than can be remembered: the caller
+    /// stops until one is due. What is refused meanwhile must still be blocked, and is.
+    pub fn full(&self) -> bool {
+        self.timers.len() >= self.limit
+    }
+
+    /// Whether no lane is closed.
+    pub fn is_empty(&self) -> bool {
+        self.holds.is_empty()
+    }
+
+    /// An event that is due is read before any higher id. If it was not, it was deleted by hand or is dead.
+    fn forget_vanished(&mut self, read: i64) {
+        while let Some((_, &gate)) = self.due.first_key_value().filter(|&(&id, _)| id < read) {
+            self.remove(gate);
+        }
+    }
+
+    /// An event that was refused before keeps its lane closed until its fate is known.
+    fn let_through(&mut self, gate: Gate, id: i64) {
+        match gate {
+            Gate::Lane(_) => self.close(gate, id, State::Trying),
+            Gate::Event(_) => {
+                self.remove(gate);
+            }
+        }
+    }
+
+    /// The lowest id is the one that holds the lane; the others are behind it.
+    fn close(&mut self, gate: Gate, id: i64, state: State) {
+        let mut hold = Hold { id, state, behind: None };
+        if let Some(current) = self.holds.get_mut(&gate) {
+            if current.id < id {
+                current.turn_away(id);
+                return;
+            }
+            if current.id > id {
+                current.turn_away(current.id);
+            }
+            hold.behind = current.behind;
+        }
+        self.set(gate, hold);
+    }
+
+    fn set(&mut self, gate: Gate, hold: Hold) {
+        self.remove(gate);
+        match hold.state {
+            State::Waiting { until } => {
+                self.timers.insert((until, gate));
+            }
+            State::Due => {
+                self.due.insert(hold.id, gate);
+            }
+            State::Trying => {}
+        }
+        self.holds.insert(gate, hold);
+    }
+
+    fn remove(&mut self, gate: Gate) -> Option<Hold> {
+        let hold = self.holds.remove(&gate)?;
+        match hold.state {
+            State::Waiting { until } => {
+                self.timers.remove(&(until, gate));
+            }
+            State::Due => {
+                self.due.remove(&hold.id);
+            }
+            State::Trying => {}
+        }
+        Some(hold)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Lane = Some(1);
+    const B: Lane = Some(2);
+
+    #[test]
+    fn a_refused_event_closes_its_lane_for_itself_and_higher_ids_and_no_other_lane() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 100);
+        assert!(!lanes.admits(A, 5, Some(100), 0));
+        assert!(!lanes.admits(A, 6, None, 0));
+        assert!(lanes.admits(A, 4, None, 0));
+        assert!(lanes.admits(B, 7, None, 0));
+        assert!(lanes.admits(None, 8, None, 0));
+    }
+
+    #[test]
+    fn when_due_the_event_goes_first_and_those_behind_follow_its_delivery() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 100);
+        assert!(!lanes.admits(A, 9, None, 0));
+        assert!(!lanes.admits(A, 7, None, 0));
+        assert_eq!((lanes.next_due(), lanes.due(99)), (Some(100), None));
+        assert_eq!((lanes.due(100), lanes.next_due()), (Some(4), None));
+        assert!(lanes.admits(A, 5, Some(100), 100));
+        assert!(!lanes.admits(A, 7, None, 100));
+        assert_eq!(lanes.release(A, 5), Some(6));
+        assert!(lanes.is_empty());
+        assert!(lanes.admits(A, 7, None, 100));
+    }
+
+    #[test]
+    fn a_second_refusal_finds_nothing_ahead_of_it() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 100);
+        lanes.due(100);
+        assert!(lanes.admits(A, 5, Some(100), 100));
+        lanes.block(A, 5, 300);
+        assert!(!lanes.admits(A, 6, None, 200));
+        assert_eq!(lanes.due(300), Some(4));
+    }
+
+    #[test]
+    fn after_a_restart_the_rows_own_times_close_the_lanes() {
+        let mut lanes = Lanes::new(10);
+        assert!(!lanes.admits(A, 5, Some(100), 0), "still waiting");
+        assert!(!lanes.admits(A, 6, None, 0));
+        assert!(lanes.admits(B, 7, Some(-1), 0), "due while the relay was away");
+        assert!(!lanes.admits(B, 8, None, 0), "tries first");
+        assert_eq!(lanes.release(B, 7), Some(7));
+    }
+
+    #[test]
+    fn the_lowest_refused_event_of_a_lane_decides() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 7, 50);
+        lanes.block(A, 5, 100);
+        lanes.block(A, 6, 70);
+        assert_eq!(lanes.next_due(), Some(100));
+        lanes.block(A, 5, 90);
+        assert_eq!(lanes.due(90), Some(4));
+        assert!(lanes.admits(A, 5, Some(90), 90));
+        assert_eq!(lanes.release(A, 5), Some(5), "6 is to be read again");
+    }
+
+    #[test]
+    fn a_wait_that_was_shortened_by_hand_is_over_at_once() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 1000);
+        assert!(!lanes.admits(A, 5, Some(20), 30));
+        assert_eq!(lanes.due(30), Some(4));
+        assert!(lanes.admits(A, 5, Some(20), 30));
+    }
+
+    #[test]
+    fn an_event_that_vanished_opens_its_lane() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 100);
+        lanes.block(None, 6, 100);
+        assert!(!lanes.admits(A, 7, None, 0));
+        assert_eq!(lanes.due(100), Some(4));
+        assert!(lanes.admits(A, 7, None, 100), "5 was not read");
+        assert!(lanes.is_empty());
+    }
+
+    #[test]
+    fn an_event_without_a_key_waits_alone() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(None, 5, 100);
+        assert!(!lanes.admits(None, 5, None, 0));
+        assert!(lanes.admits(None, 6, None, 0));
+        assert_eq!(lanes.due(100), Some(4));
+        assert!(lanes.admits(None, 5, Some(100), 100));
+        assert!(lanes.is_empty());
+        assert_eq!(lanes.release(None, 5), None);
+    }
+
+    #[test]
+    fn what_was_in_flight_at_a_broken_producer_goes_first_again() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 100);
+        lanes.due(100);
+        assert!(lanes.admits(A, 5, Some(100), 100));
+        lanes.resend();
+        assert!(lanes.admits(A, 5, Some(100), 100));
+        assert!(!lanes.admits(A, 6, None, 100));
+        lanes.resend();
+        assert!(lanes.admits(A, 6, None, 100), "5 vanished");
+    }
+
+    #[test]
+    fn is_full_while_as_many_wait_as_it_was_told() {
+        let mut lanes = Lanes::new(2);
+        lanes.block(A, 5, 100);
+        lanes.block(A, 6, 100);
+        assert!(!lanes.full());
+        lanes.block(B, 7, 200);
+        assert!(lanes.full());
+        lanes.block(None, 8, 300);
+        assert_eq!(lanes.due(250), Some(4));
+        assert!(!lanes.full(), "what is due must be read");
+    }
+}
