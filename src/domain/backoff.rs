@@ -1,0 +1,92 @@
+//! How long a refused event waits before its next attempt.
+
+use std::time::Duration;
+
+/// No duration above zero can be doubled more often: it holds fewer nanoseconds than 2^94.
+const MAX_DOUBLINGS: u32 = 94;
+
+/// The wait after the given attempt, counted from 1: `base`, doubled with each further one, at most `cap`;
+/// half of it is fixed and half is chosen by `jitter`, a random number between 0 and 1.
+///
+/// This is the "equal jitter" of Marc Brooker's analysis, *Exponential Backoff And Jitter*, AWS Architecture
+/// Blog, 2015. Randomness keeps events that were refused together from coming back together. That analysis
+/// prefers full jitter where many clients contend for one resource; here the fixed half matters more, since
+/// attempts are few and one of them must not be spent at once on an event that was just refused.
+pub fn delay(attempt: u32, base: Duration, cap: Duration, jitter: f64) -> Duration {
+    let mut ceiling = base.min(cap);
+    for _ in 1..attempt.min(MAX_DOUBLINGS + 1) {
+        ceiling = ceiling.saturating_mul(2).min(cap);
+    }
+    let half = ceiling / 2;
+    let jitter = if jitter.is_nan() { 0.0 } else { jitter.clamp(0.0, 1.0) };
+    half.saturating_add((ceiling - half).mul_f64(jitter)).min(ceiling)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BASE: Duration = Duration::from_secs(1);
+    const CAP: Duration = Duration::from_secs(300);
+
+    #[test]
+    fn doubles_from_the_base_up_to_the_cap() {
+        let longest: Vec<u64> = (1..=11).map(|attempt| delay(attempt, BASE, CAP, 1.0).as_secs()).collect();
+        assert_eq!(longest, [1, 2, 4, 8, 16, 32, 64, 128, 256, 300, 300]);
+    }
+
+    #[test]
+    fn half_is_fixed_and_half_is_random() {
+        assert_eq!(delay(3, BASE, CAP, 0.0), Duration::from_secs(2));
+        assert_eq!(delay(3, BASE, CAP, 0.5), Duration::from_secs(3));
+        assert_eq!(delay(3, BASE, CAP, 1.0), Duration::from_secs(4));
+    }
+
+    #[test]
+    fn the_extremes_are_harmless() {
+        assert_eq!(delay(0, BASE, CAP, 1.0), BASE);
+        assert_eq!(delay(u32::MAX, BASE, CAP, 1.0), CAP);
+        assert_eq!(delay(u32::MAX, Duration::from_nanos(1), Duration::MAX, 1.0), Duration::MAX);
+        assert_eq!(delay(u32::MAX, Duration::ZERO, CAP, 1.0), Duration::ZERO);
+        assert_eq!(delay(1, CAP, BASE, 1.0), BASE);
+        assert_eq!(delay(1, BASE, CAP, f64::NAN), BASE / 2);
+        assert_eq!(delay(1, BASE, CAP, f64::INFINITY), BASE);
+    }
+
+    /// Up to some thirty years: longer ones lose microseconds to floating point.
+    fn duration() -> impl Strategy<Value = Duration> {
+        prop_oneof![
+            (0..1_000_000_000u64, 0..1_000_000_000u32).prop_map(|(secs, nanos)| Duration::new(secs, nanos)),
+            (0..10_000u64).prop_map(Duration::from_millis),
+        ]
+    }
+
+    const ROUNDING: Duration = Duration::from_micros(1);
+
+    proptest! {
+        #[test]
+        fn lies_between_half_the_ceiling_and_the_ceiling(
+            attempt in prop_oneof![0..40u32, any::<u32>()],
+            base in duration(), cap in duration(), jitter in 0.0..=1.0,
+        ) {
+            let doubled = base.as_nanos() << attempt.saturating_sub(1).min(64);
+            let ceiling = Duration::from_nanos(u64::try_from(doubled.min(cap.as_nanos())).unwrap());
+            let wait = delay(attempt, base, cap, jitter);
+            prop_assert!(wait >= ceiling / 2 && wait <= ceiling);
+            prop_assert!(delay(attempt, base, cap, 1.0) + ROUNDING >= ceiling);
+        }
+
+        #[test]
+        fn never_shrinks_with_the_attempts_or_the_jitter(
+            attempt in prop_oneof![0..40u32, 0..u32::MAX],
+            base in duration(), cap in duration(), low in 0.0..=1.0, more in 0.0..=1.0,
+        ) {
+            let high = low + (1.0 - low) * more;
+            let wait = delay(attempt, base, cap, low);
+            prop_assert!(wait <= delay(attempt + 1, base, cap, low) + ROUNDING);
+            prop_assert!(wait <= delay(attempt, base, cap, high));
+        }
+    }
+}
