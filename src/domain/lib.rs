@@ -6,11 +6,14 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
+pub mod backoff;
 pub mod envelope;
 pub mod event;
 pub mod headers;
 pub mod json;
 pub mod notify;
+pub mod order;
 pub mod outcome;
 pub mod properties;
+pub mod sweep;
 pub mod topic;
