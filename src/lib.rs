@@ -1,0 +1,35 @@
+//! event_outbox: the transactional outbox that lives inside PostgreSQL.
+//!
+//! Read in the order of an event's way: [`pg::emit`] stores it, [`pg::wake`] wakes the relay at
+//! commit, [`relay`] sweeps it up and hands it to [`kafka`], which publishes it; [`relay`] settles
+//! what Kafka reported. Policy lives in the crate `event_outbox_domain`, apart from both.
+
+#![deny(unsafe_op_in_unsafe_fn)]
+
+use pgrx::prelude::*;
+
+pub mod kafka;
+pub mod pg;
+pub mod relay;
+
+pgrx::pg_module_magic!();
+
+extension_sql_file!("../sql/schema.sql", name = "schema");
+extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["schema"]);
+extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["functions"]);
+extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
+extension_sql_file!("../sql/emit.sql", name = "emit", requires = ["tables"]);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["tables"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["triggers", "emit", "views"], finalize);
+
+/// Called when a process loads the library: by the postmaster, once, if it is preloaded.
+#[allow(non_snake_case)]
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    pg::require_preloading();
+    pg::settings::init();
+    pg::shared::init();
+    pg::wake::init();
+    pg::hooks::init();
+    relay::launcher::init();
+}

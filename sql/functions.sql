@@ -1,0 +1,14 @@
+-- Functions that need no table.
+
+CREATE FUNCTION outbox.uuid_v7() RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_uuid_v7';
+COMMENT ON FUNCTION outbox.uuid_v7() IS 'A new UUID version 7 (RFC 9562): ordered by time to the millisecond.';
+
+CREATE FUNCTION outbox.channel(topic text) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_channel';
+COMMENT ON FUNCTION outbox.channel(text) IS
+    'The NOTIFY channel on which consumers in this database hear of a topic''s published events.';
+
+CREATE FUNCTION outbox.readable(bytes bytea) RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_readable';
+COMMENT ON FUNCTION outbox.readable(bytea) IS 'Bytes for a reader: as text where they are text, else in hexadecimal.';

@@ -1,0 +1,23 @@
+-- What holds for every row, however it comes in: emit(), plain INSERT, COPY, logical code of users.
+
+CREATE FUNCTION outbox.before_insert() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_before_insert';
+COMMENT ON FUNCTION outbox.before_insert() IS
+    'Assigns the transaction id before the first event id, on which the relay''s search for new rows rests, and has the relay woken at commit.';
+
+CREATE FUNCTION outbox.check_event() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_check_event';
+COMMENT ON FUNCTION outbox.check_event() IS
+    'Refuses an event that Kafka could never accept, where its author sees it.';
+
+CREATE FUNCTION outbox.count_attempt() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_count_attempt';
+COMMENT ON FUNCTION outbox.count_attempt() IS
+    'Keeps the books of a refused event: counts the attempt and sets the time of the next one.';
+
+CREATE TRIGGER before_insert BEFORE INSERT ON outbox.events
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.before_insert();
+CREATE TRIGGER check_event BEFORE INSERT ON outbox.events
+    FOR EACH ROW EXECUTE FUNCTION outbox.check_event();
+CREATE TRIGGER count_attempt BEFORE UPDATE OF last_error ON outbox.events
+    FOR EACH ROW WHEN (NEW.last_error IS NOT NULL) EXECUTE FUNCTION outbox.count_attempt();

@@ -1,0 +1,92 @@
+//! Whose fault an error of Kafka is. The codes are those of librdkafka's `rd_kafka_resp_err_t` and of
+//! the Kafka protocol guide's table of errors.
+
+use event_outbox_domain::outcome::{Failure, Outcome};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+/// Sorts an error of one message.
+#[must_use]
+pub fn sort(code: Code) -> Failure {
+    match code {
+        // *This* event is bad, and would be refused again.
+        Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
+        | Code::InvalidMessageSize
+        | Code::InvalidTopic
+        | Code::UnknownTopic
+        | Code::UnknownTopicOrPartition
+        | Code::UnknownPartition
+        | Code::TopicAuthorizationFailed
+        | Code::InvalidRecord
+        | Code::InvalidTimestamp
+        | Code::PolicyViolation
+        | Code::InvalidArgument => Failure::Refused,
+
+        // The producer cannot go on: its identity or state is lost.
+        Code::Fatal
+        | Code::Fenced
+        | Code::ProducerFenced
+        | Code::InvalidProducerEpoch
+        | Code::State
+        | Code::NotConfigured
+        | Code::CriticalSystemResource => Failure::Fatal,
+
+        // A batch-mate's failure, or a gap in the sequence that another's failure left.
+        Code::OutOfOrderSequenceNumber
+        | Code::DuplicateSequenceNumber
+        | Code::UnknownProducerId
+        | Code::InvalidProducerIdMapping
+        // The way to the broker, or the broker itself.
+        | Code::BrokerTransportFailure
+        | Code::AllBrokersDown
+        | Code::Resolve
+        | Code::SSL
+        | Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::MessageTimedOut
+        | Code::OperationTimedOut
+        | Code::TimedOutQueue
+        | Code::RequestTimedOut
+        | Code::NetworkException
+        | Code::BrokerNotAvailable
+        | Code::UnknownBroker
+        | Code::BrokerDestroy
+        | Code::DestroyBroker
+        // The cluster: leaders, replicas, disks, quotas, rights of the whole producer.
+        | Code::LeaderNotAvailable
+        | Code::NotLeaderForPartition
+        | Code::ReplicaNotAvailable
+        | Code::NotEnoughReplicas
+        | Code::NotEnoughReplicasAfterAppend
+        | Code::ISRInsufficient
+        | Code::FencedLeaderEpoch
+        | Code::UnknownLeaderEpoch
+        | Code::KafkaStorageError
+        | Code::LogDirNotFound
+        | Code::NotController
+        | Code::StaleControllerEpoch
+        | Code::ThrottlingQuotaExceeded
+        | Code::ClusterAuthorizationFailed
+        // Corrupted on the way.
+        | Code::InvalidMessage
+        | Code::BadMessage
+        // Ours: what was left when a producer was given up, or a queue that is full for the moment.
+        | Code::PurgeQueue
+        | Code::PurgeInflight
+        | Code::QueueFull => Failure::Outage,
+
+        // Whatever else there is or will be: waiting loses nothing, while an attempt counted wrongly
+        // would in the end put a good event aside.
+        _ => Failure::Outage,
+    }
+}
+
+/// The outcome of a message that failed with this error.
+#[must_use]
+pub fn outcome(error: &KafkaError) -> Outcome {
+    match error.rdkafka_error_code() {
+        Some(code) => Outcome::Failed { failure: sort(code), error: format!("{code} ({code:?})") },
+        // A topic that is no C string: nothing that Kafka could take.
+        None => Outcome::Failed { failure: Failure::Refused, error: error.to_string() },
+    }
+}

@@ -1,0 +1,138 @@
+//! The main thread's handle on the Kafka thread.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use event_outbox_domain::event::Event;
+use event_outbox_domain::outcome::Report;
+
+use super::config::{ConfigError, ProducerConfig};
+use super::doorbell::Doorbell;
+use super::thread::KafkaThread;
+
+/// Batches that may wait for the Kafka thread. Their events are bounded by the window in flight.
+const WAITING_BATCHES: usize = 64;
+
+/// Pieces of news that may wait for the main thread; the Kafka thread stops for it beyond that.
+const WAITING_NEWS: usize = 1024;
+
+/// How often a stopping publisher looks whether its thread has ended, in the last moments.
+const JOIN_STEP: Duration = Duration::from_millis(2);
+
+/// What the Kafka thread tells.
+#[derive(Debug)]
+pub enum News {
+    /// What became of events.
+    Reports(Vec<Report>),
+    /// A broker answers.
+    Connected,
+    /// None does, and why.
+    Disconnected(String),
+    /// The producer cannot be used, or no longer; all that was in flight is unknown.
+    Broken(String),
+}
+
+/// A producer on a thread of its own.
+#[derive(Debug)]
+pub struct Publisher {
+    batches: Sender<Vec<Event>>,
+    news: Receiver<News>,
+    call: Arc<Doorbell>,
+    thread: JoinHandle<()>,
+}
+
+impl Publisher {
+    /// Starts the thread, which makes the producer. `bell` rings when there is news.
+    ///
+    /// # Errors
+    /// [`StartError`]: the settings are wrong, or the system has no thread or descriptor left.
+    pub fn start(config: &ProducerConfig, bell: Arc<Doorbell>) -> Result<Self, StartError> {
+        let client_config = config.client_config().map_err(StartError::Config)?;
+        let call = Arc::new(Doorbell::new().map_err(StartError::System)?);
+        let (batches, from_main) = bounded(WAITING_BATCHES);
+        let (to_main, news) = bounded(WAITING_NEWS);
+        let thread =
+            KafkaThread::new(client_config, config.envelope.clone(), from_main, to_main, call.clone(), bell);
+        let thread = with_signals_blocked(|| {
+            std::thread::Builder::new().name("kafka".into()).spawn(move || thread.run())
+        });
+        Ok(Self { batches, news, call, thread: thread.map_err(StartError::System)? })
+    }
+
+    /// Hands over a batch; gives it back if the thread has enough to do for now.
+    ///
+    /// # Errors
+    /// The batch, not taken.
+    pub fn publish(&self, batch: Vec<Event>) -> Result<(), Vec<Event>> {
+        match self.batches.try_send(batch) {
+            Ok(()) => {
+                self.call.ring();
+                Ok(())
+            }
+            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => Err(batch),
+        }
+    }
+
+    /// Whether a batch would be taken now.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        !self.batches.is_full()
+    }
+
+    /// The news that have arrived.
+    pub fn news(&self) -> impl Iterator<Item = News> + '_ {
+        self.news.try_iter()
+    }
+
+    /// Ends the thread and its producer; what is still in flight becomes unknown. Says whether it ended
+    /// by `deadline`; else it is left alone, and ends with the process.
+    pub fn stop(self, deadline: Instant) -> bool {
+        let Self { batches, news, call, thread } = self;
+        // Without its channels the thread ends, whatever it waits for.
+        drop((batches, news));
+        call.ring();
+        while !thread.is_finished() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(JOIN_STEP);
+        }
+        thread.join().is_ok()
+    }
+}
+
+/// Why a publisher could not be started.
+#[derive(Debug)]
+pub enum StartError {
+    /// The settings are wrong.
+    Config(ConfigError),
+    /// The system has no thread or descriptor left.
+    System(io::Error),
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Config(error) => error.fmt(f),
+            Self::System(error) => error.fmt(f),
+        }
+    }
+}
+
+/// Runs `spawn` with all signals blocked: threads inherit that, so that Postgres' signal handlers run on
+/// the main thread alone.
+fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
+    // SAFETY: the sets live on this stack; the old mask is restored afterwards.
+    unsafe {
+        let mut all = std::mem::zeroed::<libc::sigset_t>();
+        let mut before = std::mem::zeroed::<libc::sigset_t>();
+        libc::sigfillset(&mut all);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
+        let result = spawn();
+        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
+        result
+    }
+}

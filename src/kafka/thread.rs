@@ -1,0 +1,304 @@
+//! The Kafka thread: takes batches, produces them, and tells what became of them.
+//!
+//! It sleeps until the main thread rings or librdkafka has something to serve; it never polls for time,
+//! except while no broker answers, when it looks for one now and then.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use event_outbox_domain::envelope::Envelope;
+use event_outbox_domain::event::Event;
+use event_outbox_domain::outcome::{Outcome, Report};
+use rdkafka::bindings as rdsys;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+
+use super::context::Context;
+use super::doorbell::Doorbell;
+use super::failure;
+use super::publisher::News;
+
+/// Time for a broker to answer whether it is there.
+const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// First and longest time between two such questions.
+const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// Messages produced between two looks at what came back.
+const SERVE_EVERY: usize = 256;
+
+/// How long to let librdkafka work when its queue is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Everything the thread owns.
+pub struct KafkaThread {
+    config: ClientConfig,
+    envelope: Envelope,
+    batches: Receiver<Vec<Event>>,
+    news: Sender<News>,
+    call: Arc<Doorbell>,
+    bell: Arc<Doorbell>,
+}
+
+impl KafkaThread {
+    /// To be run on a thread of its own: `call` is the bell it answers, `bell` the one it rings.
+    #[must_use]
+    pub fn new(
+        config: ClientConfig,
+        envelope: Envelope,
+        batches: Receiver<Vec<Event>>,
+        news: Sender<News>,
+        call: Arc<Doorbell>,
+        bell: Arc<Doorbell>,
+    ) -> Self {
+        Self { config, envelope, batches, news, call, bell }
+    }
+
+    /// Makes the producer and works until the main thread lets go of its channels.
+    pub fn run(self) {
+        match Session::open(&self) {
+            Ok(mut session) => while session.turn().is_ok() {},
+            Err(error) => {
+                // Should the main thread be gone, nobody needs to know.
+                let _ = self.news.send(News::Broken(error.to_string()));
+                self.bell.ring();
+            }
+        }
+    }
+}
+
+/// The main thread is gone.
+struct Closed;
+
+/// A producer at work.
+struct Session<'a> {
+    thread: &'a KafkaThread,
+    // Before the producer, so that it is given back before the producer ends.
+    queue: MainQueue,
+    producer: BaseProducer<Context>,
+    probe: Option<Probe>,
+}
+
+/// When to look for a broker next.
+struct Probe {
+    at: Instant,
+    pause: Duration,
+}
+
+impl Probe {
+    fn soon() -> Self {
+        Self { at: Instant::now(), pause: PROBE_AFTER.0 }
+    }
+
+    fn later(&mut self) {
+        self.at = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(PROBE_AFTER.1);
+    }
+}
+
+impl<'a> Session<'a> {
+    fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
+        let producer: BaseProducer<Context> =
+            BaseProducer::from_config_and_context(&thread.config, Context::default())?;
+        let queue = MainQueue::of(&producer, &thread.call);
+        Ok(Self { thread, queue, producer, probe: Some(Probe::soon()) })
+    }
+
+    /// One turn: sleep until there is something to do, do it, tell of it.
+    fn turn(&mut self) -> Result<(), Closed> {
+        self.serve();
+        self.tell()?;
+        self.sleep();
+        self.thread.call.answer();
+        self.take_batches()?;
+        self.look_for_broker();
+        Ok(())
+    }
+
+    fn take_batches(&mut self) -> Result<(), Closed> {
+        loop {
+            match self.thread.batches.try_recv() {
+                Ok(batch) => self.produce(&batch)?,
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(Closed),
+            }
+        }
+    }
+
+    fn produce(&mut self, batch: &[Event]) -> Result<(), Closed> {
+        for events in batch.chunks(SERVE_EVERY) {
+            for event in events {
+                self.produce_one(event);
+            }
+            self.serve();
+            self.tell()?;
+        }
+        Ok(())
+    }
+
+    fn produce_one(&self, event: &Event) {
+        loop {
+            match self.producer.send(record(event, &self.thread.envelope)) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    // The window is smaller than the queue; should it fill nevertheless, the order of
+                    // what follows must not suffer.
+                    std::thread::sleep(QUEUE_FULL_PAUSE);
+                    self.serve();
+                }
+                Err((error, _)) => {
+                    self.note(Report { id: event.id, outcome: failure::outcome(&error) });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn note(&self, report: Report) {
+        self.producer.context().notes().reports.push(report);
+    }
+
+    /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
+    fn serve(&self) {
+        // The queue's bell rings once for all that has arrived since the last look, so look to the end.
+        while self.queue.length() > 0 {
+            self.producer.poll(Duration::ZERO);
+        }
+    }
+
+    /// Tells the main thread what was noted.
+    fn tell(&mut self) -> Result<(), Closed> {
+        let (reports, down, fatal) = {
+            let mut notes = self.producer.context().notes();
+            (std::mem::take(&mut notes.reports), notes.all_brokers_down.take(), notes.fatal.take())
+        };
+        let delivered = reports.iter().any(|report| matches!(report.outcome, Outcome::Delivered { .. }));
+        let mut told = false;
+        if !reports.is_empty() {
+            self.send(News::Reports(reports))?;
+            told = true;
+        }
+        if let Some(reason) = fatal {
+            self.send(News::Broken(reason))?;
+            told = true;
+        }
+        if delivered && self.probe.take().is_some() {
+            self.send(News::Connected)?;
+            told = true;
+        } else if let Some(reason) = down {
+            self.probe.get_or_insert_with(Probe::soon);
+            self.send(News::Disconnected(reason))?;
+            told = true;
+        }
+        if told {
+            self.thread.bell.ring();
+        }
+        Ok(())
+    }
+
+    fn send(&self, news: News) -> Result<(), Closed> {
+        // A full channel means that the main thread is behind; it is rung for before waiting for room.
+        if self.thread.news.is_full() {
+            self.thread.bell.ring();
+        }
+        self.thread.news.send(news).map_err(|_| Closed)
+    }
+
+    /// While it is not known that a broker answers: asks, when it is time.
+    fn look_for_broker(&mut self) {
+        let Some(probe) = self.probe.as_mut().filter(|probe| probe.at <= Instant::now()) else { return };
+        if self.queue.broker_answers(PROBE_TIMEOUT) {
+            self.probe = None;
+            self.producer.context().notes().cause = None;
+            // Should the main thread be gone, the next turn finds out.
+            let _ = self.thread.news.try_send(News::Connected);
+            self.thread.bell.ring();
+        } else {
+            probe.later();
+        }
+    }
+
+    /// Until the main thread rings, librdkafka does, or it is time to look for a broker.
+    fn sleep(&self) {
+        let timeout = self.probe.as_ref().map_or(-1, |probe| {
+            let left = probe.at.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            i32::try_from(left).unwrap_or(i32::MAX)
+        });
+        let mut wait = libc::pollfd { fd: self.thread.call.fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: one descriptor, which lives as long as the thread.
+        unsafe { libc::poll(&mut wait, 1, timeout) };
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        // What has not been sent need not be: the next producer sends it.
+        self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+    }
+}
+
+/// The Kafka record of an event.
+fn record<'e>(event: &'e Event, envelope: &Envelope) -> BaseRecord<'e, [u8], [u8], usize> {
+    const MICROS_PER_MILLI: i64 = 1000;
+    let mut headers = Some(OwnedHeaders::new());
+    envelope.write(event, |name, value| {
+        headers = headers.take().map(|headers| headers.insert(Header { key: name, value }));
+    });
+    let mut record = BaseRecord::with_opaque_to(&event.topic, event.id.cast_unsigned() as usize);
+    record.headers = headers;
+    record.partition = event.partition;
+    record.key = event.key.as_deref();
+    record.payload = event.payload.as_deref();
+    record.timestamp = Some(event.emitted_at.div_euclid(MICROS_PER_MILLI));
+    record
+}
+
+/// librdkafka's queue of events for the application, and the handle it belongs to.
+struct MainQueue {
+    queue: *mut rdsys::rd_kafka_queue_t,
+    client: *mut rdsys::rd_kafka_t,
+}
+
+impl MainQueue {
+    /// Has `call` rung when something arrives.
+    fn of(producer: &BaseProducer<Context>, call: &Doorbell) -> Self {
+        let client = producer.client().native_ptr();
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the client is alive. librdkafka copies the bytes and writes them to the descriptor, which
+        // outlives the producer since the thread owns it.
+        unsafe {
+            let queue = rdsys::rd_kafka_queue_get_main(client);
+            rdsys::rd_kafka_queue_io_event_enable(queue, call.fd(), one.as_ptr().cast(), one.len());
+            Self { queue, client }
+        }
+    }
+
+    fn length(&self) -> usize {
+        // SAFETY: the queue is held until `drop`.
+        unsafe { rdsys::rd_kafka_queue_length(self.queue) }
+    }
+
+    /// Asks for the metadata of the topics in use, which any broker can answer.
+    fn broker_answers(&self, timeout: Duration) -> bool {
+        let mut metadata = std::ptr::null();
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the client outlives the queue; the metadata is freed if it was given.
+        unsafe {
+            let code = rdsys::rd_kafka_metadata(self.client, 0, std::ptr::null_mut(), &mut metadata, millis);
+            if !metadata.is_null() {
+                rdsys::rd_kafka_metadata_destroy(metadata);
+            }
+            code == rdsys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        }
+    }
+}
+
+impl Drop for MainQueue {
+    fn drop(&mut self) {
+        // SAFETY: gives back the reference that `of` took.
+        unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
+    }
+}

@@ -1,0 +1,96 @@
+//! What differs between the supported versions of Postgres, and what its bindings leave out.
+
+use std::ffi::{CStr, c_int};
+
+use pgrx::prelude::*;
+
+/// Microseconds from the Unix epoch to Postgres' own, 2000-01-01 UTC.
+const EPOCH_SHIFT: i64 = 946_684_800_000_000;
+
+/// A Postgres timestamp as microseconds since 1970-01-01 UTC.
+#[must_use]
+pub const fn unix_micros(timestamp: pg_sys::TimestampTz) -> i64 {
+    timestamp.saturating_add(EPOCH_SHIFT)
+}
+
+/// Microseconds since 1970-01-01 UTC as a Postgres timestamp.
+#[must_use]
+pub const fn pg_timestamp(micros: i64) -> pg_sys::TimestampTz {
+    micros.saturating_sub(EPOCH_SHIFT)
+}
+
+// commands/async.h is not among the bindings of pgrx.
+mod r#async {
+    use std::ffi::{c_char, c_int};
+
+    unsafe extern "C-unwind" {
+        pub fn Async_Listen(channel: *const c_char);
+        pub fn ProcessNotifyInterrupt(flush: bool);
+    }
+
+    unsafe extern "C" {
+        pub static notifyInterruptPending: c_int;
+    }
+}
+
+/// Calls a C function that can raise an ERROR, which unwinds from here instead of jumping over Rust
+/// frames. The bindings of pgrx do this by themselves.
+///
+/// # Safety
+/// As `call` needs it.
+pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
+    // SAFETY: as promised by the caller.
+    unsafe { pg_sys::ffi::pg_guard_ffi_boundary(call) }
+}
+
+/// LISTEN, for callers that have no client. In a transaction.
+pub fn listen(channel: &CStr) {
+    // SAFETY: a C string, which is copied.
+    unsafe { guarded(|| r#async::Async_Listen(channel.as_ptr())) }
+}
+
+/// Whether notifications have arrived.
+pub fn is_notified() -> bool {
+    // SAFETY: a flag that a signal handler of this process sets.
+    unsafe { std::ptr::read_volatile(&raw const r#async::notifyInterruptPending) != 0 }
+}
+
+/// Takes in the notifications that have arrived. Outside a transaction.
+pub fn take_notifications() {
+    // SAFETY: it makes a transaction of its own.
+    unsafe { guarded(|| r#async::ProcessNotifyInterrupt(false)) }
+}
+
+/// A wait event set that lives as long as the process.
+///
+/// # Safety
+/// To be called in a process that is attached to shared memory.
+pub unsafe fn create_wait_event_set(events: c_int) -> *mut pg_sys::WaitEventSet {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: the context lives as long as the process.
+    unsafe {
+        pg_sys::CreateWaitEventSet(pg_sys::TopMemoryContext, events)
+    }
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: without a resource owner the set lives until it is freed.
+    unsafe {
+        pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events)
+    }
+}
+
+/// Installs a signal handler.
+///
+/// # Safety
+/// `handler` must be async-signal-safe.
+pub unsafe fn install_signal_handler(signal: c_int, handler: unsafe extern "C-unwind" fn(c_int)) {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::pqsignal(signal, Some(handler));
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::pqsignal_be(signal, Some(handler));
+    }
+}

@@ -1,0 +1,44 @@
+//! Errors as users see them: SQLSTATE, message, detail and hint.
+
+use event_outbox_domain::event::Invalid;
+use event_outbox_domain::headers::HeaderError;
+use pgrx::pg_sys::panic::ErrorReport;
+use pgrx::prelude::*;
+
+/// An error with everything its reader needs.
+pub struct Complaint {
+    /// SQLSTATE.
+    pub code: PgSqlErrorCode,
+    /// What is wrong, in one sentence without a full stop.
+    pub message: String,
+    /// What exactly was found.
+    pub detail: String,
+    /// What to do.
+    pub hint: String,
+}
+
+impl Complaint {
+    /// Raises it as a Postgres ERROR, which ends the current statement.
+    pub fn raise(self) -> ! {
+        ErrorReport::new(self.code, self.message, "event_outbox")
+            .set_detail(self.detail)
+            .set_hint(self.hint)
+            .report(PgLogLevel::ERROR);
+        unreachable!("an ERROR does not return")
+    }
+}
+
+impl From<Invalid> for Complaint {
+    fn from(invalid: Invalid) -> Self {
+        let code = match &invalid {
+            Invalid::NoTopic | Invalid::TombstoneWithoutKey => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Invalid::Topic(_) => PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            Invalid::Headers(HeaderError::Reserved(_)) => PgSqlErrorCode::ERRCODE_RESERVED_NAME,
+            Invalid::Partition(_) | Invalid::EmptyType | Invalid::Headers(_) => {
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Invalid::TooLarge { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+        };
+        Self { code, message: invalid.message(), detail: invalid.detail(), hint: invalid.hint() }
+    }
+}

@@ -1,0 +1,156 @@
+//! SQL functions in general: how they are exported, and those that need no table.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use event_outbox_domain::topic;
+use pgrx::prelude::*;
+
+/// Exports `$inner`, a function of [`Arguments`], to SQL under the C name `$symbol`; `$finfo` is that name
+/// after `pg_finfo_`.
+///
+/// The SQL declarations stand in `sql/`, where a reader sees them beside their comments and grants; so
+/// these functions are not declared by pgrx.
+macro_rules! sql_function {
+    ($symbol:ident, $finfo:ident, $inner:path) => {
+        #[doc = concat!("The call convention of `", stringify!($symbol), "` in `sql/`.")]
+        ///
+        /// # Safety
+        /// Called by Postgres' function manager alone.
+        #[pgrx::pg_guard]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $symbol(
+            fcinfo: pgrx::pg_sys::FunctionCallInfo,
+        ) -> pgrx::pg_sys::Datum {
+            // SAFETY: Postgres passes a valid call, whose arguments have the types declared in sql/.
+            unsafe { $crate::pg::functions::call(fcinfo, $inner) }
+        }
+
+        #[doc = concat!("Says that `", stringify!($symbol), "` follows version 1 of the call convention.")]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $finfo() -> &'static pgrx::pg_sys::Pg_finfo_record {
+            const VERSION_1: pgrx::pg_sys::Pg_finfo_record = pgrx::pg_sys::Pg_finfo_record { api_version: 1 };
+            &VERSION_1
+        }
+    };
+}
+pub(crate) use sql_function;
+
+/// Calls `inner`, and gives its value, or NULL, to Postgres.
+///
+/// # Safety
+/// `fcinfo` is a call of a function whose declared argument types `inner` reads.
+pub unsafe fn call(
+    fcinfo: pg_sys::FunctionCallInfo,
+    inner: fn(&Arguments) -> Option<pg_sys::Datum>,
+) -> pg_sys::Datum {
+    let result = inner(&Arguments(fcinfo));
+    // SAFETY: the call is alive until this function returns.
+    unsafe { (*fcinfo).isnull = result.is_none() };
+    result.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
+}
+
+/// The arguments of a call, by position from 0; NULL is `None`.
+pub struct Arguments(pg_sys::FunctionCallInfo);
+
+impl Arguments {
+    /// An argument of any type.
+    #[must_use]
+    pub fn datum(&self, at: usize) -> Option<pg_sys::Datum> {
+        // SAFETY: the call has as many arguments as sql/ declares.
+        unsafe {
+            (!pgrx::fcinfo::pg_arg_is_null(self.0, at)).then(|| pgrx::fcinfo::pg_getarg_datum_raw(self.0, at))
+        }
+    }
+
+    /// A `text` argument.
+    #[must_use]
+    pub fn text(&self, at: usize) -> Option<&str> {
+        self.get(at)
+    }
+
+    /// A `bytea` argument.
+    #[must_use]
+    pub fn bytes(&self, at: usize) -> Option<&[u8]> {
+        self.get(at)
+    }
+
+    /// An `integer` argument.
+    #[must_use]
+    pub fn integer(&self, at: usize) -> Option<i32> {
+        self.get(at)
+    }
+
+    /// A `uuid` argument.
+    #[must_use]
+    pub fn uuid(&self, at: usize) -> Option<pgrx::Uuid> {
+        self.get(at)
+    }
+
+    /// An `interval` argument.
+    #[must_use]
+    pub fn interval(&self, at: usize) -> Option<pgrx::datum::Interval> {
+        self.get(at)
+    }
+
+    fn get<T: FromDatum>(&self, at: usize) -> Option<T> {
+        // SAFETY: the argument's declared type is T's; what it borrows lives as long as the call.
+        self.datum(at).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// The call itself, for what it tells about its context.
+    #[must_use]
+    pub fn call(&self) -> pg_sys::FunctionCallInfo {
+        self.0
+    }
+}
+
+sql_function!(outbox_uuid_v7, pg_finfo_outbox_uuid_v7, uuid_v7);
+sql_function!(outbox_channel, pg_finfo_outbox_channel, channel);
+sql_function!(outbox_readable, pg_finfo_outbox_readable, readable);
+
+fn uuid_v7(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    new_uuid().into_datum()
+}
+
+fn channel(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    topic::channel(arguments.text(0)?).into_datum()
+}
+
+fn readable(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    use std::fmt::Write;
+    let bytes = arguments.bytes(0)?;
+    match std::str::from_utf8(bytes) {
+        // Postgres' text holds every character but NUL.
+        Ok(text) if !text.contains('\0') => text.into_datum(),
+        _ => bytes
+            .iter()
+            .fold(String::from("\\x"), |mut hex, byte| {
+                // Writing to a String cannot fail.
+                let _ = write!(hex, "{byte:02x}");
+                hex
+            })
+            .into_datum(),
+    }
+}
+
+/// A new UUID version 7. Its random part comes from Postgres' own source, which is safe in forked
+/// processes.
+pub fn new_uuid() -> pgrx::Uuid {
+    let mut random = [0_u8; 10];
+    // SAFETY: writes as many bytes as the array has.
+    if !unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) } {
+        ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not generate random values");
+    }
+    let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+    let millis = u64::try_from(millis).unwrap_or(u64::MAX);
+    pgrx::Uuid::from_bytes(*uuid::Builder::from_unix_timestamp_millis(millis, &random).as_uuid().as_bytes())
+}
+
+/// A random number from 0 to 1.
+pub fn random() -> f64 {
+    let mut bytes = [0_u8; 4];
+    // SAFETY: writes as many bytes as the array has. Should the source fail, the number is 0, which is
+    // as good as any for spreading retries.
+    unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
+    f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)
+}

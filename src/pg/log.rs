@@ -1,0 +1,71 @@
+//! The one way to the server's log, from whichever thread.
+//!
+//! Only the main thread may call Postgres. So lines of the Kafka side, and all that is said through
+//! `tracing`, go into a channel, and the main thread writes them out when it comes by.
+
+use std::fmt::{Debug, Write};
+
+use crossbeam_channel::{Receiver, Sender};
+use once_cell::sync::Lazy;
+use pgrx::prelude::*;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Subscriber};
+use tracing_subscriber::Layer;
+use tracing_subscriber::layer::{Context, SubscriberExt};
+
+/// Lines that wait at most; what comes beyond is dropped, for a log must not take memory without bound.
+const WAITING_LINES: usize = 1000;
+
+struct Line {
+    level: Level,
+    text: String,
+}
+
+static LINES: Lazy<(Sender<Line>, Receiver<Line>)> = Lazy::new(|| crossbeam_channel::bounded(WAITING_LINES));
+
+/// Sends everything said through `tracing` in this process to the server's log.
+pub fn init() {
+    let subscriber = tracing_subscriber::registry().with(ToChannel);
+    // A second call finds the first one's subscriber in place, which does the same.
+    let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Writes the waiting lines to the server's log. Main thread only.
+pub fn flush() {
+    for line in LINES.1.try_iter() {
+        match line.level {
+            // An ERROR would end the caller's work.
+            Level::ERROR | Level::WARN => ereport!(WARNING, PgSqlErrorCode::ERRCODE_WARNING, line.text),
+            Level::INFO => ereport!(LOG, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line.text),
+            Level::DEBUG => ereport!(DEBUG1, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line.text),
+            Level::TRACE => ereport!(DEBUG5, PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION, line.text),
+        }
+    }
+}
+
+struct ToChannel;
+
+impl<S: Subscriber> Layer<S> for ToChannel {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>, _context: Context<'_, S>) -> bool {
+        *metadata.level() <= Level::DEBUG
+    }
+
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        let mut text = Text(String::from("event_outbox: "));
+        event.record(&mut text);
+        let _ = LINES.0.try_send(Line { level: *event.metadata().level(), text: text.0 });
+    }
+}
+
+/// An event's message, then its fields.
+struct Text(String);
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        // Writing to a String cannot fail.
+        let _ = match field.name() {
+            "message" => write!(self.0, "{value:?}"),
+            name => write!(self.0, " {name}={value:?}"),
+        };
+    }
+}

@@ -1,0 +1,47 @@
+//! Everything that calls Postgres.
+
+use pgrx::prelude::*;
+
+pub mod compat;
+pub mod databases;
+pub mod emit;
+pub mod errors;
+pub mod functions;
+pub mod hooks;
+pub mod listen;
+pub mod log;
+pub mod process;
+pub mod settings;
+pub mod shared;
+pub mod sleep;
+pub mod spi;
+pub mod statements;
+pub mod status;
+pub mod transaction;
+pub mod triggers;
+pub mod wait_published;
+pub mod wake;
+
+/// Raises an error unless the library is being preloaded: the relay and its shared memory exist only
+/// where the postmaster has loaded it.
+pub fn require_preloading() {
+    // SAFETY: a plain flag that the postmaster sets while it loads shared_preload_libraries.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+        return;
+    }
+    errors::Complaint {
+        code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message: "event_outbox must be loaded via shared_preload_libraries".into(),
+        detail: "The relay that publishes events is started with the server.".into(),
+        hint: "Add shared_preload_libraries = 'event_outbox' to postgresql.conf, and restart the server."
+            .into(),
+    }
+    .raise()
+}
+
+/// The current time in microseconds since 1970-01-01 UTC.
+#[must_use]
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    compat::unix_micros(unsafe { pg_sys::GetCurrentTimestamp() })
+}

@@ -1,0 +1,141 @@
+//! A background worker as a process: signals, how it ends, and what it is called.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pgrx::prelude::*;
+
+use super::compat;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+static RELOAD: AtomicBool = AtomicBool::new(false);
+
+/// Installs the worker's signal handlers and lets signals in.
+pub fn attach_signals() {
+    // SAFETY: both handlers do nothing but store atomics and set a latch.
+    unsafe {
+        compat::install_signal_handler(libc::SIGTERM, on_sigterm);
+        compat::install_signal_handler(libc::SIGHUP, on_sighup);
+        pg_sys::BackgroundWorkerUnblockSignals();
+    }
+}
+
+/// Not guarded as other callbacks are: a guard's machinery is not safe in a signal handler.
+unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
+    STOP.store(true, Ordering::Relaxed);
+    // SAFETY: these are what Postgres' own handlers set; the latch is this process' own. Cancelling the
+    // query lets a statement that waits for a lock end with an ERROR, which the worker survives.
+    unsafe {
+        pg_sys::QueryCancelPending = 1;
+        pg_sys::InterruptPending = 1;
+        pg_sys::SetLatch(pg_sys::MyLatch);
+    }
+}
+
+unsafe extern "C-unwind" fn on_sighup(_signal: c_int) {
+    RELOAD.store(true, Ordering::Relaxed);
+    // SAFETY: as above.
+    unsafe { pg_sys::SetLatch(pg_sys::MyLatch) }
+}
+
+/// Whether the process has been asked to end. Stays true.
+pub fn stop_requested() -> bool {
+    STOP.load(Ordering::Relaxed)
+}
+
+/// Lets the last transactions of a stopping process run, which the signal would cancel otherwise.
+pub fn shield_from_cancel() {
+    // SAFETY: a flag of this process that only its own handlers set.
+    unsafe { pg_sys::QueryCancelPending = 0 }
+}
+
+/// Reads the configuration files if the server was told to reload; says whether it did.
+pub fn reload_if_asked() -> bool {
+    let asked = RELOAD.swap(false, Ordering::Relaxed);
+    if asked {
+        // SAFETY: called between transactions, as Postgres' own workers do.
+        unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) }
+    }
+    asked
+}
+
+/// Whether a signal has asked for something that has not been done yet.
+pub fn has_orders() -> bool {
+    stop_requested() || RELOAD.load(Ordering::Relaxed)
+}
+
+/// Answers the server: barriers, and whatever else waits for this process. Between transactions, where
+/// a cancelled query is no business of the worker's.
+pub fn answer_interrupts() {
+    shield_from_cancel();
+    check_for_interrupts!();
+}
+
+/// Sets a setting of this session above all other sources.
+pub fn force_setting(name: &CStr, value: &CStr) {
+    // SAFETY: name and value are C strings; they are copied.
+    unsafe {
+        pg_sys::SetConfigOption(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_OVERRIDE,
+        );
+    }
+}
+
+/// Has `callback` called while the process ends, in order or not, before it leaves shared memory.
+pub fn at_exit(callback: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
+    // SAFETY: the callback is a function of this library, which is never unloaded.
+    unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0_usize)) }
+}
+
+/// Has the process end without the C library's exit handlers: librdkafka's threads may still run, and
+/// must not find OpenSSL taken down beneath them, since a crash would restart the whole server.
+pub fn leave_without_exit_handlers() {
+    unsafe extern "C-unwind" fn leave(code: c_int, _argument: pg_sys::Datum) {
+        // SAFETY: the callbacks of shared memory have run before those of the process.
+        unsafe { libc::_exit(code) }
+    }
+    // SAFETY: as above; the last one registered is the first to run.
+    unsafe { pg_sys::on_proc_exit(Some(leave), pg_sys::Datum::from(0_usize)) }
+}
+
+/// Ends the process so that the postmaster does not take it for a crash.
+pub fn exit() -> ! {
+    // SAFETY: no lock of Postgres is held between transactions.
+    unsafe { pg_sys::proc_exit(1) }
+}
+
+/// Shows what this process is in `pg_stat_activity.application_name`.
+pub fn show_name(name: &CStr) {
+    // SAFETY: a C string, which is copied.
+    unsafe { pg_sys::pgstat_report_appname(name.as_ptr()) }
+}
+
+/// The cluster's name, or its system identifier if it has none.
+#[must_use]
+pub fn cluster_name() -> String {
+    // SAFETY: cluster_name is a C string that Postgres owns; the identifier is read from shared memory.
+    unsafe {
+        let name = text(pg_sys::cluster_name);
+        if name.is_empty() { pg_sys::GetSystemIdentifier().to_string() } else { name }
+    }
+}
+
+/// The name of this process' database. To be called in a transaction.
+#[must_use]
+pub fn database_name() -> String {
+    // SAFETY: the result is a C string or null.
+    unsafe { text(pg_sys::get_database_name(pg_sys::MyDatabaseId)) }
+}
+
+/// # Safety
+/// `pointer` is null or a C string.
+unsafe fn text(pointer: *const c_char) -> String {
+    if pointer.is_null() {
+        return String::new();
+    }
+    // SAFETY: as promised by the caller.
+    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+}

@@ -1,0 +1,287 @@
+//! The GUCs, and the snapshot of them that a relay works with.
+
+use std::ffi::{CStr, CString, c_char};
+use std::time::Duration;
+
+use event_outbox_domain::envelope::Envelope;
+use event_outbox_domain::notify::Mode;
+use pgrx::prelude::*;
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+use crate::kafka::config::ProducerConfig;
+
+/// `event_outbox.notify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum NotifySetting {
+    #[name = c"batch"]
+    Batch,
+    #[name = c"event"]
+    Event,
+    #[name = c"off"]
+    Off,
+}
+
+/// `event_outbox.envelope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum EnvelopeSetting {
+    #[name = c"cloudevents"]
+    CloudEvents,
+    #[name = c"none"]
+    None,
+}
+
+// On: whoever creates the extension wants its events published.
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+// Kafka's own quick start, so that the first try works without configuration.
+static BOOTSTRAP_SERVERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"localhost:9092"));
+static KAFKA_PROPERTIES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static KAFKA_PROPERTIES_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+// Enough to keep five requests of full batches under way to each of several brokers.
+static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(50_000);
+// A read and a settlement of some ten milliseconds each: long enough to be cheap per event, short
+// enough that interrupts are answered.
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static NOTIFY: GucSetting<NotifySetting> = GucSetting::<NotifySetting>::new(NotifySetting::Batch);
+static ENVELOPE: GucSetting<EnvelopeSetting> =
+    GucSetting::<EnvelopeSetting>::new(EnvelopeSetting::CloudEvents);
+static SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+// Just below Kafka's own default limit of a record batch (1048588), so that what is accepted can be sent.
+static MAX_EVENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
+// A safety net for what bypasses triggers, not a polling interval.
+static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+
+/// Shown in place of `event_outbox.kafka_properties`, which may hold passwords.
+const HIDDEN: &CStr = c"********";
+
+/// Defines the GUCs. Those that a relay reads are settable per database (`ALTER DATABASE … SET`), by
+/// superusers alone: they decide where a database's events go.
+pub fn init() {
+    let context = || GucContext::Suset;
+    let secret = GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL;
+    GucRegistry::define_bool_guc(
+        c"event_outbox.enabled",
+        c"Publishes the events of the database.",
+        c"When off, events are stored and wait.",
+        &ENABLED,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"event_outbox.bootstrap_servers",
+        c"Kafka brokers to start from.",
+        c"A list of host:port, separated by commas.",
+        &BOOTSTRAP_SERVERS,
+        context(),
+        GucFlags::default(),
+    );
+    // SAFETY: the hook has the signature of a show hook and returns a static string.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.kafka_properties",
+            c"librdkafka properties of the producer.",
+            c"A list of key=value, separated by commas; write a comma within a value as \\,. Never shown.",
+            &KAFKA_PROPERTIES,
+            context(),
+            secret,
+            None,
+            None,
+            Some(show_hidden),
+        );
+    }
+    GucRegistry::define_string_guc(
+        c"event_outbox.kafka_properties_file",
+        c"File of librdkafka properties of the producer.",
+        c"One key=value a line, readable by the server only; the place for secrets.",
+        &KAFKA_PROPERTIES_FILE,
+        context(),
+        GucFlags::SUPERUSER_ONLY,
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.max_in_flight",
+        c"Events handed to the producer and not yet acknowledged, at most.",
+        c"Bounds the relay's memory, together with a fixed limit of their bytes.",
+        &MAX_IN_FLIGHT,
+        1,
+        1_000_000,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.batch_size",
+        c"Events read, and settled, in one transaction, at most.",
+        c"",
+        &BATCH_SIZE,
+        1,
+        100_000,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"event_outbox.notify",
+        c"How consumers in the database are told about published events.",
+        c"\"batch\" sends one NOTIFY per topic, partition and settled batch, \"event\" one per event.",
+        &NOTIFY,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_enum_guc(
+        c"event_outbox.envelope",
+        c"Headers written around each event.",
+        c"\"cloudevents\" writes those of the CloudEvents 1.0 Kafka binding, \"none\" only the author's own.",
+        &ENVELOPE,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_string_guc(
+        c"event_outbox.source",
+        c"The CloudEvents source of this database's events, a URI.",
+        c"If empty, postgresql://CLUSTER/DATABASE with cluster_name or else the system identifier.",
+        &SOURCE,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.max_event_bytes",
+        c"Payload and headers of an event together, at most.",
+        c"",
+        &MAX_EVENT_BYTES,
+        1,
+        100_000_000,
+        context(),
+        GucFlags::UNIT_BYTE,
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.sweep_interval",
+        c"Time between full reads of the table.",
+        c"The safety net for rows that came in past the triggers; others are found at once.",
+        &SWEEP_INTERVAL,
+        1,
+        86_400,
+        context(),
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.shutdown_timeout",
+        c"Time that a stopping relay waits for Kafka's acknowledgements.",
+        c"What is not acknowledged by then is published again by the next relay.",
+        &SHUTDOWN_TIMEOUT,
+        0,
+        600_000,
+        context(),
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.retry_backoff",
+        c"Time before a refused event is tried again; doubled at each further refusal.",
+        c"",
+        &RETRY_BACKOFF,
+        1,
+        86_400_000,
+        context(),
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.retry_backoff_max",
+        c"Longest time between two attempts of a refused event.",
+        c"",
+        &RETRY_BACKOFF_MAX,
+        1,
+        86_400_000,
+        context(),
+        GucFlags::UNIT_MS,
+    );
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn show_hidden() -> *const c_char {
+    if text(&KAFKA_PROPERTIES).is_empty() { c"".as_ptr() } else { HIDDEN.as_ptr() }
+}
+
+/// Payload and headers of an event together, at most, in bytes.
+pub fn max_event_bytes() -> usize {
+    size(&MAX_EVENT_BYTES)
+}
+
+/// The first delay after a refusal, and the longest.
+pub fn retry_backoff() -> (Duration, Duration) {
+    (millis(&RETRY_BACKOFF), millis(&RETRY_BACKOFF_MAX))
+}
+
+/// What a relay goes by until it next looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether to publish at all.
+    pub enabled: bool,
+    /// How to reach Kafka.
+    pub producer: ProducerConfig,
+    /// Events in flight, at most.
+    pub max_in_flight: usize,
+    /// Events per transaction, at most.
+    pub batch_size: usize,
+    /// How consumers are told.
+    pub notify: Mode,
+    /// Time between full sweeps.
+    pub sweep_interval: Duration,
+    /// How long a stopping relay waits.
+    pub shutdown_timeout: Duration,
+}
+
+impl Settings {
+    /// The settings as they are now, in this process. `default_source` is sent as the events' source
+    /// where none is set.
+    #[must_use]
+    pub fn read(default_source: &str) -> Self {
+        let max_in_flight = size(&MAX_IN_FLIGHT);
+        Self {
+            enabled: ENABLED.get(),
+            producer: ProducerConfig {
+                bootstrap_servers: text(&BOOTSTRAP_SERVERS),
+                properties: text(&KAFKA_PROPERTIES),
+                properties_file: Some(text(&KAFKA_PROPERTIES_FILE))
+                    .filter(|path| !path.is_empty())
+                    .map(Into::into),
+                envelope: envelope(default_source),
+                max_in_flight,
+            },
+            max_in_flight,
+            batch_size: size(&BATCH_SIZE),
+            notify: match NOTIFY.get() {
+                NotifySetting::Batch => Mode::Batch,
+                NotifySetting::Event => Mode::Event,
+                NotifySetting::Off => Mode::Off,
+            },
+            sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
+            shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
+        }
+    }
+}
+
+fn envelope(default_source: &str) -> Envelope {
+    match ENVELOPE.get() {
+        EnvelopeSetting::None => Envelope::None,
+        EnvelopeSetting::CloudEvents => {
+            let source = text(&SOURCE);
+            Envelope::CloudEvents {
+                source: if source.is_empty() { default_source.to_owned() } else { source },
+            }
+        }
+    }
+}
+
+fn text(setting: &GucSetting<Option<CString>>) -> String {
+    setting.get().map(|value| value.to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+// The minimum of each setting is not negative, so that no sign is lost below.
+
+fn size(setting: &GucSetting<i32>) -> usize {
+    setting.get().unsigned_abs() as usize
+}
+
+fn millis(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_millis(setting.get().unsigned_abs().into())
+}

@@ -1,0 +1,454 @@
+//! Shared memory: the roster of relays, how to wake each, and what each says of itself.
+//!
+//! Written by relays, the launcher and, at commit, by every backend; so the parts that a commit
+//! touches are atomics, which can neither block nor raise an error. Only the reservation of a slot
+//! and the text of the last error are behind a lock.
+
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+
+use pgrx::prelude::*;
+use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
+
+/// The most databases of one server that can have a relay.
+pub const MAX_RELAYS: usize = 64;
+
+/// The most bytes of an error that the status shows.
+const MAX_ERROR_BYTES: usize = 512;
+
+// SAFETY: the names are this extension's own. The types below hold atomics, plain numbers and, in
+// latches, pointers into the main shared memory, which every process maps at the same address.
+static ROSTER: PgAtomic<AssertPGRXSharedMemory<Roster>> = unsafe { PgAtomic::new(c"event_outbox_roster") };
+// SAFETY: as above.
+static ERRORS: PgLwLock<AssertPGRXSharedMemory<Errors>> = unsafe { PgLwLock::new(c"event_outbox_errors") };
+
+/// Requests the shared memory.
+pub fn init() {
+    // SAFETY: a roster and a table of texts hold nothing that belongs to one process.
+    pg_shmem_init!(ROSTER = unsafe { AssertPGRXSharedMemory::new(Roster::default()) });
+    // SAFETY: as above.
+    pg_shmem_init!(ERRORS = unsafe { AssertPGRXSharedMemory::new(Errors::default()) });
+}
+
+/// The roster of relays.
+pub fn roster() -> &'static Roster {
+    ROSTER.get()
+}
+
+/// A latch that another process sleeps on, or none.
+#[derive(Default)]
+pub struct Bell {
+    latch: AtomicPtr<pg_sys::Latch>,
+    rung: AtomicBool,
+}
+
+impl Bell {
+    /// Wakes the sleeper, unless it has been told already and has not looked yet. Safe at commit: an
+    /// atomic and a latch, nothing that can fail.
+    pub fn ring(&self) {
+        if self.rung.load(Ordering::Relaxed) || self.rung.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let latch = self.latch.load(Ordering::Acquire);
+        if !latch.is_null() {
+            // SAFETY: a process latch lies in shared memory as long as the server runs. Should its
+            // process have ended, another one wakes once in vain.
+            unsafe { pg_sys::SetLatch(latch) }
+        }
+    }
+
+    /// Whether it has rung since the last answer. What rang is looked for after this call.
+    pub fn answer(&self) -> bool {
+        self.rung.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether it has rung and has not been answered.
+    pub fn is_rung(&self) -> bool {
+        self.rung.load(Ordering::Acquire)
+    }
+
+    /// Makes this process the sleeper.
+    pub fn hang(&self) {
+        // SAFETY: reads the pointer to this process' latch, which is set before any extension code runs.
+        self.latch.store(unsafe { pg_sys::MyLatch }, Ordering::Release);
+    }
+
+    /// Takes the bell down when its process ends.
+    pub fn take_down(&self) {
+        self.latch.store(std::ptr::null_mut(), Ordering::Release);
+    }
+}
+
+/// Where a relay's life stands. Backends and the relay itself move it; the launcher acts on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Phase {
+    /// Asked for: the launcher starts it.
+    Wanted,
+    /// Being started by the postmaster.
+    Starting,
+    /// Running.
+    Running,
+    /// Ended by an error or a signal: to be started again after a while.
+    Ended,
+    /// Ended because there is nothing to relay: the slot becomes free.
+    Gone,
+    /// Left so that a command can have the database to itself: stays away until called back.
+    Away,
+}
+
+impl Phase {
+    fn from_u32(value: u32) -> Self {
+        match value {
+            0 => Self::Wanted,
+            1 => Self::Starting,
+            2 => Self::Running,
+            4 => Self::Gone,
+            5 => Self::Away,
+            _ => Self::Ended,
+        }
+    }
+}
+
+/// What others ask of a running relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Request {
+    /// Nothing.
+    None,
+    /// End and come back at once, to read the database's settings anew.
+    Restart,
+    /// End, and stay away until called back.
+    Leave,
+}
+
+/// What a relay does, as its status shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum State {
+    /// Connecting to its database.
+    Starting,
+    /// Nothing to do.
+    Idle,
+    /// Events are under way.
+    Publishing,
+    /// Events wait for Kafka to answer.
+    Waiting,
+    /// The last transaction failed; it is tried again.
+    Failing,
+    /// The producer cannot be created from the settings.
+    Misconfigured,
+    /// `event_outbox.enabled` is off.
+    Disabled,
+    /// Ending.
+    Stopping,
+}
+
+impl State {
+    /// The word that the status shows.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Publishing => "publishing",
+            Self::Waiting => "waiting",
+            Self::Failing => "failing",
+            Self::Misconfigured => "misconfigured",
+            Self::Disabled => "disabled",
+            Self::Stopping => "stopping",
+        }
+    }
+
+    fn from_u32(value: u32) -> Self {
+        [
+            Self::Starting,
+            Self::Idle,
+            Self::Publishing,
+            Self::Waiting,
+            Self::Failing,
+            Self::Misconfigured,
+            Self::Disabled,
+        ]
+        .into_iter()
+        .find(|state| *state as u32 == value)
+        .unwrap_or(Self::Stopping)
+    }
+}
+
+/// The producer's connection, as the status shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Connection {
+    /// Not tried yet.
+    Unknown,
+    /// A broker has answered.
+    Connected,
+    /// No broker answers.
+    Disconnected,
+}
+
+impl Connection {
+    /// The word that the status shows.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Connected => "connected",
+            Self::Disconnected => "disconnected",
+        }
+    }
+
+    fn from_u32(value: u32) -> Self {
+        match value {
+            1 => Self::Connected,
+            2 => Self::Disconnected,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// An enum of the status and the time of its last change, in microseconds since 1970.
+#[derive(Default)]
+pub struct Dated {
+    value: AtomicU32,
+    since: AtomicI64,
+}
+
+impl Dated {
+    fn set(&self, value: u32, now: i64) {
+        if self.value.swap(value, Ordering::Relaxed) != value || self.since.load(Ordering::Relaxed) == 0 {
+            self.since.store(now, Ordering::Relaxed);
+        }
+    }
+
+    /// Since when, in microseconds since 1970; 0 if never set.
+    pub fn since(&self) -> i64 {
+        self.since.load(Ordering::Relaxed)
+    }
+}
+
+/// One database's relay. Times are in microseconds since 1970.
+#[derive(Default)]
+pub struct Slot {
+    /// The database's oid; 0 for a free slot.
+    database: AtomicU32,
+    phase: AtomicU32,
+    request: AtomicU32,
+    /// Process of the relay; 0 if none runs.
+    pub pid: AtomicI32,
+    /// Wakes the relay.
+    pub bell: Bell,
+    state: Dated,
+    connection: Dated,
+    /// Events published and settled.
+    pub published: AtomicI64,
+    /// Refusals.
+    pub refused: AtomicI64,
+    /// Events handed over and not yet settled.
+    pub in_flight: AtomicUsize,
+    /// Last settlement of a published event.
+    pub last_publish_at: AtomicI64,
+    /// Reads of the table.
+    pub sweeps: AtomicI64,
+    /// Ends of the relay's sleep.
+    pub wakeups: AtomicI64,
+}
+
+impl Slot {
+    /// The database it belongs to.
+    pub fn database(&self) -> pg_sys::Oid {
+        pg_sys::Oid::from(self.database.load(Ordering::Acquire))
+    }
+
+    /// Where its life stands.
+    pub fn phase(&self) -> Phase {
+        Phase::from_u32(self.phase.load(Ordering::Acquire))
+    }
+
+    /// Moves its life on.
+    pub fn enter(&self, phase: Phase) {
+        self.phase.store(phase as u32, Ordering::Release);
+    }
+
+    /// Moves its life on if it stands at `from`.
+    pub fn advance(&self, from: Phase, to: Phase) -> bool {
+        self.phase.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// Asks something of the relay, and wakes it.
+    pub fn ask(&self, request: Request) {
+        self.request.store(request as u32, Ordering::Release);
+        self.bell.ring();
+    }
+
+    /// What was asked last.
+    pub fn request(&self) -> Request {
+        match self.request.load(Ordering::Acquire) {
+            1 => Request::Restart,
+            2 => Request::Leave,
+            _ => Request::None,
+        }
+    }
+
+    /// Forgets what was asked.
+    pub fn forget_request(&self) {
+        self.request.store(Request::None as u32, Ordering::Release);
+    }
+
+    /// The state shown, and since when.
+    pub fn state(&self) -> (State, i64) {
+        (State::from_u32(self.state.value.load(Ordering::Relaxed)), self.state.since())
+    }
+
+    /// Shows a state.
+    pub fn show(&self, state: State) {
+        self.state.set(state as u32, super::now());
+    }
+
+    /// The connection shown, and since when.
+    pub fn connection(&self) -> (Connection, i64) {
+        (Connection::from_u32(self.connection.value.load(Ordering::Relaxed)), self.connection.since())
+    }
+
+    /// Shows a connection.
+    pub fn show_connection(&self, connection: Connection) {
+        self.connection.set(connection as u32, super::now());
+    }
+
+    /// Shows an error.
+    pub fn show_error(&self, text: &str) {
+        if let Some(at) = roster().position(self) {
+            ERRORS.exclusive().texts[at].set(text, super::now());
+        }
+    }
+
+    /// The last error shown and when, if any.
+    pub fn error(&self) -> Option<(String, i64)> {
+        let at = roster().position(self)?;
+        ERRORS.share().texts[at].get()
+    }
+
+    fn clear(&self) {
+        self.pid.store(0, Ordering::Relaxed);
+        self.forget_request();
+        for dated in [&self.state, &self.connection] {
+            dated.value.store(0, Ordering::Relaxed);
+            dated.since.store(0, Ordering::Relaxed);
+        }
+        for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.in_flight.store(0, Ordering::Relaxed);
+    }
+}
+
+/// All relays, and the launcher.
+pub struct Roster {
+    /// Wakes the launcher.
+    pub launcher: Bell,
+    slots: [Slot; MAX_RELAYS],
+    settled: pg_sys::ConditionVariable,
+}
+
+impl Default for Roster {
+    fn default() -> Self {
+        let mut settled = pg_sys::ConditionVariable::default();
+        // SAFETY: initialises a value that holds no address of its own, so that it may move afterwards.
+        unsafe { pg_sys::ConditionVariableInit(&mut settled) };
+        Self {
+            launcher: Bell::default(),
+            slots: [const { None::<Slot> }; MAX_RELAYS].map(|_| Slot::default()),
+            settled,
+        }
+    }
+}
+
+impl Roster {
+    /// All slots in use.
+    pub fn taken(&self) -> impl Iterator<Item = &Slot> {
+        self.slots.iter().filter(|slot| slot.database() != pg_sys::InvalidOid)
+    }
+
+    /// The slot of a database.
+    pub fn find(&self, database: pg_sys::Oid) -> Option<&Slot> {
+        self.taken().find(|slot| slot.database() == database)
+    }
+
+    /// The slot of a database, reserved now if it has none; `None` if all are taken.
+    pub fn reserve(&self, database: pg_sys::Oid) -> Option<&Slot> {
+        if let Some(slot) = self.find(database) {
+            return Some(slot);
+        }
+        let mut errors = ERRORS.exclusive();
+        if let Some(slot) = self.find(database) {
+            return Some(slot);
+        }
+        let (at, slot) =
+            self.slots.iter().enumerate().find(|(_, slot)| slot.database() == pg_sys::InvalidOid)?;
+        slot.clear();
+        errors.texts[at] = ErrorText::default();
+        slot.enter(Phase::Wanted);
+        slot.database.store(database.to_u32(), Ordering::Release);
+        Some(slot)
+    }
+
+    /// Gives a slot back.
+    pub fn release(&self, slot: &Slot) {
+        let _errors = ERRORS.exclusive();
+        slot.database.store(0, Ordering::Release);
+    }
+
+    /// Wakes those who wait for events to be published.
+    pub fn tell_settled(&self) {
+        // SAFETY: initialised with the roster, in shared memory.
+        unsafe { pg_sys::ConditionVariableBroadcast(self.settled_ptr()) }
+    }
+
+    /// The condition that [`tell_settled`](Self::tell_settled) signals.
+    pub fn settled_ptr(&self) -> *mut pg_sys::ConditionVariable {
+        // Postgres guards the inside with a spin lock of its own.
+        std::ptr::from_ref(&self.settled).cast_mut()
+    }
+
+    fn position(&self, slot: &Slot) -> Option<usize> {
+        self.slots.iter().position(|candidate| std::ptr::eq(candidate, slot))
+    }
+}
+
+/// The last error of each slot.
+struct Errors {
+    texts: [ErrorText; MAX_RELAYS],
+}
+
+impl Default for Errors {
+    fn default() -> Self {
+        Self { texts: [ErrorText::default(); MAX_RELAYS] }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct ErrorText {
+    at: i64,
+    length: usize,
+    bytes: [u8; MAX_ERROR_BYTES],
+}
+
+impl Default for ErrorText {
+    fn default() -> Self {
+        Self { at: 0, length: 0, bytes: [0; MAX_ERROR_BYTES] }
+    }
+}
+
+impl ErrorText {
+    fn set(&mut self, text: &str, now: i64) {
+        let length =
+            (0..=text.len().min(MAX_ERROR_BYTES)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+        self.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
+        self.length = length;
+        self.at = now;
+    }
+
+    fn get(&self) -> Option<(String, i64)> {
+        (self.at != 0).then(|| (String::from_utf8_lossy(&self.bytes[..self.length]).into_owned(), self.at))
+    }
+}

@@ -1,0 +1,58 @@
+//! The relay's one sleep: until its latch is set, the Kafka thread rings, time is up, or the server dies.
+
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use pgrx::prelude::*;
+
+use super::compat;
+
+/// What the main thread waits for.
+pub struct Sleep {
+    set: *mut pg_sys::WaitEventSet,
+}
+
+impl Sleep {
+    /// Waits on this process' latch, the postmaster's death, and `bell` becoming readable.
+    #[must_use]
+    pub fn new(bell: Option<RawFd>) -> Self {
+        // SAFETY: room for as many events as are added; the set lives as long as the process.
+        unsafe {
+            let set = compat::create_wait_event_set(3);
+            let no_data = std::ptr::null_mut();
+            pg_sys::AddWaitEventToSet(
+                set,
+                pg_sys::WL_LATCH_SET,
+                pg_sys::PGINVALID_SOCKET,
+                pg_sys::MyLatch,
+                no_data,
+            );
+            pg_sys::AddWaitEventToSet(
+                set,
+                pg_sys::WL_EXIT_ON_PM_DEATH,
+                pg_sys::PGINVALID_SOCKET,
+                std::ptr::null_mut(),
+                no_data,
+            );
+            if let Some(fd) = bell {
+                pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, fd, std::ptr::null_mut(), no_data);
+            }
+            Self { set }
+        }
+    }
+
+    /// Sleeps, at most `timeout`; without one, until something happens. The latch is reset on return,
+    /// so that whatever set it must be looked for afterwards.
+    pub fn wait(&self, timeout: Option<Duration>) {
+        let millis = timeout.map_or(-1, |time| {
+            // Rounded up: waking a little early would mean to sleep again for nothing.
+            i64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i64::MAX)
+        });
+        let mut event = pg_sys::WaitEvent::default();
+        // SAFETY: the set is alive, and one event has room for one.
+        unsafe {
+            pg_sys::WaitEventSetWait(self.set, millis, &mut event, 1, pg_sys::PG_WAIT_EXTENSION);
+            pg_sys::ResetLatch(pg_sys::MyLatch);
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Prepared statements, executed without detours.
+//!
+//! Each statement is parsed and planned once per process. Errors are Postgres' own and unwind.
+
+use std::ffi::{CStr, c_char, c_int, c_long};
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pgrx::prelude::*;
+
+/// A statement with its parameter types, prepared at first use.
+pub struct Statement {
+    text: &'static CStr,
+    types: &'static [pg_sys::Oid],
+    plan: AtomicPtr<pg_sys::_SPI_plan>,
+}
+
+/// Whether a statement sees the active snapshot, or takes one of its own and may write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Reads by the active snapshot.
+    Read,
+    /// Takes a new snapshot.
+    Write,
+}
+
+impl Statement {
+    /// A statement that names every object in full, with the types of `$1`, `$2`, …
+    pub const fn new(text: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
+        Self { text, types, plan: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// Executes it, within [`connected`], and gives its rows; `limit` 0 means all.
+    pub fn execute(&self, arguments: &[Option<pg_sys::Datum>], access: Access, limit: usize) -> Rows {
+        debug_assert_eq!(arguments.len(), self.types.len());
+        let plan = self.plan();
+        let mut values: Vec<pg_sys::Datum> =
+            arguments.iter().map(|argument| argument.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
+        let nulls: Vec<c_char> =
+            arguments.iter().map(|argument| if argument.is_some() { b' ' } else { b'n' } as c_char).collect();
+        // SAFETY: the plan was kept; values and nulls have one entry per parameter and outlive the call.
+        unsafe {
+            let code = pg_sys::SPI_execute_plan(
+                plan,
+                values.as_mut_ptr(),
+                nulls.as_ptr(),
+                access == Access::Read,
+                c_long::try_from(limit).unwrap_or(c_long::MAX),
+            );
+            if code < 0 {
+                error!("could not execute \"{}\": SPI error {code}", self.text.to_string_lossy());
+            }
+            let count = usize::try_from(pg_sys::SPI_processed).unwrap_or(usize::MAX);
+            Rows { table: pg_sys::SPI_tuptable, count }
+        }
+    }
+
+    fn plan(&self) -> *mut pg_sys::_SPI_plan {
+        let kept = self.plan.load(Ordering::Relaxed);
+        if !kept.is_null() {
+            return kept;
+        }
+        // SAFETY: the text is a C string and types has the length given; a kept plan lives as long as the
+        // process, and Postgres makes it anew when what it refers to changes.
+        unsafe {
+            let plan = pg_sys::SPI_prepare(
+                self.text.as_ptr(),
+                c_int::try_from(self.types.len()).unwrap_or(c_int::MAX),
+                self.types.as_ptr().cast_mut(),
+            );
+            if plan.is_null() || pg_sys::SPI_keepplan(plan) != 0 {
+                error!("could not prepare \"{}\"", self.text.to_string_lossy());
+            }
+            self.plan.store(plan, Ordering::Relaxed);
+            plan
+        }
+    }
+}
+
+/// Runs `work` with a connection to SPI. What it allocates from Postgres is freed at the end.
+pub fn connected<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: connect and finish are paired; an ERROR between them is cleaned up by the transaction's end.
+    unsafe {
+        if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as c_int {
+            error!("could not connect to SPI");
+        }
+        let result = work();
+        pg_sys::SPI_finish();
+        result
+    }
+}
+
+/// The rows of one execution, valid until the connection ends.
+pub struct Rows {
+    table: *mut pg_sys::SPITupleTable,
+    count: usize,
+}
+
+impl Rows {
+    /// How many rows were returned, or changed by a statement that returns none.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Row `at`, counted from 0.
+    #[must_use]
+    pub fn row(&self, at: usize) -> Row {
+        assert!(at < self.count && !self.table.is_null(), "no such row");
+        // SAFETY: the table holds `count` tuples.
+        unsafe { Row { tuple: *(*self.table).vals.add(at), descriptor: (*self.table).tupdesc } }
+    }
+
+    /// All rows in order.
+    pub fn iter(&self) -> impl Iterator<Item = Row> + '_ {
+        (0..self.count).map(|at| self.row(at))
+    }
+}
+
+/// One row, valid as long as its [`Rows`], or the trigger that it came from.
+#[derive(Clone, Copy)]
+pub struct Row {
+    tuple: pg_sys::HeapTuple,
+    descriptor: pg_sys::TupleDesc,
+}
+
+impl Row {
+    /// A row of the table on which a trigger fires.
+    #[must_use]
+    pub fn of_trigger(firing: &pg_sys::TriggerData, tuple: pg_sys::HeapTuple) -> Self {
+        // SAFETY: the relation of a firing trigger is open.
+        Self { tuple, descriptor: unsafe { (*firing.tg_relation).rd_att } }
+    }
+
+    /// The value of the column with this name.
+    #[must_use]
+    pub fn named<T: FromDatum>(&self, name: &CStr) -> Option<T> {
+        self.get(self.number(name))
+    }
+
+    /// A copy of the row in which these columns have new values.
+    #[must_use]
+    pub fn with<const N: usize>(&self, columns: &[(&CStr, Option<pg_sys::Datum>); N]) -> pg_sys::HeapTuple {
+        let mut numbers = columns.map(|(name, _)| self.number(name));
+        let mut values = columns.map(|(_, value)| value.unwrap_or(pg_sys::Datum::from(0_usize)));
+        let mut nulls = columns.map(|(_, value)| value.is_none());
+        // SAFETY: tuple and descriptor belong together; the arrays have N entries of the columns' types.
+        unsafe {
+            pg_sys::heap_modify_tuple_by_cols(
+                self.tuple,
+                self.descriptor,
+                N as c_int,
+                numbers.as_mut_ptr(),
+                values.as_mut_ptr(),
+                nulls.as_mut_ptr(),
+            )
+        }
+    }
+
+    fn number(&self, name: &CStr) -> c_int {
+        // SAFETY: the descriptor is alive and the name a C string.
+        let number = unsafe { pg_sys::SPI_fnumber(self.descriptor, name.as_ptr()) };
+        if number <= 0 {
+            error!("there is no column {}", name.to_string_lossy());
+        }
+        number
+    }
+
+    /// The value of a column, counted from 1; `None` for NULL.
+    #[must_use]
+    pub fn datum(&self, column: c_int) -> Option<pg_sys::Datum> {
+        let mut is_null = false;
+        // SAFETY: tuple and descriptor belong together and are alive.
+        let datum = unsafe { pg_sys::SPI_getbinval(self.tuple, self.descriptor, column, &mut is_null) };
+        (!is_null).then_some(datum)
+    }
+
+    /// The value of a column as a Rust value.
+    #[must_use]
+    pub fn get<T: FromDatum>(&self, column: c_int) -> Option<T> {
+        // SAFETY: the caller names the column's own type.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+}

@@ -1,0 +1,291 @@
+//! Everything the relay says to its table, in SQL.
+//!
+//! The relay's session has only `pg_catalog` in its search path, and plans by index and ctid alone (see
+//! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
+//! a full one.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use event_outbox_domain::event::Event;
+use event_outbox_domain::notify::Notification;
+use event_outbox_domain::sweep::Horizon;
+use pgrx::prelude::*;
+
+use super::compat;
+use super::process::force_setting;
+use super::spi::{self, Access, Row, Statement};
+
+static READ_NEW: Statement = Statement::new(
+    c"SELECT e.ctid, e.id, e.next_attempt_at, e.topic, e.key, e.event_id, e.emitted_at, e.partition, \
+             e.payload, e.headers, e.event_type, e.content_type \
+        FROM outbox.events AS e WHERE e.id > $1 ORDER BY e.id LIMIT $2",
+    &[pg_sys::INT8OID, pg_sys::INT8OID],
+);
+
+/// By ctid, which needs no index; and by id, since a ctid can come to hold another row.
+static DELETE: Statement = Statement::new(
+    c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, id) \
+       WHERE e.ctid = published.ctid AND e.id = published.id",
+    &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID],
+);
+
+/// For rows that have moved since they were read.
+static DELETE_BY_ID: Statement = Statement::new(
+    c"DELETE FROM outbox.events AS e USING unnest($1) AS published(id) WHERE e.id = published.id",
+    &[pg_sys::INT8ARRAYOID],
+);
+
+static NOTIFY: Statement = Statement::new(
+    c"SELECT pg_catalog.pg_notify(n.channel, n.payload) FROM unnest($1, $2) AS n(channel, payload)",
+    &[pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
+);
+
+/// The trigger on the table keeps the books.
+static REPORT_REFUSED: Statement = Statement::new(
+    c"UPDATE outbox.events AS e SET last_error = refused.error FROM unnest($1, $2) AS refused(id, error) \
+       WHERE e.id = refused.id RETURNING e.id, e.next_attempt_at",
+    &[pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
+);
+
+/// Sets what the statements above rest on, for this session.
+pub fn prepare_session() {
+    const SETTINGS: [(&CStr, &CStr); 15] = [
+        (c"search_path", c"pg_catalog"),
+        // A plan from the time when the table was empty must not be a sequential scan.
+        (c"plan_cache_mode", c"force_generic_plan"),
+        (c"enable_seqscan", c"off"),
+        (c"enable_bitmapscan", c"off"),
+        (c"enable_sort", c"off"),
+        (c"enable_hashjoin", c"off"),
+        (c"enable_mergejoin", c"off"),
+        (c"jit", c"off"),
+        // Settling after a crash can be repeated, so it need not wait for the disk.
+        (c"synchronous_commit", c"off"),
+        // What a database or the server may have set for its sessions does not suit this one.
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        (c"lock_timeout", c"2s"),
+        (c"session_replication_role", c"origin"),
+    ];
+    for (name, value) in SETTINGS {
+        force_setting(name, value);
+    }
+}
+
+/// The outbox of this database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outbox {
+    events: pg_sys::Oid,
+    sequence: pg_sys::Oid,
+}
+
+impl Outbox {
+    /// Finds it; `None` if the extension is not in this database. To be called in a transaction.
+    #[must_use]
+    pub fn locate() -> Option<Self> {
+        // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
+        unsafe {
+            if pg_sys::get_extension_oid(c"event_outbox".as_ptr(), true) == pg_sys::InvalidOid {
+                return None;
+            }
+            let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
+            let events = pg_sys::get_relname_relid(c"events".as_ptr(), schema);
+            let sequence = pg_sys::get_relname_relid(c"events_id_seq".as_ptr(), schema);
+            (events != pg_sys::InvalidOid && sequence != pg_sys::InvalidOid)
+                .then_some(Self { events, sequence })
+        }
+    }
+
+    /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
+    /// the next transaction id, then the snapshot, which stays active for [`read_new`].
+    #[must_use]
+    pub fn look(self) -> (Horizon, Snapshot) {
+        // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
+        let last_id = unsafe {
+            pgrx::direct_function_call::<i64>(pg_sys::pg_sequence_last_value, &[self.sequence.into_datum()])
+        };
+        // SAFETY: reads a counter in shared memory.
+        let next_xid = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+        let snapshot = Snapshot::take();
+        let (running, snapshot_xmax) = snapshot.running(next_xid);
+        (Horizon { last_id: last_id.unwrap_or(0), next_xid, snapshot_xmax, running }, snapshot)
+    }
+}
+
+/// A snapshot, active while this lives.
+pub struct Snapshot;
+
+impl Snapshot {
+    fn take() -> Self {
+        // SAFETY: in a transaction; the pop in `drop` pairs with it.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
+        Self
+    }
+
+    /// The running transactions' full ids, and the snapshot's upper bound.
+    fn running(&self, next_xid: u64) -> (Vec<u64>, u64) {
+        // SAFETY: the active snapshot lives as long as `self`; xip has xcnt entries, the top-level ids.
+        unsafe {
+            let snapshot = &*pg_sys::GetActiveSnapshot();
+            let running =
+                (0..snapshot.xcnt as usize).map(|at| widen(*snapshot.xip.add(at), next_xid)).collect();
+            (running, widen(snapshot.xmax, next_xid))
+        }
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // When an ERROR unwinds, the end of the transaction pops it.
+        if !std::thread::panicking() {
+            // SAFETY: pairs with the push.
+            unsafe { pg_sys::PopActiveSnapshot() }
+        }
+    }
+}
+
+/// The full id of a 32-bit one, which lies within half the range of `next_xid`.
+fn widen(xid: pg_sys::TransactionId, next_xid: u64) -> u64 {
+    let distance = (xid.into_inner()).wrapping_sub(next_xid as u32) as i32;
+    next_xid.wrapping_add_signed(i64::from(distance))
+}
+
+/// A row as found, read as far as it is looked at: a large payload is fetched only for an event that is
+/// really taken.
+#[derive(Clone, Copy)]
+pub struct Found(Row);
+
+/// Where a row lay when it was read: block number and offset, as one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowPlace(u64);
+
+impl Found {
+    /// The event's position.
+    #[must_use]
+    pub fn id(self) -> i64 {
+        self.0.get(2).unwrap_or_default()
+    }
+
+    /// Not to be tried before this time, in microseconds since 1970.
+    #[must_use]
+    pub fn next_attempt_at(self) -> Option<i64> {
+        self.0.datum(3).map(|datum| compat::unix_micros(datum.value() as i64))
+    }
+
+    /// Where the row lies.
+    #[must_use]
+    pub fn place(self) -> RowPlace {
+        let tid: Option<pg_sys::ItemPointerData> = self.0.get(1);
+        let (block, offset) = tid.map_or((0, 0), pgrx::itemptr::item_pointer_get_both);
+        RowPlace(u64::from(block) << 16 | u64::from(offset))
+    }
+
+    /// The topic and the key, which decide with which others the event keeps order.
+    #[must_use]
+    pub fn lane(&self) -> (&str, Option<&[u8]>) {
+        (self.0.get(4).unwrap_or_default(), self.0.get(5))
+    }
+
+    /// The whole event. `topic` is its topic, shared.
+    #[must_use]
+    pub fn event(self, topic: Arc<str>) -> Event {
+        let row = self.0;
+        Event {
+            id: self.id(),
+            event_id: row.get::<pgrx::Uuid>(6).map(|uuid| *uuid.as_bytes()).unwrap_or_default(),
+            emitted_at: row.datum(7).map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
+            topic,
+            partition: row.get(8),
+            key: row.get(5),
+            payload: row.get(9),
+            headers: row.get::<pgrx::datum::JsonString>(10).map(|json| json.0),
+            event_type: row.get(11),
+            content_type: row.get(12),
+        }
+    }
+}
+
+/// Reads up to `limit` rows behind `after`, by the active snapshot, in the order of their ids, until
+/// `visit` says stop. Gives how many rows there were, visited or not.
+pub fn read_new(after: i64, limit: usize, mut visit: impl FnMut(Found) -> bool) -> usize {
+    spi::connected(|| {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let rows = READ_NEW.execute(&[after.into_datum(), limit.into_datum()], Access::Read, 0);
+        let _ = rows.iter().map(Found).find(|found| !visit(*found));
+        rows.len()
+    })
+}
+
+/// Deletes published events.
+pub fn delete(published: &[(i64, RowPlace)]) {
+    if published.is_empty() {
+        return;
+    }
+    spi::connected(|| {
+        let ids: Vec<i64> = published.iter().map(|(id, _)| *id).collect();
+        let places = tid_array(published.iter().map(|(_, place)| *place));
+        let deleted = DELETE.execute(&[Some(places), ids.clone().into_datum()], Access::Write, 0).len();
+        if deleted < published.len() {
+            DELETE_BY_ID.execute(&[ids.into_datum()], Access::Write, 0);
+        }
+    });
+}
+
+/// Tells consumers.
+pub fn notify(notifications: Vec<Notification>) {
+    if notifications.is_empty() {
+        return;
+    }
+    spi::connected(|| {
+        let (channels, payloads): (Vec<_>, Vec<_>) =
+            notifications.into_iter().map(|told| (told.channel, told.payload)).unzip();
+        NOTIFY.execute(&[channels.into_datum(), payloads.into_datum()], Access::Write, 0);
+    });
+}
+
+/// Reports refusals. Gives the ids of those still there, each with the time of its next attempt in
+/// microseconds since 1970.
+pub fn report_refused(refused: Vec<(i64, String)>) -> Vec<(i64, i64)> {
+    if refused.is_empty() {
+        return Vec::new();
+    }
+    spi::connected(|| {
+        let (ids, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
+        let rows = REPORT_REFUSED.execute(&[ids.into_datum(), errors.into_datum()], Access::Write, 0);
+        rows.iter()
+            .map(|row| {
+                let next = row.datum(2).map_or(0, |datum| compat::unix_micros(datum.value() as i64));
+                (row.get(1).unwrap_or_default(), next)
+            })
+            .collect()
+    })
+}
+
+/// An array of type `tid[]`, in the current memory context.
+fn tid_array(places: impl Iterator<Item = RowPlace>) -> pg_sys::Datum {
+    let mut tids: Vec<pg_sys::ItemPointerData> = places
+        .map(|RowPlace(place)| {
+            let mut tid = pg_sys::ItemPointerData::default();
+            pgrx::itemptr::item_pointer_set_all(&mut tid, (place >> 16) as u32, place as u16);
+            tid
+        })
+        .collect();
+    let mut elements: Vec<pg_sys::Datum> =
+        tids.iter_mut().map(|tid| pg_sys::Datum::from(std::ptr::from_mut(tid))).collect();
+    let length = i32::try_from(elements.len()).unwrap_or(i32::MAX);
+    // SAFETY: each element points to a tid, of 6 bytes, by reference, aligned to 2; all are copied.
+    unsafe {
+        let array = pg_sys::construct_array(
+            elements.as_mut_ptr(),
+            length,
+            pg_sys::TIDOID,
+            size_of::<pg_sys::ItemPointerData>() as i32,
+            false,
+            pg_sys::TYPALIGN_SHORT as std::ffi::c_char,
+        );
+        pg_sys::Datum::from(array)
+    }
+}

@@ -1,0 +1,74 @@
+//! The triggers of `outbox.events`: what holds for a row however it comes in.
+
+use event_outbox_domain::backoff;
+use event_outbox_domain::event::Draft;
+use pgrx::datum::JsonString;
+use pgrx::prelude::*;
+
+use super::functions::{self, Arguments, sql_function};
+use super::spi::Row;
+use super::{compat, emit, settings, wake};
+
+sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
+sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
+sql_function!(outbox_count_attempt, pg_finfo_outbox_count_attempt, count_attempt);
+
+/// Before each statement that inserts: takes the transaction's id now, before the first event id is
+/// drawn. The relay's search rests on that order (see `event_outbox_domain::sweep`).
+fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    // SAFETY: in a transaction; assigns its id if it has none.
+    unsafe { pg_sys::GetTopTransactionId() };
+    wake::at_commit();
+    Some(pg_sys::Datum::from(0_usize))
+}
+
+/// Before each inserted row: refuses what Kafka would never accept. Rows of `emit()` have been checked.
+fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let firing = firing(arguments);
+    if !emit::is_checked() {
+        let row = Row::of_trigger(firing, firing.tg_trigtuple);
+        let headers: Option<JsonString> = row.named(c"headers");
+        emit::check(&Draft {
+            topic: row.named(c"topic"),
+            partition: row.named(c"partition"),
+            key: row.named(c"key"),
+            payload_bytes: row.named(c"payload").map(<[u8]>::len),
+            headers: headers.as_ref().map(|json| json.0.as_str()),
+            event_type: row.named(c"event_type"),
+        });
+    }
+    Some(pg_sys::Datum::from(firing.tg_trigtuple))
+}
+
+/// Before an update that reports a refusal: counts the attempt and sets the time of the next.
+fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let firing = firing(arguments);
+    let before = Row::of_trigger(firing, firing.tg_trigtuple);
+    let attempts = before.named::<i32>(c"attempts").unwrap_or(0).saturating_add(1);
+    let (base, cap) = settings::retry_backoff();
+    let delay = backoff::delay(attempts.unsigned_abs(), base, cap, functions::random());
+    let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+    let next = compat::pg_timestamp(super::now().saturating_add(micros));
+    let row = Row::of_trigger(firing, firing.tg_newtuple);
+    let tuple = row
+        .with(&[(c"attempts", attempts.into_datum()), (c"next_attempt_at", Some(pg_sys::Datum::from(next)))]);
+    // Whoever reports the refusal, the relay has to know of the new date.
+    wake::at_commit();
+    Some(pg_sys::Datum::from(tuple))
+}
+
+/// The circumstances in which a trigger function was called.
+fn firing(arguments: &Arguments) -> &pg_sys::TriggerData {
+    // SAFETY: the call is alive; its context is trigger data exactly if the node tag says so.
+    unsafe {
+        let context = (*arguments.call()).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                "this function can only be called as a trigger"
+            );
+        }
+        &*context.cast::<pg_sys::TriggerData>()
+    }
+}

@@ -1,0 +1,83 @@
+//! `outbox.wait_published()`: waits until what was committed before the call has been published.
+
+use std::time::{Duration, Instant};
+
+use pgrx::prelude::*;
+
+use super::functions::{Arguments, sql_function};
+use super::shared;
+use super::spi::{self, Access, Statement};
+use super::wake;
+
+sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_published);
+
+/// The newest event that is visible now.
+static NEWEST: Statement = Statement::new(c"SELECT pg_catalog.max(e.id) FROM outbox.events AS e", &[]);
+
+/// The transactions whose events up to this one are still there.
+static REMAINING: Statement = Statement::new(
+    c"SELECT e.xmin FROM outbox.events AS e WHERE e.id OPERATOR(pg_catalog.<=) $1 ORDER BY e.id",
+    &[pg_sys::INT8OID],
+);
+
+/// Longest sleep between two looks, for events that leave by other hands than the relay's.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let timeout = arguments.interval(0)?;
+    let deadline = Instant::now() + Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or(0));
+    let newest = with_latest_snapshot(|| {
+        NEWEST.execute(&[], Access::Read, 1).iter().next().and_then(|row| row.get::<i64>(1))
+    });
+    let Some(newest) = newest else { return true.into_datum() };
+    let condition = shared::roster().settled_ptr();
+    // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
+    // between them is cleaned up by the end of the transaction.
+    unsafe { pg_sys::ConditionVariablePrepareToSleep(condition) };
+    let published = loop {
+        if !remains(newest) {
+            break true;
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            break false;
+        }
+        let millis = left.min(LOOK_AGAIN).as_millis().max(1);
+        // SAFETY: as above; answers interrupts.
+        unsafe {
+            pg_sys::ConditionVariableTimedSleep(
+                condition,
+                i64::try_from(millis).unwrap_or(i64::MAX),
+                pg_sys::PG_WAIT_EXTENSION,
+            );
+        }
+    };
+    // SAFETY: as above.
+    unsafe { pg_sys::ConditionVariableCancelSleep() };
+    published.into_datum()
+}
+
+/// Whether an event up to `newest` that another transaction committed is still there. Those of this
+/// transaction are not waited for: they are published only after it.
+fn remains(newest: i64) -> bool {
+    let limit = if wake::has_emitted() { 0 } else { 1 };
+    with_latest_snapshot(|| {
+        REMAINING
+            .execute(&[newest.into_datum()], Access::Read, limit)
+            .iter()
+            .filter_map(|row| row.get::<pg_sys::TransactionId>(1))
+            // SAFETY: compares with the ids of this process' own transaction.
+            .any(|xmin| !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xmin) })
+    })
+}
+
+/// Runs `work` with a new snapshot, whatever the isolation level of the transaction.
+fn with_latest_snapshot<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: in a transaction; push and pop are paired, and an ERROR between them is cleaned up by the
+    // end of the transaction.
+    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+    let result = spi::connected(work);
+    // SAFETY: as above.
+    unsafe { pg_sys::PopActiveSnapshot() };
+    result
+}

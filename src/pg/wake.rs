@@ -1,0 +1,87 @@
+//! From commit to the relay: a transaction that emitted rings the relay's bell when it commits.
+//!
+//! No NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE
+//! TRANSACTION. The way from the commit to the bell is a flag of the backend, an atomic and a latch.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+
+use pgrx::prelude::*;
+
+use super::shared::{self, Phase, Request, Slot};
+
+/// What the current transaction will do when it commits. A subtransaction's rollback does not take it
+/// back: to wake the relay in vain is harmless.
+#[derive(Clone, Copy, Default)]
+struct Intent {
+    /// The slot of this database, when events were emitted or the relay is to be started.
+    wake: Option<&'static Slot>,
+    /// The slot of a database whose settings were changed.
+    restart: Option<&'static Slot>,
+}
+
+thread_local! {
+    static INTENT: Cell<Intent> = const { Cell::new(Intent { wake: None, restart: None }) };
+}
+
+/// Registers for the ends of this process' transactions; inherited by every backend.
+pub fn init() {
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) }
+}
+
+/// The current transaction emits: wake the relay of this database when it commits, or have one started
+/// if there is none (the database may be a copy of one that had it).
+pub fn at_commit() {
+    // SAFETY: a plain global of this process.
+    let database = unsafe { pg_sys::MyDatabaseId };
+    let intent = INTENT.get();
+    if intent.wake.is_some_and(|slot| slot.database() == database) {
+        return;
+    }
+    INTENT.set(Intent { wake: shared::roster().reserve(database), ..intent });
+}
+
+/// Wake the relay of this database at commit, if there is one.
+pub fn at_commit_if_present() {
+    // SAFETY: a plain global of this process.
+    if let Some(slot) = shared::roster().find(unsafe { pg_sys::MyDatabaseId }) {
+        INTENT.set(Intent { wake: Some(slot), ..INTENT.get() });
+    }
+}
+
+/// Have the relay of `database` read its settings anew when the current transaction commits.
+pub fn restart_at_commit(database: pg_sys::Oid) {
+    if let Some(slot) = shared::roster().find(database) {
+        INTENT.set(Intent { restart: Some(slot), ..INTENT.get() });
+    }
+}
+
+/// Whether the current transaction has emitted.
+#[must_use]
+pub fn has_emitted() -> bool {
+    INTENT.get().wake.is_some()
+}
+
+/// Runs at every end of a transaction in every backend. At commit nothing here may fail: an ERROR
+/// would bring the cluster down.
+#[pg_guard]
+unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
+    use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
+    match event {
+        XACT_EVENT_COMMIT => {
+            let intent = INTENT.take();
+            if let Some(slot) = intent.restart {
+                slot.ask(Request::Restart);
+            }
+            if let Some(slot) = intent.wake {
+                slot.bell.ring();
+                if slot.phase() == Phase::Wanted {
+                    shared::roster().launcher.ring();
+                }
+            }
+        }
+        XACT_EVENT_ABORT | XACT_EVENT_PREPARE => INTENT.set(Intent::default()),
+        _ => {}
+    }
+}

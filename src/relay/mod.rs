@@ -1,0 +1,13 @@
+//! The relay: from the table to Kafka and back, one per database.
+//!
+//! [`launcher`] starts a [`worker`] for each database that has the extension; the worker runs the
+//! [`Relay`](turn::Relay)'s loop. Only this main thread touches Postgres; only the Kafka thread, behind
+//! [`Publisher`](crate::kafka::publisher::Publisher), touches librdkafka.
+
+pub mod launcher;
+pub mod pause;
+pub mod settle;
+pub mod sweep;
+pub mod turn;
+pub mod window;
+pub mod worker;

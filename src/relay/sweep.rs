@@ -1,0 +1,132 @@
+//! Sweeping: reading the rows that have become visible, and handing them to Kafka.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use event_outbox_domain::event::Event;
+use event_outbox_domain::sweep::Reached;
+
+use super::turn::Relay;
+use super::window::{Room, Ticket};
+use crate::pg::statements::{self, Found, Outbox};
+use crate::pg::transaction;
+
+/// Topic names kept for sharing; a database that names more begins anew.
+const MAX_TOPICS: usize = 10_000;
+
+/// A batch that was read and is not handed over yet.
+#[derive(Default)]
+struct Catch {
+    events: Vec<Event>,
+    tickets: Vec<Ticket>,
+}
+
+impl Relay {
+    /// Reads one batch and hands it over, if there may be something and there is room.
+    pub(super) fn sweep(&mut self) {
+        if !self.can_sweep() {
+            return;
+        }
+        let now = crate::pg::now();
+        if let Some(id) = self.lanes.due(now) {
+            self.floor.rewind(id);
+            self.look = true;
+        }
+        if Instant::now() >= self.next_full_sweep {
+            self.next_full_sweep = Instant::now() + self.settings.sweep_interval;
+            self.floor.rewind(0);
+            self.look = true;
+        }
+        // Answered before the look, so that a commit after it rings anew.
+        if !(self.slot.bell.answer() | self.look | self.floor.unfinished()) {
+            return;
+        }
+        self.look = false;
+        let read = transaction::run(c"event_outbox: reading new events", || self.read(now));
+        if read.is_err() {
+            self.floor.abandon();
+            self.look = true;
+        }
+        match self.note(read) {
+            Some(Some(catch)) => self.hand_over(catch),
+            Some(None) => self.gone = true,
+            None => {}
+        }
+    }
+
+    /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
+    /// extension is gone.
+    fn read(&mut self, now: i64) -> Option<Catch> {
+        let (horizon, snapshot) = Outbox::locate()?.look();
+        let pass = self.floor.begin(horizon);
+        let limit = self.settings.batch_size;
+        let mut catch = Catch::default();
+        let mut room = self.window.room(self.settings.max_in_flight);
+        let mut last_id = pass.after;
+        let mut cut_off = false;
+        let found = statements::read_new(pass.after, limit, |row| {
+            cut_off = !self.consider(row, now, &mut room, &mut catch);
+            if !cut_off {
+                last_id = row.id();
+            }
+            !cut_off
+        });
+        drop(snapshot);
+        self.floor.end(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End });
+        self.slot.sweeps.fetch_add(1, Ordering::Relaxed);
+        Some(catch)
+    }
+
+    /// Takes a row if it is to be published now. `false` if there is no room for it.
+    fn consider(&mut self, row: Found, now: i64, room: &mut Room, catch: &mut Catch) -> bool {
+        let id = row.id();
+        if self.window.holds(id) {
+            return true;
+        }
+        let (topic, key) = row.lane();
+        let lane = key.map(|key| lane(topic, key));
+        if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
+            return true;
+        }
+        let event = row.event(self.shared_topic(topic));
+        if !room.take(&event) {
+            return false;
+        }
+        catch.tickets.push(Ticket::new(&event, row.place(), lane));
+        catch.events.push(event);
+        true
+    }
+
+    fn shared_topic(&mut self, name: &str) -> Arc<str> {
+        if let Some(topic) = self.topics.get(name) {
+            return topic.clone();
+        }
+        if self.topics.len() >= MAX_TOPICS {
+            self.topics.clear();
+        }
+        let topic: Arc<str> = name.into();
+        self.topics.insert(topic.clone());
+        topic
+    }
+
+    fn hand_over(&mut self, catch: Catch) {
+        let Some(first) = catch.events.first().map(|event| event.id) else { return };
+        let ids: Vec<i64> = catch.events.iter().map(|event| event.id).collect();
+        let taken = self.publisher.as_ref().is_some_and(|publisher| publisher.publish(catch.events).is_ok());
+        if taken {
+            ids.into_iter().zip(catch.tickets).for_each(|(id, ticket)| self.window.add(id, ticket));
+        } else {
+            self.floor.rewind(first - 1);
+            self.look = true;
+        }
+    }
+}
+
+/// The lane of a topic and key. Should two share a number, they wait for each other, no more.
+fn lane(topic: &str, key: &[u8]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (topic, key).hash(&mut hasher);
+    hasher.finish()
+}

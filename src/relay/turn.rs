@@ -1,0 +1,321 @@
+//! The relay's main loop.
+//!
+//! ```text
+//!            ┌───────────────────────────────────────────────────────────┐
+//!            ▼                                                           │
+//!   take_news ──▶ settle ──▶ sweep ──▶ show ──▶ rest (sleeps) ──▶ reload ┘
+//!   from Kafka    one tx      one tx    status   until the bell of a commit, of the Kafka
+//!                                                thread, a signal, or the next date
+//! ```
+//!
+//! States, as `outbox.status` shows them: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers) by what is
+//! in flight; `failing` after a transaction that failed, until one succeeds; `misconfigured` while no
+//! producer can be made; `disabled` while `event_outbox.enabled` is off; `stopping` at the end.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use event_outbox_domain::order::Lanes;
+use event_outbox_domain::outcome::Report;
+use event_outbox_domain::sweep::Floor;
+
+use super::pause::Pause;
+use super::window::Window;
+use crate::kafka::doorbell::Doorbell;
+use crate::kafka::publisher::{News, Publisher};
+use crate::pg::settings::Settings;
+use crate::pg::shared::{Connection, Request, Slot, State};
+use crate::pg::sleep::Sleep;
+use crate::pg::transaction::Failed;
+use crate::pg::{listen, log, process};
+
+/// First and longest pause after a transaction that failed, and after a producer that did.
+const DATABASE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+const PRODUCER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// Keys that can wait for a retry at the same time; beyond that, reading pauses.
+const MAX_WAITING_KEYS: usize = 10_000;
+
+/// Time for the last acknowledgements when the relay only makes way for another command.
+const MAKE_WAY: Duration = Duration::from_secs(1);
+
+/// Time left for librdkafka's own end, beyond `event_outbox.shutdown_timeout`.
+const THREAD_END: Duration = Duration::from_millis(500);
+
+/// Why the relay ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was told to: a signal, or a request.
+    Told,
+    /// The extension is no longer in the database.
+    Gone,
+}
+
+/// A relay at work.
+pub struct Relay {
+    pub(super) slot: &'static Slot,
+    pub(super) settings: Settings,
+    pub(super) publisher: Option<Publisher>,
+    pub(super) window: Window,
+    pub(super) floor: Floor,
+    pub(super) lanes: Lanes,
+    /// Reports that are not settled yet.
+    pub(super) reports: Vec<Report>,
+    /// Topics met, each kept once.
+    pub(super) topics: HashSet<Arc<str>>,
+    /// Something may have become visible since the last sweep began.
+    pub(super) look: bool,
+    pub(super) next_full_sweep: Instant,
+    pub(super) gone: bool,
+    pub(super) database: Pause,
+    producer: Pause,
+    /// The producer is to be replaced when nothing is in flight any more, or by this time.
+    renewal: Option<Instant>,
+    default_source: String,
+    bell: Arc<Doorbell>,
+    sleep: Sleep,
+}
+
+impl Relay {
+    /// A relay that has not looked yet. `bell` is what the Kafka thread rings.
+    #[must_use]
+    pub fn new(slot: &'static Slot, default_source: String, bell: Doorbell) -> Self {
+        let sleep = Sleep::new(Some(bell.fd()));
+        Self {
+            slot,
+            settings: Settings::read(&default_source),
+            publisher: None,
+            window: Window::default(),
+            floor: Floor::new(),
+            lanes: Lanes::new(MAX_WAITING_KEYS),
+            reports: Vec::new(),
+            topics: HashSet::new(),
+            look: true,
+            next_full_sweep: Instant::now(),
+            gone: false,
+            database: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
+            producer: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
+            renewal: None,
+            default_source,
+            bell: Arc::new(bell),
+            sleep,
+        }
+    }
+
+    /// Works until told to end, or the extension is gone.
+    pub fn run(mut self) -> Ending {
+        while !self.must_end() {
+            self.tend_producer();
+            self.take_news();
+            self.settle();
+            self.sweep();
+            self.show();
+            log::flush();
+            self.rest();
+            self.reload();
+        }
+        self.finish()
+    }
+
+    fn must_end(&self) -> bool {
+        self.gone || process::stop_requested() || self.slot.request() != Request::None
+    }
+
+    /// Has a producer if one is wanted, and only then.
+    fn tend_producer(&mut self) {
+        if let Some(deadline) = self.renewal
+            && (self.window.is_empty() || self.is_disconnected() || Instant::now() >= deadline)
+        {
+            self.drop_producer();
+        }
+        if self.publisher.is_none() && self.settings.enabled && self.producer.is_over() {
+            match Publisher::start(&self.settings.producer, self.bell.clone()) {
+                Ok(publisher) => {
+                    self.publisher = Some(publisher);
+                    self.look = true;
+                }
+                Err(error) => self.producer_failed(&error.to_string()),
+            }
+        }
+    }
+
+    /// Gives the producer up. What was in flight is unknown: it is read and sent again.
+    fn drop_producer(&mut self) {
+        self.renewal = None;
+        if let Some(publisher) = self.publisher.take() {
+            publisher.stop(Instant::now() + THREAD_END);
+        }
+        self.window.clear();
+        self.floor.rewind(0);
+        self.lanes.resend();
+        self.look = true;
+        self.slot.show_connection(Connection::Unknown);
+    }
+
+    fn producer_failed(&mut self, error: &str) {
+        if self.producer.failed() {
+            tracing::warn!("the Kafka producer cannot be used, events wait: {error}");
+        }
+        self.slot.show_error(error);
+    }
+
+    fn take_news(&mut self) {
+        self.bell.answer();
+        let Some(publisher) = &self.publisher else { return };
+        let mut broken = None;
+        for news in publisher.news() {
+            match news {
+                News::Reports(reports) => self.reports.extend(reports),
+                News::Connected => {
+                    self.producer.succeeded();
+                    if self.slot.connection().0 == Connection::Disconnected {
+                        tracing::info!("Kafka answers again");
+                    }
+                    self.slot.show_connection(Connection::Connected);
+                }
+                News::Disconnected(reason) => {
+                    if self.slot.connection().0 != Connection::Disconnected {
+                        tracing::warn!("no Kafka broker answers, events wait: {reason}");
+                        self.slot.show_error(&reason);
+                    }
+                    self.slot.show_connection(Connection::Disconnected);
+                }
+                News::Broken(error) => broken = Some(error),
+            }
+        }
+        if let Some(error) = broken {
+            // What it acknowledged before stays acknowledged.
+            self.settle();
+            self.reports.clear();
+            self.drop_producer();
+            self.producer_failed(&error);
+        }
+    }
+
+    /// Shows in the status what the relay does.
+    fn show(&self) {
+        let state = if !self.settings.enabled {
+            State::Disabled
+        } else if self.publisher.is_none() {
+            State::Misconfigured
+        } else if self.database.until().is_some() {
+            State::Failing
+        } else if self.window.is_empty() {
+            State::Idle
+        } else if self.is_disconnected() {
+            State::Waiting
+        } else {
+            State::Publishing
+        };
+        self.slot.show(state);
+        self.slot.in_flight.store(self.window.len(), Ordering::Relaxed);
+    }
+
+    pub(super) fn is_disconnected(&self) -> bool {
+        self.slot.connection().0 == Connection::Disconnected
+    }
+
+    /// Notes how a transaction went. A failure is logged once, and the next try waits a while.
+    pub(super) fn note<R>(&mut self, result: Result<R, Failed>) -> Option<R> {
+        match result {
+            Ok(value) => {
+                if self.database.succeeded() {
+                    tracing::info!("the relay works again");
+                }
+                Some(value)
+            }
+            // Its own end is no trouble.
+            Err(_) if process::stop_requested() => None,
+            Err(failed) => {
+                self.slot.show_error(&failed.message);
+                if self.database.failed() {
+                    tracing::warn!("the relay cannot work, and tries again: {failed}");
+                }
+                None
+            }
+        }
+    }
+
+    /// Whether the table could be swept now, if there were a reason.
+    pub(super) fn can_sweep(&self) -> bool {
+        self.publisher.as_ref().is_some_and(Publisher::has_room)
+            && self.settings.enabled
+            && self.renewal.is_none()
+            && self.database.is_over()
+            && !self.lanes.full()
+            && self.window.is_worth_filling(self.settings.max_in_flight)
+    }
+
+    /// Sleeps until there is something to do; not at all if there is already.
+    fn rest(&mut self) {
+        process::answer_interrupts();
+        if listen::is_pending() {
+            let answered = listen::answer();
+            self.look |= self.note(answered).unwrap_or(false);
+        }
+        let settle_now = !self.reports.is_empty() && self.database.is_over();
+        let sweep_now =
+            self.can_sweep() && (self.look || self.floor.unfinished() || self.slot.bell.is_rung());
+        if settle_now || sweep_now || self.must_end() || process::has_orders() {
+            return;
+        }
+        self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
+        self.slot.wakeups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When to look again, though nobody rings.
+    fn next_date(&self) -> Option<Instant> {
+        let pauses = [self.database.until(), self.renewal];
+        let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
+        let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
+        let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(|due| {
+            let left = u64::try_from(due - crate::pg::now()).unwrap_or(0);
+            Instant::now() + Duration::from_micros(left)
+        });
+        pauses.into_iter().chain([producer, full_sweep, retry]).flatten().min()
+    }
+
+    /// Takes over changed settings.
+    fn reload(&mut self) {
+        if !process::reload_if_asked() {
+            return;
+        }
+        let before = std::mem::replace(&mut self.settings, Settings::read(&self.default_source));
+        let changed = self.settings.producer != before.producer || self.settings.enabled != before.enabled;
+        // What a file holds may have changed though its name has not.
+        if changed || self.settings.producer.properties_file.is_some() {
+            self.producer.succeeded();
+            self.renewal = self.publisher.is_some().then(|| Instant::now() + self.settings.shutdown_timeout);
+        }
+        self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
+        self.look = true;
+    }
+
+    /// Waits for what is in flight, as long as the settings allow, and settles it, so that nothing is
+    /// published twice.
+    fn finish(mut self) -> Ending {
+        self.slot.show(State::Stopping);
+        let patience = match self.slot.request() {
+            Request::None => self.settings.shutdown_timeout,
+            Request::Restart | Request::Leave => self.settings.shutdown_timeout.min(MAKE_WAY),
+        };
+        let deadline = Instant::now() + patience;
+        loop {
+            process::shield_from_cancel();
+            self.take_news();
+            self.settle();
+            let left = deadline.saturating_duration_since(Instant::now());
+            if self.window.is_empty() || self.is_disconnected() || self.gone || left.is_zero() {
+                break;
+            }
+            self.sleep.wait(Some(left));
+        }
+        if let Some(publisher) = self.publisher.take() {
+            publisher.stop(Instant::now() + THREAD_END);
+        }
+        log::flush();
+        if self.gone { Ending::Gone } else { Ending::Told }
+    }
+}

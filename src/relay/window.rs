@@ -1,0 +1,128 @@
+//! What is in flight: handed to Kafka, and not yet settled.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use event_outbox_domain::event::Event;
+
+use crate::pg::statements::RowPlace;
+
+/// The most bytes of events in flight. Each is held once in a batch on its way to the Kafka thread, and
+/// once in librdkafka's queue.
+const MAX_BYTES: usize = 16 * 1024 * 1024;
+
+/// An event in flight, as far as it is needed to settle it.
+#[derive(Debug)]
+pub struct Ticket {
+    /// Where its row lay.
+    pub place: RowPlace,
+    /// Its identity.
+    pub event_id: [u8; 16],
+    /// Its topic.
+    pub topic: Arc<str>,
+    /// With whom it keeps order.
+    pub lane: Option<u64>,
+    bytes: usize,
+}
+
+impl Ticket {
+    /// The ticket of an event that lay at `place`.
+    #[must_use]
+    pub fn new(event: &Event, place: RowPlace, lane: Option<u64>) -> Self {
+        Self { place, event_id: event.event_id, topic: event.topic.clone(), lane, bytes: event.weight() }
+    }
+}
+
+/// The events in flight by id, bounded in number and in bytes.
+#[derive(Debug, Default)]
+pub struct Window {
+    tickets: HashMap<i64, Ticket>,
+    bytes: usize,
+}
+
+impl Window {
+    /// Whether the event is in flight.
+    #[must_use]
+    pub fn holds(&self, id: i64) -> bool {
+        self.tickets.contains_key(&id)
+    }
+
+    /// Its ticket.
+    #[must_use]
+    pub fn ticket(&self, id: i64) -> Option<&Ticket> {
+        self.tickets.get(&id)
+    }
+
+    /// Takes in an event that was handed over.
+    pub fn add(&mut self, id: i64, ticket: Ticket) {
+        self.bytes += ticket.bytes;
+        if let Some(before) = self.tickets.insert(id, ticket) {
+            self.bytes -= before.bytes;
+        }
+    }
+
+    /// Lets go of an event that is settled.
+    pub fn remove(&mut self, id: i64) -> Option<Ticket> {
+        let ticket = self.tickets.remove(&id)?;
+        self.bytes -= ticket.bytes;
+        Some(ticket)
+    }
+
+    /// Lets go of everything.
+    pub fn clear(&mut self) {
+        *self = Self::default();
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
+    }
+
+    /// Room for more, given the most events allowed.
+    #[must_use]
+    pub fn room(&self, max_events: usize) -> Room {
+        Room {
+            events: max_events.saturating_sub(self.len()),
+            bytes: MAX_BYTES.saturating_sub(self.bytes),
+            empty: self.is_empty(),
+        }
+    }
+
+    /// Whether there is so much room that reading the table for more is worth it: a quarter, lest each
+    /// acknowledgement cost a read of its own.
+    #[must_use]
+    pub fn is_worth_filling(&self, max_events: usize) -> bool {
+        let room = self.room(max_events);
+        room.events >= max_events.div_ceil(4) && room.bytes >= MAX_BYTES / 4
+    }
+}
+
+/// Room in the window, while a batch is put together.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    events: usize,
+    bytes: usize,
+    empty: bool,
+}
+
+impl Room {
+    /// Takes the room of one more event; `false` if there is none. An event larger than all the room is
+    /// taken alone.
+    pub fn take(&mut self, event: &Event) -> bool {
+        let weight = event.weight();
+        if self.events == 0 || (weight > self.bytes && !self.empty) {
+            return false;
+        }
+        self.events -= 1;
+        self.bytes = self.bytes.saturating_sub(weight);
+        self.empty = false;
+        true
+    }
+}

@@ -1,0 +1,98 @@
+//! The relay as a background worker: how it begins and how it ends.
+
+use std::ffi::c_int;
+
+use event_outbox_domain::envelope;
+use once_cell::sync::OnceCell;
+use pgrx::prelude::*;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::turn::{Ending, Relay};
+use crate::kafka::doorbell::Doorbell;
+use crate::pg::shared::{self, Phase, Request, Slot, State};
+use crate::pg::statements::{self, Outbox};
+use crate::pg::{listen, log, process, transaction};
+
+/// This process' slot, for the callback at its end.
+static SLOT: OnceCell<&'static Slot> = OnceCell::new();
+
+/// Whether the relay ends because there is nothing to relay.
+static GONE: AtomicBool = AtomicBool::new(false);
+
+/// Entry of the relay's process; the argument is the oid of its database.
+///
+/// # Safety
+/// Called by Postgres as the main function of a background worker.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
+    let database = pg_sys::Oid::from(argument.value() as u32);
+    let Some(slot) = shared::roster().find(database) else { process::exit() };
+    take_slot(slot);
+    process::attach_signals();
+    // SAFETY: a background worker that was registered with a database connection, before any other use
+    // of the database; as the bootstrap superuser.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
+    process::show_name(c"event_outbox relay");
+    statements::prepare_session();
+    log::init();
+    if let Some(relay) = open(slot) {
+        process::leave_without_exit_handlers();
+        if relay.run() == Ending::Gone {
+            GONE.store(true, Ordering::Relaxed);
+        }
+    }
+    // Even a return would be an end that counts as success, which the postmaster takes for final.
+    process::exit()
+}
+
+fn take_slot(slot: &'static Slot) {
+    let _ = SLOT.set(slot);
+    process::at_exit(leave_slot);
+    // SAFETY: a plain global of this process.
+    slot.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
+    slot.show(State::Starting);
+    slot.bell.hang();
+    slot.advance(Phase::Starting, Phase::Running);
+}
+
+/// A relay, if this database has the extension.
+fn open(slot: &'static Slot) -> Option<Relay> {
+    let opened = transaction::run(c"event_outbox: starting", || {
+        Outbox::locate()
+            .map(|_| envelope::default_source(&process::cluster_name(), &process::database_name()))
+    });
+    let source = match opened {
+        Ok(Some(source)) => source,
+        Ok(None) => {
+            GONE.store(true, Ordering::Relaxed);
+            return None;
+        }
+        Err(failed) => error!("could not start the relay: {failed}"),
+    };
+    if let Err(failed) = listen::start() {
+        error!("could not listen on the channel outbox: {failed}");
+    }
+    match Doorbell::new() {
+        Ok(bell) => Some(Relay::new(slot, source, bell)),
+        Err(cause) => error!("could not create an eventfd: {cause}"),
+    }
+}
+
+/// At the end of the process, however it came: says to the launcher what is to follow.
+#[pg_guard]
+unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
+    let Some(slot) = SLOT.get() else { return };
+    slot.bell.take_down();
+    slot.pid.store(0, Ordering::Relaxed);
+    slot.in_flight.store(0, Ordering::Relaxed);
+    let next = match slot.request() {
+        _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
+        Request::Leave => Phase::Away,
+        Request::Restart => Phase::Wanted,
+        Request::None => Phase::Ended,
+    };
+    slot.forget_request();
+    slot.enter(next);
+    shared::roster().launcher.ring();
+}
