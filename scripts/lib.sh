@@ -24,7 +24,8 @@ fi
 export PG_CONFIG PG_MAJOR
 
 # Everything the servers must be able to reach: PostgreSQL trees, clusters, Kafka's data.
-lab=$target/lab
+# target/lab may be a link to where they can: see make_lab.
+lab=$(readlink -m "$target/lab")
 export EVENT_OUTBOX_LAB=$lab
 export EVENT_OUTBOX_KAFKA_LIBS=$target/kafka/libs
 
@@ -46,14 +47,16 @@ as_server_user() {
 # A checkout below a directory that the server's user cannot traverse gets its lab under /var/tmp.
 make_lab() {
     if [[ -d $lab ]] && as_server_user test -x "$lab/."; then return; fi
-    rm -rf "$lab"
-    mkdir -p "$lab"
-    if ! as_server_user test -x "$lab/."; then
-        rmdir "$lab"
-        ln -s "$(mktemp -d /var/tmp/event_outbox.XXXXXX)" "$lab"
-        step "servers live in $(readlink "$lab"): user postgres cannot reach $target"
+    local link=$target/lab
+    rm -rf "$lab" "$link"
+    mkdir "$link"
+    if ! as_server_user test -x "$link/."; then
+        rmdir "$link"
+        ln -s "$(mktemp -d /var/tmp/event_outbox.XXXXXX)" "$link"
+        lab=$(readlink -m "$link")
+        step "servers live in $lab: user postgres cannot reach $target"
     fi
-    chmod 755 "$lab/."
+    chmod 755 "$lab"
 }
 
 # The features the extension is compiled with for this PostgreSQL.
