@@ -265,7 +265,8 @@ impl Broker {
 
 fn java(options: &[&str]) -> Result<Command> {
     let mut command = Command::new("java");
-    command.args(options).args(["-XX:+UseSerialGC", "-cp", &layout::kafka_class_path()?]);
+    let class_path = format!("{}:{}", layout::kafka_class_path()?, layout::kafka_logging().display());
+    command.args(options).args(["-XX:+UseSerialGC", "-cp", &class_path]);
     Ok(command)
 }
 

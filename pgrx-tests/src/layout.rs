@@ -33,10 +33,14 @@ pub fn postgres_bin() -> Result<PathBuf> {
         .with_context(|| format!("no PostgreSQL tree in {}: run scripts/bootstrap", home.display()))
 }
 
-/// The class path of Apache Kafka.
+/// The class path of Apache Kafka, for its console tools.
 pub fn kafka_class_path() -> Result<String> {
     let libs = from_env("EVENT_OUTBOX_KAFKA_LIBS", "target/kafka/libs");
     ensure!(libs.join("stamp").exists(), "no Kafka in {}: run scripts/bootstrap", libs.display());
-    let logging = repository().join("pgrx-tests/kafka");
-    Ok(format!("{}/*:{}", libs.display(), logging.display()))
+    Ok(format!("{}/*", libs.display()))
+}
+
+/// The directory of the broker's logging configuration.
+pub fn kafka_logging() -> PathBuf {
+    repository().join("pgrx-tests/kafka")
 }
