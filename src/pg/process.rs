@@ -101,10 +101,19 @@ pub fn leave_without_exit_handlers() {
     unsafe { pg_sys::on_proc_exit(Some(leave), pg_sys::Datum::from(0_usize)) }
 }
 
-/// Ends the process so that the postmaster does not take it for a crash.
-pub fn exit() -> ! {
+/// How a worker's process ends, as the postmaster sees it. Neither is a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// Its work is done; never restarted by the postmaster, and not worth a line in the log.
+    Done = 0,
+    /// To be restarted after a while, if it was registered so.
+    Again = 1,
+}
+
+/// Ends the process.
+pub fn exit(how: Exit) -> ! {
     // SAFETY: no lock of Postgres is held between transactions.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(how as c_int) }
 }
 
 /// Shows what this process is in `pg_stat_activity.application_name`.

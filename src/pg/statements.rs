@@ -119,7 +119,9 @@ impl Outbox {
 pub struct Snapshot;
 
 impl Snapshot {
-    fn take() -> Self {
+    /// Takes one and makes it the active one. In a transaction.
+    #[must_use]
+    pub fn take() -> Self {
         // SAFETY: in a transaction; the pop in `drop` pairs with it.
         unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
         Self

@@ -25,6 +25,7 @@ use pgrx::bgworkers::{
 use pgrx::prelude::*;
 
 use super::pause::Pause;
+use crate::pg::process::Exit;
 use crate::pg::shared::{self, Phase, Slot};
 use crate::pg::sleep::Sleep;
 use crate::pg::{databases, log, process, transaction};
@@ -73,7 +74,7 @@ pub unsafe extern "C-unwind" fn event_outbox_launcher_main(_argument: pg_sys::Da
     process::at_exit(take_bell_down);
     shared::roster().launcher.hang();
     Launcher::new().run();
-    process::exit()
+    process::exit(Exit::Again)
 }
 
 #[pg_guard]

@@ -8,7 +8,7 @@ use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 
 use super::turn::Relay;
-use crate::pg::statements::{self, RowPlace};
+use crate::pg::statements::{self, RowPlace, Snapshot};
 use crate::pg::{shared, transaction};
 
 /// How long an event rests that came back for no fault of its own.
@@ -33,6 +33,7 @@ impl Relay {
         let sorted = self.sort(&self.reports[..count]);
         let mode = self.settings.notify;
         let settled = transaction::run(c"event_outbox: settling published events", || {
+            let _snapshot = Snapshot::take();
             statements::delete(&sorted.delivered);
             statements::notify(notify::notifications(mode, &sorted.published));
             statements::report_refused(sorted.refused.clone())

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::turn::{Ending, Relay};
 use crate::kafka::doorbell::Doorbell;
+use crate::pg::process::Exit;
 use crate::pg::shared::{self, Phase, Request, Slot, State};
 use crate::pg::statements::{self, Outbox};
 use crate::pg::{listen, log, process, transaction};
@@ -27,7 +28,7 @@ static GONE: AtomicBool = AtomicBool::new(false);
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
     let database = pg_sys::Oid::from(argument.value() as u32);
-    let Some(slot) = shared::roster().find(database) else { process::exit() };
+    let Some(slot) = shared::roster().find(database) else { process::exit(Exit::Done) };
     take_slot(slot);
     process::attach_signals();
     // SAFETY: a background worker that was registered with a database connection, before any other use
@@ -42,8 +43,8 @@ pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum)
             GONE.store(true, Ordering::Relaxed);
         }
     }
-    // Even a return would be an end that counts as success, which the postmaster takes for final.
-    process::exit()
+    // Whether another follows is the launcher's business, not the postmaster's.
+    process::exit(Exit::Done)
 }
 
 fn take_slot(slot: &'static Slot) {
