@@ -4,7 +4,7 @@
 //!          block                  due                 admits, of the event
 //!  (free) -------> Waiting until ------> Due (rewind) ---------------------> Trying
 //!    ^                ^                   |                                  |    |
-//!    |                |                   | a higher id is read: it vanished |    |
+//!    |                |                   | swept: it vanished (rewind)      |    |
 //!    |                |                   v                                  |    |
 //!    +----------------|-------------------+<---------------------------------+    |
 //!                     |                      release: delivered or dead (rewind)  |
@@ -23,9 +23,12 @@
 //!
 //! - it sweeps in ascending ids, and asks [`Lanes::admits`] about each row that is not in flight, when it has
 //!   room to hand it out at once;
-//! - it calls [`Lanes::due`] and [`Lanes::release`] between passes, and rewinds before the next one begins.
+//! - when a pass has ended, it says so by [`Lanes::swept`];
+//! - it calls all else between passes, and rewinds before the next one begins.
 
 use std::collections::{BTreeMap, BTreeSet};
+
+use crate::sweep::Reached;
 
 /// The identity of a topic and key, hashed by the caller. Two that collide merely wait for each other.
 /// `None` stands for an event without a key: it can wait itself, but nothing waits for it.
@@ -51,7 +54,7 @@ impl Gate {
 enum State {
     /// Nobody passes.
     Waiting { until: Micros },
-    /// The sweep was rewound and will read the event as the first of its lane.
+    /// The sweep was rewound and will read the event, if it still exists.
     Due,
     /// The event was let through; its fate is not known.
     Trying,
@@ -68,8 +71,18 @@ struct Hold {
 
 impl Hold {
     fn turn_away(&mut self, id: i64) {
-        self.behind = Some(self.behind.map_or(id, |lowest| lowest.min(id)));
+        self.behind = lower(self.behind, Some(id));
     }
+}
+
+/// The lower one of those that there are.
+fn lower(a: Option<i64>, b: Option<i64>) -> Option<i64> {
+    a.into_iter().chain(b).min()
+}
+
+/// Where a sweep has to start to read this id.
+fn before(id: Option<i64>) -> Option<i64> {
+    id.map(|id| id.saturating_sub(1))
 }
 
 /// The lanes that are closed.
@@ -99,7 +112,6 @@ impl Lanes {
     /// Whether a row that the sweep read may be handed out now. `not_before` is the row's own next attempt,
     /// which only an event that was refused has.
     pub fn admits(&mut self, lane: Lane, id: i64, not_before: Option<Micros>, now: Micros) -> bool {
-        self.forget_vanished(id);
         let gate = Gate::of(lane, id);
         let hold = self.holds.get_mut(&gate).filter(|hold| hold.id <= id);
         let refused_before = hold.is_some() || not_before.is_some();
@@ -129,15 +141,30 @@ impl Lanes {
 
     /// Ends the waits that are over. Returns where to rewind the sweep to, if any is.
     pub fn due(&mut self, now: Micros) -> Option<i64> {
-        let mut lowest: Option<i64> = None;
+        let mut lowest = None;
         while let Some(&(until, gate)) = self.timers.first().filter(|&&(until, _)| until <= now) {
             self.timers.remove(&(until, gate));
             if let Some(hold) = self.holds.get(&gate).copied() {
                 self.set(gate, Hold { state: State::Due, ..hold });
-                lowest = Some(lowest.map_or(hold.id, |id| id.min(hold.id)));
+                lowest = lower(lowest, Some(hold.id));
             }
         }
-        lowest.map(|id| id.saturating_sub(1))
+        before(lowest)
+    }
+
+    /// A pass ended. An event that was due and that it did not meet was deleted by hand, or is dead: those
+    /// behind it may go. Returns where to rewind the sweep to, if any were turned away.
+    pub fn swept(&mut self, reached: Reached) -> Option<i64> {
+        let up_to = match reached {
+            Reached::Id(id) => id,
+            Reached::End => i64::MAX,
+        };
+        let mut lowest = None;
+        while let Some((_, &gate)) = self.due.first_key_value().filter(|&(&id, _)| id <= up_to) {
+            let behind = self.remove(gate).and_then(|hold| hold.behind);
+            lowest = lower(lowest, behind);
+        }
+        before(lowest)
     }
 
     /// An event was delivered or is dead: those behind it may go. Returns where to rewind the sweep to, if
@@ -145,7 +172,7 @@ impl Lanes {
     pub fn release(&mut self, lane: Lane, id: i64) -> Option<i64> {
         let gate = Gate::of(lane, id);
         self.holds.get(&gate).filter(|hold| hold.id == id)?;
-        self.remove(gate)?.behind.map(|lowest| lowest.saturating_sub(1))
+        before(self.remove(gate)?.behind)
     }
 
     /// The fate of all that is in flight became unknown, and the caller is to read it again: rewinds to
@@ -168,13 +195,6 @@ impl Lanes {
     /// Whether no lane is closed.
     pub fn is_empty(&self) -> bool {
         self.holds.is_empty()
-    }
-
-    /// An event that is due is read before any higher id. If it was not, it was deleted by hand or is dead.
-    fn forget_vanished(&mut self, read: i64) {
-        while let Some((_, &gate)) = self.due.first_key_value().filter(|&(&id, _)| id < read) {
-            self.remove(gate);
-        }
     }
 
     /// An event that was refused before keeps its lane closed until its fate is known.
@@ -313,10 +333,23 @@ mod tests {
         let mut lanes = Lanes::new(10);
         lanes.block(A, 5, 100);
         lanes.block(None, 6, 100);
-        assert!(!lanes.admits(A, 7, None, 0));
         assert_eq!(lanes.due(100), Some(4));
-        assert!(lanes.admits(A, 7, None, 100), "5 was not read");
+        assert!(!lanes.admits(A, 7, None, 100));
+        assert_eq!(lanes.swept(Reached::Id(4)), None, "the pass was cut off before 5");
+        assert!(!lanes.admits(A, 7, None, 100));
+        assert_eq!(lanes.swept(Reached::End), Some(6), "5 was not read");
         assert!(lanes.is_empty());
+        assert!(lanes.admits(A, 7, None, 100));
+    }
+
+    #[test]
+    fn an_event_that_was_read_has_not_vanished() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(A, 5, 100);
+        lanes.due(100);
+        assert!(lanes.admits(A, 5, Some(100), 100));
+        assert_eq!(lanes.swept(Reached::End), None);
+        assert!(!lanes.admits(A, 6, None, 100));
     }
 
     #[test]
@@ -341,7 +374,7 @@ mod tests {
         assert!(lanes.admits(A, 5, Some(100), 100));
         assert!(!lanes.admits(A, 6, None, 100));
         lanes.resend();
-        assert!(lanes.admits(A, 6, None, 100), "5 vanished");
+        assert_eq!(lanes.swept(Reached::End), Some(5), "5 vanished");
     }
 
     #[test]
