@@ -82,6 +82,12 @@ impl Publisher {
         !self.batches.is_full()
     }
 
+    /// Whether the thread has ended, though it was not told to.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+
     /// The news that have arrived.
     pub fn news(&self) -> impl Iterator<Item = News> + '_ {
         self.news.try_iter()

@@ -59,6 +59,7 @@ impl KafkaThread {
 
     /// Makes the producer and works until the main thread lets go of its channels.
     pub fn run(self) {
+        let _ringing = RingAtEnd(self.bell.clone());
         match Session::open(&self) {
             Ok(mut session) => while session.turn().is_ok() {},
             Err(error) => {
@@ -67,6 +68,15 @@ impl KafkaThread {
                 self.bell.ring();
             }
         }
+    }
+}
+
+/// However the thread ends, the main thread is told to look.
+struct RingAtEnd(Arc<Doorbell>);
+
+impl Drop for RingAtEnd {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }
 

@@ -4,8 +4,7 @@ use pgrx::prelude::*;
 
 use super::compat::guarded;
 
-/// All databases that a relay could connect to. For a process without a database of its own; in a
-/// transaction.
+/// All databases that may have a relay. For a process without a database of its own; in a transaction.
 #[must_use]
 pub fn connectable() -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();
@@ -20,7 +19,7 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
                 break;
             }
             let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            if row.datallowconn && !row.datistemplate {
+            if may_have_relay(row) {
                 found.push(row.oid);
             }
         }
@@ -32,20 +31,26 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
     found
 }
 
-/// Whether a database exists. In a transaction.
+/// Whether a relay may run in a database: it exists, takes connections and is no template. A template is
+/// to be copied, not to be worked in, and a session in it would be in the way. In a transaction.
 #[must_use]
-pub fn exists(database: pg_sys::Oid) -> bool {
-    owner(database).is_some()
+pub fn is_relayable(database: pg_sys::Oid) -> bool {
+    look_up(database, may_have_relay).unwrap_or(false)
+}
+
+fn may_have_relay(row: &pg_sys::FormData_pg_database) -> bool {
+    row.datallowconn && !row.datistemplate
 }
 
 /// Whether the current user may act as the owner of a database. In a transaction.
 #[must_use]
 pub fn is_mine(database: pg_sys::Oid) -> bool {
     // SAFETY: look-ups in catalogs.
-    owner(database).is_some_and(|owner| unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), owner) })
+    look_up(database, |row| unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), row.datdba) })
+        .unwrap_or(false)
 }
 
-fn owner(database: pg_sys::Oid) -> Option<pg_sys::Oid> {
+fn look_up<R>(database: pg_sys::Oid, read: impl FnOnce(&pg_sys::FormData_pg_database) -> R) -> Option<R> {
     // SAFETY: a look-up whose tuple is a row of pg_database, read before it is released.
     unsafe {
         let tuple = pg_sys::SearchSysCache1(
@@ -55,8 +60,8 @@ fn owner(database: pg_sys::Oid) -> Option<pg_sys::Oid> {
         if tuple.is_null() {
             return None;
         }
-        let owner = (*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>()).datdba;
+        let result = read(&*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>());
         pg_sys::ReleaseSysCache(tuple);
-        Some(owner)
+        Some(result)
     }
 }

@@ -112,7 +112,13 @@ impl Concern {
                     let name = (*node.cast::<pg_sys::CreateExtensionStmt>()).extname;
                     if CStr::from_ptr(name) == c"event_outbox" { Self::Start } else { Self::None }
                 }
-                pg_sys::NodeTag::T_DropStmt | pg_sys::NodeTag::T_DropOwnedStmt => Self::Look,
+                pg_sys::NodeTag::T_DropStmt => {
+                    let kind = (*node.cast::<pg_sys::DropStmt>()).removeType;
+                    let may_end_it =
+                        [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
+                    if may_end_it.contains(&kind) { Self::Look } else { Self::None }
+                }
+                pg_sys::NodeTag::T_DropOwnedStmt => Self::Look,
                 pg_sys::NodeTag::T_AlterDatabaseSetStmt => {
                     Self::reconfigure((*node.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname)
                 }
@@ -199,16 +205,13 @@ impl Vacated {
         slot.ask(Request::Leave);
         let vacated = Self(slot);
         let deadline = Instant::now() + LEAVE_TIMEOUT;
-        while slot.phase() != Phase::Away && Instant::now() < deadline {
-            // A relay that does not run yet leaves as soon as it does.
-            if slot.phase() == Phase::Wanted || slot.phase() == Phase::Ended {
-                slot.enter(Phase::Away);
-                break;
-            }
+        while matches!(slot.phase(), Phase::Starting | Phase::Running) && Instant::now() < deadline {
             // SAFETY: sleeps a moment, and answers interrupts, as Postgres does where it waits for others to leave.
             unsafe { pg_sys::pg_usleep(10_000) };
             check_for_interrupts!();
         }
+        // One that is not running is not to be started now.
+        let _ = slot.advance(Phase::Wanted, Phase::Away) || slot.advance(Phase::Ended, Phase::Away);
         Some(vacated)
     }
 }

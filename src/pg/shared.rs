@@ -23,10 +23,13 @@ static ERRORS: PgLwLock<AssertPGRXSharedMemory<Errors>> = unsafe { PgLwLock::new
 
 /// Requests the shared memory.
 pub fn init() {
+    pg_shmem_init!(ROSTER = shareable(Roster::default()));
+    pg_shmem_init!(ERRORS = shareable(Errors::default()));
+}
+
+fn shareable<T>(value: T) -> AssertPGRXSharedMemory<T> {
     // SAFETY: a roster and a table of texts hold nothing that belongs to one process.
-    pg_shmem_init!(ROSTER = unsafe { AssertPGRXSharedMemory::new(Roster::default()) });
-    // SAFETY: as above.
-    pg_shmem_init!(ERRORS = unsafe { AssertPGRXSharedMemory::new(Errors::default()) });
+    unsafe { AssertPGRXSharedMemory::new(value) }
 }
 
 /// The roster of relays.

@@ -184,7 +184,7 @@ impl Launcher {
 
     fn start(&mut self, slot: &Slot) {
         let database = slot.database();
-        match transaction::run(c"event_outbox: starting a relay", || databases::exists(database)) {
+        match transaction::run(c"event_outbox: starting a relay", || databases::is_relayable(database)) {
             Ok(true) => {}
             Ok(false) => {
                 self.relays.remove(&database);

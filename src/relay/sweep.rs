@@ -39,6 +39,9 @@ impl Relay {
             self.floor.rewind(0);
             self.look = true;
         }
+        if self.lanes.full() {
+            return;
+        }
         // Answered before the look, so that a commit after it rings anew.
         if !(self.slot.bell.answer() | self.look | self.floor.unfinished()) {
             return;
@@ -50,7 +53,13 @@ impl Relay {
             self.look = true;
         }
         match self.note(read) {
-            Some(Some(catch)) => self.hand_over(catch),
+            Some(Some((catch, reached))) => {
+                self.floor.end(reached);
+                if let Some(behind) = self.lanes.swept(reached) {
+                    self.floor.rewind(behind);
+                }
+                self.hand_over(catch);
+            }
             Some(None) => self.gone = true,
             None => {}
         }
@@ -58,7 +67,7 @@ impl Relay {
 
     /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
     /// extension is gone.
-    fn read(&mut self, now: i64) -> Option<Catch> {
+    fn read(&mut self, now: i64) -> Option<(Catch, Reached)> {
         let (horizon, snapshot) = Outbox::locate()?.look();
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
@@ -74,9 +83,8 @@ impl Relay {
             !cut_off
         });
         drop(snapshot);
-        self.floor.end(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End });
         self.slot.sweeps.fetch_add(1, Ordering::Relaxed);
-        Some(catch)
+        Some((catch, if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End }))
     }
 
     /// Takes a row if it is to be published now. `false` if there is no room for it.

@@ -185,6 +185,9 @@ impl Relay {
                 News::Broken(error) => broken = Some(error),
             }
         }
+        if publisher.has_ended() && broken.is_none() {
+            broken = Some("the Kafka thread ended unexpectedly".into());
+        }
         if let Some(error) = broken {
             // What it acknowledged before stays acknowledged.
             self.settle();
@@ -244,7 +247,6 @@ impl Relay {
             && self.settings.enabled
             && self.renewal.is_none()
             && self.database.is_over()
-            && !self.lanes.full()
             && self.window.is_worth_filling(self.settings.max_in_flight)
     }
 
@@ -256,8 +258,8 @@ impl Relay {
             self.look |= self.note(answered).unwrap_or(false);
         }
         let settle_now = !self.reports.is_empty() && self.database.is_over();
-        let sweep_now =
-            self.can_sweep() && (self.look || self.floor.unfinished() || self.slot.bell.is_rung());
+        let reason = self.look || self.floor.unfinished() || self.slot.bell.is_rung();
+        let sweep_now = reason && self.can_sweep() && !self.lanes.full();
         if settle_now || sweep_now || self.must_end() || process::has_orders() {
             return;
         }

@@ -52,6 +52,10 @@ fn take_slot(slot: &'static Slot) {
     process::at_exit(leave_slot);
     // SAFETY: a plain global of this process.
     slot.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
+    if slot.request() == Request::Restart {
+        // The settings are about to be read.
+        slot.forget_request();
+    }
     slot.show(State::Starting);
     slot.bell.hang();
     slot.advance(Phase::Starting, Phase::Running);
