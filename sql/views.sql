@@ -17,6 +17,20 @@ CREATE VIEW outbox.pending AS
            e.last_error
       FROM outbox.events AS e;
 COMMENT ON VIEW outbox.pending IS 'Events that wait to be published, readable, with their age.';
+COMMENT ON COLUMN outbox.pending.id IS 'Position in the outbox.';
+COMMENT ON COLUMN outbox.pending.event_id IS 'Identity of the event.';
+COMMENT ON COLUMN outbox.pending.topic IS 'Kafka topic.';
+COMMENT ON COLUMN outbox.pending.partition IS 'Kafka partition, where the author chose one.';
+COMMENT ON COLUMN outbox.pending.key IS 'Record key: as text where it is text, else in hexadecimal.';
+COMMENT ON COLUMN outbox.pending.payload IS 'Record value: as text where it is text, else in hexadecimal.';
+COMMENT ON COLUMN outbox.pending.headers IS 'The author''s headers.';
+COMMENT ON COLUMN outbox.pending.event_type IS 'CloudEvents type, where the author gave one.';
+COMMENT ON COLUMN outbox.pending.content_type IS 'Media type of the payload.';
+COMMENT ON COLUMN outbox.pending.emitted_at IS 'When the event was emitted.';
+COMMENT ON COLUMN outbox.pending.age IS 'How long ago that was.';
+COMMENT ON COLUMN outbox.pending.attempts IS 'How often Kafka has refused it.';
+COMMENT ON COLUMN outbox.pending.next_attempt_at IS 'Not tried again before this time.';
+COMMENT ON COLUMN outbox.pending.last_error IS 'Why Kafka refused it last.';
 
 CREATE FUNCTION outbox.relay_status(
     OUT pid              integer,

@@ -12,6 +12,12 @@ pub mod kafka;
 pub mod pg;
 pub mod relay;
 
+#[cfg(any(test, feature = "pg_test"))]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+mod pg_tests;
+#[cfg(test)]
+pub use pg_tests::pg_test;
+
 pgrx::pg_module_magic!();
 
 extension_sql_file!("../sql/schema.sql", name = "schema");

@@ -1,0 +1,245 @@
+//! Tests inside a transaction of a real server: each is rolled back at its end, so that no relay ever
+//! sees its events. What a relay does with committed ones is tested from outside, in `pgrx-tests/`.
+
+use pgrx::prelude::*;
+
+/// What `cargo pgrx test` needs to know of the server it starts.
+#[cfg(test)]
+pub mod pg_test {
+    /// Called before the server is started.
+    pub fn setup(_options: Vec<&str>) {}
+
+    /// Lines for `postgresql.conf`.
+    #[must_use]
+    pub fn postgresql_conf_options() -> Vec<&'static str> {
+        // The relay of the test database has nothing to publish, and needs no broker.
+        vec!["shared_preload_libraries = 'event_outbox'", "event_outbox.enabled = off"]
+    }
+}
+
+#[pg_schema]
+mod tests {
+    use super::*;
+
+    fn one<T: FromDatum + IntoDatum>(sql: &str) -> T {
+        Spi::get_one(sql).unwrap().unwrap()
+    }
+
+    /// SQLSTATE, message, detail and hint of the error that a statement raises.
+    fn complaint(sql: &str) -> (String, String, String, String) {
+        Spi::run(
+            "CREATE OR REPLACE FUNCTION pg_temp.complaint(command text) RETURNS text[] LANGUAGE plpgsql AS $$ \
+             DECLARE message text; detail text; hint text; \
+             BEGIN EXECUTE command; RETURN NULL; \
+             EXCEPTION WHEN OTHERS THEN \
+                 GET STACKED DIAGNOSTICS message = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT; \
+                 RETURN ARRAY[SQLSTATE, message, detail, hint]; \
+             END $$",
+        )
+        .unwrap();
+        let parts: Vec<String> =
+            Spi::get_one_with_args("SELECT pg_temp.complaint($1)", &[sql.into()]).unwrap().unwrap();
+        let [code, message, detail, hint] = parts.try_into().unwrap();
+        (code, message, detail, hint)
+    }
+
+    fn is_refused(sql: &str, code: &str, message: &str) {
+        let found = complaint(sql);
+        assert_eq!((found.0.as_str(), found.1.as_str()), (code, message), "{sql}");
+        assert!(!found.2.is_empty() && !found.3.is_empty(), "{sql}: detail and hint");
+        assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 0, "{sql}");
+    }
+
+    #[pg_test]
+    fn emit_stores_what_it_returns() {
+        let id: pgrx::Uuid = one(
+            "SELECT outbox.emit('orders', '{\"b\": 1.10, \"a\": [1, \"x y\"]}', key => 'k', event_type => 't', \
+             headers => '{\"h\": null}', partition => 3)",
+        );
+        let stored: String = Spi::get_one_with_args(
+            "SELECT concat_ws('|', topic, partition, convert_from(key, 'UTF8'), convert_from(payload, 'UTF8'), headers, \
+             event_type, content_type, attempts) FROM outbox.events WHERE event_id = $1",
+            &[id.into()],
+        )
+        .unwrap()
+        .unwrap();
+        assert_eq!(stored, "orders|3|k|{\"a\":[1,\"x y\"],\"b\":1.10}|{\"h\":null}|t|application/json|0");
+    }
+
+    #[pg_test]
+    fn a_given_event_id_is_kept() {
+        let id: String =
+            one("SELECT outbox.emit('t', '1', event_id => '00000000-0000-0000-0000-000000000007')::text");
+        assert_eq!(id, "00000000-0000-0000-0000-000000000007");
+    }
+
+    #[pg_test]
+    fn emit_bytes_stores_bytes() {
+        Spi::run("SELECT outbox.emit_bytes('t', '\\x00ff', key => '\\x0001', content_type => 'application/protobuf')").unwrap();
+        assert!(one::<bool>(
+            "SELECT payload = '\\x00ff' AND key = '\\x0001' AND content_type = 'application/protobuf' FROM outbox.events"
+        ));
+    }
+
+    #[pg_test]
+    fn a_tombstone_has_neither_payload_nor_content_type() {
+        Spi::run("SELECT outbox.emit('t', NULL, key => 'k')").unwrap();
+        assert!(one::<bool>("SELECT payload IS NULL AND content_type IS NULL FROM outbox.events"));
+    }
+
+    #[pg_test]
+    fn an_exception_block_takes_its_events_back() {
+        Spi::run(
+            "DO $$ BEGIN \
+                 PERFORM outbox.emit('t', '1'); \
+                 BEGIN PERFORM outbox.emit('t', '2'); RAISE 'no'; EXCEPTION WHEN OTHERS THEN NULL; END; \
+                 PERFORM outbox.emit('t', '3'); \
+             END $$",
+        )
+        .unwrap();
+        assert_eq!(
+            one::<String>("SELECT string_agg(outbox.readable(payload), ',' ORDER BY id) FROM outbox.events"),
+            "1,3"
+        );
+    }
+
+    #[pg_test]
+    fn what_kafka_would_refuse_is_refused_at_emit() {
+        is_refused("SELECT outbox.emit(NULL, '1')", "22004", "event topic must not be null");
+        is_refused("SELECT outbox.emit('a b', '1')", "42602", "invalid event topic");
+        is_refused("SELECT outbox.emit('..', '1')", "42602", "invalid event topic");
+        is_refused("SELECT outbox.emit(repeat('x', 250), '1')", "42602", "invalid event topic");
+        is_refused(
+            "SELECT outbox.emit('t', '1', partition => -1)",
+            "22023",
+            "event partition must not be negative",
+        );
+        is_refused("SELECT outbox.emit('t', NULL)", "22004", "an event without payload needs a key");
+        is_refused("SELECT outbox.emit('t', '1', event_type => '')", "22023", "event type must not be empty");
+        is_refused(
+            "SELECT outbox.emit('t', '1', headers => '[1]')",
+            "22023",
+            "event headers must be a JSON object",
+        );
+        is_refused(
+            "SELECT outbox.emit('t', '1', headers => '{\"\": 1}')",
+            "22023",
+            "event header names must not be empty",
+        );
+        is_refused(
+            "SELECT outbox.emit('t', '1', headers => '{\"ce_id\": 1}')",
+            "42939",
+            "event header \"ce_id\" is reserved",
+        );
+        is_refused(
+            "SELECT outbox.emit_bytes('t', repeat('x', 1000001)::bytea)",
+            "54000",
+            "event is too large",
+        );
+    }
+
+    #[pg_test]
+    fn plain_inserts_are_checked_alike() {
+        is_refused(
+            "INSERT INTO outbox.events (topic, payload) VALUES ('a b', '1')",
+            "42602",
+            "invalid event topic",
+        );
+        is_refused(
+            "INSERT INTO outbox.events (topic) VALUES ('t')",
+            "22004",
+            "an event without payload needs a key",
+        );
+        is_refused(
+            "INSERT INTO outbox.events (topic, payload, headers) VALUES ('t', '1', '{\"CE_x\": 1}')",
+            "42939",
+            "event header \"CE_x\" is reserved",
+        );
+        Spi::run("INSERT INTO outbox.events (topic, payload) VALUES ('t', '1')").unwrap();
+        assert!(one::<bool>(
+            "SELECT event_id IS NOT NULL AND emitted_at IS NOT NULL AND content_type IS NULL FROM outbox.events"
+        ));
+    }
+
+    #[pg_test]
+    fn the_limit_of_bytes_is_a_setting() {
+        Spi::run("SET event_outbox.max_event_bytes = 10").unwrap();
+        is_refused("SELECT outbox.emit('t', '\"123456789\"')", "54000", "event is too large");
+        Spi::run("SELECT outbox.emit('t', '\"12345678\"')").unwrap();
+    }
+
+    #[pg_test]
+    fn a_report_of_a_refusal_counts_the_attempt() {
+        Spi::run("SELECT outbox.emit('t', '1')").unwrap();
+        for attempt in 1..=3 {
+            Spi::run("UPDATE outbox.events SET last_error = 'no such topic'").unwrap();
+            assert_eq!(one::<i32>("SELECT attempts FROM outbox.events"), attempt);
+            // The first second is doubled at each attempt; half of it is left to chance.
+            assert!(one::<bool>(
+                "SELECT next_attempt_at - clock_timestamp() BETWEEN interval '0.4 s' * 2 ^ (attempts - 1) \
+                 AND interval '1 s' * 2 ^ (attempts - 1) FROM outbox.events"
+            ));
+        }
+        Spi::run("UPDATE outbox.events SET last_error = NULL").unwrap();
+        assert_eq!(one::<i32>("SELECT attempts FROM outbox.events"), 3, "to forget an error is no refusal");
+    }
+
+    #[pg_test]
+    fn channels_and_readable_bytes() {
+        assert_eq!(one::<String>("SELECT outbox.channel('orders')"), "outbox:orders");
+        assert_eq!(one::<i32>("SELECT octet_length(outbox.channel(repeat('x', 249)))"), 63);
+        assert_eq!(one::<String>("SELECT outbox.readable('Größe'::text::bytea)"), "Größe");
+        assert_eq!(one::<String>("SELECT outbox.readable('\\x00ff')"), "\\x00ff");
+    }
+
+    #[pg_test]
+    fn uuids_are_of_version_7_and_now() {
+        let text: String = one("SELECT outbox.uuid_v7()::text");
+        assert_eq!((&text[14..15], "89ab".contains(&text[19..20])), ("7", true), "{text}");
+        let millis = i64::from_str_radix(&text[..13].replace('-', ""), 16).unwrap();
+        let now: i64 = one("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint");
+        assert!((now - millis).abs() < 60_000, "{text}");
+    }
+
+    #[pg_test]
+    fn pending_is_readable() {
+        Spi::run("SELECT outbox.emit('t', '{\"a\": 1}', key => 'k'), outbox.emit_bytes('t', '\\xff', key => '\\xfe')").unwrap();
+        assert_eq!(
+            one::<String>("SELECT string_agg(key || ' ' || payload, ', ' ORDER BY id) FROM outbox.pending"),
+            "k {\"a\":1}, \\xfe \\xff"
+        );
+        assert!(one::<bool>("SELECT bool_and(age >= interval '0') FROM outbox.pending"));
+    }
+
+    #[pg_test]
+    fn nobody_waits_for_the_events_of_his_own_transaction() {
+        assert!(one::<bool>("SELECT outbox.wait_published('0')"));
+        Spi::run("SELECT outbox.emit('t', '1')").unwrap();
+        assert!(one::<bool>("SELECT outbox.wait_published('10 s')"));
+    }
+
+    #[pg_test]
+    fn secrets_are_not_shown() {
+        Spi::run("SET event_outbox.kafka_properties = 'sasl.password=secret'").unwrap();
+        assert_eq!(one::<String>("SELECT current_setting('event_outbox.kafka_properties')"), "********");
+        assert_eq!(
+            one::<i64>("SELECT count(*) FROM pg_settings WHERE name = 'event_outbox.kafka_properties'"),
+            0
+        );
+    }
+
+    #[pg_test]
+    fn every_object_has_a_comment() {
+        let without: Vec<String> = one("SELECT coalesce(array_agg(name), '{}') FROM ( \
+                 SELECT p.oid::regprocedure::text AS name FROM pg_proc p \
+                  WHERE pronamespace = 'outbox'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL \
+                 UNION ALL \
+                 SELECT c.oid::regclass::text FROM pg_class c \
+                  WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v') AND obj_description(c.oid, 'pg_class') IS NULL \
+                 UNION ALL \
+                 SELECT a.attrelid::regclass || '.' || a.attname FROM pg_attribute a \
+                  WHERE attrelid IN ('outbox.events'::regclass, 'outbox.pending'::regclass, 'outbox.status'::regclass) \
+                    AND attnum > 0 AND col_description(a.attrelid, a.attnum) IS NULL) AS objects");
+        assert_eq!(without, Vec::<String>::new());
+    }
+}
