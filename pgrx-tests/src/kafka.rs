@@ -122,7 +122,8 @@ impl Broker {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the broker is already running");
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        let mut command = java(&["-Xms256m", "-Xmx512m"])?;
+        // Without the optimising compiler: on a small machine it would take a core from the test for a minute.
+        let mut command = java(&["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"])?;
         command.arg("kafka.Kafka").arg(self.scratch.path().join("server.properties"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = Process::spawn(command, libc::SIGKILL, self.fate)?;

@@ -18,6 +18,7 @@ use crate::workload::Workload;
 const TOPIC: &str = "pgbench_history";
 const PARTITIONS: i32 = 6;
 const DATABASE: &str = "demo";
+const DRAINING: &str = "waiting for the relay to empty outbox.events";
 const DRAIN_DEADLINE: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
@@ -53,14 +54,18 @@ fn demo() -> Result<Report> {
         client.batch_execute(include_str!("../../../demo/setup.sql")).context("setup.sql")?;
         Ok(client)
     })?;
-    let ran = step(&workload.to_string(), || workload.run(&cluster, DATABASE))
-        .with_context(|| format!("the end of the server's log:\n{}", tail(&cluster.log())))?;
-    let drained = step("waiting for the relay to empty outbox.events", || drain(&mut client))
-        .with_context(|| format!("the end of the server's log:\n{}", tail(&cluster.log())));
-    let left = if drained.is_ok() { 0 } else { pending(&mut client)? };
-    if let Err(error) = drained {
-        eprintln!("\n{error:#}");
+    let fast = step(&workload.to_string(), || workload.run(&cluster, DATABASE))?;
+    let mut drained = step(DRAINING, || drain(&mut client));
+    let last_fast: i64 = client.query_one("SELECT coalesce(max(seq), 0) FROM journal", &[])?.get(0);
+    let mut rolled_back = fast.rolled_back;
+    if drained.is_ok() {
+        rolled_back += step(&workload::steady(), || workload.run_steadily(&cluster, DATABASE))?.rolled_back;
+        drained = step(DRAINING, || drain(&mut client));
     }
+    if let Err(error) = drained {
+        eprintln!("\n{error:#}; the server's log ends with\n{}", tail(&cluster.log()));
+    }
+    let left = pending(&mut client)?;
 
     let promises = promises(&mut client)?;
     let records = step("reading Kafka back", || Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC]))?;
@@ -70,11 +75,13 @@ fn demo() -> Result<Report> {
         bail!("{committed} rows in pgbench_history, {} in the journal", promises.len());
     }
     let verdict = Verdict::of(&promises, &records);
+    let (fast, steady): (Vec<_>, Vec<_>) = promises.into_iter().partition(|promise| promise.seq <= last_fast);
+    let (fast, steady) = (Verdict::of(&fast, &records), Verdict::of(&steady, &records));
     step("stopping PostgreSQL and Kafka", || {
         drop((client, cluster, broker));
         Ok(())
     })?;
-    Ok(Report { committed, rolled_back: ran.rolled_back, seconds: workload.seconds, left, verdict })
+    Ok(Report { committed, rolled_back, left, verdict, fast: fast.into(), steady: steady.into() })
 }
 
 fn pending(client: &mut Client) -> Result<usize> {

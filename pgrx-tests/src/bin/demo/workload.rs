@@ -10,7 +10,10 @@ use event_outbox_tests::progress::{grouped, passed, passing};
 use event_outbox_tests::{Cluster, Result, layout};
 
 /// pgbench's scale: 100,000 accounts each.
-const SCALE: usize = 4;
+const SCALE: usize = 10;
+/// After the run at full speed one at this rate, for the latency without a queue.
+const STEADY_RATE: u32 = 100;
+const STEADY_SECONDS: u32 = 5;
 /// Weights of the three scripts.
 const TPCB: u32 = 6;
 const HOT_ACCOUNTS: u32 = 2;
@@ -33,7 +36,7 @@ impl Workload {
             Some(text) => text.parse::<u32>().with_context(|| format!("{name}: {text}")),
             None => Ok(default),
         };
-        let workload = Self { seconds: number("SECONDS", 15)?, clients: number("CLIENTS", 8)? };
+        let workload = Self { seconds: number("SECONDS", 12)?, clients: number("CLIENTS", 8)? };
         ensure!(workload.seconds > 0 && workload.clients > 0, "SECONDS and CLIENTS must be positive");
         Ok(workload)
     }
@@ -49,18 +52,21 @@ impl Workload {
         Ok(())
     }
 
+    /// As fast as it goes.
     pub fn run(&self, cluster: &Cluster, database: &str) -> Result<Ran> {
+        self.pgbench(cluster, database, &["-T", &self.seconds.to_string()])
+    }
+
+    /// A few seconds at a rate that keeps nobody busy.
+    pub fn run_steadily(&self, cluster: &Cluster, database: &str) -> Result<Ran> {
+        let options = ["-T", &STEADY_SECONDS.to_string(), "-R", &STEADY_RATE.to_string()];
+        self.pgbench(cluster, database, &options)
+    }
+
+    fn pgbench(&self, cluster: &Cluster, database: &str, options: &[&str]) -> Result<Ran> {
         let mut pgbench = cluster.client_program("pgbench", database);
-        pgbench.args([
-            "-P",
-            "1",
-            "-j",
-            "2",
-            "-T",
-            &self.seconds.to_string(),
-            "-c",
-            &self.clients.to_string(),
-        ]);
+        // -n: otherwise every run begins by emptying pgbench_history.
+        pgbench.args(["-n", "-P", "1", "-j", "2", "-c", &self.clients.to_string()]).args(options);
         pgbench.args(["-b", &format!("tpcb-like@{TPCB}")]);
         pgbench.args(["-f", &script("hot-accounts.sql", HOT_ACCOUNTS)]);
         pgbench.args(["-f", &script("rolled-back.sql", ROLLED_BACK)]);
@@ -82,6 +88,11 @@ impl Workload {
         let rolled_back = transactions_of(&summary, "rolled-back.sql");
         Ok(Ran { rolled_back: rolled_back.with_context(|| format!("no count of rollbacks in:\n{summary}"))? })
     }
+}
+
+/// What [`Workload::run_steadily`] does.
+pub fn steady() -> String {
+    format!("pgbench, the same at {STEADY_RATE} transactions a second")
 }
 
 impl fmt::Display for Workload {
