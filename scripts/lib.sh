@@ -14,8 +14,9 @@ export PGRX_HOME=$target/pgrx
 # build.rs passes the link flag; with cargo-pgrx passing it too, every crate would be compiled twice.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 
-# PG_CONFIG names a PostgreSQL; without it, PG_MAJOR names one of Debian's. The lab crate reads PG_MAJOR.
+# PG_CONFIG names a PostgreSQL; without it, PG_MAJOR names one of Debian's.
 if [[ -n ${PG_CONFIG:-} ]]; then
+    PG_CONFIG=$(command -v "$PG_CONFIG") || { printf 'error: PG_CONFIG is no program\n' >&2 && exit 1; }
     PG_MAJOR=$("$PG_CONFIG" --version | grep -oE '[0-9]+' | head -n 1)
 else
     PG_MAJOR=${PG_MAJOR:-15}
@@ -28,6 +29,13 @@ export PG_CONFIG PG_MAJOR
 lab=$(readlink -m "$target/lab")
 export EVENT_OUTBOX_LAB=$lab
 export EVENT_OUTBOX_KAFKA_LIBS=$target/kafka/libs
+
+# The private trees of this PostgreSQL; another installation of the same major version has its own.
+pg_home=$lab/pg$PG_MAJOR
+if [[ -x $PG_CONFIG && $("$PG_CONFIG" --bindir) != "/usr/lib/postgresql/$PG_MAJOR/bin" ]]; then
+    pg_home+=-$("$PG_CONFIG" --bindir | sha256sum | cut -c 1-8)
+fi
+export EVENT_OUTBOX_PG_HOME=$pg_home
 
 step() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() {
@@ -53,6 +61,7 @@ make_lab() {
     if ! as_server_user test -x "$link/."; then
         rmdir "$link"
         ln -s "$(mktemp -d /var/tmp/event_outbox.XXXXXX)" "$link"
+        pg_home=$(readlink -m "$link")/${pg_home##*/}
         lab=$(readlink -m "$link")
         step "servers live in $lab: user postgres cannot reach $target"
     fi
@@ -62,4 +71,4 @@ make_lab() {
 # The features the extension is compiled with for this PostgreSQL.
 features() { printf -- '--no-default-features --features pg%s%s' "$PG_MAJOR" "${1:+,$1}"; }
 
-tree_pg_config() { printf '%s/pg%s/%s/bin/pg_config' "$lab" "$PG_MAJOR" "$1"; }
+tree_pg_config() { printf '%s/%s/bin/pg_config' "$pg_home" "$1"; }

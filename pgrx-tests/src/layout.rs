@@ -18,10 +18,10 @@ pub fn lab() -> Result<PathBuf> {
     from_env("EVENT_OUTBOX_LAB", "target/lab").canonicalize().context("no lab yet: run scripts/bootstrap")
 }
 
-/// The directory of one PostgreSQL major version in the lab.
+/// The directory of one PostgreSQL installation's private trees.
 pub fn postgres_home() -> Result<PathBuf> {
-    let major = std::env::var("PG_MAJOR").unwrap_or_else(|_| "15".into());
-    Ok(lab()?.join(format!("pg{major}")))
+    let home = from_env("EVENT_OUTBOX_PG_HOME", "target/lab/pg15");
+    home.canonicalize().context("no private PostgreSQL yet: run scripts/bootstrap")
 }
 
 /// The programs of the private PostgreSQL tree that holds the release build of the extension.
