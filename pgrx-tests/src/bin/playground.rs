@@ -157,7 +157,7 @@ emit:         SELECT outbox.emit('orders', '{{\"id\": 7}}', key => '7');
 consume:      java -cp '{class_path}' org.apache.kafka.tools.consumer.ConsoleConsumer \\
                 --bootstrap-server {bootstrap} --topic orders --from-beginning \\
                 --formatter-property print.key=true --formatter-property print.headers=true
-or, with kcat: kcat -b {bootstrap} -t orders -f '%k %s\\n%h\\n'
+or, with kcat: kcat -C -b {bootstrap} -t orders -f '%k %s\\n%h\\n'
 logs:         {log0}
               {log1}
 stop:         make down",
