@@ -48,9 +48,13 @@ impl Bell {
     /// Wakes the sleeper, unless it has been told already and has not looked yet. Safe at commit: an
     /// atomic and a latch, nothing that can fail.
     pub fn ring(&self) {
-        if self.rung.load(Ordering::Relaxed) || self.rung.swap(true, Ordering::AcqRel) {
-            return;
+        if !self.rung.load(Ordering::Relaxed) && !self.rung.swap(true, Ordering::AcqRel) {
+            self.rouse();
         }
+    }
+
+    /// Wakes the sleeper, whatever it has been told: for orders that it looks at each time it wakes.
+    fn rouse(&self) {
         let latch = self.latch.load(Ordering::Acquire);
         if !latch.is_null() {
             // SAFETY: a process latch lies in shared memory as long as the server runs. Should its
@@ -278,10 +282,10 @@ impl Slot {
         self.phase.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    /// Asks something of the relay, and wakes it.
+    /// Asks something of the relay, and wakes it, also where it has no use for its bell at present.
     pub fn ask(&self, request: Request) {
         self.request.store(request as u32, Ordering::Release);
-        self.bell.ring();
+        self.bell.rouse();
     }
 
     /// What was asked last.
