@@ -4,8 +4,11 @@
 //! starts its own. Needs the release build in the private tree: `make test` puts it there.
 
 mod concurrency;
+mod envelope;
 mod lab;
+mod partitions;
 mod readme;
+mod record;
 mod smoke;
 mod stage;
 mod transactions;

@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, wait};
-use postgres::Client;
+use postgres::{Client, GenericClient};
+use uuid::Uuid;
 
 /// Ample for anything that should take milliseconds, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a wake-up at commit achieves in milliseconds; the periodic sweep comes long after it.
+pub const PROMPTLY: Duration = Duration::from_secs(15);
 
 /// A database of its own on the shared server; dropped with the test.
 pub struct Stage {
@@ -32,6 +36,44 @@ impl Stage {
         format!("{}.{name}", self.database)
     }
 
+    /// Another connection to the database.
+    pub fn connect(&self) -> Result<Client> {
+        self.server.connect(&self.database)
+    }
+
+    /// Another connection, as `user`.
+    pub fn connect_as(&self, user: &str) -> Result<Client> {
+        self.server.connect_as(&self.database, user)
+    }
+
+    /// Changes a setting for this database; waits until the relay goes by it.
+    pub fn configure(&mut self, setting: &str, value: &str) -> Result<()> {
+        let before = self.relay()?;
+        self.client.batch_execute(&format!("ALTER DATABASE {} SET {setting} = '{value}'", self.database))?;
+        wait::until_ok("the relay to read its settings", DEADLINE, || {
+            Ok((self.relay()? != before).then_some(()))
+        })
+    }
+
+    /// The process of the relay, once it is at work.
+    pub fn relay(&mut self) -> Result<i32> {
+        wait::until_ok("a relay", DEADLINE, || {
+            let sql = "SELECT pid FROM outbox.status WHERE state NOT IN ('absent', 'starting', 'stopping')";
+            Ok(self.client.query_opt(sql, &[])?.map(|row| row.get(0)))
+        })
+    }
+
+    /// Waits until `count` records of the topic have arrived; long before the periodic sweep.
+    pub fn promptly(&self, topic: &str, count: usize) -> Result<Vec<Record>> {
+        let mut consumer = Consumer::new(&self.broker.bootstrap_servers(), &[topic])?;
+        Ok(consumer.read_until(count, PROMPTLY)?.to_vec())
+    }
+
+    /// Waits until nothing is left to publish; gives the values that the topic then holds, as text.
+    pub fn drained_values(&mut self, topic: &str) -> Result<Vec<String>> {
+        Ok(values(&self.drained(topic)?))
+    }
+
     /// Waits until nothing is left to publish; gives all that the topic then holds.
     pub fn drained(&mut self, topic: &str) -> Result<Vec<Record>> {
         wait::until_ok("outbox.events to be empty", DEADLINE, || {
@@ -40,6 +82,16 @@ impl Stage {
         })?;
         Consumer::read_all(&self.broker.bootstrap_servers(), &[topic])
     }
+}
+
+/// The values of records, as text.
+pub fn values(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| record.value_text().unwrap_or("(no text)").to_string()).collect()
+}
+
+/// Emits a number, without a key.
+pub fn emit(client: &mut impl GenericClient, topic: &str, number: i32) -> Result<Uuid> {
+    Ok(client.query_one("SELECT outbox.emit($1, to_jsonb($2::int))", &[&topic, &number])?.get(0))
 }
 
 impl Drop for Stage {
