@@ -9,6 +9,7 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Mutex, MutexGuard, Once, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -141,11 +142,19 @@ pub fn exit_in_order_on_signals() {
         let mut signal = 0;
         // SAFETY: both pointers are to live variables of this thread.
         if unsafe { libc::sigwait(&signals, &mut signal) } == 0 {
+            INTERRUPTED.store(true, Ordering::Relaxed);
             eprintln!("\ninterrupted: stopping what was started");
             std::process::exit(128 + signal);
         }
     });
 }
+
+/// Whether a signal of [`exit_in_order_on_signals`] has come: the errors after it tell nothing.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 fn unblock_signals() -> io::Result<()> {
     // SAFETY: an all-zero sigset_t is valid storage for sigemptyset; the pointers live through the calls.

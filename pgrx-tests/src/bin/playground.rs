@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     match playground() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("\nerror: {error:#}");
+            if !process::interrupted() {
+                eprintln!("\nerror: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }

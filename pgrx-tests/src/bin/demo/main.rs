@@ -29,7 +29,9 @@ fn main() -> ExitCode {
             if report.is_right() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
         }
         Err(error) => {
-            eprintln!("\nerror: {error:#}");
+            if !process::interrupted() {
+                eprintln!("\nerror: {error:#}");
+            }
             ExitCode::FAILURE
         }
     }
