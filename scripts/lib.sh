@@ -71,4 +71,15 @@ make_lab() {
 # The features the extension is compiled with for this PostgreSQL.
 features() { printf -- '--no-default-features --features pg%s%s' "$PG_MAJOR" "${1:+,$1}"; }
 
+# cargo-pgrx overwrites the library in place, under the feet of servers that have it mapped: give them the old file.
+# detach_library PG_CONFIG [sudo]
+detach_library() {
+    local library
+    library=$("$1" --pkglibdir)/event_outbox.so
+    if [[ -f $library ]]; then
+        ${2:-} cp -p "$library" "$library.new"
+        ${2:-} mv "$library.new" "$library"
+    fi
+}
+
 tree_pg_config() { printf '%s/%s/bin/pg_config' "$pg_home" "$1"; }
