@@ -4,6 +4,7 @@
 //! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
 //! a full one.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -23,17 +24,19 @@ static READ_NEW: Statement = Statement::new(
     &[pg_sys::INT8OID, pg_sys::INT8OID],
 );
 
-/// By ctid, which needs no index; and by id, since a ctid can come to hold another row.
+/// By ctid, which needs no index; and by event_id, since a ctid can come to hold another row.
 static DELETE: Statement = Statement::new(
-    c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, id) \
-       WHERE e.ctid = published.ctid AND e.id = published.id",
-    &[pg_sys::TIDARRAYOID, pg_sys::INT8ARRAYOID],
+    c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, event_id) \
+       WHERE e.ctid = published.ctid AND e.event_id = published.event_id",
+    &[pg_sys::TIDARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
-/// For rows that have moved since they were read.
+/// For rows that have moved since they were read. The event_id is compared here too: a sequence that was
+/// set back gives ids again.
 static DELETE_BY_ID: Statement = Statement::new(
-    c"DELETE FROM outbox.events AS e USING unnest($1) AS published(id) WHERE e.id = published.id",
-    &[pg_sys::INT8ARRAYOID],
+    c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(id, event_id) \
+       WHERE e.id = published.id AND e.event_id = published.event_id",
+    &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
 static NOTIFY: Statement = Statement::new(
@@ -43,9 +46,9 @@ static NOTIFY: Statement = Statement::new(
 
 /// The trigger on the table keeps the books.
 static REPORT_REFUSED: Statement = Statement::new(
-    c"UPDATE outbox.events AS e SET last_error = refused.error FROM unnest($1, $2) AS refused(id, error) \
-       WHERE e.id = refused.id RETURNING e.id, e.next_attempt_at",
-    &[pg_sys::INT8ARRAYOID, pg_sys::TEXTARRAYOID],
+    c"UPDATE outbox.events AS e SET last_error = refused.error FROM unnest($1, $2, $3) AS refused(id, event_id, error) \
+       WHERE e.id = refused.id AND e.event_id = refused.event_id RETURNING e.id, e.next_attempt_at",
+    &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
 /// Sets what the statements above rest on, for this session.
@@ -160,6 +163,17 @@ fn widen(xid: pg_sys::TransactionId, next_xid: u64) -> u64 {
 #[derive(Clone, Copy)]
 pub struct Found(Row);
 
+/// Which row is meant, though others may have come to its ctid or even its id since it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowIdentity {
+    /// The event's position.
+    pub id: i64,
+    /// The event's own identity.
+    pub event_id: [u8; 16],
+    /// Where the row lay.
+    pub place: RowPlace,
+}
+
 /// Where a row lay when it was read: block number and offset, as one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowPlace(u64);
@@ -177,9 +191,19 @@ impl Found {
         self.0.datum(3).map(|datum| compat::unix_micros(datum.value() as i64))
     }
 
-    /// Where the row lies.
+    /// The event's own identity.
     #[must_use]
-    pub fn place(self) -> RowPlace {
+    pub fn event_id(self) -> [u8; 16] {
+        self.0.get::<pgrx::Uuid>(6).map(|uuid| *uuid.as_bytes()).unwrap_or_default()
+    }
+
+    /// Which row this is.
+    #[must_use]
+    pub fn identity(self) -> RowIdentity {
+        RowIdentity { id: self.id(), event_id: self.event_id(), place: self.place() }
+    }
+
+    fn place(self) -> RowPlace {
         let tid: Option<pg_sys::ItemPointerData> = self.0.get(1);
         let (block, offset) = tid.map_or((0, 0), pgrx::itemptr::item_pointer_get_both);
         RowPlace(u64::from(block) << 16 | u64::from(offset))
@@ -197,7 +221,7 @@ impl Found {
         let row = self.0;
         Event {
             id: self.id(),
-            event_id: row.get::<pgrx::Uuid>(6).map(|uuid| *uuid.as_bytes()).unwrap_or_default(),
+            event_id: self.event_id(),
             emitted_at: row.datum(7).map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
             topic,
             partition: row.get(8),
@@ -222,16 +246,17 @@ pub fn read_new(after: i64, limit: usize, mut visit: impl FnMut(Found) -> bool) 
 }
 
 /// Deletes published events.
-pub fn delete(published: &[(i64, RowPlace)]) {
+pub fn delete(published: &[RowIdentity]) {
     if published.is_empty() {
         return;
     }
     spi::connected(|| {
-        let ids: Vec<i64> = published.iter().map(|(id, _)| *id).collect();
-        let places = tid_array(published.iter().map(|(_, place)| *place));
-        let deleted = DELETE.execute(&[Some(places), ids.clone().into_datum()], Access::Write, 0).len();
+        let places = tid_array(published.iter().map(|row| row.place));
+        let event_ids = uuid_array(published.iter().map(|row| row.event_id));
+        let deleted = DELETE.execute(&[Some(places), event_ids], Access::Write, 0).len();
         if deleted < published.len() {
-            DELETE_BY_ID.execute(&[ids.into_datum()], Access::Write, 0);
+            let ids: Vec<i64> = published.iter().map(|row| row.id).collect();
+            DELETE_BY_ID.execute(&[ids.into_datum(), event_ids], Access::Write, 0);
         }
     });
 }
@@ -250,13 +275,16 @@ pub fn notify(notifications: Vec<Notification>) {
 
 /// Reports refusals. Gives the ids of those still there, each with the time of its next attempt in
 /// microseconds since 1970.
-pub fn report_refused(refused: Vec<(i64, String)>) -> Vec<(i64, i64)> {
+pub fn report_refused(refused: &[(RowIdentity, String)]) -> HashMap<i64, i64> {
     if refused.is_empty() {
-        return Vec::new();
+        return HashMap::new();
     }
     spi::connected(|| {
-        let (ids, errors): (Vec<_>, Vec<_>) = refused.into_iter().unzip();
-        let rows = REPORT_REFUSED.execute(&[ids.into_datum(), errors.into_datum()], Access::Write, 0);
+        let ids: Vec<i64> = refused.iter().map(|(row, _)| row.id).collect();
+        let event_ids = uuid_array(refused.iter().map(|(row, _)| row.event_id));
+        let errors: Vec<&str> = refused.iter().map(|(_, error)| error.as_str()).collect();
+        let rows =
+            REPORT_REFUSED.execute(&[ids.into_datum(), event_ids, errors.into_datum()], Access::Write, 0);
         rows.iter()
             .map(|row| {
                 let next = row.datum(2).map_or(0, |datum| compat::unix_micros(datum.value() as i64));
@@ -264,6 +292,11 @@ pub fn report_refused(refused: Vec<(i64, String)>) -> Vec<(i64, i64)> {
             })
             .collect()
     })
+}
+
+/// An array of type `uuid[]`, in the current memory context.
+fn uuid_array(event_ids: impl Iterator<Item = [u8; 16]>) -> Option<pg_sys::Datum> {
+    event_ids.map(pgrx::Uuid::from_bytes).collect::<Vec<_>>().into_datum()
 }
 
 /// An array of type `tid[]`, in the current memory context.

@@ -1,25 +1,25 @@
 //! Settling: one transaction deletes what Kafka has acknowledged, tells consumers, and reports what it
 //! has refused.
 
+use std::collections::HashMap;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 
 use super::turn::Relay;
-use crate::pg::statements::{self, RowPlace, Snapshot};
+use crate::pg::statements::{self, RowIdentity, Snapshot};
 use crate::pg::{shared, transaction};
 
-/// How long an event rests that came back for no fault of its own.
-const RETURN_REST: Duration = Duration::from_secs(1);
+/// How long an event rests that came back for no fault of its own, in microseconds.
+pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
 
 /// A batch of reports, sorted by what is to be done.
 #[derive(Default)]
 struct Sorted {
-    delivered: Vec<(i64, RowPlace)>,
+    delivered: Vec<RowIdentity>,
     published: Vec<Published>,
-    refused: Vec<(i64, String)>,
+    refused: Vec<(RowIdentity, String)>,
     returned: Vec<i64>,
 }
 
@@ -36,7 +36,7 @@ impl Relay {
             let _snapshot = Snapshot::take();
             statements::delete(&sorted.delivered);
             statements::notify(notify::notifications(mode, &sorted.published));
-            statements::report_refused(sorted.refused.clone())
+            statements::report_refused(&sorted.refused)
         });
         if let Some(waiting) = self.note(settled) {
             self.reports.drain(..count);
@@ -50,19 +50,19 @@ impl Relay {
             let Some(ticket) = self.window.ticket(*id) else { continue };
             match outcome {
                 Outcome::Delivered { partition, offset } => {
-                    sorted.delivered.push((*id, ticket.place));
+                    sorted.delivered.push(ticket.row);
                     sorted.published.push(Published {
-                        event_id: ticket.event_id,
+                        event_id: ticket.row.event_id,
                         topic: ticket.topic.clone(),
                         partition: *partition,
                         offset: *offset,
                     });
                 }
                 Outcome::Failed { failure: Failure::Refused, error } => {
-                    sorted.refused.push((*id, error.clone()))
+                    sorted.refused.push((ticket.row, error.clone()));
                 }
                 Outcome::Failed { failure: Failure::Outage | Failure::Fatal, .. } => {
-                    sorted.returned.push(*id)
+                    sorted.returned.push(*id);
                 }
             }
         }
@@ -70,29 +70,38 @@ impl Relay {
     }
 
     /// After the commit: lets go of what is settled. `waiting` are the refused events that wait for their
-    /// next attempt, and until when.
-    fn close(&mut self, sorted: &Sorted, waiting: &[(i64, i64)]) {
-        for (id, until) in waiting {
-            let lane = self.window.ticket(*id).and_then(|ticket| ticket.lane);
-            self.lanes.block(lane, *id, *until);
+    /// next attempt, and until when; a refused one that is not among them was deleted by hand.
+    fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>) {
+        for row in &sorted.delivered {
+            self.release(row.id);
         }
-        let rested = crate::pg::now() + i64::try_from(RETURN_REST.as_micros()).unwrap_or(i64::MAX);
-        for id in &sorted.returned {
-            let lane = self.window.ticket(*id).and_then(|ticket| ticket.lane);
-            self.lanes.block(lane, *id, rested);
-        }
-        for (id, _) in &sorted.delivered {
-            let lane = self.window.remove(*id).and_then(|ticket| ticket.lane);
-            if let Some(behind) = self.lanes.release(lane, *id) {
-                self.floor.rewind(behind);
-                self.look = true;
+        for (row, _) in &sorted.refused {
+            match waiting.get(&row.id) {
+                Some(until) => self.hold(row.id, *until),
+                None => self.release(row.id),
             }
         }
-        for id in sorted.refused.iter().map(|(id, _)| id).chain(&sorted.returned) {
-            self.window.remove(*id);
+        let rested = crate::pg::now() + RETURN_REST_MICROS;
+        for id in &sorted.returned {
+            self.hold(*id, rested);
         }
         self.count(sorted);
         shared::roster().tell_settled();
+    }
+
+    /// The event is done with: those that waited behind it may go.
+    fn release(&mut self, id: i64) {
+        let lane = self.window.remove(id).and_then(|ticket| ticket.lane);
+        if let Some(behind) = self.lanes.release(lane, id) {
+            self.floor.rewind(behind);
+            self.look = true;
+        }
+    }
+
+    /// The event waits until then, in microseconds since 1970, and its lane with it.
+    fn hold(&mut self, id: i64, until: i64) {
+        let lane = self.window.remove(id).and_then(|ticket| ticket.lane);
+        self.lanes.block(lane, id, until);
     }
 
     fn count(&self, sorted: &Sorted) {
@@ -102,7 +111,7 @@ impl Relay {
         if delivered > 0 {
             self.slot.last_publish_at.store(crate::pg::now(), Ordering::Relaxed);
         }
-        if let Some((id, error)) = sorted.refused.first() {
+        if let Some((RowIdentity { id, .. }, error)) = sorted.refused.first() {
             self.slot.show_error(&format!("event {id} was refused: {error}"));
             tracing::warn!("Kafka refused {refused} events, the first is {id}: {error}");
         }

@@ -8,6 +8,7 @@ use std::time::Instant;
 use event_outbox_domain::event::Event;
 use event_outbox_domain::sweep::Reached;
 
+use super::settle::RETURN_REST_MICROS;
 use super::turn::Relay;
 use super::window::{Room, Ticket};
 use crate::pg::statements::{self, Found, Outbox};
@@ -90,7 +91,11 @@ impl Relay {
     /// Takes a row if it is to be published now. `false` if there is no room for it.
     fn consider(&mut self, row: Found, now: i64, room: &mut Room, catch: &mut Catch) -> bool {
         let id = row.id();
-        if self.window.holds(id) {
+        if let Some(ticket) = self.window.ticket(id) {
+            if ticket.row.event_id != row.event_id() {
+                // The sequence was set back, and this one has the id of another in flight: it comes later.
+                self.lanes.block(None, id, now + RETURN_REST_MICROS);
+            }
             return true;
         }
         let (topic, key) = row.lane();
@@ -102,7 +107,7 @@ impl Relay {
         if !room.take(&event) {
             return false;
         }
-        catch.tickets.push(Ticket::new(&event, row.place(), lane));
+        catch.tickets.push(Ticket::new(&event, row.identity(), lane));
         catch.events.push(event);
         true
     }
@@ -121,10 +126,9 @@ impl Relay {
 
     fn hand_over(&mut self, catch: Catch) {
         let Some(first) = catch.events.first().map(|event| event.id) else { return };
-        let ids: Vec<i64> = catch.events.iter().map(|event| event.id).collect();
         let taken = self.publisher.as_ref().is_some_and(|publisher| publisher.publish(catch.events).is_ok());
         if taken {
-            ids.into_iter().zip(catch.tickets).for_each(|(id, ticket)| self.window.add(id, ticket));
+            catch.tickets.into_iter().for_each(|ticket| self.window.add(ticket));
         } else {
             self.floor.rewind(first - 1);
             self.look = true;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use event_outbox_domain::event::Event;
 
-use crate::pg::statements::RowPlace;
+use crate::pg::statements::RowIdentity;
 
 /// The most bytes of events in flight. Each is held once in a batch on its way to the Kafka thread, and
 /// once in librdkafka's queue.
@@ -14,10 +14,8 @@ const MAX_BYTES: usize = 16 * 1024 * 1024;
 /// An event in flight, as far as it is needed to settle it.
 #[derive(Debug)]
 pub struct Ticket {
-    /// Where its row lay.
-    pub place: RowPlace,
-    /// Its identity.
-    pub event_id: [u8; 16],
+    /// Its row.
+    pub row: RowIdentity,
     /// Its topic.
     pub topic: Arc<str>,
     /// With whom it keeps order.
@@ -26,10 +24,10 @@ pub struct Ticket {
 }
 
 impl Ticket {
-    /// The ticket of an event that lay at `place`.
+    /// The ticket of an event read from `row`.
     #[must_use]
-    pub fn new(event: &Event, place: RowPlace, lane: Option<u64>) -> Self {
-        Self { place, event_id: event.event_id, topic: event.topic.clone(), lane, bytes: event.weight() }
+    pub fn new(event: &Event, row: RowIdentity, lane: Option<u64>) -> Self {
+        Self { row, topic: event.topic.clone(), lane, bytes: event.weight() }
     }
 }
 
@@ -41,22 +39,16 @@ pub struct Window {
 }
 
 impl Window {
-    /// Whether the event is in flight.
-    #[must_use]
-    pub fn holds(&self, id: i64) -> bool {
-        self.tickets.contains_key(&id)
-    }
-
-    /// Its ticket.
+    /// The ticket of the event with this id, if it is in flight.
     #[must_use]
     pub fn ticket(&self, id: i64) -> Option<&Ticket> {
         self.tickets.get(&id)
     }
 
     /// Takes in an event that was handed over.
-    pub fn add(&mut self, id: i64, ticket: Ticket) {
+    pub fn add(&mut self, ticket: Ticket) {
         self.bytes += ticket.bytes;
-        if let Some(before) = self.tickets.insert(id, ticket) {
+        if let Some(before) = self.tickets.insert(ticket.row.id, ticket) {
             self.bytes -= before.bytes;
         }
     }
