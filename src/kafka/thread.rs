@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::event::Event;
 use event_outbox_domain::outcome::{Outcome, Report};
@@ -89,7 +89,9 @@ struct Session<'a> {
     // Before the producer, so that it is given back before the producer ends.
     queue: MainQueue,
     producer: BaseProducer<Context>,
+    /// While it is not known that a broker answers.
     probe: Option<Probe>,
+    told_disconnected: bool,
 }
 
 /// When to look for a broker next.
@@ -114,7 +116,7 @@ impl<'a> Session<'a> {
         let producer: BaseProducer<Context> =
             BaseProducer::from_config_and_context(&thread.config, Context::default())?;
         let queue = MainQueue::of(&producer, &thread.call);
-        Ok(Self { thread, queue, producer, probe: Some(Probe::soon()) })
+        Ok(Self { thread, queue, producer, probe: Some(Probe::soon()), told_disconnected: false })
     }
 
     /// One turn: sleep until there is something to do, do it, tell of it.
@@ -124,8 +126,7 @@ impl<'a> Session<'a> {
         self.sleep();
         self.thread.call.answer();
         self.take_batches()?;
-        self.look_for_broker();
-        Ok(())
+        self.look_for_broker()
     }
 
     fn take_batches(&mut self) -> Result<(), Closed> {
@@ -186,49 +187,64 @@ impl<'a> Session<'a> {
             (std::mem::take(&mut notes.reports), notes.all_brokers_down.take(), notes.fatal.take())
         };
         let delivered = reports.iter().any(|report| matches!(report.outcome, Outcome::Delivered { .. }));
-        let mut told = false;
         if !reports.is_empty() {
             self.send(News::Reports(reports))?;
-            told = true;
         }
         if let Some(reason) = fatal {
             self.send(News::Broken(reason))?;
-            told = true;
         }
-        if delivered && self.probe.take().is_some() {
-            self.send(News::Connected)?;
-            told = true;
+        if delivered && self.probe.is_some() {
+            self.connected()?;
         } else if let Some(reason) = down {
-            self.probe.get_or_insert_with(Probe::soon);
-            self.send(News::Disconnected(reason))?;
-            told = true;
-        }
-        if told {
-            self.thread.bell.ring();
+            self.disconnected(reason)?;
         }
         Ok(())
     }
 
+    /// Sends and rings. Where there is no room, the main thread is behind: it is waited for.
     fn send(&self, news: News) -> Result<(), Closed> {
-        // A full channel means that the main thread is behind; it is rung for before waiting for room.
-        if self.thread.news.is_full() {
-            self.thread.bell.ring();
-        }
-        self.thread.news.send(news).map_err(|_| Closed)
+        let sent = match self.thread.news.try_send(news) {
+            Err(TrySendError::Full(news)) => {
+                self.thread.bell.ring();
+                self.thread.news.send(news).map_err(|_| Closed)
+            }
+            other => other.map_err(|_| Closed),
+        };
+        self.thread.bell.ring();
+        sent
     }
 
-    /// While it is not known that a broker answers: asks, when it is time.
-    fn look_for_broker(&mut self) {
-        let Some(probe) = self.probe.as_mut().filter(|probe| probe.at <= Instant::now()) else { return };
+    /// While it is not known that a broker answers: asks, when it is time. That also finds out that there
+    /// has never been one, of which librdkafka tells nothing if the first connection is refused at once.
+    fn look_for_broker(&mut self) -> Result<(), Closed> {
+        if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
+            return Ok(());
+        }
         if self.queue.broker_answers(PROBE_TIMEOUT) {
-            self.probe = None;
-            self.producer.context().notes().cause = None;
-            // Should the main thread be gone, the next turn finds out.
-            let _ = self.thread.news.try_send(News::Connected);
-            self.thread.bell.ring();
-        } else {
+            return self.connected();
+        }
+        self.serve();
+        if let Some(probe) = &mut self.probe {
             probe.later();
         }
+        let cause = self.producer.context().notes().cause.clone();
+        self.disconnected(cause.unwrap_or_else(|| "no answer in time".into()))
+    }
+
+    fn connected(&mut self) -> Result<(), Closed> {
+        self.probe = None;
+        self.told_disconnected = false;
+        self.producer.context().notes().cause = None;
+        self.send(News::Connected)
+    }
+
+    /// Told once until a broker answers again.
+    fn disconnected(&mut self, reason: String) -> Result<(), Closed> {
+        self.probe.get_or_insert_with(Probe::soon);
+        if std::mem::replace(&mut self.told_disconnected, true) {
+            return Ok(());
+        }
+        self.send(News::Disconnected(reason))
     }
 
     /// Until the main thread rings, librdkafka does, or it is time to look for a broker.
