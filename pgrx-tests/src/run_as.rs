@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
+/// What a server keeps of our environment. RUST_BACKTRACE, for one, would put backtraces into error details.
+const KEPT_ENVIRONMENT: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "LANG"];
+
 /// The user of Debian's PostgreSQL package.
 const SERVER_USER: &CStr = c"postgres";
 
@@ -37,14 +40,16 @@ fn server_ids() -> Result<Option<Ids>> {
     Ok(*ids)
 }
 
-/// A command that runs as the servers' user: ourselves, or `postgres` when we are root.
+/// A command that runs as the servers' user (ourselves, or `postgres` when we are root) in an environment that
+/// does not depend on whose shell started the tests.
 pub fn server_command(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(program);
     if let Some(ids) = server_ids()? {
         // The standard library drops root's supplementary groups together with the uid.
-        command.uid(ids.uid).gid(ids.gid).env("HOME", "/nonexistent");
+        command.uid(ids.uid).gid(ids.gid);
     }
-    command.current_dir("/").env_remove("PGDATA");
+    command.current_dir("/").env_clear();
+    command.envs(KEPT_ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?))));
     Ok(command)
 }
 
