@@ -24,10 +24,15 @@ pub struct Stage {
 
 impl Stage {
     pub fn new() -> Result<Self> {
+        let mut stage = Self::of(shared_server()?.create_database()?)?;
+        stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
+        Ok(stage)
+    }
+
+    /// With a database of the shared server that is there already.
+    pub fn of(database: String) -> Result<Self> {
         let (server, broker) = (shared_server()?, Broker::shared()?);
-        let database = server.create_database()?;
-        let mut client = server.connect(&database)?;
-        client.batch_execute("CREATE EXTENSION event_outbox")?;
+        let client = server.connect(&database)?;
         Ok(Self { server, broker, database, client })
     }
 
@@ -48,8 +53,13 @@ impl Stage {
 
     /// Changes a setting for this database; waits until the relay goes by it.
     pub fn configure(&mut self, setting: &str, value: &str) -> Result<()> {
+        self.alter_database(&format!("SET {setting} = '{value}'"))
+    }
+
+    /// Changes what holds for the sessions of this database; waits until it holds for the relay.
+    pub fn alter_database(&mut self, change: &str) -> Result<()> {
         let before = self.relay()?;
-        self.client.batch_execute(&format!("ALTER DATABASE {} SET {setting} = '{value}'", self.database))?;
+        self.client.batch_execute(&format!("ALTER DATABASE {} {change}", self.database))?;
         wait::until_ok("the relay to read its settings", DEADLINE, || {
             Ok((self.relay()? != before).then_some(()))
         })

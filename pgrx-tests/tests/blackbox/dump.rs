@@ -1,0 +1,114 @@
+//! A dump carries what waits to be published.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use event_outbox_tests::Result;
+use postgres::Client;
+
+use crate::stage::Stage;
+
+/// Everything of every pending event that is to survive, in the order of publishing.
+fn pending(client: &mut Client) -> Result<Vec<String>> {
+    let rows = client.query("SELECT e::text FROM outbox.events AS e ORDER BY id", &[])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+fn dump_and_restore(from: &Stage, to: &str) -> Result<()> {
+    let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").output()?;
+    ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let mut restore = from
+        .server
+        .client_program("pg_restore", to)
+        .args(["--exit-on-error", "--dbname", to])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    restore.stdin.take().context("no stdin")?.write_all(&dump.stdout)?;
+    let restored = restore.wait_with_output()?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    Ok(())
+}
+
+/// A database made with this one as its template.
+fn copy_of(stage: &mut Stage) -> Result<Stage> {
+    let name = format!("{}_copy", stage.database);
+    let copy = format!("CREATE DATABASE {name} TEMPLATE {}", stage.database);
+    // A template must be left by all; its relay makes way by itself.
+    stage.client = stage.server.connect("postgres")?;
+    stage.client.batch_execute(&copy)?;
+    stage.client = stage.connect()?;
+    Stage::of(name)
+}
+
+/// Emits what a dump could spoil: bytes, nulls, tombstones, headers, and gaps in the sequence.
+fn emit_some(stage: &mut Stage, topic: &str) -> Result<()> {
+    stage.client.execute(
+        "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 100) AS n",
+        &[&topic],
+    )?;
+    stage.client.execute("SELECT outbox.emit($1, NULL, key => 'k')", &[&topic])?;
+    stage.client.execute(
+        r#"SELECT outbox.emit_bytes($1, '\x00ff0a09', key => 'k', headers => '{"h": ["\t\n\\", null]}',
+                                    event_type => E'a\tb', content_type => 'x/y', partition => 0)"#,
+        &[&topic],
+    )?;
+    let mut undone = stage.client.transaction()?;
+    undone.execute("SELECT outbox.emit($1, '0')", &[&topic])?;
+    undone.rollback()?;
+    stage.client.execute("DELETE FROM outbox.events WHERE id BETWEEN 10 AND 19", &[])?;
+    Ok(())
+}
+
+#[test]
+fn a_restored_database_publishes_what_waited() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("dumped");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut stage, &topic)?;
+    let before = pending(&mut stage.client)?;
+    assert_eq!(before.len(), 92);
+
+    let mut restored = Stage::of(stage.server.create_database()?)?;
+    // Before the extension is there, so that no relay takes what is to be compared.
+    let off = format!("ALTER DATABASE {} SET event_outbox.enabled = off", restored.database);
+    restored.client.batch_execute(&off)?;
+    dump_and_restore(&stage, &restored.database)?;
+
+    assert_eq!(pending(&mut restored.client)?, before);
+    restored.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
+    let highest = "SELECT id FROM outbox.events WHERE payload = '\"last\"' AND id = (SELECT max(id) FROM outbox.events)";
+    assert!(restored.client.query_opt(highest, &[])?.is_some(), "the sequence fell back");
+
+    restored.configure("event_outbox.enabled", "on")?;
+    let records = restored.drained(&topic)?;
+    assert_eq!(records.len(), 93);
+    let numbers: Vec<i32> = records.iter().filter_map(|record| record.value_text()?.parse().ok()).collect();
+    assert!(numbers.is_sorted() && numbers.len() == 90, "{numbers:?}");
+    assert_eq!(records[90].value, None);
+    assert_eq!(records[91].value.as_deref(), Some(&b"\x00\xff\n\t"[..]));
+    assert_eq!(records[91].header("h"), Some("\t\n\\"));
+    assert_eq!(records[92].value_text(), Some("\"last\""));
+    // What is restored keeps its identity, for consumers to drop what they have already.
+    assert_eq!(pending(&mut stage.client)?, before);
+    let first: String =
+        stage.client.query_one("SELECT event_id::text FROM outbox.events ORDER BY id LIMIT 1", &[])?.get(0);
+    assert_eq!(records[0].header("ce_id"), Some(first.as_str()));
+    Ok(())
+}
+
+#[test]
+fn a_copied_database_has_its_own_relay() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("copied");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut stage, &topic)?;
+    let before = pending(&mut stage.client)?;
+    let mut copy = copy_of(&mut stage)?;
+    // The settings of the original are not the copy's: its relay is on.
+    copy.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
+    assert_eq!(copy.drained(&topic)?.len(), 93);
+    assert_eq!(pending(&mut stage.client)?, before);
+    Ok(())
+}
