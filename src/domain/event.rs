@@ -127,6 +127,7 @@ impl Invalid {
             Self::Headers(HeaderError::NotAnObject) => "event headers must be a JSON object".into(),
             Self::Headers(HeaderError::EmptyName) => "event header names must not be empty".into(),
             Self::Headers(HeaderError::Reserved(name)) => format!("event header \"{name}\" is reserved"),
+            Self::Headers(HeaderError::Unsendable) => "event headers hold text that cannot be sent".into(),
             Self::TooLarge { .. } => "event is too large".into(),
         }
     }
@@ -156,6 +157,9 @@ impl Invalid {
             Self::Headers(HeaderError::Reserved(_)) => {
                 "Names that begin with \"ce_\" are CloudEvents attributes, which the outbox writes itself."
                     .into()
+            }
+            Self::Headers(HeaderError::Unsendable) => {
+                "Half of a surrogate pair is no character, and a header's name cannot hold \\u0000.".into()
             }
             Self::TooLarge { bytes, limit } => {
                 format!("Payload and headers have {bytes} bytes; event_outbox.max_event_bytes is {limit}.")

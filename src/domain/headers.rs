@@ -23,6 +23,9 @@ pub enum HeaderError {
     EmptyName,
     /// A name that begins with [`RESERVED_PREFIX`], in whatever case.
     Reserved(String),
+    /// Text that no record header can hold: half of a surrogate pair, or a NUL in a name, which librdkafka
+    /// takes as a C string.
+    Unsendable,
 }
 
 /// Reads the headers in their written order: a string is sent as it is, `null` as a null header, an
@@ -31,9 +34,12 @@ pub enum HeaderError {
 /// # Errors
 /// The first thing wrong with the text, as [`HeaderError`].
 pub fn parse(text: &str) -> Result<Vec<Header>, HeaderError> {
-    let Object(entries) = serde_json::from_str(text).map_err(|_| HeaderError::NotAnObject)?;
+    let Object(entries) = serde_json::from_str(text).map_err(|_| not_read(text))?;
     let mut headers = Vec::with_capacity(entries.len());
     for (name, value) in entries {
+        if name.contains('\0') {
+            return Err(HeaderError::Unsendable);
+        }
         if name.is_empty() {
             return Err(HeaderError::EmptyName);
         }
@@ -43,20 +49,31 @@ pub fn parse(text: &str) -> Result<Vec<Header>, HeaderError> {
         }
         match serde_json::from_str::<Vec<&RawValue>>(value.get()) {
             Ok(elements) => {
-                headers.extend(elements.into_iter().map(|element| (name.clone(), single(element))));
+                for element in elements {
+                    headers.push((name.clone(), single(element)?));
+                }
             }
-            Err(_) => headers.push((name, single(value))),
+            Err(_) => headers.push((name, single(value)?)),
         }
     }
     Ok(headers)
 }
 
-fn single(value: &RawValue) -> Option<String> {
+/// Why a text could not be read as an object of strings: it is none, or one of its names is no text.
+fn not_read(text: &str) -> HeaderError {
+    if text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
+        HeaderError::Unsendable
+    } else {
+        HeaderError::NotAnObject
+    }
+}
+
+fn single(value: &RawValue) -> Result<Option<String>, HeaderError> {
     let text = value.get();
     match text.as_bytes().first() {
-        Some(b'n') => None,
-        Some(b'"') => serde_json::from_str(text).ok(),
-        _ => Some(json::compact(text)),
+        Some(b'n') => Ok(None),
+        Some(b'"') => serde_json::from_str(text).map(Some).map_err(|_| HeaderError::Unsendable),
+        _ => Ok(Some(json::compact(text))),
     }
 }
 
@@ -130,6 +147,10 @@ mod tests {
         for name in ["ce_id", "CE_x", "Ce_"] {
             assert_eq!(parse(&format!(r#"{{"{name}": 1}}"#)), Err(HeaderError::Reserved(name.to_owned())));
         }
+        for text in [r#"{"a\u0000b": 1}"#, r#"{"a": "\ud800"}"#, r#"{"a": ["\ud800"]}"#, r#"{"\ud800": 1}"#] {
+            assert_eq!(parse(text), Err(HeaderError::Unsendable), "{text}");
+        }
+        assert_eq!(parse(r#"{"a": "b\u0000c"}"#).unwrap(), vec![header("a", Some("b\0c"))]);
         assert!(parse(r#"{"cents": 1, "ce": 2, "é_": 3}"#).is_ok());
     }
 }

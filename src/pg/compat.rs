@@ -7,6 +7,10 @@ use pgrx::prelude::*;
 /// Microseconds from the Unix epoch to Postgres' own, 2000-01-01 UTC.
 const EPOCH_SHIFT: i64 = 946_684_800_000_000;
 
+/// The right to read a relation. Its type is wider from 16 on.
+#[allow(clippy::unnecessary_cast)]
+pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
+
 /// A Postgres timestamp as microseconds since 1970-01-01 UTC.
 #[must_use]
 pub const fn unix_micros(timestamp: pg_sys::TimestampTz) -> i64 {

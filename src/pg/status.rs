@@ -12,6 +12,7 @@ sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
 /// The columns of `outbox.relay_status()`, in the order of its declaration.
 fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    require_select();
     // SAFETY: a plain global of this process.
     let slot = shared::roster().find(unsafe { pg_sys::MyDatabaseId });
     let mut columns = [None; 13];
@@ -43,6 +44,20 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
         ]);
     }
     row(arguments, &columns)
+}
+
+/// A function in a view is called with the rights of the view's reader; so whoever may read the view may
+/// call this, and nobody else.
+fn require_select() {
+    // SAFETY: look-ups by C strings and the checks that Postgres itself makes of a view's reader.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
+        let view = pg_sys::get_relname_relid(c"status".as_ptr(), schema);
+        let result = pg_sys::pg_class_aclcheck(view, pg_sys::GetUserId(), compat::ACL_SELECT);
+        if result != pg_sys::AclResult::ACLCHECK_OK {
+            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, c"status".as_ptr());
+        }
+    }
 }
 
 /// Microseconds since 1970 as a timestamp; 0 is never.
