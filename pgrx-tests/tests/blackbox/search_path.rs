@@ -161,3 +161,23 @@ fn a_hostile_search_path_of_the_database_does_not_reach_the_relay() -> Result<()
     assert!(stage.client.query_opt(trapped, &[])?.is_none(), "the relay was trapped");
     Ok(())
 }
+
+/// As in a database that somebody has prepared for it.
+#[test]
+fn the_extension_is_created_among_hostile_objects() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("created");
+    stage.client.batch_execute("DROP EXTENSION event_outbox")?;
+    shadow(&mut stage.client, "mallory")?;
+    shadow(&mut stage.client, "public")?;
+    stage.client.batch_execute("SET search_path = mallory, public, pg_catalog")?;
+    assert_set(&mut stage.client);
+    stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
+    let mut client = stage.connect()?;
+    client.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '1')", &[&topic])?;
+    emit(&mut client, &topic, 2)?;
+    stage.promptly(&topic, 2)?;
+    assert!(client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
+    client.query("SELECT * FROM outbox.pending, outbox.status", &[])?;
+    Ok(())
+}
