@@ -1,5 +1,6 @@
 //! librdkafka's callbacks. They run on the Kafka thread, inside its polls, and only take notes.
 
+use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
@@ -17,10 +18,13 @@ use super::failure;
 pub struct Notes {
     /// Delivery reports.
     pub reports: Vec<Report>,
-    /// The last word on the connection: why no broker answers.
-    pub all_brokers_down: Option<String>,
-    /// Why a single broker could not be reached, which tells more than "all are down".
+    /// Something went wrong with a broker: it is to be found out whether any still answers. librdkafka does
+    /// not always say when none does.
+    pub trouble: bool,
+    /// What went wrong last.
     pub cause: Option<String>,
+    /// Topics of which more may have changed than the producer knows.
+    pub stale_topics: HashSet<String>,
     /// Why the producer cannot go on.
     pub fatal: Option<String>,
 }
@@ -33,6 +37,19 @@ impl Context {
     /// The notes, to read and to empty.
     pub fn notes(&self) -> MutexGuard<'_, Notes> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an event for `topic` could not be published.
+    pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
+        let outcome = failure::outcome(error);
+        let mut notes = self.notes();
+        if let Outcome::Failed { failure: Failure::Fatal, error } = &outcome {
+            notes.fatal = Some(error.clone());
+        }
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) {
+            notes.stale_topics.insert(topic.to_owned());
+        }
+        notes.reports.push(Report { id, outcome });
     }
 }
 
@@ -54,10 +71,12 @@ impl ClientContext for Context {
         let mut notes = self.notes();
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::Fatal) => notes.fatal = Some(reason.to_owned()),
-            Some(RDKafkaErrorCode::AllBrokersDown) => {
-                notes.all_brokers_down = Some(notes.cause.clone().unwrap_or_else(|| reason.to_owned()));
+            // Tells less than what came before it.
+            Some(RDKafkaErrorCode::AllBrokersDown) if notes.cause.is_some() => notes.trouble = true,
+            _ => {
+                notes.trouble = true;
+                notes.cause = Some(reason.to_owned());
             }
-            _ => notes.cause = Some(reason.to_owned()),
         }
     }
 }
@@ -67,14 +86,13 @@ impl ProducerContext for Context {
     type DeliveryOpaque = usize;
 
     fn delivery(&self, result: &DeliveryResult<'_>, id: usize) {
-        let outcome = match result {
-            Ok(message) => Outcome::Delivered { partition: message.partition(), offset: message.offset() },
-            Err((error, _)) => failure::outcome(error),
-        };
-        let mut notes = self.notes();
-        if let Outcome::Failed { failure: Failure::Fatal, error } = &outcome {
-            notes.fatal = Some(error.clone());
+        let id = id.cast_signed() as i64;
+        match result {
+            Ok(message) => {
+                let outcome = Outcome::Delivered { partition: message.partition(), offset: message.offset() };
+                self.notes().reports.push(Report { id, outcome });
+            }
+            Err((error, message)) => self.failed(id, message.topic(), error),
         }
-        notes.reports.push(Report { id: id.cast_signed() as i64, outcome });
     }
 }

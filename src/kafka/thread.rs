@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::event::Event;
-use event_outbox_domain::outcome::{Outcome, Report};
+use event_outbox_domain::outcome::Outcome;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -18,7 +18,6 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
 use super::context::Context;
 use super::doorbell::Doorbell;
-use super::failure;
 use super::publisher::News;
 
 /// Time for a broker to answer whether it is there.
@@ -126,6 +125,7 @@ impl<'a> Session<'a> {
         self.sleep();
         self.thread.call.answer();
         self.take_batches()?;
+        self.refresh_topics();
         self.look_for_broker()
     }
 
@@ -160,16 +160,9 @@ impl<'a> Session<'a> {
                     std::thread::sleep(QUEUE_FULL_PAUSE);
                     self.serve();
                 }
-                Err((error, _)) => {
-                    self.note(Report { id: event.id, outcome: failure::outcome(&error) });
-                    return;
-                }
+                Err((error, _)) => return self.producer.context().failed(event.id, &event.topic, &error),
             }
         }
-    }
-
-    fn note(&self, report: Report) {
-        self.producer.context().notes().reports.push(report);
     }
 
     /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
@@ -182,9 +175,9 @@ impl<'a> Session<'a> {
 
     /// Tells the main thread what was noted.
     fn tell(&mut self) -> Result<(), Closed> {
-        let (reports, down, fatal) = {
+        let (reports, trouble, fatal) = {
             let mut notes = self.producer.context().notes();
-            (std::mem::take(&mut notes.reports), notes.all_brokers_down.take(), notes.fatal.take())
+            (std::mem::take(&mut notes.reports), std::mem::take(&mut notes.trouble), notes.fatal.take())
         };
         let delivered = reports.iter().any(|report| matches!(report.outcome, Outcome::Delivered { .. }));
         if !reports.is_empty() {
@@ -195,8 +188,9 @@ impl<'a> Session<'a> {
         }
         if delivered && self.probe.is_some() {
             self.connected()?;
-        } else if let Some(reason) = down {
-            self.disconnected(reason)?;
+        }
+        if trouble {
+            self.probe.get_or_insert_with(Probe::soon);
         }
         Ok(())
     }
@@ -214,8 +208,17 @@ impl<'a> Session<'a> {
         sent
     }
 
-    /// While it is not known that a broker answers: asks, when it is time. That also finds out that there
-    /// has never been one, of which librdkafka tells nothing if the first connection is refused at once.
+    /// Asks anew about topics for which an event was refused: partitions may have been added, of which the
+    /// producer would else learn within minutes only. The refused event's next attempt then finds them.
+    fn refresh_topics(&self) {
+        let stale = std::mem::take(&mut self.producer.context().notes().stale_topics);
+        for topic in stale {
+            // What could not be learned now is asked for at the next refusal.
+            let _ = self.producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT);
+        }
+    }
+
+    /// While it is not known that a broker answers: asks, when it is time.
     fn look_for_broker(&mut self) -> Result<(), Closed> {
         if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
             return Ok(());
@@ -240,7 +243,6 @@ impl<'a> Session<'a> {
 
     /// Told once until a broker answers again.
     fn disconnected(&mut self, reason: String) -> Result<(), Closed> {
-        self.probe.get_or_insert_with(Probe::soon);
         if std::mem::replace(&mut self.told_disconnected, true) {
             return Ok(());
         }

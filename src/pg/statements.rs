@@ -70,7 +70,8 @@ pub fn prepare_session() {
         (c"default_transaction_isolation", c"read committed"),
         (c"statement_timeout", c"0"),
         (c"idle_in_transaction_session_timeout", c"0"),
-        (c"lock_timeout", c"2s"),
+        // Shorter than anybody's deadlock_timeout: should there be a deadlock, it is the relay that yields.
+        (c"lock_timeout", c"500ms"),
         (c"session_replication_role", c"origin"),
     ];
     for (name, value) in SETTINGS {
@@ -106,6 +107,9 @@ impl Outbox {
     /// the next transaction id, then the snapshot, which stays active for [`read_new`].
     #[must_use]
     pub fn look(self) -> (Horizon, Snapshot) {
+        // The table first, as everybody does who locks both: two orders would make a deadlock.
+        // SAFETY: in a transaction, which holds the lock to its end.
+        unsafe { pg_sys::LockRelationOid(self.events, pg_sys::AccessShareLock as i32) };
         // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
         let last_id = unsafe {
             pgrx::direct_function_call::<i64>(pg_sys::pg_sequence_last_value, &[self.sequence.into_datum()])
