@@ -1,6 +1,6 @@
 //! Which partition an event goes to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::process::{Command, Stdio};
 
@@ -44,13 +44,15 @@ fn the_partition_of_a_key_is_that_of_java_clients() -> Result<()> {
     )?;
     produce_with_java(stage.broker, &theirs, &keys)?;
 
-    let expected = partitions(&Consumer::read_all(&stage.broker.bootstrap_servers(), &[&theirs])?);
-    let found = partitions(&stage.drained(&ours)?);
+    let theirs = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&theirs])?;
+    let ours = stage.drained(&ours)?;
+    let (expected, found) = (partitions(&theirs), partitions(&ours));
     assert_eq!((expected.len(), found.len()), (keys.len(), keys.len()));
     let differing: Vec<_> = expected.iter().filter(|(key, at)| found.get(*key) != Some(at)).collect();
-    assert!(differing.is_empty(), "Java puts these elsewhere: {differing:?}");
+    let (count, first) = (differing.len(), differing.first());
+    assert!(differing.is_empty(), "Java puts {count} elsewhere, the first is {first:?}");
     // The keys are spread, or the comparison would say little.
-    let used: std::collections::BTreeSet<_> = found.values().collect();
+    let used: BTreeSet<_> = found.values().collect();
     assert_eq!(used.len() as i32, PARTITIONS);
     Ok(())
 }
@@ -64,8 +66,9 @@ fn keys() -> Vec<String> {
     keys
 }
 
-fn partitions(records: &[Record]) -> BTreeMap<Vec<u8>, i32> {
-    records.iter().map(|record| (record.key.clone().unwrap_or_default(), record.partition)).collect()
+/// The partition of each key; a record that has lost its key would be missing.
+fn partitions(records: &[Record]) -> BTreeMap<&str, i32> {
+    records.iter().filter_map(|record| Some((record.key_text()?, record.partition))).collect()
 }
 
 fn produce_with_java(broker: &Broker, topic: &str, keys: &[String]) -> Result<()> {

@@ -237,6 +237,18 @@ fn what_is_just_right_is_accepted() -> Result<()> {
     Ok(())
 }
 
+/// The relay reads the table from the first id of the sequence on.
+#[test]
+fn an_id_that_the_sequence_never_gives_is_refused() -> Result<()> {
+    let mut stage = Stage::new()?;
+    for id in [0, -7] {
+        let sql = format!("INSERT INTO outbox.events (id, topic, payload) VALUES ({id}, 'orders', '1')");
+        let error = stage.client.batch_execute(&sql).expect_err(&sql);
+        assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION));
+    }
+    Ok(())
+}
+
 /// A json column takes what no header can hold.
 #[test]
 fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
