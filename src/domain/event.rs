@@ -58,7 +58,12 @@ pub struct Draft<'a> {
     pub headers: Option<&'a str>,
     /// CloudEvents `type`.
     pub event_type: Option<&'a str>,
+    /// When it was emitted, in microseconds since 1970-01-01 UTC, where the author says so.
+    pub emitted_at: Option<i64>,
 }
+
+/// 9999-12-31 23:59:59.999999 UTC, the last time that RFC 3339 can write, in microseconds since 1970.
+const LAST_TIME: i64 = 253_402_300_799_999_999;
 
 /// Why an event cannot be accepted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,6 +78,8 @@ pub enum Invalid {
     TombstoneWithoutKey,
     /// An empty CloudEvents type.
     EmptyType,
+    /// A time that no record can have.
+    Time,
     /// The headers cannot be sent.
     Headers(HeaderError),
     /// Payload and headers together exceed the limit, both in bytes.
@@ -103,6 +110,10 @@ impl Draft<'_> {
         if self.event_type.is_some_and(str::is_empty) {
             return Err(Invalid::EmptyType);
         }
+        // Kafka's timestamps are not negative; CloudEvents' are written as RFC 3339 has it.
+        if self.emitted_at.is_some_and(|time| !(0..=LAST_TIME).contains(&time)) {
+            return Err(Invalid::Time);
+        }
         let bytes = self.payload_bytes.unwrap_or(0) + self.headers.map_or(0, str::len);
         if bytes > max_event_bytes {
             return Err(Invalid::TooLarge { bytes, limit: max_event_bytes });
@@ -124,6 +135,7 @@ impl Invalid {
             Self::Partition(_) => "event partition must not be negative".into(),
             Self::TombstoneWithoutKey => "an event without payload needs a key".into(),
             Self::EmptyType => "event type must not be empty".into(),
+            Self::Time => "time of the event is out of range".into(),
             Self::Headers(HeaderError::NotAnObject) => "event headers must be a JSON object".into(),
             Self::Headers(HeaderError::EmptyName) => "event header names must not be empty".into(),
             Self::Headers(HeaderError::Reserved(name)) => format!("event header \"{name}\" is reserved"),
@@ -148,6 +160,7 @@ impl Invalid {
             Self::EmptyType => {
                 "It is sent as the CloudEvents attribute \"type\", which has at least one character.".into()
             }
+            Self::Time => "A Kafka record and a CloudEvent have a time from 1970 to 9999.".into(),
             Self::Headers(HeaderError::NotAnObject) => {
                 "Each member of the object becomes a record header.".into()
             }
@@ -179,6 +192,7 @@ impl Invalid {
             Self::Partition(_) => "Pass no partition to let the key choose one.".into(),
             Self::TombstoneWithoutKey => "Pass a key, or a payload.".into(),
             Self::EmptyType => "Pass no event type to use the topic's name.".into(),
+            Self::Time => "Leave emitted_at out to have it set.".into(),
             Self::Headers(HeaderError::Reserved(_)) => {
                 "Choose another name, or use the arguments event_id and event_type.".into()
             }
@@ -203,6 +217,7 @@ mod tests {
         payload_bytes: Some(2),
         headers: None,
         event_type: None,
+        emitted_at: None,
     };
 
     #[test]
@@ -220,6 +235,8 @@ mod tests {
             (Draft { partition: Some(-1), ..GOOD }, Invalid::Partition(-1)),
             (Draft { payload_bytes: None, ..GOOD }, Invalid::TombstoneWithoutKey),
             (Draft { event_type: Some(""), ..GOOD }, Invalid::EmptyType),
+            (Draft { emitted_at: Some(-1), ..GOOD }, Invalid::Time),
+            (Draft { emitted_at: Some(i64::MAX), ..GOOD }, Invalid::Time),
             (Draft { headers: Some("[]"), ..GOOD }, Invalid::Headers(HeaderError::NotAnObject)),
             (
                 Draft { headers: Some("{\"ce_id\": 1}"), ..GOOD },

@@ -15,6 +15,7 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+use rdkafka::types::RDKafkaConfRes;
 
 use super::context::Context;
 use super::doorbell::Doorbell;
@@ -63,10 +64,21 @@ impl KafkaThread {
             Ok(mut session) => while session.turn().is_ok() {},
             Err(error) => {
                 // Should the main thread be gone, nobody needs to know.
-                let _ = self.news.send(News::Broken(error.to_string()));
+                let _ = self.news.send(News::Broken(without_values(&error)));
                 self.bell.ring();
             }
         }
+    }
+}
+
+/// An error in words, but for the values of properties: they may be secrets.
+fn without_values(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("librdkafka knows no property \"{name}\"")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => format!("the value of property \"{name}\" is not valid"),
+        other => other.to_string(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What differs between the supported versions of Postgres, and what its bindings leave out.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::{CStr, c_int, c_void};
 
 use pgrx::prelude::*;
 
@@ -79,6 +79,23 @@ pub unsafe fn create_wait_event_set(events: c_int) -> *mut pg_sys::WaitEventSet 
     // SAFETY: without a resource owner the set lives until it is freed.
     unsafe {
         pg_sys::CreateWaitEventSet(std::ptr::null_mut(), events)
+    }
+}
+
+/// Memory for a setting's extra, which Postgres frees; null if there is none left.
+///
+/// # Safety
+/// To be given to Postgres by a check hook.
+pub unsafe fn allocate_for_setting(bytes: usize) -> *mut c_void {
+    #[cfg(feature = "pg15")]
+    // SAFETY: 15 frees it by free().
+    unsafe {
+        libc::malloc(bytes)
+    }
+    #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
+    // SAFETY: allocates or answers null, as LOG is no ERROR.
+    unsafe {
+        pg_sys::guc_malloc(pg_sys::LOG as c_int, bytes)
     }
 }
 

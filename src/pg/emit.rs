@@ -80,6 +80,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         payload_bytes: new.payload.map(<[u8]>::len),
         headers: new.headers.as_deref(),
         event_type: new.event_type,
+        emitted_at: None,
     });
     let event_id = new.event_id.unwrap_or_else(new_uuid).into_datum();
     let values = [

@@ -37,6 +37,7 @@ impl From<Invalid> for Complaint {
             Invalid::Partition(_) | Invalid::EmptyType | Invalid::Headers(_) => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }
+            Invalid::Time => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
             Invalid::TooLarge { .. } => PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
         };
         Self { code, message: invalid.message(), detail: invalid.detail(), hint: invalid.hint() }

@@ -1,6 +1,7 @@
 //! The GUCs, and the snapshot of them that a relay works with.
 
-use std::ffi::{CStr, CString, c_char};
+use std::cell::RefCell;
+use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
 use event_outbox_domain::envelope::Envelope;
@@ -8,6 +9,7 @@ use event_outbox_domain::notify::Mode;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
+use super::compat;
 use crate::kafka::config::ProducerConfig;
 
 /// `event_outbox.notify`.
@@ -78,7 +80,7 @@ pub fn init() {
         context(),
         GucFlags::default(),
     );
-    // SAFETY: the hook has the signature of a show hook and returns a static string.
+    // SAFETY: the hooks have the signatures and keep the rules of GUC hooks; see each.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             c"event_outbox.kafka_properties",
@@ -87,8 +89,8 @@ pub fn init() {
             &KAFKA_PROPERTIES,
             context(),
             secret,
-            None,
-            None,
+            Some(take_aside),
+            Some(keep_aside),
             Some(show_hidden),
         );
     }
@@ -196,9 +198,42 @@ pub fn init() {
     );
 }
 
-#[pg_guard]
+thread_local! {
+    /// The real value of `event_outbox.kafka_properties`; the variable itself is always empty. So the server
+    /// finds no change to write into its log when it reloads, as it does with the values of all others.
+    static ASIDE: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Check hook: moves the value from the variable to the extra that Postgres keeps with it.
+unsafe extern "C-unwind" fn take_aside(
+    value: *mut *mut c_char,
+    extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a copy of the new value, which a check hook may change, and takes over an
+    // extra that was allocated in its way.
+    unsafe {
+        let text = CStr::from_ptr(*value).to_bytes_with_nul();
+        let copy = compat::allocate_for_setting(text.len()).cast::<u8>();
+        if copy.is_null() {
+            return false;
+        }
+        copy.copy_from_nonoverlapping(text.as_ptr(), text.len());
+        *extra = copy.cast();
+        **value = 0;
+        true
+    }
+}
+
+/// Assign hook: takes over the value from the extra. May not fail.
+unsafe extern "C-unwind" fn keep_aside(_value: *const c_char, extra: *mut c_void) {
+    // SAFETY: the extra is what `take_aside` made of this value, a C string.
+    let text = unsafe { CStr::from_ptr(extra.cast()) }.to_string_lossy().into_owned();
+    ASIDE.set(text);
+}
+
 unsafe extern "C-unwind" fn show_hidden() -> *const c_char {
-    if text(&KAFKA_PROPERTIES).is_empty() { c"".as_ptr() } else { HIDDEN.as_ptr() }
+    if ASIDE.with_borrow(String::is_empty) { c"".as_ptr() } else { HIDDEN.as_ptr() }
 }
 
 /// Payload and headers of an event together, at most, in bytes.
@@ -240,7 +275,7 @@ impl Settings {
             enabled: ENABLED.get(),
             producer: ProducerConfig {
                 bootstrap_servers: text(&BOOTSTRAP_SERVERS),
-                properties: text(&KAFKA_PROPERTIES),
+                properties: ASIDE.with_borrow(String::clone),
                 properties_file: Some(text(&KAFKA_PROPERTIES_FILE))
                     .filter(|path| !path.is_empty())
                     .map(Into::into),

@@ -35,6 +35,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
             payload_bytes: row.named(c"payload").map(<[u8]>::len),
             headers: headers.as_ref().map(|json| json.0.as_str()),
             event_type: row.named(c"event_type"),
+            emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
         });
     }
     Some(pg_sys::Datum::from(firing.tg_trigtuple))

@@ -25,7 +25,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = arguments.interval(0)?;
-    let deadline = Instant::now() + Duration::from_micros(u64::try_from(timeout.as_micros()).unwrap_or(0));
+    // Longer than any server lives is no deadline at all.
+    let micros = u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX);
+    let deadline = Instant::now().checked_add(Duration::from_micros(micros));
     let newest = with_latest_snapshot(|| {
         NEWEST.execute(&[], Access::Read, 1).iter().next().and_then(|row| row.get::<i64>(1))
     });
@@ -38,7 +40,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
         if !remains(newest) {
             break true;
         }
-        let left = deadline.saturating_duration_since(Instant::now());
+        let left = deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             break false;
         }

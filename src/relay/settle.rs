@@ -8,7 +8,7 @@ use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 
 use super::turn::Relay;
-use crate::pg::statements::{self, RowIdentity, Snapshot};
+use crate::pg::statements::{self, Outbox, RowIdentity, Snapshot};
 use crate::pg::{shared, transaction};
 
 /// How long an event rests that came back for no fault of its own, in microseconds.
@@ -33,14 +33,19 @@ impl Relay {
         let sorted = self.sort(&self.reports[..count]);
         let mode = self.settings.notify;
         let settled = transaction::run(c"event_outbox: settling published events", || {
+            Outbox::locate()?;
             let _snapshot = Snapshot::take();
             statements::delete(&sorted.delivered);
             statements::notify(notify::notifications(mode, &sorted.published));
-            statements::report_refused(&sorted.refused)
+            Some(statements::report_refused(&sorted.refused))
         });
-        if let Some(waiting) = self.note(settled) {
-            self.reports.drain(..count);
-            self.close(&sorted, &waiting);
+        match self.note(settled) {
+            Some(Some(waiting)) => {
+                self.reports.drain(..count);
+                self.close(&sorted, &waiting);
+            }
+            Some(None) => self.gone = true,
+            None => {}
         }
     }
 

@@ -309,10 +309,16 @@ impl Relay {
             self.take_news();
             self.settle();
             let left = deadline.saturating_duration_since(Instant::now());
-            if self.window.is_empty() || self.is_disconnected() || self.gone || left.is_zero() {
+            let settle_more = !self.reports.is_empty() && self.database.is_over();
+            let nothing_comes = self.reports.is_empty() && self.is_disconnected();
+            if self.window.is_empty() || nothing_comes || self.gone || left.is_zero() {
                 break;
             }
-            self.sleep.wait(Some(left));
+            if !settle_more {
+                let pause =
+                    self.database.until().map(|until| until.saturating_duration_since(Instant::now()));
+                self.sleep.wait(Some(pause.map_or(left, |pause| pause.min(left))));
+            }
         }
         if let Some(publisher) = self.publisher.take() {
             publisher.stop(Instant::now() + THREAD_END);
