@@ -52,6 +52,35 @@ fn several_late_commits_are_found_in_whatever_order_they_come() -> Result<()> {
     Ok(())
 }
 
+/// More subtransactions than a snapshot lists: it knows them only by their parent.
+#[test]
+fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("savepoints");
+    let mut slow = stage.connect()?;
+    let mut late = slow.transaction()?;
+    for number in 1..=100 {
+        let mut savepoint = late.savepoint("part")?;
+        emit(&mut savepoint, &topic, number)?;
+        if number % 10 == 0 {
+            savepoint.rollback()?
+        } else {
+            savepoint.commit()?
+        }
+        // The relay looks while the transaction grows.
+        if number % 20 == 0 {
+            emit(&mut stage.client, &topic, -number)?;
+            stage.promptly(&topic, number as usize / 20)?;
+        }
+    }
+    late.commit()?;
+    let numbers: Vec<i32> =
+        stage.promptly(&topic, 95)?.iter().filter_map(|record| record.value_text()?.parse().ok()).collect();
+    assert_eq!(numbers[..5], [-20, -40, -60, -80, -100]);
+    assert_eq!(numbers[5..], (1..=100).filter(|number| number % 10 != 0).collect::<Vec<_>>());
+    Ok(())
+}
+
 #[test]
 fn eight_writers_keep_the_order_of_each_key() -> Result<()> {
     let mut stage = Stage::new()?;

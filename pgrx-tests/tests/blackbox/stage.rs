@@ -73,6 +73,14 @@ impl Stage {
         })
     }
 
+    /// Waits until the relay shows this state; gives the last error that it shows.
+    pub fn until_state(&mut self, state: &str) -> Result<String> {
+        wait::until_ok(&format!("a relay that is {state}"), DEADLINE, || {
+            let sql = "SELECT coalesce(last_error, '') FROM outbox.status WHERE state = $1";
+            Ok(self.client.query_opt(sql, &[&state])?.map(|row| row.get(0)))
+        })
+    }
+
     /// Waits until `count` records of the topic have arrived; long before the periodic sweep.
     pub fn promptly(&self, topic: &str, count: usize) -> Result<Vec<Record>> {
         let mut consumer = Consumer::new(&self.broker.bootstrap_servers(), &[topic])?;
