@@ -7,16 +7,16 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build ## Real PostgreSQL, real Kafka, pgbench with rollbacks: count what arrived, then stop everything
-	@scripts/env cargo run --quiet --package event_outbox_tests --bin demo
+	@scripts/lab demo
 
 test: bootstrap ## Run everything: format, lints, documentation, all tests
 	@scripts/test
 
 up: build ## Start a PostgreSQL and a Kafka to play with
-	@scripts/env cargo run --quiet --package event_outbox_tests --bin playground -- up
+	@scripts/lab playground up
 
 down: ## Stop what `make up` started
-	@scripts/env cargo run --quiet --package event_outbox_tests --bin playground -- down
+	@scripts/lab playground down
 
 install: bootstrap ## Install the extension into the PostgreSQL of PG_CONFIG
 	@scripts/install
