@@ -2,8 +2,8 @@
 
 use std::thread;
 
-use event_outbox_tests::Result;
 use event_outbox_tests::verdict::{Promise, Verdict};
+use event_outbox_tests::{Record, Result};
 use postgres::Client;
 use serde_json::Value;
 
@@ -78,6 +78,30 @@ fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
         stage.promptly(&topic, 95)?.iter().filter_map(|record| record.value_text()?.parse().ok()).collect();
     assert_eq!(numbers[..5], [-20, -40, -60, -80, -100]);
     assert_eq!(numbers[5..], (1..=100).filter(|number| number % 10 != 0).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn two_databases_have_a_relay_each() -> Result<()> {
+    let mut stages = [Stage::new()?, Stage::new()?];
+    assert_ne!(stages[0].relay()?, stages[1].relay()?);
+    // Both write to one topic, with the same ids.
+    let topic = stages[0].topic("shared");
+    for number in 1..=50 {
+        for stage in &mut stages {
+            emit(&mut stage.client, &topic, number)?;
+        }
+    }
+    stages[0].drained(&topic)?;
+    let records = stages[1].drained(&topic)?;
+    for stage in &stages {
+        let is_own = |record: &&Record| {
+            record.header("ce_source").is_some_and(|source| source.ends_with(&format!("/{}", stage.database)))
+        };
+        let own: Vec<_> = records.iter().filter(is_own).cloned().collect();
+        assert_eq!(values(&own), (1..=50).map(|number| number.to_string()).collect::<Vec<_>>());
+    }
+    assert_eq!(records.len(), 100);
     Ok(())
 }
 

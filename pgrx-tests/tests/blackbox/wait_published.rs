@@ -96,6 +96,22 @@ fn a_waiting_caller_can_be_cancelled() -> Result<()> {
     Ok(())
 }
 
+/// As long as Postgres can say.
+#[test]
+fn the_longest_timeout_is_no_short_one() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("longest");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit(&mut stage.client, &topic, 1)?;
+    stage.client.batch_execute("SET statement_timeout = '200ms'")?;
+    for timeout in ["2000 years", "178000000 years"] {
+        let error = wait_published(&mut stage.client, timeout).expect_err("it did not wait");
+        let error = error.downcast::<postgres::Error>()?;
+        assert_eq!(error.code(), Some(&postgres::error::SqlState::QUERY_CANCELED), "{timeout}: {error}");
+    }
+    Ok(())
+}
+
 /// A transaction's own events are published only after it: to wait for them would be to wait for oneself.
 #[test]
 fn a_transaction_does_not_wait_for_its_own_events() -> Result<()> {
