@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backoff;
+pub mod caution;
 pub mod envelope;
 pub mod event;
 pub mod headers;

@@ -9,18 +9,20 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 pub fn sort(code: Code) -> Failure {
     match code {
         // *This* event is bad, and would be refused again.
-        Code::MessageSizeTooLarge
-        | Code::MessageBatchTooLarge
-        | Code::InvalidMessageSize
-        | Code::InvalidTopic
+        Code::InvalidTopic
         | Code::UnknownTopic
         | Code::UnknownTopicOrPartition
         | Code::UnknownPartition
         | Code::TopicAuthorizationFailed
+        | Code::InvalidArgument => Failure::Refused,
+
+        // A verdict on the batch, of which one event is bad.
+        Code::MessageSizeTooLarge
+        | Code::MessageBatchTooLarge
+        | Code::InvalidMessageSize
         | Code::InvalidRecord
         | Code::InvalidTimestamp
-        | Code::PolicyViolation
-        | Code::InvalidArgument => Failure::Refused,
+        | Code::PolicyViolation => Failure::Suspect,
 
         // The producer cannot go on: its identity or state is lost.
         Code::Fatal
@@ -32,7 +34,8 @@ pub fn sort(code: Code) -> Failure {
         | Code::CriticalSystemResource => Failure::Fatal,
 
         // A batch-mate's failure, or a gap in the sequence that another's failure left.
-        Code::OutOfOrderSequenceNumber
+        Code::InvalidDifferentRecord
+        | Code::OutOfOrderSequenceNumber
         | Code::DuplicateSequenceNumber
         | Code::UnknownProducerId
         | Code::InvalidProducerIdMapping

@@ -1,7 +1,8 @@
 //! Settling: one transaction deletes what Kafka has acknowledged, tells consumers, and reports what it
 //! has refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use event_outbox_domain::notify::{self, Published};
@@ -21,6 +22,8 @@ struct Sorted {
     published: Vec<Published>,
     refused: Vec<(RowIdentity, String)>,
     returned: Vec<i64>,
+    /// Came back with a batch that was refused, maybe for another.
+    suspect: Vec<i64>,
 }
 
 impl Relay {
@@ -63,7 +66,10 @@ impl Relay {
                         offset: *offset,
                     });
                 }
-                Outcome::Failed { failure: Failure::Refused, error } => {
+                Outcome::Failed { failure: Failure::Suspect, .. } if !ticket.alone => {
+                    sorted.suspect.push(*id)
+                }
+                Outcome::Failed { failure: Failure::Refused | Failure::Suspect, error } => {
                     sorted.refused.push((ticket.row, error.clone()));
                 }
                 Outcome::Failed { failure: Failure::Outage | Failure::Fatal, .. } => {
@@ -86,17 +92,18 @@ impl Relay {
                 None => self.release(row.id),
             }
         }
-        let rested = crate::pg::now() + RETURN_REST_MICROS;
+        let now = crate::pg::now();
         for id in &sorted.returned {
-            self.hold(*id, rested);
+            self.hold(*id, now + RETURN_REST_MICROS);
         }
+        self.suspect(&sorted.suspect, now);
         self.count(sorted);
         shared::roster().tell_settled();
     }
 
     /// The event is done with: those that waited behind it may go.
     fn release(&mut self, id: i64) {
-        let lane = self.window.remove(id).and_then(|ticket| ticket.lane);
+        let lane = self.leave_window(id, false);
         if let Some(behind) = self.lanes.release(lane, id) {
             self.floor.rewind(behind);
             self.look = true;
@@ -105,8 +112,31 @@ impl Relay {
 
     /// The event waits until then, in microseconds since 1970, and its lane with it.
     fn hold(&mut self, id: i64, until: i64) {
-        let lane = self.window.remove(id).and_then(|ticket| ticket.lane);
+        let lane = self.leave_window(id, false);
         self.lanes.block(lane, id, until);
+    }
+
+    /// These are sent again at once, in their order, but with caution.
+    fn suspect(&mut self, ids: &[i64], now: i64) {
+        let mut topics: HashSet<Arc<str>> = HashSet::new();
+        for id in ids {
+            topics.extend(self.window.ticket(*id).map(|ticket| ticket.topic.clone()));
+            let lane = self.leave_window(*id, true);
+            self.lanes.block(lane, *id, now);
+        }
+        for topic in topics {
+            self.caution.begin(&topic, self.window.count(&topic));
+        }
+    }
+
+    /// Takes an event out of the window; gives its lane.
+    fn leave_window(&mut self, id: i64, suspect: bool) -> Option<u64> {
+        let ticket = self.window.remove(id)?;
+        if let Some(turned_away) = self.caution.settled(&ticket.topic, suspect) {
+            self.floor.rewind(turned_away - 1);
+            self.look = true;
+        }
+        ticket.lane
     }
 
     fn count(&self, sorted: &Sorted) {

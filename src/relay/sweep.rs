@@ -51,7 +51,7 @@ impl Relay {
         let read = transaction::run(c"event_outbox: reading new events", || self.read(now));
         if read.is_err() {
             self.floor.abandon();
-            self.look = true;
+            self.not_sent();
         }
         match self.note(read) {
             Some(Some((catch, reached))) => {
@@ -104,12 +104,24 @@ impl Relay {
             return true;
         }
         let event = row.event(self.shared_topic(topic));
-        if !room.take(&event) {
+        if !room.fits(&event) {
             return false;
         }
-        catch.tickets.push(Ticket::new(&event, row.identity(), lane));
+        if !self.caution.admits(topic, id) {
+            return true;
+        }
+        room.take(&event);
+        catch.tickets.push(Ticket::new(&event, row.identity(), lane, self.caution.is_alone(topic)));
         catch.events.push(event);
         true
+    }
+
+    /// What was read has not been handed over.
+    fn not_sent(&mut self) {
+        self.look = true;
+        if let Some(turned_away) = self.caution.abandon() {
+            self.floor.rewind(turned_away - 1);
+        }
     }
 
     fn shared_topic(&mut self, name: &str) -> Arc<str> {
@@ -131,7 +143,7 @@ impl Relay {
             catch.tickets.into_iter().for_each(|ticket| self.window.add(ticket));
         } else {
             self.floor.rewind(first - 1);
-            self.look = true;
+            self.not_sent();
         }
     }
 }

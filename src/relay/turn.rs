@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_domain::caution::Caution;
 use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::sweep::Floor;
@@ -61,6 +62,7 @@ pub struct Relay {
     pub(super) window: Window,
     pub(super) floor: Floor,
     pub(super) lanes: Lanes,
+    pub(super) caution: Caution,
     /// Reports that are not settled yet.
     pub(super) reports: Vec<Report>,
     /// Topics met, each kept once.
@@ -90,6 +92,7 @@ impl Relay {
             window: Window::default(),
             floor: Floor::new(),
             lanes: Lanes::new(MAX_WAITING_KEYS),
+            caution: Caution::default(),
             reports: Vec::new(),
             topics: HashSet::new(),
             look: true,
@@ -150,6 +153,7 @@ impl Relay {
         self.window.clear();
         self.floor.rewind(0);
         self.lanes.resend();
+        self.caution.abandon();
         self.look = true;
         self.slot.show_connection(Connection::Unknown);
     }

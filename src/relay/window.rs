@@ -20,14 +20,16 @@ pub struct Ticket {
     pub topic: Arc<str>,
     /// With whom it keeps order.
     pub lane: Option<u64>,
+    /// Whether it was sent without others of its topic, so that a refusal is its own.
+    pub alone: bool,
     bytes: usize,
 }
 
 impl Ticket {
     /// The ticket of an event read from `row`.
     #[must_use]
-    pub fn new(event: &Event, row: RowIdentity, lane: Option<u64>) -> Self {
-        Self { row, topic: event.topic.clone(), lane, bytes: event.weight() }
+    pub fn new(event: &Event, row: RowIdentity, lane: Option<u64>, alone: bool) -> Self {
+        Self { row, topic: event.topic.clone(), lane, alone, bytes: event.weight() }
     }
 }
 
@@ -43,6 +45,12 @@ impl Window {
     #[must_use]
     pub fn ticket(&self, id: i64) -> Option<&Ticket> {
         self.tickets.get(&id)
+    }
+
+    /// How many are in flight to a topic. Looks at each: for rare occasions.
+    #[must_use]
+    pub fn count(&self, topic: &str) -> usize {
+        self.tickets.values().filter(|ticket| &*ticket.topic == topic).count()
     }
 
     /// Takes in an event that was handed over.
@@ -105,16 +113,16 @@ pub struct Room {
 }
 
 impl Room {
-    /// Takes the room of one more event; `false` if there is none. An event larger than all the room is
-    /// taken alone.
-    pub fn take(&mut self, event: &Event) -> bool {
-        let weight = event.weight();
-        if self.events == 0 || (weight > self.bytes && !self.empty) {
-            return false;
-        }
-        self.events -= 1;
-        self.bytes = self.bytes.saturating_sub(weight);
+    /// Whether there is room for one more event. One that is larger than all the room is taken alone.
+    #[must_use]
+    pub fn fits(&self, event: &Event) -> bool {
+        self.events > 0 && (self.empty || event.weight() <= self.bytes)
+    }
+
+    /// Takes the room of an event.
+    pub fn take(&mut self, event: &Event) {
+        self.events = self.events.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(event.weight());
         self.empty = false;
-        true
     }
 }
