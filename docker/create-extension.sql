@@ -1,0 +1,1 @@
+CREATE EXTENSION event_outbox;
