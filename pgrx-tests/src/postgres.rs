@@ -252,7 +252,8 @@ impl Cluster {
 
     fn write_settings(&self) -> Result<()> {
         let settings = self.lock_settings();
-        let quoted = |value: &str| value.replace('\'', "''");
+        // Within quotes a backslash begins an escape, as in C.
+        let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "''");
         let lines: String =
             settings.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
         // A rename, so that a reload never sees half a file.
