@@ -5,6 +5,7 @@
 
 mod backlog;
 mod concurrency;
+mod crash;
 mod dump;
 mod envelope;
 mod functions;
@@ -21,6 +22,7 @@ mod readme;
 mod record;
 mod relay;
 mod search_path;
+mod shutdown;
 mod smoke;
 mod stage;
 mod surroundings;
