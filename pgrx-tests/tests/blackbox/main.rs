@@ -22,6 +22,8 @@ mod readme;
 mod record;
 mod relay;
 mod search_path;
+mod secrets;
+mod settings;
 mod shutdown;
 mod smoke;
 mod stage;

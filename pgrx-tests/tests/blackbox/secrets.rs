@@ -1,0 +1,105 @@
+//! `event_outbox.kafka_properties` may hold passwords: nobody gets to see it.
+
+use event_outbox_tests::{Broker, Cluster, Result, StopMode};
+use postgres::Client;
+use postgres::error::SqlState;
+
+use crate::own::Own;
+use crate::relay::{until_drained, until_idle, until_status};
+
+const SECRET: &str = "correcthorse";
+const OTHER_SECRET: &str = "batterystaple";
+
+/// All ways in which SQL shows a setting.
+fn shown(client: &mut Client) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for sql in [
+        "SHOW event_outbox.kafka_properties",
+        "SELECT current_setting('event_outbox.kafka_properties')",
+        "SELECT setting FROM pg_settings WHERE name = 'event_outbox.kafka_properties'",
+        "SELECT reset_val FROM pg_settings WHERE name = 'event_outbox.kafka_properties'",
+        "SELECT boot_val FROM pg_settings WHERE name = 'event_outbox.kafka_properties'",
+        "SELECT s::text FROM pg_settings AS s",
+        "SELECT s::text FROM outbox.status AS s",
+        "SELECT a::text FROM pg_stat_activity AS a WHERE backend_type <> 'client backend'",
+    ] {
+        found.extend(client.query(sql, &[])?.iter().filter_map(|row| row.get::<_, Option<String>>(0)));
+    }
+    Ok(found)
+}
+
+fn server() -> Result<Own> {
+    let options = Cluster::options("secrets")
+        .set("event_outbox.kafka_properties", format!("sasl.password={SECRET},linger.ms=1"));
+    Own::with(options, &Broker::shared()?.bootstrap_servers())
+}
+
+#[test]
+fn sql_shows_stars() -> Result<()> {
+    let own = server()?;
+    let mut client = own.connect()?;
+    let seen = shown(&mut client)?;
+    assert_eq!(seen[..2], ["********", "********"]);
+    let leak = seen.iter().find(|text| text.contains(SECRET));
+    assert!(leak.is_none(), "{leak:?}");
+
+    client.batch_execute("CREATE ROLE reader LOGIN; GRANT pg_read_all_settings TO reader")?;
+    let mut reader = own.server.connect_as(&own.database, "reader")?;
+    let row = reader.query_one("SHOW event_outbox.kafka_properties", &[])?;
+    assert_eq!(row.get::<_, String>(0), "********");
+    Ok(())
+}
+
+#[test]
+fn an_ordinary_role_may_neither_see_nor_set_it() -> Result<()> {
+    let own = server()?;
+    own.connect()?.batch_execute("CREATE ROLE ordinary LOGIN")?;
+    let mut ordinary = own.server.connect_as(&own.database, "ordinary")?;
+    for sql in [
+        "SHOW event_outbox.kafka_properties",
+        "SELECT current_setting('event_outbox.kafka_properties')",
+        "SET event_outbox.kafka_properties = 'debug=all'",
+        "SET event_outbox.kafka_properties_file = '/etc/passwd'",
+        "SET event_outbox.bootstrap_servers = '127.0.0.1:1'",
+        "SHOW event_outbox.kafka_properties_file",
+    ] {
+        let error = ordinary.simple_query(sql).expect_err(sql);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_log_does_not_tell() -> Result<()> {
+    let mut own = server()?;
+    let mut client = own.connect()?;
+    until_idle(&mut client)?;
+    // Postgres logs settings that a reload changes.
+    for properties in
+        [format!("sasl.password={OTHER_SECRET}"), String::new(), format!("sasl.password={SECRET}")]
+    {
+        let before = own.server.log().matches("configuration").count();
+        own.server.set("event_outbox.kafka_properties", &properties)?;
+        own.server.reload()?;
+        event_outbox_tests::wait::until("the reload", crate::stage::DEADLINE, || {
+            (own.server.log().matches("configuration").count() > before).then_some(())
+        })?;
+    }
+    // A broker that cannot be reached, and properties that are wrong.
+    own.server.set("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
+    own.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
+    own.server.reload()?;
+    until_status(&mut client, "the error", |status| status.state == "misconfigured")?;
+    drop(client);
+    own.server.restart(StopMode::Fast)?;
+    own.server.set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers())?;
+    own.server.set("event_outbox.kafka_properties", format!("sasl.password={OTHER_SECRET}"))?;
+    own.server.reload()?;
+    client = own.connect()?;
+    client.query_one("SELECT outbox.emit('secrets.log', '{}')", &[])?;
+    until_drained(&mut client)?;
+    let log = own.server.log();
+    let leak = log.lines().find(|line| line.contains(SECRET) || line.contains(OTHER_SECRET));
+    assert!(leak.is_none(), "{leak:?}");
+    Ok(())
+}
