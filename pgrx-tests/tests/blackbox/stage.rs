@@ -67,10 +67,17 @@ impl Stage {
 
     /// The process of the relay, once it is at work.
     pub fn relay(&mut self) -> Result<i32> {
-        wait::until_ok("a relay", DEADLINE, || {
+        let found = wait::until_ok("a relay", DEADLINE, || {
             let sql = "SELECT pid FROM outbox.status WHERE state NOT IN ('absent', 'starting', 'stopping')";
             Ok(self.client.query_opt(sql, &[])?.map(|row| row.get(0)))
-        })
+        });
+        found.map_err(|error| error.context(self.status()))
+    }
+
+    /// All that the relay shows, for messages.
+    fn status(&mut self) -> String {
+        let row = self.client.query_one("SELECT s::text FROM outbox.status AS s", &[]);
+        row.map_or_else(|error| error.to_string(), |row| row.get(0))
     }
 
     /// Waits until the relay shows this state; gives the last error that it shows.
