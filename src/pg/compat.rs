@@ -65,6 +65,15 @@ pub fn take_notifications() {
     unsafe { guarded(|| r#async::ProcessNotifyInterrupt(false)) }
 }
 
+/// Ends the process in Postgres' way. To be called between transactions.
+#[allow(unreachable_code)]
+pub fn exit_process(code: c_int) -> ! {
+    // SAFETY: no lock of Postgres is held between transactions.
+    unsafe { pg_sys::proc_exit(code) };
+    // From 18 on the binding does not say that it never returns.
+    std::process::abort()
+}
+
 /// A wait event set that lives as long as the process.
 ///
 /// # Safety

@@ -112,8 +112,7 @@ pub enum Exit {
 
 /// Ends the process.
 pub fn exit(how: Exit) -> ! {
-    // SAFETY: no lock of Postgres is held between transactions.
-    unsafe { pg_sys::proc_exit(how as c_int) }
+    compat::exit_process(how as c_int)
 }
 
 /// Shows what this process is in `pg_stat_activity.application_name`.

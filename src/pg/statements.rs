@@ -51,6 +51,11 @@ static REPORT_REFUSED: Statement = Statement::new(
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
+static SEQUENCE_CACHE: Statement = Statement::new(
+    c"SELECT s.seqcache FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = $1",
+    &[pg_sys::OIDOID],
+);
+
 /// Sets what the statements above rest on, for this session.
 pub fn prepare_session() {
     const SETTINGS: [(&CStr, &CStr); 15] = [
@@ -101,6 +106,17 @@ impl Outbox {
             (events != pg_sys::InvalidOid && sequence != pg_sys::InvalidOid)
                 .then_some(Self { events, sequence })
         }
+    }
+
+    /// Whether the sequence of ids keeps none in reserve. A session that does would draw ids long before it
+    /// uses them, which the search does not expect: their events are found by the full sweep only.
+    #[must_use]
+    pub fn has_exact_sequence(self) -> bool {
+        let _snapshot = Snapshot::take();
+        spi::connected(|| {
+            let rows = SEQUENCE_CACHE.execute(&[self.sequence.into_datum()], Access::Read, 1);
+            rows.iter().next().and_then(|row| row.get::<i64>(1)).is_none_or(|cache| cache == 1)
+        })
     }
 
     /// What is to be noted before rows are read, in the order that the search rests on: the sequence,

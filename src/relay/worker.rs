@@ -64,8 +64,15 @@ fn take_slot(slot: &'static Slot) {
 /// A relay, if this database has the extension.
 fn open(slot: &'static Slot) -> Option<Relay> {
     let opened = transaction::run(c"event_outbox: starting", || {
-        Outbox::locate()
-            .map(|_| envelope::default_source(&process::cluster_name(), &process::database_name()))
+        Outbox::locate().map(|outbox| {
+            if !outbox.has_exact_sequence() {
+                tracing::warn!(
+                    "the sequence outbox.events_id_seq has a cache: events can be late and out of order; \
+                     set it back by ALTER SEQUENCE outbox.events_id_seq CACHE 1"
+                );
+            }
+            envelope::default_source(&process::cluster_name(), &process::database_name())
+        })
     });
     let source = match opened {
         Ok(Some(source)) => source,
