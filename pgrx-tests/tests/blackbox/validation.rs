@@ -249,6 +249,22 @@ fn an_id_that_the_sequence_never_gives_is_refused() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
+    let mut stage = Stage::new()?;
+    for time in ["infinity", "-infinity", "1969-12-31 23:59:59Z", "10000-01-01 00:00:00Z", "0044-03-15 BC"] {
+        let sql = format!(
+            "INSERT INTO outbox.events (topic, payload, emitted_at) VALUES ('orders', '1', '{time}')"
+        );
+        let error = stage.client.batch_execute(&sql).expect_err(&sql);
+        let told = error.as_db_error().unwrap_or_else(|| panic!("{time}: {error}"));
+        assert_eq!(told.code(), &SqlState::DATETIME_FIELD_OVERFLOW, "{time}");
+        assert_eq!(told.message(), "time of the event is out of range", "{time}");
+        assert_eq!(told.hint(), Some("Leave emitted_at out to have it set."), "{time}");
+    }
+    Ok(())
+}
+
 /// A json column takes what no header can hold.
 #[test]
 fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
