@@ -15,7 +15,9 @@ CREATE TABLE outbox.events (
     content_type    text,
     attempts        integer NOT NULL DEFAULT 0,
     next_attempt_at timestamptz,
-    last_error      text
+    last_error      text,
+    error_class     text,
+    first_refused_at timestamptz
 )
 -- Every row is inserted once and deleted soon: dead rows are most of the table's life, and are taken
 -- out early and without pausing. A row is updated only when Kafka refuses it, so pages are filled.
@@ -46,8 +48,10 @@ COMMENT ON COLUMN outbox.events.event_type IS 'Sent as ce_type; NULL sends the t
 COMMENT ON COLUMN outbox.events.content_type IS 'Media type of the payload, sent as content-type; NULL sends none.';
 COMMENT ON COLUMN outbox.events.attempts IS 'How often Kafka has refused this event.';
 COMMENT ON COLUMN outbox.events.next_attempt_at IS 'Not tried again before this time; NULL if it was never refused.';
+COMMENT ON COLUMN outbox.events.error_class IS 'Kind of the last refusal, as in outbox.dead_letters.';
+COMMENT ON COLUMN outbox.events.first_refused_at IS 'When Kafka refused it first.';
 COMMENT ON COLUMN outbox.events.last_error IS
-    'Why Kafka refused it last. An UPDATE of this column reports a refusal: the attempt is counted by a trigger.';
+    'Why Kafka refused it last. An UPDATE of this column reports a refusal: a trigger counts the attempt, and moves the event to outbox.dead_letters after the last.';
 
 -- A dump carries what has not been published yet.
 SELECT pg_catalog.pg_extension_config_dump('outbox.events', '');

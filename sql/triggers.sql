@@ -13,7 +13,7 @@ COMMENT ON FUNCTION outbox.check_event() IS
 CREATE FUNCTION outbox.count_attempt() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_count_attempt';
 COMMENT ON FUNCTION outbox.count_attempt() IS
-    'Keeps the books of a refused event: counts the attempt and sets the time of the next one.';
+    'Keeps the books of a refused event: counts the attempt and sets the time of the next one, if there is one.';
 
 CREATE TRIGGER before_insert BEFORE INSERT ON outbox.events
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.before_insert();

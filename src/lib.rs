@@ -25,8 +25,15 @@ extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["sch
 extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["functions"]);
 extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
 extension_sql_file!("../sql/emit.sql", name = "emit", requires = ["tables"]);
+extension_sql_file!("../sql/dead_letters.sql", name = "dead_letters", requires = ["triggers"]);
+extension_sql_file!("../sql/intake.sql", name = "intake", requires = ["emit"]);
 extension_sql_file!("../sql/views.sql", name = "views", requires = ["tables"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["triggers", "emit", "views"], finalize);
+extension_sql_file!(
+    "../sql/grants.sql",
+    name = "grants",
+    requires = ["dead_letters", "intake", "views"],
+    finalize
+);
 
 /// Called when a process loads the library: by the postmaster, once, if it is preloaded.
 #[allow(non_snake_case)]

@@ -170,6 +170,7 @@ mod tests {
 
     #[pg_test]
     fn a_report_of_a_refusal_counts_the_attempt() {
+        Spi::run("SET event_outbox.max_attempts = 4").unwrap();
         Spi::run("SELECT outbox.emit('t', '1')").unwrap();
         for attempt in 1..=3 {
             Spi::run("UPDATE outbox.events SET last_error = 'no such topic'").unwrap();
@@ -182,6 +183,128 @@ mod tests {
         }
         Spi::run("UPDATE outbox.events SET last_error = NULL").unwrap();
         assert_eq!(one::<i32>("SELECT attempts FROM outbox.events"), 3, "to forget an error is no refusal");
+    }
+
+    /// Emits an event and has it refused to death.
+    fn kill(topic: &str, key: &str) {
+        Spi::run(&format!(
+            "SELECT outbox.emit('{topic}', '{{\"k\": 1}}', key => '{key}', headers => '{{\"h\": \"1\"}}')"
+        ))
+        .unwrap();
+        for _ in 0..3 {
+            Spi::run(&format!("UPDATE outbox.events SET last_error = 'no, {key}' WHERE topic = '{topic}'"))
+                .unwrap();
+        }
+    }
+
+    #[pg_test]
+    fn an_event_that_used_up_its_attempts_is_dead_and_kept_whole() {
+        kill("t", "a");
+        assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 0);
+        assert_eq!(
+            one::<String>(
+                "SELECT concat_ws('|', topic, outbox.readable(key), outbox.readable(payload), headers, content_type, attempts, error) \
+                 FROM outbox.dead_letters"
+            ),
+            "t|a|{\"k\":1}|{\"h\":\"1\"}|application/json|3|no, a"
+        );
+        assert!(one::<bool>(
+            "SELECT first_refused_at < last_refused_at AND error_class IS NULL FROM outbox.dead_letters"
+        ));
+    }
+
+    #[pg_test]
+    fn the_dead_are_redriven_in_their_order_with_their_identity() {
+        for key in ["a", "b", "c"] {
+            kill("t", key);
+        }
+        kill("other", "d");
+        let before: String = one(
+            "SELECT string_agg(event_id::text, ',' ORDER BY id) FROM outbox.dead_letters WHERE topic = 't'",
+        );
+        assert_eq!(one::<i64>("SELECT outbox.redrive(topic => 't', max => 2)"), 2);
+        assert_eq!(one::<i64>("SELECT outbox.redrive(topic => 't')"), 1);
+        assert_eq!(
+            one::<String>("SELECT string_agg(event_id::text, ',' ORDER BY id) FROM outbox.events"),
+            before
+        );
+        assert!(one::<bool>(
+            "SELECT bool_and(attempts = 0 AND next_attempt_at IS NULL AND last_error IS NULL) FROM outbox.events"
+        ));
+        assert_eq!(one::<String>("SELECT string_agg(topic, ',') FROM outbox.dead_letters"), "other");
+        assert_eq!(one::<i64>("SELECT outbox.redrive(event_id) FROM outbox.dead_letters"), 1);
+    }
+
+    #[pg_test]
+    fn the_dead_are_discarded_when_asked_only() {
+        kill("t", "a");
+        kill("t", "b");
+        assert_eq!(one::<i64>("SELECT outbox.discard(topic => 'other')"), 0);
+        assert_eq!(one::<i64>("SELECT outbox.discard(since => now() + interval '1 hour')"), 0);
+        let refused = complaint("SELECT outbox.discard()");
+        assert_eq!((refused.0.as_str(), refused.1.as_str()), ("22004", "no dead letters are chosen"));
+        assert!(!refused.2.is_empty() && !refused.3.is_empty());
+        assert_eq!(one::<i64>("SELECT outbox.discard(since => '-infinity')"), 2);
+        assert_eq!(one::<i64>("SELECT count(*) FROM outbox.dead_letters"), 0);
+    }
+
+    #[pg_test]
+    fn a_copy_of_the_dead_goes_to_the_dead_letter_topic_and_no_further() {
+        Spi::run("SET event_outbox.dead_letter_topic = 'dead'").unwrap();
+        kill("t", "a");
+        let headers: String = one("SELECT headers::text FROM outbox.events WHERE topic = 'dead'");
+        for part in [
+            "\"h\": \"1\"",
+            "\"__outbox.errors.topic\": \"t\"",
+            "\"__outbox.errors.message\": \"no, a\"",
+            "\"__outbox.errors.attempts\": \"3\"",
+        ] {
+            assert!(headers.contains(part), "{headers}");
+        }
+        assert!(one::<bool>("SELECT e.event_id = d.event_id FROM outbox.events e, outbox.dead_letters d"));
+        for _ in 0..3 {
+            Spi::run("UPDATE outbox.events SET last_error = 'no'").unwrap();
+        }
+        assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 0, "what dies there stays");
+        assert_eq!(one::<i64>("SELECT count(*) FROM outbox.dead_letters"), 2);
+        assert_eq!(complaint("SET event_outbox.dead_letter_topic = 'a b'").0, "22023");
+    }
+
+    /// status, attempt and whether there is an event id and an error.
+    fn try_emit(arguments: &str) -> String {
+        one(&format!(
+            "SELECT concat_ws(' ', status, attempt, event_id IS NOT NULL, error) FROM outbox.try_emit({arguments})"
+        ))
+    }
+
+    #[pg_test]
+    fn a_message_is_taken_in_once() {
+        assert_eq!(try_emit("'m1', 't', '{\"a\": 1}', key => 'k'"), "stored 1 t");
+        assert_eq!(try_emit("'m1', 't', '{\"a\": 2}', key => 'k'"), "duplicate 1 t");
+        assert_eq!(try_emit("'m2', 't', '{\"a\": 1}'::jsonb"), "stored 1 t");
+        assert_eq!(
+            one::<String>("SELECT string_agg(outbox.readable(payload), ',' ORDER BY id) FROM outbox.events"),
+            "{\"a\":1},{\"a\":1}"
+        );
+        assert!(one::<bool>(
+            "SELECT e.event_id = i.event_id FROM outbox.intake i JOIN outbox.events e USING (event_id) WHERE source_id = 'm1'"
+        ));
+    }
+
+    #[pg_test]
+    fn an_invalid_message_is_rejected_after_its_attempts_and_may_be_mended_before() {
+        assert_eq!(try_emit("'bad', 'a b', '1'"), "invalid 1 f invalid event topic");
+        assert_eq!(try_emit("'bad', 't', '{'"), "invalid 2 f invalid input syntax for type json");
+        assert_eq!(try_emit("'bad', 't', NULL"), "rejected 3 f an event without payload needs a key");
+        assert_eq!(
+            try_emit("'bad', 't', '1'"),
+            "rejected 3 f an event without payload needs a key",
+            "not examined again"
+        );
+        assert_eq!(try_emit("'mended', 'a b', '1'"), "invalid 1 f invalid event topic");
+        assert_eq!(try_emit("'mended', 't', '1'"), "stored 2 t");
+        assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 1);
+        assert_eq!(complaint("SELECT outbox.try_emit(NULL, 't', '1')").0, "22004");
     }
 
     #[pg_test]

@@ -28,6 +28,8 @@ pub enum Outcome {
     Failed {
         /// Whose fault it is.
         failure: Failure,
+        /// What kind of error it is, in a word that programs can go by.
+        class: &'static str,
         /// The error in words, with its librdkafka name.
         error: String,
     },

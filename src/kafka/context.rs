@@ -43,7 +43,7 @@ impl Context {
     pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
         let outcome = failure::outcome(error);
         let mut notes = self.notes();
-        if let Outcome::Failed { failure: Failure::Fatal, error } = &outcome {
+        if let Outcome::Failed { failure: Failure::Fatal, error, .. } = &outcome {
             notes.fatal = Some(error.clone());
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) {
@@ -62,6 +62,12 @@ impl ClientContext for Context {
             // Connection trouble repeats with every try. It is told once, as the state of the relay;
             // librdkafka's own lines are for those who look closer.
             _ => tracing::debug!("Kafka: {facility}: {message}"),
+        }
+        // Of requests that no broker answers, librdkafka speaks in its log only.
+        if matches!(facility, "REQTMOUT" | "FAIL") {
+            let mut notes = self.notes();
+            notes.trouble = true;
+            notes.cause = Some(message.to_owned());
         }
     }
 

@@ -84,12 +84,31 @@ pub fn sort(code: Code) -> Failure {
     }
 }
 
+/// The kind of a refusal, as `error_class` tells it.
+fn class(code: Code) -> &'static str {
+    match code {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => "too_large",
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => "unknown_topic",
+        Code::UnknownPartition => "unknown_partition",
+        Code::TopicAuthorizationFailed => "not_authorized",
+        Code::InvalidTopic => "invalid_topic",
+        Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation | Code::InvalidArgument => {
+            "invalid_record"
+        }
+        _ => "other",
+    }
+}
+
 /// The outcome of a message that failed with this error.
 #[must_use]
 pub fn outcome(error: &KafkaError) -> Outcome {
     match error.rdkafka_error_code() {
-        Some(code) => Outcome::Failed { failure: sort(code), error: format!("{code} ({code:?})") },
+        Some(code) => {
+            Outcome::Failed { failure: sort(code), class: class(code), error: format!("{code} ({code:?})") }
+        }
         // A topic that is no C string: nothing that Kafka could take.
-        None => Outcome::Failed { failure: Failure::Refused, error: error.to_string() },
+        None => {
+            Outcome::Failed { failure: Failure::Refused, class: "invalid_topic", error: error.to_string() }
+        }
     }
 }

@@ -15,6 +15,7 @@ pub mod settings;
 pub mod shared;
 pub mod sleep;
 pub mod spi;
+pub mod state;
 pub mod statements;
 pub mod status;
 pub mod transaction;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::notify::Mode;
+use event_outbox_domain::topic;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
@@ -53,8 +54,21 @@ static MAX_EVENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 // A safety net for what bypasses triggers, not a polling interval.
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+// Enough for a mistake that is mended within minutes, few enough that nobody waits long behind it.
+static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
+static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
 static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+
+/// `event_outbox.ordering`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum OrderingSetting {
+    #[name = c"key"]
+    Key,
+    #[name = c"none"]
+    None,
+}
 
 /// Shown in place of `event_outbox.kafka_properties`, which may hold passwords.
 const HIDDEN: &CStr = c"********";
@@ -177,6 +191,38 @@ pub fn init() {
         GucFlags::UNIT_MS,
     );
     GucRegistry::define_int_guc(
+        c"event_outbox.max_attempts",
+        c"Refusals after which an event is dead.",
+        c"A dead event is kept in outbox.dead_letters and never tried again by itself. Also limits outbox.try_emit().",
+        &MAX_ATTEMPTS,
+        1,
+        1_000_000,
+        context(),
+        GucFlags::default(),
+    );
+    // SAFETY: the hook has the signature of a check hook and changes nothing.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.dead_letter_topic",
+            c"Kafka topic to which a copy of each dead event is sent.",
+            c"If empty, none is sent.",
+            &DEAD_LETTER_TOPIC,
+            context(),
+            GucFlags::default(),
+            Some(check_topic),
+            None,
+            None,
+        );
+    }
+    GucRegistry::define_enum_guc(
+        c"event_outbox.ordering",
+        c"What keeps its order.",
+        c"\"key\": events with the same topic and key, so that a refused one holds back the later ones; \"none\": nothing waits for another.",
+        &ORDERING,
+        context(),
+        GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
         c"event_outbox.retry_backoff",
         c"Time before a refused event is tried again; doubled at each further refusal.",
         c"",
@@ -196,6 +242,17 @@ pub fn init() {
         context(),
         GucFlags::UNIT_MS,
     );
+}
+
+/// Check hook: empty, or a name that Kafka accepts.
+unsafe extern "C-unwind" fn check_topic(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a C string.
+    let name = unsafe { CStr::from_ptr(*value) }.to_bytes();
+    name.is_empty() || std::str::from_utf8(name).is_ok_and(topic::is_valid)
 }
 
 thread_local! {
@@ -241,6 +298,11 @@ pub fn max_event_bytes() -> usize {
     size(&MAX_EVENT_BYTES)
 }
 
+/// Refusals after which an event is dead.
+pub fn max_attempts() -> i32 {
+    MAX_ATTEMPTS.get()
+}
+
 /// The first delay after a refusal, and the longest.
 pub fn retry_backoff() -> (Duration, Duration) {
     (millis(&RETRY_BACKOFF), millis(&RETRY_BACKOFF_MAX))
@@ -259,6 +321,8 @@ pub struct Settings {
     pub batch_size: usize,
     /// How consumers are told.
     pub notify: Mode,
+    /// Whether events with the same topic and key keep their order.
+    pub ordered: bool,
     /// Time between full sweeps.
     pub sweep_interval: Duration,
     /// How long a stopping relay waits.
@@ -289,6 +353,7 @@ impl Settings {
                 NotifySetting::Event => Mode::Event,
                 NotifySetting::Off => Mode::Off,
             },
+            ordered: ORDERING.get() == OrderingSetting::Key,
             sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
         }

@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, 
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
+use super::state::{Connection, Dated, State};
+
 /// The most databases of one server that can have a relay.
 pub const MAX_RELAYS: usize = 64;
 
@@ -128,112 +130,6 @@ pub enum Request {
     Leave,
 }
 
-/// What a relay does, as its status shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum State {
-    /// Connecting to its database.
-    Starting,
-    /// Nothing to do.
-    Idle,
-    /// Events are under way.
-    Publishing,
-    /// Events wait for Kafka to answer.
-    Waiting,
-    /// The last transaction failed; it is tried again.
-    Failing,
-    /// The producer cannot be created from the settings.
-    Misconfigured,
-    /// `event_outbox.enabled` is off.
-    Disabled,
-    /// Ending.
-    Stopping,
-}
-
-impl State {
-    /// The word that the status shows.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Idle => "idle",
-            Self::Publishing => "publishing",
-            Self::Waiting => "waiting",
-            Self::Failing => "failing",
-            Self::Misconfigured => "misconfigured",
-            Self::Disabled => "disabled",
-            Self::Stopping => "stopping",
-        }
-    }
-
-    fn from_u32(value: u32) -> Self {
-        [
-            Self::Starting,
-            Self::Idle,
-            Self::Publishing,
-            Self::Waiting,
-            Self::Failing,
-            Self::Misconfigured,
-            Self::Disabled,
-        ]
-        .into_iter()
-        .find(|state| *state as u32 == value)
-        .unwrap_or(Self::Stopping)
-    }
-}
-
-/// The producer's connection, as the status shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Connection {
-    /// Not tried yet.
-    Unknown,
-    /// A broker has answered.
-    Connected,
-    /// No broker answers.
-    Disconnected,
-}
-
-impl Connection {
-    /// The word that the status shows.
-    #[must_use]
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Unknown => "unknown",
-            Self::Connected => "connected",
-            Self::Disconnected => "disconnected",
-        }
-    }
-
-    fn from_u32(value: u32) -> Self {
-        match value {
-            1 => Self::Connected,
-            2 => Self::Disconnected,
-            _ => Self::Unknown,
-        }
-    }
-}
-
-/// An enum of the status and the time of its last change, in microseconds since 1970.
-#[derive(Default)]
-pub struct Dated {
-    value: AtomicU32,
-    since: AtomicI64,
-}
-
-impl Dated {
-    fn set(&self, value: u32, now: i64) {
-        if self.value.swap(value, Ordering::Relaxed) != value || self.since.load(Ordering::Relaxed) == 0 {
-            self.since.store(now, Ordering::Relaxed);
-        }
-    }
-
-    /// Since when, in microseconds since 1970; 0 if never set.
-    pub fn since(&self) -> i64 {
-        self.since.load(Ordering::Relaxed)
-    }
-}
-
 /// One database's relay. Times are in microseconds since 1970.
 #[derive(Default)]
 pub struct Slot {
@@ -304,7 +200,8 @@ impl Slot {
 
     /// The state shown, and since when.
     pub fn state(&self) -> (State, i64) {
-        (State::from_u32(self.state.value.load(Ordering::Relaxed)), self.state.since())
+        let (value, since) = self.state.get();
+        (State::from_u32(value), since)
     }
 
     /// Shows a state.
@@ -314,7 +211,8 @@ impl Slot {
 
     /// The connection shown, and since when.
     pub fn connection(&self) -> (Connection, i64) {
-        (Connection::from_u32(self.connection.value.load(Ordering::Relaxed)), self.connection.since())
+        let (value, since) = self.connection.get();
+        (Connection::from_u32(value), since)
     }
 
     /// Shows a connection.
@@ -338,10 +236,8 @@ impl Slot {
     fn clear(&self) {
         self.pid.store(0, Ordering::Relaxed);
         self.forget_request();
-        for dated in [&self.state, &self.connection] {
-            dated.value.store(0, Ordering::Relaxed);
-            dated.since.store(0, Ordering::Relaxed);
-        }
+        self.state.clear();
+        self.connection.clear();
         for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
             counter.store(0, Ordering::Relaxed);
         }

@@ -44,11 +44,12 @@ static NOTIFY: Statement = Statement::new(
     &[pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
-/// The trigger on the table keeps the books.
+/// The triggers on the table keep the books: one without a next attempt is dead, and has left the table.
 static REPORT_REFUSED: Statement = Statement::new(
-    c"UPDATE outbox.events AS e SET last_error = refused.error FROM unnest($1, $2, $3) AS refused(id, event_id, error) \
+    c"UPDATE outbox.events AS e SET last_error = refused.error, error_class = refused.class \
+        FROM unnest($1, $2, $3, $4) AS refused(id, event_id, class, error) \
        WHERE e.id = refused.id AND e.event_id = refused.event_id RETURNING e.id, e.next_attempt_at",
-    &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID],
+    &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
 static SEQUENCE_CACHE: Statement = Statement::new(
@@ -293,23 +294,35 @@ pub fn notify(notifications: Vec<Notification>) {
     });
 }
 
-/// Reports refusals. Gives the ids of those still there, each with the time of its next attempt in
+/// An event that Kafka refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which.
+    pub row: RowIdentity,
+    /// The kind of the refusal.
+    pub class: &'static str,
+    /// Why, in words.
+    pub error: String,
+}
+
+/// Reports refusals. Gives the ids of those that wait for another attempt, each with the time of it in
 /// microseconds since 1970.
-pub fn report_refused(refused: &[(RowIdentity, String)]) -> HashMap<i64, i64> {
+pub fn report_refused(refused: &[Refusal]) -> HashMap<i64, i64> {
     if refused.is_empty() {
         return HashMap::new();
     }
     spi::connected(|| {
-        let ids: Vec<i64> = refused.iter().map(|(row, _)| row.id).collect();
-        let event_ids = uuid_array(refused.iter().map(|(row, _)| row.event_id));
-        let errors: Vec<&str> = refused.iter().map(|(_, error)| error.as_str()).collect();
-        let rows =
-            REPORT_REFUSED.execute(&[ids.into_datum(), event_ids, errors.into_datum()], Access::Write, 0);
+        let ids: Vec<i64> = refused.iter().map(|refusal| refusal.row.id).collect();
+        let event_ids = uuid_array(refused.iter().map(|refusal| refusal.row.event_id));
+        let classes: Vec<&str> = refused.iter().map(|refusal| refusal.class).collect();
+        let errors: Vec<&str> = refused.iter().map(|refusal| refusal.error.as_str()).collect();
+        let rows = REPORT_REFUSED.execute(
+            &[ids.into_datum(), event_ids, classes.into_datum(), errors.into_datum()],
+            Access::Write,
+            0,
+        );
         rows.iter()
-            .map(|row| {
-                let next = row.datum(2).map_or(0, |datum| compat::unix_micros(datum.value() as i64));
-                (row.get(1).unwrap_or_default(), next)
-            })
+            .filter_map(|row| Some((row.get(1)?, compat::unix_micros(row.datum(2)?.value() as i64))))
             .collect()
     })
 }

@@ -41,18 +41,24 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(firing.tg_trigtuple))
 }
 
-/// Before an update that reports a refusal: counts the attempt and sets the time of the next.
+/// Before an update that reports a refusal: counts the attempt and sets the time of the next. After the
+/// last there is none, and the trigger `bury_event` (`sql/dead_letters.sql`) takes the event away.
 fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let before = Row::of_trigger(firing, firing.tg_trigtuple);
     let attempts = before.named::<i32>(c"attempts").unwrap_or(0).saturating_add(1);
-    let (base, cap) = settings::retry_backoff();
-    let delay = backoff::delay(attempts.unsigned_abs(), base, cap, functions::random());
-    let micros = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-    let next = compat::pg_timestamp(super::now().saturating_add(micros));
-    let row = Row::of_trigger(firing, firing.tg_newtuple);
-    let tuple = row
-        .with(&[(c"attempts", attempts.into_datum()), (c"next_attempt_at", Some(pg_sys::Datum::from(next)))]);
+    let now = super::now();
+    let next = (attempts < settings::max_attempts()).then(|| {
+        let (base, cap) = settings::retry_backoff();
+        let delay = backoff::delay(attempts.unsigned_abs(), base, cap, functions::random());
+        now.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX))
+    });
+    let first = before.named::<i64>(c"first_refused_at").unwrap_or(compat::pg_timestamp(now));
+    let tuple = Row::of_trigger(firing, firing.tg_newtuple).with(&[
+        (c"attempts", attempts.into_datum()),
+        (c"next_attempt_at", next.map(|time| pg_sys::Datum::from(compat::pg_timestamp(time)))),
+        (c"first_refused_at", Some(pg_sys::Datum::from(first))),
+    ]);
     // Whoever reports the refusal, the relay has to know of the new date.
     wake::at_commit();
     Some(pg_sys::Datum::from(tuple))

@@ -9,7 +9,7 @@ use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 
 use super::turn::Relay;
-use crate::pg::statements::{self, Outbox, RowIdentity, Snapshot};
+use crate::pg::statements::{self, Outbox, Refusal, RowIdentity, Snapshot};
 use crate::pg::{shared, transaction};
 
 /// How long an event rests that came back for no fault of its own, in microseconds.
@@ -20,7 +20,7 @@ pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
 struct Sorted {
     delivered: Vec<RowIdentity>,
     published: Vec<Published>,
-    refused: Vec<(RowIdentity, String)>,
+    refused: Vec<Refusal>,
     returned: Vec<i64>,
     /// Came back with a batch that was refused, maybe for another.
     suspect: Vec<i64>,
@@ -69,8 +69,8 @@ impl Relay {
                 Outcome::Failed { failure: Failure::Suspect, .. } if !ticket.alone => {
                     sorted.suspect.push(*id)
                 }
-                Outcome::Failed { failure: Failure::Refused | Failure::Suspect, error } => {
-                    sorted.refused.push((ticket.row, error.clone()));
+                Outcome::Failed { failure: Failure::Refused | Failure::Suspect, class, error } => {
+                    sorted.refused.push(Refusal { row: ticket.row, class, error: error.clone() });
                 }
                 Outcome::Failed { failure: Failure::Outage | Failure::Fatal, .. } => {
                     sorted.returned.push(*id);
@@ -81,12 +81,12 @@ impl Relay {
     }
 
     /// After the commit: lets go of what is settled. `waiting` are the refused events that wait for their
-    /// next attempt, and until when; a refused one that is not among them was deleted by hand.
+    /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand.
     fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>) {
         for row in &sorted.delivered {
             self.release(row.id);
         }
-        for (row, _) in &sorted.refused {
+        for Refusal { row, .. } in &sorted.refused {
             match waiting.get(&row.id) {
                 Some(until) => self.hold(row.id, *until),
                 None => self.release(row.id),
@@ -146,9 +146,9 @@ impl Relay {
         if delivered > 0 {
             self.slot.last_publish_at.store(crate::pg::now(), Ordering::Relaxed);
         }
-        if let Some((RowIdentity { id, .. }, error)) = sorted.refused.first() {
-            self.slot.show_error(&format!("event {id} was refused: {error}"));
-            tracing::warn!("Kafka refused {refused} events, the first is {id}: {error}");
+        if let Some(Refusal { row, error, .. }) = sorted.refused.first() {
+            self.slot.show_error(&format!("event {} was refused: {error}", row.id));
+            tracing::warn!("Kafka refused {refused} event(s), the first is {}: {error}", row.id);
         }
     }
 }

@@ -99,7 +99,7 @@ impl Relay {
             return true;
         }
         let (topic, key) = row.lane();
-        let lane = key.map(|key| lane(topic, key));
+        let lane = key.filter(|_| self.settings.ordered).map(|key| lane(topic, key));
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
         }

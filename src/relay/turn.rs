@@ -27,8 +27,9 @@ use super::window::Window;
 use crate::kafka::doorbell::Doorbell;
 use crate::kafka::publisher::{News, Publisher};
 use crate::pg::settings::Settings;
-use crate::pg::shared::{Connection, Request, Slot, State};
+use crate::pg::shared::{Request, Slot};
 use crate::pg::sleep::Sleep;
+use crate::pg::state::{Connection, State};
 use crate::pg::transaction::Failed;
 use crate::pg::{listen, log, process};
 

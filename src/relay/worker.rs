@@ -10,7 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::turn::{Ending, Relay};
 use crate::kafka::doorbell::Doorbell;
 use crate::pg::process::Exit;
-use crate::pg::shared::{self, Phase, Request, Slot, State};
+use crate::pg::shared::{self, Phase, Request, Slot};
+use crate::pg::state::State;
 use crate::pg::statements::{self, Outbox};
 use crate::pg::{listen, log, process, transaction};
 

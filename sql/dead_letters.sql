@@ -1,0 +1,155 @@
+-- Events that Kafka refused to the last attempt: kept whole, for people to look at, to send again or to
+-- throw away. The relay never tries them by itself.
+
+CREATE TABLE outbox.dead_letters (
+    dead_letter_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id               bigint NOT NULL,
+    event_id         uuid NOT NULL,
+    emitted_at       timestamptz NOT NULL,
+    topic            text NOT NULL,
+    partition        integer,
+    key              bytea,
+    payload          bytea,
+    headers          json,
+    event_type       text,
+    content_type     text,
+    attempts         integer NOT NULL,
+    error            text NOT NULL,
+    error_class      text,
+    first_refused_at timestamptz NOT NULL,
+    last_refused_at  timestamptz NOT NULL
+);
+
+CREATE INDEX dead_letters_event_id ON outbox.dead_letters (event_id);
+
+COMMENT ON TABLE outbox.dead_letters IS
+    'Events that Kafka refused to the last attempt. Send them again with outbox.redrive(), or delete them with outbox.discard().';
+COMMENT ON COLUMN outbox.dead_letters.dead_letter_id IS 'Order in which events died.';
+COMMENT ON COLUMN outbox.dead_letters.id IS 'The event''s position in the outbox, before it died.';
+COMMENT ON COLUMN outbox.dead_letters.event_id IS 'Identity of the event; it keeps it when it is sent again.';
+COMMENT ON COLUMN outbox.dead_letters.emitted_at IS 'When the event was emitted.';
+COMMENT ON COLUMN outbox.dead_letters.topic IS 'Kafka topic.';
+COMMENT ON COLUMN outbox.dead_letters.partition IS 'Kafka partition, where the author chose one.';
+COMMENT ON COLUMN outbox.dead_letters.key IS 'Record key.';
+COMMENT ON COLUMN outbox.dead_letters.payload IS 'Record value.';
+COMMENT ON COLUMN outbox.dead_letters.headers IS 'The author''s headers.';
+COMMENT ON COLUMN outbox.dead_letters.event_type IS 'CloudEvents type, where the author gave one.';
+COMMENT ON COLUMN outbox.dead_letters.content_type IS 'Media type of the payload.';
+COMMENT ON COLUMN outbox.dead_letters.attempts IS 'How often Kafka refused it.';
+COMMENT ON COLUMN outbox.dead_letters.error IS 'Why Kafka refused it last.';
+COMMENT ON COLUMN outbox.dead_letters.error_class IS
+    'Kind of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_topic; NULL if it was reported by hand.';
+COMMENT ON COLUMN outbox.dead_letters.first_refused_at IS 'When Kafka refused it first.';
+COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka refused it last, and it died.';
+
+SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters', '');
+SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters_dead_letter_id_seq', '');
+
+CREATE FUNCTION outbox.bury_event() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    elsewhere text := current_setting('event_outbox.dead_letter_topic');
+BEGIN
+    DELETE FROM outbox.events AS e WHERE e.id = NEW.id;
+
+    INSERT INTO outbox.dead_letters (id, event_id, emitted_at, topic, partition, key, payload, headers, event_type,
+                                     content_type, attempts, error, error_class, first_refused_at, last_refused_at)
+    VALUES (NEW.id, NEW.event_id, NEW.emitted_at, NEW.topic, NEW.partition, NEW.key, NEW.payload, NEW.headers, NEW.event_type,
+            NEW.content_type, NEW.attempts, NEW.last_error, NEW.error_class, NEW.first_refused_at, clock_timestamp());
+
+    PERFORM pg_notify('outbox_dead_letter',
+                      json_build_object('event_id', NEW.event_id, 'topic', NEW.topic, 'error_class', NEW.error_class,
+                                        'error', left(NEW.last_error, 1000))::text);
+
+    -- A copy for whoever watches in Kafka. One that dies there stays here.
+    IF elsewhere <> '' AND elsewhere <> NEW.topic THEN
+        INSERT INTO outbox.events (event_id, topic, key, payload, headers, event_type, content_type)
+        VALUES (NEW.event_id, elsewhere, coalesce(NEW.key, CASE WHEN NEW.payload IS NULL THEN ''::bytea END), NEW.payload,
+                (coalesce(NEW.headers::jsonb, '{}')
+                 || jsonb_build_object('__outbox.errors.topic', NEW.topic,
+                                       '__outbox.errors.class', NEW.error_class,
+                                       '__outbox.errors.message', left(NEW.last_error, 1000),
+                                       '__outbox.errors.attempts', NEW.attempts::text))::json,
+                NEW.event_type, NEW.content_type);
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION outbox.bury_event() IS
+    'Moves an event that used up its attempts to the dead letters, says so on the channel outbox_dead_letter, and sends a copy to event_outbox.dead_letter_topic.';
+
+-- count_attempt leaves no next attempt where there is none.
+CREATE TRIGGER bury_event AFTER UPDATE OF last_error ON outbox.events
+    FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
+    EXECUTE FUNCTION outbox.bury_event();
+
+CREATE FUNCTION outbox.choose_dead_letters(event_id uuid, topic text, since timestamptz, max bigint) RETURNS SETOF bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF event_id IS NULL AND topic IS NULL AND since IS NULL AND max IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'no dead letters are chosen',
+            DETAIL = 'At least one of event_id, topic, since and max says which are meant.',
+            HINT = 'To mean all of them, pass since => ''-infinity''.';
+    END IF;
+    RETURN QUERY
+        SELECT d.dead_letter_id FROM outbox.dead_letters AS d
+         WHERE (choose_dead_letters.event_id IS NULL OR d.event_id = choose_dead_letters.event_id)
+           AND (choose_dead_letters.topic IS NULL OR d.topic = choose_dead_letters.topic)
+           AND (since IS NULL OR d.last_refused_at >= since)
+         ORDER BY d.id, d.dead_letter_id
+         LIMIT max
+           FOR UPDATE OF d;
+END
+$$;
+COMMENT ON FUNCTION outbox.choose_dead_letters(uuid, text, timestamptz, bigint) IS
+    'The dead letters that redrive() and discard() mean, oldest event first, locked.';
+
+CREATE FUNCTION outbox.redrive(
+    event_id uuid DEFAULT NULL,
+    topic    text DEFAULT NULL,
+    since    timestamptz DEFAULT NULL,
+    max      bigint DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    redriven bigint;
+BEGIN
+    WITH chosen AS (
+        DELETE FROM outbox.dead_letters AS d
+         WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max))
+        RETURNING d.*
+    )
+    INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type)
+    SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type
+      FROM chosen AS c
+     ORDER BY c.id, c.dead_letter_id;
+    GET DIAGNOSTICS redriven = ROW_COUNT;
+    RETURN redriven;
+END
+$$;
+COMMENT ON FUNCTION outbox.redrive(uuid, text, timestamptz, bigint) IS
+    'Puts dead letters back into the outbox, attempts zero and with the same event_id, behind what was published meanwhile; returns how many.';
+
+CREATE FUNCTION outbox.discard(
+    event_id uuid DEFAULT NULL,
+    topic    text DEFAULT NULL,
+    since    timestamptz DEFAULT NULL,
+    max      bigint DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    discarded bigint;
+BEGIN
+    DELETE FROM outbox.dead_letters AS d
+     WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(discard.event_id, discard.topic, since, max));
+    GET DIAGNOSTICS discarded = ROW_COUNT;
+    RETURN discarded;
+END
+$$;
+COMMENT ON FUNCTION outbox.discard(uuid, text, timestamptz, bigint) IS 'Deletes dead letters for good; returns how many.';

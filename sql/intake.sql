@@ -1,0 +1,96 @@
+-- The way in for messages that may be invalid, such as those that another system delivers again and again.
+
+CREATE TABLE outbox.intake (
+    source_id text PRIMARY KEY,
+    status    text NOT NULL DEFAULT 'invalid' CHECK (status IN ('stored', 'invalid', 'rejected')),
+    attempts  integer NOT NULL DEFAULT 0,
+    event_id  uuid,
+    error     text,
+    first_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    last_at   timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+
+COMMENT ON TABLE outbox.intake IS
+    'What outbox.try_emit() was given, by source_id. Delete rows that are older than any repetition by their source.';
+COMMENT ON COLUMN outbox.intake.source_id IS 'The message''s identity, as its source gives it.';
+COMMENT ON COLUMN outbox.intake.status IS 'stored, invalid (may be tried again) or rejected (for good).';
+COMMENT ON COLUMN outbox.intake.attempts IS 'How often it was examined.';
+COMMENT ON COLUMN outbox.intake.event_id IS 'Identity of the event, if it is stored.';
+COMMENT ON COLUMN outbox.intake.error IS 'What was wrong with it last.';
+COMMENT ON COLUMN outbox.intake.first_at IS 'When it came first.';
+COMMENT ON COLUMN outbox.intake.last_at IS 'When it was examined last.';
+
+SELECT pg_catalog.pg_extension_config_dump('outbox.intake', '');
+
+CREATE FUNCTION outbox.try_emit(
+    source_id      text,
+    topic          text,
+    payload        text,
+    key            text DEFAULT NULL,
+    event_type     text DEFAULT NULL,
+    headers        jsonb DEFAULT NULL,
+    OUT status     text,
+    OUT attempt    integer,
+    INOUT event_id uuid DEFAULT NULL,
+    OUT error      text,
+    partition      integer DEFAULT NULL
+)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    known outbox.intake;
+BEGIN
+    IF source_id IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'source_id must not be null',
+            DETAIL = 'Attempts are counted, and duplicates found, by the identity that the source gives a message.',
+            HINT = 'Messages without an identity can be emitted with outbox.emit().';
+    END IF;
+    -- Whoever brings the same message at the same time waits here.
+    INSERT INTO outbox.intake AS i (source_id) VALUES (try_emit.source_id) ON CONFLICT DO NOTHING;
+    SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = try_emit.source_id FOR UPDATE;
+    IF known.status <> 'invalid' THEN
+        status := CASE known.status WHEN 'stored' THEN 'duplicate' ELSE known.status END;
+        attempt := known.attempts;
+        event_id := known.event_id;
+        error := known.error;
+        RETURN;
+    END IF;
+
+    attempt := known.attempts + 1;
+    BEGIN
+        event_id := outbox.emit(topic, payload::jsonb, key, event_type, headers, event_id, partition);
+        status := 'stored';
+    -- What is wrong with the message. Trouble of the database is not its fault, and goes on to the caller.
+    EXCEPTION WHEN data_exception OR invalid_name OR reserved_name OR program_limit_exceeded THEN
+        event_id := NULL;
+        status := CASE WHEN attempt < current_setting('event_outbox.max_attempts')::integer THEN 'invalid' ELSE 'rejected' END;
+        error := SQLERRM;
+    END;
+    UPDATE outbox.intake AS i
+       SET status = try_emit.status, attempts = attempt, event_id = try_emit.event_id, error = try_emit.error,
+           last_at = clock_timestamp()
+     WHERE i.source_id = try_emit.source_id;
+END
+$$;
+COMMENT ON FUNCTION outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer) IS
+    'Stores an event for a message that may be invalid, once per source_id, without aborting the transaction; says stored, duplicate, invalid or, after event_outbox.max_attempts, rejected.';
+
+CREATE FUNCTION outbox.try_emit(
+    source_id      text,
+    topic          text,
+    payload        jsonb,
+    key            text DEFAULT NULL,
+    event_type     text DEFAULT NULL,
+    headers        jsonb DEFAULT NULL,
+    OUT status     text,
+    OUT attempt    integer,
+    INOUT event_id uuid DEFAULT NULL,
+    OUT error      text,
+    partition      integer DEFAULT NULL
+)
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$ SELECT * FROM outbox.try_emit(source_id, topic, payload::text, key, event_type, headers, event_id, partition) $$;
+COMMENT ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) IS
+    'As with a payload of text, for one that is known to be JSON.';
