@@ -50,7 +50,7 @@ impl Bell {
     /// Wakes the sleeper, unless it has been told already and has not looked yet. Safe at commit: an
     /// atomic and a latch, nothing that can fail.
     pub fn ring(&self) {
-        if !self.rung.load(Ordering::Relaxed) && !self.rung.swap(true, Ordering::AcqRel) {
+        if !self.rung.load(Ordering::SeqCst) && !self.rung.swap(true, Ordering::SeqCst) {
             self.rouse();
         }
     }
@@ -67,12 +67,12 @@ impl Bell {
 
     /// Whether it has rung since the last answer. What rang is looked for after this call.
     pub fn answer(&self) -> bool {
-        self.rung.swap(false, Ordering::AcqRel)
+        self.rung.swap(false, Ordering::SeqCst)
     }
 
     /// Whether it has rung and has not been answered.
     pub fn is_rung(&self) -> bool {
-        self.rung.load(Ordering::Acquire)
+        self.rung.load(Ordering::SeqCst)
     }
 
     /// Makes this process the sleeper.
@@ -81,7 +81,7 @@ impl Bell {
         self.latch.store(unsafe { pg_sys::MyLatch }, Ordering::Release);
     }
 
-    /// Takes the bell down when its process ends.
+    /// Takes the bell down when its process ends. Whether it has rung stays to be seen.
     pub fn take_down(&self) {
         self.latch.store(std::ptr::null_mut(), Ordering::Release);
     }
@@ -160,7 +160,7 @@ pub struct Slot {
 impl Slot {
     /// The database it belongs to.
     pub fn database(&self) -> pg_sys::Oid {
-        pg_sys::Oid::from(self.database.load(Ordering::Acquire))
+        pg_sys::Oid::from(self.database.load(Ordering::SeqCst))
     }
 
     /// Where its life stands.
@@ -249,6 +249,7 @@ impl Slot {
 pub struct Roster {
     /// Wakes the launcher.
     pub launcher: Bell,
+    lost: AtomicBool,
     slots: [Slot; MAX_RELAYS],
     settled: pg_sys::ConditionVariable,
 }
@@ -260,6 +261,7 @@ impl Default for Roster {
         unsafe { pg_sys::ConditionVariableInit(&mut settled) };
         Self {
             launcher: Bell::default(),
+            lost: AtomicBool::new(false),
             slots: [const { None::<Slot> }; MAX_RELAYS].map(|_| Slot::default()),
             settled,
         }
@@ -296,9 +298,32 @@ impl Roster {
     }
 
     /// Gives a slot back.
+    ///
+    /// A commit may ring its bell at this very moment. It rings first and looks at the database then; here the
+    /// database goes first and the bell is looked at then: so one of the two sees the other.
     pub fn release(&self, slot: &Slot) {
         let _errors = ERRORS.exclusive();
-        slot.database.store(0, Ordering::Release);
+        slot.database.store(0, Ordering::SeqCst);
+        if slot.bell.is_rung() {
+            self.lost.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// Tells the relay of a database to look, at commit; where there is none, tells the launcher.
+    pub fn wake(&self, slot: &Slot, database: pg_sys::Oid) {
+        slot.bell.ring();
+        if slot.database() != database {
+            self.lost.store(true, Ordering::SeqCst);
+            self.launcher.ring();
+        } else if !matches!(slot.phase(), Phase::Starting | Phase::Running) {
+            self.launcher.ring();
+        }
+    }
+
+    /// Whether a commit has found its slot given away since the last call: its database is to be looked into,
+    /// whichever it was.
+    pub fn has_lost_one(&self) -> bool {
+        self.lost.swap(false, Ordering::SeqCst)
     }
 
     /// Wakes those who wait for events to be published.

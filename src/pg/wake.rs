@@ -8,7 +8,7 @@ use std::ffi::c_void;
 
 use pgrx::prelude::*;
 
-use super::shared::{self, Phase, Request, Slot};
+use super::shared::{self, Request, Slot};
 
 /// What the current transaction will do when it commits. A subtransaction's rollback does not take it
 /// back: to wake the relay in vain is harmless.
@@ -75,10 +75,8 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                 slot.ask(Request::Restart);
             }
             if let Some(slot) = intent.wake {
-                slot.bell.ring();
-                if slot.phase() == Phase::Wanted {
-                    shared::roster().launcher.ring();
-                }
+                // SAFETY: a plain global of this process.
+                shared::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => INTENT.set(Intent::default()),

@@ -82,6 +82,13 @@ unsafe extern "C-unwind" fn take_bell_down(_code: c_int, _argument: pg_sys::Datu
     shared::roster().launcher.take_down();
 }
 
+fn list_databases() -> VecDeque<pg_sys::Oid> {
+    match transaction::run(c"event_outbox: listing databases", databases::connectable) {
+        Ok(databases) => databases.into(),
+        Err(failed) => error!("could not list the databases: {failed}"),
+    }
+}
+
 fn has_ended(worker: &DynamicBackgroundWorker) -> bool {
     matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
@@ -109,11 +116,7 @@ impl Default for Charge {
 
 impl Launcher {
     fn new() -> Self {
-        let unknown = match transaction::run(c"event_outbox: listing databases", databases::connectable) {
-            Ok(databases) => databases.into(),
-            Err(failed) => error!("could not list the databases: {failed}"),
-        };
-        Self { unknown, relays: HashMap::new(), sleep: Sleep::new(None) }
+        Self { unknown: list_databases(), relays: HashMap::new(), sleep: Sleep::new(None) }
     }
 
     fn run(mut self) {
@@ -121,6 +124,9 @@ impl Launcher {
             shared::roster().launcher.answer();
             process::reload_if_asked();
             process::answer_interrupts();
+            if shared::roster().has_lost_one() {
+                self.unknown = list_databases();
+            }
             self.probe();
             for slot in shared::roster().taken() {
                 self.tend(slot);
@@ -167,6 +173,8 @@ impl Launcher {
                 charge.pause.failed();
                 slot.enter(Phase::Wanted);
             }
+            // The extension may have come, or an event, since the relay looked.
+            Phase::Gone if slot.bell.answer() => slot.enter(Phase::Wanted),
             Phase::Gone => {
                 self.relays.remove(&database);
                 shared::roster().release(slot);
