@@ -8,9 +8,10 @@ fn from_env(name: &str, default: &str) -> PathBuf {
     std::env::var_os(name).map_or_else(|| repository().join(default), PathBuf::from)
 }
 
-/// The root of the checkout.
+/// The root of the checkout. Cargo tells where it is now, which may not be where it was compiled.
 pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(PathBuf::new, Path::to_path_buf)
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    Path::new(&package).parent().map_or_else(PathBuf::new, Path::to_path_buf)
 }
 
 /// The directory that the servers' user can reach: PostgreSQL trees, clusters, Kafka's data.

@@ -60,6 +60,8 @@ fn take_slot(slot: &'static Slot) {
     slot.show(State::Starting);
     slot.bell.hang();
     slot.advance(Phase::Starting, Phase::Running);
+    // The launcher may be waiting to start the next.
+    shared::roster().launcher.ring();
 }
 
 /// A relay, if this database has the extension.
