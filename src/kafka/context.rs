@@ -25,6 +25,8 @@ pub struct Notes {
     pub cause: Option<String>,
     /// Topics of which more may have changed than the producer knows.
     pub stale_topics: HashSet<String>,
+    /// Something was said that belongs into the server's log now.
+    pub has_spoken: bool,
     /// Why the producer cannot go on.
     pub fatal: Option<String>,
 }
@@ -58,6 +60,7 @@ impl ClientContext for Context {
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::warn!("Kafka: {facility}: {message}");
+                self.notes().has_spoken = true;
             }
             // Connection trouble repeats with every try. It is told once, as the state of the relay;
             // librdkafka's own lines are for those who look closer.

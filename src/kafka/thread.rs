@@ -201,6 +201,9 @@ impl<'a> Session<'a> {
         if delivered && self.probe.is_some() {
             self.connected()?;
         }
+        if std::mem::take(&mut self.producer.context().notes().has_spoken) {
+            self.thread.bell.ring();
+        }
         if trouble {
             self.probe.get_or_insert_with(Probe::soon);
         }
