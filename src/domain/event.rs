@@ -31,15 +31,19 @@ pub struct Event {
 }
 
 impl Event {
-    /// What the event weighs in memory, in bytes, for bounding how much is held at once.
+    /// What the event weighs in the relay's memory while it is in flight, in bytes: it is held as read until
+    /// the Kafka thread has taken it, and copied into librdkafka's queue.
     #[must_use]
     pub fn weight(&self) -> usize {
-        size_of::<Self>()
-            + self.key.as_ref().map_or(0, Vec::len)
+        /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
+        /// per event in flight, less the event's own bytes.
+        const OVERHEAD: usize = 900;
+        let bytes = self.key.as_ref().map_or(0, Vec::len)
             + self.payload.as_ref().map_or(0, Vec::len)
             + self.headers.as_ref().map_or(0, String::len)
             + self.event_type.as_ref().map_or(0, String::len)
-            + self.content_type.as_ref().map_or(0, String::len)
+            + self.content_type.as_ref().map_or(0, String::len);
+        OVERHEAD + 2 * bytes
     }
 }
 

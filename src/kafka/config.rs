@@ -3,37 +3,9 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use event_outbox_domain::envelope::Envelope;
+use event_outbox_domain::producer::ProducerConfig;
 use event_outbox_domain::properties::{self, Properties, PropertyError};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
-
-/// What a producer is made from. Two that are equal make the same producer, but for the contents of
-/// the file.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ProducerConfig {
-    /// Brokers to start from, `host:port,…`.
-    pub bootstrap_servers: String,
-    /// Properties, as in the setting; may hold secrets.
-    pub properties: String,
-    /// A file of more, whose entries come last and so win.
-    pub properties_file: Option<PathBuf>,
-    /// What is written around each event.
-    pub envelope: Envelope,
-    /// Messages that the producer must be able to hold.
-    pub max_in_flight: usize,
-}
-
-impl fmt::Debug for ProducerConfig {
-    /// Shows no property: they may hold secrets.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProducerConfig")
-            .field("bootstrap_servers", &self.bootstrap_servers)
-            .field("properties_file", &self.properties_file)
-            .field("envelope", &self.envelope)
-            .field("max_in_flight", &self.max_in_flight)
-            .finish_non_exhaustive()
-    }
-}
 
 /// Why no configuration could be made.
 #[derive(Debug)]
@@ -89,42 +61,38 @@ const PROMISES: [(&str, &str); 4] = [
 /// The producer's queue counts bytes too; the window in front of it is far smaller than this.
 const QUEUE_KBYTES: &str = "2097151";
 
-impl ProducerConfig {
-    /// The configuration for librdkafka, the file read now.
-    ///
-    /// # Errors
-    /// What is wrong with the settings or the file.
-    pub fn client_config(&self) -> Result<ClientConfig, ConfigError> {
-        if self.bootstrap_servers.trim().is_empty() {
-            return Err(ConfigError::NoServers);
-        }
-        let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
-        for (name, value) in DEFAULTS {
-            config.set(name, value);
-        }
-        for (name, value) in self.all_properties()? {
-            config.set(name, value);
-        }
-        for (name, value) in PROMISES {
-            config.set(name, value);
-        }
-        config.set("bootstrap.servers", &self.bootstrap_servers);
-        // Twice the window: what is returned and read again may meet its own first copy.
-        config.set("queue.buffering.max.messages", (2 * self.max_in_flight).to_string());
-        config.set("queue.buffering.max.kbytes", QUEUE_KBYTES);
-        Ok(config)
+/// librdkafka's configuration for such a producer, the file read now.
+///
+/// # Errors
+/// What is wrong with the settings or the file.
+pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
+    if producer.bootstrap_servers.trim().is_empty() {
+        return Err(ConfigError::NoServers);
     }
+    let mut config = ClientConfig::new();
+    config.set_log_level(RDKafkaLogLevel::Info);
+    for (name, value) in DEFAULTS {
+        config.set(name, value);
+    }
+    for (name, value) in all_properties(producer)? {
+        config.set(name, value);
+    }
+    for (name, value) in PROMISES {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", &producer.bootstrap_servers);
+    // Twice the window: what is returned and read again may meet its own first copy.
+    config.set("queue.buffering.max.messages", (2 * producer.max_in_flight).to_string());
+    config.set("queue.buffering.max.kbytes", QUEUE_KBYTES);
+    Ok(config)
+}
 
-    fn all_properties(&self) -> Result<Properties, ConfigError> {
-        let mut all = properties::parse_setting(&self.properties).map_err(ConfigError::Setting)?;
-        if let Some(path) = &self.properties_file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::Unreadable(path.clone(), error))?;
-            all.extend(
-                properties::parse_file(&text).map_err(|error| ConfigError::File(path.clone(), error))?,
-            );
-        }
-        Ok(all)
+fn all_properties(producer: &ProducerConfig) -> Result<Properties, ConfigError> {
+    let mut all = properties::parse_setting(&producer.properties).map_err(ConfigError::Setting)?;
+    if let Some(path) = &producer.properties_file {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.clone(), error))?;
+        all.extend(properties::parse_file(&text).map_err(|error| ConfigError::File(path.clone(), error))?);
     }
+    Ok(all)
 }

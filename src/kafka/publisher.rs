@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use event_outbox_domain::event::Event;
 use event_outbox_domain::outcome::Report;
+use event_outbox_domain::producer::ProducerConfig;
 
-use super::config::{ConfigError, ProducerConfig};
+use super::config::{self, ConfigError};
 use super::doorbell::Doorbell;
 use super::thread::KafkaThread;
 
@@ -49,13 +50,19 @@ impl Publisher {
     ///
     /// # Errors
     /// [`StartError`]: the settings are wrong, or the system has no thread or descriptor left.
-    pub fn start(config: &ProducerConfig, bell: Arc<Doorbell>) -> Result<Self, StartError> {
-        let client_config = config.client_config().map_err(StartError::Config)?;
+    pub fn start(producer: &ProducerConfig, bell: Arc<Doorbell>) -> Result<Self, StartError> {
+        let client_config = config::client_config(producer).map_err(StartError::Config)?;
         let call = Arc::new(Doorbell::new().map_err(StartError::System)?);
         let (batches, from_main) = bounded(WAITING_BATCHES);
         let (to_main, news) = bounded(WAITING_NEWS);
-        let thread =
-            KafkaThread::new(client_config, config.envelope.clone(), from_main, to_main, call.clone(), bell);
+        let thread = KafkaThread::new(
+            client_config,
+            producer.envelope.clone(),
+            from_main,
+            to_main,
+            call.clone(),
+            bell,
+        );
         let thread = with_signals_blocked(|| {
             std::thread::Builder::new().name("kafka".into()).spawn(move || thread.run())
         });

@@ -1,17 +1,16 @@
 //! The GUCs, and the snapshot of them that a relay works with.
 
-use std::cell::RefCell;
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::notify::Mode;
+use event_outbox_domain::producer::ProducerConfig;
 use event_outbox_domain::topic;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use super::compat;
-use crate::kafka::config::ProducerConfig;
+use super::secret;
 
 /// `event_outbox.notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -44,6 +43,8 @@ static KAFKA_PROPERTIES_FILE: GucSetting<Option<CString>> = GucSetting::<Option<
 static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(50_000);
 // A read and a settlement of some ten milliseconds each: long enough to be cheap per event, short
 // enough that interrupts are answered.
+// Half of it for events in flight; the other half is what a batch takes while it is read and settled.
+static RELAY_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64);
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static NOTIFY: GucSetting<NotifySetting> = GucSetting::<NotifySetting>::new(NotifySetting::Batch);
 static ENVELOPE: GucSetting<EnvelopeSetting> =
@@ -70,14 +71,13 @@ enum OrderingSetting {
     None,
 }
 
-/// Shown in place of `event_outbox.kafka_properties`, which may hold passwords.
-const HIDDEN: &CStr = c"********";
+const MEBIBYTE: usize = 1024 * 1024;
 
 /// Defines the GUCs. Those that a relay reads are settable per database (`ALTER DATABASE … SET`), by
 /// superusers alone: they decide where a database's events go.
 pub fn init() {
     let context = || GucContext::Suset;
-    let secret = GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL;
+    let hidden = GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL;
     GucRegistry::define_bool_guc(
         c"event_outbox.enabled",
         c"Publishes the events of the database.",
@@ -102,10 +102,10 @@ pub fn init() {
             c"A list of key=value, separated by commas; write a comma within a value as \\,. Never shown.",
             &KAFKA_PROPERTIES,
             context(),
-            secret,
-            Some(take_aside),
-            Some(keep_aside),
-            Some(show_hidden),
+            hidden,
+            Some(secret::take_aside),
+            Some(secret::keep_aside),
+            Some(secret::show_hidden),
         );
     }
     GucRegistry::define_string_guc(
@@ -119,12 +119,22 @@ pub fn init() {
     GucRegistry::define_int_guc(
         c"event_outbox.max_in_flight",
         c"Events handed to the producer and not yet acknowledged, at most.",
-        c"Bounds the relay's memory, together with a fixed limit of their bytes.",
+        c"Bounds what a crash may publish again; event_outbox.relay_memory bounds their bytes.",
         &MAX_IN_FLIGHT,
         1,
         1_000_000,
         context(),
         GucFlags::default(),
+    );
+    GucRegistry::define_int_guc(
+        c"event_outbox.relay_memory",
+        c"Memory that a relay may use beyond what it uses when idle.",
+        c"When it is used up, events wait in the table. A single event is sent whatever its size.",
+        &RELAY_MEMORY,
+        8,
+        65_536,
+        context(),
+        GucFlags::UNIT_MB,
     );
     GucRegistry::define_int_guc(
         c"event_outbox.batch_size",
@@ -255,44 +265,6 @@ unsafe extern "C-unwind" fn check_topic(
     name.is_empty() || std::str::from_utf8(name).is_ok_and(topic::is_valid)
 }
 
-thread_local! {
-    /// The real value of `event_outbox.kafka_properties`; the variable itself is always empty. So the server
-    /// finds no change to write into its log when it reloads, as it does with the values of all others.
-    static ASIDE: RefCell<String> = const { RefCell::new(String::new()) };
-}
-
-/// Check hook: moves the value from the variable to the extra that Postgres keeps with it.
-unsafe extern "C-unwind" fn take_aside(
-    value: *mut *mut c_char,
-    extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: Postgres passes a copy of the new value, which a check hook may change, and takes over an
-    // extra that was allocated in its way.
-    unsafe {
-        let text = CStr::from_ptr(*value).to_bytes_with_nul();
-        let copy = compat::allocate_for_setting(text.len()).cast::<u8>();
-        if copy.is_null() {
-            return false;
-        }
-        copy.copy_from_nonoverlapping(text.as_ptr(), text.len());
-        *extra = copy.cast();
-        **value = 0;
-        true
-    }
-}
-
-/// Assign hook: takes over the value from the extra. May not fail.
-unsafe extern "C-unwind" fn keep_aside(_value: *const c_char, extra: *mut c_void) {
-    // SAFETY: the extra is what `take_aside` made of this value, a C string.
-    let text = unsafe { CStr::from_ptr(extra.cast()) }.to_string_lossy().into_owned();
-    ASIDE.set(text);
-}
-
-unsafe extern "C-unwind" fn show_hidden() -> *const c_char {
-    if ASIDE.with_borrow(String::is_empty) { c"".as_ptr() } else { HIDDEN.as_ptr() }
-}
-
 /// Payload and headers of an event together, at most, in bytes.
 pub fn max_event_bytes() -> usize {
     size(&MAX_EVENT_BYTES)
@@ -308,6 +280,15 @@ pub fn retry_backoff() -> (Duration, Duration) {
     (millis(&RETRY_BACKOFF), millis(&RETRY_BACKOFF_MAX))
 }
 
+/// How much may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub events: usize,
+    /// Bytes of memory, by `Event::weight`.
+    pub bytes: usize,
+}
+
 /// What a relay goes by until it next looks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
@@ -315,8 +296,8 @@ pub struct Settings {
     pub enabled: bool,
     /// How to reach Kafka.
     pub producer: ProducerConfig,
-    /// Events in flight, at most.
-    pub max_in_flight: usize,
+    /// How much may be in flight.
+    pub limits: Limits,
     /// Events per transaction, at most.
     pub batch_size: usize,
     /// How consumers are told.
@@ -339,14 +320,14 @@ impl Settings {
             enabled: ENABLED.get(),
             producer: ProducerConfig {
                 bootstrap_servers: text(&BOOTSTRAP_SERVERS),
-                properties: ASIDE.with_borrow(String::clone),
+                properties: secret::value(),
                 properties_file: Some(text(&KAFKA_PROPERTIES_FILE))
                     .filter(|path| !path.is_empty())
                     .map(Into::into),
                 envelope: envelope(default_source),
                 max_in_flight,
             },
-            max_in_flight,
+            limits: Limits { events: max_in_flight, bytes: size(&RELAY_MEMORY) * MEBIBYTE / 2 },
             batch_size: size(&BATCH_SIZE),
             notify: match NOTIFY.get() {
                 NotifySetting::Batch => Mode::Batch,

@@ -252,7 +252,7 @@ impl Relay {
             && self.settings.enabled
             && self.renewal.is_none()
             && self.database.is_over()
-            && self.window.is_worth_filling(self.settings.max_in_flight)
+            && self.window.is_worth_filling(self.settings.limits)
     }
 
     /// Sleeps until there is something to do; not at all if there is already.

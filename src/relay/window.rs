@@ -5,11 +5,8 @@ use std::sync::Arc;
 
 use event_outbox_domain::event::Event;
 
+use crate::pg::settings::Limits;
 use crate::pg::statements::RowIdentity;
-
-/// The most bytes of events in flight. Each is held once in a batch on its way to the Kafka thread, and
-/// once in librdkafka's queue.
-const MAX_BYTES: usize = 16 * 1024 * 1024;
 
 /// An event in flight, as far as it is needed to settle it.
 #[derive(Debug)]
@@ -85,12 +82,12 @@ impl Window {
         self.tickets.is_empty()
     }
 
-    /// Room for more, given the most events allowed.
+    /// Room for more.
     #[must_use]
-    pub fn room(&self, max_events: usize) -> Room {
+    pub fn room(&self, limits: Limits) -> Room {
         Room {
-            events: max_events.saturating_sub(self.len()),
-            bytes: MAX_BYTES.saturating_sub(self.bytes),
+            events: limits.events.saturating_sub(self.len()),
+            bytes: limits.bytes.saturating_sub(self.bytes),
             empty: self.is_empty(),
         }
     }
@@ -98,9 +95,9 @@ impl Window {
     /// Whether there is so much room that reading the table for more is worth it: a quarter, lest each
     /// acknowledgement cost a read of its own.
     #[must_use]
-    pub fn is_worth_filling(&self, max_events: usize) -> bool {
-        let room = self.room(max_events);
-        room.events >= max_events.div_ceil(4) && room.bytes >= MAX_BYTES / 4
+    pub fn is_worth_filling(&self, limits: Limits) -> bool {
+        let room = self.room(limits);
+        self.is_empty() || (room.events >= limits.events.div_ceil(4) && room.bytes >= limits.bytes / 4)
     }
 }
 
