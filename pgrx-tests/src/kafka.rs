@@ -1,5 +1,7 @@
 //! Private Apache Kafka brokers: one node in KRaft mode, broker and controller at once.
 
+mod options;
+
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
@@ -16,7 +18,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 
 use crate::process::{Fate, Process};
 use crate::scratch::Scratch;
-use crate::{layout, ports, wait};
+use crate::{layout, wait};
+
+pub use options::BrokerOptions;
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const STOP_DEADLINE: Duration = Duration::from_secs(60);
@@ -26,80 +30,13 @@ const LOG_TAIL: usize = 30;
 /// Any 16 bytes in base64; one cluster never meets another.
 const CLUSTER_ID: &str = "ZXZlbnRfb3V0Ym94LWxhYg";
 
-/// What a new broker is to be like.
-#[derive(Clone, Default)]
-pub struct BrokerOptions {
-    settings: BTreeMap<String, String>,
-    fate: Fate,
-}
-
-impl BrokerOptions {
-    /// Puts a property into `server.properties`.
-    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
-        self.settings.insert(name.into(), value.to_string());
-        self
-    }
-
-    /// Whether the broker may outlive this process: see [`Broker::leave`].
-    pub fn fate(mut self, fate: Fate) -> Self {
-        self.fate = fate;
-        self
-    }
-
-    /// Formats the storage and takes the ports, without starting.
-    pub fn prepare(self) -> Result<Broker> {
-        let scratch = Scratch::new("kafka", self.fate)?;
-        let port = ports::free()?;
-        let controller_port = ports::free()?;
-        let mut properties = properties(port, controller_port, &scratch.path().join("data"));
-        properties.extend(self.settings);
-        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        fs::write(scratch.path().join("server.properties"), text)?;
-        let broker = Broker { process: None, scratch, port, fate: self.fate };
-        broker.format_storage()?;
-        Ok(broker)
-    }
-
-    /// Starts a broker; waits until it answers.
-    pub fn start(self) -> Result<Broker> {
-        let mut broker = self.prepare()?;
-        broker.start()?;
-        Ok(broker)
-    }
-}
-
-fn properties(port: u16, controller_port: u16, data: &std::path::Path) -> BTreeMap<String, String> {
-    let mut properties = BTreeMap::new();
-    let mut set = |name: &str, value: String| properties.insert(name.to_string(), value);
-    set("process.roles", "broker,controller".into());
-    set("node.id", "1".into());
-    set("controller.quorum.bootstrap.servers", format!("127.0.0.1:{controller_port}"));
-    set("controller.listener.names", "CONTROLLER".into());
-    set("listeners", format!("PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}"));
-    set("advertised.listeners", format!("PLAINTEXT://127.0.0.1:{port}"));
-    set("log.dirs", data.display().to_string());
-    set("auto.create.topics.enable", "true".into());
-    set("group.initial.rebalance.delay.ms", "0".into());
-    for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
-        set(&format!("{topic}.num.partitions"), "1".into());
-        set(&format!("{topic}.replication.factor"), "1".into());
-    }
-    set("transaction.state.log.min.isr", "1".into());
-    set("share.coordinator.state.topic.min.isr", "1".into());
-    // A killed broker may not register again before its old session ends: nine seconds by default.
-    set("broker.session.timeout.ms", "2000".into());
-    set("broker.heartbeat.interval.ms", "500".into());
-    // The default takes a quarter of the small heap at start.
-    set("log.cleaner.dedupe.buffer.size", (8 * 1024 * 1024).to_string());
-    properties
-}
-
 /// A broker with its own data directory and ports. Dropped, it is gone.
 pub struct Broker {
     // Fields are dropped in this order: the broker before its directory.
     process: Option<Process>,
     scratch: Scratch,
     port: u16,
+    listeners: BTreeMap<String, u16>,
     fate: Fate,
 }
 
@@ -169,6 +106,12 @@ impl Broker {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// What clients connect to that come by a listener of [`BrokerOptions::listener`].
+    pub fn bootstrap_servers_by(&self, listener: &str) -> Result<String> {
+        let port = self.listeners.get(listener).with_context(|| format!("no listener {listener}"))?;
+        Ok(format!("localhost:{port}"))
+    }
+
     /// Creates a topic with topic-level `configs`.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
         let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
@@ -190,6 +133,17 @@ impl Broker {
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         let results = block_on(self.admin()?.delete_topics(&[name], &admin_options()))?;
         all_succeeded(results, "delete topic")
+    }
+
+    /// Lets everyone do `operations` on a topic but one user. For a broker with an authorizer.
+    pub fn forbid(&self, user: &str, operations: &[&str], topic: &str) -> Result<()> {
+        let mut acls = java(&["-XX:TieredStopAtLevel=1"])?;
+        acls.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.bootstrap_servers()]);
+        acls.args(["--add", "--allow-principal", "User:*", "--deny-principal", &format!("User:{user}")]);
+        for operation in operations {
+            acls.args(["--operation", operation]);
+        }
+        run(acls.args(["--topic", topic]))
     }
 
     /// Whether the broker answers a request for metadata.
@@ -236,25 +190,13 @@ impl Broker {
         Ok(())
     }
 
-    fn format_storage(&self) -> Result<()> {
+    fn format_storage(&self, scram_users: &[(String, String)]) -> Result<()> {
         let mut format = java(&["-XX:TieredStopAtLevel=1"])?;
-        format.args([
-            "kafka.tools.StorageTool",
-            "format",
-            "--standalone",
-            "--cluster-id",
-            CLUSTER_ID,
-            "--config",
-        ]);
-        let output =
-            format.arg(self.scratch.path().join("server.properties")).output().context("run java")?;
-        ensure!(
-            output.status.success(),
-            "Kafka's storage was not formatted:\n{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Ok(())
+        format.args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", CLUSTER_ID]);
+        for (name, password) in scram_users {
+            format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
+        }
+        run(format.arg("--config").arg(self.scratch.path().join("server.properties")))
     }
 
     fn log_tail(&self) -> String {
@@ -269,6 +211,18 @@ fn java(options: &[&str]) -> Result<Command> {
     let class_path = format!("{}:{}", layout::kafka_class_path()?, layout::kafka_logging().display());
     command.args(options).args(["-XX:+UseSerialGC", "-cp", &class_path]);
     Ok(command)
+}
+
+/// Runs one of Kafka's tools to its end.
+fn run(tool: &mut Command) -> Result<()> {
+    let output = tool.output().context("run java")?;
+    ensure!(
+        output.status.success(),
+        "{tool:?}:\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(())
 }
 
 fn admin_options() -> AdminOptions {

@@ -3,6 +3,7 @@
 //!
 //! `scripts/bootstrap` prepares what this crate starts: a private PostgreSQL tree and Kafka's jars.
 
+pub mod certificates;
 pub mod consumer;
 pub mod kafka;
 pub mod layout;
@@ -16,6 +17,7 @@ pub mod verdict;
 pub mod wait;
 
 pub use anyhow::Result;
+pub use certificates::Authority;
 pub use consumer::{Consumer, Record};
 pub use kafka::Broker;
 pub use postgres::{Cluster, StopMode};

@@ -27,6 +27,7 @@ mod refused;
 mod relay;
 mod search_path;
 mod secrets;
+mod security;
 mod settings;
 mod shutdown;
 mod smoke;

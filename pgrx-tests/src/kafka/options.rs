@@ -1,0 +1,116 @@
+//! What a broker is to be like.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::Broker;
+use crate::ports;
+use crate::process::Fate;
+use crate::scratch::Scratch;
+
+/// What a new broker is to be like.
+#[derive(Clone, Default)]
+pub struct BrokerOptions {
+    settings: BTreeMap<String, String>,
+    listeners: Vec<(String, String)>,
+    scram_users: Vec<(String, String)>,
+    fate: Fate,
+}
+
+impl BrokerOptions {
+    /// Puts a property into `server.properties`.
+    pub fn set(mut self, name: &str, value: impl ToString) -> Self {
+        self.settings.insert(name.into(), value.to_string());
+        self
+    }
+
+    /// Adds a listener besides the lab's own: its name, and the security protocol that is spoken there.
+    pub fn listener(mut self, name: &str, protocol: &str) -> Self {
+        self.listeners.push((name.into(), protocol.into()));
+        self
+    }
+
+    /// Adds a user known by SCRAM-SHA-512.
+    pub fn scram_user(mut self, name: &str, password: &str) -> Self {
+        self.scram_users.push((name.into(), password.into()));
+        self
+    }
+
+    /// Whether the broker may outlive this process: see [`Broker::leave`].
+    pub fn fate(mut self, fate: Fate) -> Self {
+        self.fate = fate;
+        self
+    }
+
+    /// Formats the storage and takes the ports, without starting.
+    pub fn prepare(self) -> Result<Broker> {
+        let scratch = Scratch::new("kafka", self.fate)?;
+        let port = ports::free()?;
+        let mut properties = properties(&scratch.path().join("data"));
+        let listeners = listen(&mut properties, port, &self.listeners)?;
+        properties.extend(self.settings);
+        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
+        fs::write(scratch.path().join("server.properties"), text)?;
+        let broker = Broker { process: None, scratch, port, listeners, fate: self.fate };
+        broker.format_storage(&self.scram_users)?;
+        Ok(broker)
+    }
+
+    /// Starts a broker; waits until it answers.
+    pub fn start(self) -> Result<Broker> {
+        let mut broker = self.prepare()?;
+        broker.start()?;
+        Ok(broker)
+    }
+}
+
+/// Writes down who listens where: the broker for the lab and by further `listeners`, and the controller. Gives
+/// the ports of the further ones.
+fn listen(
+    properties: &mut BTreeMap<String, String>,
+    port: u16,
+    listeners: &[(String, String)],
+) -> Result<BTreeMap<String, u16>> {
+    let controller = format!("127.0.0.1:{}", ports::free()?);
+    let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_string();
+    let mut found = BTreeMap::new();
+    for (name, protocol) in listeners {
+        let port = ports::free()?;
+        // By name, which is what a certificate is for.
+        advertised += &format!(",{name}://localhost:{port}");
+        protocols += &format!(",{name}:{protocol}");
+        found.insert(name.clone(), port);
+    }
+    properties.insert("listeners".into(), format!("{advertised},CONTROLLER://{controller}"));
+    properties.insert("advertised.listeners".into(), advertised);
+    properties.insert("listener.security.protocol.map".into(), protocols);
+    properties.insert("controller.quorum.bootstrap.servers".into(), controller);
+    Ok(found)
+}
+
+fn properties(data: &Path) -> BTreeMap<String, String> {
+    let mut properties = BTreeMap::new();
+    let mut set = |name: &str, value: String| properties.insert(name.to_string(), value);
+    set("process.roles", "broker,controller".into());
+    set("node.id", "1".into());
+    set("controller.listener.names", "CONTROLLER".into());
+    set("log.dirs", data.display().to_string());
+    set("auto.create.topics.enable", "true".into());
+    set("group.initial.rebalance.delay.ms", "0".into());
+    for topic in ["offsets.topic", "transaction.state.log", "share.coordinator.state.topic"] {
+        set(&format!("{topic}.num.partitions"), "1".into());
+        set(&format!("{topic}.replication.factor"), "1".into());
+    }
+    set("transaction.state.log.min.isr", "1".into());
+    set("share.coordinator.state.topic.min.isr", "1".into());
+    // A killed broker may not register again before its old session ends: nine seconds by default.
+    set("broker.session.timeout.ms", "2000".into());
+    set("broker.heartbeat.interval.ms", "500".into());
+    // The default takes a quarter of the small heap at start.
+    set("log.cleaner.dedupe.buffer.size", (8 * 1024 * 1024).to_string());
+    properties
+}
