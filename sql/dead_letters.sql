@@ -50,6 +50,8 @@ CREATE FUNCTION outbox.bury_event() RETURNS trigger
     AS $$
 DECLARE
     elsewhere text := current_setting('event_outbox.dead_letter_topic');
+    errors    text;
+    headers   text;
 BEGIN
     DELETE FROM outbox.events AS e WHERE e.id = NEW.id;
 
@@ -63,16 +65,24 @@ BEGIN
                                         'error', left(NEW.last_error, 1000))::text);
 
     -- A copy for whoever watches in Kafka. One that dies there stays here.
-    IF elsewhere <> '' AND elsewhere <> NEW.topic THEN
+    IF elsewhere = '' OR elsewhere = NEW.topic THEN
+        RETURN NULL;
+    END IF;
+    -- Put together as text: jsonb would lose the order and the repetition of the author's headers.
+    errors := json_build_object('__outbox.errors.topic', NEW.topic,
+                                '__outbox.errors.class', NEW.error_class,
+                                '__outbox.errors.message', left(NEW.last_error, 1000),
+                                '__outbox.errors.attempts', NEW.attempts::text)::text;
+    headers := rtrim(left(btrim(coalesce(NEW.headers::text, '{}'), E' \t\r\n'), -1), E' \t\r\n');
+    headers := headers || CASE WHEN headers = '{' THEN '' ELSE ', ' END || substr(errors, 2);
+    BEGIN
         INSERT INTO outbox.events (event_id, topic, key, payload, headers, event_type, content_type)
         VALUES (NEW.event_id, elsewhere, coalesce(NEW.key, CASE WHEN NEW.payload IS NULL THEN ''::bytea END), NEW.payload,
-                (coalesce(NEW.headers::jsonb, '{}')
-                 || jsonb_build_object('__outbox.errors.topic', NEW.topic,
-                                       '__outbox.errors.class', NEW.error_class,
-                                       '__outbox.errors.message', left(NEW.last_error, 1000),
-                                       '__outbox.errors.attempts', NEW.attempts::text))::json,
-                NEW.event_type, NEW.content_type);
-    END IF;
+                headers::json, NEW.event_type, NEW.content_type);
+    -- With its error it may be too large. What counts is kept already.
+    EXCEPTION WHEN data_exception OR program_limit_exceeded OR invalid_name OR reserved_name THEN
+        RAISE LOG 'event_outbox: no copy of dead event % was sent to %: %', NEW.event_id, elsewhere, SQLERRM;
+    END;
     RETURN NULL;
 END
 $$;

@@ -47,6 +47,14 @@ BEGIN
             DETAIL = 'Attempts are counted, and duplicates found, by the identity that the source gives a message.',
             HINT = 'Messages without an identity can be emitted with outbox.emit().';
     END IF;
+    -- The index on it could not hold a longer one.
+    IF octet_length(source_id) > 1000 THEN
+        status := 'rejected';
+        attempt := 1;
+        event_id := NULL;
+        error := 'source_id is longer than 1000 bytes';
+        RETURN;
+    END IF;
     -- Whoever brings the same message at the same time waits here.
     INSERT INTO outbox.intake AS i (source_id) VALUES (try_emit.source_id) ON CONFLICT DO NOTHING;
     SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = try_emit.source_id FOR UPDATE;

@@ -5,6 +5,9 @@
 //! before is settled: one event at first, twice as many after each group that went well, half as many
 //! after one that did not. Only an event that was refused in a group of its own is charged with it. What the
 //! broker takes in smaller batches only, since its limit is one of batches, gets through in the same way.
+//!
+//! A topic of which nothing comes back can be handled with caution too: then no more of it is sent until
+//! what is in flight has come back.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -37,6 +40,12 @@ impl Caution {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.topics.is_empty()
+    }
+
+    /// Whether a topic is handled with caution.
+    #[must_use]
+    pub fn holds(&self, topic: &str) -> bool {
+        self.topics.contains_key(topic)
     }
 
     /// A batch of this topic was refused, while so many others of its events are still in flight. Gives

@@ -7,6 +7,7 @@
 pub mod launcher;
 pub mod pause;
 pub mod settle;
+pub mod stuck;
 pub mod sweep;
 pub mod turn;
 pub mod window;

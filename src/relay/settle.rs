@@ -45,6 +45,7 @@ impl Relay {
         match self.note(settled) {
             Some(Some(waiting)) => {
                 self.reports.drain(..count);
+                self.congestion.heard_of(sorted.published.iter().map(|event| &event.topic));
                 self.close(&sorted, &waiting);
             }
             Some(None) => self.gone = true,

@@ -73,7 +73,7 @@ impl Relay {
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
         let mut catch = Catch::default();
-        let mut room = self.window.room(self.settings.limits);
+        let mut room = self.window.room(self.limits());
         let mut last_id = pass.after;
         let mut cut_off = false;
         let found = statements::read_new(pass.after, limit, |row| {

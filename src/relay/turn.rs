@@ -23,10 +23,11 @@ use event_outbox_domain::outcome::Report;
 use event_outbox_domain::sweep::Floor;
 
 use super::pause::Pause;
+use super::stuck::Congestion;
 use super::window::Window;
 use crate::kafka::doorbell::Doorbell;
 use crate::kafka::publisher::{News, Publisher};
-use crate::pg::settings::Settings;
+use crate::pg::settings::{Limits, Settings};
 use crate::pg::shared::{Request, Slot};
 use crate::pg::sleep::Sleep;
 use crate::pg::state::{Connection, State};
@@ -64,6 +65,7 @@ pub struct Relay {
     pub(super) floor: Floor,
     pub(super) lanes: Lanes,
     pub(super) caution: Caution,
+    pub(super) congestion: Congestion,
     /// Reports that are not settled yet.
     pub(super) reports: Vec<Report>,
     /// Topics met, each kept once.
@@ -94,6 +96,7 @@ impl Relay {
             floor: Floor::new(),
             lanes: Lanes::new(MAX_WAITING_KEYS),
             caution: Caution::default(),
+            congestion: Congestion::default(),
             reports: Vec::new(),
             topics: HashSet::new(),
             look: true,
@@ -115,6 +118,7 @@ impl Relay {
             self.take_news();
             self.settle();
             self.sweep();
+            self.set_stuck_topics_aside();
             self.show();
             log::flush();
             self.rest();
@@ -252,7 +256,29 @@ impl Relay {
             && self.settings.enabled
             && self.renewal.is_none()
             && self.database.is_over()
-            && self.window.is_worth_filling(self.settings.limits)
+            && self.has_room()
+    }
+
+    /// How much may be in flight now. A quarter is kept back for the time when topics are handled with
+    /// caution, since what those hold may not come back soon.
+    pub(super) fn limits(&self) -> Limits {
+        let Limits { events, bytes } = self.settings.limits;
+        if self.caution.is_empty() {
+            Limits { events: (events * 3).div_ceil(4), bytes: bytes / 4 * 3 }
+        } else {
+            self.settings.limits
+        }
+    }
+
+    /// Whether there is so much room in the window that reading is worth it.
+    pub(super) fn has_room(&self) -> bool {
+        let share = if self.caution.is_empty() { 4 } else { 16 };
+        self.window.is_worth_filling(self.limits(), share)
+    }
+
+    /// Whether there may be something new to read.
+    pub(super) fn has_reason_to_sweep(&self) -> bool {
+        self.look || self.floor.unfinished() || self.slot.bell.is_rung()
     }
 
     /// Sleeps until there is something to do; not at all if there is already.
@@ -263,8 +289,7 @@ impl Relay {
             self.look |= self.note(answered).unwrap_or(false);
         }
         let settle_now = !self.reports.is_empty() && self.database.is_over();
-        let reason = self.look || self.floor.unfinished() || self.slot.bell.is_rung();
-        let sweep_now = reason && self.can_sweep() && !self.lanes.full();
+        let sweep_now = self.has_reason_to_sweep() && self.can_sweep() && !self.lanes.full();
         if settle_now || sweep_now || self.must_end() || process::has_orders() {
             return;
         }
@@ -274,7 +299,7 @@ impl Relay {
 
     /// When to look again, though nobody rings.
     fn next_date(&self) -> Option<Instant> {
-        let pauses = [self.database.until(), self.renewal];
+        let pauses = [self.database.until(), self.renewal, self.congestion.until()];
         let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
         let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(|due| {

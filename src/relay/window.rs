@@ -47,7 +47,7 @@ impl Window {
     /// How many are in flight to a topic. Looks at each: for rare occasions.
     #[must_use]
     pub fn count(&self, topic: &str) -> usize {
-        self.tickets.values().filter(|ticket| &*ticket.topic == topic).count()
+        self.topics().filter(|name| &***name == topic).count()
     }
 
     /// Takes in an event that was handed over.
@@ -92,12 +92,18 @@ impl Window {
         }
     }
 
-    /// Whether there is so much room that reading the table for more is worth it: a quarter, lest each
-    /// acknowledgement cost a read of its own.
+    /// Whether there is so much room that reading the table for more is worth it: this share of all (a
+    /// fourth, a tenth …), lest each acknowledgement cost a read of its own.
     #[must_use]
-    pub fn is_worth_filling(&self, limits: Limits) -> bool {
+    pub fn is_worth_filling(&self, limits: Limits, share: usize) -> bool {
         let room = self.room(limits);
-        self.is_empty() || (room.events >= limits.events.div_ceil(4) && room.bytes >= limits.bytes / 4)
+        self.is_empty()
+            || (room.events >= limits.events.div_ceil(share) && room.bytes >= limits.bytes / share)
+    }
+
+    /// The topics of all events in flight, each as often as it has events.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.tickets.values().map(|ticket| &ticket.topic)
     }
 }
 
