@@ -6,8 +6,9 @@ target=${CARGO_TARGET_DIR:-$root/target}
 mkdir -p "$target"
 target=$(cd "$target" && pwd)
 
-# What `cargo install` and the bootstrap put aside for this project comes first.
-export PATH="$target/tools/bin:$PATH:$HOME/.cargo/bin"
+# What the bootstrap puts aside for this project comes first. A shell that is older than the user's Rust lacks Rust's
+# directory, that of a plain `su` lacks the system's.
+export PATH="$target/tools/bin:${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 export CARGO_TARGET_DIR=$target
 # The user's ~/.pgrx is left alone.
 export PGRX_HOME=$target/pgrx
