@@ -43,6 +43,7 @@ CREATE FUNCTION outbox.relay_status(
     OUT published        bigint,
     OUT refused          bigint,
     OUT in_flight        bigint,
+    OUT oldest_event_at  timestamptz,
     OUT last_publish_at  timestamptz,
     OUT sweeps           bigint,
     OUT wakeups          bigint
@@ -64,6 +65,8 @@ COMMENT ON COLUMN outbox.status.last_error_at IS 'When that was.';
 COMMENT ON COLUMN outbox.status.published IS 'Events acknowledged by Kafka and deleted, since the server started.';
 COMMENT ON COLUMN outbox.status.refused IS 'Refusals of events by Kafka, since the server started.';
 COMMENT ON COLUMN outbox.status.in_flight IS 'Events handed to the producer and not yet settled.';
+COMMENT ON COLUMN outbox.status.oldest_event_at IS
+    'When the oldest event in flight was emitted: how long ago that was is the relay''s lag; NULL if none is in flight.';
 COMMENT ON COLUMN outbox.status.last_publish_at IS 'When events were last settled as published.';
 COMMENT ON COLUMN outbox.status.sweeps IS 'Reads of the table for new events, since the server started.';
 COMMENT ON COLUMN outbox.status.wakeups IS 'Times the relay woke from its sleep, since the server started.';

@@ -149,6 +149,8 @@ pub struct Slot {
     pub refused: AtomicI64,
     /// Events handed over and not yet settled.
     pub in_flight: AtomicUsize,
+    /// When the oldest event in flight was emitted; 0 if none is.
+    pub oldest_event_at: AtomicI64,
     /// Last settlement of a published event.
     pub last_publish_at: AtomicI64,
     /// Reads of the table.
@@ -238,7 +240,14 @@ impl Slot {
         self.forget_request();
         self.state.clear();
         self.connection.clear();
-        for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
+        for counter in [
+            &self.published,
+            &self.refused,
+            &self.oldest_event_at,
+            &self.last_publish_at,
+            &self.sweeps,
+            &self.wakeups,
+        ] {
             counter.store(0, Ordering::Relaxed);
         }
         self.in_flight.store(0, Ordering::Relaxed);

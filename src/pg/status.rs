@@ -15,7 +15,7 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_select();
     // SAFETY: a plain global of this process.
     let slot = shared::roster().find(unsafe { pg_sys::MyDatabaseId });
-    let mut columns = [None; 13];
+    let mut columns = [None; 14];
     columns[1] = "absent".into_datum();
     if let Some(slot) = slot {
         let pid = slot.pid.load(Ordering::Relaxed);
@@ -38,6 +38,7 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
             count(&slot.published),
             count(&slot.refused),
             i64::try_from(slot.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX).into_datum(),
+            time(slot.oldest_event_at.load(Ordering::Relaxed)),
             time(slot.last_publish_at.load(Ordering::Relaxed)),
             count(&slot.sweeps),
             count(&slot.wakeups),

@@ -223,6 +223,8 @@ impl Relay {
         };
         self.slot.show(state);
         self.slot.in_flight.store(self.window.len(), Ordering::Relaxed);
+        let oldest = self.window.oldest().map_or(0, |ticket| ticket.emitted_at);
+        self.slot.oldest_event_at.store(oldest, Ordering::Relaxed);
     }
 
     pub(super) fn is_disconnected(&self) -> bool {

@@ -1,6 +1,6 @@
 //! What is in flight: handed to Kafka, and not yet settled.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use event_outbox_domain::event::Event;
@@ -15,6 +15,8 @@ pub struct Ticket {
     pub row: RowIdentity,
     /// Its topic.
     pub topic: Arc<str>,
+    /// When it was emitted, in microseconds since 1970.
+    pub emitted_at: i64,
     /// With whom it keeps order.
     pub lane: Option<u64>,
     /// Whether it was sent without others of its topic, so that a refusal is its own.
@@ -26,14 +28,21 @@ impl Ticket {
     /// The ticket of an event read from `row`.
     #[must_use]
     pub fn new(event: &Event, row: RowIdentity, lane: Option<u64>, alone: bool) -> Self {
-        Self { row, topic: event.topic.clone(), lane, alone, bytes: event.weight() }
+        Self {
+            row,
+            topic: event.topic.clone(),
+            emitted_at: event.emitted_at,
+            lane,
+            alone,
+            bytes: event.weight(),
+        }
     }
 }
 
 /// The events in flight by id, bounded in number and in bytes.
 #[derive(Debug, Default)]
 pub struct Window {
-    tickets: HashMap<i64, Ticket>,
+    tickets: BTreeMap<i64, Ticket>,
     bytes: usize,
 }
 
@@ -74,6 +83,12 @@ impl Window {
     #[must_use]
     pub fn len(&self) -> usize {
         self.tickets.len()
+    }
+
+    /// The one with the lowest id.
+    #[must_use]
+    pub fn oldest(&self) -> Option<&Ticket> {
+        self.tickets.values().next()
     }
 
     /// Whether there are none.

@@ -103,6 +103,7 @@ unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
     slot.bell.take_down();
     slot.pid.store(0, Ordering::Relaxed);
     slot.in_flight.store(0, Ordering::Relaxed);
+    slot.oldest_event_at.store(0, Ordering::Relaxed);
     let next = match slot.request() {
         _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
         Request::Leave => Phase::Away,
