@@ -70,6 +70,10 @@ impl Relay {
                 Outcome::Failed { failure: Failure::Suspect, .. } if !ticket.alone => {
                     sorted.suspect.push(*id)
                 }
+                // Without a broker, librdkafka answers from what it remembers, which may have been mended since.
+                Outcome::Failed { failure: Failure::Refused, .. } if self.is_disconnected() => {
+                    sorted.returned.push(*id);
+                }
                 Outcome::Failed { failure: Failure::Refused | Failure::Suspect, class, error } => {
                     sorted.refused.push(Refusal { row: ticket.row, class, error: error.clone() });
                 }
