@@ -135,15 +135,12 @@ impl Broker {
         all_succeeded(results, "delete topic")
     }
 
-    /// Lets everyone do `operations` on a topic but one user. For a broker with an authorizer.
-    pub fn forbid(&self, user: &str, operations: &[&str], topic: &str) -> Result<()> {
+    /// Grants a right on a topic. For a broker with an authorizer.
+    pub fn allow(&self, user: &str, operation: &str, topic: &str) -> Result<()> {
         let mut acls = java(&["-XX:TieredStopAtLevel=1"])?;
         acls.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.bootstrap_servers()]);
-        acls.args(["--add", "--allow-principal", "User:*", "--deny-principal", &format!("User:{user}")]);
-        for operation in operations {
-            acls.args(["--operation", operation]);
-        }
-        run(acls.args(["--topic", topic]))
+        acls.args(["--add", "--allow-principal", &format!("User:{user}")]);
+        run(acls.args(["--operation", operation, "--topic", topic]))
     }
 
     /// Whether the broker answers a request for metadata.

@@ -5,6 +5,7 @@
 
 pub mod certificates;
 pub mod consumer;
+pub mod identity;
 pub mod kafka;
 pub mod layout;
 pub mod ports;
@@ -19,5 +20,6 @@ pub mod wait;
 pub use anyhow::Result;
 pub use certificates::Authority;
 pub use consumer::{Consumer, Record};
+pub use identity::IdentityProvider;
 pub use kafka::Broker;
 pub use postgres::{Cluster, StopMode};
