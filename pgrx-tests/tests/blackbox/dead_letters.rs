@@ -280,3 +280,20 @@ fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
     assert_eq!(stage.drained_values(&topic)?, [r#""1""#]);
     Ok(())
 }
+
+/// What makes no copy, for its size or for headers that only the table takes, must not stop the relay.
+#[test]
+fn an_event_without_a_possible_copy_dies_all_the_same() -> Result<()> {
+    let (mut stage, topic) = deadly_stage()?;
+    stage.configure("event_outbox.dead_letter_topic", &stage.topic("dead"))?;
+    let sql =
+        "INSERT INTO outbox.events (topic, partition, payload, headers) VALUES ($1, $2, $3, $4::text::json)";
+    let largest = vec![b'x'; 1_000_000];
+    stage.client.execute(sql, &[&topic, &NOWHERE, &largest, &None::<&str>])?;
+    stage.client.execute(sql, &[&topic, &NOWHERE, &&b"nul"[..], &r#"{"h": "\u0000"}"#])?;
+    stage.client.execute(sql, &[&topic, &NOWHERE, &&b"huge"[..], &r#"{"h": 1e200000}"#])?;
+    emit(&mut stage.client, &topic, "k", "alive", None)?;
+    assert_eq!(stage.drained_values(&topic)?, [r#""alive""#]);
+    assert_eq!(number(&mut stage.client, "SELECT count(*) FROM outbox.dead_letters")?, 3);
+    Ok(())
+}

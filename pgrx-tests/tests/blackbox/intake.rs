@@ -179,3 +179,17 @@ fn the_right_to_try_is_enough_and_gives_no_other() -> Result<()> {
     assert_eq!(stage.drained_values(&topic)?, ["1", "3"]);
     Ok(())
 }
+
+/// Whatever the source calls its message, it cannot abort the transaction.
+#[test]
+fn a_source_id_of_any_length_is_answered() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("long");
+    let sql = "SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) AS n";
+    let long: String = stage.client.query_one(sql, &[])?.get(0);
+    let mut transaction = stage.client.transaction()?;
+    try_emit(&mut transaction, &long, &topic, "1")?;
+    assert_eq!(try_emit(&mut transaction, "short", &topic, "2")?.status, "stored");
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,12 +1,14 @@
 //! The order per key through refusals, restarts and deaths; and nobody else waits.
 
+use std::collections::HashSet;
+
 use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, StopMode, wait};
 use postgres::Client;
 
 use crate::dead_letters::{NOWHERE, dead, deadly_stage, emit, until_dead};
 use crate::ledger::Ledger;
-use crate::own::Own;
-use crate::relay::{status, until_another, until_drained, until_idle};
+use crate::own::{Own, Troubled};
+use crate::relay::{status, until_another, until_drained, until_idle, until_status};
 use crate::stage::{DEADLINE, PROMPTLY, Stage};
 
 /// Longer than any test.
@@ -30,8 +32,17 @@ fn terminate(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
+/// The first record of each event: a crash may have some published again.
+fn firsts(records: &[Record]) -> Vec<Record> {
+    let mut seen = HashSet::new();
+    records.iter().filter(|record| seen.insert(record.header("ce_id"))).cloned().collect()
+}
+
 fn arrived(broker: &Broker, topic: &str, count: usize) -> Result<Vec<Record>> {
-    Ok(Consumer::new(&broker.bootstrap_servers(), &[topic])?.read_until(count, PROMPTLY)?.to_vec())
+    let mut consumer = Consumer::new(&broker.bootstrap_servers(), &[topic])?;
+    let what = format!("{count} events");
+    let records = consumer.read_until_that(&what, PROMPTLY, |records| firsts(records).len() >= count)?;
+    Ok(firsts(records))
 }
 
 /// The values of one key, in the order of their arrival.
@@ -89,7 +100,7 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     own.alter("max_attempts", "2")?;
     until_dead(&mut client, 1)?;
     until_drained(&mut client)?;
-    let records = Consumer::read_all(&broker.bootstrap_servers(), &[topic])?;
+    let records = firsts(&Consumer::read_all(&broker.bootstrap_servers(), &[topic])?);
     assert_eq!(of_key(&records, "a"), numbered(0..behind));
     assert_eq!(records.len(), flown + behind as usize);
     Ok(())
@@ -171,5 +182,43 @@ fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
     // What was in flight behind a refused batch is not called back, and arrives before it.
     std::mem::take(&mut verdict.out_of_order);
     assert!(verdict.is_clean(), "{verdict:?}");
+    Ok(())
+}
+
+/// Neither a new event nor one that was refused before the outage is charged with it, however many of its
+/// attempts fall into it.
+#[test]
+fn an_outage_is_no_attempt() -> Result<()> {
+    let mut broker = Troubled::take()?;
+    let topic = "ordering.outage";
+    let options = Cluster::options("blameless")
+        .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
+        .set("event_outbox.retry_backoff", "2s")
+        .set("event_outbox.retry_backoff_max", "2s");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    emit(&mut client, topic, "a", "0", None)?;
+    until_refused(&mut client)?;
+    broker.kill()?;
+    until_status(&mut client, "the outage", |status| status.is_disconnected())?;
+    let before = until_refused(&mut client)?;
+    for n in 1..5 {
+        emit(&mut client, topic, "a", &n.to_string(), None)?;
+        emit(&mut client, "ordering.new", "b", &n.to_string(), None)?;
+    }
+    wait::until_ok("two attempts' time to pass", DEADLINE, || {
+        let sql = "SELECT max(next_attempt_at) + interval '4s' < clock_timestamp() FROM outbox.events";
+        Ok(client.query_one(sql, &[])?.get::<_, Option<bool>>(0).is_none_or(|passed| passed).then_some(()))
+    })?;
+    let now = books(&mut client)?;
+    assert_eq!(now, Some(before), "the dead: {:?}", dead(&mut client)?);
+    broker.start()?;
+    for topic in [topic, "ordering.new"] {
+        broker.create_topic(topic, 1, &[])?;
+    }
+    until_drained(&mut client)?;
+    assert_eq!(dead(&mut client)?.len(), 0);
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &[topic])?;
+    assert_eq!(of_key(&records, "a"), numbered(0..5));
     Ok(())
 }
