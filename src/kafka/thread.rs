@@ -102,7 +102,6 @@ struct Session<'a> {
     producer: BaseProducer<Context>,
     /// While it is not known that a broker answers.
     probe: Option<Probe>,
-    told_disconnected: bool,
 }
 
 /// When to look for a broker next.
@@ -127,7 +126,7 @@ impl<'a> Session<'a> {
         let producer: BaseProducer<Context> =
             BaseProducer::from_config_and_context(&thread.config, Context::default())?;
         let queue = MainQueue::of(&producer, &thread.call);
-        Ok(Self { thread, queue, producer, probe: Some(Probe::soon()), told_disconnected: false })
+        Ok(Self { thread, queue, producer, probe: Some(Probe::soon()) })
     }
 
     /// One turn: sleep until there is something to do, do it, tell of it.
@@ -246,22 +245,14 @@ impl<'a> Session<'a> {
             probe.later();
         }
         let cause = self.producer.context().notes().cause.clone();
-        self.disconnected(cause.unwrap_or_else(|| "no answer in time".into()))
+        // Told at each try: the cause may have become another.
+        self.send(News::Disconnected(cause.unwrap_or_else(|| "no answer in time".into())))
     }
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
-        self.told_disconnected = false;
         self.producer.context().notes().cause = None;
         self.send(News::Connected)
-    }
-
-    /// Told once until a broker answers again.
-    fn disconnected(&mut self, reason: String) -> Result<(), Closed> {
-        if std::mem::replace(&mut self.told_disconnected, true) {
-            return Ok(());
-        }
-        self.send(News::Disconnected(reason))
     }
 
     /// Until the main thread rings, librdkafka does, or it is time to look for a broker.

@@ -187,8 +187,8 @@ impl Relay {
                 News::Disconnected(reason) => {
                     if self.slot.connection().0 != Connection::Disconnected {
                         tracing::warn!("no Kafka broker answers, events wait: {reason}");
-                        self.slot.show_error(&reason);
                     }
+                    self.slot.show_error(&reason);
                     self.slot.show_connection(Connection::Disconnected);
                 }
                 News::Broken(error) => broken = Some(error),
