@@ -43,6 +43,12 @@ fn until_only_left(client: &mut Client, count: i64) -> Result<()> {
     })
 }
 
+/// The refused event is to be looked at for as long as the test takes.
+fn never_die(stage: &mut Stage) -> Result<()> {
+    let sql = format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1000", stage.database);
+    Ok(stage.client.batch_execute(&sql)?)
+}
+
 fn values<'r>(records: &'r [Record], key: &str) -> Vec<&'r str> {
     records.iter().filter(|record| record.key_text() == Some(key)).filter_map(Record::value_text).collect()
 }
@@ -53,6 +59,7 @@ fn a_topic_that_does_not_exist_yet() -> Result<()> {
     broker.create_topic("refused.known", 1, &[])?;
     let options = Cluster::options("refused")
         .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
+        .set("event_outbox.max_attempts", 1000)
         .set("event_outbox.retry_backoff_max", "2s");
     let own = Own::with(options, &broker.bootstrap_servers())?;
     let mut client = own.connect()?;
@@ -86,6 +93,7 @@ fn a_topic_that_does_not_exist_yet() -> Result<()> {
 #[test]
 fn an_event_too_large_for_its_topic() -> Result<()> {
     let mut stage = Stage::new()?;
+    never_die(&mut stage)?;
     let topic = stage.topic("small");
     Broker::shared()?.create_topic(&topic, 1, &[("max.message.bytes", "2000")])?;
     let large = "large".to_owned() + &"x".repeat(10_000);
@@ -110,6 +118,7 @@ fn an_event_too_large_for_its_topic() -> Result<()> {
 #[test]
 fn a_partition_out_of_range() -> Result<()> {
     let mut stage = Stage::new()?;
+    never_die(&mut stage)?;
     let topic = stage.topic("narrow");
     Broker::shared()?.create_topic(&topic, 2, &[])?;
     let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2, partition => $4)";
