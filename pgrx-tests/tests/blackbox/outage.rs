@@ -13,7 +13,7 @@ use crate::relay::{status, until_drained, until_idle, until_status};
 const OUTAGE: &str = "no Kafka broker answers, events wait";
 
 /// From the broker's return to the last event: the relay looks for it every ten seconds at the latest.
-const RETURN: Duration = Duration::from_secs(120);
+const RETURN: Duration = Duration::from_secs(45);
 
 fn outages_logged(own: &Own) -> usize {
     own.server.log().matches(OUTAGE).count()
