@@ -84,3 +84,13 @@ detach_library() {
 }
 
 tree_pg_config() { printf '%s/%s/bin/pg_config' "$pg_home" "$1"; }
+
+# Builds the extension for release, with a further feature if one is named, and installs it into a private tree.
+# install_into TREE [FEATURE]
+install_into() {
+    step "building the extension for PostgreSQL $PG_MAJOR${2:+, with $2} (the first time takes some minutes)"
+    detach_library "$(tree_pg_config "$1")"
+    # shellcheck disable=SC2046
+    cargo pgrx install --release --package event_outbox --pg-config "$(tree_pg_config "$1")" $(features "${2:-}")
+    chmod -R go+rX "$pg_home/$1"
+}

@@ -8,6 +8,7 @@
 
 use pgrx::prelude::*;
 
+mod failpoints;
 pub mod kafka;
 pub mod pg;
 pub mod relay;

@@ -20,6 +20,7 @@ use rdkafka::types::RDKafkaConfRes;
 use super::context::Context;
 use super::doorbell::Doorbell;
 use super::publisher::News;
+use crate::failpoints;
 
 /// Time for a broker to answer whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -158,6 +159,7 @@ impl<'a> Session<'a> {
             self.serve();
             self.tell()?;
         }
+        failpoints::after_produce(self.queue.client);
         Ok(())
     }
 

@@ -9,6 +9,7 @@ use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 
 use super::turn::Relay;
+use crate::failpoints::{self, Point};
 use crate::pg::statements::{self, Outbox, Refusal, RowIdentity, Snapshot};
 use crate::pg::{shared, transaction};
 
@@ -35,13 +36,16 @@ impl Relay {
         let count = self.reports.len().min(self.settings.batch_size);
         let sorted = self.sort(&self.reports[..count]);
         let mode = self.settings.notify;
+        failpoints::reach(Point::AfterAck);
         let settled = transaction::run(c"event_outbox: settling published events", || {
             Outbox::locate()?;
             let _snapshot = Snapshot::take();
             statements::delete(&sorted.delivered);
+            failpoints::reach(Point::InSettle);
             statements::notify(notify::notifications(mode, &sorted.published));
             Some(statements::report_refused(&sorted.refused))
         });
+        failpoints::reach(Point::AfterSettle);
         match self.note(settled) {
             Some(Some(waiting)) => {
                 self.reports.drain(..count);

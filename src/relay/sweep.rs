@@ -11,6 +11,7 @@ use event_outbox_domain::sweep::Reached;
 use super::settle::RETURN_REST_MICROS;
 use super::turn::Relay;
 use super::window::{Room, Ticket};
+use crate::failpoints::{self, Point, Sabotage};
 use crate::pg::statements::{self, Found, Outbox};
 use crate::pg::transaction;
 
@@ -74,16 +75,22 @@ impl Relay {
         let limit = self.settings.batch_size;
         let mut catch = Catch::default();
         let mut room = self.window.room(self.limits());
-        let mut last_id = pass.after;
+        let after = failpoints::cursor(pass.after);
+        let mut last_id = after;
         let mut cut_off = false;
-        let found = statements::read_new(pass.after, limit, |row| {
+        let found = statements::read_new(after, limit, |row| {
             cut_off = !self.consider(row, now, &mut room, &mut catch);
             if !cut_off {
                 last_id = row.id();
             }
             !cut_off
         });
+        failpoints::passed(last_id);
+        if failpoints::sabotaged(Sabotage::DeleteBeforeAck) {
+            statements::delete(&catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>());
+        }
         drop(snapshot);
+        failpoints::reach(Point::AfterRead);
         self.slot.sweeps.fetch_add(1, Ordering::Relaxed);
         Some((catch, if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End }))
     }
@@ -99,7 +106,8 @@ impl Relay {
             return true;
         }
         let (topic, key) = row.lane();
-        let lane = key.filter(|_| self.settings.ordered).map(|key| lane(topic, key));
+        let ordered = self.settings.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
+        let lane = key.filter(|_| ordered).map(|key| lane(topic, key));
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
         }

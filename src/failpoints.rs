@@ -1,0 +1,172 @@
+//! Faults at named points of the relay, for the torture test. Only the cargo feature `failpoints`, which no
+//! shipped build has, puts anything behind these functions.
+//!
+//! What is to happen is said from outside, by files in the data directory whose names end in the oid of the
+//! relay's database:
+//!
+//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. The relay removes it when it comes to the point, and
+//!   does the action; so each happens once, and who placed it sees that it has happened.
+//! - `event_outbox.sabotage.OID` holds the name of a mistake, which the relay makes as long as it lives: proof
+//!   that the torture test would notice it.
+
+/// Where a fault can happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// At the end of the transaction that has read new events.
+    AfterRead,
+    /// On the Kafka thread, when a batch has been handed to librdkafka.
+    AfterProduce,
+    /// When reports have come, before the transaction that settles them.
+    AfterAck,
+    /// In that transaction: the delivered events are deleted, nothing else is done.
+    InSettle,
+    /// That transaction has committed, and the relay does not know of it yet.
+    AfterSettle,
+}
+
+/// A mistake that the relay can be told to make.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// Events are deleted when they are read, not when they are acknowledged.
+    DeleteBeforeAck,
+    /// What has an id below one that was read is not looked at again.
+    NaiveCursor,
+    /// A refused event is tried again behind those that followed it.
+    RetryAtTail,
+}
+
+#[cfg(feature = "failpoints")]
+pub use armed::{after_produce, cursor, passed, reach, sabotaged};
+
+#[cfg(not(feature = "failpoints"))]
+pub use unarmed::{after_produce, cursor, passed, reach, sabotaged};
+
+#[cfg(feature = "failpoints")]
+mod armed {
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicI64, Ordering};
+    use std::time::Duration;
+
+    use pgrx::prelude::*;
+    use rdkafka::bindings as rdsys;
+
+    use super::{Point, Sabotage};
+
+    /// The highest id that was read, where ids are believed to come in order.
+    static CURSOR: AtomicI64 = AtomicI64::new(0);
+
+    /// Has the fault happen that was placed at this point, if there is one.
+    pub fn reach(point: Point) {
+        if let Some(action) = take(point) {
+            act(&action);
+        }
+    }
+
+    /// [`Point::AfterProduce`], where the producer itself can be broken too.
+    pub fn after_produce(client: *mut rdsys::rd_kafka_t) {
+        match take(Point::AfterProduce).as_deref() {
+            Some("fatal") => {
+                let fenced = rdsys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH;
+                // SAFETY: the caller's client is alive; the reason is copied.
+                unsafe { rdsys::rd_kafka_test_fatal_error(client, fenced, c"a failpoint".as_ptr()) };
+            }
+            Some(action) => act(action),
+            None => {}
+        }
+    }
+
+    /// Whether this mistake is to be made.
+    pub fn sabotaged(sabotage: Sabotage) -> bool {
+        static CHOSEN: OnceLock<Option<Sabotage>> = OnceLock::new();
+        *CHOSEN.get_or_init(chosen) == Some(sabotage)
+    }
+
+    /// Where a pass begins that should begin behind `after`.
+    pub fn cursor(after: i64) -> i64 {
+        if sabotaged(Sabotage::NaiveCursor) { after.max(CURSOR.load(Ordering::Relaxed)) } else { after }
+    }
+
+    /// A pass has come to this id.
+    pub fn passed(id: i64) {
+        CURSOR.fetch_max(id, Ordering::Relaxed);
+    }
+
+    fn chosen() -> Option<Sabotage> {
+        match std::fs::read_to_string(file("sabotage")).ok()?.trim() {
+            "delete_before_ack" => Some(Sabotage::DeleteBeforeAck),
+            "naive_cursor" => Some(Sabotage::NaiveCursor),
+            "retry_at_tail" => Some(Sabotage::RetryAtTail),
+            _ => None,
+        }
+    }
+
+    fn name(point: Point) -> &'static str {
+        match point {
+            Point::AfterRead => "after_read",
+            Point::AfterProduce => "after_produce",
+            Point::AfterAck => "after_ack",
+            Point::InSettle => "in_settle",
+            Point::AfterSettle => "after_settle",
+        }
+    }
+
+    /// A path relative to the data directory, in which servers work.
+    fn file(what: &str) -> String {
+        // SAFETY: a plain global, set before the relay works.
+        let database = unsafe { pg_sys::MyDatabaseId };
+        format!("event_outbox.{what}.{}", database.to_u32())
+    }
+
+    fn take(point: Point) -> Option<String> {
+        let path = file("failpoint");
+        let text = std::fs::read_to_string(&path).ok()?;
+        let (at, action) = text.trim().split_once(' ')?;
+        (at == name(point) && std::fs::remove_file(path).is_ok()).then(|| action.to_owned())
+    }
+
+    #[allow(clippy::panic, reason = "a panic is what was asked for")]
+    fn act(action: &str) {
+        let signal = |signal| {
+            // SAFETY: no memory is touched; the signal is for this process.
+            unsafe { libc::kill(libc::getpid(), signal) };
+        };
+        match action.split_once(' ').unwrap_or((action, "")) {
+            ("kill", _) => signal(libc::SIGKILL),
+            ("terminate", _) => signal(libc::SIGTERM),
+            ("pause", millis) => std::thread::sleep(Duration::from_millis(millis.parse().unwrap_or(0))),
+            ("error", _) => error!("a failpoint"),
+            _ => panic!("a failpoint"),
+        }
+    }
+}
+
+#[cfg(not(feature = "failpoints"))]
+mod unarmed {
+    use rdkafka::bindings as rdsys;
+
+    use super::{Point, Sabotage};
+
+    /// Nothing.
+    #[inline(always)]
+    pub fn reach(_point: Point) {}
+
+    /// Nothing.
+    #[inline(always)]
+    pub fn after_produce(_client: *mut rdsys::rd_kafka_t) {}
+
+    /// No.
+    #[inline(always)]
+    pub fn sabotaged(_sabotage: Sabotage) -> bool {
+        false
+    }
+
+    /// `after`.
+    #[inline(always)]
+    pub fn cursor(after: i64) -> i64 {
+        after
+    }
+
+    /// Nothing.
+    #[inline(always)]
+    pub fn passed(_id: i64) {}
+}
