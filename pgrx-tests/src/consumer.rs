@@ -130,6 +130,13 @@ impl Consumer {
 
     /// Reads everything that the topics hold at this moment, from the beginning.
     pub fn read_all(bootstrap_servers: &str, topics: &[&str]) -> Result<Vec<Record>> {
+        let mut all = Vec::new();
+        Self::visit_all(bootstrap_servers, topics, |record| all.push(record))?;
+        Ok(all)
+    }
+
+    /// Like [`Consumer::read_all`], without keeping the records.
+    pub fn visit_all(bootstrap_servers: &str, topics: &[&str], mut visit: impl FnMut(Record)) -> Result<()> {
         let mut consumer = Self::new(bootstrap_servers, topics)?;
         consumer.assign_new_partitions()?;
         let mut unfinished: BTreeSet<_> = consumer.positions.keys().cloned().collect();
@@ -141,8 +148,16 @@ impl Consumer {
             if let Some((topic, partition)) = consumer.poll()? {
                 unfinished.remove(&(topic, partition));
             }
+            consumer.records.drain(..).for_each(&mut visit);
         }
-        Ok(consumer.records)
+        Ok(())
+    }
+
+    /// What arrives within a moment; nothing of it is kept. What it waits for may be a broker that is down.
+    pub fn next(&mut self) -> Result<Option<Record>> {
+        self.assign_new_partitions()?;
+        self.poll()?;
+        Ok(self.records.pop())
     }
 
     /// One step; the partition whose end it has reached, if it has.

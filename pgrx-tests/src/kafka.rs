@@ -108,8 +108,12 @@ impl Broker {
 
     /// What clients connect to that come by a listener of [`BrokerOptions::listener`].
     pub fn bootstrap_servers_by(&self, listener: &str) -> Result<String> {
-        let port = self.listeners.get(listener).with_context(|| format!("no listener {listener}"))?;
-        Ok(format!("localhost:{port}"))
+        Ok(format!("localhost:{}", self.port_of(listener)?))
+    }
+
+    /// Where a listener of [`BrokerOptions::listener`] or [`BrokerOptions::listener_behind`] listens.
+    pub fn port_of(&self, listener: &str) -> Result<u16> {
+        self.listeners.get(listener).copied().with_context(|| format!("no listener {listener}"))
     }
 
     /// Creates a topic with topic-level `configs`.

@@ -25,13 +25,22 @@ pub fn postgres_home() -> Result<PathBuf> {
     home.canonicalize().context("no private PostgreSQL yet: run scripts/bootstrap")
 }
 
-/// The programs of the private PostgreSQL tree that holds the release build of the extension.
+/// The name of the private PostgreSQL tree that holds the release build of the extension.
+pub const RELEASE: &str = "release";
+
+/// The programs of that tree.
 pub fn postgres_bin() -> Result<PathBuf> {
+    postgres_bin_of(RELEASE)
+}
+
+/// The programs of a private PostgreSQL tree.
+pub fn postgres_bin_of(tree: &str) -> Result<PathBuf> {
     // PostgreSQL finds its files relative to the binary's real place.
     let home = postgres_home()?;
-    home.join("release/bin")
+    home.join(tree)
+        .join("bin")
         .canonicalize()
-        .with_context(|| format!("no PostgreSQL tree in {}: run scripts/bootstrap", home.display()))
+        .with_context(|| format!("no PostgreSQL tree {tree} in {}: run scripts/bootstrap", home.display()))
 }
 
 /// The class path of Apache Kafka, for its console tools.

@@ -12,6 +12,7 @@ pub mod ports;
 pub mod postgres;
 pub mod process;
 pub mod progress;
+pub mod proxy;
 pub mod run_as;
 pub mod scratch;
 pub mod verdict;

@@ -50,6 +50,7 @@ impl StopMode {
 #[derive(Clone)]
 pub struct ClusterOptions {
     name: String,
+    tree: &'static str,
     settings: BTreeMap<String, String>,
     fate: Fate,
 }
@@ -66,6 +67,12 @@ impl ClusterOptions {
         self.set("shared_preload_libraries", "")
     }
 
+    /// Runs the programs of another private tree than the release build's.
+    pub fn tree(mut self, tree: &'static str) -> Self {
+        self.tree = tree;
+        self
+    }
+
     /// With fsync, as in earnest; tests do without.
     pub fn durable(self) -> Self {
         self.set("fsync", "on").set("full_page_writes", "on")
@@ -79,7 +86,7 @@ impl ClusterOptions {
 
     /// Makes the cluster and starts its server.
     pub fn start(self) -> Result<Cluster> {
-        let bin = layout::postgres_bin()?;
+        let bin = layout::postgres_bin_of(self.tree)?;
         let scratch = Scratch::new(&self.name, self.fate)?;
         let sockets = Scratch::for_sockets(self.fate)?;
         copy_template(&bin, &scratch.path().join("data"))?;
@@ -111,7 +118,9 @@ pub struct Cluster {
 impl Cluster {
     /// A cluster that preloads the extension, without fsync.
     pub fn options(name: &str) -> ClusterOptions {
-        let options = ClusterOptions { name: name.into(), settings: BTreeMap::new(), fate: Fate::default() };
+        let settings = BTreeMap::new();
+        let options =
+            ClusterOptions { name: name.into(), tree: layout::RELEASE, settings, fate: Fate::default() };
         options
             .set("shared_preload_libraries", "event_outbox")
             .set("listen_addresses", "127.0.0.1")

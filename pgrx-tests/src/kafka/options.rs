@@ -15,9 +15,18 @@ use crate::scratch::Scratch;
 #[derive(Clone, Default)]
 pub struct BrokerOptions {
     settings: BTreeMap<String, String>,
-    listeners: Vec<(String, String)>,
+    listeners: Vec<Listener>,
     scram_users: Vec<(String, String)>,
     fate: Fate,
+}
+
+/// A way to the broker besides the lab's own.
+#[derive(Clone)]
+struct Listener {
+    name: String,
+    protocol: String,
+    /// Where clients are told to connect to, if not to the listener itself.
+    front: Option<u16>,
 }
 
 impl BrokerOptions {
@@ -29,7 +38,14 @@ impl BrokerOptions {
 
     /// Adds a listener besides the lab's own: its name, and the security protocol that is spoken there.
     pub fn listener(mut self, name: &str, protocol: &str) -> Self {
-        self.listeners.push((name.into(), protocol.into()));
+        self.listeners.push(Listener { name: name.into(), protocol: protocol.into(), front: None });
+        self
+    }
+
+    /// Adds a listener whose clients are told to come by another port of 127.0.0.1, where something stands in
+    /// front of it.
+    pub fn listener_behind(mut self, name: &str, front: u16) -> Self {
+        self.listeners.push(Listener { name: name.into(), protocol: "PLAINTEXT".into(), front: Some(front) });
         self
     }
 
@@ -72,20 +88,25 @@ impl BrokerOptions {
 fn listen(
     properties: &mut BTreeMap<String, String>,
     port: u16,
-    listeners: &[(String, String)],
+    listeners: &[Listener],
 ) -> Result<BTreeMap<String, u16>> {
     let controller = format!("127.0.0.1:{}", ports::free()?);
-    let mut advertised = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut bound = format!("PLAINTEXT://127.0.0.1:{port}");
+    let mut advertised = bound.clone();
     let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_string();
     let mut found = BTreeMap::new();
-    for (name, protocol) in listeners {
+    for Listener { name, protocol, front } in listeners {
         let port = ports::free()?;
         // By name, which is what a certificate is for.
-        advertised += &format!(",{name}://localhost:{port}");
+        bound += &format!(",{name}://localhost:{port}");
+        advertised += &match front {
+            Some(front) => format!(",{name}://127.0.0.1:{front}"),
+            None => format!(",{name}://localhost:{port}"),
+        };
         protocols += &format!(",{name}:{protocol}");
         found.insert(name.clone(), port);
     }
-    properties.insert("listeners".into(), format!("{advertised},CONTROLLER://{controller}"));
+    properties.insert("listeners".into(), format!("{bound},CONTROLLER://{controller}"));
     properties.insert("advertised.listeners".into(), advertised);
     properties.insert("listener.security.protocol.map".into(), protocols);
     properties.insert("controller.quorum.bootstrap.servers".into(), controller);
