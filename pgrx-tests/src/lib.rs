@@ -15,6 +15,7 @@ pub mod progress;
 pub mod proxy;
 pub mod run_as;
 pub mod scratch;
+pub mod torture;
 pub mod verdict;
 pub mod wait;
 

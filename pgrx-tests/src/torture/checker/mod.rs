@@ -1,0 +1,244 @@
+//! The judge: compares what the writers wrote with what was found. Pure; what it sees is [`Evidence`].
+
+mod arrivals;
+mod order;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
+
+use uuid::Uuid;
+
+use super::evidence::{Evidence, Notice, Seen};
+use super::journal::{Ending, Entry, Lot, Millis};
+use arrivals::Arrivals;
+
+/// What can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Crime {
+    /// A committed event is not in Kafka.
+    Lost,
+    /// An event that was rolled back is in Kafka, or among the dead.
+    Ghost,
+    /// A record tells of no event that anybody wrote.
+    Invented,
+    /// Topic, key, payload or headers are not what was written.
+    Altered,
+    /// An event came after a later one of its key, or in another partition.
+    Disordered,
+    /// A duplicate came when no fault was at work.
+    CalmDuplicate,
+    /// An event that Kafka must refuse is not among the dead letters, or is in Kafka, or died twice.
+    Undead,
+    /// An event that Kafka would have taken is among the dead letters.
+    WronglyDead,
+    /// No notification told of an event, though somebody listened when it was settled.
+    Unheard,
+    /// An event is still in the outbox.
+    Left,
+    /// The server lost a transaction that it had said to be committed, or the reverse.
+    Contradicted,
+}
+
+/// The verdict, with the figures that it rests on.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    /// Events whose transactions, and savepoints, committed.
+    pub committed: usize,
+    /// Events of those that did not.
+    pub rolled_back: usize,
+    /// Transactions of which the writer did not know how they ended.
+    pub unknown: usize,
+    /// Records.
+    pub records: usize,
+    /// Keys with more than one event.
+    pub keys: usize,
+    /// Dead letters that are right to be there.
+    pub dead: usize,
+    /// Events that were dead, and arrived after all.
+    pub revived: usize,
+    /// Duplicates, by the fault that was at work.
+    pub duplicates: BTreeMap<String, usize>,
+    /// Events that a notification told of.
+    pub heard: usize,
+    /// Events settled while nobody was listening.
+    pub unheard_of: usize,
+    /// What is wrong, and how often.
+    pub crimes: BTreeMap<Crime, usize>,
+    /// The first cases of each.
+    pub cases: Vec<(Crime, String)>,
+}
+
+/// Cases of a crime that are told.
+const CASES: usize = 5;
+
+/// A listener that is about to die may not get what was told in its last moment.
+const LAST_MOMENT: Millis = 2_000;
+
+/// A place of which notifications speak: topic, generation, partition.
+type Place = (usize, usize, i32);
+
+impl Verdict {
+    /// Judges.
+    pub fn of(evidence: &Evidence) -> Self {
+        let mut verdict = Self { records: evidence.records.len(), ..Self::default() };
+        let entries: HashMap<Uuid, &Entry> =
+            evidence.journal.entries.iter().map(|entry| (entry.event_id, entry)).collect();
+        let arrivals = Arrivals::take(evidence, &entries, &mut verdict);
+        verdict.judge_fates(evidence, &entries, &arrivals);
+        verdict.judge_order(evidence, &entries);
+        verdict.judge_duplicates(evidence, &arrivals);
+        verdict.judge_notices(evidence, &entries, &arrivals);
+        for _ in 0..evidence.left {
+            verdict.accuse(Crime::Left, || "a row of outbox.events".into());
+        }
+        for _ in 0..evidence.journal.contradicted_by(&evidence.committed) {
+            verdict.accuse(Crime::Contradicted, || "the end of a transaction".into());
+        }
+        verdict.unknown = evidence.journal.count(Ending::Unknown);
+        verdict
+    }
+
+    /// Whether nothing is wrong, and there was something to judge.
+    pub fn is_clean(&self) -> bool {
+        self.crimes.is_empty() && self.committed > 0 && self.records > 0
+    }
+
+    /// How often this was found.
+    pub fn count(&self, crime: Crime) -> usize {
+        self.crimes.get(&crime).copied().unwrap_or(0)
+    }
+
+    fn accuse(&mut self, crime: Crime, case: impl FnOnce() -> String) {
+        let count = self.crimes.entry(crime).or_default();
+        *count += 1;
+        if *count <= CASES {
+            self.cases.push((crime, case()));
+        }
+    }
+
+    /// Whether each event arrived, or died, or neither, as it should.
+    fn judge_fates(&mut self, evidence: &Evidence, entries: &HashMap<Uuid, &Entry>, arrivals: &Arrivals) {
+        let mut deaths: HashMap<Uuid, usize> = HashMap::new();
+        for event_id in &evidence.dead {
+            *deaths.entry(*event_id).or_default() += 1;
+            if !entries.get(event_id).is_some_and(|entry| evidence.is_committed(entry)) {
+                self.accuse(Crime::Ghost, || format!("dead letter {event_id} of no committed event"));
+            }
+        }
+        for entry in &evidence.journal.entries {
+            if !evidence.is_committed(entry) {
+                self.rolled_back += 1;
+                continue;
+            }
+            self.committed += 1;
+            let arrived = arrivals.contains(entry.event_id);
+            let deaths = deaths.get(&entry.event_id).copied().unwrap_or(0);
+            self.judge_fate(evidence, entry, arrived, deaths);
+        }
+    }
+
+    fn judge_fate(&mut self, evidence: &Evidence, entry: &Entry, arrived: bool, deaths: usize) {
+        let case = || format!("{} {entry:?}", evidence.topics[entry.topic]);
+        match evidence.lot(entry) {
+            Lot::Arrives | Lot::ArrivesLate | Lot::MayArrive if deaths > 0 => {
+                self.accuse(Crime::WronglyDead, case);
+            }
+            Lot::Arrives | Lot::ArrivesLate if !arrived => self.accuse(Crime::Lost, case),
+            Lot::ArrivesLate => self.revived += 1,
+            Lot::Dies if arrived || deaths != 1 => self.accuse(Crime::Undead, case),
+            Lot::DiesOrArrivesLate if usize::from(arrived) + deaths != 1 => self.accuse(Crime::Undead, case),
+            Lot::Dies => self.dead += 1,
+            Lot::DiesOrArrivesLate => {
+                self.dead += deaths;
+                self.revived += usize::from(arrived);
+            }
+            Lot::Arrives | Lot::MayArrive | Lot::Never => {}
+        }
+    }
+
+    /// Duplicates come by faults, and only while they are at work.
+    fn judge_duplicates(&mut self, evidence: &Evidence, arrivals: &Arrivals) {
+        for (event_id, at) in arrivals.repetitions() {
+            // Of several the last to begin.
+            let fault = evidence.disturbed.iter().filter(|(span, _)| span.contains(at));
+            match fault.max_by_key(|(span, _)| span.from) {
+                Some((_, fault)) => *self.duplicates.entry(fault.clone()).or_default() += 1,
+                None => self.accuse(Crime::CalmDuplicate, || format!("{event_id} again at {at}")),
+            }
+        }
+    }
+
+    /// An event is settled by the transaction that deletes it, and that is the one to tell of it. `settled` says
+    /// when, for it is written by that transaction, too. So an event that no notification tells of is excused if
+    /// that was while nobody listened, or in the last moment before; else it is not. What was published twice
+    /// needs to be told of once: the first settlement may have been lost in a crash.
+    fn judge_notices(&mut self, evidence: &Evidence, entries: &HashMap<Uuid, &Entry>, arrivals: &Arrivals) {
+        let told = Told::of(&evidence.notices);
+        for (event_id, records) in arrivals.iter() {
+            if records.iter().any(|at| told.covers(&evidence.records[*at])) {
+                self.heard += 1;
+                continue;
+            }
+            // Deleted by hand, perhaps, which tells nobody.
+            if entries.get(event_id).is_some_and(|entry| entry.lot == Lot::MayArrive) {
+                continue;
+            }
+            let was_deaf = |at: Millis| {
+                evidence.deaf.iter().any(|span| (span.from - LAST_MOMENT..=span.to).contains(&at))
+            };
+            match evidence.settled.get(event_id) {
+                Some(at) if was_deaf(*at) => self.unheard_of += 1,
+                settled => self.accuse(Crime::Unheard, || format!("{event_id}, settled {settled:?}")),
+            }
+        }
+    }
+}
+
+impl Evidence {
+    /// Whether the event was committed.
+    fn is_committed(&self, entry: &Entry) -> bool {
+        entry.lot != Lot::Never && self.committed.contains(&entry.transaction)
+    }
+
+    /// What is to become of an event, now that it is known which topics were created.
+    fn lot(&self, entry: &Entry) -> Lot {
+        if self.mended.contains(&entry.topic) { Lot::ArrivesLate } else { entry.lot }
+    }
+}
+
+/// The offsets that notifications tell of, as ranges that do not meet.
+struct Told(HashMap<Place, BTreeMap<i64, i64>>);
+
+impl Told {
+    fn of(notices: &[Notice]) -> Self {
+        let mut ranges: HashMap<Place, Vec<(i64, i64)>> = HashMap::new();
+        for notice in notices {
+            let place = (notice.topic, notice.generation, notice.partition);
+            ranges.entry(place).or_default().push(notice.offsets);
+        }
+        let joined = ranges.into_iter().map(|(place, mut ranges)| {
+            ranges.sort_unstable();
+            let mut joined: BTreeMap<i64, i64> = BTreeMap::new();
+            for (first, last) in ranges {
+                match joined.last_entry() {
+                    Some(mut before) if *before.get() >= first - 1 => {
+                        let end = (*before.get()).max(last);
+                        before.insert(end);
+                    }
+                    _ => {
+                        joined.insert(first, last);
+                    }
+                }
+            }
+            (place, joined)
+        });
+        Self(joined.collect())
+    }
+
+    fn covers(&self, record: &Seen) -> bool {
+        let place = (record.topic, record.generation, record.partition);
+        let range = self.0.get(&place).and_then(|ranges| ranges.range(..=record.offset).next_back());
+        range.is_some_and(|(_, last)| *last >= record.offset)
+    }
+}

@@ -1,0 +1,22 @@
+-- What the torture test keeps beside the outbox.
+CREATE EXTENSION event_outbox;
+CREATE SCHEMA torture;
+
+-- Writers of the same key serialise on a row, as applications do on that of an aggregate.
+CREATE TABLE torture.aggregates (topic text, key text, PRIMARY KEY (topic, key));
+
+-- The number of each transaction that committed, written by itself. A transaction id would not do: after a crash
+-- it may be given away again.
+CREATE TABLE torture.transactions (number bigint PRIMARY KEY);
+
+-- When events left the outbox. Written by the transaction that deletes them, so a crash takes both or none.
+CREATE TABLE torture.settled (event_id uuid, at timestamptz);
+
+CREATE FUNCTION torture.note_settled() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO torture.settled SELECT g.event_id, pg_catalog.clock_timestamp() FROM gone AS g;
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER note_settled AFTER DELETE ON outbox.events REFERENCING OLD TABLE AS gone
+    FOR EACH STATEMENT EXECUTE FUNCTION torture.note_settled();
