@@ -4,7 +4,7 @@
 //! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
 //! a full one.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::sync::Arc;
 
@@ -50,6 +50,20 @@ static REPORT_REFUSED: Statement = Statement::new(
         FROM unnest($1, $2, $3, $4) AS refused(id, event_id, class, error) \
        WHERE e.id = refused.id AND e.event_id = refused.event_id RETURNING e.id, e.next_attempt_at",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
+);
+
+/// Those of the rows that can be changed without waiting for another session. They are ours then.
+static LOCK_FREE: Statement = Statement::new(
+    c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
+          ON e.id = settled.id AND e.event_id = settled.event_id FOR UPDATE OF e SKIP LOCKED",
+    &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
+);
+
+/// Those that are still there.
+static PRESENT: Statement = Statement::new(
+    c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
+          ON e.id = settled.id AND e.event_id = settled.event_id",
+    &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
 static SEQUENCE_CACHE: Statement = Statement::new(
@@ -263,6 +277,23 @@ pub fn read_new(after: i64, limit: usize, mut visit: impl FnMut(Found) -> bool) 
         let rows = READ_NEW.execute(&[after.into_datum(), limit.into_datum()], Access::Read, 0);
         let _ = rows.iter().map(Found).find(|found| !visit(*found));
         rows.len()
+    })
+}
+
+/// The ids of those rows that other sessions have locked; the transaction has locked all others that exist.
+pub fn locked_by_others(rows: &[RowIdentity]) -> HashSet<i64> {
+    if rows.is_empty() {
+        return HashSet::new();
+    }
+    spi::connected(|| {
+        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+        let arguments = [ids.into_datum(), uuid_array(rows.iter().map(|row| row.event_id))];
+        let ids_of = |statement: &Statement| -> HashSet<i64> {
+            statement.execute(&arguments, Access::Write, 0).iter().filter_map(|row| row.get(1)).collect()
+        };
+        // In this order: a row that is let go in between counts as locked, and is looked at again.
+        let ours = ids_of(&LOCK_FREE);
+        ids_of(&PRESENT).difference(&ours).copied().collect()
     })
 }
 

@@ -4,6 +4,7 @@
 //! [`Relay`](turn::Relay)'s loop. Only this main thread touches Postgres; only the Kafka thread, behind
 //! [`Publisher`](crate::kafka::publisher::Publisher), touches librdkafka.
 
+pub mod held;
 pub mod launcher;
 pub mod pause;
 pub mod settle;

@@ -4,13 +4,16 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
+use pgrx::prelude::PgSqlErrorCode;
 
 use super::turn::Relay;
 use crate::failpoints::{self, Point};
 use crate::pg::statements::{self, Outbox, Refusal, RowIdentity, Snapshot};
+use crate::pg::transaction::Failed;
 use crate::pg::{shared, transaction};
 
 /// How long an event rests that came back for no fault of its own, in microseconds.
@@ -27,33 +30,103 @@ struct Sorted {
     suspect: Vec<i64>,
 }
 
+impl Sorted {
+    /// The rows that the settlement changes.
+    fn rows(&self) -> Vec<RowIdentity> {
+        self.delivered.iter().copied().chain(self.refused.iter().map(|refusal| refusal.row)).collect()
+    }
+
+    /// Leaves events out of the settlement that would change their rows.
+    fn leave_out(&mut self, locked: &HashSet<i64>) {
+        if locked.is_empty() {
+            return;
+        }
+        let mut free = self.delivered.iter().map(|row| !locked.contains(&row.id));
+        // The two run side by side.
+        self.published.retain(|_| free.next().unwrap_or(true));
+        self.delivered.retain(|row| !locked.contains(&row.id));
+        self.refused.retain(|refusal| !locked.contains(&refusal.row.id));
+    }
+}
+
+/// What a transaction has settled, and what not.
+struct Settled {
+    sorted: Sorted,
+    /// The refused ones that wait for another attempt, and until when.
+    waiting: HashMap<i64, i64>,
+    /// Not settled: their rows are locked.
+    locked: HashSet<i64>,
+}
+
 impl Relay {
     /// Settles the oldest reports, up to a batch. What fails to commit is kept and tried again.
     pub(super) fn settle(&mut self) {
-        if self.reports.is_empty() || !self.database.is_over() {
+        if !self.can_settle() {
             return;
         }
+        if self.held.is_due() {
+            self.held.put_back(&mut self.reports);
+        }
         let count = self.reports.len().min(self.settings.batch_size);
-        let sorted = self.sort(&self.reports[..count]);
-        let mode = self.settings.notify;
         failpoints::reach(Point::AfterAck);
-        let settled = transaction::run(c"event_outbox: settling published events", || {
-            Outbox::locate()?;
-            let _snapshot = Snapshot::take();
-            statements::delete(&sorted.delivered);
-            failpoints::reach(Point::InSettle);
-            statements::notify(notify::notifications(mode, &sorted.published));
-            Some(statements::report_refused(&sorted.refused))
-        });
+        let mut settled = self.commit(count, self.held.is_minded());
+        if settled.as_ref().is_err_and(|failed| failed.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE) {
+            // Perhaps it is rows that are locked, and not the table: the others need not wait.
+            settled = self.commit(count, true);
+        }
         failpoints::reach(Point::AfterSettle);
         match self.note(settled) {
-            Some(Some(waiting)) => {
-                self.reports.drain(..count);
+            Some(Some(Settled { sorted, waiting, locked })) => {
+                let reports: Vec<Report> = self.reports.drain(..count).collect();
                 self.congestion.heard_of(sorted.published.iter().map(|event| &event.topic));
                 self.close(&sorted, &waiting);
+                self.keep_locked(reports, &locked);
             }
             Some(None) => self.gone = true,
             None => {}
+        }
+    }
+
+    /// Whether there is something to settle now.
+    pub(super) fn can_settle(&self) -> bool {
+        self.database.is_over() && (!self.reports.is_empty() || self.held.is_due())
+    }
+
+    /// When there will be, if nothing new comes.
+    pub(super) fn next_settlement(&self) -> Option<Instant> {
+        let failed = self.database.until().filter(|_| !self.database.is_over());
+        failed.or_else(|| self.held.until())
+    }
+
+    /// Settles so many reports in one transaction; if `mind_locks`, without those whose rows are locked.
+    /// `None` if the extension is gone.
+    fn commit(&self, count: usize, mind_locks: bool) -> Result<Option<Settled>, Failed> {
+        let mut sorted = self.sort(&self.reports[..count]);
+        let mode = self.settings.notify;
+        transaction::run(c"event_outbox: settling published events", || {
+            Outbox::locate()?;
+            let _snapshot = Snapshot::take();
+            let locked =
+                if mind_locks { statements::locked_by_others(&sorted.rows()) } else { HashSet::new() };
+            sorted.leave_out(&locked);
+            statements::delete(&sorted.delivered);
+            failpoints::reach(Point::InSettle);
+            statements::notify(notify::notifications(mode, &sorted.published));
+            let waiting = statements::report_refused(&sorted.refused);
+            Some(Settled { sorted, waiting, locked })
+        })
+    }
+
+    /// After the commit: these of the settled reports are not, since others have locked their rows.
+    fn keep_locked(&mut self, mut reports: Vec<Report>, locked: &HashSet<i64>) {
+        reports.retain(|report| locked.contains(&report.id));
+        let first = reports.first().map_or(0, |report| report.id);
+        if self.held.keep(reports) {
+            let count = self.held.len();
+            tracing::warn!(
+                "{count} event(s) cannot be settled, since other sessions have locked their rows, the first is {first}; others go on"
+            );
+            self.slot.show_error(&format!("another session has locked the row of event {first}"));
         }
     }
 

@@ -22,6 +22,7 @@ use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::sweep::Floor;
 
+use super::held::Held;
 use super::pause::Pause;
 use super::stuck::Congestion;
 use super::window::Window;
@@ -68,6 +69,8 @@ pub struct Relay {
     pub(super) congestion: Congestion,
     /// Reports that are not settled yet.
     pub(super) reports: Vec<Report>,
+    /// Reports that cannot be settled while other sessions lock the rows.
+    pub(super) held: Held,
     /// Topics met, each kept once.
     pub(super) topics: HashSet<Arc<str>>,
     /// Something may have become visible since the last sweep began.
@@ -98,6 +101,7 @@ impl Relay {
             caution: Caution::default(),
             congestion: Congestion::default(),
             reports: Vec::new(),
+            held: Held::default(),
             topics: HashSet::new(),
             look: true,
             next_full_sweep: Instant::now(),
@@ -134,7 +138,7 @@ impl Relay {
     /// Has a producer if one is wanted, and only then.
     fn tend_producer(&mut self) {
         if let Some(deadline) = self.renewal
-            && (self.window.is_empty() || self.is_disconnected() || Instant::now() >= deadline)
+            && (self.window.len() <= self.held.len() || self.is_disconnected() || Instant::now() >= deadline)
         {
             self.drop_producer();
         }
@@ -155,7 +159,8 @@ impl Relay {
         if let Some(publisher) = self.publisher.take() {
             publisher.stop(Instant::now() + THREAD_END);
         }
-        self.window.clear();
+        // But not of those that merely wait for their rows.
+        self.window.keep_only(&self.held.ids());
         self.floor.rewind(0);
         self.lanes.resend();
         self.caution.abandon();
@@ -290,7 +295,7 @@ impl Relay {
             let answered = listen::answer();
             self.look |= self.note(answered).unwrap_or(false);
         }
-        let settle_now = !self.reports.is_empty() && self.database.is_over();
+        let settle_now = self.can_settle();
         let sweep_now = self.has_reason_to_sweep() && self.can_sweep() && !self.lanes.full();
         if settle_now || sweep_now || self.must_end() || process::has_orders() {
             return;
@@ -301,7 +306,7 @@ impl Relay {
 
     /// When to look again, though nobody rings.
     fn next_date(&self) -> Option<Instant> {
-        let pauses = [self.database.until(), self.renewal, self.congestion.until()];
+        let pauses = [self.next_settlement(), self.renewal, self.congestion.until()];
         let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
         let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(|due| {
@@ -341,14 +346,14 @@ impl Relay {
             self.take_news();
             self.settle();
             let left = deadline.saturating_duration_since(Instant::now());
-            let settle_more = !self.reports.is_empty() && self.database.is_over();
-            let nothing_comes = self.reports.is_empty() && self.is_disconnected();
+            let settle_more = self.can_settle();
+            let nothing_comes = self.reports.is_empty() && self.held.is_empty() && self.is_disconnected();
             if self.window.is_empty() || nothing_comes || self.gone || left.is_zero() {
                 break;
             }
             if !settle_more {
                 let pause =
-                    self.database.until().map(|until| until.saturating_duration_since(Instant::now()));
+                    self.next_settlement().map(|until| until.saturating_duration_since(Instant::now()));
                 self.sleep.wait(Some(pause.map_or(left, |pause| pause.min(left))));
             }
         }

@@ -1,6 +1,6 @@
 //! What is in flight: handed to Kafka, and not yet settled.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 
 use event_outbox_domain::event::Event;
@@ -74,9 +74,10 @@ impl Window {
         Some(ticket)
     }
 
-    /// Lets go of everything.
-    pub fn clear(&mut self) {
-        *self = Self::default();
+    /// Lets go of all but these.
+    pub fn keep_only(&mut self, ids: &HashSet<i64>) {
+        self.tickets.retain(|id, _| ids.contains(id));
+        self.bytes = self.tickets.values().map(|ticket| ticket.bytes).sum();
     }
 
     /// How many there are.

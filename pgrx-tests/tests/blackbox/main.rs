@@ -17,6 +17,7 @@ mod intake;
 mod lab;
 mod ledger;
 mod life;
+mod locks;
 mod making_way;
 mod notify;
 mod ordering;

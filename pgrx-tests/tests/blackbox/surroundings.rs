@@ -127,23 +127,3 @@ fn a_locked_table_delays_the_relay_and_no_more() -> Result<()> {
     stage.until_state("idle")?;
     Ok(())
 }
-
-/// Published is not yet deleted while somebody holds the row; it is not published again for that.
-#[test]
-fn a_locked_event_is_published_once() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("row");
-    stage.configure("event_outbox.enabled", "off")?;
-    for number in 1..=3 {
-        emit(&mut stage.client, &topic, number)?;
-    }
-    let mut other = stage.connect()?;
-    let mut locking = other.transaction()?;
-    locking.query("SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE", &[])?;
-    stage.configure("event_outbox.enabled", "on")?;
-    stage.promptly(&topic, 3)?;
-    stage.until_state("failing")?;
-    locking.commit()?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2", "3"]);
-    Ok(())
-}
