@@ -1,6 +1,6 @@
 # PG_MAJOR chooses one of Debian's PostgreSQL versions (default 15), PG_CONFIG any other installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test up down install build fmt lint doc bootstrap clean
+.PHONY: help demo test bench up down install build fmt lint doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -11,6 +11,9 @@ demo: build ## Real PostgreSQL, real Kafka, pgbench with rollbacks: count what a
 
 test: bootstrap ## Run everything: format, lints, documentation, all tests
 	@scripts/test
+
+bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
+	@scripts/bench "$(SCENARIO)"
 
 up: build ## Start a PostgreSQL and a Kafka to play with
 	@scripts/lab playground up

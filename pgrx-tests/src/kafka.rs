@@ -3,6 +3,7 @@
 mod options;
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -27,6 +28,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
 const LOG_TAIL: usize = 30;
+/// Of programs that end as soon as they have begun.
+const TOOL_OPTIONS: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 /// Any 16 bytes in base64; one cluster never meets another.
 const CLUSTER_ID: &str = "ZXZlbnRfb3V0Ym94LWxhYg";
 
@@ -37,6 +40,7 @@ pub struct Broker {
     scratch: Scratch,
     port: u16,
     listeners: BTreeMap<String, u16>,
+    java_options: Vec<String>,
     fate: Fate,
 }
 
@@ -59,8 +63,7 @@ impl Broker {
     pub fn start(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the broker is already running");
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
-        // Without the optimising compiler: on a small machine it would take a core from the test for a minute.
-        let mut command = java(&["-Xms256m", "-Xmx512m", "-XX:TieredStopAtLevel=1"])?;
+        let mut command = java(&self.java_options)?;
         command.arg("kafka.Kafka").arg(self.scratch.path().join("server.properties"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = Process::spawn(command, libc::SIGKILL, self.fate)?;
@@ -141,7 +144,7 @@ impl Broker {
 
     /// Grants a right on a topic. For a broker with an authorizer.
     pub fn allow(&self, user: &str, operation: &str, topic: &str) -> Result<()> {
-        let mut acls = java(&["-XX:TieredStopAtLevel=1"])?;
+        let mut acls = java(&TOOL_OPTIONS)?;
         acls.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.bootstrap_servers()]);
         acls.args(["--add", "--allow-principal", &format!("User:{user}")]);
         run(acls.args(["--operation", operation, "--topic", topic]))
@@ -192,7 +195,7 @@ impl Broker {
     }
 
     fn format_storage(&self, scram_users: &[(String, String)]) -> Result<()> {
-        let mut format = java(&["-XX:TieredStopAtLevel=1"])?;
+        let mut format = java(&TOOL_OPTIONS)?;
         format.args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", CLUSTER_ID]);
         for (name, password) in scram_users {
             format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
@@ -207,10 +210,10 @@ impl Broker {
     }
 }
 
-fn java(options: &[&str]) -> Result<Command> {
+fn java(options: &[impl AsRef<OsStr>]) -> Result<Command> {
     let mut command = Command::new("java");
     let class_path = format!("{}:{}", layout::kafka_class_path()?, layout::kafka_logging().display());
-    command.args(options).args(["-XX:+UseSerialGC", "-cp", &class_path]);
+    command.args(options).args(["-cp", &class_path]);
     Ok(command)
 }
 

@@ -17,6 +17,7 @@ pub struct BrokerOptions {
     settings: BTreeMap<String, String>,
     listeners: Vec<Listener>,
     scram_users: Vec<(String, String)>,
+    java_options: Option<Vec<String>>,
     fate: Fate,
 }
 
@@ -28,6 +29,9 @@ struct Listener {
     /// Where clients are told to connect to, if not to the listener itself.
     front: Option<u16>,
 }
+
+/// Without the optimising compiler: on a small machine it would take a core from the test for a minute.
+const JAVA_OPTIONS: [&str; 4] = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 impl BrokerOptions {
     /// Puts a property into `server.properties`.
@@ -55,6 +59,12 @@ impl BrokerOptions {
         self
     }
 
+    /// Options of the Java machine, in place of the tests', which are for a quick start.
+    pub fn java_options(mut self, options: &[&str]) -> Self {
+        self.java_options = Some(options.iter().map(ToString::to_string).collect());
+        self
+    }
+
     /// Whether the broker may outlive this process: see [`Broker::leave`].
     pub fn fate(mut self, fate: Fate) -> Self {
         self.fate = fate;
@@ -70,7 +80,9 @@ impl BrokerOptions {
         properties.extend(self.settings);
         let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         fs::write(scratch.path().join("server.properties"), text)?;
-        let broker = Broker { process: None, scratch, port, listeners, fate: self.fate };
+        let java_options = self.java_options.unwrap_or_else(|| JAVA_OPTIONS.map(str::to_string).to_vec());
+        let fate = self.fate;
+        let broker = Broker { process: None, scratch, port, listeners, java_options, fate };
         broker.format_storage(&self.scram_users)?;
         Ok(broker)
     }

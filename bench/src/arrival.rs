@@ -1,0 +1,126 @@
+//! When records arrive: the end offsets of a topic's partitions, asked for again and again. One small request
+//! each time, so that watching takes next to nothing from those who are watched.
+
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
+
+const ASK_EVERY: Duration = Duration::from_millis(20);
+const ASK_DEADLINE: Duration = Duration::from_secs(10);
+/// Nobody takes so long to start, or pauses so long.
+const STANDSTILL: Duration = Duration::from_secs(90);
+
+/// Looks at one topic.
+pub struct Watch {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+}
+
+/// How many records were there, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Sighting {
+    /// Since the watch's begin.
+    pub at: Duration,
+    /// Records in all partitions.
+    pub records: u64,
+}
+
+/// The sightings from the first record to the last.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// In the order of time; the first that saw a record, the last that saw all.
+    pub sightings: Vec<Sighting>,
+}
+
+impl Watch {
+    /// A watch of a topic that exists.
+    pub fn new(bootstrap_servers: &str, topic: &str, partitions: i32) -> Result<Self> {
+        let consumer = ClientConfig::new()
+            .set("bootstrap.servers", bootstrap_servers)
+            .set("group.id", "event_outbox_bench")
+            .set("log_level", "0")
+            .create()?;
+        Ok(Self { consumer, topic: topic.into(), partitions })
+    }
+
+    /// The records in the topic now.
+    pub fn records(&self) -> Result<u64> {
+        let mut ask = TopicPartitionList::new();
+        for partition in 0..self.partitions {
+            ask.add_partition_offset(&self.topic, partition, Offset::End)?;
+        }
+        let ends = self.consumer.offsets_for_times(ask, ASK_DEADLINE)?;
+        let mut records = 0;
+        for end in ends.elements() {
+            match end.offset() {
+                Offset::Offset(offset) => records += u64::try_from(offset).context("a negative offset")?,
+                other => bail!("the end of {} is {other:?}", self.topic),
+            }
+        }
+        Ok(records)
+    }
+
+    /// Watches until `count` records are there; `begin` is when their way began.
+    pub fn until(&self, count: u64, begin: Instant, mut news: impl FnMut(u64)) -> Result<Arrival> {
+        let mut sightings: Vec<Sighting> = Vec::new();
+        let mut moved = Instant::now();
+        loop {
+            let records = self.records()?;
+            let last = sightings.last().map_or(0, |sighting| sighting.records);
+            if records > last {
+                moved = Instant::now();
+                sightings.push(Sighting { at: begin.elapsed(), records });
+                news(records);
+            }
+            if records >= count {
+                return Ok(Arrival { sightings });
+            }
+            if moved.elapsed() > STANDSTILL {
+                bail!("{records} of {count} records in {}, and none more within {STANDSTILL:?}", self.topic);
+            }
+            sleep(ASK_EVERY);
+        }
+    }
+}
+
+impl Arrival {
+    /// Records a second, from the first that was seen to the last.
+    pub fn rate(&self) -> f64 {
+        match (self.sightings.first(), self.sightings.last()) {
+            (Some(first), Some(last)) if last.at > first.at => {
+                (last.records - first.records) as f64 / (last.at - first.at).as_secs_f64()
+            }
+            // All were seen at once: as if they had come within one look.
+            (Some(_), Some(last)) => last.records as f64 / ASK_EVERY.as_secs_f64(),
+            _ => 0.0,
+        }
+    }
+
+    /// From the begin to the last record, start included.
+    pub fn wall(&self) -> Duration {
+        self.sightings.last().map_or(Duration::ZERO, |last| last.at)
+    }
+
+    /// From the begin to the first record.
+    pub fn start(&self) -> Duration {
+        self.sightings.first().map_or(Duration::ZERO, |first| first.at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_leaves_out_the_start() {
+        let sighting = |millis, records| Sighting { at: Duration::from_millis(millis), records };
+        let arrival =
+            Arrival { sightings: vec![sighting(5000, 100), sighting(5500, 600), sighting(6000, 1100)] };
+        assert_eq!((arrival.rate(), arrival.wall().as_secs(), arrival.start().as_secs()), (1000.0, 6, 5));
+    }
+}

@@ -1,0 +1,104 @@
+//! The extension.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use event_outbox_tests::wait;
+use postgres::Client;
+
+use super::{Contender, Headers};
+use crate::events::Load;
+use crate::stage::{OURS, Stage};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+/// Ten million deletions, should they be far behind the acknowledgements.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(300);
+
+const INSERT: &str = "
+INSERT INTO outbox.events (event_id, topic, key, payload, headers, content_type)
+SELECT made_id(n)::uuid, $1, convert_to(made_key(n), 'UTF8'), convert_to(made_payload(n, $4), 'UTF8'),
+       made_headers(n)::json, 'application/json'
+  FROM generate_series($2::bigint, $3::bigint) AS n";
+
+/// The relay, with either envelope.
+pub struct Ours<'a> {
+    stage: &'a Stage,
+    client: Client,
+    headers: Headers,
+}
+
+impl<'a> Ours<'a> {
+    /// The extension of the database `ours`.
+    pub fn new(stage: &'a Stage, headers: Headers) -> Result<Self> {
+        Ok(Self { stage, client: stage.connect(OURS)?, headers })
+    }
+
+    /// The relay's process.
+    pub fn pid(&mut self) -> Result<u32> {
+        let pid: i32 = self.client.query_one("SELECT pid FROM outbox.status", &[])?.get(0);
+        Ok(u32::try_from(pid)?)
+    }
+
+    /// Stores events by INSERT ... SELECT in one transaction.
+    pub fn insert(client: &mut Client, load: &Load) -> Result<()> {
+        let bytes = i32::try_from(load.bytes)?;
+        client.execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes])?;
+        Ok(())
+    }
+
+    /// Waits until nothing is in flight.
+    pub fn until_idle(&mut self) -> Result<()> {
+        self.until("an idle relay", "state = 'idle'", SETTLE_DEADLINE)
+    }
+
+    fn until(&mut self, what: &str, condition: &str, deadline: Duration) -> Result<()> {
+        let sql = format!("SELECT coalesce({condition}, false) FROM outbox.status");
+        wait::until_ok(what, deadline, || {
+            Ok(self.client.query_one(&sql, &[])?.get::<_, bool>(0).then_some(()))
+        })
+    }
+
+    /// Switches the relay on; returns at once.
+    pub fn enable(&self) -> Result<()> {
+        self.stage.configure("event_outbox.enabled", "on")
+    }
+
+    /// Switches the relay off, and waits until it is.
+    pub fn disable(&mut self) -> Result<()> {
+        self.stage.configure("event_outbox.enabled", "off")?;
+        self.until("a relay that is off", "state = 'disabled' AND in_flight = 0", DEADLINE)
+    }
+}
+
+impl Contender for Ours<'_> {
+    fn name(&self) -> &'static str {
+        match self.headers {
+            Headers::Own => "ours",
+            Headers::CloudEvents => "ours_cloudevents",
+        }
+    }
+
+    fn fill(&mut self, load: &Load) -> Result<()> {
+        let envelope = match self.headers {
+            Headers::Own => "none",
+            Headers::CloudEvents => "cloudevents",
+        };
+        self.stage.server().set("event_outbox.envelope", envelope)?;
+        self.disable()?;
+        Self::insert(&mut self.client, load)
+    }
+
+    fn open(&mut self) -> Result<()> {
+        self.enable()
+    }
+
+    fn close(&mut self) -> Result<()> {
+        let empty = "SELECT NOT EXISTS (SELECT FROM outbox.events)";
+        wait::until_ok("outbox.events to be empty", SETTLE_DEADLINE, || {
+            Ok(self.client.query_one(empty, &[])?.get::<_, bool>(0).then_some(()))
+        })?;
+        self.disable()?;
+        // The dead rows go too: their vacuum must not fall into another contender's time.
+        Ok(self.client.batch_execute("TRUNCATE outbox.events")?)
+    }
+}

@@ -1,0 +1,110 @@
+//! The events: the same for every contender, so that each number gives one event wherever it is made.
+
+use std::ops::RangeInclusive;
+
+use anyhow::{Result, ensure};
+use postgres::Client;
+
+/// Distinct keys.
+const KEYS: i64 = 10_000;
+
+/// Bytes of a payload unless said otherwise.
+pub const PAYLOAD_BYTES: usize = 200;
+
+/// Bytes of [`payload`] besides the number and the padding.
+const FRAME: usize = br#"{"n":,"pad":""}"#.len();
+
+/// The widest number that still leaves room in the smallest payload.
+const SMALLEST_PAYLOAD: usize = FRAME + 20;
+
+/// The functions by which the databases make the same events; see [`create_functions`].
+const FUNCTIONS: &str = "
+CREATE FUNCTION made_id(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT lpad(to_hex(n), 8, '0') || '-0000-4000-8000-000000000000' $$;
+CREATE FUNCTION made_trace(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT lpad(to_hex(n), 32, '0') $$;
+CREATE FUNCTION made_key(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT 'k' || n % {keys} $$;
+CREATE FUNCTION made_payload(n bigint, bytes integer) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT rpad('{\"n\":' || n || ',\"pad\":\"', bytes - 2, 'x') || '\"}' $$;
+CREATE FUNCTION made_headers(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
+    $$ SELECT '{\"id\":\"' || made_id(n) || '\",\"trace\":\"' || made_trace(n) || '\"}' $$;
+";
+
+/// Defines in a database `made_key(n)`, `made_payload(n, bytes)` and so on.
+pub fn create_functions(client: &mut Client) -> Result<()> {
+    client.batch_execute(&FUNCTIONS.replace("{keys}", &KEYS.to_string()))?;
+    let row =
+        client.query_one("SELECT made_key(12345), made_payload(12345, 200), made_headers(12345)", &[])?;
+    let made: [String; 3] = [row.get(0), row.get(1), row.get(2)];
+    let headers = format!(r#"{{"id":"{}","trace":"{}"}}"#, id(12345), trace(12345));
+    ensure!(made == [key(12345), payload(12345, 200), headers], "PostgreSQL makes other events: {made:?}");
+    Ok(())
+}
+
+/// The event's identity, a UUID; sent as the header `id`.
+pub fn id(n: i64) -> String {
+    format!("{n:08x}-0000-4000-8000-000000000000")
+}
+
+/// Sent as the header `trace`.
+pub fn trace(n: i64) -> String {
+    format!("{n:032x}")
+}
+
+/// The record's key.
+pub fn key(n: i64) -> String {
+    format!("k{}", n % KEYS)
+}
+
+/// The record's value: JSON of exactly `bytes` bytes.
+pub fn payload(n: i64, bytes: usize) -> String {
+    let bytes = bytes.max(SMALLEST_PAYLOAD);
+    let number = n.to_string();
+    let padding = "x".repeat(bytes - FRAME - number.len());
+    format!(r#"{{"n":{number},"pad":"{padding}"}}"#)
+}
+
+/// The number of the event whose payload this is.
+pub fn number(payload: &[u8]) -> Option<i64> {
+    let digits = payload.strip_prefix(br#"{"n":"#)?;
+    let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
+    std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
+}
+
+/// A run of events for one topic.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Where they go.
+    pub topic: String,
+    /// Their numbers.
+    pub numbers: RangeInclusive<i64>,
+    /// Bytes of each payload.
+    pub bytes: usize,
+}
+
+impl Load {
+    /// The events 1 to `count`, of the usual size.
+    pub fn new(topic: &str, count: u64) -> Self {
+        Self { topic: topic.into(), numbers: 1..=count.cast_signed(), bytes: PAYLOAD_BYTES }
+    }
+
+    /// How many events these are.
+    pub fn count(&self) -> u64 {
+        u64::try_from(self.numbers.end() - self.numbers.start() + 1).unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payloads_have_the_size_asked_for_and_tell_their_number() {
+        for (n, bytes) in [(1, 200), (999_999, 200), (7, 100), (10_000_000, 102_400)] {
+            let payload = payload(n, bytes);
+            assert_eq!((payload.len(), number(payload.as_bytes())), (bytes, Some(n)));
+        }
+        assert_eq!(number(b"{}"), None);
+    }
+}

@@ -1,0 +1,145 @@
+//! What was measured: flat keys, as they stand in `summary.json`.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+
+/// Repeated measurements of the same thing.
+#[derive(Clone, Debug, Default)]
+pub struct Samples(Vec<f64>);
+
+impl Samples {
+    /// One more.
+    pub fn add(&mut self, sample: f64) {
+        self.0.push(sample);
+        self.0.sort_by(f64::total_cmp);
+    }
+
+    /// The middle one, or the mean of the two in the middle.
+    pub fn median(&self) -> f64 {
+        match self.0.len() {
+            0 => f64::NAN,
+            n if n % 2 == 1 => self.0[n / 2],
+            n => f64::midpoint(self.0[n / 2 - 1], self.0[n / 2]),
+        }
+    }
+
+    /// The smallest.
+    pub fn min(&self) -> f64 {
+        self.0.first().copied().unwrap_or(f64::NAN)
+    }
+
+    /// The largest.
+    pub fn max(&self) -> f64 {
+        self.0.last().copied().unwrap_or(f64::NAN)
+    }
+
+    /// So many hundredths of the samples are not larger.
+    pub fn percentile(&self, percent: f64) -> f64 {
+        let last = self.0.len().saturating_sub(1);
+        let at = (last as f64 * percent / 100.0).round() as usize;
+        self.0.get(at).copied().unwrap_or(f64::NAN)
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+}
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<T: IntoIterator<Item = f64>>(samples: T) -> Self {
+        let mut all: Vec<f64> = samples.into_iter().collect();
+        all.sort_by(f64::total_cmp);
+        Self(all)
+    }
+}
+
+/// The summary.
+#[derive(Default)]
+pub struct Figures(BTreeMap<String, Value>);
+
+impl Figures {
+    /// One number.
+    pub fn set(&mut self, key: impl Into<String>, number: f64) {
+        self.0.insert(key.into(), rounded(number));
+    }
+
+    /// Anything but a number.
+    pub fn note(&mut self, key: impl Into<String>, value: impl Into<Value>) {
+        self.0.insert(key.into(), value.into());
+    }
+
+    /// The median under `key`, the extremes under `key.min` and `key.max`.
+    pub fn summarise(&mut self, key: &str, samples: &Samples) {
+        self.set(key, samples.median());
+        self.set(format!("{key}.min"), samples.min());
+        self.set(format!("{key}.max"), samples.max());
+    }
+
+    /// The quotient of two figures, if both are there.
+    pub fn ratio(&mut self, key: &str, numerator: &str, denominator: &str) {
+        if let (Some(numerator), Some(denominator)) = (self.get(numerator), self.get(denominator)) {
+            self.set(key, numerator / denominator);
+        }
+    }
+
+    /// A number that was measured.
+    pub fn get(&self, key: &str) -> Option<f64> {
+        match self.0.get(key)? {
+            Value::Bool(yes) => Some(f64::from(*yes)),
+            value => value.as_f64(),
+        }
+    }
+
+    /// The median and the extremes of what [`Figures::summarise`] was given.
+    pub fn spread(&self, key: &str) -> Option<[f64; 3]> {
+        Some([self.get(&format!("{key}.min"))?, self.get(key)?, self.get(&format!("{key}.max"))?])
+    }
+
+    /// All keys with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Writes the summary.
+    pub fn write(&self, file: &Path) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.0)? + "\n";
+        fs::write(file, text).with_context(|| file.display().to_string())
+    }
+}
+
+/// Four significant digits say more than is repeatable.
+fn rounded(number: f64) -> Value {
+    if number == 0.0 || !number.is_finite() {
+        return json!(if number == 0.0 { Some(0.0) } else { None });
+    }
+    let digits = 3 - number.abs().log10().floor() as i32;
+    if digits <= 0 {
+        return json!(number.round());
+    }
+    let scale = 10_f64.powi(digits);
+    json!((number * scale).round() / scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_and_percentiles() {
+        let samples: Samples = (1..=101).rev().map(f64::from).collect();
+        assert_eq!((samples.median(), samples.min(), samples.max()), (51.0, 1.0, 101.0));
+        assert_eq!((samples.percentile(50.0), samples.percentile(99.0)), (51.0, 100.0));
+        assert_eq!(Samples::from_iter([1.0, 4.0]).median(), 2.5);
+    }
+
+    #[test]
+    fn four_digits() {
+        let rounded = [123_456.7, 12.344_9, 0.012_345, 0.0].map(rounded);
+        assert_eq!(rounded, [json!(123_457.0), json!(12.34), json!(0.01235), json!(0.0)]);
+    }
+}

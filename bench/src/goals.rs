@@ -1,0 +1,86 @@
+//! What the figures are held against.
+
+use crate::figures::Figures;
+
+/// One promise about a figure.
+struct Goal {
+    what: &'static str,
+    key: &'static str,
+    bound: Bound,
+}
+
+enum Bound {
+    AtLeast(f64),
+    AtMost(f64),
+    /// At most another figure, times a factor, plus a constant.
+    AtMostOther(&'static str, f64, f64),
+}
+
+const GOALS: [Goal; 16] = [
+    goal("drain: times Debezium", "drain.ratio_debezium", Bound::AtLeast(10.0)),
+    goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::AtLeast(0.75)),
+    goal("drain: times a polling relay", "drain.ratio_polling", Bound::AtLeast(3.0)),
+    goal(
+        "latency p50, 100/s: 1.3 x bare + 0.5 ms",
+        "latency.100.ours.p50_ms",
+        Bound::AtMostOther("latency.100.bare.p50_ms", 1.3, 0.5),
+    ),
+    goal(
+        "latency p99, 100/s: 3 x bare",
+        "latency.100.ours.p99_ms",
+        Bound::AtMostOther("latency.100.bare.p99_ms", 3.0, 0.0),
+    ),
+    goal("latency p99, 100/s: share of Debezium's", "latency.p99_ratio_debezium", Bound::AtMost(0.1)),
+    goal("emit, 8 clients: share of INSERT's tps", "emit.ratio_insert_8", Bound::AtLeast(0.95)),
+    goal("emit, 1 client: times INSERT's CPU", "emit.cpu_ratio_1", Bound::AtMost(1.25)),
+    goal("emit, 32 clients: times INSERT + NOTIFY", "emit.ratio_notify_32", Bound::AtLeast(1.5)),
+    goal("sustained: the backlog is bounded", "sustained.backlog_bounded", Bound::AtLeast(1.0)),
+    goal("flat: 10M pending", "flat.10m", Bound::AtLeast(0.9)),
+    goal("flat: xmin horizon held", "flat.held_xmin", Bound::AtLeast(0.9)),
+    goal("flat: long writing transaction", "flat.long_writer", Bound::AtLeast(0.9)),
+    goal("memory: MB over idle", "memory.peak_over_idle_mb", Bound::AtMost(64.0)),
+    goal("idle: wake-ups a minute", "idle.wakeups_per_min", Bound::AtMost(1.0)),
+    goal("idle: CPU, ms a minute", "idle.cpu_ms_per_min", Bound::AtMost(10.0)),
+];
+
+const fn goal(what: &'static str, key: &'static str, bound: Bound) -> Goal {
+    Goal { what, key, bound }
+}
+
+/// Prints each goal of which there is a figure; gives how many were missed.
+pub fn report(figures: &Figures) -> usize {
+    let mut missed = 0;
+    println!("\n{:<44}{:>12}  {:<14}", "goal", "measured", "wanted");
+    for goal in &GOALS {
+        let Some(measured) = figures.get(goal.key) else { continue };
+        let Some((met, wanted)) = goal.bound.judge(measured, figures) else { continue };
+        missed += usize::from(!met);
+        let verdict = if met { "met" } else { "MISSED" };
+        println!("{:<44}{:>12}  {wanted:<14}{verdict}", goal.what, short(measured));
+    }
+    missed
+}
+
+impl Bound {
+    fn judge(&self, measured: f64, figures: &Figures) -> Option<(bool, String)> {
+        Some(match self {
+            Self::AtLeast(bound) => (measured >= *bound, format!(">= {}", short(*bound))),
+            Self::AtMost(bound) => (measured <= *bound, format!("<= {}", short(*bound))),
+            Self::AtMostOther(key, factor, constant) => {
+                let bound = figures.get(key)? * factor + constant;
+                (measured <= bound, format!("<= {}", short(bound)))
+            }
+        })
+    }
+}
+
+/// A number as a reader wants it.
+pub fn short(number: f64) -> String {
+    match number.abs() {
+        n if n >= 1000.0 => event_outbox_tests::progress::grouped(number.round() as usize),
+        n if n >= 100.0 => format!("{number:.0}"),
+        n if n >= 10.0 => format!("{number:.1}"),
+        n if n >= 0.1 || n == 0.0 => format!("{number:.2}"),
+        _ => format!("{number:.4}"),
+    }
+}

@@ -1,0 +1,64 @@
+//! `make bench`: the extension, its peers and the limit, measured on one machine in one run.
+
+mod arrival;
+mod census;
+mod contender;
+mod events;
+mod figures;
+mod goals;
+mod scenario;
+mod stage;
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use event_outbox_tests::process;
+use event_outbox_tests::progress::step;
+
+use crate::figures::Figures;
+use crate::scenario::Bench;
+use crate::stage::Stage;
+
+fn main() -> ExitCode {
+    process::exit_in_order_on_signals();
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !process::interrupted() {
+                eprintln!("\nerror: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `event_outbox_bench [SCENARIO,…]`
+fn bench() -> Result<()> {
+    let chosen = scenario::chosen(&std::env::args().nth(1).unwrap_or_default())?;
+    let quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| !value.is_empty() && value != "0");
+    let begin = Instant::now();
+    let stage = step("starting PostgreSQL and Apache Kafka", Stage::start)?;
+    let mut bench = Bench { stage, figures: Figures::default(), quick };
+    for scenario in &chosen {
+        eprintln!("==> {}", scenario.name);
+        let began = Instant::now();
+        (scenario.run)(&mut bench).with_context(|| scenario.name)?;
+        bench.figures.set(format!("{}.took_s", scenario.name), began.elapsed().as_secs_f64());
+    }
+    let Bench { stage, mut figures, .. } = bench;
+    for (name, value) in stage.settings()? {
+        figures.note(format!("setting.{name}"), value);
+    }
+    drop(stage);
+    figures.set("took_s", begin.elapsed().as_secs_f64());
+    figures.note("quick", quick);
+    let summary = scenario::out()?.join("summary.json");
+    figures.write(&summary)?;
+    for (key, value) in figures.iter().filter(|(_, value)| value.is_number()) {
+        println!("{key:<44}{:>16}", goals::short(value.as_f64().unwrap_or(f64::NAN)));
+    }
+    goals::report(&figures);
+    println!("\nall figures: {}", summary.display());
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The scenarios, and what they share.
+
+pub mod drain;
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use event_outbox_tests::layout;
+
+use crate::figures::Figures;
+use crate::stage::Stage;
+
+/// A run of the benchmark.
+pub struct Bench {
+    /// The servers.
+    pub stage: Stage,
+    /// What was measured so far.
+    pub figures: Figures,
+    /// A small run that proves the instrument, not the contenders.
+    pub quick: bool,
+}
+
+impl Bench {
+    /// One of two sizes.
+    pub fn size<T>(&self, full: T, quick: T) -> T {
+        if self.quick { quick } else { full }
+    }
+}
+
+/// A scenario by name.
+pub struct Scenario {
+    /// As given to `make bench SCENARIO=`.
+    pub name: &'static str,
+    /// Measures, and puts its figures down.
+    pub run: fn(&mut Bench) -> Result<()>,
+}
+
+/// In the order in which they run.
+pub const ALL: [Scenario; 1] = [Scenario { name: "drain", run: drain::run }];
+
+/// Those named in a list separated by commas; all of them if it is empty.
+pub fn chosen(list: &str) -> Result<Vec<&'static Scenario>> {
+    let names: Vec<_> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|scenario| scenario.name != **name)) {
+        let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
+        bail!("no scenario \"{unknown}\"; there are {}", known.join(", "));
+    }
+    Ok(ALL.iter().filter(|scenario| names.is_empty() || names.contains(&scenario.name)).collect())
+}
+
+/// Where results of this machine go.
+pub fn out() -> Result<PathBuf> {
+    let out = layout::repository().join("bench/out");
+    fs::create_dir_all(&out)?;
+    Ok(out)
+}

@@ -1,0 +1,101 @@
+//! `drain`: how fast a backlog leaves.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use event_outbox_tests::progress::{grouped, passed, passing};
+
+use super::Bench;
+use crate::arrival::Arrival;
+use crate::census::Census;
+use crate::contender::limit::Limit;
+use crate::contender::ours::Ours;
+use crate::contender::polling::Polling;
+use crate::contender::{Contender, Headers};
+use crate::events::Load;
+use crate::figures::Samples;
+use crate::stage::{PARTITIONS, Stage};
+
+const ROUNDS: usize = 3;
+
+/// Events of a round, full and quick. The slow contenders get fewer: the rate is what counts, and it does not
+/// depend on the number.
+const MANY: (u64, u64) = (1_000_000, 20_000);
+const FEWER: (u64, u64) = (300_000, 5_000);
+
+/// A share of a round's events goes through every contender before anything counts.
+const WARM_UP: u64 = 5;
+
+/// Measures all contenders in turn, round by round.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    let rounds = bench.size(ROUNDS, 1);
+    let (many, fewer) = (bench.size(MANY.0, MANY.1), bench.size(FEWER.0, FEWER.1));
+    let stage = &bench.stage;
+    let mut contenders: Vec<(Box<dyn Contender + '_>, u64)> = vec![
+        (Box::new(Ours::new(stage, Headers::Own)?), many),
+        (Box::new(Polling::new(stage)?), fewer),
+        (Box::new(Limit::new(stage, Headers::Own)), many),
+        (Box::new(Ours::new(stage, Headers::CloudEvents)?), many),
+        (Box::new(Limit::new(stage, Headers::CloudEvents)), many),
+    ];
+    let mut rates: BTreeMap<&str, Samples> = BTreeMap::new();
+    let mut walls: BTreeMap<&str, Samples> = BTreeMap::new();
+    for round in 0..=rounds {
+        for (contender, count) in &mut contenders {
+            let name = contender.name();
+            let count = if round == 0 { *count / WARM_UP } else { *count };
+            let load = Load::new(&format!("drain-{name}-{round}"), count);
+            let drained =
+                drain(stage, contender.as_mut(), &load).with_context(|| format!("drain, {name}"))?;
+            announce(round, name, &drained);
+            if round > 0 {
+                rates.entry(name).or_default().add(drained.rate());
+                walls.entry(name).or_default().add(count as f64 / drained.wall().as_secs_f64());
+            }
+        }
+    }
+    drop(contenders);
+    for (name, samples) in &rates {
+        bench.figures.summarise(&format!("drain.{name}"), samples);
+    }
+    for (name, samples) in &walls {
+        bench.figures.summarise(&format!("drain.{name}.with_start"), samples);
+    }
+    for peer in ["debezium", "polling", "rdkafka"] {
+        bench.figures.ratio(&format!("drain.ratio_{peer}"), "drain.ours", &format!("drain.{peer}"));
+    }
+    let [ours, limit] = ["drain.ours_cloudevents", "drain.rdkafka_cloudevents"];
+    bench.figures.ratio("drain.ratio_rdkafka_cloudevents", ours, limit);
+    Ok(())
+}
+
+/// Fills, publishes, watches, and counts what arrived.
+pub fn drain(stage: &Stage, contender: &mut dyn Contender, load: &Load) -> Result<Arrival> {
+    let count = load.count();
+    let watch = stage.topic(&load.topic)?;
+    contender.fill(load).context("fill")?;
+    stage.settle_down()?;
+    let begin = Instant::now();
+    contender.open()?;
+    let arrival = watch.until(count, begin, |records| {
+        passing(&format!("{} of {}", grouped(records as usize), grouped(count as usize)));
+    });
+    passed();
+    let arrival = arrival?;
+    contender.close().context("close")?;
+    let records = watch.records()?;
+    Census::take(&stage.bootstrap_servers(), load, PARTITIONS, records)?.ensure_exact(load)?;
+    stage.remove_topic(&load.topic)?;
+    Ok(arrival)
+}
+
+fn announce(round: usize, name: &str, drained: &Arrival) {
+    let round = if round == 0 { "warm-up".to_string() } else { format!("round {round}") };
+    eprintln!(
+        "    {round:<8} {name:<20} {:>10} events/s   (first after {:.2} s, all after {:.2} s)",
+        grouped(drained.rate() as usize),
+        drained.start().as_secs_f64(),
+        drained.wall().as_secs_f64()
+    );
+}

@@ -1,0 +1,147 @@
+//! What all contenders share: one PostgreSQL and one Apache Kafka.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use event_outbox_tests::{Broker, Cluster};
+use postgres::Client;
+
+use crate::arrival::Watch;
+use crate::events;
+
+/// Of every topic, so that all contenders have the same to fill.
+pub const PARTITIONS: i32 = 4;
+
+/// Kafka's own defaults; the tests' are for a quick start.
+const KAFKA_JAVA: [&str; 3] = ["-Xms1g", "-Xmx1g", "-XX:+UseG1GC"];
+
+/// What differs from PostgreSQL's defaults, for all contenders. Durability is at its defaults: all on.
+const POSTGRES: [(&str, &str); 7] = [
+    ("shared_buffers", "1GB"),
+    ("max_wal_size", "8GB"),
+    ("min_wal_size", "2GB"),
+    ("max_connections", "200"),
+    ("synchronous_commit", "on"),
+    // One relay is measured; others would only be in the way.
+    ("max_worker_processes", "16"),
+    // For statements of the instrument itself; no contender's plan is large enough for it.
+    ("jit", "off"),
+];
+
+/// The database of the extension and of the tables that are compared with it.
+pub const OURS: &str = "ours";
+/// The database of the peers' tables.
+pub const PEERS: &str = "peers";
+
+/// Both servers, running.
+pub struct Stage {
+    // Fields are dropped in this order: the relay before its Kafka.
+    server: Cluster,
+    broker: Broker,
+}
+
+/// How much PostgreSQL writes to its log.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Wal {
+    /// The default.
+    Replica,
+    /// What logical decoding needs.
+    Logical,
+}
+
+impl Stage {
+    /// Starts both servers, makes the databases; the relay is off.
+    pub fn start() -> Result<Self> {
+        let broker = Broker::options().java_options(&KAFKA_JAVA).start()?;
+        let mut options = Cluster::options("bench").durable();
+        for (name, value) in POSTGRES {
+            options = options.set(name, value);
+        }
+        let server = options
+            .set("event_outbox.bootstrap_servers", broker.bootstrap_servers())
+            .set("event_outbox.source", OUR_SOURCE)
+            .set("event_outbox.enabled", "off")
+            .start()?;
+        let mut client = server.connect("postgres")?;
+        for database in [OURS, PEERS] {
+            client.batch_execute(&format!("CREATE DATABASE {database}"))?;
+            events::create_functions(&mut server.connect(database)?)?;
+        }
+        server.connect(OURS)?.batch_execute("CREATE EXTENSION event_outbox")?;
+        Ok(Self { server, broker })
+    }
+
+    /// Restarts PostgreSQL if it runs with another `wal_level`.
+    pub fn log(&mut self, wal: Wal) -> Result<()> {
+        let level = match wal {
+            Wal::Replica => "replica",
+            Wal::Logical => "logical",
+        };
+        let running: String = self.connect("postgres")?.query_one("SHOW wal_level", &[])?.get(0);
+        if running != level {
+            self.server.set("wal_level", level)?;
+            self.server.restart(event_outbox_tests::StopMode::Fast)?;
+        }
+        Ok(())
+    }
+
+    /// PostgreSQL.
+    pub fn server(&self) -> &Cluster {
+        &self.server
+    }
+
+    /// Kafka.
+    pub fn broker(&self) -> &Broker {
+        &self.broker
+    }
+
+    /// Kafka's address.
+    pub fn bootstrap_servers(&self) -> String {
+        self.broker.bootstrap_servers()
+    }
+
+    /// A connection as superuser.
+    pub fn connect(&self, database: &str) -> Result<Client> {
+        self.server.connect(database)
+    }
+
+    /// Changes a setting of the server.
+    pub fn configure(&self, setting: &str, value: &str) -> Result<()> {
+        self.server.set(setting, value)?;
+        self.server.reload()
+    }
+
+    /// Writes out what earlier work left behind, so that the next measurement does not pay for it.
+    pub fn settle_down(&self) -> Result<()> {
+        Ok(self.connect("postgres")?.batch_execute("CHECKPOINT")?)
+    }
+
+    /// A new topic, and a watch of it.
+    pub fn topic(&self, name: &str) -> Result<Watch> {
+        self.broker.create_topic(name, PARTITIONS, &[])?;
+        Watch::new(&self.bootstrap_servers(), name, PARTITIONS)
+    }
+
+    /// Removes a topic with its records.
+    pub fn remove_topic(&self, name: &str) -> Result<()> {
+        self.broker.delete_topic(name)
+    }
+
+    /// The settings that say how the figures came about.
+    pub fn settings(&self) -> Result<BTreeMap<String, String>> {
+        let sql = "SELECT name, current_setting(name) FROM pg_settings
+                    WHERE name IN ('fsync', 'full_page_writes', 'wal_level', 'checkpoint_timeout', 'autovacuum')
+                       OR name = ANY($1) OR name LIKE 'event\\_outbox.%' AND source <> 'default'";
+        let changed: Vec<_> = POSTGRES.iter().map(|(name, _)| *name).collect();
+        let rows = self.connect(OURS)?.query(sql, &[&changed]).context("settings")?;
+        let mut settings: BTreeMap<_, _> =
+            rows.iter().map(|row| (format!("postgresql.{}", row.get::<_, &str>(0)), row.get(1))).collect();
+        settings.insert("kafka.java".into(), KAFKA_JAVA.join(" "));
+        settings.insert("kafka.partitions".into(), PARTITIONS.to_string());
+        settings.insert("kafka.replication".into(), "1".into());
+        Ok(settings)
+    }
+}
+
+/// Sent as `ce_source` where the envelope is on.
+pub const OUR_SOURCE: &str = "postgresql://bench/ours";
