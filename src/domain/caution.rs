@@ -1,108 +1,274 @@
-//! Finding the one event for which a broker refused a whole batch.
+//! How much of a topic may be on its way to the broker at once, and through which producer.
 //!
-//! A broker's verdict on size or validity is one on the batch: all its events come back with the same
-//! error, and only one may be to blame. So the topic goes on in small groups, each sent when the one
-//! before is settled: one event at first, twice as many after each group that went well, half as many
-//! after one that did not. Only an event that was refused in a group of its own is charged with it. What the
-//! broker takes in smaller batches only, since its limit is one of batches, gets through in the same way.
+//! A broker's verdict on size or validity is one on a batch: all its events come back with the same
+//! error, and only one may be to blame. What follows such a batch in its partition must not come before its
+//! innocent events. So the common producer stops at the first gap (`enable.gapless.guarantee`), the broker
+//! refuses what it had sent behind it, for the gap in the sequence, and a new producer sends all in order.
+//! Two things are left to do here:
 //!
-//! A topic of which nothing comes back can be handled with caution too: then no more of it is sent until
+//! - A topic whose batch was refused goes on through the producer apart, which does not stop, in small
+//!   groups, each sent when the one before is settled: one event at first, twice as many after each group
+//!   that went well, half as many after one that did not. Only an event that was refused in a group of its own
+//!   is charged with it. What the broker takes in smaller batches only, since its limit is one of
+//!   batches, gets through in the same way. A topic that was here before stays longer.
+//! - A broker knows no sequence in a partition before it has taken a first batch from a producer: should it
+//!   refuse that one, it would take what follows. So each topic starts in groups that grow fast, too.
+//!
+//! A group may be sent in several batches, of which a later one may be taken and an earlier one refused; so no two
+//! events of a topic and key are in the same group.
+//!
+//! A topic of which nothing comes back can be handled with caution as well: then no more of it is sent until
 //! what is in flight has come back.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+
+use crate::order::Lane;
 
 /// A group so large is no caution any more.
 const FREE: usize = 16_384;
 
-/// The topics that are handled with caution.
+/// By how much groups grow that are sent with caution.
+const GROWTH: usize = 2;
+
+/// How many groups of a topic must go well in a row, before it is trusted again; twice as many for each time that it was
+/// before, up to a limit.
+const CALM: u32 = FREE.ilog2();
+const MAX_RELAPSES: u32 = 6;
+
+/// When groups have grown to this, a new producer is known to the partitions of a topic that see traffic.
+const PROVEN: usize = 1_024;
+
+/// By how much groups grow while a new producer gets known.
+const START_GROWTH: usize = 4;
+
+/// The producer through which an event goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// That of nearly all events. It stops at the first gap in a sequence.
+    Common,
+    /// For what may be refused: it goes on.
+    Apart,
+}
+
+/// How an event in flight ended, from the best to the worst.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum End {
+    /// It was published, or it came back for no fault of its own.
+    Well,
+    /// It was refused itself.
+    Refused,
+    /// A batch was refused, maybe for another.
+    Suspect,
+}
+
+/// How each topic is handled.
 #[derive(Debug, Default)]
 pub struct Caution {
-    topics: HashMap<Arc<str>, Group>,
+    /// Whether order matters, so that topics begin in groups.
+    in_order: bool,
+    topics: HashMap<Arc<str>, Standing>,
+    /// Topics that go through the producer apart.
+    apart: usize,
+}
+
+#[derive(Debug)]
+enum Standing {
+    /// As much as there is; and how often the topic was handled with caution.
+    Free { relapses: u32 },
+    /// In groups.
+    Groups(Group),
+}
+
+impl Standing {
+    fn relapses(&self) -> u32 {
+        match self {
+            Self::Free { relapses } | Self::Groups(Group { relapses, .. }) => *relapses,
+        }
+    }
+
+    /// Whether a topic that has nothing in flight differs from one never heard of.
+    fn is_worth_keeping(&self) -> bool {
+        self.relapses() > 0 || matches!(self, Self::Groups(Group { route: Route::Apart, .. }))
+    }
 }
 
 #[derive(Debug)]
 struct Group {
+    route: Route,
     /// The most events sent together.
     most: usize,
     /// Events sent in this group.
     sent: usize,
     /// Events of the topic in flight, of this group or from before it.
     in_flight: usize,
-    /// Whether one of the group was refused.
-    failed: bool,
+    /// The worst that became of one of the group.
+    worst: End,
+    /// Groups in a row that went well.
+    calm: u32,
+    /// How often the topic was handled with caution before.
+    relapses: u32,
+    /// Those that have an event in this group.
+    lanes: HashSet<u64>,
     /// The lowest id that was turned away meanwhile.
     turned_away: Option<i64>,
 }
 
+impl Group {
+    fn new(route: Route, in_flight: usize, relapses: u32) -> Self {
+        Self {
+            route,
+            most: 1,
+            sent: 0,
+            in_flight,
+            worst: End::Well,
+            calm: 0,
+            relapses,
+            lanes: HashSet::new(),
+            turned_away: None,
+        }
+    }
+
+    /// Whether an event may join the group. Asked in ascending ids.
+    fn admits(&mut self, id: i64, lane: Lane) -> bool {
+        // What was in flight from before the group must be settled first, or it might share its batch.
+        let has_room = self.sent < self.most && self.in_flight == self.sent;
+        if has_room && lane.is_none_or(|lane| self.lanes.insert(lane)) {
+            self.sent += 1;
+            self.in_flight += 1;
+            return true;
+        }
+        self.turned_away = Some(self.turned_away.map_or(id, |lowest| lowest.min(id)));
+        false
+    }
+
+    /// All of the group came back: how large the next one may be. Gives whether that is no caution any more.
+    fn next(&mut self) -> bool {
+        let (growth, most) = match self.route {
+            Route::Common => (START_GROWTH, PROVEN),
+            Route::Apart => (GROWTH, FREE),
+        };
+        if self.sent > 0 {
+            self.calm = if self.worst == End::Well { self.calm + 1 } else { 0 };
+            self.most = match self.worst {
+                End::Suspect => (self.sent / 2).max(1),
+                End::Refused | End::Well => (self.most * growth).min(most),
+            };
+        }
+        (self.sent, self.worst) = (0, End::Well);
+        self.lanes.clear();
+        let calm = match self.route {
+            Route::Common => 1,
+            Route::Apart => CALM << self.relapses.min(MAX_RELAPSES),
+        };
+        self.most >= most && self.calm >= calm
+    }
+}
+
 impl Caution {
+    /// The producer was replaced, and all that was in flight is to be read again. What was handled with
+    /// caution still is; the others are new to this producer. `in_order`: whether that matters.
+    pub fn renew(&mut self, in_order: bool) {
+        self.in_order = in_order;
+        for standing in self.topics.values_mut() {
+            let group = match standing {
+                Standing::Groups(group) if group.route == Route::Apart => {
+                    Group { most: group.most, ..Group::new(Route::Apart, 0, group.relapses) }
+                }
+                Standing::Groups(Group { relapses, .. }) | Standing::Free { relapses } => {
+                    Group::new(Route::Common, 0, *relapses)
+                }
+            };
+            *standing = Standing::Groups(group);
+        }
+        self.topics.retain(|_, standing| standing.is_worth_keeping());
+    }
+
     /// Whether no topic is handled with caution.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.topics.is_empty()
+        self.apart == 0
     }
 
     /// Whether a topic is handled with caution.
     #[must_use]
     pub fn holds(&self, topic: &str) -> bool {
-        self.topics.contains_key(topic)
+        matches!(self.topics.get(topic), Some(Standing::Groups(Group { route: Route::Apart, .. })))
     }
 
-    /// A batch of this topic was refused, while so many others of its events are still in flight. Gives
-    /// nothing new to a topic that is handled with caution already.
+    /// From now on this topic is handled with caution, while so many of its events are still in flight.
+    /// Gives nothing new to one that is already.
     pub fn begin(&mut self, topic: &Arc<str>, in_flight: usize) {
-        self.topics.entry(topic.clone()).or_insert(Group {
-            most: 1,
-            sent: 0,
-            in_flight,
-            failed: false,
-            turned_away: None,
-        });
+        if !self.holds(topic) {
+            self.apart += 1;
+            let relapses = self.topics.get(topic).map_or(0, Standing::relapses);
+            self.topics
+                .insert(topic.clone(), Standing::Groups(Group::new(Route::Apart, in_flight, relapses)));
+        }
     }
 
-    /// Whether an event may be sent now; then it counts as in flight. Asked in ascending ids.
-    pub fn admits(&mut self, topic: &str, id: i64) -> bool {
-        let Some(group) = self.topics.get_mut(topic) else { return true };
-        // What was in flight from before the group must be settled first, or it might share its batch.
-        if group.sent < group.most && group.in_flight == group.sent {
-            group.sent += 1;
-            group.in_flight += 1;
-            return true;
+    /// Whether an event may be sent now, and through which producer; then it counts as in flight. Asked in
+    /// ascending ids.
+    pub fn admits(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Route> {
+        match self.topics.get_mut(topic) {
+            Some(Standing::Free { .. }) => Some(Route::Common),
+            Some(Standing::Groups(Group { route: Route::Common, .. })) if !self.in_order => {
+                Some(Route::Common)
+            }
+            Some(Standing::Groups(group)) => group.admits(id, lane).then_some(group.route),
+            None if !self.in_order => Some(Route::Common),
+            None => {
+                let mut group = Group::new(Route::Common, 0, 0);
+                group.admits(id, lane);
+                self.topics.insert(topic.clone(), Standing::Groups(group));
+                Some(Route::Common)
+            }
         }
-        group.turned_away = Some(group.turned_away.map_or(id, |lowest| lowest.min(id)));
-        false
     }
 
     /// Whether an event that is admitted now is the only one of its topic in flight.
     #[must_use]
     pub fn is_alone(&self, topic: &str) -> bool {
-        self.topics.get(topic).is_some_and(|group| group.most == 1)
+        matches!(self.topics.get(topic), Some(Standing::Groups(Group { most: 1, .. })))
     }
 
-    /// An event of this topic is no longer in flight; `failed` if a batch was refused for it. Gives the
-    /// lowest id that was turned away, if it is time to read it again.
-    pub fn settled(&mut self, topic: &str, failed: bool) -> Option<i64> {
-        let group = self.topics.get_mut(topic)?;
+    /// An event that was admitted has not been sent after all, and is to be read again.
+    pub fn withdraw(&mut self, topic: &str) {
+        if let Some(Standing::Groups(group)) = self.topics.get_mut(topic) {
+            group.sent = group.sent.saturating_sub(1);
+            group.in_flight = group.in_flight.saturating_sub(1);
+        }
+    }
+
+    /// An event of this topic is no longer in flight. Gives the lowest id that was turned away, if it is time
+    /// to read it again.
+    pub fn settled(&mut self, topic: &Arc<str>, end: End) -> Option<i64> {
+        let Some(Standing::Groups(group)) = self.topics.get_mut(topic) else { return None };
         group.in_flight = group.in_flight.saturating_sub(1);
-        group.failed |= failed && group.sent > 0;
+        if group.sent > 0 {
+            group.worst = group.worst.max(end);
+        }
         if group.in_flight > 0 {
             return None;
         }
-        if group.sent > 0 {
-            group.most = if group.failed { (group.sent / 2).max(1) } else { group.most * 2 };
-        }
-        (group.sent, group.failed) = (0, false);
         let turned_away = group.turned_away.take();
-        if group.most >= FREE {
-            self.topics.remove(topic);
+        let (route, relapses, went_well) = (group.route, group.relapses, group.worst == End::Well);
+        match (route, group.next()) {
+            (Route::Common, true) => {
+                self.topics.insert(topic.clone(), Standing::Free { relapses });
+            }
+            // A name that no topic has leaves nothing behind.
+            (Route::Common, false) if !went_well && relapses == 0 => {
+                self.topics.remove(topic);
+            }
+            (Route::Apart, true) => {
+                let start = Group::new(Route::Common, 0, relapses + 1);
+                self.topics.insert(topic.clone(), Standing::Groups(start));
+                self.apart -= 1;
+            }
+            _ => {}
         }
         turned_away
-    }
-
-    /// The fate of all that is in flight became unknown: begins anew, without caution. Gives the lowest id
-    /// that was turned away.
-    pub fn abandon(&mut self) -> Option<i64> {
-        std::mem::take(&mut self.topics).into_values().filter_map(|group| group.turned_away).min()
     }
 }
 
@@ -112,36 +278,117 @@ mod tests {
     use proptest::prelude::*;
     use std::collections::BTreeSet;
 
-    #[test]
-    fn other_topics_and_the_time_before_are_free() {
+    /// In order, with these topics handled with caution, of which so much is in flight.
+    fn caution(topics: &[(&str, usize)]) -> Caution {
         let mut caution = Caution::default();
-        assert!(caution.admits("a", 1) && caution.is_empty());
-        caution.begin(&"a".into(), 0);
-        assert!(caution.admits("b", 1) && !caution.is_alone("b"));
+        caution.renew(true);
+        for (topic, in_flight) in topics {
+            caution.begin(&(*topic).into(), *in_flight);
+        }
+        caution
+    }
+
+    fn topic() -> Arc<str> {
+        "a".into()
+    }
+
+    /// Sends the events that may be, of so many, and settles them; gives how many were sent, and the way.
+    fn round(caution: &mut Caution, of: i64, end: End) -> (usize, Option<Route>) {
+        let routes: Vec<Route> = (0..of).filter_map(|id| caution.admits(&topic(), id, None)).collect();
+        routes.iter().for_each(|_| {
+            caution.settled(&topic(), end);
+        });
+        (routes.len(), routes.first().copied())
+    }
+
+    #[test]
+    fn other_topics_go_the_common_way() {
+        let mut caution = caution(&[("a", 0)]);
+        assert_eq!(caution.admits(&"b".into(), 1, None), Some(Route::Common));
+        assert!(caution.holds("a") && !caution.holds("b") && !caution.is_empty());
+        assert_eq!(caution.admits(&"a".into(), 2, None), Some(Route::Apart));
+    }
+
+    #[test]
+    fn a_topic_gets_known_in_growing_groups_and_then_is_free() {
+        let mut caution = caution(&[]);
+        let sent: Vec<usize> = (0..6).map(|_| round(&mut caution, 5_000, End::Well).0).collect();
+        assert_eq!(sent, [1, 4, 16, 64, 256, 5_000]);
+        assert!(caution.is_empty());
+        caution.renew(true);
+        assert_eq!(round(&mut caution, 5_000, End::Well), (1, Some(Route::Common)));
+        caution.renew(false);
+        assert_eq!(round(&mut caution, 5_000, End::Well), (5_000, Some(Route::Common)));
+    }
+
+    #[test]
+    fn a_topic_gets_known_by_one_event_of_a_key_at_a_time() {
+        let (topic, mut caution) = (topic(), caution(&[]));
+        for _ in 0..2 {
+            let sent = (0..3).filter(|id| caution.admits(&topic, *id, Some(7)).is_some()).count();
+            assert_eq!(sent, 1);
+            assert_eq!(caution.settled(&topic, End::Well), Some(1));
+        }
+    }
+
+    #[test]
+    fn a_topic_that_refuses_one_by_one_stays_apart() {
+        let mut caution = caution(&[("a", 0)]);
+        let sent: Vec<usize> = (0..20).map(|_| round(&mut caution, 50_000, End::Refused).0).collect();
+        assert_eq!((sent[2], sent[19]), (4, FREE));
+        assert!((0..CALM).all(|_| round(&mut caution, 50_000, End::Well).1 == Some(Route::Apart)));
+        assert_eq!(round(&mut caution, 50_000, End::Well), (1, Some(Route::Common)));
+    }
+
+    #[test]
+    fn a_topic_that_was_handled_with_caution_before_stays_longer() {
+        let mut caution = caution(&[]);
+        let stay = |caution: &mut Caution| {
+            caution.begin(&topic(), 0);
+            (0..).take_while(|_| round(caution, 9, End::Well).1 == Some(Route::Apart)).count()
+        };
+        let stays: Vec<usize> = (0..9).map(|_| stay(&mut caution)).collect();
+        let calm = CALM as usize;
+        assert_eq!((stays[0], stays[1], stays[7], stays[8]), (calm, 2 * calm, 64 * calm, 64 * calm));
+        caution.renew(true);
+        assert_eq!(stay(&mut caution), 64 * calm);
     }
 
     #[test]
     fn what_was_in_flight_is_waited_for() {
-        let mut caution = Caution::default();
-        caution.begin(&"a".into(), 2);
-        assert!(!caution.admits("a", 7));
-        assert!(!caution.admits("a", 5));
-        assert_eq!(caution.settled("a", true), None);
-        assert_eq!(caution.settled("a", true), Some(5));
-        assert!(caution.admits("a", 5) && caution.is_alone("a"));
-        assert!(!caution.admits("a", 7));
-        assert_eq!(caution.settled("a", false), Some(7));
-        assert!(caution.admits("a", 7) && !caution.is_alone("a"));
+        let (topic, mut caution) = (topic(), caution(&[("a", 2)]));
+        assert_eq!(caution.admits(&topic, 7, None), None);
+        assert_eq!(caution.admits(&topic, 5, None), None);
+        assert_eq!(caution.settled(&topic, End::Suspect), None);
+        assert_eq!(caution.settled(&topic, End::Suspect), Some(5));
+        assert!(caution.is_alone("a") && caution.admits(&topic, 5, None).is_some());
+        assert_eq!(caution.admits(&topic, 7, None), None);
+        assert_eq!(caution.settled(&topic, End::Well), Some(7));
+        assert!(caution.admits(&topic, 7, None).is_some() && !caution.is_alone("a"));
     }
 
     #[test]
-    fn to_abandon_tells_what_waits() {
-        let mut caution = Caution::default();
-        caution.begin(&"a".into(), 1);
-        caution.begin(&"b".into(), 1);
-        assert!(!caution.admits("a", 9) && !caution.admits("b", 4));
-        assert_eq!(caution.abandon(), Some(4));
-        assert!(caution.is_empty());
+    fn a_new_producer_is_no_reason_to_trust_again() {
+        let (topic, mut caution) = (topic(), caution(&[("a", 0)]));
+        assert_eq!((0..3).map(|_| round(&mut caution, 10, End::Well).0).sum::<usize>(), 1 + 2 + 4);
+        assert_eq!(caution.admits(&topic, 1, None), Some(Route::Apart));
+        caution.renew(true);
+        assert_eq!(round(&mut caution, 10, End::Well), (8, Some(Route::Apart)));
+    }
+
+    #[test]
+    fn what_was_not_sent_is_read_again() {
+        let (topic, mut caution) = (topic(), caution(&[("a", 0)]));
+        assert_eq!(
+            (caution.admits(&topic, 1, None), caution.admits(&topic, 2, None)),
+            (Some(Route::Apart), None)
+        );
+        caution.withdraw("a");
+        assert_eq!(
+            (caution.admits(&topic, 1, None), caution.admits(&topic, 2, None)),
+            (Some(Route::Apart), None)
+        );
+        assert_eq!(caution.settled(&topic, End::Well), Some(2));
     }
 
     proptest! {
@@ -152,16 +399,16 @@ mod tests {
             bad in prop::collection::btree_set(0_i64..500, 0..6),
             limit in 1_usize..600,
         ) {
-            let mut caution = Caution::default();
-            caution.begin(&"t".into(), 0);
+            let (topic, mut caution) = (topic(), caution(&[("a", 0)]));
             let mut waiting: BTreeSet<i64> = (0..500).collect();
             let mut charged = BTreeSet::new();
             let mut groups = 0;
             while !waiting.is_empty() {
                 groups += 1;
                 prop_assert!(groups < 2_000);
-                let alone = caution.is_alone("t");
-                let group: Vec<i64> = waiting.iter().copied().filter(|id| caution.admits("t", *id)).collect();
+                let alone = caution.is_alone("a");
+                let group: Vec<i64> =
+                    waiting.iter().copied().filter(|id| caution.admits(&topic, *id, None).is_some()).collect();
                 prop_assert!(!group.is_empty());
                 let refused = group.len() > limit || group.iter().any(|id| bad.contains(id));
                 for id in &group {
@@ -171,7 +418,12 @@ mod tests {
                         waiting.remove(id);
                         charged.insert(*id);
                     }
-                    caution.settled("t", refused);
+                    let end = match (refused, alone) {
+                        (false, _) => End::Well,
+                        (true, true) => End::Refused,
+                        (true, false) => End::Suspect,
+                    };
+                    caution.settled(&topic, end);
                 }
             }
             prop_assert_eq!(charged, bad);

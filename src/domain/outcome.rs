@@ -10,8 +10,8 @@ pub enum Failure {
     Suspect,
     /// The world is bad, or a batch-mate was: the event is blameless and is sent again.
     Outage,
-    /// The producer is broken: a new one is needed, and what was in flight is unknown.
-    Fatal,
+    /// The producer has stopped, and the event with it, sent or not: a new one is needed.
+    Stopped,
 }
 
 /// What Kafka said of one event.

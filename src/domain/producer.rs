@@ -17,6 +17,8 @@ pub struct ProducerConfig {
     pub properties_file: Option<PathBuf>,
     /// What is written around each event.
     pub envelope: Envelope,
+    /// Whether the order of a topic and key matters, so that a gap must stop the producer.
+    pub ordered: bool,
     /// Messages that the producer must be able to hold.
     pub max_in_flight: usize,
 }
@@ -28,6 +30,7 @@ impl fmt::Debug for ProducerConfig {
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("properties_file", &self.properties_file)
             .field("envelope", &self.envelope)
+            .field("ordered", &self.ordered)
             .field("max_in_flight", &self.max_in_flight)
             .finish_non_exhaustive()
     }

@@ -100,9 +100,12 @@ fn refusal(name: &str, value: &str) -> Option<&'static str> {
         "partitioner" if value == "random" => Some("events with the same key must go to the same partition"),
         "transactional.id" => Some("the outbox does not use Kafka transactions"),
         "delivery.report.only.error" if !off => Some("every delivery must be reported"),
-        "dr_cb" | "dr_msg_cb" | "opaque" | "default_topic_conf" | "enabled_events" => {
-            Some("it is set by the outbox itself")
-        }
+        "dr_cb"
+        | "dr_msg_cb"
+        | "opaque"
+        | "default_topic_conf"
+        | "enabled_events"
+        | "enable.gapless.guarantee" => Some("it is set by the outbox itself"),
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
             Some("use event_outbox.max_in_flight")
         }
@@ -170,6 +173,7 @@ mod tests {
             "transactional.id=x",
             "delivery.report.only.error=true",
             "queue.buffering.max.messages=1",
+            "enable.gapless.guarantee=false",
         ] {
             assert!(matches!(parse_setting(entry), Err(PropertyError::Refused { .. })), "{entry}");
         }

@@ -61,6 +61,19 @@ const PROMISES: [(&str, &str); 4] = [
 /// The producer's queue counts bytes too; the window in front of it is far smaller than this.
 const QUEUE_KBYTES: &str = "2097151";
 
+/// Whether a batch that the broker refuses stops the producer. The broker refuses what was sent behind it, for
+/// the gap in the sequence; a producer that goes on would number it anew and send it, before the events of the
+/// refused batch that come again.
+const STOP_AT_GAPS: &str = "enable.gapless.guarantee";
+
+/// The same configuration for a producer that goes on when a batch is refused.
+#[must_use]
+pub fn going_on(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    config.set(STOP_AT_GAPS, "false");
+    config
+}
+
 /// librdkafka's configuration for such a producer, the file read now.
 ///
 /// # Errors
@@ -80,6 +93,7 @@ pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigEr
     for (name, value) in PROMISES {
         config.set(name, value);
     }
+    config.set(STOP_AT_GAPS, producer.ordered.to_string());
     config.set("bootstrap.servers", &producer.bootstrap_servers);
     // Twice the window: what is returned and read again may meet its own first copy.
     config.set("queue.buffering.max.messages", (2 * producer.max_in_flight).to_string());

@@ -1,7 +1,7 @@
 //! librdkafka's callbacks. They run on the Kafka thread, inside its polls, and only take notes.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 use rdkafka::ClientContext;
@@ -27,13 +27,14 @@ pub struct Notes {
     pub stale_topics: HashSet<String>,
     /// Something was said that belongs into the server's log now.
     pub has_spoken: bool,
-    /// Why the producer cannot go on.
-    pub fatal: Option<String>,
+    /// A producer takes no more events, and why.
+    pub stopped: Option<String>,
 }
 
-/// The producer's context. The lock is never contended: callbacks run where the notes are taken out.
-#[derive(Debug, Default)]
-pub struct Context(Mutex<Notes>);
+/// The context of the thread's producers. The lock is never contended: callbacks run where the notes are
+/// taken out.
+#[derive(Debug, Default, Clone)]
+pub struct Context(Arc<Mutex<Notes>>);
 
 impl Context {
     /// The notes, to read and to empty.
@@ -45,19 +46,31 @@ impl Context {
     pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
         let outcome = failure::outcome(error);
         let mut notes = self.notes();
-        if let Outcome::Failed { failure: Failure::Fatal, error, .. } = &outcome {
-            notes.fatal = Some(error.clone());
+        if let Outcome::Failed { failure: Failure::Stopped, error, .. } = &outcome {
+            notes.stopped.get_or_insert_with(|| error.clone());
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) {
             notes.stale_topics.insert(topic.to_owned());
         }
         notes.reports.push(Report { id, outcome });
     }
+
+    /// Notes that an event could not be handed over for now.
+    pub fn put_off(&self, id: i64) {
+        let outcome = Outcome::Failed {
+            failure: Failure::Outage,
+            class: "other",
+            error: "no producer could be made".into(),
+        };
+        self.notes().reports.push(Report { id, outcome });
+    }
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         match level {
+            // Told as the state of the relay, unless all it did was to keep the order.
+            _ if facility == "FATAL" => tracing::debug!("Kafka: {facility}: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::warn!("Kafka: {facility}: {message}");
                 self.notes().has_spoken = true;
@@ -79,7 +92,7 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let mut notes = self.notes();
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => notes.fatal = Some(reason.to_owned()),
+            Some(RDKafkaErrorCode::Fatal) => notes.stopped = Some(reason.to_owned()),
             // Tells less than what came before it.
             Some(RDKafkaErrorCode::AllBrokersDown) if notes.cause.is_some() => notes.trouble = true,
             _ => {

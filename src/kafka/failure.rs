@@ -24,20 +24,23 @@ pub fn sort(code: Code) -> Failure {
         | Code::InvalidTimestamp
         | Code::PolicyViolation => Failure::Suspect,
 
-        // The producer cannot go on: its identity or state is lost.
+        // The producer cannot go on, or was given up.
         Code::Fatal
-        | Code::Fenced
-        | Code::ProducerFenced
-        | Code::InvalidProducerEpoch
+        | Code::GaplessGuarantee
         | Code::State
         | Code::NotConfigured
-        | Code::CriticalSystemResource => Failure::Fatal,
+        | Code::CriticalSystemResource
+        | Code::PurgeQueue
+        | Code::PurgeInflight => Failure::Stopped,
 
         // A batch-mate's failure, or a gap in the sequence that another's failure left.
         Code::InvalidDifferentRecord
         | Code::OutOfOrderSequenceNumber
         | Code::DuplicateSequenceNumber
         | Code::UnknownProducerId
+        | Code::InvalidProducerEpoch
+        | Code::ProducerFenced
+        | Code::Fenced
         | Code::InvalidProducerIdMapping
         // The way to the broker, or the broker itself.
         | Code::BrokerTransportFailure
@@ -73,9 +76,7 @@ pub fn sort(code: Code) -> Failure {
         // Corrupted on the way.
         | Code::InvalidMessage
         | Code::BadMessage
-        // Ours: what was left when a producer was given up, or a queue that is full for the moment.
-        | Code::PurgeQueue
-        | Code::PurgeInflight
+        // A queue that is full for the moment.
         | Code::QueueFull => Failure::Outage,
 
         // Whatever else there is or will be: waiting loses nothing, while an attempt counted wrongly

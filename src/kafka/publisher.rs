@@ -23,6 +23,15 @@ const WAITING_NEWS: usize = 1024;
 /// How often a stopping publisher looks whether its thread has ended, in the last moments.
 const JOIN_STEP: Duration = Duration::from_millis(2);
 
+/// Events handed over together, in the order of their ids.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// For the producer of nearly all events.
+    pub common: Vec<Event>,
+    /// For the one of what may be refused.
+    pub apart: Vec<Event>,
+}
+
 /// What the Kafka thread tells.
 #[derive(Debug)]
 pub enum News {
@@ -32,14 +41,16 @@ pub enum News {
     Connected,
     /// None does, and why.
     Disconnected(String),
-    /// The producer cannot be used, or no longer; all that was in flight is unknown.
+    /// The producer has stopped, so that nothing comes before what the broker refused.
+    Gap,
+    /// The producer cannot be used, or no longer, and why.
     Broken(String),
 }
 
 /// A producer on a thread of its own.
 #[derive(Debug)]
 pub struct Publisher {
-    batches: Sender<Vec<Event>>,
+    batches: Sender<Batch>,
     news: Receiver<News>,
     call: Arc<Doorbell>,
     thread: JoinHandle<()>,
@@ -73,7 +84,7 @@ impl Publisher {
     ///
     /// # Errors
     /// The batch, not taken.
-    pub fn publish(&self, batch: Vec<Event>) -> Result<(), Vec<Event>> {
+    pub fn publish(&self, batch: Batch) -> Result<(), Batch> {
         match self.batches.try_send(batch) {
             Ok(()) => {
                 self.call.ring();

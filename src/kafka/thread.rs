@@ -10,17 +10,15 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::event::Event;
 use event_outbox_domain::outcome::Outcome;
-use rdkafka::bindings as rdsys;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 use rdkafka::types::RDKafkaConfRes;
 
+use super::client::Client;
+use super::config;
 use super::context::Context;
 use super::doorbell::Doorbell;
-use super::publisher::News;
-use crate::failpoints;
+use super::publisher::{Batch, News};
 
 /// Time for a broker to answer whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -31,14 +29,17 @@ const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration:
 /// Messages produced between two looks at what came back.
 const SERVE_EVERY: usize = 256;
 
-/// How long to let librdkafka work when its queue is full.
-const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
+/// Time between two looks at a producer that has stopped, until all its events have come back.
+const STOPPED_LOOK: Duration = Duration::from_millis(5);
+
+/// How long the producer apart is kept when it has nothing to do.
+const APART_IDLE: Duration = Duration::from_secs(30);
 
 /// Everything the thread owns.
 pub struct KafkaThread {
     config: ClientConfig,
     envelope: Envelope,
-    batches: Receiver<Vec<Event>>,
+    batches: Receiver<Batch>,
     news: Sender<News>,
     call: Arc<Doorbell>,
     bell: Arc<Doorbell>,
@@ -50,7 +51,7 @@ impl KafkaThread {
     pub fn new(
         config: ClientConfig,
         envelope: Envelope,
-        batches: Receiver<Vec<Event>>,
+        batches: Receiver<Batch>,
         news: Sender<News>,
         call: Arc<Doorbell>,
         bell: Arc<Doorbell>,
@@ -95,14 +96,20 @@ impl Drop for RingAtEnd {
 /// The main thread is gone.
 struct Closed;
 
-/// A producer at work.
+/// Producers at work.
 struct Session<'a> {
     thread: &'a KafkaThread,
-    // Before the producer, so that it is given back before the producer ends.
-    queue: MainQueue,
-    producer: BaseProducer<Context>,
+    context: Context,
+    /// Stops at the first gap in a sequence, so that nothing comes before what was refused.
+    common: Client,
+    /// For what is likely to be refused: it goes on. Made when there is such.
+    apart: Option<Client>,
+    /// Until when to keep it.
+    apart_until: Instant,
     /// While it is not known that a broker answers.
     probe: Option<Probe>,
+    /// A producer has stopped, and the main thread knows.
+    stopped: bool,
 }
 
 /// When to look for a broker next.
@@ -124,10 +131,10 @@ impl Probe {
 
 impl<'a> Session<'a> {
     fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
-        let producer: BaseProducer<Context> =
-            BaseProducer::from_config_and_context(&thread.config, Context::default())?;
-        let queue = MainQueue::of(&producer, &thread.call);
-        Ok(Self { thread, queue, producer, probe: Some(Probe::soon()) })
+        let context = Context::default();
+        let common = Client::open(&thread.config, context.clone(), &thread.call)?;
+        let (apart_until, probe) = (Instant::now(), Some(Probe::soon()));
+        Ok(Self { thread, context, common, apart: None, apart_until, probe, stopped: false })
     }
 
     /// One turn: sleep until there is something to do, do it, tell of it.
@@ -138,77 +145,113 @@ impl<'a> Session<'a> {
         self.thread.call.answer();
         self.take_batches()?;
         self.refresh_topics();
+        self.tidy();
         self.look_for_broker()
     }
 
     fn take_batches(&mut self) -> Result<(), Closed> {
         loop {
             match self.thread.batches.try_recv() {
-                Ok(batch) => self.produce(&batch)?,
+                Ok(Batch { common, apart }) => {
+                    self.produce(&common, |session| Some(&session.common))?;
+                    self.produce(&apart, Self::apart)?;
+                }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Closed),
             }
         }
     }
 
-    fn produce(&mut self, batch: &[Event]) -> Result<(), Closed> {
-        for events in batch.chunks(SERVE_EVERY) {
-            for event in events {
-                self.produce_one(event);
+    fn produce(
+        &mut self,
+        events: &[Event],
+        client: impl Fn(&mut Self) -> Option<&Client>,
+    ) -> Result<(), Closed> {
+        let envelope = &self.thread.envelope;
+        for events in events.chunks(SERVE_EVERY) {
+            match client(self) {
+                Some(client) => events.iter().for_each(|event| client.produce(event, envelope)),
+                None => events.iter().for_each(|event| self.context.put_off(event.id)),
             }
             self.serve();
             self.tell()?;
         }
-        failpoints::after_produce(self.queue.client);
         Ok(())
     }
 
-    fn produce_one(&self, event: &Event) {
-        loop {
-            match self.producer.send(record(event, &self.thread.envelope)) {
-                Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                    // The window is smaller than the queue; should it fill nevertheless, the order of
-                    // what follows must not suffer.
-                    std::thread::sleep(QUEUE_FULL_PAUSE);
-                    self.serve();
-                }
-                Err((error, _)) => return self.producer.context().failed(event.id, &event.topic, &error),
-            }
+    /// The producer apart, made now if need be.
+    fn apart(&mut self) -> Option<&Client> {
+        self.apart_until = Instant::now() + APART_IDLE;
+        if self.apart.is_none() {
+            let config = config::going_on(&self.thread.config);
+            // It is the common one's configuration, which librdkafka has taken: what may lack is a thread.
+            self.apart = Client::open(&config, self.context.clone(), &self.thread.call).ok();
+        }
+        self.apart.as_ref()
+    }
+
+    /// Calls back what the common producer holds if it has stopped. Gives the producer apart up when it has had
+    /// nothing to do for a while.
+    fn tidy(&mut self) {
+        if self.is_stopping() {
+            self.common.give_up_queued();
+        }
+        if Instant::now() >= self.apart_until && self.apart.as_ref().is_some_and(Client::is_idle) {
+            self.apart = None;
         }
     }
 
-    /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
+    /// Whether the common producer has stopped, and has events that are to come back.
+    fn is_stopping(&self) -> bool {
+        self.stopped && !self.common.is_idle()
+    }
+
     fn serve(&self) {
-        // The queue's bell rings once for all that has arrived since the last look, so look to the end.
-        while self.queue.length() > 0 {
-            self.producer.poll(Duration::ZERO);
-        }
+        self.common.serve();
+        self.apart.iter().for_each(Client::serve);
     }
 
     /// Tells the main thread what was noted.
     fn tell(&mut self) -> Result<(), Closed> {
-        let (reports, trouble, fatal) = {
-            let mut notes = self.producer.context().notes();
-            (std::mem::take(&mut notes.reports), std::mem::take(&mut notes.trouble), notes.fatal.take())
+        let (reports, trouble, stopped, has_spoken) = {
+            let mut notes = self.context.notes();
+            (
+                std::mem::take(&mut notes.reports),
+                std::mem::take(&mut notes.trouble),
+                notes.stopped.take(),
+                std::mem::take(&mut notes.has_spoken),
+            )
         };
+        // Before the reports, of which those of the refused batch are the reason.
+        if let Some(reason) = stopped {
+            self.tell_stopped(reason)?;
+        }
         let delivered = reports.iter().any(|report| matches!(report.outcome, Outcome::Delivered { .. }));
         if !reports.is_empty() {
             self.send(News::Reports(reports))?;
         }
-        if let Some(reason) = fatal {
-            self.send(News::Broken(reason))?;
-        }
         if delivered && self.probe.is_some() {
             self.connected()?;
         }
-        if std::mem::take(&mut self.producer.context().notes().has_spoken) {
+        if has_spoken {
             self.thread.bell.ring();
         }
         if trouble {
             self.probe.get_or_insert_with(Probe::soon);
         }
         Ok(())
+    }
+
+    /// A producer takes no more events. One that stopped at a gap has only kept its promise.
+    fn tell_stopped(&mut self, reason: String) -> Result<(), Closed> {
+        if std::mem::replace(&mut self.stopped, true) {
+            return Ok(());
+        }
+        match self.common.stopped().or_else(|| self.apart.as_ref()?.stopped()) {
+            Some((RDKafkaErrorCode::GaplessGuarantee, _)) => self.send(News::Gap),
+            Some((_, reason)) => self.send(News::Broken(reason)),
+            None => self.send(News::Broken(reason)),
+        }
     }
 
     /// Sends and rings. Where there is no room, the main thread is behind: it is waited for.
@@ -227,10 +270,10 @@ impl<'a> Session<'a> {
     /// Asks anew about topics for which an event was refused: partitions may have been added, of which the
     /// producer would else learn within minutes only. The refused event's next attempt then finds them.
     fn refresh_topics(&self) {
-        let stale = std::mem::take(&mut self.producer.context().notes().stale_topics);
+        let stale = std::mem::take(&mut self.context.notes().stale_topics);
         for topic in stale {
-            // What could not be learned now is asked for at the next refusal.
-            let _ = self.producer.client().fetch_metadata(Some(&topic), PROBE_TIMEOUT);
+            self.common.refresh(&topic, PROBE_TIMEOUT);
+            self.apart.iter().for_each(|apart| apart.refresh(&topic, PROBE_TIMEOUT));
         }
     }
 
@@ -239,102 +282,35 @@ impl<'a> Session<'a> {
         if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
             return Ok(());
         }
-        if self.queue.broker_answers(PROBE_TIMEOUT) {
+        if self.common.broker_answers(PROBE_TIMEOUT) {
             return self.connected();
         }
         self.serve();
         if let Some(probe) = &mut self.probe {
             probe.later();
         }
-        let cause = self.producer.context().notes().cause.clone();
+        let cause = self.context.notes().cause.clone();
         // Told at each try: the cause may have become another.
         self.send(News::Disconnected(cause.unwrap_or_else(|| "no answer in time".into())))
     }
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
-        self.producer.context().notes().cause = None;
+        self.context.notes().cause = None;
         self.send(News::Connected)
     }
 
-    /// Until the main thread rings, librdkafka does, or it is time to look for a broker.
+    /// Until the main thread rings, librdkafka does, or there is something to do without them.
     fn sleep(&self) {
-        let timeout = self.probe.as_ref().map_or(-1, |probe| {
-            let left = probe.at.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+        let probe = self.probe.as_ref().map(|probe| probe.at);
+        let tidy = self.apart.as_ref().map(|_| self.apart_until);
+        let look = self.is_stopping().then(|| Instant::now() + STOPPED_LOOK);
+        let timeout = [probe, tidy, look].into_iter().flatten().min().map_or(-1, |until| {
+            let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
             i32::try_from(left).unwrap_or(i32::MAX)
         });
         let mut wait = libc::pollfd { fd: self.thread.call.fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one descriptor, which lives as long as the thread.
         unsafe { libc::poll(&mut wait, 1, timeout) };
-    }
-}
-
-impl Drop for Session<'_> {
-    fn drop(&mut self) {
-        // What has not been sent need not be: the next producer sends it.
-        self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
-    }
-}
-
-/// The Kafka record of an event.
-fn record<'e>(event: &'e Event, envelope: &Envelope) -> BaseRecord<'e, [u8], [u8], usize> {
-    const MICROS_PER_MILLI: i64 = 1000;
-    let mut headers = Some(OwnedHeaders::new());
-    envelope.write(event, |name, value| {
-        headers = headers.take().map(|headers| headers.insert(Header { key: name, value }));
-    });
-    let mut record = BaseRecord::with_opaque_to(&event.topic, event.id.cast_unsigned() as usize);
-    record.headers = headers;
-    record.partition = event.partition;
-    record.key = event.key.as_deref();
-    record.payload = event.payload.as_deref();
-    record.timestamp = Some(event.emitted_at.div_euclid(MICROS_PER_MILLI));
-    record
-}
-
-/// librdkafka's queue of events for the application, and the handle it belongs to.
-struct MainQueue {
-    queue: *mut rdsys::rd_kafka_queue_t,
-    client: *mut rdsys::rd_kafka_t,
-}
-
-impl MainQueue {
-    /// Has `call` rung when something arrives.
-    fn of(producer: &BaseProducer<Context>, call: &Doorbell) -> Self {
-        let client = producer.client().native_ptr();
-        let one = 1_u64.to_ne_bytes();
-        // SAFETY: the client is alive. librdkafka copies the bytes and writes them to the descriptor, which
-        // outlives the producer since the thread owns it.
-        unsafe {
-            let queue = rdsys::rd_kafka_queue_get_main(client);
-            rdsys::rd_kafka_queue_io_event_enable(queue, call.fd(), one.as_ptr().cast(), one.len());
-            Self { queue, client }
-        }
-    }
-
-    fn length(&self) -> usize {
-        // SAFETY: the queue is held until `drop`.
-        unsafe { rdsys::rd_kafka_queue_length(self.queue) }
-    }
-
-    /// Asks for the metadata of the topics in use, which any broker can answer.
-    fn broker_answers(&self, timeout: Duration) -> bool {
-        let mut metadata = std::ptr::null();
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the client outlives the queue; the metadata is freed if it was given.
-        unsafe {
-            let code = rdsys::rd_kafka_metadata(self.client, 0, std::ptr::null_mut(), &mut metadata, millis);
-            if !metadata.is_null() {
-                rdsys::rd_kafka_metadata_destroy(metadata);
-            }
-            code == rdsys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        }
-    }
-}
-
-impl Drop for MainQueue {
-    fn drop(&mut self) {
-        // SAFETY: gives back the reference that `of` took.
-        unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
     }
 }

@@ -302,8 +302,6 @@ pub struct Settings {
     pub batch_size: usize,
     /// How consumers are told.
     pub notify: Mode,
-    /// Whether events with the same topic and key keep their order.
-    pub ordered: bool,
     /// Time between full sweeps.
     pub sweep_interval: Duration,
     /// How long a stopping relay waits.
@@ -325,6 +323,7 @@ impl Settings {
                     .filter(|path| !path.is_empty())
                     .map(Into::into),
                 envelope: envelope(default_source),
+                ordered: ORDERING.get() == OrderingSetting::Key,
                 max_in_flight,
             },
             limits: Limits { events: max_in_flight, bytes: size(&RELAY_MEMORY) * MEBIBYTE / 2 },
@@ -334,7 +333,6 @@ impl Settings {
                 NotifySetting::Event => Mode::Event,
                 NotifySetting::Off => Mode::Off,
             },
-            ordered: ORDERING.get() == OrderingSetting::Key,
             sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use event_outbox_domain::caution::End;
 use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 use pgrx::prelude::PgSqlErrorCode;
@@ -28,6 +29,10 @@ struct Sorted {
     returned: Vec<i64>,
     /// Came back with a batch that was refused, maybe for another.
     suspect: Vec<i64>,
+    /// Came back since the producer has stopped.
+    stopped: Vec<i64>,
+    /// Topics of those that failed by themselves or with their batch.
+    troubled: HashSet<Arc<str>>,
 }
 
 impl Sorted {
@@ -134,6 +139,12 @@ impl Relay {
         let mut sorted = Sorted::default();
         for Report { id, outcome } in reports {
             let Some(ticket) = self.window.ticket(*id) else { continue };
+            if let Outcome::Failed { failure: Failure::Refused | Failure::Suspect | Failure::Outage, .. } =
+                outcome
+                && !sorted.troubled.contains(&ticket.topic)
+            {
+                sorted.troubled.insert(ticket.topic.clone());
+            }
             match outcome {
                 Outcome::Delivered { partition, offset } => {
                     sorted.delivered.push(ticket.row);
@@ -154,9 +165,8 @@ impl Relay {
                 Outcome::Failed { failure: Failure::Refused | Failure::Suspect, class, error } => {
                     sorted.refused.push(Refusal { row: ticket.row, class, error: error.clone() });
                 }
-                Outcome::Failed { failure: Failure::Outage | Failure::Fatal, .. } => {
-                    sorted.returned.push(*id);
-                }
+                Outcome::Failed { failure: Failure::Outage, .. } => sorted.returned.push(*id),
+                Outcome::Failed { failure: Failure::Stopped, .. } => sorted.stopped.push(*id),
             }
         }
         sorted
@@ -166,26 +176,30 @@ impl Relay {
     /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand.
     fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>) {
         for row in &sorted.delivered {
-            self.release(row.id);
+            self.release(row.id, End::Well);
         }
         for Refusal { row, .. } in &sorted.refused {
             match waiting.get(&row.id) {
-                Some(until) => self.hold(row.id, *until),
-                None => self.release(row.id),
+                Some(until) => self.hold(row.id, *until, End::Refused),
+                None => self.release(row.id, End::Refused),
             }
         }
         let now = crate::pg::now();
         for id in &sorted.returned {
-            self.hold(*id, now + RETURN_REST_MICROS);
+            self.hold(*id, now + RETURN_REST_MICROS, End::Well);
         }
-        self.suspect(&sorted.suspect, now);
+        for id in &sorted.suspect {
+            self.hold(*id, now, End::Suspect);
+        }
+        self.give_back(&sorted.stopped);
+        self.take_care_of(sorted);
         self.count(sorted);
         shared::roster().tell_settled();
     }
 
     /// The event is done with: those that waited behind it may go.
-    fn release(&mut self, id: i64) {
-        let lane = self.leave_window(id, false);
+    fn release(&mut self, id: i64, end: End) {
+        let lane = self.leave_window(id, end);
         if let Some(behind) = self.lanes.release(lane, id) {
             self.floor.rewind(behind);
             self.look = true;
@@ -193,28 +207,37 @@ impl Relay {
     }
 
     /// The event waits until then, in microseconds since 1970, and its lane with it.
-    fn hold(&mut self, id: i64, until: i64) {
-        let lane = self.leave_window(id, false);
+    fn hold(&mut self, id: i64, until: i64, end: End) {
+        let lane = self.leave_window(id, end);
         self.lanes.block(lane, id, until);
     }
 
-    /// These are sent again at once, in their order, but with caution.
-    fn suspect(&mut self, ids: &[i64], now: i64) {
-        let mut topics: HashSet<Arc<str>> = HashSet::new();
+    /// These are read again, to be sent by the next producer.
+    fn give_back(&mut self, ids: &[i64]) {
         for id in ids {
-            topics.extend(self.window.ticket(*id).map(|ticket| ticket.topic.clone()));
-            let lane = self.leave_window(*id, true);
-            self.lanes.block(lane, *id, now);
+            self.leave_window(*id, End::Well);
         }
-        for topic in topics {
-            self.caution.begin(&topic, self.window.count(&topic));
+        if let Some(lowest) = ids.iter().min() {
+            self.floor.rewind(lowest - 1);
+            self.look = true;
+        }
+    }
+
+    /// Handles topics with caution from now on whose batches the broker refuses, and all that would make the
+    /// next producer stop as it did this one.
+    fn take_care_of(&mut self, sorted: &Sorted) {
+        if sorted.suspect.is_empty() && self.renewal.is_none() {
+            return;
+        }
+        for topic in &sorted.troubled {
+            self.caution.begin(topic, self.window.count(topic));
         }
     }
 
     /// Takes an event out of the window; gives its lane.
-    fn leave_window(&mut self, id: i64, suspect: bool) -> Option<u64> {
+    fn leave_window(&mut self, id: i64, end: End) -> Option<u64> {
         let ticket = self.window.remove(id)?;
-        if let Some(turned_away) = self.caution.settled(&ticket.topic, suspect) {
+        if let Some(turned_away) = self.caution.settled(&ticket.topic, end) {
             self.floor.rewind(turned_away - 1);
             self.look = true;
         }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use event_outbox_domain::event::Event;
+use event_outbox_domain::caution::Route;
 use event_outbox_domain::sweep::Reached;
 
 use super::settle::RETURN_REST_MICROS;
 use super::turn::Relay;
 use super::window::{Room, Ticket};
 use crate::failpoints::{self, Point, Sabotage};
+use crate::kafka::publisher::Batch;
 use crate::pg::statements::{self, Found, Outbox};
 use crate::pg::transaction;
 
@@ -21,7 +22,7 @@ const MAX_TOPICS: usize = 10_000;
 /// A batch that was read and is not handed over yet.
 #[derive(Default)]
 struct Catch {
-    events: Vec<Event>,
+    batch: Batch,
     tickets: Vec<Ticket>,
 }
 
@@ -49,13 +50,14 @@ impl Relay {
             return;
         }
         self.look = false;
-        let read = transaction::run(c"event_outbox: reading new events", || self.read(now));
+        let mut catch = Catch::default();
+        let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut catch));
         if read.is_err() {
             self.floor.abandon();
-            self.not_sent();
+            self.withdraw(&catch);
         }
         match self.note(read) {
-            Some(Some((catch, reached))) => {
+            Some(Some(reached)) => {
                 self.floor.end(reached);
                 if let Some(behind) = self.lanes.swept(reached) {
                     self.floor.rewind(behind);
@@ -69,17 +71,16 @@ impl Relay {
 
     /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
     /// extension is gone.
-    fn read(&mut self, now: i64) -> Option<(Catch, Reached)> {
+    fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
         let (horizon, snapshot) = Outbox::locate()?.look();
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
-        let mut catch = Catch::default();
         let mut room = self.window.room(self.limits());
         let after = failpoints::cursor(pass.after);
         let mut last_id = after;
         let mut cut_off = false;
         let found = statements::read_new(after, limit, |row| {
-            cut_off = !self.consider(row, now, &mut room, &mut catch);
+            cut_off = !self.consider(row, now, &mut room, catch);
             if !cut_off {
                 last_id = row.id();
             }
@@ -92,7 +93,7 @@ impl Relay {
         drop(snapshot);
         failpoints::reach(Point::AfterRead);
         self.slot.sweeps.fetch_add(1, Ordering::Relaxed);
-        Some((catch, if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End }))
+        Some(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End })
     }
 
     /// Takes a row if it is to be published now. `false` if there is no room for it.
@@ -106,30 +107,34 @@ impl Relay {
             return true;
         }
         let (topic, key) = row.lane();
-        let ordered = self.settings.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
+        let ordered = self.settings.producer.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
         let lane = key.filter(|_| ordered).map(|key| lane(topic, key));
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
         }
-        let event = row.event(self.shared_topic(topic));
+        let topic = self.shared_topic(topic);
+        let event = row.event(topic.clone());
         if !room.fits(&event) {
             return false;
         }
-        if !self.caution.admits(topic, id) {
-            return true;
+        let Some(mut route) = self.caution.admits(&topic, id, lane) else { return true };
+        if row.next_attempt_at().is_some() {
+            // What was refused may well be again; and nothing of its lane is on its way by the other route.
+            route = Route::Apart;
         }
         room.take(&event);
-        catch.tickets.push(Ticket::new(&event, row.identity(), lane, self.caution.is_alone(topic)));
-        catch.events.push(event);
+        catch.tickets.push(Ticket::new(&event, row.identity(), lane, self.caution.is_alone(&topic)));
+        match route {
+            Route::Common => catch.batch.common.push(event),
+            Route::Apart => catch.batch.apart.push(event),
+        }
         true
     }
 
-    /// What was read has not been handed over.
-    fn not_sent(&mut self) {
+    /// What was read has not been handed over, and is to be read again.
+    fn withdraw(&mut self, catch: &Catch) {
         self.look = true;
-        if let Some(turned_away) = self.caution.abandon() {
-            self.floor.rewind(turned_away - 1);
-        }
+        catch.tickets.iter().for_each(|ticket| self.caution.withdraw(&ticket.topic));
     }
 
     fn shared_topic(&mut self, name: &str) -> Arc<str> {
@@ -145,13 +150,15 @@ impl Relay {
     }
 
     fn hand_over(&mut self, catch: Catch) {
-        let Some(first) = catch.events.first().map(|event| event.id) else { return };
-        let taken = self.publisher.as_ref().is_some_and(|publisher| publisher.publish(catch.events).is_ok());
-        if taken {
-            catch.tickets.into_iter().for_each(|ticket| self.window.add(ticket));
-        } else {
-            self.floor.rewind(first - 1);
-            self.not_sent();
+        let Some(first) = catch.tickets.first().map(|ticket| ticket.row.id) else { return };
+        let Catch { batch, tickets } = catch;
+        match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
+            Some(Ok(())) => tickets.into_iter().for_each(|ticket| self.window.add(ticket)),
+            Some(Err(batch)) => {
+                self.floor.rewind(first - 1);
+                self.withdraw(&Catch { batch, tickets });
+            }
+            None => {}
         }
     }
 }

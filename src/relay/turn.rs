@@ -80,7 +80,7 @@ pub struct Relay {
     pub(super) database: Pause,
     producer: Pause,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
-    renewal: Option<Instant>,
+    pub(super) renewal: Option<Instant>,
     default_source: String,
     bell: Arc<Doorbell>,
     sleep: Sleep,
@@ -137,9 +137,7 @@ impl Relay {
 
     /// Has a producer if one is wanted, and only then.
     fn tend_producer(&mut self) {
-        if let Some(deadline) = self.renewal
-            && (self.window.len() <= self.held.len() || self.is_disconnected() || Instant::now() >= deadline)
-        {
+        if self.renewal_is_due() {
             self.drop_producer();
         }
         if self.publisher.is_none() && self.settings.enabled && self.producer.is_over() {
@@ -153,6 +151,20 @@ impl Relay {
         }
     }
 
+    /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
+    fn renewal_is_due(&self) -> bool {
+        self.renewal.is_some_and(|deadline| {
+            self.window.len() <= self.held.len() || self.is_disconnected() || Instant::now() >= deadline
+        })
+    }
+
+    /// The producer is to be replaced when what is in flight has come back, or patience is over.
+    fn renew_soon(&mut self) {
+        if self.publisher.is_some() {
+            self.renewal.get_or_insert_with(|| Instant::now() + self.settings.shutdown_timeout);
+        }
+    }
+
     /// Gives the producer up. What was in flight is unknown: it is read and sent again.
     fn drop_producer(&mut self) {
         self.renewal = None;
@@ -163,7 +175,7 @@ impl Relay {
         self.window.keep_only(&self.held.ids());
         self.floor.rewind(0);
         self.lanes.resend();
-        self.caution.abandon();
+        self.caution.renew(self.settings.producer.ordered);
         self.look = true;
         self.slot.show_connection(Connection::Unknown);
     }
@@ -178,7 +190,7 @@ impl Relay {
     fn take_news(&mut self) {
         self.bell.answer();
         let Some(publisher) = &self.publisher else { return };
-        let mut broken = None;
+        let (mut renew, mut broken) = (false, None);
         for news in publisher.news() {
             match news {
                 News::Reports(reports) => self.reports.extend(reports),
@@ -196,18 +208,26 @@ impl Relay {
                     self.slot.show_error(&reason);
                     self.slot.show_connection(Connection::Disconnected);
                 }
+                News::Gap => renew = true,
                 News::Broken(error) => broken = Some(error),
             }
         }
-        if publisher.has_ended() && broken.is_none() {
+        let ended = publisher.has_ended();
+        if ended && broken.is_none() {
             broken = Some("the Kafka thread ended unexpectedly".into());
         }
+        renew |= broken.is_some();
         if let Some(error) = broken {
-            // What it acknowledged before stays acknowledged.
+            self.producer_failed(&error);
+        }
+        if renew {
+            // What was sent before still comes back; what was not is read again.
+            self.renew_soon();
+        }
+        if ended {
             self.settle();
             self.reports.clear();
             self.drop_producer();
-            self.producer_failed(&error);
         }
     }
 
@@ -297,7 +317,8 @@ impl Relay {
         }
         let settle_now = self.can_settle();
         let sweep_now = self.has_reason_to_sweep() && self.can_sweep() && !self.lanes.full();
-        if settle_now || sweep_now || self.must_end() || process::has_orders() {
+        let renew_now = self.renewal_is_due();
+        if settle_now || sweep_now || renew_now || self.must_end() || process::has_orders() {
             return;
         }
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
@@ -326,7 +347,7 @@ impl Relay {
         // What a file holds may have changed though its name has not.
         if changed || self.settings.producer.properties_file.is_some() {
             self.producer.succeeded();
-            self.renewal = self.publisher.is_some().then(|| Instant::now() + self.settings.shutdown_timeout);
+            self.renew_soon();
         }
         self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
         self.look = true;

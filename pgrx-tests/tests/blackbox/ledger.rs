@@ -13,10 +13,11 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the ledger of a topic, once per database.
+    /// Opens the ledger of a topic.
     pub fn open(client: &mut Client, topic: &str) -> Result<Self> {
         client.batch_execute(
-            "CREATE TABLE promised (seq bigint GENERATED ALWAYS AS IDENTITY, event_id uuid, key text, payload jsonb)",
+            "CREATE TABLE IF NOT EXISTS promised (
+               seq bigint GENERATED ALWAYS AS IDENTITY, topic text, event_id uuid, key text, payload jsonb)",
         )?;
         Ok(Self { topic: topic.into() })
     }
@@ -24,8 +25,8 @@ impl Ledger {
     /// Emits `count` events of a few keys in one transaction.
     pub fn emit(&self, client: &mut Client, count: i32) -> Result<()> {
         client.execute(
-            "INSERT INTO promised (event_id, key, payload)
-             SELECT outbox.emit($1, e.payload, key => e.key), e.key, e.payload
+            "INSERT INTO promised (topic, event_id, key, payload)
+             SELECT $1, outbox.emit($1, e.payload, key => e.key), e.key, e.payload
                FROM (SELECT (n % $3)::text AS key, jsonb_build_object('n', n, 'pad', repeat('x', 100)) AS payload
                        FROM generate_series(1, $2) AS n) AS e",
             &[&self.topic, &count, &KEYS],
@@ -35,7 +36,8 @@ impl Ledger {
 
     /// Compares what the broker holds with what was promised.
     pub fn verdict(&self, client: &mut Client, broker: &Broker) -> Result<Verdict> {
-        let rows = client.query("SELECT seq, event_id, key, payload FROM promised", &[])?;
+        let rows = client
+            .query("SELECT seq, event_id, key, payload FROM promised WHERE topic = $1", &[&self.topic])?;
         let promises: Vec<_> = rows
             .iter()
             .map(|row| Promise {

@@ -1,0 +1,160 @@
+//! A producer of librdkafka, as the Kafka thread uses it.
+
+use std::time::Duration;
+
+use event_outbox_domain::envelope::Envelope;
+use event_outbox_domain::event::Event;
+use rdkafka::bindings as rdsys;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+
+use super::context::Context;
+use super::doorbell::Doorbell;
+
+/// How long to let librdkafka work when its queue is full.
+const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// A producer whose callbacks take notes, and which rings when there is something to serve.
+pub struct Client {
+    // Before the producer, so that it is given back before the producer ends.
+    queue: MainQueue,
+    producer: BaseProducer<Context>,
+}
+
+impl Client {
+    /// Has `call` rung when there is something to serve.
+    ///
+    /// # Errors
+    /// librdkafka's, if it does not take the configuration.
+    pub fn open(config: &ClientConfig, context: Context, call: &Doorbell) -> Result<Self, KafkaError> {
+        let producer: BaseProducer<Context> = BaseProducer::from_config_and_context(config, context)?;
+        let queue = MainQueue::of(&producer, call);
+        Ok(Self { queue, producer })
+    }
+
+    /// Hands an event to librdkafka. What becomes of it is noted, now or later.
+    pub fn produce(&self, event: &Event, envelope: &Envelope) {
+        loop {
+            match self.producer.send(record(event, envelope)) {
+                Ok(()) => return,
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                    // The window is smaller than the queue; should it fill nevertheless, the order of
+                    // what follows must not suffer.
+                    std::thread::sleep(QUEUE_FULL_PAUSE);
+                    self.serve();
+                }
+                Err((error, _)) => return self.producer.context().failed(event.id, &event.topic, &error),
+            }
+        }
+    }
+
+    /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
+    pub fn serve(&self) {
+        // The queue's bell rings once for all that has arrived since the last look, so look to the end.
+        while self.queue.length() > 0 {
+            self.producer.poll(Duration::ZERO);
+        }
+    }
+
+    /// Whether everything handed over has been reported.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.producer.in_flight_count() == 0
+    }
+
+    /// Why it takes no more events, if it does not, and in words.
+    #[must_use]
+    pub fn stopped(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.producer.client().fatal_error()
+    }
+
+    /// Gives up what is not on its way to a broker. librdkafka does so itself when it stops, but what was refused
+    /// for the gap alone it then keeps, to be tried again, and never does.
+    pub fn give_up_queued(&self) {
+        self.producer.purge(PurgeConfig::default().queue().non_blocking());
+    }
+
+    /// Asks anew about a topic, waiting for the answer.
+    pub fn refresh(&self, topic: &str, timeout: Duration) {
+        // What could not be learned now is asked for at the next refusal.
+        let _ = self.producer.client().fetch_metadata(Some(topic), timeout);
+    }
+
+    /// Asks for the metadata of the topics in use, which any broker can answer, and waits for it.
+    #[must_use]
+    pub fn broker_answers(&self, timeout: Duration) -> bool {
+        self.queue.broker_answers(timeout)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        // What has not been sent need not be: the next producer sends it.
+        self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
+    }
+}
+
+/// The Kafka record of an event.
+fn record<'e>(event: &'e Event, envelope: &Envelope) -> BaseRecord<'e, [u8], [u8], usize> {
+    const MICROS_PER_MILLI: i64 = 1000;
+    let mut headers = Some(OwnedHeaders::new());
+    envelope.write(event, |name, value| {
+        headers = headers.take().map(|headers| headers.insert(Header { key: name, value }));
+    });
+    let mut record = BaseRecord::with_opaque_to(&event.topic, event.id.cast_unsigned() as usize);
+    record.headers = headers;
+    record.partition = event.partition;
+    record.key = event.key.as_deref();
+    record.payload = event.payload.as_deref();
+    record.timestamp = Some(event.emitted_at.div_euclid(MICROS_PER_MILLI));
+    record
+}
+
+/// librdkafka's queue of events for the application, and the handle it belongs to.
+struct MainQueue {
+    queue: *mut rdsys::rd_kafka_queue_t,
+    client: *mut rdsys::rd_kafka_t,
+}
+
+impl MainQueue {
+    /// Has `call` rung when something arrives.
+    fn of(producer: &BaseProducer<Context>, call: &Doorbell) -> Self {
+        let client = producer.client().native_ptr();
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the client is alive. librdkafka copies the bytes and writes them to the descriptor, which
+        // outlives the producer since the thread owns it.
+        unsafe {
+            let queue = rdsys::rd_kafka_queue_get_main(client);
+            rdsys::rd_kafka_queue_io_event_enable(queue, call.fd(), one.as_ptr().cast(), one.len());
+            Self { queue, client }
+        }
+    }
+
+    fn length(&self) -> usize {
+        // SAFETY: the queue is held until `drop`.
+        unsafe { rdsys::rd_kafka_queue_length(self.queue) }
+    }
+
+    /// Asks for the metadata of the topics in use, which any broker can answer.
+    fn broker_answers(&self, timeout: Duration) -> bool {
+        let mut metadata = std::ptr::null();
+        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the client outlives the queue; the metadata is freed if it was given.
+        unsafe {
+            let code = rdsys::rd_kafka_metadata(self.client, 0, std::ptr::null_mut(), &mut metadata, millis);
+            if !metadata.is_null() {
+                rdsys::rd_kafka_metadata_destroy(metadata);
+            }
+            code == rdsys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+        }
+    }
+}
+
+impl Drop for MainQueue {
+    fn drop(&mut self) {
+        // SAFETY: gives back the reference that `of` took.
+        unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
