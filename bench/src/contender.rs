@@ -1,5 +1,7 @@
 //! Those who are compared. Each is given the same events, and told when to publish.
 
+mod connect;
+pub mod debezium;
 pub mod limit;
 pub mod ours;
 pub mod polling;
@@ -31,4 +33,18 @@ pub trait Contender {
 
     /// Ends publishing when all is done, removes what is left of the events.
     fn close(&mut self) -> Result<()>;
+
+    /// What it says of itself, for the message when it fails.
+    fn trouble(&self) -> String {
+        String::new()
+    }
+}
+
+/// A contender whose events are rows.
+pub trait Outbox: Contender {
+    /// Where the table is.
+    fn database(&self) -> &'static str;
+
+    /// A statement that stores one event: `$1` its topic, `$2` its number.
+    fn insert_one(&self) -> &'static str;
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use event_outbox_tests::wait;
 use postgres::Client;
 
-use super::{Contender, Headers};
+use super::{Contender, Headers, Outbox};
 use crate::events::Load;
 use crate::stage::{OURS, Stage};
 
@@ -19,6 +19,9 @@ INSERT INTO outbox.events (event_id, topic, key, payload, headers, content_type)
 SELECT made_id(n)::uuid, $1, convert_to(made_key(n), 'UTF8'), convert_to(made_payload(n, $4), 'UTF8'),
        made_headers(n)::json, 'application/json'
   FROM generate_series($2::bigint, $3::bigint) AS n";
+
+const INSERT_ONE: &str = "
+SELECT outbox.emit($1, made_payload($2, 200)::jsonb, key => made_key($2), headers => made_headers($2)::jsonb)";
 
 /// The relay, with either envelope.
 pub struct Ours<'a> {
@@ -79,16 +82,16 @@ impl Contender for Ours<'_> {
     }
 
     fn fill(&mut self, load: &Load) -> Result<()> {
-        let envelope = match self.headers {
-            Headers::Own => "none",
-            Headers::CloudEvents => "cloudevents",
-        };
-        self.stage.server().set("event_outbox.envelope", envelope)?;
         self.disable()?;
         Self::insert(&mut self.client, load)
     }
 
     fn open(&mut self) -> Result<()> {
+        let envelope = match self.headers {
+            Headers::Own => "none",
+            Headers::CloudEvents => "cloudevents",
+        };
+        self.stage.server().set("event_outbox.envelope", envelope)?;
         self.enable()
     }
 
@@ -100,5 +103,15 @@ impl Contender for Ours<'_> {
         self.disable()?;
         // The dead rows go too: their vacuum must not fall into another contender's time.
         Ok(self.client.batch_execute("TRUNCATE outbox.events")?)
+    }
+}
+
+impl Outbox for Ours<'_> {
+    fn database(&self) -> &'static str {
+        OURS
+    }
+
+    fn insert_one(&self) -> &'static str {
+        INSERT_ONE
     }
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow};
 use postgres::Client;
 use serde_json::Value;
 
-use super::Contender;
+use super::{Contender, Outbox};
 use super::producer::{Outgoing, Producer};
 use crate::events::Load;
 use crate::stage::{PEERS, Stage};
@@ -34,6 +34,10 @@ const INSERT: &str = "
 INSERT INTO polled_outbox (topic, key, payload, headers)
 SELECT $1, made_key(n), made_payload(n, $4), made_headers(n)::json
   FROM generate_series($2::bigint, $3::bigint) AS n";
+
+const INSERT_ONE: &str = "
+INSERT INTO polled_outbox (topic, key, payload, headers)
+VALUES ($1, made_key($2), made_payload($2, 200), made_headers($2)::json)";
 
 const LOCK: &str = "
 SELECT id, topic, key, payload, headers::text, (extract(epoch FROM created_at) * 1000)::bigint
@@ -88,6 +92,16 @@ impl Contender for Polling<'_> {
         relay.stop.store(true, Ordering::Relaxed);
         relay.thread.join().map_err(|_| anyhow!("the polling relay panicked"))??;
         Ok(self.client.batch_execute("TRUNCATE polled_outbox")?)
+    }
+}
+
+impl Outbox for Polling<'_> {
+    fn database(&self) -> &'static str {
+        PEERS
+    }
+
+    fn insert_one(&self) -> &'static str {
+        INSERT_ONE
     }
 }
 

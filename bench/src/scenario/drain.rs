@@ -9,13 +9,14 @@ use event_outbox_tests::progress::{grouped, passed, passing};
 use super::Bench;
 use crate::arrival::Arrival;
 use crate::census::Census;
+use crate::contender::debezium::Debezium;
 use crate::contender::limit::Limit;
 use crate::contender::ours::Ours;
 use crate::contender::polling::Polling;
 use crate::contender::{Contender, Headers};
 use crate::events::Load;
 use crate::figures::Samples;
-use crate::stage::{PARTITIONS, Stage};
+use crate::stage::{PARTITIONS, Stage, Wal};
 
 const ROUNDS: usize = 3;
 
@@ -31,9 +32,11 @@ const WARM_UP: u64 = 5;
 pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.size(ROUNDS, 1);
     let (many, fewer) = (bench.size(MANY.0, MANY.1), bench.size(FEWER.0, FEWER.1));
+    bench.stage.log(Wal::Logical)?;
     let stage = &bench.stage;
     let mut contenders: Vec<(Box<dyn Contender + '_>, u64)> = vec![
         (Box::new(Ours::new(stage, Headers::Own)?), many),
+        (Box::new(Debezium::new(stage)?), fewer),
         (Box::new(Polling::new(stage)?), fewer),
         (Box::new(Limit::new(stage, Headers::Own)), many),
         (Box::new(Ours::new(stage, Headers::CloudEvents)?), many),

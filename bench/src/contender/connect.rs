@@ -1,0 +1,116 @@
+//! A Kafka Connect worker in standalone mode, spoken to by its REST interface.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use event_outbox_tests::process::{Fate, Process};
+use event_outbox_tests::scratch::Scratch;
+use event_outbox_tests::{layout, ports, wait};
+use serde_json::Value;
+
+const START_DEADLINE: Duration = Duration::from_secs(90);
+const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
+const LOG_TAIL: usize = 30;
+
+/// The heap that Connect's own script gives it.
+pub const JAVA: [&str; 3] = ["-Xms256m", "-Xmx2g", "-XX:+UseG1GC"];
+
+/// A worker with its own directory and port. Dropped, it is gone.
+pub struct Connect {
+    // Fields are dropped in this order: the worker before its directory.
+    _process: Process,
+    scratch: Scratch,
+    port: u16,
+}
+
+impl Connect {
+    /// Starts a worker without connectors; waits until it answers.
+    pub fn start(bootstrap_servers: &str) -> Result<Self> {
+        let scratch = Scratch::new("connect", Fate::DiesWithUs)?;
+        let port = ports::free()?;
+        let properties = scratch.path().join("worker.properties");
+        let offsets = scratch.path().join("offsets");
+        let text = |class: &str| format!("{class}=org.apache.kafka.connect.storage.StringConverter\n");
+        fs::write(
+            &properties,
+            format!(
+                "bootstrap.servers={bootstrap_servers}\nlisteners=http://127.0.0.1:{port}\n\
+                 offset.storage.file.filename={}\n{}{}{}",
+                offsets.display(),
+                text("key.converter"),
+                text("value.converter"),
+                text("header.converter"),
+            ),
+        )?;
+        let log = File::create(scratch.path().join("connect.log"))?;
+        let mut command = Command::new("java");
+        let class_path = format!("{}/*:{}", libs()?.display(), layout::kafka_logging().display());
+        command.args(JAVA).args(["-cp", &class_path, "org.apache.kafka.connect.cli.ConnectStandalone"]);
+        command.arg(&properties).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        let mut process = Process::spawn(command, libc::SIGKILL, Fate::DiesWithUs)?;
+        let waited = wait::until_ok("Kafka Connect to answer", START_DEADLINE, || {
+            if let Some(status) = process.exited()? {
+                bail!("it ended at once ({status})");
+            }
+            Ok(ask(port, "GET", "/connectors", None).ok())
+        });
+        let connect = Self { _process: process, scratch, port };
+        waited.with_context(|| format!("its log ends with\n{}\n", connect.log_tail()))?;
+        Ok(connect)
+    }
+
+    /// Creates a connector, which starts at once.
+    pub fn create(&self, name: &str, config: &Value) -> Result<()> {
+        let body = serde_json::json!({"name": name, "config": config});
+        self.ask("POST", "/connectors", Some(&body.to_string()))?;
+        Ok(())
+    }
+
+    /// Stops and forgets a connector.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        self.ask("DELETE", &format!("/connectors/{name}"), None)?;
+        Ok(())
+    }
+
+    /// The end of the worker's log.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(self.scratch.path().join("connect.log")).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+
+    fn ask(&self, method: &str, path: &str, body: Option<&str>) -> Result<String> {
+        ask(self.port, method, path, body).with_context(|| format!("{method} {path}\n{}", self.log_tail()))
+    }
+}
+
+/// Where `scripts/bench` has put the jars.
+fn libs() -> Result<PathBuf> {
+    let libs = std::env::var_os("EVENT_OUTBOX_DEBEZIUM_LIBS")
+        .map_or_else(|| layout::repository().join("target/debezium/libs"), PathBuf::from);
+    ensure!(libs.join("stamp").exists(), "no Debezium in {}: run scripts/bench", libs.display());
+    Ok(libs)
+}
+
+/// One request; the answer's body, if it is a success.
+fn ask(port: u16, method: &str, path: &str, body: Option<&str>) -> Result<String> {
+    let mut connection = TcpStream::connect(("127.0.0.1", port))?;
+    connection.set_read_timeout(Some(ANSWER_DEADLINE))?;
+    let body = body.unwrap_or_default();
+    write!(
+        connection,
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
+        body.len()
+    )?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    let status = answer.split_whitespace().nth(1).unwrap_or_default();
+    ensure!(status.starts_with('2'), "Kafka Connect answers\n{answer}");
+    Ok(answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_string()))
+}
