@@ -1,0 +1,143 @@
+//! How events get into the outbox: each way that an application has.
+
+use std::io::Write;
+use std::sync::atomic::Ordering;
+
+use postgres::{Client, Error};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::Writer;
+use crate::torture::journal::{Entry, Header, JSON, Lot, digest};
+use crate::torture::topics::{self, KEYS, NO_PARTITION};
+
+/// Where an event goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Target {
+    pub topic: usize,
+    pub key: Option<u16>,
+}
+
+/// Payloads are padded up to this many bytes, a few of them to the other.
+const PADDING: (usize, usize) = (300, 20_000);
+const LARGE_PERMILLE: usize = 2;
+
+const EMIT: &str = "SELECT outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, partition => $6), \
+                           currval('outbox.events_id_seq')";
+const EMIT_BYTES: &str = "SELECT outbox.emit_bytes($1, $2, key => convert_to($3, 'UTF8'), headers => $4, \
+                                                   partition => $5, content_type => 'text/x-torture'), \
+                                 currval('outbox.events_id_seq')";
+const INSERT: &str = "INSERT INTO outbox.events (topic, payload, key, event_type, partition) \
+                      VALUES ($1, $2, convert_to($3, 'UTF8'), 'inserted', $4) RETURNING event_id, id";
+const COPY: &str = "COPY outbox.events (event_id, topic, key, payload) FROM STDIN";
+const IDS: &str = "SELECT event_id, id FROM outbox.events WHERE event_id = ANY ($1)";
+
+fn header(name: &str, value: impl Into<Vec<u8>>) -> Header {
+    (name.into(), Some(value.into()))
+}
+
+impl Writer {
+    /// A topic and, mostly, a key.
+    pub fn choose_target(&mut self) -> Target {
+        let topic = match self.random.below(10) {
+            0..=3 => 0,
+            4..=6 => 1,
+            7..=8 => 2,
+            _ => topics::VOLATILE,
+        };
+        let key = (!self.random.permille(50)).then(|| self.random.below(KEYS) as u16);
+        Target { topic, key }
+    }
+
+    /// Whether the next event is to be one that no broker takes.
+    pub fn wants_poison(&mut self) -> bool {
+        self.random.permille(self.shared.habits.poison)
+    }
+
+    /// Emits an event in one way or another, and writes it down.
+    pub fn emit(&mut self, transaction: i64, target: Target, lot: Lot) -> Result<Uuid, Error> {
+        let Some(client) = self.client.as_mut() else { return Ok(Uuid::nil()) };
+        let number = format!("{transaction:x}-{:x}", self.random.next());
+        let padding = match self.random.permille(LARGE_PERMILLE) {
+            true => PADDING.1,
+            false => self.random.below(PADDING.0),
+        };
+        let pad = "p".repeat(padding);
+        let topic = &self.shared.topics[target.topic];
+        let key = target.key.map(|key| key.to_string());
+        // A key chooses its partition, and a poisoned event asks for one that is not there.
+        let partition = (lot == Lot::Dies && target.topic < topics::EXISTING).then_some(NO_PARTITION);
+        let (row, content) = match self.random.below(3) {
+            0 => {
+                let payload = json!({"pad": pad, "transaction": number, "nested": [1, {"a": null}]});
+                let headers = json!({"trace": number, "retry": [1, "two"], "origin": null});
+                let kind = self.random.permille(500).then_some("torture.event");
+                let row = client.query_one(EMIT, &[topic, &payload, &key, &kind, &headers, &partition])?;
+                let told = vec![
+                    header("trace", number),
+                    header("retry", "1"),
+                    header("retry", "two"),
+                    ("origin".into(), None),
+                    header("content-type", JSON),
+                    header("ce_type", kind.unwrap_or(topic)),
+                ];
+                (row, digest(Some(payload.to_string().as_bytes()), told))
+            }
+            1 => {
+                let payload = (number.clone() + &pad).into_bytes();
+                let headers: Option<Value> = self.random.permille(500).then(|| json!({"trace": number}));
+                let row = client.query_one(EMIT_BYTES, &[topic, &payload, &key, &headers, &partition])?;
+                let mut told = vec![header("content-type", "text/x-torture"), header("ce_type", &**topic)];
+                told.extend(headers.map(|_| header("trace", number)));
+                (row, digest(Some(&payload), told))
+            }
+            _ => {
+                // A tombstone now and then, which has to have a key.
+                let is_tombstone = key.is_some() && self.random.permille(100);
+                let payload = (!is_tombstone).then(|| (number + &pad).into_bytes());
+                let row = client.query_one(INSERT, &[topic, &payload, &key, &partition])?;
+                (row, digest(payload.as_deref(), vec![header("ce_type", "inserted")]))
+            }
+        };
+        let (event_id, id) = (row.get(0), row.get(1));
+        let Target { topic, key } = target;
+        self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, lot });
+        self.shared.written.fetch_add(1, Ordering::Relaxed);
+        Ok(event_id)
+    }
+
+    /// Many events of one key, by COPY.
+    pub fn copy(&mut self, transaction: i64, target: Target, count: usize) -> Result<(), Error> {
+        let Some(client) = self.client.as_mut() else { return Ok(()) };
+        let topic = &self.shared.topics[target.topic];
+        let mut events = Vec::new();
+        let mut lines = String::new();
+        for _ in 0..count {
+            let event_id = Uuid::from_u64_pair(self.random.next(), self.random.next());
+            let payload = format!("{transaction:x}-{:x}", self.random.next());
+            let key = target.key.map_or("\\N".into(), |key| key.to_string());
+            lines += &format!("{event_id}\t{topic}\t{key}\t{payload}\n");
+            events.push((event_id, digest(Some(payload.as_bytes()), vec![header("ce_type", &**topic)])));
+        }
+        copy_in(client, &lines)?;
+        let event_ids: Vec<Uuid> = events.iter().map(|(event_id, _)| *event_id).collect();
+        let ids: std::collections::HashMap<Uuid, i64> =
+            client.query(IDS, &[&event_ids])?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        let Target { topic, key } = target;
+        for (event_id, content) in events {
+            let id = ids.get(&event_id).copied().unwrap_or_default();
+            let lot = Lot::Arrives;
+            self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, lot });
+        }
+        self.shared.written.fetch_add(count, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+fn copy_in(client: &mut Client, lines: &str) -> Result<(), Error> {
+    let mut copy = client.copy_in(COPY)?;
+    // What fails here is told by finish().
+    let _ = copy.write_all(lines.as_bytes());
+    copy.finish()?;
+    Ok(())
+}

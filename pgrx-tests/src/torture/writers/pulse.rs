@@ -1,0 +1,52 @@
+//! A writer that feels whether the relay lives.
+
+use std::sync::Arc;
+
+use super::events::Target;
+use super::{Shared, Writer};
+use crate::torture::journal::{Journal, Lot};
+
+/// The topic of its events.
+const TOPIC: usize = 2;
+const IS_GONE: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE id = $1)";
+
+/// A writer that writes when it is told to.
+pub struct Pulse(Writer);
+
+impl Pulse {
+    /// It has not written yet.
+    pub fn new(seed: u64, shared: Arc<Shared>) -> Self {
+        Self(Writer::new(0, seed, shared))
+    }
+
+    /// Emits an event; gives its id if it was committed.
+    pub fn beat(&mut self) -> Option<i64> {
+        if !self.0.connect() {
+            return None;
+        }
+        let number = self.0.begin_notes();
+        let done = self.0.begin(number);
+        let done = done.and_then(|()| self.0.emit(number, Target { topic: TOPIC, key: None }, Lot::Arrives));
+        let done = done.and_then(|_| self.0.commit(number));
+        let is_done = done.is_ok();
+        self.0.clean_up(done);
+        self.0.journal.entries.last().filter(|_| is_done).map(|entry| entry.id)
+    }
+
+    /// Whether the event has left the outbox. `Some(false)` if that cannot be asked any more.
+    pub fn is_gone(&mut self, id: i64) -> Option<bool> {
+        let client = self.0.client.as_mut()?;
+        match client.query_one(IS_GONE, &[&id]) {
+            Ok(row) => row.get::<_, bool>(0).then_some(true),
+            Err(_) => {
+                self.0.client = None;
+                Some(false)
+            }
+        }
+    }
+
+    /// What it has written.
+    pub fn into_journal(self) -> Journal {
+        self.0.journal
+    }
+}
