@@ -1,6 +1,6 @@
 //! A producer of librdkafka, as the Kafka thread uses it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::event::Event;
@@ -12,6 +12,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
 
 use super::context::Context;
 use super::doorbell::Doorbell;
+use super::reminder::Reminder;
 
 /// How long to let librdkafka work when its queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -21,6 +22,7 @@ pub struct Client {
     // Before the producer, so that it is given back before the producer ends.
     queue: MainQueue,
     producer: BaseProducer<Context>,
+    reminder: Reminder,
 }
 
 impl Client {
@@ -31,7 +33,7 @@ impl Client {
     pub fn open(config: &ClientConfig, context: Context, call: &Doorbell) -> Result<Self, KafkaError> {
         let producer: BaseProducer<Context> = BaseProducer::from_config_and_context(config, context)?;
         let queue = MainQueue::of(&producer, call);
-        Ok(Self { queue, producer })
+        Ok(Self { queue, producer, reminder: Reminder::new(config) })
     }
 
     /// Hands an event to librdkafka. What becomes of it is noted, now or later.
@@ -62,6 +64,17 @@ impl Client {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.producer.in_flight_count() == 0
+    }
+
+    /// Reminds librdkafka of its brokers, if need be and if it is time.
+    pub fn remind(&mut self) {
+        self.reminder.look(&self.producer);
+    }
+
+    /// When it will be time.
+    #[must_use]
+    pub fn next_reminder(&self) -> Option<Instant> {
+        (!self.is_idle()).then(|| self.reminder.at())
     }
 
     /// Why it takes no more events, if it does not, and in words.

@@ -7,4 +7,5 @@ pub mod context;
 pub mod doorbell;
 pub mod failure;
 pub mod publisher;
+pub mod reminder;
 pub mod thread;

@@ -146,6 +146,7 @@ impl<'a> Session<'a> {
         self.take_batches()?;
         self.refresh_topics();
         self.tidy();
+        self.remind();
         self.look_for_broker()
     }
 
@@ -199,6 +200,11 @@ impl<'a> Session<'a> {
         if Instant::now() >= self.apart_until && self.apart.as_ref().is_some_and(Client::is_idle) {
             self.apart = None;
         }
+    }
+
+    fn remind(&mut self) {
+        self.common.remind();
+        self.apart.iter_mut().for_each(Client::remind);
     }
 
     /// Whether the common producer has stopped, and has events that are to come back.
@@ -305,7 +311,8 @@ impl<'a> Session<'a> {
         let probe = self.probe.as_ref().map(|probe| probe.at);
         let tidy = self.apart.as_ref().map(|_| self.apart_until);
         let look = self.is_stopping().then(|| Instant::now() + STOPPED_LOOK);
-        let timeout = [probe, tidy, look].into_iter().flatten().min().map_or(-1, |until| {
+        let remind = std::iter::once(&self.common).chain(&self.apart).filter_map(Client::next_reminder).min();
+        let timeout = [probe, tidy, look, remind].into_iter().flatten().min().map_or(-1, |until| {
             let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
             i32::try_from(left).unwrap_or(i32::MAX)
         });

@@ -1,8 +1,9 @@
 //! Kafka is away, dies, or freezes: events wait, in order, blamelessly.
 
+use std::fs;
 use std::time::Duration;
 
-use event_outbox_tests::{Cluster, Result, wait};
+use event_outbox_tests::{Broker, Cluster, Result, wait};
 use postgres::Client;
 
 use crate::ledger::Ledger;
@@ -136,4 +137,31 @@ fn kafka_freezes() -> Result<()> {
     broker.resume()?;
     until_back(&mut client)?;
     ledger.assert_at_least_once(&mut client, &broker)
+}
+
+/// A cluster that tells of no broker for seconds, again and again: its only one comes too late with its signs of
+/// life, and is fenced until the next. librdkafka forgets its brokers then.
+#[test]
+fn a_cluster_without_brokers_for_a_moment() -> Result<()> {
+    const SECONDS_FENCED: u64 = 2;
+    const TIMES: usize = 3;
+    let broker = Broker::options()
+        .set("broker.session.timeout.ms", 2000)
+        .set("broker.heartbeat.interval.ms", 2000 + SECONDS_FENCED * 1000)
+        .start()?;
+    let own = Own::start(&broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.fenced")?;
+    wait::until("the broker to create a topic", RETURN, || {
+        broker.create_topic("outage.fenced", 3, &[]).ok()
+    })?;
+    let fenced =
+        || -> Result<usize> { Ok(fs::read_to_string(broker.log_path())?.matches("Fencing broker").count()) };
+    let before = fenced()?;
+    wait::until_ok("the broker to be fenced some times", RETURN, || {
+        ledger.emit(&mut client, 10)?;
+        Ok((fenced()? >= before + TIMES).then_some(()))
+    })?;
+    until_back(&mut client)?;
+    ledger.assert_exactly_once(&mut client, &broker)
 }

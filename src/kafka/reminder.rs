@@ -1,0 +1,65 @@
+//! A reminder for librdkafka of the brokers that it began with.
+//!
+//! A cluster tells of no broker at all while its only one, or the last of them, is about to join it again.
+//! librdkafka then forgets all it knew, those it began with too; it says nothing, and would never look for any
+//! again (its issue 5301). A new producer would begin anew with them, but not know what was under way.
+
+use std::ffi::CString;
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as rdsys;
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, Producer};
+
+use super::context::Context;
+
+/// How often to look whether a broker is known, while events are under way; and the longest time between two
+/// reminders, each of which takes some bytes that are not given back.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
+
+/// When to look whether a producer must be reminded.
+pub struct Reminder {
+    servers: CString,
+    at: Instant,
+    pause: Duration,
+}
+
+impl Reminder {
+    /// For a producer of this configuration.
+    #[must_use]
+    pub fn new(config: &ClientConfig) -> Self {
+        let servers = config.get("bootstrap.servers").unwrap_or_default();
+        Self {
+            servers: CString::new(servers).unwrap_or_default(),
+            at: Instant::now() + PAUSE.0,
+            pause: PAUSE.0,
+        }
+    }
+
+    /// When to look next, if events are under way.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
+    /// Looks, if it is time, and reminds the producer of its brokers if it knows none.
+    pub fn look(&mut self, producer: &BaseProducer<Context>) {
+        if self.at > Instant::now() {
+            return;
+        }
+        if producer.in_flight_count() == 0 || knows_controller(producer) {
+            self.pause = PAUSE.0;
+        } else {
+            // SAFETY: the producer is alive; the text is copied. Brokers that it knows are not added again.
+            unsafe { rdsys::rd_kafka_brokers_add(producer.client().native_ptr(), self.servers.as_ptr()) };
+            self.pause = (self.pause * 2).min(PAUSE.1);
+        }
+        self.at = Instant::now() + self.pause;
+    }
+}
+
+/// Whether the cluster has told of a controller, and not lately of no broker at all.
+fn knows_controller(producer: &BaseProducer<Context>) -> bool {
+    // SAFETY: the producer is alive; without a timeout it answers at once with what it remembers.
+    unsafe { rdsys::rd_kafka_controllerid(producer.client().native_ptr(), 0) != -1 }
+}
