@@ -1,5 +1,6 @@
 //! Those who are compared. Each is given the same events, and told when to publish.
 
+pub mod bare;
 mod connect;
 pub mod debezium;
 pub mod limit;

@@ -6,6 +6,9 @@ mod contender;
 mod events;
 mod figures;
 mod goals;
+mod pace;
+mod pgbench;
+mod processes;
 mod scenario;
 mod stage;
 
@@ -55,7 +58,8 @@ fn bench() -> Result<()> {
     figures.note("quick", quick);
     let summary = scenario::out()?.join("summary.json");
     figures.write(&summary)?;
-    for (key, value) in figures.iter().filter(|(_, value)| value.is_number()) {
+    let is_extreme = |key: &str| key.ends_with(".min") || key.ends_with(".max");
+    for (key, value) in figures.iter().filter(|(key, value)| value.is_number() && !is_extreme(key)) {
         println!("{key:<44}{:>16}", goals::short(value.as_f64().unwrap_or(f64::NAN)));
     }
     goals::report(&figures);

@@ -1,6 +1,8 @@
 //! The scenarios, and what they share.
 
 pub mod drain;
+pub mod emit;
+pub mod latency;
 
 use std::fs;
 use std::path::PathBuf;
@@ -37,7 +39,11 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: [Scenario; 1] = [Scenario { name: "drain", run: drain::run }];
+pub const ALL: [Scenario; 3] = [
+    Scenario { name: "drain", run: drain::run },
+    Scenario { name: "latency", run: latency::run },
+    Scenario { name: "emit", run: emit::run },
+];
 
 /// Those named in a list separated by commas; all of them if it is empty.
 pub fn chosen(list: &str) -> Result<Vec<&'static Scenario>> {
@@ -54,4 +60,9 @@ pub fn out() -> Result<PathBuf> {
     let out = layout::repository().join("bench/out");
     fs::create_dir_all(&out)?;
     Ok(out)
+}
+
+/// What a round is called; nothing counts in the first.
+fn round(number: usize) -> String {
+    if number == 0 { "warm-up".into() } else { format!("round {number}") }
 }

@@ -1,5 +1,5 @@
 //! A polling relay as most teams write it: lock a batch of rows, produce it, wait for the acknowledgements,
-//! delete the rows, commit; sleep when there was nothing.
+//! delete the rows, commit; sleep when the batch was not full.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,9 +16,9 @@ use crate::events::Load;
 use crate::stage::{PEERS, Stage};
 
 /// Rows in one transaction; teams choose 100 to 1000.
-const BATCH: i64 = 1000;
-/// Between two polls in vain; teams choose 100 ms to some seconds.
-pub const INTERVAL: Duration = Duration::from_millis(100);
+const BATCH: usize = 1000;
+/// Before the next poll; teams choose 100 ms to some seconds.
+const INTERVAL: Duration = Duration::from_millis(100);
 
 const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS polled_outbox (
@@ -111,7 +111,7 @@ fn relay(mut client: Client, mut producer: Producer, stop: &AtomicBool) -> Resul
     let delete = client.prepare(DELETE)?;
     loop {
         let mut transaction = client.transaction()?;
-        let rows = transaction.query(&lock, &[&BATCH])?;
+        let rows = transaction.query(&lock, &[&(BATCH as i64)])?;
         let mut ids: Vec<i64> = Vec::with_capacity(rows.len());
         for row in &rows {
             ids.push(row.get(0));
@@ -133,10 +133,10 @@ fn relay(mut client: Client, mut producer: Producer, stop: &AtomicBool) -> Resul
             transaction.execute(&delete, &[&ids])?;
         }
         transaction.commit()?;
-        if ids.is_empty() {
-            if stop.load(Ordering::Relaxed) {
-                return Ok(());
-            }
+        if ids.is_empty() && stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        if ids.len() < BATCH {
             sleep(INTERVAL);
         }
     }

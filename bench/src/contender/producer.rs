@@ -29,6 +29,16 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 
+/// The configuration of all producers here.
+pub fn config(bootstrap_servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    for (name, value) in SETTINGS {
+        config.set(name, value);
+    }
+    config.set("bootstrap.servers", bootstrap_servers);
+    config
+}
+
 /// A producer that counts.
 pub struct Producer {
     inner: BaseProducer<Count>,
@@ -64,12 +74,7 @@ pub struct Outgoing<'a> {
 impl Producer {
     /// A new one, not yet connected.
     pub fn new(bootstrap_servers: &str) -> Result<Self> {
-        let mut config = ClientConfig::new();
-        for (name, value) in SETTINGS {
-            config.set(name, value);
-        }
-        config.set("bootstrap.servers", bootstrap_servers);
-        let inner = BaseProducer::from_config_and_context(&config, Count::default())?;
+        let inner = BaseProducer::from_config_and_context(&config(bootstrap_servers), Count::default())?;
         Ok(Self { inner, sent: 0 })
     }
 

@@ -94,7 +94,7 @@ pub fn drain(stage: &Stage, contender: &mut dyn Contender, load: &Load) -> Resul
 }
 
 fn announce(round: usize, name: &str, drained: &Arrival) {
-    let round = if round == 0 { "warm-up".to_string() } else { format!("round {round}") };
+    let round = super::round(round);
     eprintln!(
         "    {round:<8} {name:<20} {:>10} events/s   (first after {:.2} s, all after {:.2} s)",
         grouped(drained.rate() as usize),

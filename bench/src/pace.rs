@@ -1,0 +1,161 @@
+//! Events at a steady rate, and when each was on its way and visible.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use postgres::Client;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::message::Message;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+
+use crate::events;
+use crate::stage::PARTITIONS;
+
+const POLL: Duration = Duration::from_millis(100);
+const STANDSTILL: Duration = Duration::from_secs(60);
+
+/// Times of numbered events, in nanoseconds since a common begin. Zero is never.
+pub struct Times {
+    begin: Instant,
+    at: Vec<AtomicU64>,
+}
+
+impl Times {
+    /// For the events 1 to `count`.
+    pub fn new(begin: Instant, count: u64) -> Self {
+        Self { begin, at: (0..=count).map(|_| AtomicU64::new(0)).collect() }
+    }
+
+    /// Notes that it is now; the first time counts.
+    pub fn now(&self, n: i64) {
+        let Some(at) = usize::try_from(n).ok().and_then(|n| self.at.get(n)) else { return };
+        let now = u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        let _ = at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Milliseconds from the times of `earlier` to these, of the events behind the first `skipped`. The writer
+    /// may note its time after the record is visible: that counts as none.
+    pub fn since(&self, earlier: &Times, skipped: u64) -> Vec<f64> {
+        let pairs = self.at.iter().zip(&earlier.at).skip(1 + skipped as usize);
+        let millis = pairs.map(|(later, earlier)| {
+            let gap = later.load(Ordering::Relaxed).saturating_sub(earlier.load(Ordering::Relaxed));
+            gap as f64 / 1e6
+        });
+        millis.collect()
+    }
+}
+
+/// A rate, kept by the clock: who is late does not wait until he is early again.
+#[derive(Clone, Copy)]
+pub struct Pace {
+    /// Events a second.
+    pub rate: u64,
+    /// Events in all.
+    pub count: u64,
+}
+
+impl Pace {
+    /// The time of an event, after the begin.
+    pub fn due(&self, n: i64) -> Duration {
+        Duration::from_secs_f64(n as f64 / self.rate as f64)
+    }
+}
+
+/// Commits one event a transaction in turn from several sessions; notes in `committed` when COMMIT returned.
+pub fn write(
+    clients: Vec<Client>,
+    statement: &str,
+    topic: &str,
+    pace: Pace,
+    committed: &Times,
+) -> Result<()> {
+    let writers = clients.len() as i64;
+    let failed = Mutex::new(None);
+    scope(|threads| {
+        for (first, mut client) in (1..).zip(clients) {
+            let failed = &failed;
+            threads.spawn(move || {
+                let numbers = (first..=pace.count.cast_signed()).step_by(writers as usize);
+                if let Err(error) = write_some(&mut client, statement, topic, pace, numbers, committed)
+                    && let Ok(mut failed) = failed.lock()
+                {
+                    *failed = Some(error);
+                }
+            });
+        }
+    });
+    match failed.into_inner() {
+        Ok(None) => Ok(()),
+        Ok(Some(error)) => Err(error.context("a writer")),
+        Err(_) => Err(anyhow!("a writer panicked")),
+    }
+}
+
+fn write_some(
+    client: &mut Client,
+    statement: &str,
+    topic: &str,
+    pace: Pace,
+    numbers: impl Iterator<Item = i64>,
+    committed: &Times,
+) -> Result<()> {
+    let statement = client.prepare(statement)?;
+    for n in numbers {
+        sleep_until(committed.begin, pace.due(n));
+        client.execute(&statement, &[&topic, &n])?;
+        committed.now(n);
+    }
+    Ok(())
+}
+
+/// Sleeps until `due` after `begin`.
+pub fn sleep_until(begin: Instant, due: Duration) {
+    if let Some(left) = due.checked_sub(begin.elapsed()) {
+        sleep(left);
+    }
+}
+
+/// A consumer at the beginning of a topic.
+pub fn reader(bootstrap_servers: &str, topic: &str) -> Result<BaseConsumer> {
+    let consumer: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", bootstrap_servers)
+        .set("group.id", "event_outbox_bench")
+        .set("enable.auto.commit", "false")
+        // The broker answers as soon as there is a record.
+        .set("fetch.min.bytes", "1")
+        .set("log_level", "0")
+        .create()?;
+    let mut all = TopicPartitionList::new();
+    for partition in 0..PARTITIONS {
+        all.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&all)?;
+    Ok(consumer)
+}
+
+/// Reads until `count` distinct events have come; notes when each did.
+pub fn read(consumer: &BaseConsumer, count: u64, visible: &Times) -> Result<()> {
+    let mut seen = vec![false; usize::try_from(count)? + 1];
+    let mut left = count;
+    let mut moved = Instant::now();
+    while left > 0 {
+        match consumer.poll(POLL) {
+            Some(Ok(message)) => {
+                let n = message.payload().and_then(events::number).context("a record that is no event")?;
+                visible.now(n);
+                let new = usize::try_from(n).ok().and_then(|n| seen.get_mut(n));
+                if new.is_some_and(|seen| !std::mem::replace(seen, true)) {
+                    left -= 1;
+                    moved = Instant::now();
+                }
+            }
+            Some(Err(error)) => bail!("reading: {error}"),
+            None if moved.elapsed() > STANDSTILL => bail!("{left} of {count} events did not arrive"),
+            None => {}
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,149 @@
+//! `emit`: what an outbox costs the application.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use postgres::{Client, Statement};
+
+use super::Bench;
+use crate::contender::ours::Ours;
+use crate::contender::{Contender, Headers};
+use crate::events;
+use crate::figures::Samples;
+use crate::pgbench::Pgbench;
+use crate::processes;
+use crate::stage::{OURS, PARTITIONS, Stage, Wal};
+
+const CLIENTS: [usize; 3] = [1, 8, 32];
+/// Short slices in turn, so that a noisy moment meets all of them.
+const ROUNDS: usize = 5;
+const SLICE_S: u64 = 2;
+
+/// Scripts, and what they are called in the figures. The relay is off, but for the last.
+const VARIANTS: [(&str, &str); 5] =
+    [("none", "none"), ("insert", "insert"), ("emit", "emit"), ("notify", "notify"), ("emit", "emit_relay")];
+const WITH_RELAY: &str = "emit_relay";
+
+const EMPTY: &str = "TRUNCATE orders, bare_events, notifying_events, outbox.events";
+
+/// Transactions of one client, measured alternately.
+const CPU_SLICES: usize = 30;
+const CPU_SLICE: usize = 500;
+
+const CPU_INSERT: &str = "
+INSERT INTO bare_events (topic, key, payload, headers, content_type)
+VALUES ('emit', convert_to($1, 'UTF8'), convert_to($2, 'UTF8'), $3::text::json, 'application/json')";
+const CPU_EMIT: &str = "SELECT outbox.emit('emit', $2::text::jsonb, key => $1, headers => $3::text::jsonb)";
+
+/// Transactions of one event each, with and without an outbox.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    bench.stage.log(Wal::Replica)?;
+    let (rounds, seconds) = (bench.size(ROUNDS, 1), bench.size(SLICE_S, 1));
+    let stage = &bench.stage;
+    let mut client = stage.connect(OURS)?;
+    client.batch_execute(include_str!("../../emit/tables.sql"))?;
+    stage.broker().create_topic("emit", PARTITIONS, &[])?;
+    let mut ours = Ours::new(stage, Headers::Own)?;
+    ours.disable()?;
+
+    let mut rates: BTreeMap<String, Samples> = BTreeMap::new();
+    let mut latencies: BTreeMap<String, Samples> = BTreeMap::new();
+    for round in 0..=rounds {
+        stage.settle_down()?;
+        for clients in CLIENTS {
+            let mut line = format!("    {:<8} {clients:>2} clients ", super::round(round));
+            for (script, name) in VARIANTS {
+                let tps = slice(stage, &mut ours, &Pgbench { script, clients, seconds }, name)?;
+                line += &format!("  {name} {:>6.0}", tps.tps);
+                if round > 0 {
+                    rates.entry(format!("emit.{clients}.{name}_tps")).or_default().add(tps.tps);
+                    latencies.entry(format!("emit.{clients}.{name}_ms")).or_default().add(tps.latency_ms);
+                }
+            }
+            eprintln!("{line}");
+        }
+    }
+    let cpu = cpu(stage, bench.size(CPU_SLICES, 3)).context("CPU")?;
+    client.batch_execute(EMPTY)?;
+    stage.remove_topic("emit")?;
+
+    for (key, samples) in rates.iter().chain(&latencies) {
+        bench.figures.summarise(key, samples);
+    }
+    for (key, samples) in ["emit.cpu_us_insert", "emit.cpu_us_emit", "emit.cpu_ratio_1"].iter().zip(&cpu) {
+        bench.figures.summarise(key, samples);
+    }
+    for clients in CLIENTS {
+        let tps = |name| format!("emit.{clients}.{name}_tps");
+        let emit = tps("emit");
+        bench.figures.ratio(&format!("emit.ratio_insert_{clients}"), &emit, &tps("insert"));
+        bench.figures.ratio(&format!("emit.ratio_notify_{clients}"), &emit, &tps("notify"));
+        bench.figures.ratio(&format!("emit.ratio_insert_{clients}_relay"), &tps(WITH_RELAY), &tps("insert"));
+    }
+    Ok(())
+}
+
+fn slice(stage: &Stage, ours: &mut Ours<'_>, pgbench: &Pgbench, name: &str) -> Result<crate::pgbench::Ran> {
+    if name == WITH_RELAY {
+        ours.open()?;
+        ours.until_idle()?;
+    }
+    let ran = pgbench.run(stage).with_context(|| name.to_string())?;
+    if name == WITH_RELAY {
+        ours.close()?;
+    }
+    stage.connect(OURS)?.batch_execute(EMPTY)?;
+    Ok(ran)
+}
+
+/// A session that runs the same statement again and again.
+struct Session {
+    client: Client,
+    statement: Statement,
+    backend: u32,
+}
+
+impl Session {
+    fn new(stage: &Stage, sql: &str) -> Result<Self> {
+        let mut client = stage.connect(OURS)?;
+        let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        Ok(Self { statement: client.prepare(sql)?, client, backend: u32::try_from(backend)? })
+    }
+
+    /// CPU time of the server for these transactions.
+    fn run(&mut self, transactions: usize) -> Result<Duration> {
+        let before = processes::cpu(self.backend)?;
+        for n in 0..transactions {
+            let n = i64::try_from(n)?;
+            let payload = events::payload(n, events::PAYLOAD_BYTES);
+            self.client.execute(&self.statement, &[&events::key(n), &payload, &events::headers(n)])?;
+        }
+        Ok(processes::cpu(self.backend)? - before)
+    }
+}
+
+/// Microseconds of CPU per transaction in the server: INSERT, emit(), and their quotient.
+fn cpu(stage: &Stage, slices: usize) -> Result<[Samples; 3]> {
+    let mut sessions = [Session::new(stage, CPU_INSERT)?, Session::new(stage, CPU_EMIT)?];
+    let mut samples = [Samples::default(), Samples::default(), Samples::default()];
+    for slice in 0..=slices {
+        let mut micros = [0.0; 2];
+        for (session, micros) in sessions.iter_mut().zip(&mut micros) {
+            *micros = session.run(CPU_SLICE)?.as_secs_f64() * 1e6 / CPU_SLICE as f64;
+        }
+        if slice > 0 {
+            samples[0].add(micros[0]);
+            samples[1].add(micros[1]);
+            samples[2].add(micros[1] / micros[0]);
+        }
+    }
+    let [insert, emit, ratio] = &samples;
+    eprintln!(
+        "    CPU of the server for a transaction: INSERT {:.1} µs, emit {:.1} µs, ratio {:.2}",
+        insert.median(),
+        emit.median(),
+        ratio.median()
+    );
+    Ok(samples)
+}

@@ -1,0 +1,137 @@
+//! `latency`: from the commit to a consumer of Kafka.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::thread::{scope, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+
+use super::Bench;
+use crate::contender::debezium::Debezium;
+use crate::contender::ours::Ours;
+use crate::contender::polling::Polling;
+use crate::contender::{Headers, Outbox, bare};
+use crate::figures::Samples;
+use crate::pace::{self, Pace, Times};
+use crate::stage::{Stage, Wal};
+
+/// Events a second, and the sessions that write them.
+const RATES: [(u64, usize); 2] = [(100, 1), (2000, 8)];
+const ROUNDS: usize = 3;
+const SECONDS: u64 = 8;
+/// At the begin of each run, not counted: connections are made, plans cached.
+const WARM_UP_SECONDS: u64 = 2;
+
+/// Milliseconds of each event: from COMMIT's return (the bare loop: from the call that produces) to the
+/// consumer, and for the bare loop to the acknowledgement.
+struct Run {
+    visible: Vec<f64>,
+    acknowledged: Option<Vec<f64>>,
+}
+
+/// All contenders in turn, at both rates.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    bench.stage.log(Wal::Logical)?;
+    let stage = &bench.stage;
+    let rounds = bench.size(ROUNDS, 1);
+    let seconds = bench.size(SECONDS, 2);
+    let mut outboxes: Vec<Box<dyn Outbox + '_>> = vec![
+        Box::new(Ours::new(stage, Headers::Own)?),
+        Box::new(Debezium::new(stage)?),
+        Box::new(Polling::new(stage)?),
+    ];
+    let mut percentiles: BTreeMap<String, Samples> = BTreeMap::new();
+    for round in 0..=rounds {
+        for (rate, sessions) in RATES {
+            let pace = Pace { rate, count: rate * (WARM_UP_SECONDS + if round == 0 { 2 } else { seconds }) };
+            for at in 0..=outboxes.len() {
+                let outbox = outboxes.get_mut(at);
+                let name = outbox.as_ref().map_or("bare", |outbox| outbox.name());
+                let topic = format!("latency-{name}-{rate}-{round}");
+                stage.topic(&topic)?;
+                let run = match outbox {
+                    Some(outbox) => through(stage, outbox.as_mut(), &topic, pace, sessions)
+                        .with_context(|| format!("{name}\n{}", outbox.trouble()))?,
+                    None => bare(stage, &topic, pace).context("bare")?,
+                };
+                stage.remove_topic(&topic)?;
+                let visible: Samples = run.visible.into_iter().collect();
+                announce(round, rate, name, &visible);
+                if round == 0 {
+                    continue;
+                }
+                note(&mut percentiles, &format!("latency.{rate}.{name}."), &visible);
+                if let Some(acknowledged) = run.acknowledged {
+                    let acknowledged = acknowledged.into_iter().collect();
+                    note(&mut percentiles, &format!("latency.{rate}.{name}.ack_"), &acknowledged);
+                }
+            }
+        }
+    }
+    drop(outboxes);
+    for (key, samples) in &percentiles {
+        bench.figures.summarise(key, samples);
+    }
+    for percentile in ["p50", "p99"] {
+        for peer in ["bare", "debezium", "polling"] {
+            let [ours, other] = ["ours", peer].map(|name| format!("latency.100.{name}.{percentile}_ms"));
+            bench.figures.ratio(&format!("latency.{percentile}_ratio_{peer}"), &ours, &other);
+        }
+    }
+    Ok(())
+}
+
+fn note(percentiles: &mut BTreeMap<String, Samples>, prefix: &str, samples: &Samples) {
+    for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("max", 100.0)] {
+        percentiles.entry(format!("{prefix}{name}_ms")).or_default().add(samples.percentile(percent));
+    }
+}
+
+fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
+    let [p50, p99, max] = [50.0, 99.0, 100.0].map(|percent| visible.percentile(percent));
+    let round = super::round(round);
+    eprintln!("    {round:<8} {rate:>5}/s {name:<10} p50 {p50:>8.2}  p99 {p99:>8.2}  max {max:>8.2} ms");
+}
+
+/// Events committed at this pace, and read from Kafka.
+fn through(
+    stage: &Stage,
+    outbox: &mut dyn Outbox,
+    topic: &str,
+    pace: Pace,
+    sessions: usize,
+) -> Result<Run> {
+    outbox.open()?;
+    let consumer = pace::reader(&stage.bootstrap_servers(), topic)?;
+    let clients = (0..sessions).map(|_| stage.connect(outbox.database())).collect::<Result<Vec<_>>>()?;
+    let begin = Instant::now();
+    let (committed, visible) = (Times::new(begin, pace.count), Times::new(begin, pace.count));
+    scope(|threads| {
+        let reader = threads.spawn(|| pace::read(&consumer, pace.count, &visible));
+        pace::write(clients, outbox.insert_one(), topic, pace, &committed)?;
+        reader.join().map_err(|_| anyhow!("the reader panicked"))?
+    })?;
+    outbox.close()?;
+    let skipped = pace.rate * WARM_UP_SECONDS;
+    Ok(Run { visible: visible.since(&committed, skipped), acknowledged: None })
+}
+
+/// The same records without a database.
+fn bare(stage: &Stage, topic: &str, pace: Pace) -> Result<Run> {
+    let servers = stage.bootstrap_servers();
+    let consumer = pace::reader(&servers, topic)?;
+    // What the others have while their connections are made.
+    sleep(Duration::from_millis(200));
+    let begin = Instant::now();
+    let times = || Times::new(begin, pace.count);
+    let (sent, visible, acknowledged) = (times(), times(), Arc::new(times()));
+    scope(|threads| {
+        let reader = threads.spawn(|| pace::read(&consumer, pace.count, &visible));
+        bare::produce(&servers, topic, pace, begin, &sent, acknowledged.clone())?;
+        reader.join().map_err(|_| anyhow!("the reader panicked"))?
+    })?;
+    let skipped = pace.rate * WARM_UP_SECONDS;
+    let acknowledged = Some(acknowledged.since(&sent, skipped));
+    Ok(Run { visible: visible.since(&sent, skipped), acknowledged })
+}
