@@ -38,12 +38,17 @@ impl Event {
         /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
         /// per event in flight, less the event's own bytes.
         const OVERHEAD: usize = 900;
+        /// librdkafka's header, measured in the same way.
+        const HEADER: usize = 80;
         let bytes = self.key.as_ref().map_or(0, Vec::len)
             + self.payload.as_ref().map_or(0, Vec::len)
             + self.headers.as_ref().map_or(0, String::len)
             + self.event_type.as_ref().map_or(0, String::len)
             + self.content_type.as_ref().map_or(0, String::len);
-        OVERHEAD + 2 * bytes
+        // Commas part headers and their values; those within values make it too many, which does no harm.
+        let headers =
+            self.headers.as_ref().map_or(0, |json| json.bytes().filter(|byte| *byte == b',').count() + 1);
+        OVERHEAD + 2 * bytes + HEADER * headers
     }
 }
 

@@ -19,6 +19,7 @@ mod ledger;
 mod life;
 mod locks;
 mod making_way;
+mod memory;
 mod notify;
 mod ordering;
 mod outage;
