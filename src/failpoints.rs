@@ -10,6 +10,7 @@
 //!   that the torture test would notice it.
 
 /// Where a fault can happen.
+#[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "without it only some are named"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// At the end of the transaction that has read new events.
@@ -25,6 +26,7 @@ pub enum Point {
 }
 
 /// A mistake that the relay can be told to make.
+#[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "without it only some are named"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
     /// Events are deleted when they are read, not when they are acknowledged.

@@ -98,7 +98,8 @@ impl Ear {
         let mut notifications = client.notifications();
         let mut waiting = notifications.timeout_iter(LOOK_EVERY);
         while let Some(notification) = waiting.next()? {
-            let notice = serde_json::from_str(notification.payload()).ok().and_then(|told| self.notice(&told));
+            let notice =
+                serde_json::from_str(notification.payload()).ok().and_then(|told| self.notice(&told));
             self.heard.notices.extend(notice);
         }
         Ok(())

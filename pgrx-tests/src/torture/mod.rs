@@ -33,11 +33,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 pub use checker::{Crime, Verdict};
-pub use faults::Fault;
-pub use kafka::Mode;
 use evidence::Evidence;
 use faults::Deck;
+pub use faults::Fault;
 use kafka::Kafka;
+pub use kafka::Mode;
 use listener::Listener;
 use reader::Reader;
 pub use report::Report;
@@ -178,7 +178,8 @@ fn read_database(stage: &Stage) -> Result<(HashSet<i64>, Vec<uuid::Uuid>, Settle
     let mut client = stage.connect()?;
     let committed = client.query("SELECT number FROM torture.transactions", &[])?;
     let dead = client.query("SELECT event_id FROM outbox.dead_letters", &[])?;
-    let settled = "SELECT event_id, (extract(epoch FROM max(at)) * 1000)::int8 FROM torture.settled GROUP BY 1";
+    let settled =
+        "SELECT event_id, (extract(epoch FROM max(at)) * 1000)::int8 FROM torture.settled GROUP BY 1";
     let settled = client.query(settled, &[])?;
     Ok((
         committed.iter().map(|row| row.get(0)).collect(),

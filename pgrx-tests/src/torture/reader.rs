@@ -47,11 +47,7 @@ pub fn numbered(topics: &[String]) -> HashMap<String, usize> {
     topics.iter().enumerate().map(|(number, topic)| (topic.clone(), number)).collect()
 }
 
-fn read(
-    mut consumer: Consumer,
-    numbers: &HashMap<String, usize>,
-    stop: &AtomicBool,
-) -> Result<Vec<Seen>> {
+fn read(mut consumer: Consumer, numbers: &HashMap<String, usize>, stop: &AtomicBool) -> Result<Vec<Seen>> {
     let mut seen: Vec<Seen> = Vec::new();
     // A consumer that has lost its place would read again what it has read.
     let mut next: HashMap<(usize, i32), i64> = HashMap::new();

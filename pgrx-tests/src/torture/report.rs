@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
+use super::Options;
 use super::checker::Verdict;
 use super::evidence::Evidence;
 use super::stage::Stroke;
-use super::Options;
 use crate::progress::grouped;
 
 /// Lines of the server's log that are shown if something is wrong.
@@ -63,11 +63,19 @@ impl Report {
             ),
             (
                 "records",
-                format!("{}, of which {} duplicates", grouped(verdict.records), grouped(verdict.duplicates.values().sum())),
+                format!(
+                    "{}, of which {} duplicates",
+                    grouped(verdict.records),
+                    grouped(verdict.duplicates.values().sum())
+                ),
             ),
             (
                 "dead",
-                format!("{} dead letters, {} sent again and published", grouped(verdict.dead), grouped(verdict.revived)),
+                format!(
+                    "{} dead letters, {} sent again and published",
+                    grouped(verdict.dead),
+                    grouped(verdict.revived)
+                ),
             ),
             (
                 "notifications",
@@ -105,7 +113,11 @@ impl fmt::Display for Report {
             line.count += 1;
             line.longest = line.longest.max(stroke.recovery);
         }
-        writeln!(f, "\n{}\n\n  {:<44}{:>7}{:>12}{:>14}", self.title, "fault", "count", "duplicates", "recovery")?;
+        writeln!(
+            f,
+            "\n{}\n\n  {:<44}{:>7}{:>12}{:>14}",
+            self.title, "fault", "count", "duplicates", "recovery"
+        )?;
         for (name, Line { count, longest }) in lines {
             let duplicates = grouped(self.verdict.duplicates.get(name).copied().unwrap_or(0));
             writeln!(f, "  {name:<44}{count:>7}{duplicates:>12}{:>12.1} s", longest.as_secs_f64())?;

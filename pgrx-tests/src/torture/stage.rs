@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use postgres::Client;
 
+use super::Options;
 use super::clock;
 use super::dial::Dial;
 use super::evidence::{Seen, Span};
@@ -19,7 +20,6 @@ use super::listener::Generations;
 use super::random::Random;
 use super::topics::{self, KEYS};
 use super::writers::{Habits, Pulse, Shared};
-use super::Options;
 use crate::{Cluster, run_as, wait};
 
 /// The private tree with the failpoints in it: see `scripts/build-failpoints`.
@@ -91,9 +91,8 @@ impl Stage {
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {SECOND}"))?;
         let mut client = cluster.connect(DATABASE)?;
-        let oid = client
-            .query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[])?
-            .get(0);
+        let oid =
+            client.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[])?.get(0);
         if let Some(mistake) = options.sabotage {
             place(&cluster, &format!("event_outbox.sabotage.{oid}"), mistake)?;
         }
@@ -103,7 +102,10 @@ impl Stage {
             "INSERT INTO torture.aggregates SELECT t, k::text FROM unnest($1::text[]) AS t, generate_series(0, $2) AS k",
             &[&&names[..topics::EXISTING], &(KEYS as i32)],
         )?;
-        let habits = Habits { lost: if matches!(kafka, Kafka::Real { .. }) { options.habits.lost } else { 0 }, ..options.habits };
+        let habits = Habits {
+            lost: if matches!(kafka, Kafka::Real { .. }) { options.habits.lost } else { 0 },
+            ..options.habits
+        };
         let shared = Arc::new(Shared::new(Dial::new(&cluster, DATABASE), habits));
         Ok(Self {
             cluster,
@@ -140,7 +142,8 @@ impl Stage {
         let name = format!("event_outbox.failpoint.{}", self.oid);
         let path = self.cluster.data_dir().join(&name);
         place(&self.cluster, &name, &format!("{point} {action}"))?;
-        let happened = wait::until("the relay to come to a failpoint", MOMENT, || (!path.exists()).then_some(()));
+        let happened =
+            wait::until("the relay to come to a failpoint", MOMENT, || (!path.exists()).then_some(()));
         if happened.is_err() {
             fs::remove_file(path)?;
         }

@@ -44,7 +44,9 @@ impl Stage {
         let mut client = self.cluster.connect(SECOND)?;
         client.batch_execute("CREATE EXTENSION event_outbox")?;
         // To a topic that nobody judges, and that need not exist.
-        client.batch_execute("SELECT outbox.emit('torture.second', to_jsonb(n)) FROM generate_series(1, 5) AS n")?;
+        client.batch_execute(
+            "SELECT outbox.emit('torture.second', to_jsonb(n)) FROM generate_series(1, 5) AS n",
+        )?;
         if self.random.permille(500) {
             self.hold(500, 1500);
         }

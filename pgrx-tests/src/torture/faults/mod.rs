@@ -170,7 +170,9 @@ pub fn all(mode: Mode) -> Vec<Fault> {
         actions.into_iter().map(move |action| Fault::At(point, action))
     }));
     // On the Kafka thread there is no transaction that could fail.
-    all.extend(POINTS.iter().filter(|point| **point != "after_produce").map(|point| Fault::At(point, "error")));
+    all.extend(
+        POINTS.iter().filter(|point| **point != "after_produce").map(|point| Fault::At(point, "error")),
+    );
     all.extend(Change::ALL.map(Fault::Reload));
     match mode {
         Mode::Kafka => all.extend([
@@ -193,7 +195,13 @@ pub fn all(mode: Mode) -> Vec<Fault> {
             Fault::Mend,
         ]),
         Mode::Mock => {
-            all.extend([Fault::MockDown, Fault::MockLeaders, Fault::MockSlow, Fault::MockNoIds, Fault::MockNoTopic]);
+            all.extend([
+                Fault::MockDown,
+                Fault::MockLeaders,
+                Fault::MockSlow,
+                Fault::MockNoIds,
+                Fault::MockNoTopic,
+            ]);
             all.extend(Refusal::ALL.map(Fault::Answer));
         }
     }

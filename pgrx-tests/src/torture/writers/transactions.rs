@@ -90,8 +90,8 @@ impl Writer {
             .any(|target| target.topic == topics::VOLATILE)
             .then(|| shared.volatile.read().unwrap_or_else(std::sync::PoisonError::into_inner));
         let gets_lost = way != Way::Prepare && self.random.permille(shared.habits.lost);
-        let created = gets_lost
-            .then(|| shared.created.read().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let created =
+            gets_lost.then(|| shared.created.read().unwrap_or_else(std::sync::PoisonError::into_inner));
         self.begin(number)?;
         if way != Way::Deadlock {
             // In one order, as applications do that know each other.
