@@ -5,6 +5,7 @@
 
 pub mod certificates;
 pub mod consumer;
+pub mod full_disk;
 pub mod identity;
 pub mod kafka;
 pub mod layout;
@@ -22,6 +23,7 @@ pub mod wait;
 pub use anyhow::Result;
 pub use certificates::Authority;
 pub use consumer::{Consumer, Record};
+pub use full_disk::FullDisk;
 pub use identity::IdentityProvider;
 pub use kafka::Broker;
 pub use postgres::{Cluster, StopMode};

@@ -1,6 +1,7 @@
 //! Private PostgreSQL servers.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
@@ -52,6 +53,7 @@ pub struct ClusterOptions {
     name: String,
     tree: &'static str,
     settings: BTreeMap<String, String>,
+    environment: BTreeMap<String, OsString>,
     fate: Fate,
 }
 
@@ -78,6 +80,12 @@ impl ClusterOptions {
         self.set("fsync", "on").set("full_page_writes", "on")
     }
 
+    /// Puts a variable into the server's environment.
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.environment.insert(name.into(), value.into());
+        self
+    }
+
     /// Whether the server may outlive this process: see [`Cluster::leave`].
     pub fn fate(mut self, fate: Fate) -> Self {
         self.fate = fate;
@@ -96,7 +104,8 @@ impl ClusterOptions {
         settings.insert("port".into(), port.to_string());
         settings.insert("unix_socket_directories".into(), socket_dir);
         let settings = Mutex::new(settings);
-        let mut cluster = Cluster { bin, scratch, sockets, port, settings, fate: self.fate, process: None };
+        let (environment, fate) = (self.environment, self.fate);
+        let mut cluster = Cluster { bin, scratch, sockets, port, settings, environment, fate, process: None };
         cluster.write_settings()?;
         cluster.start()?;
         Ok(cluster)
@@ -112,15 +121,20 @@ pub struct Cluster {
     sockets: Scratch,
     port: u16,
     settings: Mutex<BTreeMap<String, String>>,
+    environment: BTreeMap<String, OsString>,
     fate: Fate,
 }
 
 impl Cluster {
     /// A cluster that preloads the extension, without fsync.
     pub fn options(name: &str) -> ClusterOptions {
-        let settings = BTreeMap::new();
-        let options =
-            ClusterOptions { name: name.into(), tree: layout::RELEASE, settings, fate: Fate::default() };
+        let options = ClusterOptions {
+            name: name.into(),
+            tree: layout::RELEASE,
+            settings: BTreeMap::new(),
+            environment: BTreeMap::new(),
+            fate: Fate::default(),
+        };
         options
             .set("shared_preload_libraries", "event_outbox")
             .set("listen_addresses", "127.0.0.1")
@@ -137,6 +151,7 @@ impl Cluster {
         ensure!(self.process.is_none(), "the server is already running");
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = run_as::server_command(self.bin.join("postgres"))?;
+        command.envs(&self.environment);
         command.arg("-D").arg(self.data_dir()).stdin(std::process::Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let mut process = Process::spawn(command, StopMode::Immediate.signal(), self.fate)?;

@@ -8,6 +8,7 @@ mod backlog;
 mod concurrency;
 mod crash;
 mod dead_letters;
+mod disk;
 mod dump;
 mod envelope;
 mod functions;
