@@ -1,6 +1,7 @@
 //! The events: the same for every contender, so that each number gives one event wherever it is made.
 
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 use anyhow::{Result, ensure};
 use postgres::Client;
@@ -25,8 +26,8 @@ CREATE FUNCTION made_trace(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
     $$ SELECT lpad(to_hex(n), 32, '0') $$;
 CREATE FUNCTION made_key(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
     $$ SELECT 'k' || n % {keys} $$;
-CREATE FUNCTION made_payload(n bigint, bytes integer) RETURNS text LANGUAGE sql IMMUTABLE AS
-    $$ SELECT rpad('{\"n\":' || n || ',\"pad\":\"', bytes - 2, 'x') || '\"}' $$;
+CREATE FUNCTION made_payload(n bigint, bytes integer DEFAULT 200, filling text DEFAULT 'x') RETURNS text
+    LANGUAGE sql IMMUTABLE AS $$ SELECT rpad('{\"n\":' || n || ',\"pad\":\"', bytes - 2, filling) || '\"}' $$;
 CREATE FUNCTION made_headers(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
     $$ SELECT '{\"id\":\"' || made_id(n) || '\",\"trace\":\"' || made_trace(n) || '\"}' $$;
 ";
@@ -37,7 +38,10 @@ pub fn create_functions(client: &mut Client) -> Result<()> {
     let row =
         client.query_one("SELECT made_key(12345), made_payload(12345, 200), made_headers(12345)", &[])?;
     let made: [String; 3] = [row.get(0), row.get(1), row.get(2)];
-    ensure!(made == [key(12345), payload(12345, 200), headers(12345)], "PostgreSQL makes other events: {made:?}");
+    ensure!(
+        made == [key(12345), payload(12345, 200), headers(12345)],
+        "PostgreSQL makes other events: {made:?}"
+    );
     Ok(())
 }
 
@@ -65,8 +69,29 @@ pub fn key(n: i64) -> String {
 pub fn payload(n: i64, bytes: usize) -> String {
     let bytes = bytes.max(SMALLEST_PAYLOAD);
     let number = n.to_string();
-    let padding = "x".repeat(bytes - FRAME - number.len());
+    let filling = filling(bytes);
+    let padding: String = filling.chars().cycle().take(bytes - FRAME - number.len()).collect();
     format!(r#"{{"n":{number},"pad":"{padding}"}}"#)
+}
+
+/// What pads a payload, over and over. From the size on at which PostgreSQL begins to compress values, something
+/// that cannot be compressed.
+pub fn filling(bytes: usize) -> &'static str {
+    const COMPRESSED_FROM: usize = 2000;
+    const LONGEST: usize = 102_400;
+    static NOISE: LazyLock<String> = LazyLock::new(|| {
+        let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
+        let mut letter = || {
+            // xorshift: the same noise in every run.
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            char::from(b'0' + ((state >> 32) % 64) as u8)
+        };
+        // A backslash would begin an escape in JSON.
+        (0..LONGEST).map(|_| letter()).map(|c| if c == '\\' { '~' } else { c }).collect()
+    });
+    if bytes < COMPRESSED_FROM { "x" } else { &NOISE }
 }
 
 /// The number of the event whose payload this is.

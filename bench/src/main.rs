@@ -6,6 +6,7 @@ mod contender;
 mod events;
 mod figures;
 mod goals;
+mod memory;
 mod pace;
 mod pgbench;
 mod processes;

@@ -41,7 +41,8 @@ pub fn children(parent: u32) -> Result<BTreeMap<u32, String>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
         let path = entry?.path();
-        let Some(pid) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok()) else {
+        let Some(pid) = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok())
+        else {
             continue;
         };
         if parent_of(&path) == Some(parent) {

@@ -2,7 +2,11 @@
 
 pub mod drain;
 pub mod emit;
+pub mod flat;
+pub mod idle;
 pub mod latency;
+pub mod scale;
+pub mod sustained;
 
 use std::fs;
 use std::path::PathBuf;
@@ -39,10 +43,14 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: [Scenario; 3] = [
+pub const ALL: [Scenario; 7] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
+    Scenario { name: "sustained", run: sustained::run },
+    Scenario { name: "flat", run: flat::run },
+    Scenario { name: "idle", run: idle::run },
+    Scenario { name: "scale", run: scale::run },
 ];
 
 /// Those named in a list separated by commas; all of them if it is empty.

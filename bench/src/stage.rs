@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use event_outbox_tests::{Broker, Cluster};
+use event_outbox_tests::{Broker, Cluster, StopMode};
 use postgres::Client;
 
 use crate::arrival::Watch;
@@ -71,17 +71,15 @@ impl Stage {
         Ok(Self { server, broker })
     }
 
-    /// Restarts PostgreSQL if it runs with another `wal_level`.
-    pub fn log(&mut self, wal: Wal) -> Result<()> {
+    /// Restarts PostgreSQL with this `wal_level`, the relay off: no scenario inherits from another.
+    pub fn restart(&mut self, wal: Wal) -> Result<()> {
         let level = match wal {
             Wal::Replica => "replica",
             Wal::Logical => "logical",
         };
-        let running: String = self.connect("postgres")?.query_one("SHOW wal_level", &[])?.get(0);
-        if running != level {
-            self.server.set("wal_level", level)?;
-            self.server.restart(event_outbox_tests::StopMode::Fast)?;
-        }
+        self.server.set("wal_level", level)?;
+        self.server.set("event_outbox.enabled", "off")?;
+        self.server.restart(StopMode::Fast)?;
         Ok(())
     }
 

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::connect::Connect;
 use super::{Contender, Outbox};
-use crate::events::Load;
+use crate::events::{self, Load};
 use crate::stage::{PEERS, Stage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -29,12 +29,12 @@ CREATE PUBLICATION debezium_outbox FOR TABLE debezium_outbox WITH (publish = 'in
 
 const INSERT: &str = "
 INSERT INTO debezium_outbox (id, aggregatetype, aggregateid, type, payload, trace)
-SELECT made_id(n)::uuid, $1, made_key(n), 'made', made_payload(n, $4), made_trace(n)
+SELECT made_id(n)::uuid, $1, made_key(n), 'made', made_payload(n, $4, $5), made_trace(n)
   FROM generate_series($2::bigint, $3::bigint) AS n";
 
 const INSERT_ONE: &str = "
 INSERT INTO debezium_outbox (id, aggregatetype, aggregateid, type, payload, trace)
-VALUES (made_id($2)::uuid, $1, made_key($2), 'made', made_payload($2, 200), made_trace($2))";
+VALUES (made_id($2)::uuid, $1, made_key($2), 'made', made_payload($2), made_trace($2))";
 
 /// What differs from the connector's defaults. Its manual's advice for throughput is a larger queue and larger
 /// batches, for latency a shorter poll interval. The producer's settings are those of all contenders, under their
@@ -122,8 +122,9 @@ impl Contender for Debezium<'_> {
 
     fn fill(&mut self, load: &Load) -> Result<()> {
         self.create_slot()?;
-        let bytes = i32::try_from(load.bytes)?;
-        self.client.execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes])?;
+        let (bytes, filling) = (i32::try_from(load.bytes)?, events::filling(load.bytes));
+        self.client
+            .execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes, &filling])?;
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The extension.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -7,7 +8,8 @@ use event_outbox_tests::wait;
 use postgres::Client;
 
 use super::{Contender, Headers, Outbox};
-use crate::events::Load;
+use crate::events::{self, Load};
+use crate::memory::{Looking, Memory};
 use crate::stage::{OURS, Stage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -16,24 +18,55 @@ const SETTLE_DEADLINE: Duration = Duration::from_secs(300);
 
 const INSERT: &str = "
 INSERT INTO outbox.events (event_id, topic, key, payload, headers, content_type)
-SELECT made_id(n)::uuid, $1, convert_to(made_key(n), 'UTF8'), convert_to(made_payload(n, $4), 'UTF8'),
+SELECT made_id(n)::uuid, $1, convert_to(made_key(n), 'UTF8'), convert_to(made_payload(n, $4, $5), 'UTF8'),
        made_headers(n)::json, 'application/json'
   FROM generate_series($2::bigint, $3::bigint) AS n";
 
 const INSERT_ONE: &str = "
-SELECT outbox.emit($1, made_payload($2, 200)::jsonb, key => made_key($2), headers => made_headers($2)::jsonb)";
+SELECT outbox.emit($1, made_payload($2)::jsonb, key => made_key($2), headers => made_headers($2)::jsonb)";
 
 /// The relay, with either envelope.
 pub struct Ours<'a> {
     stage: &'a Stage,
     client: Client,
     headers: Headers,
+    memory: Arc<Memory>,
+    looking: Option<Looking>,
 }
 
 impl<'a> Ours<'a> {
-    /// The extension of the database `ours`.
+    /// The extension of the database `ours`; notes the memory of its idle relay, which has not worked yet if the
+    /// server was just started.
     pub fn new(stage: &'a Stage, headers: Headers) -> Result<Self> {
-        Ok(Self { stage, client: stage.connect(OURS)?, headers })
+        let client = stage.connect(OURS)?;
+        let mut ours = Self { stage, client, headers, memory: Arc::default(), looking: None };
+        ours.enable()?;
+        ours.until_idle()?;
+        let relay = ours.pid()?;
+        ours.memory.note_idle(relay);
+        ours.disable()?;
+        Ok(ours)
+    }
+
+    /// Notes memory together with another that uses the same relay.
+    pub fn sharing(mut self, memory: &Arc<Memory>) -> Self {
+        self.memory = memory.clone();
+        self
+    }
+
+    /// What is noted of the relay's memory.
+    pub fn memory(&self) -> Arc<Memory> {
+        self.memory.clone()
+    }
+
+    /// Waits until the table is empty, and switches the relay off. Dead rows stay.
+    pub fn rest(&mut self) -> Result<()> {
+        let empty = "SELECT NOT EXISTS (SELECT FROM outbox.events)";
+        wait::until_ok("outbox.events to be empty", SETTLE_DEADLINE, || {
+            Ok(self.client.query_one(empty, &[])?.get::<_, bool>(0).then_some(()))
+        })?;
+        self.looking = None;
+        self.disable()
     }
 
     /// The relay's process.
@@ -44,8 +77,8 @@ impl<'a> Ours<'a> {
 
     /// Stores events by INSERT ... SELECT in one transaction.
     pub fn insert(client: &mut Client, load: &Load) -> Result<()> {
-        let bytes = i32::try_from(load.bytes)?;
-        client.execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes])?;
+        let (bytes, filling) = (i32::try_from(load.bytes)?, events::filling(load.bytes));
+        client.execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes, &filling])?;
         Ok(())
     }
 
@@ -92,15 +125,13 @@ impl Contender for Ours<'_> {
             Headers::CloudEvents => "cloudevents",
         };
         self.stage.server().set("event_outbox.envelope", envelope)?;
+        let relay = self.pid()?;
+        self.looking = Some(self.memory.look(relay));
         self.enable()
     }
 
     fn close(&mut self) -> Result<()> {
-        let empty = "SELECT NOT EXISTS (SELECT FROM outbox.events)";
-        wait::until_ok("outbox.events to be empty", SETTLE_DEADLINE, || {
-            Ok(self.client.query_one(empty, &[])?.get::<_, bool>(0).then_some(()))
-        })?;
-        self.disable()?;
+        self.rest()?;
         // The dead rows go too: their vacuum must not fall into another contender's time.
         Ok(self.client.batch_execute("TRUNCATE outbox.events")?)
     }

@@ -10,9 +10,9 @@ use anyhow::{Context, Result, anyhow};
 use postgres::Client;
 use serde_json::Value;
 
-use super::{Contender, Outbox};
 use super::producer::{Outgoing, Producer};
-use crate::events::Load;
+use super::{Contender, Outbox};
+use crate::events::{self, Load};
 use crate::stage::{PEERS, Stage};
 
 /// Rows in one transaction; teams choose 100 to 1000.
@@ -32,12 +32,12 @@ CREATE TABLE IF NOT EXISTS polled_outbox (
 
 const INSERT: &str = "
 INSERT INTO polled_outbox (topic, key, payload, headers)
-SELECT $1, made_key(n), made_payload(n, $4), made_headers(n)::json
+SELECT $1, made_key(n), made_payload(n, $4, $5), made_headers(n)::json
   FROM generate_series($2::bigint, $3::bigint) AS n";
 
 const INSERT_ONE: &str = "
 INSERT INTO polled_outbox (topic, key, payload, headers)
-VALUES ($1, made_key($2), made_payload($2, 200), made_headers($2)::json)";
+VALUES ($1, made_key($2), made_payload($2), made_headers($2)::json)";
 
 const LOCK: &str = "
 SELECT id, topic, key, payload, headers::text, (extract(epoch FROM created_at) * 1000)::bigint
@@ -72,8 +72,9 @@ impl Contender for Polling<'_> {
     }
 
     fn fill(&mut self, load: &Load) -> Result<()> {
-        let bytes = i32::try_from(load.bytes)?;
-        self.client.execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes])?;
+        let (bytes, filling) = (i32::try_from(load.bytes)?, events::filling(load.bytes));
+        self.client
+            .execute(INSERT, &[&load.topic, load.numbers.start(), load.numbers.end(), &bytes, &filling])?;
         Ok(())
     }
 

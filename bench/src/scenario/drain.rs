@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use event_outbox_tests::progress::{grouped, passed, passing};
 
 use super::Bench;
-use crate::arrival::Arrival;
+use crate::arrival::{Arrival, Watch};
 use crate::census::Census;
 use crate::contender::debezium::Debezium;
 use crate::contender::limit::Limit;
@@ -32,14 +32,16 @@ const WARM_UP: u64 = 5;
 pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.size(ROUNDS, 1);
     let (many, fewer) = (bench.size(MANY.0, MANY.1), bench.size(FEWER.0, FEWER.1));
-    bench.stage.log(Wal::Logical)?;
+    bench.stage.restart(Wal::Logical)?;
     let stage = &bench.stage;
+    let ours = Ours::new(stage, Headers::Own)?;
+    let memory = ours.memory();
     let mut contenders: Vec<(Box<dyn Contender + '_>, u64)> = vec![
-        (Box::new(Ours::new(stage, Headers::Own)?), many),
+        (Box::new(ours), many),
         (Box::new(Debezium::new(stage)?), fewer),
         (Box::new(Polling::new(stage)?), fewer),
         (Box::new(Limit::new(stage, Headers::Own)), many),
-        (Box::new(Ours::new(stage, Headers::CloudEvents)?), many),
+        (Box::new(Ours::new(stage, Headers::CloudEvents)?.sharing(&memory)), many),
         (Box::new(Limit::new(stage, Headers::CloudEvents)), many),
     ];
     let mut rates: BTreeMap<&str, Samples> = BTreeMap::new();
@@ -59,6 +61,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     drop(contenders);
+    memory.note(&mut bench.figures, "memory.drain");
     for (name, samples) in &rates {
         bench.figures.summarise(&format!("drain.{name}"), samples);
     }
@@ -75,25 +78,60 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 
 /// Fills, publishes, watches, and counts what arrived.
 pub fn drain(stage: &Stage, contender: &mut dyn Contender, load: &Load) -> Result<Arrival> {
-    let count = load.count();
-    let watch = stage.topic(&load.topic)?;
+    let drain = Drain::new(stage, load)?;
     contender.fill(load).context("fill")?;
-    stage.settle_down()?;
-    let begin = Instant::now();
-    contender.open()?;
-    let arrival = watch.until(count, begin, |records| {
-        passing(&format!("{} of {}", grouped(records as usize), grouped(count as usize)));
-    });
-    passed();
-    let arrival = arrival?;
-    contender.close().context("close")?;
-    let records = watch.records()?;
-    Census::take(&stage.bootstrap_servers(), load, PARTITIONS, records)?.ensure_exact(load)?;
-    stage.remove_topic(&load.topic)?;
+    let arrival = drain.measure(contender, load.count())?;
+    drain.finish(contender)?;
     Ok(arrival)
 }
 
-fn announce(round: usize, name: &str, drained: &Arrival) {
+/// One load on its way, step by step.
+pub struct Drain<'a> {
+    stage: &'a Stage,
+    load: &'a Load,
+    watch: Watch,
+}
+
+impl<'a> Drain<'a> {
+    /// Makes the topic.
+    pub fn new(stage: &'a Stage, load: &'a Load) -> Result<Self> {
+        Ok(Self { stage, load, watch: stage.topic(&load.topic)? })
+    }
+
+    /// Publishes what is stored, until `count` records are there.
+    pub fn measure(&self, contender: &mut dyn Contender, count: u64) -> Result<Arrival> {
+        self.stage.settle_down()?;
+        let begin = Instant::now();
+        contender.open()?;
+        self.watch(count, begin)
+    }
+
+    /// Watches until `count` records are there.
+    pub fn watch(&self, count: u64, begin: Instant) -> Result<Arrival> {
+        let arrival = self.watch.until(count, begin, |records| {
+            passing(&format!("{} of {}", grouped(records as usize), grouped(count as usize)));
+        });
+        passed();
+        arrival
+    }
+
+    /// Closes the contender, counts, removes the topic.
+    pub fn finish(self, contender: &mut dyn Contender) -> Result<()> {
+        contender.close().context("close")?;
+        self.count()
+    }
+
+    /// Every event of the load is there, each once; removes the topic.
+    pub fn count(self) -> Result<()> {
+        let Self { stage, load, watch } = self;
+        let census = Census::take(&stage.bootstrap_servers(), load, PARTITIONS, watch.records()?)?;
+        census.ensure_exact(load)?;
+        stage.remove_topic(&load.topic)
+    }
+}
+
+/// Tells how a round went.
+pub fn announce(round: usize, name: &str, drained: &Arrival) {
     let round = super::round(round);
     eprintln!(
         "    {round:<8} {name:<20} {:>10} events/s   (first after {:.2} s, all after {:.2} s)",

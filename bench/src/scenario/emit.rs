@@ -38,7 +38,7 @@ const CPU_EMIT: &str = "SELECT outbox.emit('emit', $2::text::jsonb, key => $1, h
 
 /// Transactions of one event each, with and without an outbox.
 pub fn run(bench: &mut Bench) -> Result<()> {
-    bench.stage.log(Wal::Replica)?;
+    bench.stage.restart(Wal::Replica)?;
     let (rounds, seconds) = (bench.size(ROUNDS, 1), bench.size(SLICE_S, 1));
     let stage = &bench.stage;
     let mut client = stage.connect(OURS)?;

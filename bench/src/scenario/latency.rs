@@ -32,7 +32,7 @@ struct Run {
 
 /// All contenders in turn, at both rates.
 pub fn run(bench: &mut Bench) -> Result<()> {
-    bench.stage.log(Wal::Logical)?;
+    bench.stage.restart(Wal::Logical)?;
     let stage = &bench.stage;
     let rounds = bench.size(ROUNDS, 1);
     let seconds = bench.size(SECONDS, 2);
@@ -95,13 +95,7 @@ fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
 }
 
 /// Events committed at this pace, and read from Kafka.
-fn through(
-    stage: &Stage,
-    outbox: &mut dyn Outbox,
-    topic: &str,
-    pace: Pace,
-    sessions: usize,
-) -> Result<Run> {
+fn through(stage: &Stage, outbox: &mut dyn Outbox, topic: &str, pace: Pace, sessions: usize) -> Result<Run> {
     outbox.open()?;
     let consumer = pace::reader(&stage.bootstrap_servers(), topic)?;
     let clients = (0..sessions).map(|_| stage.connect(outbox.database())).collect::<Result<Vec<_>>>()?;

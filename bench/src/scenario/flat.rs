@@ -1,0 +1,135 @@
+//! `flat`: whether the rate depends on the backlog, or on what other transactions do.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+
+use super::Bench;
+use super::drain::{Drain, announce};
+use crate::arrival::Arrival;
+use crate::contender::ours::Ours;
+use crate::contender::{Contender, Headers, Outbox};
+use crate::events::Load;
+use crate::figures::Samples;
+use crate::stage::{OURS, Stage, Wal};
+
+const ROUNDS: usize = 3;
+/// Full and quick.
+const BACKLOG: (u64, u64) = (1_000_000, 20_000);
+const SMALL: (u64, u64) = (100_000, 5_000);
+const LARGE: (u64, u64) = (10_000_000, 50_000);
+/// A larger backlog is stored in several transactions.
+const FILL_AT_ONCE: u64 = 1_000_000;
+
+/// What else happens in the database.
+#[derive(Clone, Copy, PartialEq)]
+enum Meanwhile {
+    Nothing,
+    /// A REPEATABLE READ transaction has been open since before as many events again went through: their dead
+    /// rows lie in the table, and so will those that are measured.
+    HeldHorizon,
+    /// A transaction that emitted the first event of all is still open.
+    LongWriter,
+}
+
+/// Backlogs of three sizes, and disturbed ones.
+pub fn run(bench: &mut Bench) -> Result<()> {
+    bench.stage.restart(Wal::Replica)?;
+    let rounds = bench.size(ROUNDS, 1);
+    let (backlog, small) = (bench.size(BACKLOG.0, BACKLOG.1), bench.size(SMALL.0, SMALL.1));
+    let large = bench.size(LARGE.0, LARGE.1);
+    let mut ours = Ours::new(&bench.stage, Headers::Own)?;
+    let cases = [
+        ("free_rate", backlog, Meanwhile::Nothing),
+        ("held_xmin_rate", backlog, Meanwhile::HeldHorizon),
+        ("long_writer_rate", backlog, Meanwhile::LongWriter),
+        ("100k_rate", small, Meanwhile::Nothing),
+    ];
+    let mut rates: BTreeMap<&str, Samples> = BTreeMap::new();
+    let warm_up = Load::new("flat-warm-up", backlog / 5);
+    one(&bench.stage, &mut ours, &warm_up, Meanwhile::Nothing).context("warm-up")?;
+    for round in 1..=rounds {
+        for (name, count, meanwhile) in cases {
+            let load = Load::new(&format!("flat-{name}-{round}"), count);
+            let arrival = one(&bench.stage, &mut ours, &load, meanwhile).with_context(|| name.to_string())?;
+            announce(round, name, &arrival);
+            rates.entry(name).or_default().add(arrival.rate());
+        }
+    }
+    let load = Load::new("flat-10m", large);
+    let arrival = one(&bench.stage, &mut ours, &load, Meanwhile::Nothing).context("10m")?;
+    announce(1, "10m_rate", &arrival);
+    rates.entry("10m_rate").or_default().add(arrival.rate());
+    let memory = ours.memory();
+    drop(ours);
+
+    memory.note(&mut bench.figures, "memory.flat");
+    for (name, samples) in &rates {
+        bench.figures.summarise(&format!("flat.{name}"), samples);
+    }
+    for case in ["10m", "100k", "held_xmin", "long_writer"] {
+        bench.figures.ratio(&format!("flat.{case}"), &format!("flat.{case}_rate"), "flat.free_rate");
+    }
+    Ok(())
+}
+
+fn one(stage: &Stage, ours: &mut Ours<'_>, load: &Load, meanwhile: Meanwhile) -> Result<Arrival> {
+    match meanwhile {
+        Meanwhile::Nothing => {
+            let drain = Drain::new(stage, load)?;
+            fill(ours, load)?;
+            let arrival = drain.measure(ours, load.count())?;
+            drain.finish(ours)?;
+            Ok(arrival)
+        }
+        Meanwhile::HeldHorizon => with_held_horizon(stage, ours, load),
+        Meanwhile::LongWriter => with_long_writer(stage, ours, load),
+    }
+}
+
+fn fill(ours: &mut Ours<'_>, load: &Load) -> Result<()> {
+    let mut part = load.clone();
+    for first in load.numbers.clone().step_by(FILL_AT_ONCE as usize) {
+        part.numbers = first..=(*load.numbers.end()).min(first + FILL_AT_ONCE.cast_signed() - 1);
+        ours.fill(&part)?;
+    }
+    Ok(())
+}
+
+fn with_held_horizon(stage: &Stage, ours: &mut Ours<'_>, load: &Load) -> Result<Arrival> {
+    let mut holder = stage.connect(OURS)?;
+    // A snapshot is taken by the first query.
+    holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
+
+    let earlier = Load { topic: format!("{}-earlier", load.topic), ..load.clone() };
+    let drain = Drain::new(stage, &earlier)?;
+    fill(ours, &earlier)?;
+    drain.measure(ours, earlier.count())?;
+    ours.rest()?;
+    drain.count()?;
+
+    let drain = Drain::new(stage, load)?;
+    fill(ours, load)?;
+    let arrival = drain.measure(ours, load.count())?;
+    ours.rest()?;
+    holder.batch_execute("COMMIT")?;
+    drain.finish(ours)?;
+    Ok(arrival)
+}
+
+fn with_long_writer(stage: &Stage, ours: &mut Ours<'_>, load: &Load) -> Result<Arrival> {
+    let drain = Drain::new(stage, load)?;
+    let mut client = stage.connect(OURS)?;
+    let mut writer = client.transaction()?;
+    writer.execute(ours.insert_one(), &[&load.topic, load.numbers.start()])?;
+    let others = Load { numbers: load.numbers.start() + 1..=*load.numbers.end(), ..load.clone() };
+    fill(ours, &others)?;
+    let arrival = drain.measure(ours, others.count())?;
+    // Its event has the lowest id of all, and comes last.
+    let begin = Instant::now();
+    writer.commit()?;
+    drain.watch(load.count(), begin).context("the long writer's event")?;
+    drain.finish(ours)?;
+    Ok(arrival)
+}
