@@ -43,11 +43,6 @@ impl Samples {
         let at = (last as f64 * percent / 100.0).round() as usize;
         self.0.get(at).copied().unwrap_or(f64::NAN)
     }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
 }
 
 impl FromIterator<f64> for Samples {
@@ -95,6 +90,11 @@ impl Figures {
         }
     }
 
+    /// Whatever stands under a key.
+    pub fn value(&self, key: &str) -> Option<&Value> {
+        self.0.get(key)
+    }
+
     /// The median and the extremes of what [`Figures::summarise`] was given.
     pub fn spread(&self, key: &str) -> Option<[f64; 3]> {
         Some([self.get(&format!("{key}.min"))?, self.get(key)?, self.get(&format!("{key}.max"))?])
@@ -103,6 +103,12 @@ impl Figures {
     /// All keys with their values.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value))
+    }
+
+    /// Reads a summary.
+    pub fn read(file: &Path) -> Result<Self> {
+        let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+        Ok(Self(serde_json::from_str(&text)?))
     }
 
     /// Writes the summary.

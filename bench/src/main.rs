@@ -9,6 +9,7 @@ mod goals;
 mod memory;
 mod pace;
 mod pgbench;
+mod plot;
 mod processes;
 mod scenario;
 mod stage;
@@ -37,8 +38,12 @@ fn main() -> ExitCode {
     }
 }
 
-/// `event_outbox_bench [SCENARIO,…]`
+/// `event_outbox_bench [SCENARIO,…]`, or `event_outbox_bench plot`: draws the figures there are.
 fn bench() -> Result<()> {
+    if std::env::args().nth(1).as_deref() == Some("plot") {
+        let out = scenario::out()?;
+        return plot::draw(&Figures::read(&out.join("summary.json"))?, &out);
+    }
     let chosen = scenario::chosen(&std::env::args().nth(1).unwrap_or_default())?;
     let quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| !value.is_empty() && value != "0");
     let begin = Instant::now();
