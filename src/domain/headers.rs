@@ -47,13 +47,15 @@ pub fn parse(text: &str) -> Result<Vec<Header>, HeaderError> {
         {
             return Err(HeaderError::Reserved(name));
         }
-        match serde_json::from_str::<Vec<&RawValue>>(value.get()) {
-            Ok(elements) => {
+        let elements =
+            value.get().starts_with('[').then(|| serde_json::from_str::<Vec<&RawValue>>(value.get()));
+        match elements {
+            Some(Ok(elements)) => {
                 for element in elements {
                     headers.push((name.clone(), single(element)?));
                 }
             }
-            Err(_) => headers.push((name, single(value)?)),
+            _ => headers.push((name, single(value)?)),
         }
     }
     Ok(headers)

@@ -52,6 +52,12 @@ impl Client {
         }
     }
 
+    /// librdkafka's handle, for what is done to it on purpose in tests.
+    #[must_use]
+    pub fn handle(&self) -> *mut rdsys::rd_kafka_t {
+        self.queue.client
+    }
+
     /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
     pub fn serve(&self) {
         // The queue's bell rings once for all that has arrived since the last look, so look to the end.

@@ -19,6 +19,7 @@ use super::config;
 use super::context::Context;
 use super::doorbell::Doorbell;
 use super::publisher::{Batch, News};
+use crate::failpoints;
 
 /// Time for a broker to answer whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -177,6 +178,7 @@ impl<'a> Session<'a> {
             self.serve();
             self.tell()?;
         }
+        failpoints::after_produce(self.common.handle());
         Ok(())
     }
 

@@ -47,6 +47,121 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(call) }
 }
 
+/// Functions that the bindings of pgrx have too, without the guard that those put around each call: for loops where
+/// one guard per row is enough. To be called within [`guarded`].
+pub mod raw {
+    use pgrx::pg_sys;
+    use std::ffi::c_int;
+
+    unsafe extern "C-unwind" {
+        /// Puts the scan's next row into the slot.
+        pub fn index_getnext_slot(
+            scan: pg_sys::IndexScanDesc,
+            direction: pg_sys::ScanDirection::Type,
+            slot: *mut pg_sys::TupleTableSlot,
+        ) -> bool;
+        /// Takes so many columns of the slot's row apart.
+        pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: c_int);
+    }
+}
+
+/// Puts the row that lies at `tid` into the slot, if the snapshot sees it.
+///
+/// # Safety
+/// Within [`guarded`]; all are alive, and the slot is one of the table's.
+pub unsafe fn fetch_row_version(
+    table: pg_sys::Relation,
+    tid: &mut pg_sys::ItemPointerData,
+    snapshot: pg_sys::Snapshot,
+    slot: *mut pg_sys::TupleTableSlot,
+) -> bool {
+    // SAFETY: an open table has its access method, which has all functions but those documented as optional.
+    unsafe {
+        let methods = &*(*table).rd_tableam;
+        methods.tuple_fetch_row_version.is_some_and(|fetch| fetch(table, tid, snapshot, slot))
+    }
+}
+
+/// Deletes the row that lies at `tid`, waiting for whoever has locked it. `false` if it has been changed or deleted
+/// meanwhile.
+///
+/// # Safety
+/// Within [`guarded`]; all are alive, the table is locked for writing, and the snapshot sees the row.
+pub unsafe fn delete_row(
+    table: pg_sys::Relation,
+    tid: &mut pg_sys::ItemPointerData,
+    command: pg_sys::CommandId,
+    snapshot: pg_sys::Snapshot,
+) -> bool {
+    let mut failure = pg_sys::TM_FailureData::default();
+    let (crosscheck, wait, changing_partition) = (std::ptr::null_mut(), true, false);
+    // SAFETY: as above.
+    unsafe {
+        let methods = &*(*table).rd_tableam;
+        methods.tuple_delete.is_some_and(|delete| {
+            let result =
+                delete(table, tid, command, snapshot, crosscheck, wait, &mut failure, changing_partition);
+            result == pg_sys::TM_Result::TM_Ok
+        })
+    }
+}
+
+/// The table's primary key; invalid if there is none.
+///
+/// # Safety
+/// The table is open.
+pub unsafe fn primary_key_index(table: pg_sys::Relation) -> pg_sys::Oid {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::RelationGetPrimaryKeyIndex(table)
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::RelationGetPrimaryKeyIndex(table, false)
+    }
+}
+
+/// Begins a scan of an index with so many keys.
+///
+/// # Safety
+/// All are open, and stay so.
+pub unsafe fn begin_index_scan(
+    table: pg_sys::Relation,
+    index: pg_sys::Relation,
+    snapshot: pg_sys::Snapshot,
+    keys: c_int,
+) -> pg_sys::IndexScanDesc {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::index_beginscan(table, index, snapshot, keys, 0)
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: as promised by the caller; nobody counts its searches.
+    unsafe {
+        pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0)
+    }
+}
+
+/// The description of a column, counted from 0.
+///
+/// # Safety
+/// The descriptor is alive and has so many columns.
+pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, at: usize) -> *const pg_sys::FormData_pg_attribute {
+    #[cfg(not(feature = "pg18"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        (*descriptor).attrs.as_ptr().add(at)
+    }
+    #[cfg(feature = "pg18")]
+    // SAFETY: as promised by the caller; from 18 on the columns stand behind their compact descriptions.
+    unsafe {
+        pg_sys::TupleDescAttr(descriptor, at as c_int)
+    }
+}
+
 /// LISTEN, for callers that have no client. In a transaction.
 pub fn listen(channel: &CStr) {
     // SAFETY: a C string, which is copied.

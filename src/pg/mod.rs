@@ -11,6 +11,7 @@ pub mod hooks;
 pub mod listen;
 pub mod log;
 pub mod process;
+pub mod rows;
 pub mod secret;
 pub mod settings;
 pub mod shared;

@@ -1,4 +1,5 @@
-//! Everything the relay says to its table, in SQL.
+//! Everything the relay says to its table in SQL. What it does for each event it does without: see
+//! [`super::rows`].
 //!
 //! The relay's session has only `pg_catalog` in its search path, and plans by index and ctid alone (see
 //! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
@@ -6,25 +7,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
-use std::sync::Arc;
 
-use event_outbox_domain::event::Event;
 use event_outbox_domain::notify::Notification;
 use event_outbox_domain::sweep::Horizon;
 use pgrx::prelude::*;
 
 use super::compat;
 use super::process::force_setting;
-use super::spi::{self, Access, Row, Statement};
+use super::rows::{Events, RowIdentity, RowPlace};
+use super::spi::{self, Access, Statement};
 
-static READ_NEW: Statement = Statement::new(
-    c"SELECT e.ctid, e.id, e.next_attempt_at, e.topic, e.key, e.event_id, e.emitted_at, e.partition, \
-             e.payload, e.headers, e.event_type, e.content_type \
-        FROM outbox.events AS e WHERE e.id > $1 ORDER BY e.id LIMIT $2",
-    &[pg_sys::INT8OID, pg_sys::INT8OID],
-);
-
-/// By ctid, which needs no index; and by event_id, since a ctid can come to hold another row.
+/// Where somebody has a trigger on the deletion; else rows are deleted in place. By ctid, which needs no index; and by
+/// event_id, since a ctid can come to hold another row.
 static DELETE: Statement = Statement::new(
     c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, event_id) \
        WHERE e.ctid = published.ctid AND e.event_id = published.event_id",
@@ -123,6 +117,12 @@ impl Outbox {
         }
     }
 
+    /// The table of events, to be read.
+    #[must_use]
+    pub fn events(self) -> Events {
+        Events::open_to_read(self.events)
+    }
+
     /// Whether the sequence of ids keeps none in reserve. A session that does would draw ids long before it
     /// uses them, which the search does not expect: their events are found by the full sweep only.
     #[must_use]
@@ -135,7 +135,7 @@ impl Outbox {
     }
 
     /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
-    /// the next transaction id, then the snapshot, which stays active for [`read_new`].
+    /// the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]
     pub fn look(self) -> (Horizon, Snapshot) {
         // The table first, as everybody does who locks both: two orders would make a deadlock.
@@ -193,93 +193,6 @@ fn widen(xid: pg_sys::TransactionId, next_xid: u64) -> u64 {
     next_xid.wrapping_add_signed(i64::from(distance))
 }
 
-/// A row as found, read as far as it is looked at: a large payload is fetched only for an event that is
-/// really taken.
-#[derive(Clone, Copy)]
-pub struct Found(Row);
-
-/// Which row is meant, though others may have come to its ctid or even its id since it was read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowIdentity {
-    /// The event's position.
-    pub id: i64,
-    /// The event's own identity.
-    pub event_id: [u8; 16],
-    /// Where the row lay.
-    pub place: RowPlace,
-}
-
-/// Where a row lay when it was read: block number and offset, as one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RowPlace(u64);
-
-impl Found {
-    /// The event's position.
-    #[must_use]
-    pub fn id(self) -> i64 {
-        self.0.get(2).unwrap_or_default()
-    }
-
-    /// Not to be tried before this time, in microseconds since 1970.
-    #[must_use]
-    pub fn next_attempt_at(self) -> Option<i64> {
-        self.0.datum(3).map(|datum| compat::unix_micros(datum.value() as i64))
-    }
-
-    /// The event's own identity.
-    #[must_use]
-    pub fn event_id(self) -> [u8; 16] {
-        self.0.get::<pgrx::Uuid>(6).map(|uuid| *uuid.as_bytes()).unwrap_or_default()
-    }
-
-    /// Which row this is.
-    #[must_use]
-    pub fn identity(self) -> RowIdentity {
-        RowIdentity { id: self.id(), event_id: self.event_id(), place: self.place() }
-    }
-
-    fn place(self) -> RowPlace {
-        let tid: Option<pg_sys::ItemPointerData> = self.0.get(1);
-        let (block, offset) = tid.map_or((0, 0), pgrx::itemptr::item_pointer_get_both);
-        RowPlace(u64::from(block) << 16 | u64::from(offset))
-    }
-
-    /// The topic and the key, which decide with which others the event keeps order.
-    #[must_use]
-    pub fn lane(&self) -> (&str, Option<&[u8]>) {
-        (self.0.get(4).unwrap_or_default(), self.0.get(5))
-    }
-
-    /// The whole event. `topic` is its topic, shared.
-    #[must_use]
-    pub fn event(self, topic: Arc<str>) -> Event {
-        let row = self.0;
-        Event {
-            id: self.id(),
-            event_id: self.event_id(),
-            emitted_at: row.datum(7).map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
-            topic,
-            partition: row.get(8),
-            key: row.get(5),
-            payload: row.get(9),
-            headers: row.get::<pgrx::datum::JsonString>(10).map(|json| json.0),
-            event_type: row.get(11),
-            content_type: row.get(12),
-        }
-    }
-}
-
-/// Reads up to `limit` rows behind `after`, by the active snapshot, in the order of their ids, until
-/// `visit` says stop. Gives how many rows there were, visited or not.
-pub fn read_new(after: i64, limit: usize, mut visit: impl FnMut(Found) -> bool) -> usize {
-    spi::connected(|| {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let rows = READ_NEW.execute(&[after.into_datum(), limit.into_datum()], Access::Read, 0);
-        let _ = rows.iter().map(Found).find(|found| !visit(*found));
-        rows.len()
-    })
-}
-
 /// The ids of those rows that other sessions have locked; the transaction has locked all others that exist.
 pub fn locked_by_others(rows: &[RowIdentity]) -> HashSet<i64> {
     if rows.is_empty() {
@@ -298,18 +211,38 @@ pub fn locked_by_others(rows: &[RowIdentity]) -> HashSet<i64> {
 }
 
 /// Deletes published events.
-pub fn delete(published: &[RowIdentity]) {
+pub fn delete(outbox: Outbox, published: &[RowIdentity]) {
+    if published.is_empty() {
+        return;
+    }
+    let events = Events::open_to_delete(outbox.events);
+    if events.can_delete_in_place() {
+        delete_by_id(&events.delete_in_place(published));
+    } else {
+        delete_by_statement(published);
+    }
+}
+
+fn delete_by_statement(published: &[RowIdentity]) {
+    let deleted = spi::connected(|| {
+        let places = tid_array(published.iter().map(|row| row.place));
+        let event_ids = uuid_array(published.iter().map(|row| row.event_id));
+        DELETE.execute(&[Some(places), event_ids], Access::Write, 0).len()
+    });
+    if deleted < published.len() {
+        delete_by_id(published);
+    }
+}
+
+/// Those that have moved since they were read.
+fn delete_by_id(published: &[RowIdentity]) {
     if published.is_empty() {
         return;
     }
     spi::connected(|| {
-        let places = tid_array(published.iter().map(|row| row.place));
+        let ids: Vec<i64> = published.iter().map(|row| row.id).collect();
         let event_ids = uuid_array(published.iter().map(|row| row.event_id));
-        let deleted = DELETE.execute(&[Some(places), event_ids], Access::Write, 0).len();
-        if deleted < published.len() {
-            let ids: Vec<i64> = published.iter().map(|row| row.id).collect();
-            DELETE_BY_ID.execute(&[ids.into_datum(), event_ids], Access::Write, 0);
-        }
+        DELETE_BY_ID.execute(&[ids.into_datum(), event_ids], Access::Write, 0);
     });
 }
 
@@ -365,13 +298,7 @@ fn uuid_array(event_ids: impl Iterator<Item = [u8; 16]>) -> Option<pg_sys::Datum
 
 /// An array of type `tid[]`, in the current memory context.
 fn tid_array(places: impl Iterator<Item = RowPlace>) -> pg_sys::Datum {
-    let mut tids: Vec<pg_sys::ItemPointerData> = places
-        .map(|RowPlace(place)| {
-            let mut tid = pg_sys::ItemPointerData::default();
-            pgrx::itemptr::item_pointer_set_all(&mut tid, (place >> 16) as u32, place as u16);
-            tid
-        })
-        .collect();
+    let mut tids: Vec<pg_sys::ItemPointerData> = places.map(RowPlace::tid).collect();
     let mut elements: Vec<pg_sys::Datum> =
         tids.iter_mut().map(|tid| pg_sys::Datum::from(std::ptr::from_mut(tid))).collect();
     let length = i32::try_from(elements.len()).unwrap_or(i32::MAX);

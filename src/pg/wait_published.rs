@@ -14,10 +14,11 @@ sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_publis
 /// The newest event that is visible now.
 static NEWEST: Statement = Statement::new(c"SELECT pg_catalog.max(e.id) FROM outbox.events AS e", &[]);
 
-/// The transactions whose events up to this one are still there.
+/// The events from this one up to that one that are still there, and whose they are.
 static REMAINING: Statement = Statement::new(
-    c"SELECT e.xmin FROM outbox.events AS e WHERE e.id OPERATOR(pg_catalog.<=) $1 ORDER BY e.id",
-    &[pg_sys::INT8OID],
+    c"SELECT e.id, e.xmin FROM outbox.events AS e \
+       WHERE e.id OPERATOR(pg_catalog.>=) $1 AND e.id OPERATOR(pg_catalog.<=) $2 ORDER BY e.id",
+    &[pg_sys::INT8OID, pg_sys::INT8OID],
 );
 
 /// Longest sleep between two looks, for events that leave by other hands than the relay's.
@@ -36,9 +37,11 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
     // between them is cleaned up by the end of the transaction.
     unsafe { pg_sys::ConditionVariablePrepareToSleep(condition) };
+    let mut oldest = 0;
     let published = loop {
-        if !remains(newest) {
-            break true;
+        match oldest_from(oldest, newest) {
+            Some(id) => oldest = id,
+            None => break true,
         }
         let left = deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
@@ -59,17 +62,19 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
     published.into_datum()
 }
 
-/// Whether an event up to `newest` that another transaction committed is still there. Those of this
-/// transaction are not waited for: they are published only after it.
-fn remains(newest: i64) -> bool {
+/// The first event from `oldest` up to `newest` that another transaction committed and that is still there. Those of
+/// this transaction are not waited for: they are published only after it. Where none was at the last look, none is
+/// looked for again: what is committed behind the caller's back with a lower id came after the call.
+fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
     let limit = if wake::has_emitted() { 0 } else { 1 };
     with_latest_snapshot(|| {
         REMAINING
-            .execute(&[newest.into_datum()], Access::Read, limit)
+            .execute(&[oldest.into_datum(), newest.into_datum()], Access::Read, limit)
             .iter()
-            .filter_map(|row| row.get::<pg_sys::TransactionId>(1))
+            .filter_map(|row| Some((row.get::<i64>(1)?, row.get::<pg_sys::TransactionId>(2)?)))
             // SAFETY: compares with the ids of this process' own transaction.
-            .any(|xmin| !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(xmin) })
+            .find(|(_, xmin)| !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(*xmin) })
+            .map(|(id, _)| id)
     })
 }
 

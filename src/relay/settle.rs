@@ -13,7 +13,8 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::turn::Relay;
 use crate::failpoints::{self, Point};
-use crate::pg::statements::{self, Outbox, Refusal, RowIdentity, Snapshot};
+use crate::pg::rows::RowIdentity;
+use crate::pg::statements::{self, Outbox, Refusal, Snapshot};
 use crate::pg::transaction::Failed;
 use crate::pg::{shared, transaction};
 
@@ -109,12 +110,12 @@ impl Relay {
         let mut sorted = self.sort(&self.reports[..count]);
         let mode = self.settings.notify;
         transaction::run(c"event_outbox: settling published events", || {
-            Outbox::locate()?;
+            let outbox = Outbox::locate()?;
             let _snapshot = Snapshot::take();
             let locked =
                 if mind_locks { statements::locked_by_others(&sorted.rows()) } else { HashSet::new() };
             sorted.leave_out(&locked);
-            statements::delete(&sorted.delivered);
+            statements::delete(outbox, &sorted.delivered);
             failpoints::reach(Point::InSettle);
             statements::notify(notify::notifications(mode, &sorted.published));
             let waiting = statements::report_refused(&sorted.refused);

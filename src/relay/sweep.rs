@@ -13,7 +13,8 @@ use super::turn::Relay;
 use super::window::{Room, Ticket};
 use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::publisher::Batch;
-use crate::pg::statements::{self, Found, Outbox};
+use crate::pg::rows::Found;
+use crate::pg::statements::{self, Outbox};
 use crate::pg::transaction;
 
 /// Topic names kept for sharing; a database that names more begins anew.
@@ -72,14 +73,15 @@ impl Relay {
     /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
     /// extension is gone.
     fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
-        let (horizon, snapshot) = Outbox::locate()?.look();
+        let outbox = Outbox::locate()?;
+        let (horizon, snapshot) = outbox.look();
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
         let mut room = self.window.room(self.limits());
         let after = failpoints::cursor(pass.after);
         let mut last_id = after;
         let mut cut_off = false;
-        let found = statements::read_new(after, limit, |row| {
+        let found = outbox.events().read_new(after, limit, |row| {
             cut_off = !self.consider(row, now, &mut room, catch);
             if !cut_off {
                 last_id = row.id();
@@ -88,7 +90,7 @@ impl Relay {
         });
         failpoints::passed(last_id);
         if failpoints::sabotaged(Sabotage::DeleteBeforeAck) {
-            statements::delete(&catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>());
+            statements::delete(outbox, &catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>());
         }
         drop(snapshot);
         failpoints::reach(Point::AfterRead);
@@ -97,7 +99,7 @@ impl Relay {
     }
 
     /// Takes a row if it is to be published now. `false` if there is no room for it.
-    fn consider(&mut self, row: Found, now: i64, room: &mut Room, catch: &mut Catch) -> bool {
+    fn consider(&mut self, row: &Found<'_>, now: i64, room: &mut Room, catch: &mut Catch) -> bool {
         let id = row.id();
         if let Some(ticket) = self.window.ticket(id) {
             if ticket.row.event_id != row.event_id() {
@@ -106,13 +108,13 @@ impl Relay {
             }
             return true;
         }
-        let (topic, key) = row.lane();
+        let topic = row.topic();
         let ordered = self.settings.producer.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
-        let lane = key.filter(|_| ordered).map(|key| lane(topic, key));
+        let lane = row.key().filter(|_| ordered).map(|key| lane(&topic, &key));
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
         }
-        let topic = self.shared_topic(topic);
+        let topic = self.shared_topic(&topic);
         let event = row.event(topic.clone());
         if !room.fits(&event) {
             return false;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use event_outbox_domain::event::Event;
 
+use crate::pg::rows::RowIdentity;
 use crate::pg::settings::Limits;
-use crate::pg::statements::RowIdentity;
 
 /// An event in flight, as far as it is needed to settle it.
 #[derive(Debug)]

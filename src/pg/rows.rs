@@ -1,0 +1,385 @@
+//! The rows of `outbox.events`, read and deleted where they lie.
+//!
+//! What `SELECT … WHERE id > $1 ORDER BY id LIMIT $2` and `DELETE … WHERE ctid = $1 AND event_id = $2` would do, by the
+//! same access methods, but row by row out of the buffers, without an executor that copies them: the
+//! relay's main thread has hardly anything else to do. See `docs/performance.md` for what it saves.
+
+use std::borrow::Cow;
+use std::ffi::{CStr, c_int};
+use std::sync::Arc;
+
+use event_outbox_domain::event::Event;
+use pgrx::prelude::*;
+
+use super::compat;
+
+/// Which row is meant, though others may have come to its ctid or even its id since it was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowIdentity {
+    /// The event's position.
+    pub id: i64,
+    /// The event's own identity.
+    pub event_id: [u8; 16],
+    /// Where the row lay.
+    pub place: RowPlace,
+}
+
+/// Where a row lay when it was read: block number and offset, as one number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowPlace(u64);
+
+impl RowPlace {
+    fn of(tid: pg_sys::ItemPointerData) -> Self {
+        let (block, offset) = pgrx::itemptr::item_pointer_get_both(tid);
+        Self(u64::from(block) << 16 | u64::from(offset))
+    }
+
+    fn block(self) -> u32 {
+        (self.0 >> 16) as u32
+    }
+
+    /// The place as Postgres writes it.
+    #[must_use]
+    pub fn tid(self) -> pg_sys::ItemPointerData {
+        let mut tid = pg_sys::ItemPointerData::default();
+        pgrx::itemptr::item_pointer_set_all(&mut tid, self.block(), self.0 as u16);
+        tid
+    }
+}
+
+/// The table `outbox.events`, open. Its lock is kept to the end of the transaction.
+pub struct Events {
+    relation: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    columns: Columns,
+}
+
+/// The columns that are read.
+#[derive(Clone, Copy)]
+enum Column {
+    Id,
+    EventId,
+    EmittedAt,
+    Topic,
+    Partition,
+    Key,
+    Payload,
+    Headers,
+    EventType,
+    ContentType,
+    NextAttemptAt,
+}
+
+/// Their names, in the same order.
+const NAMES: [&CStr; 11] = [
+    c"id",
+    c"event_id",
+    c"emitted_at",
+    c"topic",
+    c"partition",
+    c"key",
+    c"payload",
+    c"headers",
+    c"event_type",
+    c"content_type",
+    c"next_attempt_at",
+];
+
+/// Where they are in a row, counted from 0: an upgrade can have appended what a new installation has elsewhere.
+struct Columns {
+    positions: [usize; NAMES.len()],
+    /// How much of a row is to be taken apart.
+    width: c_int,
+}
+
+impl Events {
+    /// Opens the table to read it, in a transaction.
+    #[must_use]
+    pub fn open_to_read(table: pg_sys::Oid) -> Self {
+        Self::open(table, pg_sys::AccessShareLock)
+    }
+
+    /// Opens the table to delete from it, in a transaction.
+    #[must_use]
+    pub fn open_to_delete(table: pg_sys::Oid) -> Self {
+        Self::open(table, pg_sys::RowExclusiveLock)
+    }
+
+    fn open(table: pg_sys::Oid, lock: u32) -> Self {
+        // SAFETY: in a transaction, whose end releases what an ERROR leaves open.
+        unsafe {
+            let relation = pg_sys::table_open(table, lock as pg_sys::LOCKMODE);
+            let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
+            Self { relation, slot, columns: Columns::of(relation) }
+        }
+    }
+
+    /// Reads up to `limit` rows behind `after`, by the active snapshot, in the order of their ids, until
+    /// `visit` says stop. Gives how many were visited.
+    pub fn read_new(&self, after: i64, limit: usize, mut visit: impl FnMut(&Found<'_>) -> bool) -> usize {
+        let scan = IdScan::begin(self.relation, after);
+        let mut visited = 0;
+        while visited < limit && scan.next(self.slot, self.columns.width) {
+            visited += 1;
+            if !visit(&Found { events: self }) {
+                break;
+            }
+        }
+        visited
+    }
+
+    /// Whether rows can be deleted where they lie: nobody has a trigger or rule that wants to know of it.
+    #[must_use]
+    pub fn can_delete_in_place(&self) -> bool {
+        // SAFETY: the relation is open.
+        unsafe {
+            let relation = &*self.relation;
+            let heeded = relation.trigdesc.as_ref().is_some_and(|triggers| {
+                triggers.trig_delete_before_row
+                    || triggers.trig_delete_after_row
+                    || triggers.trig_delete_before_statement
+                    || triggers.trig_delete_after_statement
+                    || triggers.trig_delete_old_table
+            });
+            !heeded && relation.rd_rules.is_null()
+        }
+    }
+
+    /// Deletes these rows where they lie, by the active snapshot. Gives those that it has not found there:
+    /// they have been changed, moved or deleted since they were read. Waits for whoever has locked a row, up to
+    /// `lock_timeout`, and raises an ERROR then.
+    #[must_use]
+    pub fn delete_in_place(&self, rows: &[RowIdentity]) -> Vec<RowIdentity> {
+        // SAFETY: in a transaction with an active snapshot; the relation is open.
+        let (command, snapshot, blocks) = unsafe {
+            let blocks =
+                pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+            (pg_sys::GetCurrentCommandId(true), pg_sys::GetActiveSnapshot(), blocks)
+        };
+        // TRUNCATE and VACUUM FULL leave a shorter table; and nobody shortens it while it is locked.
+        let is_there = |row: &RowIdentity| row.place.block() < blocks;
+        let not_found = rows
+            .iter()
+            .filter(|row| !is_there(row) || !self.delete_one(row, command, snapshot))
+            .copied()
+            .collect();
+        // SAFETY: what follows in this transaction sees the rows deleted.
+        unsafe { pg_sys::CommandCounterIncrement() };
+        not_found
+    }
+
+    fn delete_one(&self, row: &RowIdentity, command: pg_sys::CommandId, snapshot: pg_sys::Snapshot) -> bool {
+        let mut tid = row.place.tid();
+        let event_id = self.columns.at(Column::EventId);
+        // SAFETY: relation, slot and snapshot are alive. The row that the snapshot sees at this place cannot give it to
+        // another before the snapshot is gone, so what is deleted is what was compared.
+        unsafe {
+            compat::guarded(|| {
+                if !compat::fetch_row_version(self.relation, &mut tid, snapshot, self.slot) {
+                    return false;
+                }
+                compat::raw::slot_getsomeattrs_int(self.slot, self.columns.width);
+                let found = (*(*self.slot).tts_values.add(event_id)).cast_mut_ptr::<[u8; 16]>();
+                *found == row.event_id && compat::delete_row(self.relation, &mut tid, command, snapshot)
+            })
+        }
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        // When an ERROR unwinds, the end of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: pairs with `open`; the lock is kept.
+            unsafe {
+                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
+                pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            }
+        }
+    }
+}
+
+impl Columns {
+    fn of(relation: pg_sys::Relation) -> Self {
+        // SAFETY: the relation is open, and its descriptor lives as long.
+        let attributes = unsafe {
+            let descriptor = (*relation).rd_att;
+            (0..(*descriptor).natts as usize).map(move |at| &*compat::attribute(descriptor, at))
+        };
+        let positions = NAMES.map(|name| {
+            let position = attributes.clone().position(|column| {
+                // SAFETY: the name of a column ends with a zero.
+                !column.attisdropped && unsafe { CStr::from_ptr(column.attname.data.as_ptr()) } == name
+            });
+            position.unwrap_or_else(|| error!("outbox.events has no column {}", name.to_string_lossy()))
+        });
+        let last = positions.into_iter().max().unwrap_or(0);
+        Self { positions, width: c_int::try_from(last + 1).unwrap_or(c_int::MAX) }
+    }
+
+    fn at(&self, column: Column) -> usize {
+        self.positions[column as usize]
+    }
+}
+
+/// A scan of the primary key, from an id on.
+struct IdScan {
+    index: pg_sys::Relation,
+    scan: pg_sys::IndexScanDesc,
+}
+
+/// In ascending order.
+const FORWARD: pg_sys::ScanDirection::Type = pg_sys::ScanDirection::ForwardScanDirection;
+
+impl IdScan {
+    fn begin(relation: pg_sys::Relation, after: i64) -> Self {
+        const FIRST_COLUMN: pg_sys::AttrNumber = 1;
+        // SAFETY: in a transaction with an active snapshot; the relation is open. The index is one of a bigint, which
+        // the function compares; the key is copied.
+        unsafe {
+            let primary_key = compat::primary_key_index(relation);
+            if primary_key == pg_sys::InvalidOid {
+                error!("outbox.events has no primary key");
+            }
+            let index = pg_sys::index_open(primary_key, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let scan = compat::begin_index_scan(relation, index, pg_sys::GetActiveSnapshot(), 1);
+            let mut key = pg_sys::ScanKeyData::default();
+            pg_sys::ScanKeyInit(
+                &mut key,
+                FIRST_COLUMN,
+                pg_sys::BTGreaterStrategyNumber as pg_sys::StrategyNumber,
+                pg_sys::F_INT8GT.into(),
+                pg_sys::Datum::from(after),
+            );
+            pg_sys::index_rescan(scan, &mut key, 1, std::ptr::null_mut(), 0);
+            Self { index, scan }
+        }
+    }
+
+    /// Puts the next row into the slot, its first columns ready to be read.
+    fn next(&self, slot: *mut pg_sys::TupleTableSlot, columns: c_int) -> bool {
+        // SAFETY: the scan is open, the slot one of its table.
+        unsafe {
+            compat::guarded(|| {
+                let found = compat::raw::index_getnext_slot(self.scan, FORWARD, slot);
+                if found {
+                    compat::raw::slot_getsomeattrs_int(slot, columns);
+                }
+                found
+            })
+        }
+    }
+}
+
+impl Drop for IdScan {
+    fn drop(&mut self) {
+        // When an ERROR unwinds, the end of the transaction closes it.
+        if !std::thread::panicking() {
+            // SAFETY: pairs with `begin`.
+            unsafe {
+                pg_sys::index_endscan(self.scan);
+                pg_sys::index_close(self.index, pg_sys::NoLock as pg_sys::LOCKMODE);
+            }
+        }
+    }
+}
+
+/// A row as found, read as far as it is looked at: a large payload is fetched only for an event that is
+/// really taken.
+pub struct Found<'a> {
+    events: &'a Events,
+}
+
+impl Found<'_> {
+    fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
+        // SAFETY: the slot holds a row whose columns up to the last of `NAMES` have been taken apart.
+        unsafe {
+            let (slot, column) = (&*self.events.slot, self.events.columns.at(column));
+            (!*slot.tts_isnull.add(column)).then(|| *slot.tts_values.add(column))
+        }
+    }
+
+    /// The bytes of a value of variable length; copied only if they are stored compressed or elsewhere.
+    fn bytes(&self, column: Column) -> Option<Cow<'_, [u8]>> {
+        let stored = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
+        // SAFETY: a column of type text, bytea or json, which lives as long as the slot holds the row; what had to be
+        // unpacked is a copy of ours.
+        unsafe {
+            if pgrx::varlena::varatt_is_1b_e(stored) || pgrx::varlena::varatt_is_4b_c(stored) {
+                let unpacked = pg_sys::pg_detoast_datum_packed(stored);
+                let bytes = pgrx::varlena::varlena_to_byte_slice(unpacked).to_vec();
+                pg_sys::pfree(unpacked.cast());
+                Some(Cow::Owned(bytes))
+            } else {
+                Some(Cow::Borrowed(pgrx::varlena::varlena_to_byte_slice(stored)))
+            }
+        }
+    }
+
+    /// Text; what is not UTF-8, in a database of another encoding, is marked as such.
+    fn text(&self, column: Column) -> Option<Cow<'_, str>> {
+        Some(match self.bytes(column)? {
+            Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+            Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
+        })
+    }
+
+    /// The event's position.
+    #[must_use]
+    pub fn id(&self) -> i64 {
+        self.datum(Column::Id).map_or(0, |datum| datum.value() as i64)
+    }
+
+    /// Not to be tried before this time, in microseconds since 1970.
+    #[must_use]
+    pub fn next_attempt_at(&self) -> Option<i64> {
+        let datum = self.datum(Column::NextAttemptAt)?;
+        Some(compat::unix_micros(datum.value() as i64))
+    }
+
+    /// The event's own identity.
+    #[must_use]
+    pub fn event_id(&self) -> [u8; 16] {
+        let datum = self.datum(Column::EventId);
+        // SAFETY: a uuid is a pointer to its 16 bytes, in the row.
+        datum.map_or([0; 16], |datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    /// Which row this is.
+    #[must_use]
+    pub fn identity(&self) -> RowIdentity {
+        // SAFETY: the slot holds a row.
+        let place = RowPlace::of(unsafe { (*self.events.slot).tts_tid });
+        RowIdentity { id: self.id(), event_id: self.event_id(), place }
+    }
+
+    /// The topic.
+    #[must_use]
+    pub fn topic(&self) -> Cow<'_, str> {
+        self.text(Column::Topic).unwrap_or_default()
+    }
+
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> Option<Cow<'_, [u8]>> {
+        self.bytes(Column::Key)
+    }
+
+    /// The whole event. `topic` is its topic, shared.
+    #[must_use]
+    pub fn event(&self, topic: Arc<str>) -> Event {
+        let emitted_at = self.datum(Column::EmittedAt);
+        Event {
+            id: self.id(),
+            event_id: self.event_id(),
+            emitted_at: emitted_at.map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
+            topic,
+            partition: self.datum(Column::Partition).map(|datum| datum.value() as i32),
+            key: self.key().map(Cow::into_owned),
+            payload: self.bytes(Column::Payload).map(Cow::into_owned),
+            headers: self.text(Column::Headers).map(Cow::into_owned),
+            event_type: self.text(Column::EventType).map(Cow::into_owned),
+            content_type: self.text(Column::ContentType).map(Cow::into_owned),
+        }
+    }
+}
