@@ -150,6 +150,14 @@ impl Broker {
         run(acls.args(["--operation", operation, "--topic", topic]))
     }
 
+    /// Bounds how fast the producers with this `client.id` may write, in bytes per second.
+    pub fn limit_producer(&self, client_id: &str, bytes_per_second: u32) -> Result<()> {
+        let mut configs = java(&TOOL_OPTIONS)?;
+        configs.args(["kafka.admin.ConfigCommand", "--bootstrap-server", &self.bootstrap_servers()]);
+        configs.args(["--alter", "--entity-type", "clients", "--entity-name", client_id]);
+        run(configs.args(["--add-config", &format!("producer_byte_rate={bytes_per_second}")]))
+    }
+
     /// Whether the broker answers a request for metadata.
     pub fn answers(&self) -> bool {
         let consumer: Result<BaseConsumer, _> = self.client_config().create();

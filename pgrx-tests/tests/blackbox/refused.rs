@@ -134,6 +134,32 @@ fn a_partition_out_of_range() -> Result<()> {
     Ok(())
 }
 
+/// A compacted topic takes no record without a key; those with one pass, also those of its batch.
+#[test]
+fn a_record_that_the_topic_does_not_take() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.alter_database("SET event_outbox.max_attempts = 2")?;
+    stage.alter_database("SET event_outbox.retry_backoff = '10ms'")?;
+    let topic = stage.topic("compacted");
+    stage.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
+    let mut transaction = stage.client.transaction()?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
+    for (key, name) in [(Some("b"), "before"), (None, "keyless"), (Some("a"), "after")] {
+        transaction.query_one(sql, &[&topic, &key, &name])?;
+    }
+    transaction.commit()?;
+    let records = stage.drained(&topic)?;
+    assert_eq!(values(&records, "b"), [r#""before""#]);
+    assert_eq!(values(&records, "a"), [r#""after""#]);
+    let dead = stage.client.query_one(
+        "SELECT convert_from(payload, 'UTF8'), error_class, attempts FROM outbox.dead_letters",
+        &[],
+    )?;
+    let dead: (String, String, i32) = (dead.get(0), dead.get(1), dead.get(2));
+    assert_eq!(dead, (r#""keyless""#.into(), "invalid_record".into(), 2));
+    Ok(())
+}
+
 #[test]
 fn a_refusal_reported_by_hand_counts() -> Result<()> {
     let mut stage = Stage::new()?;

@@ -1,8 +1,12 @@
 //! A topic that Kafka cannot take for the moment keeps its own events waiting, and nobody else's.
 
-use event_outbox_tests::{Consumer, Record, Result, wait};
+use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, wait};
+use postgres::Client;
 use rdkafka::mocking::MockCluster;
 
+use crate::ledger::Ledger;
+use crate::own::{Own, Troubled};
+use crate::relay::{status, until_drained, until_status};
 use crate::stage::{DEADLINE, Stage};
 
 /// More than the window holds.
@@ -58,4 +62,64 @@ fn a_topic_without_a_leader_does_not_starve_the_others() -> Result<()> {
     assert_eq!(values(&read("stuck")?), (1..=STUCK).collect::<Vec<_>>(), "in order, each once");
     assert_eq!(values(&read("free")?), (1..=FREE).collect::<Vec<_>>());
     Ok(())
+}
+
+fn left(client: &mut Client, topic: &str) -> Result<i64> {
+    Ok(client.query_one("SELECT count(*) FROM outbox.events WHERE topic = $1", &[&topic])?.get(0))
+}
+
+#[test]
+fn a_deleted_topic_does_not_starve_the_others() -> Result<()> {
+    let (doomed, alive) = ("stuck.doomed", "stuck.alive");
+    let broker = Troubled::take()?;
+    let options = Cluster::options("deleted")
+        .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
+        .set("event_outbox.max_in_flight", 100)
+        .set("event_outbox.batch_size", 50)
+        .set("event_outbox.max_attempts", 1000)
+        .set("event_outbox.retry_backoff_max", "1s");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let emit = "SELECT count(outbox.emit($1, to_jsonb(n), key => 'k')) FROM generate_series(1, $2::int) AS n";
+    for topic in [doomed, alive] {
+        broker.create_topic(topic, 1, &[])?;
+        client.query_one(emit, &[&topic, &1])?;
+    }
+    until_drained(&mut client)?;
+    broker.delete_topic(doomed)?;
+    client.query_one(emit, &[&doomed, &STUCK])?;
+    client.query_one(emit, &[&alive, &FREE])?;
+    wait::until_ok("the events of the other topic to be published", DEADLINE, || {
+        Ok((left(&mut client, alive)? == 0).then_some(()))
+    })?;
+    until_status(&mut client, "the refusal", |status| status.refused > 0)?;
+    assert!(left(&mut client, doomed)? > 0);
+    broker.create_topic(doomed, 1, &[])?;
+    until_drained(&mut client)?;
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &[doomed])?;
+    assert_eq!(values(&records), (1..=STUCK).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// The broker has its client wait for longer than a request may take.
+#[test]
+fn throttling_is_nobodys_fault() -> Result<()> {
+    let broker = Broker::shared()?;
+    broker.limit_producer("throttled", 40_000)?;
+    let options = Cluster::options("throttled").set(
+        "event_outbox.kafka_properties",
+        "client.id=throttled,request.timeout.ms=1000,socket.timeout.ms=1500",
+    );
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "stuck.throttled")?;
+    for _ in 0..2 {
+        // More than the quota allows for: the broker keeps the producer waiting for seconds.
+        ledger.emit(&mut client, 2000)?;
+        until_drained(&mut client)?;
+    }
+    assert_eq!(status(&mut client)?.refused, 0);
+    let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    assert_eq!(dead, 0);
+    ledger.assert_exactly_once(&mut client, broker)
 }

@@ -1,7 +1,9 @@
 //! What a database has set for its sessions, or holds already, does not change what is published.
 
-use event_outbox_tests::Result;
+use event_outbox_tests::{Broker, Result, StopMode};
 
+use crate::own::Own;
+use crate::relay::{status, until_idle};
 use crate::stage::{PROMPTLY, Stage, emit};
 
 /// Settings that would make a session of the relay fail, hang, or write its values otherwise.
@@ -52,6 +54,54 @@ fn settings_of_the_database_do_not_reach_the_relay() -> Result<()> {
         let sql = "SELECT FROM outbox.events HAVING count(*) = 1 AND min(attempts) > 0";
         Ok(stage.client.query_opt(sql, &[])?)
     })?;
+    Ok(())
+}
+
+/// Those that a server, or the role by which the relay works, has set.
+#[test]
+fn settings_of_the_server_and_of_the_role_do_not_reach_the_relay() -> Result<()> {
+    const SERVER: [(&str, &str); 6] = [
+        ("default_transaction_read_only", "on"),
+        ("default_transaction_isolation", "serializable"),
+        ("default_transaction_deferrable", "on"),
+        ("idle_in_transaction_session_timeout", "1ms"),
+        ("search_path", "nowhere"),
+        ("row_security", "off"),
+    ];
+    let mut own = Own::start(&Broker::shared()?.bootstrap_servers())?;
+    own.connect()?.batch_execute("CREATE ROLE tester SUPERUSER LOGIN")?;
+    let mut client = own.server.connect_as(&own.database, "tester")?;
+    for setting in HOSTILE {
+        client.batch_execute(&format!("ALTER ROLE postgres SET {setting}"))?;
+    }
+    // From version 17.
+    let sql = "SELECT FROM pg_settings WHERE name = 'transaction_timeout'";
+    if client.query_opt(sql, &[])?.is_some() {
+        client.batch_execute("ALTER ROLE postgres SET transaction_timeout = '1ms'")?;
+    }
+    drop(client);
+    own.server.stop(StopMode::Fast)?;
+    for (name, value) in SERVER {
+        own.server.set(name, value)?;
+    }
+    own.server.start()?;
+    let mut client = own.server.connect_as(&own.database, "tester")?;
+    client
+        .batch_execute("SET default_transaction_read_only = off; SET default_transaction_deferrable = off")?;
+    let pid = until_idle(&mut client)?;
+    for sql in [
+        "SELECT outbox.emit('surroundings.server', to_jsonb(n)) FROM generate_series(1, 300) AS n",
+        "SELECT outbox.emit('surroundings.server', '0', partition => 99)",
+    ] {
+        client.execute(sql, &[])?;
+    }
+    event_outbox_tests::wait::until_ok("the refusal alone to be left", PROMPTLY, || {
+        let sql = "SELECT FROM outbox.events HAVING count(*) = 1 AND min(attempts) > 0";
+        Ok(client.query_opt(sql, &[])?)
+    })?;
+    assert_eq!(status(&mut client)?.pid, Some(pid));
+    let log = own.server.log();
+    assert!(!log.contains("the relay cannot work"), "it complained");
     Ok(())
 }
 
