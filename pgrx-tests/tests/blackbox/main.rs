@@ -11,6 +11,7 @@ mod dead_letters;
 mod disk;
 mod dump;
 mod envelope;
+mod fatal;
 mod functions;
 mod idle;
 mod install;
