@@ -117,6 +117,42 @@ fn kafka_restarts_in_order() -> Result<()> {
     ledger.assert_exactly_once(&mut client, &broker)
 }
 
+/// Everything that can time out does so several times, and nothing comes of it.
+#[test]
+fn an_outage_longer_than_any_timeout() -> Result<()> {
+    const TIMEOUTS: &str = "request.timeout.ms=1000,socket.timeout.ms=1000,\
+        socket.connection.setup.timeout.ms=1000,topic.metadata.propagation.max.ms=1000,metadata.max.age.ms=1000";
+    const SECONDS: f64 = 6.0;
+    let mut broker = Troubled::take()?;
+    broker.create_topic("outage.long", 3, &[])?;
+    let options = Cluster::options("long").set("event_outbox.kafka_properties", TIMEOUTS);
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.long")?;
+    ledger.emit(&mut client, 10)?;
+    until_drained(&mut client)?;
+    broker.stop()?;
+    ledger.emit(&mut client, 500)?;
+    until_disconnected(&mut client)?;
+    let sql = "SELECT extract(epoch FROM clock_timestamp() - connection_since)::float8,
+                      oldest_event_at = (SELECT min(emitted_at) FROM outbox.events)
+                 FROM outbox.status WHERE connection = 'disconnected'";
+    wait::until_ok("the outage to last", RETURN, || {
+        // It is one outage, from its beginning to its end.
+        let row = client.query_one(sql, &[])?;
+        assert!(row.get::<_, bool>(1), "the oldest event is not shown");
+        Ok((row.get::<_, f64>(0) > SECONDS).then_some(()))
+    })?;
+    ledger.emit(&mut client, 500)?;
+    assert_blameless(&mut client)?;
+    broker.start()?;
+    until_back(&mut client)?;
+    assert_eq!(outages_logged(&own), 1);
+    let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    assert_eq!(dead, 0);
+    ledger.assert_exactly_once(&mut client, &broker)
+}
+
 #[test]
 fn kafka_freezes() -> Result<()> {
     let broker = Troubled::take()?;
