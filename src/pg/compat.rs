@@ -11,6 +11,13 @@ const EPOCH_SHIFT: i64 = 946_684_800_000_000;
 #[allow(clippy::unnecessary_cast)]
 pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
+/// Settings of sessions that suit no relay and that only later versions have, with values that do.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+pub const LATER_SETTINGS: [(&CStr, &CStr); 0] = [];
+/// Settings of sessions that suit no relay and that only later versions have, with values that do.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+pub const LATER_SETTINGS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
+
 /// A Postgres timestamp as microseconds since 1970-01-01 UTC.
 #[must_use]
 pub const fn unix_micros(timestamp: pg_sys::TimestampTz) -> i64 {

@@ -88,7 +88,7 @@ pub fn prepare_session() {
         (c"lock_timeout", c"500ms"),
         (c"session_replication_role", c"origin"),
     ];
-    for (name, value) in SETTINGS {
+    for (name, value) in SETTINGS.into_iter().chain(compat::LATER_SETTINGS) {
         force_setting(name, value);
     }
 }
