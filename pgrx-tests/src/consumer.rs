@@ -145,8 +145,10 @@ impl Consumer {
             if begin.elapsed() >= READ_ALL_DEADLINE {
                 bail!("{unfinished:?} not read to the end within {READ_ALL_DEADLINE:?}");
             }
-            if let Some((topic, partition)) = consumer.poll()? {
-                unfinished.remove(&(topic, partition));
+            if let Some(partition) = consumer.poll()?
+                && let Some(ended) = consumer.partition_at_end(partition)?
+            {
+                unfinished.remove(&ended);
             }
             consumer.records.drain(..).for_each(&mut visit);
         }
@@ -160,8 +162,8 @@ impl Consumer {
         Ok(self.records.pop())
     }
 
-    /// One step; the partition whose end it has reached, if it has.
-    fn poll(&mut self) -> Result<Option<(String, i32)>> {
+    /// One step; the number of the partition whose end it has reached, if it has.
+    fn poll(&mut self) -> Result<Option<i32>> {
         match self.inner.poll(POLL) {
             None => Ok(None),
             Some(Ok(message)) => {
@@ -170,7 +172,7 @@ impl Consumer {
                 self.records.push(record);
                 Ok(None)
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(self.partition_at_end(partition)?),
+            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Some(partition)),
             // The broker may be down for a while: the deadline decides.
             Some(Err(error)) if is_transient(&error) => Ok(None),
             Some(Err(error)) => Err(error.into()),

@@ -14,6 +14,7 @@
 pub mod checker;
 pub mod clock;
 pub mod dial;
+mod dump;
 pub mod evidence;
 pub mod faults;
 pub mod journal;
@@ -142,7 +143,12 @@ pub fn run(options: &Options) -> Result<Report> {
         disturbed,
     };
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
-    Ok(Report::new(options, verdict, strokes, &evidence, trouble, status, server_log))
+    let report = Report::new(options, verdict, strokes, &evidence, trouble, status, &server_log);
+    if !report.is_clean() {
+        let kept = dump::write(&evidence, options.seed, &server_log)?;
+        eprintln!("journal, records and the server's log are kept in {}", kept.display());
+    }
+    Ok(report)
 }
 
 /// Inflicts faults until the time is over.

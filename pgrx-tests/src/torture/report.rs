@@ -35,7 +35,7 @@ impl Report {
         evidence: &Evidence,
         trouble: Option<anyhow::Error>,
         status: String,
-        server_log: String,
+        server_log: &str,
     ) -> Self {
         let Options { seed, mode, duration, writers, .. } = options;
         let title = format!("{mode:?}, {} s, {writers} writers, SEED={seed}", duration.as_secs());
