@@ -1,7 +1,7 @@
 //! Those who are compared. Each is given the same events, and told when to publish.
 
 pub mod bare;
-mod connect;
+pub mod connect;
 pub mod debezium;
 pub mod limit;
 pub mod ours;

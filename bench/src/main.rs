@@ -6,20 +6,24 @@ mod contender;
 mod events;
 mod figures;
 mod goals;
+mod machine;
 mod memory;
 mod pace;
 mod pgbench;
 mod plot;
 mod processes;
+mod profile;
 mod scenario;
 mod stage;
 
+use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use event_outbox_tests::process;
 use event_outbox_tests::progress::step;
+use event_outbox_tests::{layout, process};
 
 use crate::figures::Figures;
 use crate::scenario::Bench;
@@ -56,19 +60,35 @@ fn bench() -> Result<()> {
         bench.figures.set(format!("{}.took_s", scenario.name), began.elapsed().as_secs_f64());
     }
     let Bench { stage, mut figures, .. } = bench;
-    for (name, value) in stage.settings()? {
-        figures.note(format!("setting.{name}"), value);
+    for (name, value) in machine::describe(&stage)? {
+        figures.note(name, value);
     }
     drop(stage);
     figures.set("took_s", begin.elapsed().as_secs_f64());
     figures.note("quick", quick);
-    let summary = scenario::out()?.join("summary.json");
-    figures.write(&summary)?;
+    let out = scenario::out()?;
+    figures.write(&out.join("summary.json"))?;
+    plot::draw(&figures, &out)?;
     let is_extreme = |key: &str| key.ends_with(".min") || key.ends_with(".max");
     for (key, value) in figures.iter().filter(|(key, value)| value.is_number() && !is_extreme(key)) {
         println!("{key:<44}{:>16}", goals::short(value.as_f64().unwrap_or(f64::NAN)));
     }
     goals::report(&figures);
-    println!("\nall figures: {}", summary.display());
+    println!("\nall figures and plots: {}", out.display());
+    if chosen.len() == scenario::ALL.len() && !quick {
+        publish(&out)?;
+    }
+    Ok(())
+}
+
+/// Puts the results of a whole run where the documentation shows them.
+fn publish(out: &Path) -> Result<()> {
+    let published = layout::repository().join("docs/benchmarks");
+    fs::create_dir_all(&published)?;
+    for entry in fs::read_dir(out)? {
+        let file = entry?;
+        fs::copy(file.path(), published.join(file.file_name()))?;
+    }
+    println!("copied to {}", published.display());
     Ok(())
 }

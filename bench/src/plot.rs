@@ -43,9 +43,8 @@ pub fn draw(figures: &Figures, directory: &Path) -> Result<()> {
     flat(figures).map_or(Ok(()), |groups| {
         bars::draw(&file("flat"), "Draining under adverse conditions", "events/s", &groups)
     })?;
-    memory(figures).map_or(Ok(()), |groups| {
-        bars::draw(&file("memory"), "Memory of the relay", "MB", &groups)
-    })?;
+    memory(figures)
+        .map_or(Ok(()), |groups| bars::draw(&file("memory"), "Memory of the relay", "MB", &groups))?;
     scale(figures).map_or(Ok(()), |groups| {
         bars::draw(&file("scale"), "Draining events of other sizes", "MB/s", &groups)
     })

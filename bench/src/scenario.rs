@@ -5,6 +5,7 @@ pub mod emit;
 pub mod flat;
 pub mod idle;
 pub mod latency;
+pub mod profile;
 pub mod scale;
 pub mod sustained;
 
@@ -43,7 +44,7 @@ pub struct Scenario {
 }
 
 /// In the order in which they run.
-pub const ALL: [Scenario; 7] = [
+pub const ALL: [Scenario; 8] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
@@ -51,6 +52,7 @@ pub const ALL: [Scenario; 7] = [
     Scenario { name: "flat", run: flat::run },
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
+    Scenario { name: "profile", run: profile::run },
 ];
 
 /// Those named in a list separated by commas; all of them if it is empty.

@@ -132,11 +132,13 @@ impl Stage {
                        OR name = ANY($1) OR name LIKE 'event\\_outbox.%' AND source <> 'default'";
         let changed: Vec<_> = POSTGRES.iter().map(|(name, _)| *name).collect();
         let rows = self.connect(OURS)?.query(sql, &[&changed]).context("settings")?;
-        let mut settings: BTreeMap<_, _> =
-            rows.iter().map(|row| (format!("postgresql.{}", row.get::<_, &str>(0)), row.get(1))).collect();
-        settings.insert("kafka.java".into(), KAFKA_JAVA.join(" "));
-        settings.insert("kafka.partitions".into(), PARTITIONS.to_string());
-        settings.insert("kafka.replication".into(), "1".into());
+        let mut settings: BTreeMap<_, _> = rows
+            .iter()
+            .map(|row| (format!("setting.postgresql.{}", row.get::<_, &str>(0)), row.get(1)))
+            .collect();
+        settings.insert("setting.kafka.java".into(), KAFKA_JAVA.join(" "));
+        settings.insert("setting.kafka.partitions".into(), PARTITIONS.to_string());
+        settings.insert("setting.kafka.replication".into(), "1".into());
         Ok(settings)
     }
 }

@@ -39,7 +39,7 @@ VALUES (made_id($2)::uuid, $1, made_key($2), 'made', made_payload($2), made_trac
 /// What differs from the connector's defaults. Its manual's advice for throughput is a larger queue and larger
 /// batches, for latency a shorter poll interval. The producer's settings are those of all contenders, under their
 /// Java names.
-const TUNING: [(&str, &str); 11] = [
+pub const TUNING: [(&str, &str); 11] = [
     ("max.batch.size", "10240"),
     ("max.queue.size", "40960"),
     ("poll.interval.ms", "5"),
@@ -70,11 +70,6 @@ impl<'a> Debezium<'a> {
         client.batch_execute(TABLE)?;
         let connect = Connect::start(&stage.bootstrap_servers())?;
         Ok(Self { stage, client, connect, name: String::new(), runs: 0 })
-    }
-
-    /// The tuning, for the summary.
-    pub fn tuning() -> impl Iterator<Item = (&'static str, &'static str)> {
-        TUNING.into_iter()
     }
 
     fn config(&self) -> Value {

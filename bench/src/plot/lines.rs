@@ -20,8 +20,10 @@ pub fn draw(
     points: &[(f64, f64)],
 ) -> Result<()> {
     let sheet = Sheet::new(file, title, HEIGHT)?;
-    let (x_ticks, y_ticks) =
-        (ticks(points.iter().map(|p| p.0).fold(0.0, f64::max)), ticks(points.iter().map(|p| p.1).fold(0.0, f64::max)));
+    let (x_ticks, y_ticks) = (
+        ticks(points.iter().map(|p| p.0).fold(0.0, f64::max)),
+        ticks(points.iter().map(|p| p.1).fold(0.0, f64::max)),
+    );
     let (x_end, y_end) = (x_ticks.last().copied().unwrap_or(1.0), y_ticks.last().copied().unwrap_or(1.0));
     let x = |number: f64| LEFT + (f64::from(RIGHT - LEFT) * number / x_end).round() as i32;
     let y = |number: f64| sheet.floor - (f64::from(sheet.floor - TOP) * number / y_end).round() as i32;

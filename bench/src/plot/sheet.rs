@@ -100,7 +100,8 @@ pub fn ticks(max: f64) -> Vec<f64> {
     }
     let rough = max / 5.0;
     let power = 10_f64.powf(rough.log10().floor());
-    let step = [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
+    let step =
+        [1.0, 2.0, 2.5, 5.0, 10.0].map(|factor| factor * power).into_iter().find(|step| *step >= rough);
     let step = step.unwrap_or(10.0 * power);
     let count = (max / step).ceil() as usize;
     (0..=count).map(|n| n as f64 * step).collect()

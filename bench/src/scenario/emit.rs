@@ -34,7 +34,9 @@ const CPU_SLICE: usize = 500;
 const CPU_INSERT: &str = "
 INSERT INTO bare_events (topic, key, payload, headers, content_type)
 VALUES ('emit', convert_to($1, 'UTF8'), convert_to($2, 'UTF8'), $3::text::json, 'application/json')";
-const CPU_EMIT: &str = "SELECT outbox.emit('emit', $2::text::jsonb, key => $1, headers => $3::text::jsonb)";
+/// `emit()` with all that is needed.
+pub const CPU_EMIT: &str =
+    "SELECT outbox.emit('emit', $2::text::jsonb, key => $1, headers => $3::text::jsonb)";
 
 /// Transactions of one event each, with and without an outbox.
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -98,21 +100,27 @@ fn slice(stage: &Stage, ours: &mut Ours<'_>, pgbench: &Pgbench, name: &str) -> R
 }
 
 /// A session that runs the same statement again and again.
-struct Session {
+pub struct Session {
     client: Client,
     statement: Statement,
     backend: u32,
 }
 
 impl Session {
-    fn new(stage: &Stage, sql: &str) -> Result<Self> {
+    /// The statement takes a key, a payload and headers, as text.
+    pub fn new(stage: &Stage, sql: &str) -> Result<Self> {
         let mut client = stage.connect(OURS)?;
         let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
         Ok(Self { statement: client.prepare(sql)?, client, backend: u32::try_from(backend)? })
     }
 
+    /// The process of the session.
+    pub fn backend(&self) -> u32 {
+        self.backend
+    }
+
     /// CPU time of the server for these transactions.
-    fn run(&mut self, transactions: usize) -> Result<Duration> {
+    pub fn run(&mut self, transactions: usize) -> Result<Duration> {
         let before = processes::cpu(self.backend)?;
         for n in 0..transactions {
             let n = i64::try_from(n)?;
