@@ -162,6 +162,15 @@ impl Consumer {
         Ok(self.records.pop())
     }
 
+    /// The ends of all partitions known: the offset of the next record to come.
+    pub fn ends(&self) -> Result<BTreeMap<(String, i32), i64>> {
+        let ends = self.positions.keys().map(|(topic, partition)| {
+            let (_, end) = self.inner.fetch_watermarks(topic, *partition, ASK_DEADLINE)?;
+            Ok(((topic.clone(), *partition), end))
+        });
+        ends.collect()
+    }
+
     /// One step; the number of the partition whose end it has reached, if it has.
     fn poll(&mut self) -> Result<Option<i32>> {
         match self.inner.poll(POLL) {

@@ -51,15 +51,16 @@ impl Kafka {
             }
             Mode::Mock => Self::Mock(MockCluster::new(MOCK_BROKERS)?),
         };
-        topics::create(|name, partitions| kafka.create_topic(name, partitions))?;
+        topics::create(|name, partitions, configs| kafka.create_topic(name, partitions, configs))?;
         Ok(kafka)
     }
 
     /// Creates a topic. A record's time is that of its arrival, where the broker can be told so.
-    pub fn create_topic(&self, name: &str, partitions: i32) -> Result<()> {
+    pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
         match self {
             Self::Real { broker, .. } => {
-                broker.create_topic(name, partitions, &[("message.timestamp.type", "LogAppendTime")])
+                let configs = [configs, &[("message.timestamp.type", "LogAppendTime")]].concat();
+                broker.create_topic(name, partitions, &configs)
             }
             Self::Mock(mock) => {
                 mock.create_topic(name, partitions, MOCK_BROKERS).with_context(|| format!("topic {name}"))

@@ -73,13 +73,21 @@ pub struct Options {
 impl Options {
     /// All faults of a mode.
     pub fn new(mode: Mode, duration: Duration, seed: u64) -> Self {
+        // The mock cluster takes events of any size, and creates topics that it is asked for.
+        let is_real = mode == Mode::Kafka;
         Self {
             duration,
             seed,
             mode,
             faults: faults::all(mode),
             writers: 8,
-            habits: Habits { poison: 3, by_hand: 60, lost: 5, rest: 50 },
+            habits: Habits {
+                poison: 3,
+                by_hand: 60,
+                oversized: is_real,
+                lost: if is_real { 5 } else { 0 },
+                rest: 50,
+            },
             sabotage: None,
             sweep_interval: "1min",
             patience: Duration::from_secs(90),
@@ -102,7 +110,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let reader = match &stage.kafka {
         Kafka::Real { .. } => None,
         Kafka::Mock(mock) => {
-            Some(Reader::start(&mock.bootstrap_servers(), &stage.shared.topics[..topics::EXISTING])?)
+            Some(Reader::start(&mock.bootstrap_servers(), &stage.shared.topics[..topics::EXISTING]))
         }
     };
     let writers = Writers::start(options.writers, options.seed, &stage.shared);

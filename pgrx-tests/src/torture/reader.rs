@@ -12,11 +12,14 @@ use super::clock;
 use super::evidence::Seen;
 use crate::{Consumer, Record};
 
-/// When nothing has come for so long at the end, all has come: the outbox is empty by then.
-const SILENCE: Duration = Duration::from_secs(3);
+/// When nothing has come for so long, another consumer takes the place of one that may be stuck.
+const SILENCE: Duration = Duration::from_secs(10);
 
-/// How long a consumer may fail in a row.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long the last records may take to come, when all have been published.
+const LAST: Duration = Duration::from_secs(90);
+
+/// How often it is asked at the end whether all has come.
+const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// A thread that reads.
 pub struct Reader {
@@ -24,15 +27,27 @@ pub struct Reader {
     thread: JoinHandle<Result<Vec<Seen>>>,
 }
 
+/// What the thread has.
+struct Reading {
+    bootstrap_servers: String,
+    topics: Vec<String>,
+    seen: Vec<Seen>,
+    /// The offset of the next record of each partition: another consumer begins anew.
+    next: HashMap<(String, i32), i64>,
+}
+
 impl Reader {
     /// Begins to read topics from their beginning.
-    pub fn start(bootstrap_servers: &str, topics: &[String]) -> Result<Self> {
-        let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-        let consumer = Consumer::new(bootstrap_servers, &names)?;
-        let numbers = numbered(topics);
+    pub fn start(bootstrap_servers: &str, topics: &[String]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
-        Ok(Self { stop, thread: spawn(move || read(consumer, &numbers, &until)) })
+        let reading = Reading {
+            bootstrap_servers: bootstrap_servers.into(),
+            topics: topics.to_vec(),
+            seen: Vec::new(),
+            next: HashMap::new(),
+        };
+        Self { stop, thread: spawn(move || reading.read(&until)) }
     }
 
     /// Ends when all has been read; gives all.
@@ -42,40 +57,50 @@ impl Reader {
     }
 }
 
-/// The topics' numbers by their names.
-pub fn numbered(topics: &[String]) -> HashMap<String, usize> {
-    topics.iter().enumerate().map(|(number, topic)| (topic.clone(), number)).collect()
-}
+impl Reading {
+    fn read(mut self, stop: &AtomicBool) -> Result<Vec<Seen>> {
+        let mut stopped: Option<Instant> = None;
+        loop {
+            let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+            let mut consumer = Consumer::new(&self.bootstrap_servers, &names)?;
+            let mut last = Instant::now();
+            let mut asked = Instant::now();
+            while last.elapsed() < SILENCE {
+                // An error is the broker's, and is being caused.
+                if let Ok(Some(record)) = consumer.next() {
+                    last = Instant::now();
+                    self.keep(&record)?;
+                }
+                if stopped.is_none() && stop.load(Ordering::Relaxed) {
+                    stopped = Some(Instant::now());
+                }
+                if stopped.is_some() && asked.elapsed() > ASK_EVERY {
+                    asked = Instant::now();
+                    if self.has_all(&consumer) {
+                        return Ok(self.seen);
+                    }
+                }
+            }
+            ensure!(stopped.is_none_or(|stopped| stopped.elapsed() < LAST), "not all could be read");
+        }
+    }
 
-fn read(mut consumer: Consumer, numbers: &HashMap<String, usize>, stop: &AtomicBool) -> Result<Vec<Seen>> {
-    let mut seen: Vec<Seen> = Vec::new();
-    // A consumer that has lost its place would read again what it has read.
-    let mut next: HashMap<(usize, i32), i64> = HashMap::new();
-    let (mut last, mut answered) = (Instant::now(), Instant::now());
-    loop {
-        let record: Option<Record> = match consumer.next() {
-            Ok(record) => {
-                answered = Instant::now();
-                record
-            }
-            Err(error) => {
-                ensure!(answered.elapsed() < PATIENCE, "the reader fails: {error:#}");
-                None
-            }
-        };
-        if let Some(record) = record
-            && let Some(topic) = numbers.get(&record.topic).copied()
-        {
-            last = Instant::now();
-            let next = next.entry((topic, record.partition)).or_default();
-            if record.offset >= *next {
-                ensure!(record.offset == *next, "records were deleted before they were read: {record:?}");
-                *next += 1;
-                seen.push(Seen::of(&record, topic, 0, Some(clock::now())));
-            }
+    fn keep(&mut self, record: &Record) -> Result<()> {
+        let Some(topic) = self.topics.iter().position(|topic| *topic == record.topic) else { return Ok(()) };
+        let next = self.next.entry((record.topic.clone(), record.partition)).or_default();
+        if record.offset >= *next {
+            ensure!(record.offset == *next, "records were deleted before they were read: {record:?}");
+            *next += 1;
+            self.seen.push(Seen::of(record, topic, 0, Some(clock::now())));
         }
-        if stop.load(Ordering::Relaxed) && last.elapsed() > SILENCE {
-            return Ok(seen);
-        }
+        Ok(())
+    }
+
+    /// Whether every partition was read to its end.
+    fn has_all(&self, consumer: &Consumer) -> bool {
+        consumer.ends().is_ok_and(|ends| {
+            self.topics.iter().all(|topic| ends.keys().any(|(name, _)| name == topic))
+                && ends.iter().all(|(partition, end)| self.next.get(partition).copied().unwrap_or(0) >= *end)
+        })
     }
 }

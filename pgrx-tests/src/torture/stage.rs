@@ -19,7 +19,7 @@ use super::kafka::Kafka;
 use super::listener::Generations;
 use super::random::Random;
 use super::topics::{self, KEYS};
-use super::writers::{Habits, Pulse, Shared};
+use super::writers::{Pulse, Shared};
 use crate::{Cluster, run_as, wait};
 
 /// The private tree with the failpoints in it: see `scripts/build-failpoints`.
@@ -102,11 +102,7 @@ impl Stage {
             "INSERT INTO torture.aggregates SELECT t, k::text FROM unnest($1::text[]) AS t, generate_series(0, $2) AS k",
             &[&&names[..topics::EXISTING], &(KEYS as i32)],
         )?;
-        let habits = Habits {
-            lost: if matches!(kafka, Kafka::Real { .. }) { options.habits.lost } else { 0 },
-            ..options.habits
-        };
-        let shared = Arc::new(Shared::new(Dial::new(&cluster, DATABASE), habits));
+        let shared = Arc::new(Shared::new(Dial::new(&cluster, DATABASE), options.habits));
         Ok(Self {
             cluster,
             kafka,

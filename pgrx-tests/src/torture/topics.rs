@@ -2,14 +2,26 @@
 
 use crate::Result;
 
-/// Events of these topics are published, whatever happens: their names and partitions.
-const STEADY: [(&str, i32); 3] = [("torture.a", 6), ("torture.b", 3), ("torture.c", 1)];
+/// A topic that exists from the beginning: its name, its partitions, and what is configured for it.
+type Existing = (&'static str, i32, &'static [(&'static str, &'static str)]);
+
+/// Events of all but the last are published, whatever happens.
+const TOPICS: [Existing; EXISTING] = [
+    ("torture.a", 6, &[]),
+    ("torture.b", 3, &[]),
+    ("torture.c", 1, &[]),
+    ("torture.small", 2, &[("max.message.bytes", "50000")]),
+    ("torture.volatile", PARTITIONS, &[]),
+];
+
+/// The broker takes only small batches for this one, where it can be told so.
+pub const SMALL: usize = 3;
 
 /// This one is deleted and created again.
-pub const VOLATILE: usize = 3;
+pub const VOLATILE: usize = 4;
 
 /// The first of those that do not exist until somebody creates them, one after the other.
-const FIRST_LOST: usize = 4;
+const FIRST_LOST: usize = EXISTING;
 
 /// How many of them there are.
 pub const LOST: usize = 60;
@@ -24,12 +36,11 @@ pub const PARTITIONS: i32 = 2;
 pub const NO_PARTITION: i32 = 97;
 
 /// How many topics exist from the beginning.
-pub const EXISTING: usize = 4;
+pub const EXISTING: usize = 5;
 
 /// The names of all topics; elsewhere they go by their number in this list.
 pub fn names() -> Vec<String> {
-    let mut names: Vec<String> = STEADY.iter().map(|(name, _)| (*name).into()).collect();
-    names.push("torture.volatile".into());
+    let mut names: Vec<String> = TOPICS.iter().map(|(name, ..)| (*name).into()).collect();
     names.extend((0..LOST).map(|number| format!("torture.lost.{number}")));
     names
 }
@@ -39,10 +50,8 @@ pub fn lost(nth: usize) -> usize {
     FIRST_LOST + nth.min(LOST - 1)
 }
 
-/// Creates the topics that exist from the beginning, by a function that makes one of a name with partitions.
-pub fn create(mut make: impl FnMut(&str, i32) -> Result<()>) -> Result<()> {
-    for (name, partitions) in STEADY {
-        make(name, partitions)?;
-    }
-    make(&names()[VOLATILE], PARTITIONS)
+/// Creates the topics that exist from the beginning, by a function that makes one of a name with partitions and
+/// configuration.
+pub fn create(mut make: impl FnMut(&str, i32, &[(&str, &str)]) -> Result<()>) -> Result<()> {
+    TOPICS.iter().try_for_each(|(name, partitions, configs)| make(name, *partitions, configs))
 }

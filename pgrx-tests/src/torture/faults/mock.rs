@@ -18,7 +18,7 @@ pub struct Refusal(&'static str, Code);
 
 impl Refusal {
     /// All that are given.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self("NOT_LEADER_FOR_PARTITION", Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION),
         Self("NOT_ENOUGH_REPLICAS", Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS),
         Self("NOT_ENOUGH_REPLICAS_AFTER_APPEND", Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS_AFTER_APPEND),
@@ -28,6 +28,7 @@ impl Refusal {
         Self("INVALID_PRODUCER_EPOCH", Code::RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH),
         Self("KAFKA_STORAGE_ERROR", Code::RD_KAFKA_RESP_ERR_KAFKA_STORAGE_ERROR),
         Self("THROTTLING_QUOTA_EXCEEDED", Code::RD_KAFKA_RESP_ERR_THROTTLING_QUOTA_EXCEEDED),
+        Self("MSG_SIZE_TOO_LARGE", TOO_LARGE),
         Self("INVALID_MSG", Code::RD_KAFKA_RESP_ERR_INVALID_MSG),
         Self("connection closed", Code::RD_KAFKA_RESP_ERR__TRANSPORT),
     ];
@@ -39,8 +40,11 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// Answers in a row, at most.
-const ANSWERS: usize = 6;
+/// The verdict on a batch that becomes one on an event, if that was alone in it.
+const TOO_LARGE: Code = Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
+
+/// Answers in a row, at most. By the second number no event can die.
+const ANSWERS: (usize, usize) = (6, 2);
 
 impl Stage {
     fn mock(&self) -> Result<&MockCluster<'static, DefaultProducerContext>> {
@@ -51,7 +55,8 @@ impl Stage {
     }
 
     pub(super) fn answer(&mut self, refusal: Refusal) -> Result<()> {
-        let count = self.random.between(1, ANSWERS);
+        let most = if refusal.1 == TOO_LARGE { ANSWERS.1 } else { ANSWERS.0 };
+        let count = self.random.between(1, most);
         self.mock()?.request_errors(RDKafkaApiKey::Produce, &vec![refusal.1; count]);
         self.hold(300, 1500);
         self.mock()?.clear_request_errors(RDKafkaApiKey::Produce);

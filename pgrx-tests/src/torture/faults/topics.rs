@@ -64,7 +64,7 @@ impl Stage {
     /// A deletion takes its time, even when it is said to be done.
     fn create(&mut self, topic: &str) -> Result<()> {
         let kafka = &self.kafka;
-        wait::until("a topic to be created", DEADLINE, || kafka.create_topic(topic, PARTITIONS).ok())
+        wait::until("a topic to be created", DEADLINE, || kafka.create_topic(topic, PARTITIONS, &[]).ok())
     }
 
     /// The topic that writers miss is created, when all that they sent to it is dead; then it is sent again.

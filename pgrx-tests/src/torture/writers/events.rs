@@ -21,6 +21,8 @@ pub struct Target {
 /// Payloads are padded up to this many bytes, a few of them to the other.
 const PADDING: (usize, usize) = (300, 20_000);
 const LARGE_PERMILLE: usize = 2;
+/// More than the topic for small ones takes.
+const OVERSIZED: usize = 100_000;
 
 const EMIT: &str = "SELECT outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, partition => $6), \
                            currval('outbox.events_id_seq')";
@@ -41,8 +43,9 @@ impl Writer {
     pub fn choose_target(&mut self) -> Target {
         let topic = match self.random.below(10) {
             0..=3 => 0,
-            4..=6 => 1,
-            7..=8 => 2,
+            4..=5 => 1,
+            6..=7 => 2,
+            8 => topics::SMALL,
             _ => topics::VOLATILE,
         };
         let key = (!self.random.permille(50)).then(|| self.random.below(KEYS) as u16);
@@ -58,15 +61,18 @@ impl Writer {
     pub fn emit(&mut self, transaction: i64, target: Target, lot: Lot) -> Result<Uuid, Error> {
         let Some(client) = self.client.as_mut() else { return Ok(Uuid::nil()) };
         let number = format!("{transaction:x}-{:x}", self.random.next());
+        let is_poison = lot == Lot::Dies && target.topic < topics::EXISTING;
+        let is_oversized = is_poison && target.topic == topics::SMALL && self.shared.habits.oversized;
         let padding = match self.random.permille(LARGE_PERMILLE) {
+            _ if is_oversized => OVERSIZED,
             true => PADDING.1,
             false => self.random.below(PADDING.0),
         };
         let pad = "p".repeat(padding);
         let topic = &self.shared.topics[target.topic];
         let key = target.key.map(|key| key.to_string());
-        // A key chooses its partition, and a poisoned event asks for one that is not there.
-        let partition = (lot == Lot::Dies && target.topic < topics::EXISTING).then_some(NO_PARTITION);
+        // A key chooses its partition, and other poison asks for one that is not there.
+        let partition = (is_poison && !is_oversized).then_some(NO_PARTITION);
         let (row, content) = match self.random.below(3) {
             0 => {
                 let payload = json!({"pad": pad, "transaction": number, "nested": [1, {"a": null}]});
@@ -93,7 +99,7 @@ impl Writer {
             }
             _ => {
                 // A tombstone now and then, which has to have a key.
-                let is_tombstone = key.is_some() && self.random.permille(100);
+                let is_tombstone = key.is_some() && !is_oversized && self.random.permille(100);
                 let payload = (!is_tombstone).then(|| (number + &pad).into_bytes());
                 let row = client.query_one(INSERT, &[topic, &payload, &key, &partition])?;
                 (row, digest(payload.as_deref(), vec![header("ce_type", "inserted")]))

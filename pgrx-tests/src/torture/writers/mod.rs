@@ -38,6 +38,8 @@ pub struct Habits {
     pub poison: usize,
     /// Transactions that change the outbox by hand.
     pub by_hand: usize,
+    /// Whether the poison of one topic is an event that is too large for it.
+    pub oversized: bool,
     /// Transactions that emit to a topic that does not exist.
     pub lost: usize,
     /// Milliseconds between two transactions of a writer, at most.
