@@ -17,6 +17,9 @@ use crate::stage::PARTITIONS;
 const POLL: Duration = Duration::from_millis(100);
 const STANDSTILL: Duration = Duration::from_secs(60);
 
+/// The number of an event that does not count.
+pub const FORERUNNER: i64 = 0;
+
 /// Times of numbered events, in nanoseconds since a common begin. Zero is never.
 pub struct Times {
     begin: Instant,
@@ -145,6 +148,9 @@ pub fn read(consumer: &BaseConsumer, count: u64, visible: &Times) -> Result<()> 
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
                 let n = message.payload().and_then(events::number).context("a record that is no event")?;
+                if n == FORERUNNER {
+                    continue;
+                }
                 visible.now(n);
                 let new = usize::try_from(n).ok().and_then(|n| seen.get_mut(n));
                 if new.is_some_and(|seen| !std::mem::replace(seen, true)) {

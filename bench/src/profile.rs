@@ -16,7 +16,7 @@ use inferno::flamegraph::{self, Options as GraphOptions};
 /// Samples a second: odd, so as not to beat with a timer.
 const FREQUENCY: &str = "499";
 /// Bytes of stack kept with a sample; the server and librdkafka are compiled without frame pointers.
-const STACK: &str = "dwarf,16384";
+const STACK: &str = "dwarf,32768";
 
 /// For some seconds' samples.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);

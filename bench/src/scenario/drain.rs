@@ -140,3 +140,42 @@ pub fn announce(round: usize, name: &str, drained: &Arrival) {
         drained.wall().as_secs_f64()
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The instrument itself: a few events through all contenders that need no Debezium, each counted.
+    #[test]
+    fn what_is_counted_is_what_was_stored() -> Result<()> {
+        let stage = Stage::start()?;
+        let mut contenders: [Box<dyn Contender + '_>; 3] = [
+            Box::new(Ours::new(&stage, Headers::CloudEvents)?),
+            Box::new(Polling::new(&stage)?),
+            Box::new(Limit::new(&stage, Headers::Own)),
+        ];
+        for contender in &mut contenders {
+            let load = Load::new(&format!("smoke-{}", contender.name()), 2000);
+            let arrival = drain(&stage, contender.as_mut(), &load)?;
+            assert!(arrival.rate() > 0.0, "{}", contender.name());
+        }
+
+        // One event that did not arrive, and others that are none of these.
+        let load = Load::new("smoke-miscounted", 100);
+        let [_, _, limit] = &mut contenders;
+        let missing = Drain::new(&stage, &load)?;
+        limit.fill(&Load::new(&load.topic, 99))?;
+        missing.measure(limit.as_mut(), 99)?;
+        assert!(missing.finish(limit.as_mut()).is_err());
+        let twice = Load::new("smoke-twice", 100);
+        let drain = Drain::new(&stage, &twice)?;
+        for _ in 0..2 {
+            limit.fill(&twice)?;
+            drain.measure(limit.as_mut(), 100)?;
+            limit.close()?;
+        }
+        limit.open()?;
+        assert!(drain.finish(limit.as_mut()).is_err());
+        Ok(())
+    }
+}

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use super::Bench;
+use crate::arrival::Watch;
 use crate::contender::debezium::Debezium;
 use crate::contender::ours::Ours;
 use crate::contender::polling::Polling;
@@ -49,9 +50,9 @@ pub fn run(bench: &mut Bench) -> Result<()> {
                 let outbox = outboxes.get_mut(at);
                 let name = outbox.as_ref().map_or("bare", |outbox| outbox.name());
                 let topic = format!("latency-{name}-{rate}-{round}");
-                stage.topic(&topic)?;
+                let watch = stage.topic(&topic)?;
                 let run = match outbox {
-                    Some(outbox) => through(stage, outbox.as_mut(), &topic, pace, sessions)
+                    Some(outbox) => through(stage, outbox.as_mut(), &watch, &topic, pace, sessions)
                         .with_context(|| format!("{name}\n{}", outbox.trouble()))?,
                     None => bare(stage, &topic, pace).context("bare")?,
                 };
@@ -95,8 +96,18 @@ fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
 }
 
 /// Events committed at this pace, and read from Kafka.
-fn through(stage: &Stage, outbox: &mut dyn Outbox, topic: &str, pace: Pace, sessions: usize) -> Result<Run> {
+fn through(
+    stage: &Stage,
+    outbox: &mut dyn Outbox,
+    watch: &Watch,
+    topic: &str,
+    pace: Pace,
+    sessions: usize,
+) -> Result<Run> {
     outbox.open()?;
+    // Nobody's start is measured: an event without a number of its own comes first.
+    stage.connect(outbox.database())?.execute(outbox.insert_one(), &[&topic, &pace::FORERUNNER])?;
+    watch.until(1, Instant::now(), |_| {}).context("the first event")?;
     let consumer = pace::reader(&stage.bootstrap_servers(), topic)?;
     let clients = (0..sessions).map(|_| stage.connect(outbox.database())).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
