@@ -1,6 +1,6 @@
 # PG_MAJOR chooses one of Debian's PostgreSQL versions (default 15), PG_CONFIG any other installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench up down install build fmt lint doc bootstrap clean
+.PHONY: help demo test torture bench up down install build fmt lint doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -14,6 +14,10 @@ test: bootstrap ## Run everything: format, lints, documentation, all tests
 
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"
+
+torture: bootstrap ## Writers, faults and a judge: MINUTES=10 SEED=… MODE=kafka, or mock for its brokers' errors
+	@scripts/build-failpoints
+	@scripts/lab torture "$(or $(MINUTES),10)" "$(or $(MODE),kafka)" "$(SEED)"
 
 up: build ## Start a PostgreSQL and a Kafka to play with
 	@scripts/lab playground up
