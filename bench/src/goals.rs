@@ -10,37 +10,37 @@ struct Goal {
 }
 
 enum Bound {
-    AtLeast(f64),
-    AtMost(f64),
+    Least(f64),
+    Most(f64),
     /// At most another figure, times a factor, plus a constant.
-    AtMostOther(&'static str, f64, f64),
+    MostOf(&'static str, f64, f64),
 }
 
 const GOALS: [Goal; 16] = [
-    goal("drain: times Debezium", "drain.ratio_debezium", Bound::AtLeast(10.0)),
-    goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::AtLeast(0.75)),
-    goal("drain: times a polling relay", "drain.ratio_polling", Bound::AtLeast(3.0)),
+    goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
+    goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
+    goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
     goal(
         "latency p50, 100/s: 1.3 x bare + 0.5 ms",
         "latency.100.ours.p50_ms",
-        Bound::AtMostOther("latency.100.bare.p50_ms", 1.3, 0.5),
+        Bound::MostOf("latency.100.bare.p50_ms", 1.3, 0.5),
     ),
     goal(
         "latency p99, 100/s: 3 x bare",
         "latency.100.ours.p99_ms",
-        Bound::AtMostOther("latency.100.bare.p99_ms", 3.0, 0.0),
+        Bound::MostOf("latency.100.bare.p99_ms", 3.0, 0.0),
     ),
-    goal("latency p99, 100/s: share of Debezium's", "latency.p99_ratio_debezium", Bound::AtMost(0.1)),
-    goal("emit, 8 clients: share of INSERT's tps", "emit.ratio_insert_8", Bound::AtLeast(0.95)),
-    goal("emit, 1 client: times INSERT's CPU", "emit.cpu_ratio_1", Bound::AtMost(1.25)),
-    goal("emit, 32 clients: times INSERT + NOTIFY", "emit.ratio_notify_32", Bound::AtLeast(1.5)),
-    goal("sustained: the backlog is bounded", "sustained.backlog_bounded", Bound::AtLeast(1.0)),
-    goal("flat: 10M pending", "flat.10m", Bound::AtLeast(0.9)),
-    goal("flat: xmin horizon held", "flat.held_xmin", Bound::AtLeast(0.9)),
-    goal("flat: long writing transaction", "flat.long_writer", Bound::AtLeast(0.9)),
-    goal("memory: MB over idle", "memory.peak_over_idle_mb", Bound::AtMost(64.0)),
-    goal("idle: wake-ups a minute", "idle.wakeups_per_min", Bound::AtMost(1.0)),
-    goal("idle: CPU, ms a minute", "idle.cpu_ms_per_min", Bound::AtMost(10.0)),
+    goal("latency p99, 100/s: share of Debezium's", "latency.p99_ratio_debezium", Bound::Most(0.1)),
+    goal("emit, 8 clients: share of INSERT's tps", "emit.ratio_insert_8", Bound::Least(0.95)),
+    goal("emit, 1 client: times INSERT's CPU", "emit.cpu_ratio_1", Bound::Most(1.25)),
+    goal("emit, 32 clients: times INSERT + NOTIFY", "emit.ratio_notify_32", Bound::Least(1.5)),
+    goal("sustained: the backlog is bounded", "sustained.backlog_bounded", Bound::Least(1.0)),
+    goal("flat: 10M pending", "flat.10m", Bound::Least(0.9)),
+    goal("flat: xmin horizon held", "flat.held_xmin", Bound::Least(0.9)),
+    goal("flat: long writing transaction", "flat.long_writer", Bound::Least(0.9)),
+    goal("memory: MB over idle", "memory.peak_over_idle_mb", Bound::Most(64.0)),
+    goal("idle: wake-ups a minute", "idle.wakeups_per_min", Bound::Most(1.0)),
+    goal("idle: CPU, ms a minute", "idle.cpu_ms_per_min", Bound::Most(10.0)),
 ];
 
 const fn goal(what: &'static str, key: &'static str, bound: Bound) -> Goal {
@@ -64,9 +64,9 @@ pub fn report(figures: &Figures) -> usize {
 impl Bound {
     fn judge(&self, measured: f64, figures: &Figures) -> Option<(bool, String)> {
         Some(match self {
-            Self::AtLeast(bound) => (measured >= *bound, format!(">= {}", short(*bound))),
-            Self::AtMost(bound) => (measured <= *bound, format!("<= {}", short(*bound))),
-            Self::AtMostOther(key, factor, constant) => {
+            Self::Least(bound) => (measured >= *bound, format!(">= {}", short(*bound))),
+            Self::Most(bound) => (measured <= *bound, format!("<= {}", short(*bound))),
+            Self::MostOf(key, factor, constant) => {
                 let bound = figures.get(key)? * factor + constant;
                 (measured <= bound, format!("<= {}", short(bound)))
             }
