@@ -1,4 +1,4 @@
-//! The laboratory of the demo and the black-box tests: real PostgreSQL servers, real Kafka brokers, real
+//! The laboratory of the demo, the black-box tests and the torture test: real PostgreSQL servers, real Kafka brokers, real
 //! consumers, each started in seconds and gone with the process that started it.
 //!
 //! `scripts/bootstrap` prepares what this crate starts: a private PostgreSQL tree and Kafka's jars.
