@@ -156,7 +156,7 @@ impl Consumer {
     }
 
     /// What arrives within a moment; nothing of it is kept. What it waits for may be a broker that is down.
-    pub fn next(&mut self) -> Result<Option<Record>> {
+    pub fn next_record(&mut self) -> Result<Option<Record>> {
         self.assign_new_partitions()?;
         self.poll()?;
         Ok(self.records.pop())

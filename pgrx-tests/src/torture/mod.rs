@@ -37,12 +37,13 @@ pub use checker::{Crime, Verdict};
 use evidence::Evidence;
 use faults::Deck;
 pub use faults::Fault;
+use journal::Journal;
 use kafka::Kafka;
 pub use kafka::Mode;
-use listener::Listener;
+use listener::{Heard, Listener};
 use reader::Reader;
 pub use report::Report;
-use stage::Stage;
+use stage::{Stage, Stroke};
 use writers::{Habits, Writers};
 
 use crate::progress::{grouped, passed, passing, step};
@@ -118,9 +119,9 @@ pub fn run(options: &Options) -> Result<Report> {
     // What went wrong here is part of the report, beside what is found in Kafka.
     let trouble = step(&what, || Ok(torture(&mut stage, options).err()))?;
     if trouble.is_some() {
-        stage.kafka.heal()?;
+        stage.heal()?;
     }
-    let mut journal = step("stopping the writers", || writers.stop())?;
+    let journal = step("stopping the writers", || writers.stop())?;
     let left = step("waiting for the outbox to be empty", || stage.drain(options.patience))?;
     let heard = listener.stop()?;
     step("reading Kafka", || match reader {
@@ -130,33 +131,45 @@ pub fn run(options: &Options) -> Result<Report> {
         }
         None => read_topics(&mut stage),
     })?;
-    let (committed, dead, settled) = read_database(&stage)?;
-    let status = stage.status();
-    let strokes = std::mem::take(&mut stage.strokes);
-    let server_log = stage.cluster.log();
-    let Stage { mended, archive, pulse, shared, .. } = stage;
-    journal.merge(pulse.into_journal());
-    let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
-    let evidence = Evidence {
-        topics: shared.topics.clone(),
-        journal,
-        committed,
-        mended,
-        records: archive,
-        dead,
-        left,
-        settled,
-        notices: heard.notices,
-        deaf: heard.deaf,
-        disturbed,
-    };
+    let aside = (stage.status(), stage.cluster.log());
+    let (strokes, evidence) = collect(stage, journal, heard, left)?;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
-    let report = Report::new(options, verdict, strokes, &evidence, trouble, status, &server_log);
+    let report = Report::new(options, verdict, &strokes, &evidence, trouble, &aside);
     if !report.is_clean() {
-        let kept = dump::write(&evidence, options.seed, &server_log)?;
+        let kept = dump::write(&evidence, options.seed, &aside.1)?;
         eprintln!("journal, records and the server's log are kept in {}", kept.display());
     }
     Ok(report)
+}
+
+/// Takes from the stage what is to be judged, and ends it.
+fn collect(
+    mut stage: Stage,
+    mut journal: Journal,
+    heard: Heard,
+    left: usize,
+) -> Result<(Vec<Stroke>, Evidence)> {
+    let (committed, dead, settled) = read_database(&stage)?;
+    let strokes = std::mem::take(&mut stage.strokes);
+    let Stage { mended, archive: records, pulse, shared, .. } = stage;
+    journal.merge(pulse.into_journal());
+    let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
+    let topics = shared.topics.clone();
+    let Heard { notices, deaf } = heard;
+    let evidence = Evidence {
+        topics,
+        journal,
+        committed,
+        mended,
+        records,
+        dead,
+        left,
+        settled,
+        notices,
+        deaf,
+        disturbed,
+    };
+    Ok((strokes, evidence))
 }
 
 /// Inflicts faults until the time is over.

@@ -10,12 +10,12 @@ impl Random {
     /// The generator of one of several users of a seed.
     pub fn new(seed: u64, user: u64) -> Self {
         let mut random = Self(seed ^ user.wrapping_mul(0xA24B_AED4_963E_E407));
-        random.next();
+        random.bits();
         random
     }
 
     /// 64 random bits.
-    pub fn next(&mut self) -> u64 {
+    pub fn bits(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -26,7 +26,7 @@ impl Random {
     /// A number below `end`; 0 if there is none.
     pub fn below(&mut self, end: usize) -> usize {
         // The remainder's bias is far below what a test could notice.
-        (self.next() % (end.max(1) as u64)) as usize
+        (self.bits() % (end.max(1) as u64)) as usize
     }
 
     /// A number from `from` up to and with `to`.

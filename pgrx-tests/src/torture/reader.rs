@@ -67,7 +67,7 @@ impl Reading {
             let mut asked = Instant::now();
             while last.elapsed() < SILENCE {
                 // An error is the broker's, and is being caused.
-                if let Ok(Some(record)) = consumer.next() {
+                if let Ok(Some(record)) = consumer.next_record() {
                     last = Instant::now();
                     self.keep(&record)?;
                 }

@@ -21,75 +21,35 @@ pub struct Report {
     /// What kept the test from going on.
     pub trouble: Option<anyhow::Error>,
     title: String,
-    strokes: Vec<Stroke>,
+    lines: BTreeMap<String, Line>,
     figures: Vec<(&'static str, String)>,
     aside: String,
 }
 
 impl Report {
-    /// Puts the report together.
+    /// Puts the report together; `aside` are the relay's status and the server's log.
     pub fn new(
         options: &Options,
         verdict: Verdict,
-        strokes: Vec<Stroke>,
+        strokes: &[Stroke],
         evidence: &Evidence,
         trouble: Option<anyhow::Error>,
-        status: String,
-        server_log: &str,
+        aside: &(String, String),
     ) -> Self {
         let Options { seed, mode, duration, writers, .. } = options;
         let title = format!("{mode:?}, {} s, {writers} writers, SEED={seed}", duration.as_secs());
-        let transactions = evidence.journal.endings.len();
-        let figures = vec![
-            (
-                "transactions",
-                format!(
-                    "{}: {} committed, {} prepared, {} of unknown end, {} deadlocks",
-                    grouped(transactions),
-                    grouped(evidence.committed.len()),
-                    grouped(evidence.journal.prepared),
-                    grouped(verdict.unknown),
-                    grouped(evidence.journal.deadlocks)
-                ),
-            ),
-            (
-                "events",
-                format!(
-                    "{} committed, {} rolled back, of {} keys",
-                    grouped(verdict.committed),
-                    grouped(verdict.rolled_back),
-                    grouped(verdict.keys)
-                ),
-            ),
-            (
-                "records",
-                format!(
-                    "{}, of which {} duplicates",
-                    grouped(verdict.records),
-                    grouped(verdict.duplicates.values().sum())
-                ),
-            ),
-            (
-                "dead",
-                format!(
-                    "{} dead letters, {} sent again and published",
-                    grouped(verdict.dead),
-                    grouped(verdict.revived)
-                ),
-            ),
-            (
-                "notifications",
-                format!(
-                    "{} events told of, {} settled while nobody listened",
-                    grouped(verdict.heard),
-                    grouped(verdict.unheard_of)
-                ),
-            ),
-        ];
-        let lines: Vec<_> = server_log.lines().collect();
-        let tail = lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n");
+        let figures = figures(&verdict, evidence);
+        let (status, log) = aside;
+        let log: Vec<_> = log.lines().collect();
+        let tail = log[log.len().saturating_sub(LOG_TAIL)..].join("\n");
         let aside = format!("status: {status}\nthe server's log ends with\n{tail}");
-        Self { verdict, trouble, title, strokes, figures, aside }
+        let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+        for stroke in strokes {
+            let line = lines.entry(stroke.name.clone()).or_default();
+            line.count += 1;
+            line.longest = line.longest.max(stroke.recovery);
+        }
+        Self { verdict, trouble, title, lines, figures, aside }
     }
 
     /// Whether all is as it should be.
@@ -99,30 +59,50 @@ impl Report {
 }
 
 /// What is told of one kind of fault.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Line {
     count: usize,
     longest: Duration,
 }
 
+fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)> {
+    let [transactions, committed, prepared, unknown, deadlocks] = [
+        evidence.journal.endings.len(),
+        evidence.committed.len(),
+        evidence.journal.prepared,
+        verdict.unknown,
+        evidence.journal.deadlocks,
+    ]
+    .map(grouped);
+    let [events, rolled_back, keys] = [verdict.committed, verdict.rolled_back, verdict.keys].map(grouped);
+    let [records, duplicates] = [verdict.records, verdict.duplicates.values().sum()].map(grouped);
+    let [dead, revived] = [verdict.dead, verdict.revived].map(grouped);
+    let [heard, unheard_of] = [verdict.heard, verdict.unheard_of].map(grouped);
+    vec![
+        (
+            "transactions",
+            format!(
+                "{transactions}: {committed} committed, {prepared} prepared, {unknown} of unknown end, \
+                 {deadlocks} deadlocks"
+            ),
+        ),
+        ("events", format!("{events} committed, {rolled_back} rolled back, {keys} keys with several")),
+        ("records", format!("{records}, of which {duplicates} duplicates")),
+        ("dead", format!("{dead} dead letters, {revived} sent again and published")),
+        ("notifications", format!("{heard} events told of, {unheard_of} settled while nobody listened")),
+    ]
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut lines: BTreeMap<&str, Line> = BTreeMap::new();
-        for stroke in &self.strokes {
-            let line = lines.entry(&stroke.name).or_default();
-            line.count += 1;
-            line.longest = line.longest.max(stroke.recovery);
-        }
-        writeln!(
-            f,
-            "\n{}\n\n  {:<44}{:>7}{:>12}{:>14}",
-            self.title, "fault", "count", "duplicates", "recovery"
-        )?;
-        for (name, Line { count, longest }) in lines {
+        writeln!(f, "\n{}\n", self.title)?;
+        writeln!(f, "  {:<44}{:>7}{:>12}{:>14}", "fault", "count", "duplicates", "recovery")?;
+        for (name, Line { count, longest }) in &self.lines {
             let duplicates = grouped(self.verdict.duplicates.get(name).copied().unwrap_or(0));
             writeln!(f, "  {name:<44}{count:>7}{duplicates:>12}{:>12.1} s", longest.as_secs_f64())?;
         }
-        writeln!(f, "  {:<44}{:>7}\n", "all", self.strokes.len())?;
+        let faults: usize = self.lines.values().map(|line| line.count).sum();
+        writeln!(f, "  {:<44}{faults:>7}\n", "all")?;
         for (name, figure) in &self.figures {
             writeln!(f, "  {name:<16}{figure}")?;
         }

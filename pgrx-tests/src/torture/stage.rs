@@ -219,6 +219,17 @@ impl Stage {
         }
     }
 
+    /// Has all run again, whatever a fault has left behind that was broken off.
+    pub fn heal(&mut self) -> Result<()> {
+        if self.cluster.pid().is_err() {
+            self.cluster.start()?;
+        }
+        if let Kafka::Real { broker, .. } = &mut self.kafka {
+            if broker.pid().is_ok() { broker.resume()? } else { broker.start()? }
+        }
+        self.kafka.heal()
+    }
+
     /// The next generation of a topic begins.
     pub fn next_generation(&self, topic: usize) -> usize {
         self.generations[topic].fetch_add(1, Ordering::Relaxed) + 1

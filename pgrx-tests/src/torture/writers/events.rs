@@ -3,8 +3,8 @@
 use std::io::Write;
 use std::sync::atomic::Ordering;
 
-use postgres::{Client, Error};
-use serde_json::{Value, json};
+use postgres::{Client, Error, Row};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::Writer;
@@ -59,8 +59,24 @@ impl Writer {
 
     /// Emits an event in one way or another, and writes it down.
     pub fn emit(&mut self, transaction: i64, target: Target, lot: Lot) -> Result<Uuid, Error> {
+        let draft = self.draft(transaction, target, lot);
+        let way = self.random.below(3);
+        let varied = self.random.permille(500);
+        let is_tombstone = draft.may_be_empty && self.random.permille(100);
         let Some(client) = self.client.as_mut() else { return Ok(Uuid::nil()) };
-        let number = format!("{transaction:x}-{:x}", self.random.next());
+        let (row, content) = match way {
+            0 => draft.emit(client, varied)?,
+            1 => draft.emit_bytes(client, varied)?,
+            _ => draft.insert(client, is_tombstone)?,
+        };
+        let (event_id, id) = (row.get(0), row.get(1));
+        let Target { topic, key } = target;
+        self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, lot });
+        self.shared.written.fetch_add(1, Ordering::Relaxed);
+        Ok(event_id)
+    }
+
+    fn draft(&mut self, transaction: i64, target: Target, lot: Lot) -> Draft {
         let is_poison = lot == Lot::Dies && target.topic < topics::EXISTING;
         let is_oversized = is_poison && target.topic == topics::SMALL && self.shared.habits.oversized;
         let padding = match self.random.permille(LARGE_PERMILLE) {
@@ -68,48 +84,15 @@ impl Writer {
             true => PADDING.1,
             false => self.random.below(PADDING.0),
         };
-        let pad = "p".repeat(padding);
-        let topic = &self.shared.topics[target.topic];
-        let key = target.key.map(|key| key.to_string());
-        // A key chooses its partition, and other poison asks for one that is not there.
-        let partition = (is_poison && !is_oversized).then_some(NO_PARTITION);
-        let (row, content) = match self.random.below(3) {
-            0 => {
-                let payload = json!({"pad": pad, "transaction": number, "nested": [1, {"a": null}]});
-                let headers = json!({"trace": number, "retry": [1, "two"], "origin": null});
-                let kind = self.random.permille(500).then_some("torture.event");
-                let row = client.query_one(EMIT, &[topic, &payload, &key, &kind, &headers, &partition])?;
-                let told = vec![
-                    header("trace", number),
-                    header("retry", "1"),
-                    header("retry", "two"),
-                    ("origin".into(), None),
-                    header("content-type", JSON),
-                    header("ce_type", kind.unwrap_or(topic)),
-                ];
-                (row, digest(Some(payload.to_string().as_bytes()), told))
-            }
-            1 => {
-                let payload = (number.clone() + &pad).into_bytes();
-                let headers: Option<Value> = self.random.permille(500).then(|| json!({"trace": number}));
-                let row = client.query_one(EMIT_BYTES, &[topic, &payload, &key, &headers, &partition])?;
-                let mut told = vec![header("content-type", "text/x-torture"), header("ce_type", &**topic)];
-                told.extend(headers.map(|_| header("trace", number)));
-                (row, digest(Some(&payload), told))
-            }
-            _ => {
-                // A tombstone now and then, which has to have a key.
-                let is_tombstone = key.is_some() && !is_oversized && self.random.permille(100);
-                let payload = (!is_tombstone).then(|| (number + &pad).into_bytes());
-                let row = client.query_one(INSERT, &[topic, &payload, &key, &partition])?;
-                (row, digest(payload.as_deref(), vec![header("ce_type", "inserted")]))
-            }
-        };
-        let (event_id, id) = (row.get(0), row.get(1));
-        let Target { topic, key } = target;
-        self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, lot });
-        self.shared.written.fetch_add(1, Ordering::Relaxed);
-        Ok(event_id)
+        Draft {
+            topic: self.shared.topics[target.topic].clone(),
+            key: target.key.map(|key| key.to_string()),
+            // A key chooses its partition, and other poison asks for one that is not there.
+            partition: (is_poison && !is_oversized).then_some(NO_PARTITION),
+            number: format!("{transaction:x}-{:x}", self.random.bits()),
+            pad: "p".repeat(padding),
+            may_be_empty: target.key.is_some() && !is_oversized,
+        }
     }
 
     /// Many events of one key, by COPY.
@@ -119,8 +102,8 @@ impl Writer {
         let mut events = Vec::new();
         let mut lines = String::new();
         for _ in 0..count {
-            let event_id = Uuid::from_u64_pair(self.random.next(), self.random.next());
-            let payload = format!("{transaction:x}-{:x}", self.random.next());
+            let event_id = Uuid::from_u64_pair(self.random.bits(), self.random.bits());
+            let payload = format!("{transaction:x}-{:x}", self.random.bits());
             let key = target.key.map_or("\\N".into(), |key| key.to_string());
             lines += &format!("{event_id}\t{topic}\t{key}\t{payload}\n");
             events.push((event_id, digest(Some(payload.as_bytes()), vec![header("ce_type", &**topic)])));
@@ -137,6 +120,61 @@ impl Writer {
         }
         self.shared.written.fetch_add(count, Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// An event that is about to be emitted.
+struct Draft {
+    topic: String,
+    key: Option<String>,
+    partition: Option<i32>,
+    /// A text that no other event has.
+    number: String,
+    pad: String,
+    /// Whether it may be a tombstone, which has to have a key.
+    may_be_empty: bool,
+}
+
+/// The event's identities, and a digest of its content.
+type Emitted = (Row, u64);
+
+impl Draft {
+    fn emit(&self, client: &mut Client, has_type: bool) -> Result<Emitted, Error> {
+        let Self { topic, key, partition, number, pad, .. } = self;
+        let payload = json!({"pad": pad, "transaction": number, "nested": [1, {"a": null}]});
+        let headers = json!({"trace": number, "retry": [1, "two"], "origin": null});
+        let kind = has_type.then_some("torture.event");
+        let row = client.query_one(EMIT, &[topic, &payload, key, &kind, &headers, partition])?;
+        let told = vec![
+            header("trace", &**number),
+            header("retry", "1"),
+            header("retry", "two"),
+            ("origin".into(), None),
+            header("content-type", JSON),
+            header("ce_type", kind.unwrap_or(topic)),
+        ];
+        Ok((row, digest(Some(payload.to_string().as_bytes()), told)))
+    }
+
+    fn emit_bytes(&self, client: &mut Client, has_headers: bool) -> Result<Emitted, Error> {
+        let Self { topic, key, partition, number, .. } = self;
+        let payload = self.bytes();
+        let headers = has_headers.then(|| json!({"trace": number}));
+        let row = client.query_one(EMIT_BYTES, &[topic, &payload, key, &headers, partition])?;
+        let mut told = vec![header("content-type", "text/x-torture"), header("ce_type", &**topic)];
+        told.extend(headers.map(|_| header("trace", &**number)));
+        Ok((row, digest(Some(&payload), told)))
+    }
+
+    fn insert(&self, client: &mut Client, is_tombstone: bool) -> Result<Emitted, Error> {
+        let Self { topic, key, partition, .. } = self;
+        let payload = (!is_tombstone).then(|| self.bytes());
+        let row = client.query_one(INSERT, &[topic, &payload, key, partition])?;
+        Ok((row, digest(payload.as_deref(), vec![header("ce_type", "inserted")])))
+    }
+
+    fn bytes(&self) -> Vec<u8> {
+        (self.number.clone() + &self.pad).into_bytes()
     }
 }
 
