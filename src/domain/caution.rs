@@ -166,6 +166,12 @@ impl Group {
 }
 
 impl Caution {
+    /// For a new producer. `in_order`: whether order matters.
+    #[must_use]
+    pub fn new(in_order: bool) -> Self {
+        Self { in_order, ..Self::default() }
+    }
+
     /// The producer was replaced, and all that was in flight is to be read again. What was handled with
     /// caution still is; the others are new to this producer. `in_order`: whether that matters.
     pub fn renew(&mut self, in_order: bool) {
@@ -199,12 +205,16 @@ impl Caution {
     /// From now on this topic is handled with caution, while so many of its events are still in flight.
     /// Gives nothing new to one that is already.
     pub fn begin(&mut self, topic: &Arc<str>, in_flight: usize) {
-        if !self.holds(topic) {
-            self.apart += 1;
-            let relapses = self.topics.get(topic).map_or(0, Standing::relapses);
-            self.topics
-                .insert(topic.clone(), Standing::Groups(Group::new(Route::Apart, in_flight, relapses)));
+        if self.holds(topic) {
+            return;
         }
+        let before = self.topics.get(topic);
+        let mut group = Group::new(Route::Apart, in_flight, before.map_or(0, Standing::relapses));
+        if let Some(Standing::Groups(before)) = before {
+            group.turned_away = before.turned_away;
+        }
+        self.topics.insert(topic.clone(), Standing::Groups(group));
+        self.apart += 1;
     }
 
     /// Whether an event may be sent now, and through which producer; then it counts as in flight. Asked in
@@ -280,8 +290,7 @@ mod tests {
 
     /// In order, with these topics handled with caution, of which so much is in flight.
     fn caution(topics: &[(&str, usize)]) -> Caution {
-        let mut caution = Caution::default();
-        caution.renew(true);
+        let mut caution = Caution::new(true);
         for (topic, in_flight) in topics {
             caution.begin(&(*topic).into(), *in_flight);
         }
@@ -374,6 +383,14 @@ mod tests {
         assert_eq!(caution.admits(&topic, 1, None), Some(Route::Apart));
         caution.renew(true);
         assert_eq!(round(&mut caution, 10, End::Well), (8, Some(Route::Apart)));
+    }
+
+    #[test]
+    fn what_was_turned_away_before_is_not_forgotten() {
+        let (topic, mut caution) = (topic(), caution(&[]));
+        assert!(caution.admits(&topic, 1, None).is_some() && caution.admits(&topic, 2, None).is_none());
+        caution.begin(&topic, 1);
+        assert_eq!(caution.settled(&topic, End::Well), Some(2));
     }
 
     #[test]

@@ -178,8 +178,14 @@ impl Lanes {
     /// The fate of all that is in flight became unknown, and the caller is to read it again: rewinds to
     /// below its lowest id. Events that were let through are awaited like those that are due.
     pub fn resend(&mut self) {
+        self.recheck(|_| false);
+    }
+
+    /// Events that were let through and are not in flight after all, as the caller can tell: the pass that begins now
+    /// will meet them, or they have vanished.
+    pub fn recheck(&mut self, in_flight: impl Fn(i64) -> bool) {
         for (&gate, hold) in &mut self.holds {
-            if hold.state == State::Trying {
+            if hold.state == State::Trying && !in_flight(hold.id) {
                 hold.state = State::Due;
                 self.due.insert(hold.id, gate);
             }
@@ -255,6 +261,20 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_event_that_was_let_through_and_vanished_opens_its_lane() {
+        let mut lanes = Lanes::new(10);
+        lanes.block(Some(1), 5, 0);
+        assert_eq!(lanes.due(0), Some(4));
+        assert!(lanes.admits(Some(1), 5, None, 0) && !lanes.admits(Some(1), 6, None, 0));
+        assert_eq!(lanes.swept(Reached::End), None);
+        lanes.recheck(|id| id == 5);
+        assert_eq!(lanes.swept(Reached::End), None, "it is in flight");
+        lanes.recheck(|_| false);
+        assert_eq!(lanes.swept(Reached::End), Some(5));
+        assert!(lanes.is_empty());
+    }
 
     const A: Lane = Some(1);
     const B: Lane = Some(2);

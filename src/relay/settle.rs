@@ -127,6 +127,15 @@ impl Relay {
     fn keep_locked(&mut self, mut reports: Vec<Report>, locked: &HashSet<i64>) {
         reports.retain(|report| locked.contains(&report.id));
         let first = reports.first().map_or(0, |report| report.id);
+        for Report { id, outcome } in &reports {
+            let end = match outcome {
+                Outcome::Delivered { .. } => End::Well,
+                Outcome::Failed { .. } => End::Refused,
+            };
+            if let Some(topic) = self.window.answered(*id) {
+                self.answered(&topic, end);
+            }
+        }
         if self.held.keep(reports) {
             let count = self.held.len();
             tracing::warn!(
@@ -235,12 +244,19 @@ impl Relay {
         }
     }
 
+    /// The broker has answered for an event of this topic: the next group of it may be due.
+    fn answered(&mut self, topic: &Arc<str>, end: End) {
+        if let Some(turned_away) = self.caution.settled(topic, end) {
+            self.floor.rewind(turned_away - 1);
+            self.look = true;
+        }
+    }
+
     /// Takes an event out of the window; gives its lane.
     fn leave_window(&mut self, id: i64, end: End) -> Option<u64> {
         let ticket = self.window.remove(id)?;
-        if let Some(turned_away) = self.caution.settled(&ticket.topic, end) {
-            self.floor.rewind(turned_away - 1);
-            self.look = true;
+        if ticket.is_open {
+            self.answered(&ticket.topic, end);
         }
         ticket.lane
     }

@@ -1,5 +1,6 @@
 //! Sweeping: reading the rows that have become visible, and handing them to Kafka.
 
+use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,7 +11,7 @@ use event_outbox_domain::sweep::Reached;
 
 use super::settle::RETURN_REST_MICROS;
 use super::turn::Relay;
-use super::window::{Room, Ticket};
+use super::window::{Room, Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::publisher::Batch;
 use crate::pg::rows::Found;
@@ -25,6 +26,17 @@ const MAX_TOPICS: usize = 10_000;
 struct Catch {
     batch: Batch,
     tickets: Vec<Ticket>,
+    /// The lanes of what was in flight when it was first asked.
+    in_flight: Option<HashSet<u64>>,
+}
+
+impl Catch {
+    /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
+    fn is_on_its_way(&mut self, lane: Option<u64>, window: &Window) -> bool {
+        let Some(lane) = lane else { return false };
+        let in_flight = self.in_flight.get_or_insert_with(|| window.lanes().collect());
+        in_flight.contains(&lane) || self.tickets.iter().any(|ticket| ticket.lane == Some(lane))
+    }
 }
 
 impl Relay {
@@ -41,6 +53,7 @@ impl Relay {
         if Instant::now() >= self.next_full_sweep {
             self.next_full_sweep = Instant::now() + self.settings.sweep_interval;
             self.floor.rewind(0);
+            self.lanes.recheck(|id| self.window.ticket(id).is_some());
             self.look = true;
         }
         if self.lanes.full() {
@@ -120,8 +133,8 @@ impl Relay {
             return false;
         }
         let Some(mut route) = self.caution.admits(&topic, id, lane) else { return true };
-        if row.next_attempt_at().is_some() {
-            // What was refused may well be again; and nothing of its lane is on its way by the other route.
+        if row.next_attempt_at().is_some() && !catch.is_on_its_way(lane, &self.window) {
+            // What was refused may well be again.
             route = Route::Apart;
         }
         room.take(&event);
@@ -153,12 +166,12 @@ impl Relay {
 
     fn hand_over(&mut self, catch: Catch) {
         let Some(first) = catch.tickets.first().map(|ticket| ticket.row.id) else { return };
-        let Catch { batch, tickets } = catch;
+        let Catch { batch, tickets, .. } = catch;
         match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
             Some(Ok(())) => tickets.into_iter().for_each(|ticket| self.window.add(ticket)),
             Some(Err(batch)) => {
                 self.floor.rewind(first - 1);
-                self.withdraw(&Catch { batch, tickets });
+                self.withdraw(&Catch { batch, tickets, in_flight: None });
             }
             None => {}
         }

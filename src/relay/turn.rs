@@ -91,14 +91,15 @@ impl Relay {
     #[must_use]
     pub fn new(slot: &'static Slot, default_source: String, bell: Doorbell) -> Self {
         let sleep = Sleep::new(Some(bell.fd()));
+        let settings = Settings::read(&default_source);
         Self {
             slot,
-            settings: Settings::read(&default_source),
             publisher: None,
             window: Window::default(),
             floor: Floor::new(),
             lanes: Lanes::new(MAX_WAITING_KEYS),
-            caution: Caution::default(),
+            caution: Caution::new(settings.producer.ordered),
+            settings,
             congestion: Congestion::default(),
             reports: Vec::new(),
             held: Held::default(),

@@ -21,6 +21,8 @@ pub struct Ticket {
     pub lane: Option<u64>,
     /// Whether it was sent without others of its topic, so that a refusal is its own.
     pub alone: bool,
+    /// Whether nothing is known yet of what the broker made of it.
+    pub is_open: bool,
     bytes: usize,
 }
 
@@ -34,6 +36,7 @@ impl Ticket {
             emitted_at: event.emitted_at,
             lane,
             alone,
+            is_open: true,
             bytes: event.weight(),
         }
     }
@@ -51,6 +54,12 @@ impl Window {
     #[must_use]
     pub fn ticket(&self, id: i64) -> Option<&Ticket> {
         self.tickets.get(&id)
+    }
+
+    /// The broker has answered for this event, though it is not settled yet. Gives its topic, if that is news.
+    pub fn answered(&mut self, id: i64) -> Option<Arc<str>> {
+        let ticket = self.tickets.get_mut(&id)?;
+        std::mem::take(&mut ticket.is_open).then(|| ticket.topic.clone())
     }
 
     /// How many are in flight to a topic. Looks at each: for rare occasions.
@@ -115,6 +124,11 @@ impl Window {
         let room = self.room(limits);
         self.is_empty()
             || (room.events >= limits.events.div_ceil(share) && room.bytes >= limits.bytes / share)
+    }
+
+    /// The lanes of all events in flight, each as often as it has events.
+    pub fn lanes(&self) -> impl Iterator<Item = u64> {
+        self.tickets.values().filter_map(|ticket| ticket.lane)
     }
 
     /// The topics of all events in flight, each as often as it has events.

@@ -207,6 +207,34 @@ fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
     Ok(())
 }
 
+/// It is due again while the one before it is still on its way: a new producer needs half a second to begin.
+#[test]
+fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", "100ms")?;
+    stage.configure("event_outbox.enabled", "off")?;
+    let topic = stage.topic("byhand");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    for n in 0..30 {
+        let mut transaction = stage.client.transaction()?;
+        for part in ["first", "second", "third"] {
+            emit(&mut transaction, &topic, &n.to_string(), part, None)?;
+        }
+        transaction.execute(
+            "UPDATE outbox.events SET last_error = 'by hand'
+              WHERE key = convert_to($1, 'UTF8') AND payload = convert_to('\"second\"', 'UTF8')",
+            &[&n.to_string()],
+        )?;
+        transaction.commit()?;
+    }
+    stage.configure("event_outbox.enabled", "on")?;
+    let records = stage.drained(&topic)?;
+    for n in 0..30 {
+        assert_eq!(of_key(&records, &n.to_string()), ["first", "second", "third"]);
+    }
+    Ok(())
+}
+
 /// A compacted topic takes no record without a key, and refuses the batch that has one. What is refused
 /// there neither repeats nor reorders what goes to another topic.
 #[test]

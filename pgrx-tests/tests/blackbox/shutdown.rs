@@ -67,7 +67,7 @@ fn without_kafka() -> Result<()> {
     let ledger = Ledger::open(&mut client, "shutdown.without_kafka")?;
     ledger.emit(&mut client, 1000)?;
     until_status(&mut client, "the relay to see it", |status| {
-        status.is_disconnected() && status.in_flight == 1000 && status.state == "waiting"
+        status.is_disconnected() && status.in_flight > 0 && status.state == "waiting"
     })?;
     // It knows that waiting is in vain.
     assert_within(own.server.stop(StopMode::Fast)?, AT_ONCE);

@@ -83,7 +83,8 @@ fn rows_in_the_places_of_others() -> Result<()> {
     let mut stage = Stage::new()?;
     let servers = brokers.bootstrap_servers();
     stage.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
-    // No room for more than the first.
+    // All that there is room for at once, and no room for more.
+    stage.alter_database("SET event_outbox.ordering = 'none'")?;
     stage.alter_database("SET event_outbox.max_in_flight = 8")?;
     emit(&mut stage.client, "places", 6)?;
     until_status(&mut stage.client, "events in flight", |status| status.in_flight == 6)?;
@@ -183,6 +184,7 @@ fn an_outage_does_not_hold_back_vacuum() -> Result<()> {
     let alter =
         format!("ALTER DATABASE {} SET event_outbox.bootstrap_servers = '127.0.0.1:1'", stage.database);
     stage.client.batch_execute(&alter)?;
+    stage.alter_database("SET event_outbox.ordering = 'none'")?;
     emit(&mut stage.client, "nowhere", 100)?;
     let waits = until_status(&mut stage.client, "events in flight", |status| status.in_flight == 100)?;
     let sql = "SELECT backend_xmin IS NULL AND xact_start IS NULL FROM pg_stat_activity WHERE pid = $1";
