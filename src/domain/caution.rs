@@ -23,6 +23,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+
 use crate::order::Lane;
 
 /// A group so large is no caution any more.
@@ -67,7 +69,7 @@ pub enum End {
 pub struct Caution {
     /// Whether order matters, so that topics begin in groups.
     in_order: bool,
-    topics: HashMap<Arc<str>, Standing>,
+    topics: HashMap<Arc<str>, Standing, RandomState>,
     /// Topics that go through the producer apart.
     apart: usize,
 }
@@ -109,7 +111,7 @@ struct Group {
     /// How often the topic was handled with caution before.
     relapses: u32,
     /// Those that have an event in this group.
-    lanes: HashSet<u64>,
+    lanes: HashSet<u64, RandomState>,
     /// The lowest id that was turned away meanwhile.
     turned_away: Option<i64>,
 }
@@ -124,7 +126,7 @@ impl Group {
             worst: End::Well,
             calm: 0,
             relapses,
-            lanes: HashSet::new(),
+            lanes: HashSet::default(),
             turned_away: None,
         }
     }

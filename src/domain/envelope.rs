@@ -26,19 +26,20 @@ impl Envelope {
     ///
     /// An author's own `content-type` header takes the place of the stored content type.
     pub fn write(&self, event: &Event, mut put: impl FnMut(&str, Option<&[u8]>)) {
+        let content = event.content();
         // Stored headers were checked when they came in; should a hand-made row slip by, it is sent without.
-        let own = event.headers.as_deref().map(headers::parse).and_then(Result::ok).unwrap_or_default();
+        let own = content.headers.map(headers::parse).and_then(Result::ok).unwrap_or_default();
         if let Self::CloudEvents { source } = self {
             let mut id = Uuid::encode_buffer();
             let id = Uuid::from_bytes(event.event_id).hyphenated().encode_lower(&mut id);
             put("ce_specversion", Some(SPEC_VERSION.as_bytes()));
             put("ce_id", Some(id.as_bytes()));
             put("ce_source", Some(source.as_bytes()));
-            put("ce_type", Some(event.event_type.as_deref().unwrap_or(&event.topic).as_bytes()));
+            put("ce_type", Some(content.event_type.unwrap_or(&event.topic).as_bytes()));
             if let Ok(time) = Timestamp::from_microsecond(event.emitted_at) {
                 put("ce_time", Some(time.to_string().as_bytes()));
             }
-            if let Some(content_type) = &event.content_type
+            if let Some(content_type) = content.content_type
                 && !own.iter().any(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE))
             {
                 put(CONTENT_TYPE, Some(content_type.as_bytes()));
@@ -74,20 +75,21 @@ fn percent_encode(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Content;
 
-    fn event() -> Event {
-        Event {
-            id: 1,
-            event_id: *Uuid::parse_str("018f4e9c-7b1a-7000-8000-0123456789ab").unwrap().as_bytes(),
-            emitted_at: 1_700_000_000_123_456,
-            topic: "orders".into(),
-            partition: None,
-            key: None,
-            payload: Some(b"{}".to_vec()),
-            headers: Some(r#"{"trace": "7f", "none": null}"#.into()),
-            event_type: None,
-            content_type: Some("application/json".into()),
-        }
+    const CONTENT: Content<'_> = Content {
+        key: None,
+        payload: Some(b"{}"),
+        headers: Some(r#"{"trace": "7f", "none": null}"#),
+        event_type: None,
+        content_type: Some("application/json"),
+    };
+
+    fn event(content: &Content<'_>) -> Event {
+        let id = *Uuid::parse_str("018f4e9c-7b1a-7000-8000-0123456789ab").unwrap().as_bytes();
+        let mut event = Event::new(1, id, "orders".into(), content);
+        event.emitted_at = 1_700_000_000_123_456;
+        event
     }
 
     fn written(envelope: &Envelope, event: &Event) -> Vec<(String, Option<String>)> {
@@ -106,7 +108,7 @@ mod tests {
     fn cloudevents_come_first_and_the_topic_stands_in_for_the_type() {
         let envelope = Envelope::CloudEvents { source: "postgresql://main/shop".into() };
         assert_eq!(
-            written(&envelope, &event()),
+            written(&envelope, &event(&CONTENT)),
             vec![
                 pair("ce_specversion", "1.0"),
                 pair("ce_id", "018f4e9c-7b1a-7000-8000-0123456789ab"),
@@ -123,11 +125,11 @@ mod tests {
     #[test]
     fn the_authors_content_type_wins() {
         let envelope = Envelope::CloudEvents { source: "x".into() };
-        let event = Event {
-            headers: Some(r#"{"Content-Type": "text/plain"}"#.into()),
-            event_type: Some("t".into()),
-            ..event()
-        };
+        let event = event(&Content {
+            headers: Some(r#"{"Content-Type": "text/plain"}"#),
+            event_type: Some("t"),
+            ..CONTENT
+        });
         let names = written(&envelope, &event);
         assert!(names.contains(&pair("Content-Type", "text/plain")) && names.contains(&pair("ce_type", "t")));
         assert!(!names.iter().any(|(name, _)| name == "content-type"));
@@ -135,8 +137,11 @@ mod tests {
 
     #[test]
     fn no_envelope_leaves_the_authors_headers() {
-        assert_eq!(written(&Envelope::None, &event()), vec![pair("trace", "7f"), ("none".into(), None)]);
-        assert_eq!(written(&Envelope::None, &Event { headers: None, ..event() }), vec![]);
+        assert_eq!(
+            written(&Envelope::None, &event(&CONTENT)),
+            vec![pair("trace", "7f"), ("none".into(), None)]
+        );
+        assert_eq!(written(&Envelope::None, &event(&Content { headers: None, ..CONTENT })), vec![]);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
 use std::sync::Arc;
 
-use event_outbox_domain::event::Event;
+use event_outbox_domain::event::{Content, Event};
 use pgrx::prelude::*;
 
 use super::compat;
@@ -368,18 +368,20 @@ impl Found<'_> {
     /// The whole event. `topic` is its topic, shared.
     #[must_use]
     pub fn event(&self, topic: Arc<str>) -> Event {
+        let (key, payload) = (self.bytes(Column::Key), self.bytes(Column::Payload));
+        let [headers, event_type, content_type] =
+            [Column::Headers, Column::EventType, Column::ContentType].map(|column| self.text(column));
+        let content = Content {
+            key: key.as_deref(),
+            payload: payload.as_deref(),
+            headers: headers.as_deref(),
+            event_type: event_type.as_deref(),
+            content_type: content_type.as_deref(),
+        };
+        let mut event = Event::new(self.id(), self.event_id(), topic, &content);
         let emitted_at = self.datum(Column::EmittedAt);
-        Event {
-            id: self.id(),
-            event_id: self.event_id(),
-            emitted_at: emitted_at.map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
-            topic,
-            partition: self.datum(Column::Partition).map(|datum| datum.value() as i32),
-            key: self.key().map(Cow::into_owned),
-            payload: self.bytes(Column::Payload).map(Cow::into_owned),
-            headers: self.text(Column::Headers).map(Cow::into_owned),
-            event_type: self.text(Column::EventType).map(Cow::into_owned),
-            content_type: self.text(Column::ContentType).map(Cow::into_owned),
-        }
+        event.emitted_at = emitted_at.map_or(0, |datum| compat::unix_micros(datum.value() as i64));
+        event.partition = self.datum(Column::Partition).map(|datum| datum.value() as i32);
+        event
     }
 }

@@ -1,7 +1,7 @@
 //! Sweeping: reading the rows that have become visible, and handing them to Kafka.
 
 use std::collections::HashSet;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -48,6 +48,10 @@ impl Relay {
         let now = crate::pg::now();
         if let Some(id) = self.lanes.due(now) {
             self.floor.rewind(id);
+            self.look = true;
+        }
+        if self.slot.reread.swap(false, Ordering::AcqRel) {
+            self.floor.rewind(0);
             self.look = true;
         }
         if Instant::now() >= self.next_full_sweep {
@@ -123,7 +127,7 @@ impl Relay {
         }
         let topic = row.topic();
         let ordered = self.settings.producer.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
-        let lane = row.key().filter(|_| ordered).map(|key| lane(&topic, &key));
+        let lane = row.key().filter(|_| ordered).map(|key| self.lane(&topic, &key));
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
         }
@@ -152,6 +156,11 @@ impl Relay {
         catch.tickets.iter().for_each(|ticket| self.caution.withdraw(&ticket.topic));
     }
 
+    /// The lane of a topic and key. Should two share a number, they wait for each other, no more.
+    fn lane(&self, topic: &str, key: &[u8]) -> u64 {
+        self.topics.hasher().hash_one((topic, key))
+    }
+
     fn shared_topic(&mut self, name: &str) -> Arc<str> {
         if let Some(topic) = self.topics.get(name) {
             return topic.clone();
@@ -176,11 +185,4 @@ impl Relay {
             None => {}
         }
     }
-}
-
-/// The lane of a topic and key. Should two share a number, they wait for each other, no more.
-fn lane(topic: &str, key: &[u8]) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (topic, key).hash(&mut hasher);
-    hasher.finish()
 }

@@ -21,6 +21,7 @@ use event_outbox_domain::caution::Caution;
 use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::sweep::Floor;
+use foldhash::fast::RandomState;
 
 use super::held::Held;
 use super::pause::Pause;
@@ -72,7 +73,7 @@ pub struct Relay {
     /// Reports that cannot be settled while other sessions lock the rows.
     pub(super) held: Held,
     /// Topics met, each kept once.
-    pub(super) topics: HashSet<Arc<str>>,
+    pub(super) topics: HashSet<Arc<str>, RandomState>,
     /// Something may have become visible since the last sweep began.
     pub(super) look: bool,
     pub(super) next_full_sweep: Instant,
@@ -103,7 +104,7 @@ impl Relay {
             congestion: Congestion::default(),
             reports: Vec::new(),
             held: Held::default(),
-            topics: HashSet::new(),
+            topics: HashSet::default(),
             look: true,
             next_full_sweep: Instant::now(),
             gone: false,
