@@ -15,9 +15,16 @@ CREATE FUNCTION outbox.count_attempt() RETURNS trigger
 COMMENT ON FUNCTION outbox.count_attempt() IS
     'Keeps the books of a refused event: counts the attempt and sets the time of the next one, if there is one.';
 
+CREATE FUNCTION outbox.after_retiming() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_retiming';
+COMMENT ON FUNCTION outbox.after_retiming() IS
+    'Has the relay notice at commit that the time of an event''s next attempt was changed.';
+
 CREATE TRIGGER before_insert BEFORE INSERT ON outbox.events
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.before_insert();
 CREATE TRIGGER check_event BEFORE INSERT ON outbox.events
     FOR EACH ROW EXECUTE FUNCTION outbox.check_event();
 CREATE TRIGGER count_attempt BEFORE UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL) EXECUTE FUNCTION outbox.count_attempt();
+CREATE TRIGGER after_retiming AFTER UPDATE OF next_attempt_at ON outbox.events
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_retiming();

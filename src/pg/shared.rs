@@ -141,6 +141,8 @@ pub struct Slot {
     pub pid: AtomicI32,
     /// Wakes the relay.
     pub bell: Bell,
+    /// Rows that the relay has read before have changed: it is to read the table from the beginning.
+    pub reread: AtomicBool,
     state: Dated,
     connection: Dated,
     /// Events published and settled.

@@ -11,6 +11,7 @@ use super::{compat, emit, settings, wake};
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
 sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
+sql_function!(outbox_after_retiming, pg_finfo_outbox_after_retiming, after_retiming);
 sql_function!(outbox_count_attempt, pg_finfo_outbox_count_attempt, count_attempt);
 
 /// Before each statement that inserts: takes the transaction's id now, before the first event id is
@@ -39,6 +40,12 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
         });
     }
     Some(pg_sys::Datum::from(firing.tg_trigtuple))
+}
+
+/// After each statement that sets the time of next attempts: the relay remembers the old one.
+fn after_retiming(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    wake::reread_at_commit();
+    Some(pg_sys::Datum::from(0_usize))
 }
 
 /// Before an update that reports a refusal: counts the attempt and sets the time of the next. After the

@@ -5,6 +5,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::sync::atomic::Ordering;
 
 use pgrx::prelude::*;
 
@@ -16,12 +17,14 @@ use super::shared::{self, Request, Slot};
 struct Intent {
     /// The slot of this database, when events were emitted or the relay is to be started.
     wake: Option<&'static Slot>,
+    /// Not only new events: the relay is to look at the old ones again.
+    reread: bool,
     /// The slot of a database whose settings were changed.
     restart: Option<&'static Slot>,
 }
 
 thread_local! {
-    static INTENT: Cell<Intent> = const { Cell::new(Intent { wake: None, restart: None }) };
+    static INTENT: Cell<Intent> = const { Cell::new(Intent { wake: None, reread: false, restart: None }) };
 }
 
 /// Registers for the ends of this process' transactions; inherited by every backend.
@@ -40,6 +43,12 @@ pub fn at_commit() {
         return;
     }
     INTENT.set(Intent { wake: shared::roster().reserve(database), ..intent });
+}
+
+/// The current transaction changes events that wait: have the relay of this database read them again.
+pub fn reread_at_commit() {
+    at_commit();
+    INTENT.set(Intent { reread: true, ..INTENT.get() });
 }
 
 /// Wake the relay of this database at commit, if there is one.
@@ -75,6 +84,9 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                 slot.ask(Request::Restart);
             }
             if let Some(slot) = intent.wake {
+                if intent.reread {
+                    slot.reread.store(true, Ordering::Release);
+                }
                 // SAFETY: a plain global of this process.
                 shared::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
             }

@@ -96,8 +96,8 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     let blameless = "SELECT count(*) FROM outbox.events WHERE attempts = 0 AND next_attempt_at IS NULL";
     assert_eq!(client.query_one(blameless, &[])?.get::<_, i64>(0), i64::from(behind));
     // Its last attempt comes, and its key goes on.
-    client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
     own.alter("max_attempts", "2")?;
+    client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
     until_dead(&mut client, 1)?;
     until_drained(&mut client)?;
     let records = firsts(&Consumer::read_all(&broker.bootstrap_servers(), &[topic])?);

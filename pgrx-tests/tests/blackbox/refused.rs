@@ -160,6 +160,26 @@ fn a_record_that_the_topic_does_not_take() -> Result<()> {
     Ok(())
 }
 
+/// Whoever has mended the cause need not wait for the next attempt.
+#[test]
+fn a_wait_shortened_by_hand() -> Result<()> {
+    let mut stage = Stage::new()?;
+    for setting in ["retry_backoff = '1h'", "retry_backoff_max = '1h'", "sweep_interval = '1h'"] {
+        stage.alter_database(&format!("SET event_outbox.{setting}"))?;
+    }
+    let topic = stage.topic("shortened");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($2::text), key => 'k', partition => $3)";
+    stage.client.query_one(sql, &[&topic, &"refused", &1_i32])?;
+    until_refused(&mut stage.client, "refused", 1)?;
+    stage.client.query_one(sql, &[&topic, &"behind", &0_i32])?;
+    stage.broker.add_partitions(&topic, 2)?;
+    stage.client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
+    let records = stage.promptly(&topic, 2)?;
+    assert_eq!(values(&records, "k").len(), 2);
+    Ok(())
+}
+
 #[test]
 fn a_refusal_reported_by_hand_counts() -> Result<()> {
     let mut stage = Stage::new()?;
