@@ -15,9 +15,11 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const REFUSAL: Duration = Duration::from_secs(5);
 
 const IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1)";
-const IS_REFUSED: &str = "SELECT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
+/// Those that ask for a partition are poison, and not to be waited for.
+const IS_REFUSED: &str =
+    "SELECT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0 AND partition IS NULL)";
 const NONE_IS_REFUSED: &str =
-    "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
+    "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0 AND partition IS NULL)";
 const IS_OVER: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1) \
                           AND NOT EXISTS (SELECT FROM outbox.dead_letters WHERE topic = $1)";
 const REDRIVE: &str = "SELECT outbox.redrive(topic => $1)";
