@@ -15,6 +15,7 @@ pub mod json;
 pub mod notify;
 pub mod order;
 pub mod outcome;
+pub mod pace;
 pub mod producer;
 pub mod properties;
 pub mod sweep;

@@ -75,6 +75,7 @@ impl Relay {
         }
         let count = self.reports.len().min(self.settings.batch_size);
         failpoints::reach(Point::AfterAck);
+        self.pace.settled(self.age());
         let mut settled = self.commit(count, self.held.is_minded());
         if settled.as_ref().is_err_and(|failed| failed.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE) {
             // Perhaps it is rows that are locked, and not the table: the others need not wait.
@@ -95,13 +96,22 @@ impl Relay {
 
     /// Whether there is something to settle now.
     pub(super) fn can_settle(&self) -> bool {
-        self.database.is_over() && (!self.reports.is_empty() || self.held.is_due())
+        let is_time = || self.settlement_date().is_some_and(|date| date <= Instant::now());
+        self.database.is_over() && (self.held.is_due() || is_time())
     }
 
     /// When there will be, if nothing new comes.
     pub(super) fn next_settlement(&self) -> Option<Instant> {
         let failed = self.database.until().filter(|_| !self.database.is_over());
-        failed.or_else(|| self.held.until())
+        failed.or_else(|| self.held.until().into_iter().chain(self.settlement_date()).min())
+    }
+
+    /// When to settle the reports that there are: not too soon after the last time, unless a batch is full or reading
+    /// waits for room.
+    fn settlement_date(&self) -> Option<Instant> {
+        let full = self.reports.len() >= self.settings.batch_size || !self.has_room();
+        let paced = || self.born + self.pace.next_settlement(self.age());
+        (!self.reports.is_empty()).then(|| if full { Instant::now() } else { paced() })
     }
 
     /// Settles so many reports in one transaction; if `mind_locks`, without those whose rows are locked.

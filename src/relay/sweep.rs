@@ -60,13 +60,11 @@ impl Relay {
             self.lanes.recheck(|id| self.window.ticket(id).is_some());
             self.look = true;
         }
-        if self.lanes.full() {
+        if self.next_sweep().is_none_or(|date| date > Instant::now()) {
             return;
         }
         // Answered before the look, so that a commit after it rings anew.
-        if !(self.slot.bell.answer() | self.look | self.floor.unfinished()) {
-            return;
-        }
+        self.slot.bell.answer();
         self.look = false;
         let mut catch = Catch::default();
         let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut catch));
@@ -76,6 +74,7 @@ impl Relay {
         }
         match self.note(read) {
             Some(Some(reached)) => {
+                self.pace.swept(self.age(), catch.tickets.len());
                 self.floor.end(reached);
                 if let Some(behind) = self.lanes.swept(reached) {
                     self.floor.rewind(behind);

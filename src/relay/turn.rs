@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 use event_outbox_domain::caution::Caution;
 use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
+use event_outbox_domain::pace::Pace;
 use event_outbox_domain::sweep::Floor;
 use foldhash::fast::RandomState;
 
@@ -79,6 +80,8 @@ pub struct Relay {
     pub(super) next_full_sweep: Instant,
     pub(super) gone: bool,
     pub(super) database: Pause,
+    pub(super) pace: Pace,
+    pub(super) born: Instant,
     producer: Pause,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
     pub(super) renewal: Option<Instant>,
@@ -108,6 +111,8 @@ impl Relay {
             look: true,
             next_full_sweep: Instant::now(),
             gone: false,
+            pace: Pace::default(),
+            born: Instant::now(),
             database: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             producer: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             renewal: None,
@@ -227,6 +232,7 @@ impl Relay {
             self.renew_soon();
         }
         if ended {
+            self.pace = Pace::default();
             self.settle();
             self.reports.clear();
             self.drop_producer();
@@ -310,6 +316,19 @@ impl Relay {
         self.look || self.floor.unfinished() || self.slot.bell.is_rung()
     }
 
+    /// The time, as the pace is measured.
+    pub(super) fn age(&self) -> Duration {
+        self.born.elapsed()
+    }
+
+    /// When to sweep, if there is a reason to and it can be done: at once if there was more than could be read last
+    /// time, else not too soon after that.
+    pub(super) fn next_sweep(&self) -> Option<Instant> {
+        let ready = self.has_reason_to_sweep() && self.can_sweep() && !self.lanes.full();
+        let paced = || self.born + self.pace.next_sweep(self.age());
+        ready.then(|| if self.floor.unfinished() { Instant::now() } else { paced() })
+    }
+
     /// Sleeps until there is something to do; not at all if there is already.
     fn rest(&mut self) {
         process::answer_interrupts();
@@ -318,7 +337,7 @@ impl Relay {
             self.look |= self.note(answered).unwrap_or(false);
         }
         let settle_now = self.can_settle();
-        let sweep_now = self.has_reason_to_sweep() && self.can_sweep() && !self.lanes.full();
+        let sweep_now = self.next_sweep().is_some_and(|date| date <= Instant::now());
         let renew_now = self.renewal_is_due();
         if settle_now || sweep_now || renew_now || self.must_end() || process::has_orders() {
             return;
@@ -329,7 +348,7 @@ impl Relay {
 
     /// When to look again, though nobody rings.
     fn next_date(&self) -> Option<Instant> {
-        let pauses = [self.next_settlement(), self.renewal, self.congestion.until()];
+        let pauses = [self.next_settlement(), self.next_sweep(), self.renewal, self.congestion.until()];
         let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
         let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(|due| {
@@ -359,6 +378,8 @@ impl Relay {
     /// published twice.
     fn finish(mut self) -> Ending {
         self.slot.show(State::Stopping);
+        // In no time at all.
+        self.pace = Pace::default();
         let patience = match self.slot.request() {
             Request::None => self.settings.shutdown_timeout,
             Request::Restart | Request::Leave => self.settings.shutdown_timeout.min(MAKE_WAY),

@@ -1,0 +1,117 @@
+//! How soon to look again, by how much there is to do.
+//!
+//! A transaction to read, one to settle and a request to the broker cost about as much for one event as for a
+//! hundred. So while events are few each goes at once; the more come, the longer the relay waits between two looks, and
+//! the more it finds at each. The wait grows with the rate, up to some milliseconds, and is nothing for a
+//! backlog: that waits already.
+
+use std::time::Duration;
+
+/// How much longer to wait between two looks for each event per second: 1 ms at 2,000 events/s.
+const WAIT_PER_RATE: f64 = 0.5e-6;
+
+/// The longest wait between two looks.
+const LONGEST: Duration = Duration::from_millis(5);
+
+/// A settlement waits so many times as long as a look: nobody waits for it but listeners.
+const SETTLEMENT: u32 = 4;
+
+/// The time over which the rate is measured: long enough not to take three events in a row for a crowd.
+const MEMORY: Duration = Duration::from_millis(100);
+
+/// The rate of events, as seen by one who looks now and then. Times are those of a clock that never goes back, as
+/// durations since any point in time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Pace {
+    /// Events per second.
+    rate: f64,
+    measured: Duration,
+    swept: Option<Duration>,
+    settled: Option<Duration>,
+}
+
+impl Pace {
+    /// A look began now, and found so many events.
+    pub fn swept(&mut self, now: Duration, found: usize) {
+        let weight = (-self.age(now).as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        // What came in at once counts as spread over the whole memory.
+        self.rate = self.rate * weight + found as f64 / MEMORY.as_secs_f64();
+        (self.measured, self.swept) = (now, Some(now));
+    }
+
+    /// A settlement began now.
+    pub fn settled(&mut self, now: Duration) {
+        self.settled = Some(now);
+    }
+
+    /// When to look next, if there is a reason to.
+    #[must_use]
+    pub fn next_sweep(&self, now: Duration) -> Duration {
+        self.swept.map_or(now, |swept| swept + self.wait(now))
+    }
+
+    /// When to settle next, if there is something to settle.
+    #[must_use]
+    pub fn next_settlement(&self, now: Duration) -> Duration {
+        self.settled.map_or(now, |settled| settled + SETTLEMENT * self.wait(now))
+    }
+
+    fn wait(&self, now: Duration) -> Duration {
+        let rate = self.rate * (-self.age(now).as_secs_f64() / MEMORY.as_secs_f64()).exp();
+        Duration::from_secs_f64(rate * WAIT_PER_RATE).min(LONGEST)
+    }
+
+    fn age(&self, now: Duration) -> Duration {
+        now.saturating_sub(self.measured)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn micros(n: u64) -> Duration {
+        Duration::from_micros(n)
+    }
+
+    /// Events come at this rate for a second; gives the longest wait for a look, and how many there were.
+    fn looks(rate: u64) -> (Duration, usize) {
+        let (mut pace, mut looks, mut found, mut longest) = (Pace::default(), 0, 0, Duration::ZERO);
+        for at in 0..1_000_000 {
+            let now = micros(at);
+            let come = at * rate / 1_000_000;
+            let is_due = pace.next_sweep(now) <= now;
+            if come > found && is_due {
+                pace.swept(now, (come - found) as usize);
+                (found, looks) = (come, looks + 1);
+                longest = longest.max(pace.next_sweep(now) - now);
+            }
+        }
+        (longest, looks)
+    }
+
+    #[test]
+    fn few_events_go_one_by_one_and_at_once() {
+        let (longest, count) = looks(100);
+        assert!(count == 99 && longest < micros(150), "{count} looks, {longest:?}");
+    }
+
+    #[test]
+    fn many_go_together() {
+        let (longest, count) = looks(2_000);
+        assert!((700..1_300).contains(&count) && longest < micros(1_500), "{count} looks, {longest:?}");
+        let (longest, count) = looks(20_000);
+        assert!((190..300).contains(&count) && longest == LONGEST, "{count} looks, {longest:?}");
+    }
+
+    #[test]
+    fn after_a_rest_the_first_goes_at_once() {
+        let mut pace = Pace::default();
+        pace.swept(micros(0), 1_000_000);
+        pace.settled(micros(0));
+        assert_eq!(pace.next_sweep(micros(10)), LONGEST);
+        assert_eq!(pace.next_settlement(micros(10)), SETTLEMENT * LONGEST);
+        let later = Duration::from_secs(10);
+        assert!(pace.next_sweep(later) <= later && pace.next_settlement(later) <= later);
+    }
+}
