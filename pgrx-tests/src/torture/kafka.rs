@@ -10,6 +10,10 @@ use super::topics;
 use crate::proxy::{Proxy, Weather};
 use crate::{Broker, ports};
 
+/// Timeouts that suit faults of seconds.
+const TIMEOUTS: &str = "socket.timeout.ms=4000,topic.metadata.propagation.max.ms=1000,\
+                        reconnect.backoff.max.ms=1000,topic.metadata.refresh.interval.ms=5000";
+
 /// The listener of the real broker that only the proxy uses.
 const BEHIND: &str = "BEHIND";
 
@@ -73,6 +77,16 @@ impl Kafka {
         match self {
             Self::Real { proxy, .. } => format!("127.0.0.1:{}", proxy.port()),
             Self::Mock(mock) => mock.bootstrap_servers(),
+        }
+    }
+
+    /// The relay's `event_outbox.kafka_properties`.
+    pub fn properties(&self) -> String {
+        match self {
+            Self::Real { .. } => TIMEOUTS.into(),
+            // It looks at sequence numbers in transactions only. A broker refuses what comes behind a batch that it
+            // has refused; this one takes it, and librdkafka concludes that it has taken the first as well.
+            Self::Mock(_) => format!("{TIMEOUTS},max.in.flight=1"),
         }
     }
 

@@ -36,10 +36,6 @@ const MOMENT: Duration = Duration::from_secs(90);
 /// How long faults are at work beyond the recovery: what came back from the broker rests a while.
 const AFTERMATH: Millis = 3_000;
 
-/// Timeouts that suit faults of seconds.
-pub const KAFKA_PROPERTIES: &str = "socket.timeout.ms=4000,topic.metadata.propagation.max.ms=1000,\
-                                    reconnect.backoff.max.ms=1000,topic.metadata.refresh.interval.ms=5000";
-
 /// A fault on the timeline.
 #[derive(Debug)]
 pub struct Stroke {
@@ -80,7 +76,7 @@ impl Stage {
         let cluster = Cluster::options("torture")
             .tree(TREE)
             .set("event_outbox.bootstrap_servers", kafka.bootstrap_servers())
-            .set("event_outbox.kafka_properties", KAFKA_PROPERTIES)
+            .set("event_outbox.kafka_properties", kafka.properties())
             .set("event_outbox.max_attempts", 4)
             .set("event_outbox.retry_backoff", "100ms")
             .set("event_outbox.retry_backoff_max", "400ms")

@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 
-use crate::torture::stage::{KAFKA_PROPERTIES, Stage};
+use crate::torture::stage::Stage;
 
 /// What is changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Stage {
         let (name, value) = match change {
             Change::Linger => {
                 let linger = *random.one_of(&[0, 5, 50]);
-                ("kafka_properties", format!("{KAFKA_PROPERTIES},linger.ms={linger}"))
+                ("kafka_properties", format!("{},linger.ms={linger}", self.kafka.properties()))
             }
             Change::MaxInFlight => ("max_in_flight", random.one_of(&[50, 500, 5_000, 50_000]).to_string()),
             Change::BatchSize => ("batch_size", random.one_of(&[10, 100, 1_000, 5_000]).to_string()),
