@@ -50,6 +50,11 @@ fn bench() -> Result<()> {
     }
     let chosen = scenario::chosen(&std::env::args().nth(1).unwrap_or_default())?;
     let quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| !value.is_empty() && value != "0");
+    let whole = chosen.len() == scenario::ALL.len() && !quick;
+    if whole {
+        // What is published must be of one run.
+        fs::remove_dir_all(scenario::out()?)?;
+    }
     let begin = Instant::now();
     let stage = step("starting PostgreSQL and Apache Kafka", Stage::start)?;
     let mut bench = Bench { stage, figures: Figures::default(), quick };
@@ -75,7 +80,7 @@ fn bench() -> Result<()> {
     }
     goals::report(&figures);
     println!("\nall figures and plots: {}", out.display());
-    if chosen.len() == scenario::ALL.len() && !quick {
+    if whole {
         publish(&out)?;
     }
     Ok(())

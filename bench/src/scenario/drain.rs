@@ -25,7 +25,7 @@ const ROUNDS: usize = 3;
 const MANY: (u64, u64) = (1_000_000, 20_000);
 const FEWER: (u64, u64) = (300_000, 5_000);
 
-/// A share of a round's events goes through every contender before anything counts.
+/// A share of the larger number goes through every contender before anything counts: enough for Java's compiler.
 const WARM_UP: u64 = 5;
 
 /// Measures all contenders in turn, round by round.
@@ -49,7 +49,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     for round in 0..=rounds {
         for (contender, count) in &mut contenders {
             let name = contender.name();
-            let count = if round == 0 { *count / WARM_UP } else { *count };
+            let count = if round == 0 { many / WARM_UP } else { *count };
             let load = Load::new(&format!("drain-{name}-{round}"), count);
             let drained =
                 drain(stage, contender.as_mut(), &load).with_context(|| format!("drain, {name}"))?;
