@@ -7,6 +7,7 @@
 pub mod held;
 pub mod launcher;
 pub mod pause;
+pub mod producer;
 pub mod settle;
 pub mod stuck;
 pub mod sweep;

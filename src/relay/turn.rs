@@ -29,7 +29,7 @@ use super::pause::Pause;
 use super::stuck::Congestion;
 use super::window::Window;
 use crate::kafka::doorbell::Doorbell;
-use crate::kafka::publisher::{News, Publisher};
+use crate::kafka::publisher::Publisher;
 use crate::pg::settings::{Limits, Settings};
 use crate::pg::shared::{Request, Slot};
 use crate::pg::sleep::Sleep;
@@ -48,7 +48,7 @@ const MAX_WAITING_KEYS: usize = 10_000;
 const MAKE_WAY: Duration = Duration::from_secs(1);
 
 /// Time left for librdkafka's own end, beyond `event_outbox.shutdown_timeout`.
-const THREAD_END: Duration = Duration::from_millis(500);
+pub(super) const THREAD_END: Duration = Duration::from_millis(500);
 
 /// Why the relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,11 +82,11 @@ pub struct Relay {
     pub(super) database: Pause,
     pub(super) pace: Pace,
     pub(super) born: Instant,
-    producer: Pause,
+    pub(super) producer: Pause,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
     pub(super) renewal: Option<Instant>,
     default_source: String,
-    bell: Arc<Doorbell>,
+    pub(super) bell: Arc<Doorbell>,
     sleep: Sleep,
 }
 
@@ -140,103 +140,6 @@ impl Relay {
 
     fn must_end(&self) -> bool {
         self.gone || process::stop_requested() || self.slot.request() != Request::None
-    }
-
-    /// Has a producer if one is wanted, and only then.
-    fn tend_producer(&mut self) {
-        if self.renewal_is_due() {
-            self.drop_producer();
-        }
-        if self.publisher.is_none() && self.settings.enabled && self.producer.is_over() {
-            match Publisher::start(&self.settings.producer, self.bell.clone()) {
-                Ok(publisher) => {
-                    self.publisher = Some(publisher);
-                    self.look = true;
-                }
-                Err(error) => self.producer_failed(&error.to_string()),
-            }
-        }
-    }
-
-    /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
-    fn renewal_is_due(&self) -> bool {
-        self.renewal.is_some_and(|deadline| {
-            self.window.len() <= self.held.len() || self.is_disconnected() || Instant::now() >= deadline
-        })
-    }
-
-    /// The producer is to be replaced when what is in flight has come back, or patience is over.
-    fn renew_soon(&mut self) {
-        if self.publisher.is_some() {
-            self.renewal.get_or_insert_with(|| Instant::now() + self.settings.shutdown_timeout);
-        }
-    }
-
-    /// Gives the producer up. What was in flight is unknown: it is read and sent again.
-    fn drop_producer(&mut self) {
-        self.renewal = None;
-        if let Some(publisher) = self.publisher.take() {
-            publisher.stop(Instant::now() + THREAD_END);
-        }
-        // But not of those that merely wait for their rows.
-        self.window.keep_only(&self.held.ids());
-        self.floor.rewind(0);
-        self.lanes.resend();
-        self.caution.renew(self.settings.producer.ordered);
-        self.look = true;
-        self.slot.show_connection(Connection::Unknown);
-    }
-
-    fn producer_failed(&mut self, error: &str) {
-        if self.producer.failed() {
-            tracing::warn!("the Kafka producer cannot be used, events wait: {error}");
-        }
-        self.slot.show_error(error);
-    }
-
-    fn take_news(&mut self) {
-        self.bell.answer();
-        let Some(publisher) = &self.publisher else { return };
-        let (mut renew, mut broken) = (false, None);
-        for news in publisher.news() {
-            match news {
-                News::Reports(reports) => self.reports.extend(reports),
-                News::Connected => {
-                    self.producer.succeeded();
-                    if self.slot.connection().0 == Connection::Disconnected {
-                        tracing::info!("Kafka answers again");
-                    }
-                    self.slot.show_connection(Connection::Connected);
-                }
-                News::Disconnected(reason) => {
-                    if self.slot.connection().0 != Connection::Disconnected {
-                        tracing::warn!("no Kafka broker answers, events wait: {reason}");
-                    }
-                    self.slot.show_error(&reason);
-                    self.slot.show_connection(Connection::Disconnected);
-                }
-                News::Gap => renew = true,
-                News::Broken(error) => broken = Some(error),
-            }
-        }
-        let ended = publisher.has_ended();
-        if ended && broken.is_none() {
-            broken = Some("the Kafka thread ended unexpectedly".into());
-        }
-        renew |= broken.is_some();
-        if let Some(error) = broken {
-            self.producer_failed(&error);
-        }
-        if renew {
-            // What was sent before still comes back; what was not is read again.
-            self.renew_soon();
-        }
-        if ended {
-            self.pace = Pace::default();
-            self.settle();
-            self.reports.clear();
-            self.drop_producer();
-        }
     }
 
     /// Shows in the status what the relay does.

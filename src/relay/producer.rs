@@ -1,0 +1,108 @@
+//! The relay's producer: made when it is wanted, heard, and replaced when it stops.
+
+use std::time::Instant;
+
+use event_outbox_domain::pace::Pace;
+
+use super::turn::{Relay, THREAD_END};
+use crate::kafka::publisher::{News, Publisher};
+use crate::pg::state::Connection;
+
+impl Relay {
+    /// Has a producer if one is wanted, and only then.
+    pub(super) fn tend_producer(&mut self) {
+        if self.renewal_is_due() {
+            self.drop_producer();
+        }
+        if self.publisher.is_none() && self.settings.enabled && self.producer.is_over() {
+            match Publisher::start(&self.settings.producer, self.bell.clone()) {
+                Ok(publisher) => {
+                    self.publisher = Some(publisher);
+                    self.look = true;
+                }
+                Err(error) => self.producer_failed(&error.to_string()),
+            }
+        }
+    }
+
+    /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
+    pub(super) fn renewal_is_due(&self) -> bool {
+        self.renewal.is_some_and(|deadline| {
+            self.window.len() <= self.held.len() || self.is_disconnected() || Instant::now() >= deadline
+        })
+    }
+
+    /// The producer is to be replaced when what is in flight has come back, or patience is over.
+    pub(super) fn renew_soon(&mut self) {
+        if self.publisher.is_some() {
+            self.renewal.get_or_insert_with(|| Instant::now() + self.settings.shutdown_timeout);
+        }
+    }
+
+    /// Gives the producer up. What was in flight is unknown: it is read and sent again.
+    fn drop_producer(&mut self) {
+        self.renewal = None;
+        if let Some(publisher) = self.publisher.take() {
+            publisher.stop(Instant::now() + THREAD_END);
+        }
+        // But not of those that merely wait for their rows.
+        self.window.keep_only(&self.held.ids());
+        self.floor.rewind(0);
+        self.lanes.resend();
+        self.caution.renew(self.settings.producer.ordered);
+        self.look = true;
+        self.slot.show_connection(Connection::Unknown);
+    }
+
+    fn producer_failed(&mut self, error: &str) {
+        if self.producer.failed() {
+            tracing::warn!("the Kafka producer cannot be used, events wait: {error}");
+        }
+        self.slot.show_error(error);
+    }
+
+    pub(super) fn take_news(&mut self) {
+        self.bell.answer();
+        let Some(publisher) = &self.publisher else { return };
+        let (mut renew, mut broken) = (false, None);
+        for news in publisher.news() {
+            match news {
+                News::Reports(reports) => self.reports.extend(reports),
+                News::Connected => {
+                    self.producer.succeeded();
+                    if self.slot.connection().0 == Connection::Disconnected {
+                        tracing::info!("Kafka answers again");
+                    }
+                    self.slot.show_connection(Connection::Connected);
+                }
+                News::Disconnected(reason) => {
+                    if self.slot.connection().0 != Connection::Disconnected {
+                        tracing::warn!("no Kafka broker answers, events wait: {reason}");
+                    }
+                    self.slot.show_error(&reason);
+                    self.slot.show_connection(Connection::Disconnected);
+                }
+                News::Gap => renew = true,
+                News::Broken(error) => broken = Some(error),
+            }
+        }
+        let ended = publisher.has_ended();
+        if ended && broken.is_none() {
+            broken = Some("the Kafka thread ended unexpectedly".into());
+        }
+        renew |= broken.is_some();
+        if let Some(error) = broken {
+            self.producer_failed(&error);
+        }
+        if renew {
+            // What was sent before still comes back; what was not is read again.
+            self.renew_soon();
+        }
+        if ended {
+            self.pace = Pace::default();
+            self.settle();
+            self.reports.clear();
+            self.drop_producer();
+        }
+    }
+}
