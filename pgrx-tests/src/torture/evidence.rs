@@ -74,7 +74,7 @@ pub struct Notice {
 }
 
 /// A stretch of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// Its beginning.
     pub from: Millis,
@@ -114,4 +114,22 @@ pub struct Evidence {
     pub deaf: Vec<Span>,
     /// When a fault was at work, and what it was.
     pub disturbed: Vec<(Span, String)>,
+    /// How long writers wrote.
+    pub lasted: Span,
+}
+
+impl Evidence {
+    /// The share of the time when no fault was at work, in percent.
+    pub fn calm_percent(&self) -> i64 {
+        let mut spans: Vec<Span> = self.disturbed.iter().map(|(span, _)| *span).collect();
+        spans.sort_by_key(|span| span.from);
+        let Span { from: mut at, to: end } = self.lasted;
+        let mut calm = 0;
+        for span in spans {
+            calm += (span.from.min(end) - at).max(0);
+            at = at.max(span.to);
+        }
+        calm += (end - at).max(0);
+        100 * calm / (end - self.lasted.from).max(1)
+    }
 }

@@ -34,7 +34,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 pub use checker::{Crime, Verdict};
-use evidence::Evidence;
+use evidence::{Evidence, Span};
 use faults::Deck;
 pub use faults::Fault;
 use journal::Journal;
@@ -96,8 +96,11 @@ impl Options {
     }
 }
 
-/// Calm between two faults, in milliseconds: enough to see that nothing is published twice in it.
-const CALM: (usize, usize) = (300, 2000);
+/// Calm between two faults, in milliseconds; and now and then a longer one, to see that nothing is published twice in
+/// it.
+const CALM: (usize, usize) = (100, 1000);
+const LONG_CALM: (usize, usize) = (4000, 8000);
+const LONG_CALMS_PERMILLE: usize = 150;
 
 /// Runs the test.
 ///
@@ -151,7 +154,8 @@ fn collect(
 ) -> Result<(Vec<Stroke>, Evidence)> {
     let (committed, dead, settled) = read_database(&stage)?;
     let strokes = std::mem::take(&mut stage.strokes);
-    let Stage { mended, archive: records, pulse, shared, .. } = stage;
+    let Stage { mended, archive: records, pulse, shared, from, .. } = stage;
+    let lasted = Span { from, to: clock::now() };
     journal.merge(pulse.into_journal());
     let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
     let topics = shared.topics.clone();
@@ -168,6 +172,7 @@ fn collect(
         notices,
         deaf,
         disturbed,
+        lasted,
     };
     Ok((strokes, evidence))
 }
@@ -177,8 +182,10 @@ fn torture(stage: &mut Stage, options: &Options) -> Result<()> {
     let begin = Instant::now();
     let mut deck = Deck::new(options.faults.clone());
     stage.recover()?;
+    stage.from = clock::now();
     while begin.elapsed() < options.duration {
-        stage.hold(CALM.0, CALM.1);
+        let calm = if stage.random.permille(LONG_CALMS_PERMILLE) { LONG_CALM } else { CALM };
+        stage.hold(calm.0, calm.1);
         let Some(fault) = deck.draw(&mut stage.random) else { continue };
         let written = grouped(stage.shared.written.load(Ordering::Relaxed));
         let seconds = begin.elapsed().as_secs();

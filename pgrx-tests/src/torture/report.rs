@@ -87,6 +87,7 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
             ),
         ),
         ("events", format!("{events} committed, {rolled_back} rolled back, {keys} keys with several")),
+        ("calm", format!("{} % of the time, in which no event may come twice", evidence.calm_percent())),
         ("records", format!("{records}, of which {duplicates} duplicates")),
         ("dead", format!("{dead} dead letters, {revived} sent again and published")),
         ("notifications", format!("{heard} events told of, {unheard_of} settled while nobody listened")),

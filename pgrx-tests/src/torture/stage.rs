@@ -61,6 +61,8 @@ pub struct Stage {
     pub mended: HashSet<usize>,
     /// Records of topics that have been deleted.
     pub archive: Vec<Seen>,
+    /// Since when writers write.
+    pub from: Millis,
     /// The faults so far.
     pub strokes: Vec<Stroke>,
     /// The faults' own randomness.
@@ -107,6 +109,7 @@ impl Stage {
             shared,
             mended: HashSet::new(),
             archive: Vec::new(),
+            from: clock::now(),
             strokes: Vec::new(),
             random: Random::new(options.seed, u64::MAX),
             oid,

@@ -180,6 +180,15 @@ fn a_duplicate_needs_a_fault() {
 }
 
 #[test]
+fn what_is_not_disturbed_is_calm() {
+    let span = |from, to| (Span { from, to }, String::new());
+    let mut evidence = Evidence { lasted: Span { from: 100, to: 200 }, ..Evidence::default() };
+    assert_eq!(evidence.calm_percent(), 100);
+    evidence.disturbed = vec![span(150, 160), span(90, 110), span(105, 107), span(155, 170), span(190, 300)];
+    assert_eq!(evidence.calm_percent(), 60);
+}
+
+#[test]
 fn what_must_die_and_what_must_not() {
     let mut evidence = good();
     evidence.dead.push(uuid(1));
