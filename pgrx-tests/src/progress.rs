@@ -23,6 +23,13 @@ pub fn passing(news: &str) {
     }
 }
 
+/// For long steps, now and then: something for those who read a log, where [`passing`] shows nothing.
+pub fn milestone(news: &str) {
+    if !stderr().is_terminal() {
+        eprint!("{news} … ");
+    }
+}
+
 /// Removes what [`passing`] has written.
 pub fn passed() {
     passing("");

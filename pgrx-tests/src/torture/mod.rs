@@ -46,7 +46,7 @@ pub use report::Report;
 use stage::{Stage, Stroke};
 use writers::{Habits, Writers};
 
-use crate::progress::{grouped, passed, passing, step};
+use crate::progress::{grouped, milestone, passed, passing, step};
 
 /// What a run is to be like.
 #[derive(Clone, Debug)]
@@ -101,6 +101,9 @@ impl Options {
 const CALM: (usize, usize) = (100, 1000);
 const LONG_CALM: (usize, usize) = (4000, 8000);
 const LONG_CALMS_PERMILLE: usize = 150;
+
+/// How often a log is told how far the run is.
+const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the test.
 ///
@@ -183,13 +186,19 @@ fn torture(stage: &mut Stage, options: &Options) -> Result<()> {
     let mut deck = Deck::new(options.faults.clone());
     stage.recover()?;
     stage.from = clock::now();
+    let mut told = begin;
     while begin.elapsed() < options.duration {
         let calm = if stage.random.permille(LONG_CALMS_PERMILLE) { LONG_CALM } else { CALM };
         stage.hold(calm.0, calm.1);
         let Some(fault) = deck.draw(&mut stage.random) else { continue };
         let written = grouped(stage.shared.written.load(Ordering::Relaxed));
         let seconds = begin.elapsed().as_secs();
-        passing(&format!("{seconds} s, {written} events, {} faults, now {fault}", stage.strokes.len()));
+        let faults = stage.strokes.len();
+        passing(&format!("{seconds} s, {written} events, {faults} faults, now {fault}"));
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            milestone(&format!("{seconds} s: {written} events, {faults} faults"));
+        }
         fault.inflict(stage)?;
     }
     passed();
