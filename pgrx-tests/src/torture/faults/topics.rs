@@ -1,6 +1,6 @@
 //! Topics that go, and topics that come late.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -27,29 +27,29 @@ const REDRIVE: &str = "SELECT outbox.redrive(topic => $1)";
 impl Stage {
     /// What the topic holds is read before; what is emitted while it is missing waits, and keeps its order.
     pub(super) fn delete_topic(&mut self) -> Result<()> {
-        // None of them is to die of it.
+        let topic = topics::names()[VOLATILE].clone();
+        let shared = Arc::clone(&self.shared);
+        let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
+        self.until("all of a topic to be published, or dead", DEADLINE, IS_EMPTY, &topic)?;
+        self.archive(VOLATILE)?;
+        // None of those to come is to die of it.
         self.configure("event_outbox.max_attempts", "1000")?;
-        let deleted = self.delete_and_create();
+        // The relay knows by then, and what was told of the topic has reached the listener.
+        self.hold(500, 800);
+        let deleted = self.delete_and_create(&topic, nobody_writes);
         self.configure("event_outbox.max_attempts", "4")?;
         deleted
     }
 
-    fn delete_and_create(&mut self) -> Result<()> {
-        let topic = topics::names()[VOLATILE].clone();
-        let shared = Arc::clone(&self.shared);
-        let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
-        self.until("all of a topic to be published", DEADLINE, IS_EMPTY, &topic)?;
-        self.archive(VOLATILE)?;
-        // What was told of it has reached the listener by now.
-        self.hold(500, 800);
-        self.broker()?.delete_topic(&topic)?;
+    fn delete_and_create(&mut self, topic: &str, nobody_writes: RwLockWriteGuard<'_, ()>) -> Result<()> {
+        self.broker()?.delete_topic(topic)?;
         self.next_generation(VOLATILE);
         drop(nobody_writes);
         // A topic that nobody needed meanwhile makes a poorer fault, not a wrong one.
-        let _ = self.until("a refusal", REFUSAL, IS_REFUSED, &topic);
+        let _ = self.until("a refusal", REFUSAL, IS_REFUSED, topic);
         self.hold(0, 1000);
-        self.create(&topic)?;
-        self.until("what was refused to be published", DEADLINE, NONE_IS_REFUSED, &topic)
+        self.create(topic)?;
+        self.until("what was refused to be published", DEADLINE, NONE_IS_REFUSED, topic)
     }
 
     /// Keeps what a topic holds.
