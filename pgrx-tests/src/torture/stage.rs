@@ -163,14 +163,16 @@ impl Stage {
         fault: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let from = clock::now();
-        fault(self).with_context(|| name.to_string())?;
+        let mut done = fault(self).with_context(|| name.to_string());
         let healed = clock::now();
-        self.recover().with_context(|| format!("after {name}"))?;
+        if done.is_ok() {
+            done = self.recover().with_context(|| format!("after {name}"));
+        }
         let now = clock::now();
         let span = disturbs.then_some(Span { from, to: now + AFTERMATH });
         let recovery = Duration::from_millis(u64::try_from(now - healed).unwrap_or(0));
         self.strokes.push(Stroke { name: name.into(), span, recovery });
-        Ok(())
+        done
     }
 
     /// Waits until an event that is emitted now has been published and settled.

@@ -152,56 +152,59 @@ impl Fault {
     }
 }
 
+/// Faults of the relay and the server, besides those at points of the relay.
+const EVERYWHERE: [Fault; 9] = [
+    Fault::TerminateRelay,
+    Fault::KillRelay,
+    Fault::Crash,
+    Fault::Crash,
+    Fault::Restart,
+    Fault::CrashInOutage,
+    Fault::SecondDatabase,
+    Fault::At("after_produce", "fatal"),
+    Fault::At("after_produce", "panic"),
+];
+
+/// Faults of Apache Kafka and the way to it, each as often as it is worth.
+const OF_KAFKA: [Fault; 17] = [
+    Fault::StopKafka,
+    Fault::KillKafka,
+    Fault::KillKafka,
+    Fault::FreezeKafka,
+    Fault::FreezeKafka,
+    Fault::Cut,
+    Fault::Cut,
+    Fault::Slow,
+    Fault::HalfOpen,
+    Fault::HalfOpen,
+    Fault::NoAnswers,
+    Fault::NoAnswers,
+    Fault::Refused,
+    Fault::DeleteTopic,
+    Fault::DeleteTopic,
+    Fault::Mend,
+    Fault::Mend,
+];
+
+/// Faults of the mock cluster, besides its refusals.
+const OF_MOCK: [Fault; 5] =
+    [Fault::MockDown, Fault::MockLeaders, Fault::MockSlow, Fault::MockNoIds, Fault::MockNoTopic];
+
 /// All faults of a mode, each as often as it is worth.
 pub fn all(mode: Mode) -> Vec<Fault> {
-    let mut all = vec![
-        Fault::TerminateRelay,
-        Fault::KillRelay,
-        Fault::Crash,
-        Fault::Crash,
-        Fault::Restart,
-        Fault::CrashInOutage,
-        Fault::SecondDatabase,
-        Fault::At("after_produce", "fatal"),
-        Fault::At("after_produce", "panic"),
-    ];
-    all.extend(POINTS.iter().flat_map(|point| {
-        let actions = ["kill", "terminate", "pause 1500"];
-        actions.into_iter().map(move |action| Fault::At(point, action))
-    }));
-    // On the Kafka thread there is no transaction that could fail.
-    all.extend(
-        POINTS.iter().filter(|point| **point != "after_produce").map(|point| Fault::At(point, "error")),
-    );
+    let mut all = EVERYWHERE.to_vec();
+    for point in POINTS {
+        all.extend(["kill", "terminate", "pause 1500"].map(|action| Fault::At(point, action)));
+        // On the Kafka thread there is no transaction that could fail.
+        if point != "after_produce" {
+            all.push(Fault::At(point, "error"));
+        }
+    }
     all.extend(Change::ALL.map(Fault::Reload));
     match mode {
-        Mode::Kafka => all.extend([
-            Fault::StopKafka,
-            Fault::KillKafka,
-            Fault::KillKafka,
-            Fault::FreezeKafka,
-            Fault::FreezeKafka,
-            Fault::Cut,
-            Fault::Cut,
-            Fault::Slow,
-            Fault::HalfOpen,
-            Fault::HalfOpen,
-            Fault::NoAnswers,
-            Fault::NoAnswers,
-            Fault::Refused,
-            Fault::DeleteTopic,
-            Fault::DeleteTopic,
-            Fault::Mend,
-            Fault::Mend,
-        ]),
+        Mode::Kafka => all.extend(OF_KAFKA),
         Mode::Mock => {
-            all.extend([
-                Fault::MockDown,
-                Fault::MockLeaders,
-                Fault::MockSlow,
-                Fault::MockNoIds,
-                Fault::MockNoTopic,
-            ]);
+            all.extend(OF_MOCK);
             all.extend(Refusal::ALL.map(Fault::Answer));
         }
     }
