@@ -30,6 +30,12 @@ fn sixty_idle_seconds_cost_one_wake_up_at_most() -> Result<()> {
     client.query_one("SELECT outbox.emit('idle.before', '{}')", &[])?;
     until_drained(&mut client)?;
     let pid = until_idle(&mut client)?;
+    // Its own notification of the settlement wakes it once more.
+    wait::until_ok("the relay to fall asleep", PATIENCE, || {
+        let before = status(&mut client)?.wakeups;
+        client.execute("SELECT pg_sleep(0.2)", &[])?;
+        Ok((status(&mut client)?.wakeups == before).then_some(()))
+    })?;
     let (woken, slept) = (status(&mut client)?.wakeups, sleeps(pid)?);
     let begin: f64 = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[])?.get(0);
     let sql = "SELECT extract(epoch FROM clock_timestamp())::float8 - $1 >= $2";
