@@ -116,7 +116,7 @@ impl Stage {
         self.mock()?.topic_error(&topic, Code::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART)?;
         self.hold(5000, 8000);
         self.mock()?.topic_error(&topic, Code::RD_KAFKA_RESP_ERR_NO_ERROR)?;
-        let none = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0 AND partition IS NULL)";
+        let none = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
         self.until("what was refused to be published", Duration::from_secs(60), none, &topic)?;
         self.configure("event_outbox.max_attempts", "4")
     }

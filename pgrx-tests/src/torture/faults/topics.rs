@@ -15,11 +15,9 @@ const DEADLINE: Duration = Duration::from_secs(90);
 const REFUSAL: Duration = Duration::from_secs(5);
 
 const IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1)";
-/// Those that ask for a partition are poison, and not to be waited for.
-const IS_REFUSED: &str =
-    "SELECT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0 AND partition IS NULL)";
+const IS_REFUSED: &str = "SELECT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
 const NONE_IS_REFUSED: &str =
-    "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0 AND partition IS NULL)";
+    "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
 const IS_OVER: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1) \
                           AND NOT EXISTS (SELECT FROM outbox.dead_letters WHERE topic = $1)";
 const REDRIVE: &str = "SELECT outbox.redrive(topic => $1)";
@@ -30,7 +28,7 @@ impl Stage {
         let topic = topics::names()[VOLATILE].clone();
         let shared = Arc::clone(&self.shared);
         let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
-        self.until("all of a topic to be published, or dead", DEADLINE, IS_EMPTY, &topic)?;
+        self.until("all of a topic to be published", DEADLINE, IS_EMPTY, &topic)?;
         self.archive(VOLATILE)?;
         // None of those to come is to die of it.
         self.configure("event_outbox.max_attempts", "1000")?;
