@@ -57,12 +57,17 @@ fn bench() -> Result<()> {
     }
     let begin = Instant::now();
     let stage = step("starting PostgreSQL and Apache Kafka", Stage::start)?;
-    let mut bench = Bench { stage, figures: Figures::default(), quick };
+    let rounds = std::env::var("BENCH_ROUNDS").ok().map(|rounds| rounds.parse()).transpose();
+    let rounds = rounds.context("BENCH_ROUNDS is no number")?.filter(|rounds| *rounds > 0);
+    let out = scenario::out()?;
+    let mut bench = Bench { stage, figures: Figures::default(), quick, rounds };
     for scenario in &chosen {
         eprintln!("==> {}", scenario.name);
         let began = Instant::now();
         (scenario.run)(&mut bench).with_context(|| scenario.name)?;
         bench.figures.set(format!("{}.took_s", scenario.name), began.elapsed().as_secs_f64());
+        // A run that is broken off leaves what it has.
+        bench.figures.write(&out.join("summary.json"))?;
     }
     let Bench { stage, mut figures, .. } = bench;
     for (name, value) in machine::describe(&stage)? {
@@ -71,7 +76,9 @@ fn bench() -> Result<()> {
     drop(stage);
     figures.set("took_s", begin.elapsed().as_secs_f64());
     figures.note("quick", quick);
-    let out = scenario::out()?;
+    if let Some(rounds) = rounds {
+        figures.set("rounds", rounds as f64);
+    }
     figures.write(&out.join("summary.json"))?;
     plot::draw(&figures, &out)?;
     let is_extreme = |key: &str| key.ends_with(".min") || key.ends_with(".max");

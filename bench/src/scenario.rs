@@ -26,12 +26,19 @@ pub struct Bench {
     pub figures: Figures,
     /// A small run that proves the instrument, not the contenders.
     pub quick: bool,
+    /// Rounds, where somebody asked for so many.
+    pub rounds: Option<usize>,
 }
 
 impl Bench {
     /// One of two sizes.
     pub fn size<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
+    }
+
+    /// How often the contenders take their turn: `BENCH_ROUNDS`, if it is given.
+    pub fn rounds(&self, full: usize) -> usize {
+        self.rounds.unwrap_or_else(|| self.size(full, 1))
     }
 }
 

@@ -30,7 +30,7 @@ const WARM_UP: u64 = 5;
 
 /// Measures all contenders in turn, round by round.
 pub fn run(bench: &mut Bench) -> Result<()> {
-    let rounds = bench.size(ROUNDS, 1);
+    let rounds = bench.rounds(ROUNDS);
     let (many, fewer) = (bench.size(MANY.0, MANY.1), bench.size(FEWER.0, FEWER.1));
     bench.stage.restart(Wal::Logical)?;
     let stage = &bench.stage;

@@ -41,7 +41,7 @@ pub const CPU_EMIT: &str =
 /// Transactions of one event each, with and without an outbox.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
-    let (rounds, seconds) = (bench.size(ROUNDS, 1), bench.size(SLICE_S, 1));
+    let (rounds, seconds) = (bench.rounds(ROUNDS), bench.size(SLICE_S, 1));
     let stage = &bench.stage;
     let mut client = stage.connect(OURS)?;
     client.batch_execute(include_str!("../../emit/tables.sql"))?;

@@ -36,7 +36,7 @@ enum Meanwhile {
 /// Backlogs of three sizes, and disturbed ones.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
-    let rounds = bench.size(ROUNDS, 1);
+    let rounds = bench.rounds(ROUNDS);
     let (backlog, small) = (bench.size(BACKLOG.0, BACKLOG.1), bench.size(SMALL.0, SMALL.1));
     let large = bench.size(LARGE.0, LARGE.1);
     let mut ours = Ours::new(&bench.stage, Headers::Own)?;

@@ -35,7 +35,7 @@ struct Run {
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Logical)?;
     let stage = &bench.stage;
-    let rounds = bench.size(ROUNDS, 1);
+    let rounds = bench.rounds(ROUNDS);
     let seconds = bench.size(SECONDS, 2);
     let mut outboxes: Vec<Box<dyn Outbox + '_>> = vec![
         Box::new(Ours::new(stage, Headers::Own)?),

@@ -28,7 +28,7 @@ const SIZES: [(&str, usize, (u64, u64)); 4] = [
 /// Rates of bytes.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
-    let rounds = bench.size(ROUNDS, 1);
+    let rounds = bench.rounds(ROUNDS);
     let stage = &bench.stage;
     let mut ours = Ours::new(stage, Headers::Own)?;
     let mut limit = Limit::new(stage, Headers::Own);
