@@ -79,6 +79,7 @@ pub struct Consumer {
     positions: BTreeMap<(String, i32), i64>,
     looked: Option<Instant>,
     records: Vec<Record>,
+    ask_deadline: Duration,
 }
 
 impl Consumer {
@@ -96,7 +97,14 @@ impl Consumer {
             .set("log_level", "0")
             .create()?;
         let topics = topics.iter().map(ToString::to_string).collect();
-        Ok(Self { inner, topics, positions: BTreeMap::new(), looked: None, records: Vec::new() })
+        let (positions, records) = (BTreeMap::new(), Vec::new());
+        Ok(Self { inner, topics, positions, looked: None, records, ask_deadline: ASK_DEADLINE })
+    }
+
+    /// Waits no longer than this for an answer to a question; a broker that is being tortured may have none.
+    pub fn ask_within(mut self, deadline: Duration) -> Self {
+        self.ask_deadline = deadline;
+        self
     }
 
     /// All that was read so far, in the order of arrival (per partition: by offset).
@@ -165,7 +173,7 @@ impl Consumer {
     /// The ends of all partitions known: the offset of the next record to come.
     pub fn ends(&self) -> Result<BTreeMap<(String, i32), i64>> {
         let ends = self.positions.keys().map(|(topic, partition)| {
-            let (_, end) = self.inner.fetch_watermarks(topic, *partition, ASK_DEADLINE)?;
+            let (_, end) = self.inner.fetch_watermarks(topic, *partition, self.ask_deadline)?;
             Ok(((topic.clone(), *partition), end))
         });
         ends.collect()
@@ -194,7 +202,7 @@ impl Consumer {
             return Ok(Some((topic.clone(), partition)));
         }
         for (key, position) in self.positions.iter().filter(|((_, number), _)| *number == partition) {
-            let (_, high) = self.inner.fetch_watermarks(&key.0, partition, ASK_DEADLINE)?;
+            let (_, high) = self.inner.fetch_watermarks(&key.0, partition, self.ask_deadline)?;
             if *position >= high {
                 return Ok(Some(key.clone()));
             }
@@ -209,7 +217,7 @@ impl Consumer {
         self.looked = Some(Instant::now());
         let known = self.positions.len();
         for topic in &self.topics {
-            let Ok(metadata) = self.inner.fetch_metadata(Some(topic), ASK_DEADLINE) else { continue };
+            let Ok(metadata) = self.inner.fetch_metadata(Some(topic), self.ask_deadline) else { continue };
             for found in metadata.topics().iter().filter(|found| found.error().is_none()) {
                 for partition in found.partitions() {
                     self.positions.entry((topic.clone(), partition.id())).or_insert(0);

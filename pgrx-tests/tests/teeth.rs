@@ -11,7 +11,9 @@ const DURATION: Duration = Duration::from_secs(6);
 /// A short run, with the mistake or without.
 fn run(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
     let options = Options { faults, sabotage, writers: 6, ..Options::new(Mode::Mock, DURATION, 20_260) };
-    torture::run(&Options { patience: Duration::from_secs(5), ..options })
+    // A mistake may well keep the relay from its work for ever.
+    let recovery = if sabotage.is_some() { Duration::from_secs(15) } else { options.recovery };
+    torture::run(&Options { recovery, patience: Duration::from_secs(5), ..options })
 }
 
 /// The outbox empties itself before Kafka has what it held: a crash in an outage loses it.

@@ -67,6 +67,8 @@ pub struct Options {
     pub sabotage: Option<&'static str>,
     /// `event_outbox.sweep_interval`.
     pub sweep_interval: &'static str,
+    /// How long the relay may take to be at work again after a fault.
+    pub recovery: Duration,
     /// How long the outbox may take to get emptier at the end.
     pub patience: Duration,
 }
@@ -91,6 +93,7 @@ impl Options {
             },
             sabotage: None,
             sweep_interval: "1min",
+            recovery: Duration::from_secs(120),
             patience: Duration::from_secs(90),
         }
     }

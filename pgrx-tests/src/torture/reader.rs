@@ -13,7 +13,10 @@ use super::evidence::Seen;
 use crate::{Consumer, Record};
 
 /// When nothing has come for so long, another consumer takes the place of one that may be stuck.
-const SILENCE: Duration = Duration::from_secs(10);
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// How long a broker is waited for that may be down.
+const ASK: Duration = Duration::from_secs(1);
 
 /// How long the last records may take to come, when all have been published.
 const LAST: Duration = Duration::from_secs(90);
@@ -62,7 +65,7 @@ impl Reading {
         let mut stopped: Option<Instant> = None;
         loop {
             let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-            let mut consumer = Consumer::new(&self.bootstrap_servers, &names)?;
+            let mut consumer = Consumer::new(&self.bootstrap_servers, &names)?.ask_within(ASK);
             let mut last = Instant::now();
             let mut asked = Instant::now();
             while last.elapsed() < SILENCE {

@@ -29,8 +29,6 @@ const DATABASE: &str = "torture";
 pub const SECOND: &str = "second";
 const SETUP: &str = include_str!("../../torture/setup.sql");
 
-/// How long the relay may take to be at work again after a fault.
-const RECOVERY: Duration = Duration::from_secs(120);
 /// How long a placed fault may wait for its moment.
 const MOMENT: Duration = Duration::from_secs(90);
 /// How long faults are at work beyond the recovery: what came back from the broker rests a while.
@@ -69,6 +67,7 @@ pub struct Stage {
     pub random: Random,
     /// The writer that feels whether the relay lives.
     pub pulse: Pulse,
+    recovery: Duration,
     oid: u32,
 }
 
@@ -111,6 +110,7 @@ impl Stage {
             archive: Vec::new(),
             from: clock::now(),
             strokes: Vec::new(),
+            recovery: options.recovery,
             random: Random::new(options.seed, u64::MAX),
             oid,
         })
@@ -148,7 +148,7 @@ impl Stage {
     /// The relay's process.
     pub fn relay(&self) -> Result<u32> {
         let mut client = self.connect()?;
-        wait::until_ok("a relay", RECOVERY, || {
+        wait::until_ok("a relay", self.recovery, || {
             let row = client.query_opt("SELECT pid FROM outbox.status WHERE pid IS NOT NULL", &[])?;
             Ok(row.and_then(|row| u32::try_from(row.get::<_, i32>(0)).ok()))
         })
@@ -177,10 +177,10 @@ impl Stage {
 
     /// Waits until an event that is emitted now has been published and settled.
     pub fn recover(&mut self) -> Result<()> {
-        let pulse = &mut self.pulse;
-        wait::until("the relay to be at work again", RECOVERY, || {
+        let (pulse, recovery) = (&mut self.pulse, self.recovery);
+        wait::until("the relay to be at work again", recovery, || {
             let id = pulse.beat()?;
-            wait::until("a pulse", RECOVERY, || pulse.is_gone(id)).ok()?.then_some(())
+            wait::until("a pulse", recovery, || pulse.is_gone(id)).ok()?.then_some(())
         })
         .with_context(|| self.status())
     }
