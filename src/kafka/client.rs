@@ -85,7 +85,7 @@ impl Client {
 
     /// Why it takes no more events, if it does not, and in words.
     #[must_use]
-    pub fn stopped(&self) -> Option<(RDKafkaErrorCode, String)> {
+    pub fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.producer.client().fatal_error()
     }
 

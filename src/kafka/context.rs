@@ -18,8 +18,8 @@ use super::failure;
 pub struct Notes {
     /// Delivery reports.
     pub reports: Vec<Report>,
-    /// Something went wrong with a broker: it is to be found out whether any still answers. librdkafka does
-    /// not always say when none does.
+    /// Something went wrong: it is to be found out whether any broker still answers, since librdkafka does not
+    /// always say when none does, and whether a producer has stopped.
     pub trouble: bool,
     /// What went wrong last.
     pub cause: Option<String>,
@@ -92,7 +92,11 @@ impl ClientContext for Context {
     fn error(&self, error: KafkaError, reason: &str) {
         let mut notes = self.notes();
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => notes.stopped = Some(reason.to_owned()),
+            // A fatal error comes here by the name of what caused it: `trouble` has the producers asked. This one's
+            // cause is no trouble.
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
+                notes.stopped = Some(reason.to_owned());
+            }
             // Tells less than what came before it.
             Some(RDKafkaErrorCode::AllBrokersDown) if notes.cause.is_some() => notes.trouble = true,
             _ => {

@@ -231,8 +231,9 @@ impl<'a> Session<'a> {
             )
         };
         // Before the reports, of which those of the refused batch are the reason.
-        if let Some(reason) = stopped {
-            self.tell_stopped(reason)?;
+        let fatal = if trouble || stopped.is_some() { self.fatal_error() } else { None };
+        if fatal.is_some() || stopped.is_some() {
+            self.tell_stopped(fatal, stopped.unwrap_or_default())?;
         }
         let delivered = reports.iter().any(|report| matches!(report.outcome, Outcome::Delivered { .. }));
         if !reports.is_empty() {
@@ -250,12 +251,21 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
+    /// Why a producer takes no more events, if one does not, and in words.
+    fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
+        self.common.fatal_error().or_else(|| self.apart.as_ref()?.fatal_error())
+    }
+
     /// A producer takes no more events. One that stopped at a gap has only kept its promise.
-    fn tell_stopped(&mut self, reason: String) -> Result<(), Closed> {
+    fn tell_stopped(
+        &mut self,
+        fatal: Option<(RDKafkaErrorCode, String)>,
+        reason: String,
+    ) -> Result<(), Closed> {
         if std::mem::replace(&mut self.stopped, true) {
             return Ok(());
         }
-        match self.common.stopped().or_else(|| self.apart.as_ref()?.stopped()) {
+        match fatal {
             Some((RDKafkaErrorCode::GaplessGuarantee, _)) => self.send(News::Gap),
             Some((_, reason)) => self.send(News::Broken(reason)),
             None => self.send(News::Broken(reason)),
