@@ -64,6 +64,8 @@ impl Relay {
     pub(super) fn take_news(&mut self) {
         self.bell.answer();
         let Some(publisher) = &self.publisher else { return };
+        // Asked before the news are read, since the last ones tell why.
+        let ended = publisher.has_ended();
         let (mut renew, mut broken) = (false, None);
         for news in publisher.news() {
             match news {
@@ -86,8 +88,7 @@ impl Relay {
                 News::Broken(error) => broken = Some(error),
             }
         }
-        let ended = publisher.has_ended();
-        if ended && broken.is_none() {
+        if ended && broken.is_none() && self.renewal.is_none() {
             broken = Some("the Kafka thread ended unexpectedly".into());
         }
         renew |= broken.is_some();

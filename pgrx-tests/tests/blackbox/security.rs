@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use anyhow::anyhow;
 use event_outbox_tests::{Authority, Broker, Consumer, IdentityProvider, Result, identity, run_as};
 
-use crate::relay::{Status, until_drained, until_status};
+use crate::relay::{Status, status, until_drained, until_status};
 use crate::stage::{Stage, emit};
 
 /// Listeners: TLS; TLS with the certificate of another host; TLS with a client certificate; passwords and tokens
@@ -112,10 +112,14 @@ impl Visitor {
         run_as::give_to_server(&self.file)
     }
 
-    /// Corrects the file and has it read.
-    fn correct(&self, properties: &str) -> Result<()> {
+    /// Corrects the file, has it read, and waits for the producer that goes by it.
+    fn correct(&mut self, properties: &str) -> Result<()> {
+        let before = status(&mut self.stage.client)?.connection_since;
         self.write(properties)?;
-        self.stage.server.reload()
+        self.stage.server.reload()?;
+        let client = &mut self.stage.client;
+        until_status(client, "another producer", |status| status.connection_since != before)?;
+        Ok(())
     }
 
     fn emit(&mut self, numbers: std::ops::RangeInclusive<i32>) -> Result<()> {
