@@ -28,13 +28,11 @@ extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["table
 extension_sql_file!("../sql/emit.sql", name = "emit", requires = ["tables"]);
 extension_sql_file!("../sql/dead_letters.sql", name = "dead_letters", requires = ["triggers"]);
 extension_sql_file!("../sql/intake.sql", name = "intake", requires = ["emit"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["tables"]);
-extension_sql_file!(
-    "../sql/grants.sql",
-    name = "grants",
-    requires = ["dead_letters", "intake", "views"],
-    finalize
-);
+extension_sql_file!("../sql/views.sql", name = "views", requires = ["dead_letters"]);
+extension_sql_file!("../sql/control.sql", name = "control", requires = ["views"]);
+extension_sql_file!("../sql/topics.sql", name = "topics", requires = ["control"]);
+extension_sql_file!("../sql/check.sql", name = "check", requires = ["topics"]);
+extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["intake", "check"], finalize);
 
 /// Called when a process loads the library: by the postmaster, once, if it is preloaded.
 #[allow(non_snake_case)]
@@ -43,6 +41,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
     pg::settings::init();
     pg::shared::init();
+    pg::mailbox::init();
     pg::wake::init();
     pg::hooks::init();
     relay::launcher::init();

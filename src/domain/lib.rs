@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod caution;
 pub mod envelope;
 pub mod event;
+pub mod figures;
 pub mod headers;
 pub mod json;
 pub mod notify;

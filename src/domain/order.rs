@@ -198,6 +198,16 @@ impl Lanes {
         self.timers.len() >= self.limit
     }
 
+    /// How many events wait for a date.
+    pub fn waiting(&self) -> usize {
+        self.timers.len()
+    }
+
+    /// How many lanes are closed.
+    pub fn closed(&self) -> usize {
+        self.holds.len()
+    }
+
     /// Whether no lane is closed.
     pub fn is_empty(&self) -> bool {
         self.holds.is_empty()

@@ -19,6 +19,8 @@ pub struct ProducerConfig {
     pub envelope: Envelope,
     /// Whether the order of a topic and key matters, so that a gap must stop the producer.
     pub ordered: bool,
+    /// Whether Kafka may create a topic because an event names it.
+    pub auto_create_topics: bool,
     /// Messages that the producer must be able to hold.
     pub max_in_flight: usize,
 }
@@ -31,6 +33,7 @@ impl fmt::Debug for ProducerConfig {
             .field("properties_file", &self.properties_file)
             .field("envelope", &self.envelope)
             .field("ordered", &self.ordered)
+            .field("auto_create_topics", &self.auto_create_topics)
             .field("max_in_flight", &self.max_in_flight)
             .finish_non_exhaustive()
     }

@@ -106,6 +106,7 @@ fn refusal(name: &str, value: &str) -> Option<&'static str> {
         | "default_topic_conf"
         | "enabled_events"
         | "enable.gapless.guarantee" => Some("it is set by the outbox itself"),
+        "allow.auto.create.topics" => Some("use event_outbox.auto_create_topics"),
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
             Some("use event_outbox.max_in_flight")
         }

@@ -66,11 +66,24 @@ const QUEUE_KBYTES: &str = "2097151";
 /// refused batch that come again.
 const STOP_AT_GAPS: &str = "enable.gapless.guarantee";
 
+/// Whether a broker that is set up so creates a topic that a producer asks for.
+const CREATE_TOPICS: &str = "allow.auto.create.topics";
+
 /// The same configuration for a producer that goes on when a batch is refused.
 #[must_use]
 pub fn going_on(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
     config.set(STOP_AT_GAPS, "false");
+    config
+}
+
+/// The same connection for a client that only asks and creates.
+#[must_use]
+pub fn for_requests(config: &ClientConfig) -> ClientConfig {
+    let mut config = going_on(config);
+    config.set("enable.idempotence", "false").set("statistics.interval.ms", "0");
+    // To ask for a topic must not create it.
+    config.set(CREATE_TOPICS, "false");
     config
 }
 
@@ -94,6 +107,7 @@ pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigEr
         config.set(name, value);
     }
     config.set(STOP_AT_GAPS, producer.ordered.to_string());
+    config.set(CREATE_TOPICS, producer.auto_create_topics.to_string());
     config.set("bootstrap.servers", &producer.bootstrap_servers);
     // Twice the window: what is returned and read again may meet its own first copy.
     config.set("queue.buffering.max.messages", (2 * producer.max_in_flight).to_string());

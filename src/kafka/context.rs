@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use event_outbox_domain::figures::KafkaStatistics;
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -27,6 +28,8 @@ pub struct Notes {
     pub stale_topics: HashSet<String>,
     /// Something was said that belongs into the server's log now.
     pub has_spoken: bool,
+    /// What librdkafka told of itself.
+    pub statistics: Option<KafkaStatistics>,
     /// A producer takes no more events, and why.
     pub stopped: Option<String>,
 }
@@ -87,7 +90,18 @@ impl ClientContext for Context {
         }
     }
 
-    fn stats(&self, _statistics: Statistics) {}
+    /// Called where the user has set `statistics.interval.ms`.
+    fn stats(&self, told: Statistics) {
+        let trips = || told.brokers.values().filter_map(|broker| broker.rtt.as_ref());
+        self.notes().statistics = Some(KafkaStatistics {
+            // librdkafka's own time is in seconds.
+            taken_at: told.time.saturating_mul(1_000_000),
+            round_trip: trips().map(|trip| trip.avg).max().unwrap_or(0),
+            round_trip_p99: trips().map(|trip| trip.p99).max().unwrap_or(0),
+            queued: i64::try_from(told.msg_cnt).unwrap_or(i64::MAX),
+            requests: told.brokers.values().map(|broker| broker.outbuf_cnt + broker.waitresp_cnt).sum(),
+        });
+    }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let mut notes = self.notes();

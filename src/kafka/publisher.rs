@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use event_outbox_domain::event::Event;
+use event_outbox_domain::figures::KafkaStatistics;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::producer::ProducerConfig;
 
@@ -41,6 +42,8 @@ pub enum News {
     Connected,
     /// None does, and why.
     Disconnected(String),
+    /// What librdkafka tells of itself, where it is asked to.
+    Statistics(KafkaStatistics),
     /// The producer has stopped, so that nothing comes before what the broker refused.
     Gap,
     /// The producer cannot be used, or no longer, and why.
@@ -148,7 +151,7 @@ impl std::fmt::Display for StartError {
 
 /// Runs `spawn` with all signals blocked: threads inherit that, so that Postgres' signal handlers run on
 /// the main thread alone.
-fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
+pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
     // SAFETY: the sets live on this stack; the old mask is restored afterwards.
     unsafe {
         let mut all = std::mem::zeroed::<libc::sigset_t>();

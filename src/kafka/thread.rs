@@ -221,13 +221,14 @@ impl<'a> Session<'a> {
 
     /// Tells the main thread what was noted.
     fn tell(&mut self) -> Result<(), Closed> {
-        let (reports, trouble, stopped, has_spoken) = {
+        let (reports, trouble, stopped, has_spoken, statistics) = {
             let mut notes = self.context.notes();
             (
                 std::mem::take(&mut notes.reports),
                 std::mem::take(&mut notes.trouble),
                 notes.stopped.take(),
                 std::mem::take(&mut notes.has_spoken),
+                notes.statistics.take(),
             )
         };
         // Before the reports, of which those of the refused batch are the reason.
@@ -244,6 +245,9 @@ impl<'a> Session<'a> {
         }
         if has_spoken {
             self.thread.bell.ring();
+        }
+        if let Some(statistics) = statistics {
+            self.send(News::Statistics(statistics))?;
         }
         if trouble {
             self.probe.get_or_insert_with(Probe::soon);

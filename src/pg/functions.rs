@@ -92,6 +92,25 @@ impl Arguments {
         self.get(at)
     }
 
+    /// The text of a `json` argument.
+    #[must_use]
+    pub fn json(&self, at: usize) -> Option<String> {
+        self.get::<pgrx::datum::JsonString>(at).map(|json| json.0)
+    }
+
+    /// An `oid` argument.
+    #[must_use]
+    pub fn oid(&self, at: usize) -> Option<pg_sys::Oid> {
+        self.get(at)
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        // SAFETY: the call is alive.
+        usize::try_from(unsafe { (*self.0).nargs }).unwrap_or(0)
+    }
+
     fn get<T: FromDatum>(&self, at: usize) -> Option<T> {
         // SAFETY: the argument's declared type is T's; what it borrows lives as long as the call.
         self.datum(at).and_then(|datum| unsafe { T::from_datum(datum, false) })

@@ -3,13 +3,16 @@
 use pgrx::prelude::*;
 
 pub mod compat;
+pub mod control;
 pub mod databases;
 pub mod emit;
 pub mod errors;
+pub mod figures;
 pub mod functions;
 pub mod hooks;
 pub mod listen;
 pub mod log;
+pub mod mailbox;
 pub mod process;
 pub mod rows;
 pub mod secret;

@@ -58,6 +58,8 @@ static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 // Enough for a mistake that is mended within minutes, few enough that nobody waits long behind it.
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+// Off: a misspelt name is to be refused, not to become a topic with whatever the brokers' defaults are.
+static AUTO_CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
 static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
@@ -224,6 +226,14 @@ pub fn init() {
             None,
         );
     }
+    GucRegistry::define_bool_guc(
+        c"event_outbox.auto_create_topics",
+        c"Lets Kafka create a topic that an event names.",
+        c"It does so where the brokers' auto.create.topics.enable is on too.",
+        &AUTO_CREATE_TOPICS,
+        context(),
+        GucFlags::default(),
+    );
     GucRegistry::define_enum_guc(
         c"event_outbox.ordering",
         c"What keeps its order.",
@@ -323,6 +333,7 @@ impl Settings {
                     .filter(|path| !path.is_empty())
                     .map(Into::into),
                 envelope: envelope(default_source),
+                auto_create_topics: AUTO_CREATE_TOPICS.get(),
                 ordered: ORDERING.get() == OrderingSetting::Key,
                 max_in_flight,
             },

@@ -4,11 +4,12 @@
 //! touches are atomics, which can neither block nor raise an error. Only the reservation of a slot
 //! and the text of the last error are behind a lock.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
 
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
+use super::figures::Figures;
 use super::state::{Connection, Dated, State};
 
 /// The most databases of one server that can have a relay.
@@ -56,7 +57,7 @@ impl Bell {
     }
 
     /// Wakes the sleeper, whatever it has been told: for orders that it looks at each time it wakes.
-    fn rouse(&self) {
+    pub fn rouse(&self) {
         let latch = self.latch.load(Ordering::Acquire);
         if !latch.is_null() {
             // SAFETY: a process latch lies in shared memory as long as the server runs. Should its
@@ -143,22 +144,12 @@ pub struct Slot {
     pub bell: Bell,
     /// Rows that the relay has read before have changed: it is to read the table from the beginning.
     pub reread: AtomicBool,
+    /// The database was paused or resumed: the relay is to find out which.
+    pub paused_changed: AtomicBool,
     state: Dated,
     connection: Dated,
-    /// Events published and settled.
-    pub published: AtomicI64,
-    /// Refusals.
-    pub refused: AtomicI64,
-    /// Events handed over and not yet settled.
-    pub in_flight: AtomicUsize,
-    /// When the oldest event in flight was emitted; 0 if none is.
-    pub oldest_event_at: AtomicI64,
-    /// Last settlement of a published event.
-    pub last_publish_at: AtomicI64,
-    /// Reads of the table.
-    pub sweeps: AtomicI64,
-    /// Ends of the relay's sleep.
-    pub wakeups: AtomicI64,
+    /// What the relay says of itself in numbers.
+    pub figures: Figures,
 }
 
 impl Slot {
@@ -242,17 +233,7 @@ impl Slot {
         self.forget_request();
         self.state.clear();
         self.connection.clear();
-        for counter in [
-            &self.published,
-            &self.refused,
-            &self.oldest_event_at,
-            &self.last_publish_at,
-            &self.sweeps,
-            &self.wakeups,
-        ] {
-            counter.store(0, Ordering::Relaxed);
-        }
-        self.in_flight.store(0, Ordering::Relaxed);
+        self.figures.clear();
     }
 }
 

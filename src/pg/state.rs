@@ -20,6 +20,8 @@ pub enum State {
     Misconfigured,
     /// `event_outbox.enabled` is off.
     Disabled,
+    /// `outbox.pause()` was called.
+    Paused,
     /// Ending.
     Stopping,
 }
@@ -36,6 +38,7 @@ impl State {
             Self::Failing => "failing",
             Self::Misconfigured => "misconfigured",
             Self::Disabled => "disabled",
+            Self::Paused => "paused",
             Self::Stopping => "stopping",
         }
     }
@@ -51,6 +54,7 @@ impl State {
             Self::Failing,
             Self::Misconfigured,
             Self::Disabled,
+            Self::Paused,
         ]
         .into_iter()
         .find(|state| *state as u32 == value)

@@ -65,6 +65,8 @@ static SEQUENCE_CACHE: Statement = Statement::new(
     &[pg_sys::OIDOID],
 );
 
+static PAUSED: Statement = Statement::new(c"SELECT FROM outbox.paused", &[]);
+
 /// Sets what the statements above rest on, for this session.
 pub fn prepare_session() {
     const SETTINGS: [(&CStr, &CStr); 15] = [
@@ -132,6 +134,18 @@ impl Outbox {
             let rows = SEQUENCE_CACHE.execute(&[self.sequence.into_datum()], Access::Read, 1);
             rows.iter().next().and_then(|row| row.get::<i64>(1)).is_none_or(|cache| cache == 1)
         })
+    }
+
+    /// Whether `outbox.pause()` was called, and not yet `outbox.resume()`. An outbox that is older than that is not.
+    #[must_use]
+    pub fn is_paused(self) -> bool {
+        // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
+        let table = unsafe {
+            let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
+            pg_sys::get_relname_relid(c"paused".as_ptr(), schema)
+        };
+        let _snapshot = Snapshot::take();
+        table != pg_sys::InvalidOid && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
     }
 
     /// What is to be noted before rows are read, in the order that the search rests on: the sequence,

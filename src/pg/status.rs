@@ -1,62 +1,95 @@
-//! `outbox.status`: what this database's relay says of itself.
+//! `outbox.status` and `outbox.relays`: what relays say of themselves.
 
-use std::sync::atomic::Ordering;
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use pgrx::JsonB;
 use pgrx::prelude::*;
 
 use super::compat;
 use super::functions::{Arguments, sql_function};
-use super::shared;
+use super::shared::{self, Slot};
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
-/// The columns of `outbox.relay_status()`, in the order of its declaration.
+/// The columns that there have been since the first version: what that one declares gets these alone.
+const FIRST_COLUMNS: usize = 14;
+const COLUMNS: usize = FIRST_COLUMNS + 9;
+
+/// The columns of `outbox.relay_status(database)`, in the order of its declaration. Without an argument, as the first
+/// version declares it, it is about this database.
 fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    require_select();
     // SAFETY: a plain global of this process.
-    let slot = shared::roster().find(unsafe { pg_sys::MyDatabaseId });
-    let mut columns = [None; 14];
+    let here = unsafe { pg_sys::MyDatabaseId };
+    let database = if arguments.count() == 0 { here } else { arguments.oid(0)? };
+    require_select(if database == here { c"status" } else { c"relays" });
+    let mut columns = [None; COLUMNS];
     columns[1] = "absent".into_datum();
-    if let Some(slot) = slot {
-        let pid = slot.pid.load(Ordering::Relaxed);
-        let (state, state_since) = slot.state();
-        let (connection, connection_since) = slot.connection();
-        let error = slot.error();
-        let count = |counter: &std::sync::atomic::AtomicI64| counter.load(Ordering::Relaxed).into_datum();
-        if pid != 0 {
-            columns[..5].copy_from_slice(&[
-                pid.into_datum(),
-                state.word().into_datum(),
-                time(state_since),
-                connection.word().into_datum(),
-                time(connection_since),
-            ]);
-        }
-        columns[5..].copy_from_slice(&[
-            error.as_ref().and_then(|(text, _)| text.as_str().into_datum()),
-            error.as_ref().and_then(|(_, at)| time(*at)),
-            count(&slot.published),
-            count(&slot.refused),
-            i64::try_from(slot.in_flight.load(Ordering::Relaxed)).unwrap_or(i64::MAX).into_datum(),
-            time(slot.oldest_event_at.load(Ordering::Relaxed)),
-            time(slot.last_publish_at.load(Ordering::Relaxed)),
-            count(&slot.sweeps),
-            count(&slot.wakeups),
-        ]);
+    if let Some(slot) = shared::roster().find(database) {
+        describe_life(slot, &mut columns);
+        describe_figures(slot, &mut columns);
     }
     row(arguments, &columns)
 }
 
+fn describe_life(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
+    let pid = slot.pid.load(Ordering::Relaxed);
+    if pid != 0 {
+        let (state, state_since) = slot.state();
+        let (connection, connection_since) = slot.connection();
+        columns[..5].copy_from_slice(&[
+            pid.into_datum(),
+            state.word().into_datum(),
+            time(state_since),
+            connection.word().into_datum(),
+            time(connection_since),
+        ]);
+    }
+    let error = slot.error();
+    columns[5] = error.as_ref().and_then(|(text, _)| text.as_str().into_datum());
+    columns[6] = error.as_ref().and_then(|(_, at)| time(*at));
+}
+
+fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
+    let figures = &slot.figures;
+    let total = |counter: &std::sync::atomic::AtomicI64| counter.load(Ordering::Relaxed).into_datum();
+    let count =
+        |count: &AtomicUsize| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX).into_datum();
+    columns[7..FIRST_COLUMNS].copy_from_slice(&[
+        total(&figures.published),
+        total(&figures.refused),
+        count(&figures.in_flight),
+        time(figures.oldest_event_at.load(Ordering::Relaxed)),
+        time(figures.last_publish_at.load(Ordering::Relaxed)),
+        total(&figures.sweeps),
+        total(&figures.wakeups),
+    ]);
+    let kafka = figures.kafka.get();
+    let millis = |micros: i64| micros as f64 / 1000.0;
+    let troubles = figures.troubles().map(|(kind, count)| (kind.to_owned(), count.into())).collect();
+    columns[FIRST_COLUMNS..].copy_from_slice(&[
+        count(&figures.max_in_flight),
+        count(&figures.waiting_retries),
+        count(&figures.held_keys),
+        figures.publish_rate(super::now()).into_datum(),
+        JsonB(serde_json::Value::Object(troubles)).into_datum(),
+        kafka.and_then(|told| millis(told.round_trip).into_datum()),
+        kafka.and_then(|told| millis(told.round_trip_p99).into_datum()),
+        kafka.and_then(|told| told.queued.into_datum()),
+        kafka.and_then(|told| told.requests.into_datum()),
+    ]);
+}
+
 /// A function in a view is called with the rights of the view's reader; so whoever may read the view may
 /// call this, and nobody else.
-fn require_select() {
+fn require_select(view: &CStr) {
     // SAFETY: look-ups by C strings and the checks that Postgres itself makes of a view's reader.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
-        let view = pg_sys::get_relname_relid(c"status".as_ptr(), schema);
-        let result = pg_sys::pg_class_aclcheck(view, pg_sys::GetUserId(), compat::ACL_SELECT);
+        let relation = pg_sys::get_relname_relid(view.as_ptr(), schema);
+        let result = pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), compat::ACL_SELECT);
         if result != pg_sys::AclResult::ACLCHECK_OK {
-            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, c"status".as_ptr());
+            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, view.as_ptr());
         }
     }
 }
@@ -66,17 +99,19 @@ fn time(micros: i64) -> Option<pg_sys::Datum> {
     (micros != 0).then(|| pg_sys::Datum::from(compat::pg_timestamp(micros)))
 }
 
-/// The columns as one row of the function's declared result.
+/// The columns as one row of the function's declared result, as many as that has.
 fn row(arguments: &Arguments, columns: &[Option<pg_sys::Datum>]) -> Option<pg_sys::Datum> {
     let mut values: Vec<_> =
         columns.iter().map(|column| column.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
     let mut nulls: Vec<_> = columns.iter().map(Option::is_none).collect();
     let mut descriptor = std::ptr::null_mut();
-    // SAFETY: the call is alive; the declared result has as many columns, of these types.
+    // SAFETY: the call is alive; the declared result has at most as many columns, of these types.
     unsafe {
         let class = pg_sys::get_call_result_type(arguments.call(), std::ptr::null_mut(), &mut descriptor);
-        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
-            error!("the status is a row");
+        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
+            || usize::try_from((*descriptor).natts).is_ok_and(|natts| natts > columns.len())
+        {
+            error!("the status is a row of up to {} columns", columns.len());
         }
         pg_sys::BlessTupleDesc(descriptor);
         let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());

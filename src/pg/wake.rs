@@ -19,12 +19,14 @@ struct Intent {
     wake: Option<&'static Slot>,
     /// Not only new events: the relay is to look at the old ones again.
     reread: bool,
+    /// The outbox was paused or resumed.
+    pause: bool,
     /// The slot of a database whose settings were changed.
     restart: Option<&'static Slot>,
 }
 
 thread_local! {
-    static INTENT: Cell<Intent> = const { Cell::new(Intent { wake: None, reread: false, restart: None }) };
+    static INTENT: Cell<Intent> = const { Cell::new(Intent { wake: None, reread: false, pause: false, restart: None }) };
 }
 
 /// Registers for the ends of this process' transactions; inherited by every backend.
@@ -49,6 +51,12 @@ pub fn at_commit() {
 pub fn reread_at_commit() {
     at_commit();
     INTENT.set(Intent { reread: true, ..INTENT.get() });
+}
+
+/// The current transaction pauses or resumes the outbox: have the relay of this database find out which.
+pub fn look_at_pause_at_commit() {
+    at_commit();
+    INTENT.set(Intent { pause: true, ..INTENT.get() });
 }
 
 /// Wake the relay of this database at commit, if there is one.
@@ -86,6 +94,11 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
             if let Some(slot) = intent.wake {
                 if intent.reread {
                     slot.reread.store(true, Ordering::Release);
+                }
+                if intent.pause {
+                    slot.paused_changed.store(true, Ordering::Release);
+                    // A relay that is paused does not answer its bell.
+                    slot.bell.rouse();
                 }
                 // SAFETY: a plain global of this process.
                 shared::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });

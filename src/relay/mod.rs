@@ -4,9 +4,11 @@
 //! [`Relay`](turn::Relay)'s loop. Only this main thread touches Postgres; only the Kafka thread, behind
 //! [`Publisher`](crate::kafka::publisher::Publisher), touches librdkafka.
 
+pub mod errand;
 pub mod held;
 pub mod launcher;
 pub mod pause;
+pub mod paused;
 pub mod producer;
 pub mod settle;
 pub mod stuck;

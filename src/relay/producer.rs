@@ -55,6 +55,7 @@ impl Relay {
     }
 
     fn producer_failed(&mut self, error: &str) {
+        self.slot.figures.count_trouble("producer");
         if self.producer.failed() {
             tracing::warn!("the Kafka producer cannot be used, events wait: {error}");
         }
@@ -80,10 +81,12 @@ impl Relay {
                 News::Disconnected(reason) => {
                     if self.slot.connection().0 != Connection::Disconnected {
                         tracing::warn!("no Kafka broker answers, events wait: {reason}");
+                        self.slot.figures.count_trouble("disconnected");
                     }
                     self.slot.show_error(&reason);
                     self.slot.show_connection(Connection::Disconnected);
                 }
+                News::Statistics(statistics) => self.slot.figures.kafka.set(&statistics),
                 News::Gap => renew = true,
                 News::Broken(error) => broken = Some(error),
             }

@@ -273,11 +273,12 @@ impl Relay {
 
     fn count(&self, sorted: &Sorted) {
         let (delivered, refused) = (sorted.delivered.len(), sorted.refused.len());
-        self.slot.published.fetch_add(i64::try_from(delivered).unwrap_or(0), Ordering::Relaxed);
-        self.slot.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
+        let figures = &self.slot.figures;
+        figures.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
         if delivered > 0 {
-            self.slot.last_publish_at.store(crate::pg::now(), Ordering::Relaxed);
+            figures.count_published(delivered, crate::pg::now());
         }
+        sorted.refused.iter().for_each(|refusal| figures.count_trouble(refusal.class));
         if let Some(Refusal { row, error, .. }) = sorted.refused.first() {
             self.slot.show_error(&format!("event {} was refused: {error}", row.id));
             tracing::warn!("Kafka refused {refused} event(s), the first is {}: {error}", row.id);

@@ -110,7 +110,7 @@ impl Relay {
         }
         drop(snapshot);
         failpoints::reach(Point::AfterRead);
-        self.slot.sweeps.fetch_add(1, Ordering::Relaxed);
+        self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
         Some(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End })
     }
 

@@ -10,7 +10,8 @@
 //!
 //! States, as `outbox.status` shows them: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers) by what is
 //! in flight; `failing` after a transaction that failed, until one succeeds; `misconfigured` while no
-//! producer can be made; `disabled` while `event_outbox.enabled` is off; `stopping` at the end.
+//! producer can be made; `disabled` while `event_outbox.enabled` is off; `paused` between `outbox.pause()` and
+//! `outbox.resume()`; `stopping` at the end.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use event_outbox_domain::pace::Pace;
 use event_outbox_domain::sweep::Floor;
 use foldhash::fast::RandomState;
 
+use super::errand::Errand;
 use super::held::Held;
 use super::pause::Pause;
 use super::stuck::Congestion;
@@ -83,6 +85,10 @@ pub struct Relay {
     pub(super) pace: Pace,
     pub(super) born: Instant,
     pub(super) producer: Pause,
+    /// `outbox.pause()` was called, and not yet `outbox.resume()`.
+    pub(super) paused: bool,
+    /// What a backend asked of Kafka.
+    pub(super) errand: Option<Errand>,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
     pub(super) renewal: Option<Instant>,
     default_source: String,
@@ -115,6 +121,8 @@ impl Relay {
             born: Instant::now(),
             database: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             producer: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
+            paused: false,
+            errand: None,
             renewal: None,
             default_source,
             bell: Arc::new(bell),
@@ -127,6 +135,8 @@ impl Relay {
         while !self.must_end() {
             self.tend_producer();
             self.take_news();
+            self.run_errands();
+            self.look_at_pause();
             self.settle();
             self.sweep();
             self.set_stuck_topics_aside();
@@ -146,6 +156,8 @@ impl Relay {
     fn show(&self) {
         let state = if !self.settings.enabled {
             State::Disabled
+        } else if self.paused {
+            State::Paused
         } else if self.publisher.is_none() {
             State::Misconfigured
         } else if self.database.until().is_some() {
@@ -158,9 +170,13 @@ impl Relay {
             State::Publishing
         };
         self.slot.show(state);
-        self.slot.in_flight.store(self.window.len(), Ordering::Relaxed);
+        let figures = &self.slot.figures;
+        figures.in_flight.store(self.window.len(), Ordering::Relaxed);
+        figures.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
+        figures.waiting_retries.store(self.lanes.waiting(), Ordering::Relaxed);
+        figures.held_keys.store(self.lanes.closed(), Ordering::Relaxed);
         let oldest = self.window.oldest().map_or(0, |ticket| ticket.emitted_at);
-        self.slot.oldest_event_at.store(oldest, Ordering::Relaxed);
+        figures.oldest_event_at.store(oldest, Ordering::Relaxed);
     }
 
     pub(super) fn is_disconnected(&self) -> bool {
@@ -192,6 +208,7 @@ impl Relay {
     pub(super) fn can_sweep(&self) -> bool {
         self.publisher.as_ref().is_some_and(Publisher::has_room)
             && self.settings.enabled
+            && !self.paused
             && self.renewal.is_none()
             && self.database.is_over()
             && self.has_room()
@@ -246,7 +263,7 @@ impl Relay {
             return;
         }
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
-        self.slot.wakeups.fetch_add(1, Ordering::Relaxed);
+        self.slot.figures.wakeups.fetch_add(1, Ordering::Relaxed);
     }
 
     /// When to look again, though nobody rings.

@@ -13,7 +13,7 @@ use crate::pg::process::Exit;
 use crate::pg::shared::{self, Phase, Request, Slot};
 use crate::pg::state::State;
 use crate::pg::statements::{self, Outbox};
-use crate::pg::{listen, log, process, transaction};
+use crate::pg::{listen, log, mailbox, process, transaction};
 
 /// This process' slot, for the callback at its end.
 static SLOT: OnceCell<&'static Slot> = OnceCell::new();
@@ -68,6 +68,7 @@ fn take_slot(slot: &'static Slot) {
 fn open(slot: &'static Slot) -> Option<Relay> {
     // Answered before the look, so that whoever creates the extension meanwhile is noticed.
     slot.bell.answer();
+    slot.paused_changed.store(true, Ordering::Release);
     let opened = transaction::run(c"event_outbox: starting", || {
         Outbox::locate().map(|outbox| {
             if !outbox.has_exact_sequence() {
@@ -102,8 +103,8 @@ unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
     let Some(slot) = SLOT.get() else { return };
     slot.bell.take_down();
     slot.pid.store(0, Ordering::Relaxed);
-    slot.in_flight.store(0, Ordering::Relaxed);
-    slot.oldest_event_at.store(0, Ordering::Relaxed);
+    slot.figures.end();
+    mailbox::mailbox().leave_unanswered();
     let next = match slot.request() {
         _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
         Request::Leave => Phase::Away,

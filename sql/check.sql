@@ -1,0 +1,171 @@
+-- outbox.check(): the set-up in plain words.
+
+CREATE FUNCTION outbox.check()
+    RETURNS TABLE (subject text, verdict text, finding text, hint text)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 12
+    AS $$
+DECLARE
+    relay   outbox.status;
+    backlog outbox.backlog;
+    pause   outbox.paused;
+    version record;
+    described record;
+    trouble text;
+    detail  text;
+    most    bigint := (SELECT s.setting FROM pg_settings AS s WHERE s.name = 'event_outbox.max_event_bytes')::bigint;
+    used    bigint;
+    workers bigint := current_setting('max_worker_processes')::bigint;
+    holder  record;
+BEGIN
+    SELECT * INTO relay FROM outbox.status;
+    SELECT * INTO backlog FROM outbox.backlog;
+    SELECT * INTO pause FROM outbox.paused;
+
+    subject := 'preload';
+    IF current_setting('shared_preload_libraries') ~ '(^|[ ,"/])event_outbox($|[ ,"])' THEN
+        verdict := 'ok'; finding := 'The library is loaded when the server starts.'; hint := NULL;
+    ELSE
+        verdict := 'error';
+        finding := 'shared_preload_libraries does not name event_outbox: after the next restart there is no relay.';
+        hint := 'Set shared_preload_libraries = ''event_outbox'' in postgresql.conf, beside what stands there.';
+    END IF;
+    RETURN NEXT;
+
+    subject := 'version';
+    SELECT e.installed_version, e.default_version INTO version
+      FROM pg_available_extensions AS e WHERE e.name = 'event_outbox';
+    IF version.installed_version IS NOT DISTINCT FROM version.default_version THEN
+        verdict := 'ok'; finding := format('The objects in the database are those of version %s.', version.installed_version); hint := NULL;
+    ELSE
+        verdict := 'warning';
+        finding := format('The objects in the database are those of version %s, the library is of version %s.',
+                          version.installed_version, version.default_version);
+        hint := 'ALTER EXTENSION event_outbox UPDATE;';
+    END IF;
+    RETURN NEXT;
+
+    subject := 'workers';
+    SELECT count(*) INTO used FROM pg_stat_activity AS a
+     WHERE a.backend_type NOT IN ('client backend', 'autovacuum worker', 'autovacuum launcher', 'checkpointer', 'background writer',
+                                  'walwriter', 'walsender', 'walreceiver', 'archiver', 'startup', 'logger', 'io worker',
+                                  'slotsync worker', 'walsummarizer', 'parallel worker', 'standalone backend');
+    finding := format('max_worker_processes is %s, %s are in use.', workers, used);
+    IF relay.pid IS NULL AND used >= workers THEN
+        verdict := 'error'; hint := format('Raise max_worker_processes above %s and restart the server: the relay needs one.', workers);
+    ELSIF used >= workers THEN
+        verdict := 'warning'; hint := 'Raise max_worker_processes: none is left, for parallel queries or the relay of another database.';
+    ELSE
+        verdict := 'ok'; hint := NULL;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'relay';
+    finding := format('Its state is "%s"%s.', relay.state, coalesce(' since ' || relay.state_since::timestamptz(0), ''));
+    hint := NULL;
+    IF pause.paused_at IS NOT NULL THEN
+        verdict := 'warning';
+        finding := format('Publishing was paused by %s at %s%s.', pause.paused_by, pause.paused_at::timestamptz(0), coalesce(': ' || pause.reason, ''));
+        hint := 'SELECT outbox.resume();';
+    ELSIF relay.state IN ('idle', 'publishing') THEN
+        verdict := 'ok';
+    ELSIF relay.state = 'disabled' THEN
+        verdict := 'warning';
+        hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
+    ELSIF relay.state IN ('starting', 'stopping') THEN
+        verdict := 'warning'; hint := 'Look again in a moment.';
+    ELSIF relay.state = 'absent' THEN
+        verdict := 'error';
+        hint := CASE WHEN pg_is_in_recovery() THEN 'This server is a standby: the relay runs on the primary.'
+                     ELSE 'See "workers" and the server''s log for what keeps it from starting.' END;
+    ELSE
+        verdict := 'error';
+        finding := finding || coalesce(' ' || relay.last_error, '');
+        hint := CASE relay.state
+                WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file; the relay takes them up by itself.'
+                WHEN 'failing' THEN 'The error is one of the database; the relay tries again by itself.'
+                ELSE 'See "brokers".' END;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'brokers';
+    BEGIN
+        PERFORM FROM outbox.describe_topics('{}', '5 seconds');
+        verdict := 'ok'; finding := format('Kafka answers at %s.', current_setting('event_outbox.bootstrap_servers')); hint := NULL;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS trouble = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+        verdict := 'error';
+        finding := format('At %s: %s. %s', current_setting('event_outbox.bootstrap_servers'), trouble,
+                          coalesce(CASE WHEN relay.connection = 'disconnected' THEN relay.last_error END, detail));
+    END;
+    RETURN NEXT;
+
+    IF verdict = 'ok' THEN
+        subject := 'topic';
+        FOR described IN SELECT * FROM outbox.describe_topics() LOOP
+            finding := NULL; hint := NULL; verdict := 'ok';
+            IF described.partitions IS NULL THEN
+                verdict := CASE WHEN current_setting('event_outbox.auto_create_topics')::boolean THEN 'warning' ELSE 'error' END;
+                finding := format('"%s": %s', described.topic, described.error);
+                hint := format('SELECT outbox.create_topic(%L); or allow the relay''s user to write to it.', described.topic);
+            ELSIF described.max_message_bytes < most THEN
+                verdict := 'warning';
+                finding := format('"%s" takes up to %s bytes, events can have %s: Kafka refuses the larger ones.',
+                                  described.topic, described.max_message_bytes, most);
+                hint := format('Raise max.message.bytes of the topic above %s, or lower event_outbox.max_event_bytes.', most);
+            ELSIF described.min_insync_replicas >= described.replication_factor AND described.replication_factor > 1 THEN
+                verdict := 'warning';
+                finding := format('"%s" wants %s of its %s replicas in sync: when one broker is down, its events wait.',
+                                  described.topic, described.min_insync_replicas, described.replication_factor);
+                hint := 'Lower min.insync.replicas of the topic, or raise its replication factor.';
+            ELSE
+                finding := format('"%s" has %s partitions, %s copies each.', described.topic, described.partitions, described.replication_factor)
+                           || coalesce(' ' || described.error, '');
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+
+    subject := 'backlog';
+    finding := format('%s events wait, the oldest for %s.', backlog.pending, date_trunc('second', backlog.lag));
+    IF backlog.lag > interval '1 minute' THEN
+        verdict := 'warning'; hint := 'See "relay", "brokers" and "topic"; SELECT * FROM outbox.pending LIMIT 10 shows the first.';
+    ELSE
+        verdict := 'ok'; hint := NULL;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'dead letters';
+    finding := format('Kafka has refused %s events for good.', backlog.dead_letters);
+    IF backlog.dead_letters > 0 THEN
+        verdict := 'warning'; hint := 'Look at outbox.dead_letters; mend the cause, then outbox.redrive(...), or outbox.discard(...).';
+    ELSE
+        verdict := 'ok'; hint := NULL;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'autovacuum';
+    hint := NULL; verdict := 'ok'; finding := 'Autovacuum is on.';
+    IF NOT current_setting('autovacuum')::boolean THEN
+        verdict := 'error'; finding := 'Autovacuum is off: the table of events grows with every event.';
+        hint := 'Set autovacuum = on.';
+    ELSIF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = 'outbox.events'::regclass AND 'autovacuum_enabled=false' = ANY (c.reloptions)) THEN
+        verdict := 'error'; finding := 'Autovacuum is off for outbox.events: the table grows with every event.';
+        hint := 'ALTER TABLE outbox.events RESET (autovacuum_enabled);';
+    ELSE
+        SELECT a.pid, now() - a.xact_start AS age INTO holder
+          FROM pg_stat_activity AS a
+         WHERE a.xact_start < now() - interval '1 hour' AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+           AND a.backend_type <> 'autovacuum worker'
+         ORDER BY a.xact_start LIMIT 1;
+        IF FOUND THEN
+            verdict := 'warning';
+            finding := format('A transaction of process %s has been open for %s: no row deleted since then can be vacuumed.',
+                              holder.pid, date_trunc('second', holder.age));
+            hint := format('End it, if need be: SELECT pg_terminate_backend(%s);', holder.pid);
+        END IF;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION outbox.check() IS
+    'Verifies the set-up: what is well, what is wrong, and what to type. Asks Kafka, and so takes up to some seconds.';

@@ -1,0 +1,45 @@
+-- What an operator tells the relay of this database.
+
+CREATE TABLE outbox.paused (
+    only_one  boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    paused_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    paused_by name NOT NULL DEFAULT session_user,
+    reason    text
+);
+COMMENT ON TABLE outbox.paused IS 'A row while the outbox is paused: events are stored and wait.';
+COMMENT ON COLUMN outbox.paused.only_one IS 'There is no second row.';
+COMMENT ON COLUMN outbox.paused.paused_at IS 'Since when.';
+COMMENT ON COLUMN outbox.paused.paused_by IS 'By whom: the user who logged in.';
+COMMENT ON COLUMN outbox.paused.reason IS 'Why, in the words of who paused it.';
+
+-- A copy of a database that is paused is paused too.
+SELECT pg_catalog.pg_extension_config_dump('outbox.paused', '');
+
+CREATE FUNCTION outbox.after_pause() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_pause';
+COMMENT ON FUNCTION outbox.after_pause() IS 'Has the relay notice at commit that the outbox was paused or resumed.';
+
+CREATE TRIGGER after_pause AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbox.paused
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_pause();
+
+CREATE FUNCTION outbox.pause(reason text DEFAULT NULL) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH new AS (INSERT INTO outbox.paused (reason) VALUES ($1) ON CONFLICT DO NOTHING RETURNING 1)
+    SELECT count(*) > 0 FROM new
+$$;
+COMMENT ON FUNCTION outbox.pause(text) IS
+    'Stops publishing when the transaction commits, until outbox.resume(), through restarts too; what is in flight is still settled. True if it was not paused already.';
+
+CREATE FUNCTION outbox.resume() RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH old AS (DELETE FROM outbox.paused RETURNING 1)
+    SELECT count(*) > 0 FROM old
+$$;
+COMMENT ON FUNCTION outbox.resume() IS 'Goes on publishing when the transaction commits. True if it was paused.';
+
+CREATE FUNCTION outbox.restart_relay() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_restart_relay';
+COMMENT ON FUNCTION outbox.restart_relay() IS
+    'Has the relay end in order and begin anew, at once and with a new connection to Kafka. False if there is none.';

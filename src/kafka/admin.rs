@@ -1,0 +1,191 @@
+//! What people ask of Kafka through the relay: to create a topic, to describe topics.
+//!
+//! A request and its answer are JSON documents, for they cross from one process to another:
+//!
+//! | request | `ok` of the answer |
+//! |---|---|
+//! | `{"create_topic": {"name", "partitions", "replication_factor", "config": {…}}}` | `null` |
+//! | `{"describe_topics": ["name", …], "and_those_met": bool}` | `[{"topic", "partitions", "replication_factor", "config": {…}, "error"}, …]` |
+//!
+//! A request that failed is answered `{"error": {"kind", "message", "detail"}}`.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_executor::block_on;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use serde_json::{Map, Value, json};
+
+/// The configuration of a topic that an outbox depends on.
+const CONFIG_OF_INTEREST: [&str; 4] =
+    ["max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms"];
+
+/// Does what `request` says, and gives the answer. Takes up to the request's own time. `met` are the topics that the
+/// relay has met.
+#[must_use]
+pub fn run(config: &ClientConfig, request: &str, met: Vec<Arc<str>>) -> String {
+    let request: Value = serde_json::from_str(request).unwrap_or(Value::Null);
+    let timeout = Duration::from_millis(request["timeout_ms"].as_u64().unwrap_or(0));
+    let done = Admin::open(config, timeout).and_then(|admin| {
+        let request = &request["request"];
+        if let Some(topic) = request.get("create_topic") {
+            admin.create_topic(topic)
+        } else {
+            let mut names = strings(&request["describe_topics"]);
+            if request["and_those_met"] == true {
+                names.extend(met.iter().map(|name| &**name));
+            }
+            admin.describe_topics(&names)
+        }
+    });
+    match done {
+        Ok(value) => json!({ "ok": value }).to_string(),
+        Err(failed) => refuse(failed.kind, failed.message, &failed.detail),
+    }
+}
+
+/// The answer to a request that cannot be done.
+#[must_use]
+pub fn refuse(kind: &str, message: &str, detail: &str) -> String {
+    json!({ "error": { "kind": kind, "message": message, "detail": detail } }).to_string()
+}
+
+/// Why a request failed.
+struct Failed {
+    kind: &'static str,
+    message: &'static str,
+    detail: String,
+}
+
+impl Failed {
+    fn by(code: Code, detail: String) -> Self {
+        let (kind, message) = match code {
+            Code::TopicAlreadyExists => ("exists", "the topic exists already"),
+            Code::InvalidTopic
+            | Code::InvalidPartitions
+            | Code::InvalidReplicationFactor
+            | Code::InvalidConfig
+            | Code::InvalidArgument
+            | Code::InvalidRequest
+            | Code::PolicyViolation => ("invalid", "Kafka refused the request"),
+            Code::TopicAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::SaslAuthenticationFailed
+            | Code::Authentication => ("denied", "Kafka does not allow the relay's user to do this"),
+            _ => ("unreachable", "Kafka did not answer"),
+        };
+        Self { kind, message, detail }
+    }
+}
+
+impl From<KafkaError> for Failed {
+    fn from(error: KafkaError) -> Self {
+        Self::by(error.rdkafka_error_code().unwrap_or(Code::Fail), error.to_string())
+    }
+}
+
+/// A client for one request.
+struct Admin {
+    client: AdminClient<DefaultClientContext>,
+    deadline: Instant,
+}
+
+impl Admin {
+    fn open(config: &ClientConfig, timeout: Duration) -> Result<Self, Failed> {
+        Ok(Self { client: config.create()?, deadline: Instant::now() + timeout })
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    }
+
+    fn options(&self) -> AdminOptions {
+        AdminOptions::new().request_timeout(Some(self.left())).operation_timeout(Some(self.left()))
+    }
+
+    fn create_topic(&self, topic: &Value) -> Result<Value, Failed> {
+        let number = |name: &str| topic[name].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(-1);
+        let config: Vec<(String, String)> = topic["config"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), Into::into)))
+            .collect();
+        let replication = TopicReplication::Fixed(number("replication_factor"));
+        let mut new =
+            NewTopic::new(topic["name"].as_str().unwrap_or_default(), number("partitions"), replication);
+        for (name, value) in &config {
+            new = new.set(name, value);
+        }
+        for result in block_on(self.client.create_topics([&new], &self.options()))? {
+            result.map_err(|(name, code)| Failed::by(code, format!("topic \"{name}\": {code}")))?;
+        }
+        Ok(Value::Null)
+    }
+
+    fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Value, Failed> {
+        // Whether anybody answers at all, before each topic is asked for.
+        self.client.inner().fetch_metadata(Some(""), self.left()).map(|_| ()).or_else(|error| {
+            // A name that is none is refused by a broker that answers.
+            match error.rdkafka_error_code() {
+                Some(Code::InvalidTopic | Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(()),
+                _ => Err(error),
+            }
+        })?;
+        let mut topics: Vec<Value> =
+            names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
+        self.add_config(&mut topics)?;
+        Ok(Value::Array(topics))
+    }
+
+    fn describe(&self, name: &str) -> Result<Value, Failed> {
+        let metadata = self.client.inner().fetch_metadata(Some(name), self.left())?;
+        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        let error = topic.and_then(|topic| topic.error()).map(|error| Code::from(error).to_string());
+        let partitions = topic.map_or(0, |topic| topic.partitions().len());
+        let replicas = topic
+            .and_then(|topic| topic.partitions().iter().map(|partition| partition.replicas().len()).min());
+        Ok(if partitions == 0 {
+            let error = error.unwrap_or_else(|| Code::UnknownTopicOrPartition.to_string());
+            json!({ "topic": name, "error": error })
+        } else {
+            json!({ "topic": name, "partitions": partitions, "replication_factor": replicas, "error": error })
+        })
+    }
+
+    /// Adds the configuration of those that exist, where it may be read.
+    fn add_config(&self, topics: &mut [Value]) -> Result<(), Failed> {
+        let existing: Vec<String> = topics
+            .iter()
+            .filter(|topic| topic.get("partitions").is_some())
+            .filter_map(|topic| Some(topic["topic"].as_str()?.to_owned()))
+            .collect();
+        if existing.is_empty() {
+            return Ok(());
+        }
+        let resources: Vec<_> = existing.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let described = block_on(self.client.describe_configs(&resources, &self.options()))?;
+        for (name, resource) in existing.iter().zip(described) {
+            let Some(topic) = topics.iter_mut().find(|topic| topic["topic"] == **name) else { continue };
+            match resource {
+                Ok(resource) => {
+                    let config: Map<String, Value> = CONFIG_OF_INTEREST
+                        .into_iter()
+                        .filter_map(|key| Some((key.to_owned(), resource.get(key)?.value.clone().into())))
+                        .collect();
+                    topic["config"] = Value::Object(config);
+                }
+                Err(code) => topic["error"] = format!("its configuration cannot be read: {code}").into(),
+            }
+        }
+        Ok(())
+    }
+}
+
+fn strings(list: &Value) -> BTreeSet<&str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+}

@@ -1,0 +1,121 @@
+//! What an operator tells a relay: to pause, to go on, to start anew, to ask Kafka.
+
+use std::time::Duration;
+
+use pgrx::datum::JsonString;
+use pgrx::prelude::*;
+use serde_json::{Value, json};
+
+use super::errors::Complaint;
+use super::functions::{Arguments, sql_function};
+use super::mailbox::{self, Unanswered};
+use super::shared::{self, Request};
+use super::wake;
+
+sql_function!(outbox_after_pause, pg_finfo_outbox_after_pause, after_pause);
+sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay);
+sql_function!(outbox_ask_kafka, pg_finfo_outbox_ask_kafka, ask_kafka);
+
+/// Time for the relay to notice a request and to hand over the answer, beyond that for Kafka.
+const HANDOVER: Duration = Duration::from_secs(5);
+
+/// The longest time that Kafka can be given: librdkafka counts milliseconds in 32 bits.
+const LONGEST: Duration = Duration::from_secs(3600);
+
+/// After each statement that changes `outbox.paused`.
+fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    wake::look_at_pause_at_commit();
+    Some(pg_sys::Datum::from(0_usize))
+}
+
+/// Whether there was a relay to restart.
+fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    // SAFETY: a plain global of this process.
+    let slot = shared::roster().find(unsafe { pg_sys::MyDatabaseId });
+    if let Some(slot) = slot {
+        slot.ask(Request::Restart);
+        shared::roster().launcher.ring();
+    }
+    slot.is_some().into_datum()
+}
+
+/// Has the relay do something that only a Kafka client can; gives Kafka's answer, a JSON document. Both are those of
+/// `crate::kafka::admin`.
+fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let timeout = arguments.interval(1)?;
+    let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));
+    let timeout = timeout.clamp(Duration::from_millis(1), LONGEST);
+    // SAFETY: a plain global of this process.
+    let Some(slot) = shared::roster().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
+    let request = json!({ "timeout_ms": timeout.as_millis() as u64, "request": raw(&arguments.json(0)?) });
+    let answer = mailbox::mailbox().ask(&request.to_string(), timeout + HANDOVER, || slot.bell.rouse());
+    let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
+    let mut answer = raw(&answer);
+    if let Some(failure) = answer.get("error") {
+        kafka_failed(failure).raise();
+    }
+    JsonString(answer["ok"].take().to_string()).into_datum()
+}
+
+/// A JSON document that this library or Postgres has written.
+fn raw(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or(Value::Null)
+}
+
+fn no_relay() -> Complaint {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message: "no relay runs in this database".into(),
+        detail: "Only the relay has a connection to Kafka.".into(),
+        hint: "SELECT * FROM outbox.check() tells why it does not run.".into(),
+    }
+}
+
+fn complain(unanswered: Unanswered) -> Complaint {
+    match unanswered {
+        Unanswered::TooLong(most) => Complaint {
+            code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
+            message: "the request to Kafka is too long".into(),
+            detail: format!("It can have up to {most} bytes."),
+            hint: "Ask about fewer topics at a time.".into(),
+        },
+        Unanswered::TimedOut => Complaint {
+            code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+            message: "the relay did not answer in time".into(),
+            detail: "It may be starting, or busy, or work on the request of another session.".into(),
+            hint: "Look at outbox.status, and try again with a longer timeout.".into(),
+        },
+        Unanswered::RelayEnded => Complaint {
+            code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+            message: "the relay ended before it could answer".into(),
+            detail: "What Kafka was asked may have been done or not.".into(),
+            hint: "Look at outbox.status and outbox.topics, and try again.".into(),
+        },
+    }
+}
+
+/// What Kafka, or the way to it, said against the request.
+fn kafka_failed(failure: &Value) -> Complaint {
+    let word = |name: &str| failure[name].as_str().unwrap_or_default().to_owned();
+    let (code, hint) = match failure["kind"].as_str() {
+        Some("exists") => {
+            (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, "SELECT * FROM outbox.topics shows the topics in use.")
+        }
+        Some("invalid") => (
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "Compare the name, the partitions, the replication factor and the configuration with what the brokers allow.",
+        ),
+        Some("denied") => (
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "Give the relay's Kafka user the right to it: CREATE on the topic or the cluster, DESCRIBE and DESCRIBE_CONFIGS to look.",
+        ),
+        Some("misconfigured") => {
+            (PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, "Correct the setting, and try again.")
+        }
+        _ => (
+            PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+            "Check event_outbox.bootstrap_servers, the network and the brokers; SELECT * FROM outbox.check() tells more.",
+        ),
+    };
+    Complaint { code, message: word("message"), detail: word("detail"), hint: hint.into() }
+}

@@ -1,0 +1,159 @@
+//! What a relay says of itself in numbers. They lie in shared memory, written by the relay alone.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+
+use event_outbox_domain::figures::KafkaStatistics;
+
+/// The kinds of trouble that are counted: refusals by their class, as `outbox.dead_letters` names them; then the times
+/// that no broker answered, and those that a producer could not be used.
+pub const TROUBLES: [&str; 9] = [
+    "too_large",
+    "unknown_topic",
+    "unknown_partition",
+    "not_authorized",
+    "invalid_topic",
+    "invalid_record",
+    "other",
+    "disconnected",
+    "producer",
+];
+
+/// The time over which the rate of publishing is taken, in seconds.
+const RATE_SECONDS: f64 = 60.0;
+
+/// The figures of one relay. Times are in microseconds since 1970, 0 for never.
+#[derive(Default)]
+pub struct Figures {
+    /// Events published and settled.
+    pub published: AtomicI64,
+    /// Refusals.
+    pub refused: AtomicI64,
+    /// Events handed over and not yet settled.
+    pub in_flight: AtomicUsize,
+    /// How many those may be.
+    pub max_in_flight: AtomicUsize,
+    /// Refused events that wait for their next attempt.
+    pub waiting_retries: AtomicUsize,
+    /// Keys whose events wait behind a refused one, which counts as well.
+    pub held_keys: AtomicUsize,
+    /// When the oldest event in flight was emitted.
+    pub oldest_event_at: AtomicI64,
+    /// Last settlement of a published event.
+    pub last_publish_at: AtomicI64,
+    /// Reads of the table.
+    pub sweeps: AtomicI64,
+    /// Ends of the relay's sleep.
+    pub wakeups: AtomicI64,
+    /// What librdkafka tells, where it is asked to.
+    pub kafka: KafkaFigures,
+    rate: Rate,
+    troubles: [AtomicI64; TROUBLES.len()],
+}
+
+impl Figures {
+    /// So many events were published and settled now.
+    pub fn count_published(&self, count: usize, now: i64) {
+        self.published.fetch_add(i64::try_from(count).unwrap_or(0), Ordering::Relaxed);
+        self.last_publish_at.store(now, Ordering::Relaxed);
+        self.rate.add(count, now);
+    }
+
+    /// Events published per second, over the last minute or so.
+    #[must_use]
+    pub fn publish_rate(&self, now: i64) -> f64 {
+        self.rate.at(now)
+    }
+
+    /// Something of this kind has happened.
+    pub fn count_trouble(&self, kind: &str) {
+        if let Some(at) = TROUBLES.iter().position(|known| *known == kind) {
+            self.troubles[at].fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The kinds of trouble that have happened, and how often.
+    pub fn troubles(&self) -> impl Iterator<Item = (&'static str, i64)> + '_ {
+        let counts = self.troubles.iter().map(|count| count.load(Ordering::Relaxed));
+        TROUBLES.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+    }
+
+    /// The relay has ended: what was in flight, and what it remembered, is not.
+    pub fn end(&self) {
+        for count in [&self.in_flight, &self.waiting_retries, &self.held_keys] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.oldest_event_at.store(0, Ordering::Relaxed);
+        self.kafka.set(&KafkaStatistics::default());
+    }
+
+    /// As at the server's start.
+    pub fn clear(&self) {
+        self.end();
+        self.max_in_flight.store(0, Ordering::Relaxed);
+        for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.troubles.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        self.rate.clear();
+    }
+}
+
+/// A rate that forgets. A reader who comes between the two stores sees a value that is wrong for that moment.
+#[derive(Default)]
+struct Rate {
+    /// Events per second, as the bits of an `f64`.
+    value: AtomicU64,
+    taken: AtomicI64,
+}
+
+impl Rate {
+    fn add(&self, count: usize, now: i64) {
+        let value = self.at(now) + count as f64 / RATE_SECONDS;
+        self.value.store(value.to_bits(), Ordering::Relaxed);
+        self.taken.store(now, Ordering::Relaxed);
+    }
+
+    fn at(&self, now: i64) -> f64 {
+        let age = (now - self.taken.load(Ordering::Relaxed)).max(0) as f64 / 1e6;
+        f64::from_bits(self.value.load(Ordering::Relaxed)) * (-age / RATE_SECONDS).exp()
+    }
+
+    fn clear(&self) {
+        self.value.store(0, Ordering::Relaxed);
+        self.taken.store(0, Ordering::Relaxed);
+    }
+}
+
+/// [`KafkaStatistics`] in shared memory.
+#[derive(Default)]
+pub struct KafkaFigures {
+    taken_at: AtomicI64,
+    round_trip: AtomicI64,
+    round_trip_p99: AtomicI64,
+    queued: AtomicI64,
+    requests: AtomicI64,
+}
+
+impl KafkaFigures {
+    /// Takes over new ones.
+    pub fn set(&self, told: &KafkaStatistics) {
+        self.round_trip.store(told.round_trip, Ordering::Relaxed);
+        self.round_trip_p99.store(told.round_trip_p99, Ordering::Relaxed);
+        self.queued.store(told.queued, Ordering::Relaxed);
+        self.requests.store(told.requests, Ordering::Relaxed);
+        self.taken_at.store(told.taken_at, Ordering::Relaxed);
+    }
+
+    /// The last ones, if there are any.
+    #[must_use]
+    pub fn get(&self) -> Option<KafkaStatistics> {
+        let taken_at = self.taken_at.load(Ordering::Relaxed);
+        (taken_at != 0).then(|| KafkaStatistics {
+            taken_at,
+            round_trip: self.round_trip.load(Ordering::Relaxed),
+            round_trip_p99: self.round_trip_p99.load(Ordering::Relaxed),
+            queued: self.queued.load(Ordering::Relaxed),
+            requests: self.requests.load(Ordering::Relaxed),
+        })
+    }
+}

@@ -1,0 +1,30 @@
+//! Whether the outbox is paused, which `outbox.pause()` writes down in the database.
+
+use std::sync::atomic::Ordering;
+
+use super::turn::Relay;
+use crate::pg::statements::Outbox;
+use crate::pg::transaction;
+
+impl Relay {
+    /// Finds out, when it has begun or was told that it may have changed.
+    pub(super) fn look_at_pause(&mut self) {
+        if !self.slot.paused_changed.load(Ordering::Acquire) || !self.database.is_over() {
+            return;
+        }
+        // Before the look, so that who changes it meanwhile has it looked at again.
+        self.slot.paused_changed.store(false, Ordering::Release);
+        let read = transaction::run(c"event_outbox: looking whether it is paused", || {
+            Outbox::locate().is_some_and(Outbox::is_paused)
+        });
+        match self.note(read) {
+            Some(is_paused) if is_paused != self.paused => {
+                self.paused = is_paused;
+                self.look = true;
+                tracing::info!("publishing is {}", if is_paused { "paused" } else { "resumed" });
+            }
+            Some(_) => {}
+            None => self.slot.paused_changed.store(true, Ordering::Release),
+        }
+    }
+}
