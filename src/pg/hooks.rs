@@ -211,7 +211,9 @@ impl Vacated {
             check_for_interrupts!();
         }
         // One that is not running is not to be started now.
-        let _ = slot.advance(Phase::Wanted, Phase::Away) || slot.advance(Phase::Ended, Phase::Away);
+        let _ = [Phase::Wanted, Phase::Ended, Phase::Failed]
+            .into_iter()
+            .any(|phase| slot.advance(phase, Phase::Away));
         Some(vacated)
     }
 }

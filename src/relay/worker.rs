@@ -98,7 +98,7 @@ fn open(slot: &'static Slot) -> Option<Relay> {
 
 /// At the end of the process, however it came: says to the launcher what is to follow.
 #[pg_guard]
-unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
+unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     let Some(slot) = SLOT.get() else { return };
     slot.bell.take_down();
     slot.pid.store(0, Ordering::Relaxed);
@@ -108,7 +108,9 @@ unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
         _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
         Request::Leave => Phase::Away,
         Request::Restart => Phase::Wanted,
-        Request::None => Phase::Ended,
+        // Terminated while it was starting, it ends by an error that is none.
+        Request::None if code == Exit::Done as c_int || process::stop_requested() => Phase::Ended,
+        Request::None => Phase::Failed,
     };
     slot.forget_request();
     slot.enter(next);
