@@ -56,7 +56,7 @@ COMMENT ON VIEW outbox.status IS
     'One row: this database''s relay, read from shared memory without touching the table of events.';
 COMMENT ON COLUMN outbox.status.pid IS 'Process of the relay; NULL if none runs.';
 COMMENT ON COLUMN outbox.status.state IS
-    'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled or stopping.';
+    'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, incompatible (with this version of the extension) or stopping.';
 COMMENT ON COLUMN outbox.status.state_since IS 'Since when it has been in this state.';
 COMMENT ON COLUMN outbox.status.connection IS 'Of the producer to Kafka: unknown, connected or disconnected.';
 COMMENT ON COLUMN outbox.status.connection_since IS 'Since when the connection has been so.';

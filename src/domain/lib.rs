@@ -20,3 +20,4 @@ pub mod producer;
 pub mod properties;
 pub mod sweep;
 pub mod topic;
+pub mod version;

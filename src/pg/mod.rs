@@ -7,6 +7,7 @@ pub mod databases;
 pub mod emit;
 pub mod errors;
 pub mod functions;
+pub mod hindrance;
 pub mod hooks;
 pub mod listen;
 pub mod log;

@@ -20,6 +20,8 @@ pub enum State {
     Misconfigured,
     /// `event_outbox.enabled` is off.
     Disabled,
+    /// The extension in the database and the library do not suit each other.
+    Incompatible,
     /// Ending.
     Stopping,
 }
@@ -36,6 +38,7 @@ impl State {
             Self::Failing => "failing",
             Self::Misconfigured => "misconfigured",
             Self::Disabled => "disabled",
+            Self::Incompatible => "incompatible",
             Self::Stopping => "stopping",
         }
     }
@@ -51,6 +54,7 @@ impl State {
             Self::Failing,
             Self::Misconfigured,
             Self::Disabled,
+            Self::Incompatible,
         ]
         .into_iter()
         .find(|state| *state as u32 == value)

@@ -8,7 +8,9 @@ use pgrx::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::turn::{Ending, Relay};
+use super::waiting;
 use crate::kafka::doorbell::Doorbell;
+use crate::pg::hindrance::Hindrance;
 use crate::pg::process::Exit;
 use crate::pg::shared::{self, Phase, Request, Slot};
 use crate::pg::state::State;
@@ -64,29 +66,15 @@ fn take_slot(slot: &'static Slot) {
     shared::roster().launcher.ring();
 }
 
-/// A relay, if this database has the extension.
+/// A relay, as soon as it can work in this database; none if that lacks the extension, or the relay is told to end.
 fn open(slot: &'static Slot) -> Option<Relay> {
-    // Answered before the look, so that whoever creates the extension meanwhile is noticed.
-    slot.bell.answer();
-    let opened = transaction::run(c"event_outbox: starting", || {
-        Outbox::locate().map(|outbox| {
-            if !outbox.has_exact_sequence() {
-                tracing::warn!(
-                    "the sequence outbox.events_id_seq has a cache: events can be late and out of order; \
-                     set it back by ALTER SEQUENCE outbox.events_id_seq CACHE 1"
-                );
-            }
-            envelope::default_source(&process::cluster_name(), &process::database_name())
-        })
-    });
-    let source = match opened {
-        Ok(Some(source)) => source,
-        Ok(None) => {
-            GONE.store(true, Ordering::Relaxed);
-            return None;
+    let source = waiting::until_free(slot, || match transaction::run(c"event_outbox: starting", look) {
+        Ok(found) => {
+            GONE.store(found.is_none(), Ordering::Relaxed);
+            found
         }
         Err(failed) => error!("could not start the relay: {failed}"),
-    };
+    })?;
     if let Err(failed) = listen::start() {
         error!("could not listen on the channel outbox: {failed}");
     }
@@ -94,6 +82,21 @@ fn open(slot: &'static Slot) -> Option<Relay> {
         Ok(bell) => Some(Relay::new(slot, source, bell)),
         Err(cause) => error!("could not create an eventfd: {cause}"),
     }
+}
+
+/// What the relay calls this database in its events, or what keeps it from working there; none without the extension.
+fn look() -> Option<Result<String, Hindrance>> {
+    let outbox = Outbox::locate()?;
+    if let Some(hindrance) = Hindrance::of(outbox) {
+        return Some(Err(hindrance));
+    }
+    if !outbox.has_exact_sequence() {
+        tracing::warn!(
+            "the sequence outbox.events_id_seq has a cache: events can be late and out of order; \
+             set it back by ALTER SEQUENCE outbox.events_id_seq CACHE 1"
+        );
+    }
+    Some(Ok(envelope::default_source(&process::cluster_name(), &process::database_name())))
 }
 
 /// At the end of the process, however it came: says to the launcher what is to follow.

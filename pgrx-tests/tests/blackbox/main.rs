@@ -43,6 +43,7 @@ mod stuck;
 mod surroundings;
 mod table;
 mod transactions;
+mod upgrade;
 mod validation;
 mod views;
 mod wait_published;

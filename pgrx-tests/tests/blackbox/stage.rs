@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, wait};
+use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, released, wait};
 use postgres::{Client, GenericClient};
 use uuid::Uuid;
 
@@ -26,6 +26,14 @@ impl Stage {
     pub fn new() -> Result<Self> {
         let mut stage = Self::of(shared_server()?.create_database()?)?;
         stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
+        Ok(stage)
+    }
+
+    /// With the extension as an earlier release installed it.
+    pub fn of_version(version: &str) -> Result<Self> {
+        assert!(released::versions()?.iter().any(|known| known == version), "{version} was never released");
+        let mut stage = Self::of(shared_server()?.create_database()?)?;
+        stage.client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{version}'"))?;
         Ok(stage)
     }
 
