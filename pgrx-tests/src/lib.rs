@@ -14,6 +14,7 @@ pub mod postgres;
 pub mod process;
 pub mod progress;
 pub mod proxy;
+pub mod released;
 pub mod run_as;
 pub mod scratch;
 pub mod torture;

@@ -126,7 +126,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster that preloads the extension, without fsync.
+    /// A cluster that preloads the extension, without fsync; topics come to be as events name them.
     pub fn options(name: &str) -> ClusterOptions {
         let options = ClusterOptions {
             name: name.into(),
@@ -143,6 +143,7 @@ impl Cluster {
             .set("max_prepared_transactions", 20)
             .set("max_worker_processes", 16)
             .set("timezone", "UTC")
+            .set("event_outbox.auto_create_topics", "on")
             .set("log_line_prefix", "%m [%p] %b %d: ")
     }
 

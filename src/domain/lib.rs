@@ -21,3 +21,4 @@ pub mod producer;
 pub mod properties;
 pub mod sweep;
 pub mod topic;
+pub mod version;

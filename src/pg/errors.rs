@@ -17,6 +17,12 @@ pub struct Complaint {
     pub hint: String,
 }
 
+impl std::fmt::Display for Complaint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}. {}", self.message, self.hint)
+    }
+}
+
 impl Complaint {
     /// Raises it as a Postgres ERROR, which ends the current statement.
     pub fn raise(self) -> ! {
@@ -25,6 +31,14 @@ impl Complaint {
             .set_hint(self.hint)
             .report(PgLogLevel::ERROR);
         unreachable!("an ERROR does not return")
+    }
+
+    /// Says it to the server's log, at a level that does not end anything.
+    pub fn log(self, level: PgLogLevel) {
+        ErrorReport::new(self.code, format!("event_outbox: {}", self.message), "event_outbox")
+            .set_detail(self.detail)
+            .set_hint(self.hint)
+            .report(level);
     }
 }
 

@@ -46,7 +46,7 @@ enum Concern {
     Start,
     /// Rows may have become visible, or the extension may have gone: look when this commits.
     Look,
-    /// The settings of this database were changed.
+    /// The settings of this database, or what the relay works with there, were changed.
     Reconfigure(pg_sys::Oid),
     /// The command needs this database to itself.
     Vacate(pg_sys::Oid),
@@ -111,6 +111,14 @@ impl Concern {
                 pg_sys::NodeTag::T_CreateExtensionStmt => {
                     let name = (*node.cast::<pg_sys::CreateExtensionStmt>()).extname;
                     if CStr::from_ptr(name) == c"event_outbox" { Self::Start } else { Self::None }
+                }
+                pg_sys::NodeTag::T_AlterExtensionStmt => {
+                    let name = (*node.cast::<pg_sys::AlterExtensionStmt>()).extname;
+                    if CStr::from_ptr(name) == c"event_outbox" {
+                        Self::Reconfigure(pg_sys::MyDatabaseId)
+                    } else {
+                        Self::None
+                    }
                 }
                 pg_sys::NodeTag::T_DropStmt => {
                     let kind = (*node.cast::<pg_sys::DropStmt>()).removeType;
@@ -211,7 +219,9 @@ impl Vacated {
             check_for_interrupts!();
         }
         // One that is not running is not to be started now.
-        let _ = slot.advance(Phase::Wanted, Phase::Away) || slot.advance(Phase::Ended, Phase::Away);
+        let _ = [Phase::Wanted, Phase::Ended, Phase::Failed]
+            .into_iter()
+            .any(|phase| slot.advance(phase, Phase::Away));
         Some(vacated)
     }
 }

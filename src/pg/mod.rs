@@ -9,6 +9,7 @@ pub mod emit;
 pub mod errors;
 pub mod figures;
 pub mod functions;
+pub mod hindrance;
 pub mod hooks;
 pub mod listen;
 pub mod log;

@@ -98,12 +98,14 @@ pub enum Phase {
     Starting,
     /// Running.
     Running,
-    /// Ended by an error or a signal: to be started again after a while.
+    /// Ended in order, by a signal: to be started again in a moment.
     Ended,
     /// Ended because there is nothing to relay: the slot becomes free.
     Gone,
     /// Left so that a command can have the database to itself: stays away until called back.
     Away,
+    /// Ended by an error: to be started again after a while, longer each time.
+    Failed,
 }
 
 impl Phase {
@@ -114,6 +116,7 @@ impl Phase {
             2 => Self::Running,
             4 => Self::Gone,
             5 => Self::Away,
+            6 => Self::Failed,
             _ => Self::Ended,
         }
     }

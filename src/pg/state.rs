@@ -22,6 +22,8 @@ pub enum State {
     Disabled,
     /// `outbox.pause()` was called.
     Paused,
+    /// The extension in the database and the library do not suit each other.
+    Incompatible,
     /// Ending.
     Stopping,
 }
@@ -39,6 +41,7 @@ impl State {
             Self::Misconfigured => "misconfigured",
             Self::Disabled => "disabled",
             Self::Paused => "paused",
+            Self::Incompatible => "incompatible",
             Self::Stopping => "stopping",
         }
     }
@@ -55,6 +58,7 @@ impl State {
             Self::Misconfigured,
             Self::Disabled,
             Self::Paused,
+            Self::Incompatible,
         ]
         .into_iter()
         .find(|state| *state as u32 == value)

@@ -67,6 +67,11 @@ static SEQUENCE_CACHE: Statement = Statement::new(
 
 static PAUSED: Statement = Statement::new(c"SELECT FROM outbox.paused", &[]);
 
+static VERSION: Statement = Statement::new(
+    c"SELECT x.extversion FROM pg_catalog.pg_extension AS x WHERE x.extname = 'event_outbox'",
+    &[],
+);
+
 /// Sets what the statements above rest on, for this session.
 pub fn prepare_session() {
     const SETTINGS: [(&CStr, &CStr); 15] = [
@@ -117,6 +122,16 @@ impl Outbox {
             (events != pg_sys::InvalidOid && sequence != pg_sys::InvalidOid)
                 .then_some(Self { events, sequence })
         }
+    }
+
+    /// The version of the extension's objects.
+    #[must_use]
+    pub fn version(self) -> String {
+        let _snapshot = Snapshot::take();
+        spi::connected(|| {
+            let rows = VERSION.execute(&[], Access::Read, 1);
+            rows.iter().next().and_then(|row| row.get(1)).unwrap_or_default()
+        })
     }
 
     /// The table of events, to be read.

@@ -4,7 +4,8 @@
 //!            reserve                  start                  connected
 //!   (free) ──────────▶ Wanted ─────────────────▶ Starting ──────────────▶ Running
 //!      ▲                 ▲  ▲                        │                       │
-//!      │                 │  └── after a pause ── Ended ◀── error, signal ────┤
+//!      │                 │  ├── in a moment ─── Ended ◀── signal ────────────┤
+//!      │                 │  └── after a pause ─ Failed ◀── error ────────────┤
 //!      │                 └───── called back ──── Away ◀── asked to leave ────┤
 //!      └───────────────────────────────────────  Gone ◀── no extension ──────┘
 //! ```
@@ -162,11 +163,15 @@ impl Launcher {
                 // It ended before it could say so, while it was being started.
                 if charge.worker.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
                     charge.worker = None;
-                    slot.enter(Phase::Ended);
+                    slot.enter(Phase::Failed);
                     shared::roster().launcher.ring();
                 }
             }
             Phase::Ended => {
+                charge.pause.paused();
+                slot.enter(Phase::Wanted);
+            }
+            Phase::Failed => {
                 if charge.since.elapsed() >= STEADY {
                     charge.pause.succeeded();
                 }
@@ -236,7 +241,7 @@ impl Launcher {
                 match slot.phase() {
                     Phase::Wanted => charge.pause.until().or(Some(Instant::now())),
                     Phase::Away => Some(charge.since + AWAY_AT_MOST),
-                    Phase::Starting | Phase::Running | Phase::Ended | Phase::Gone => None,
+                    Phase::Starting | Phase::Running | Phase::Ended | Phase::Failed | Phase::Gone => None,
                 }
             })
             .min()

@@ -14,5 +14,6 @@ pub mod settle;
 pub mod stuck;
 pub mod sweep;
 pub mod turn;
+pub mod waiting;
 pub mod window;
 pub mod worker;

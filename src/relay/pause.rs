@@ -38,6 +38,12 @@ impl Pause {
         first
     }
 
+    /// It ended without failing: what follows waits for the first pause, however often that happens.
+    pub fn paused(&mut self) {
+        self.next = self.first;
+        self.until = Some(Instant::now() + self.first);
+    }
+
     /// It succeeded; says whether after failures.
     pub fn succeeded(&mut self) -> bool {
         self.next = self.first;

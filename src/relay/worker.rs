@@ -8,7 +8,9 @@ use pgrx::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::turn::{Ending, Relay};
+use super::waiting;
 use crate::kafka::doorbell::Doorbell;
+use crate::pg::hindrance::Hindrance;
 use crate::pg::process::Exit;
 use crate::pg::shared::{self, Phase, Request, Slot};
 use crate::pg::state::State;
@@ -64,30 +66,16 @@ fn take_slot(slot: &'static Slot) {
     shared::roster().launcher.ring();
 }
 
-/// A relay, if this database has the extension.
+/// A relay, as soon as it can work in this database; none if that lacks the extension, or the relay is told to end.
 fn open(slot: &'static Slot) -> Option<Relay> {
-    // Answered before the look, so that whoever creates the extension meanwhile is noticed.
-    slot.bell.answer();
     slot.paused_changed.store(true, Ordering::Release);
-    let opened = transaction::run(c"event_outbox: starting", || {
-        Outbox::locate().map(|outbox| {
-            if !outbox.has_exact_sequence() {
-                tracing::warn!(
-                    "the sequence outbox.events_id_seq has a cache: events can be late and out of order; \
-                     set it back by ALTER SEQUENCE outbox.events_id_seq CACHE 1"
-                );
-            }
-            envelope::default_source(&process::cluster_name(), &process::database_name())
-        })
-    });
-    let source = match opened {
-        Ok(Some(source)) => source,
-        Ok(None) => {
-            GONE.store(true, Ordering::Relaxed);
-            return None;
+    let source = waiting::until_free(slot, || match transaction::run(c"event_outbox: starting", look) {
+        Ok(found) => {
+            GONE.store(found.is_none(), Ordering::Relaxed);
+            found
         }
         Err(failed) => error!("could not start the relay: {failed}"),
-    };
+    })?;
     if let Err(failed) = listen::start() {
         error!("could not listen on the channel outbox: {failed}");
     }
@@ -97,9 +85,24 @@ fn open(slot: &'static Slot) -> Option<Relay> {
     }
 }
 
+/// What the relay calls this database in its events, or what keeps it from working there; none without the extension.
+fn look() -> Option<Result<String, Hindrance>> {
+    let outbox = Outbox::locate()?;
+    if let Some(hindrance) = Hindrance::of(outbox) {
+        return Some(Err(hindrance));
+    }
+    if !outbox.has_exact_sequence() {
+        tracing::warn!(
+            "the sequence outbox.events_id_seq has a cache: events can be late and out of order; \
+             set it back by ALTER SEQUENCE outbox.events_id_seq CACHE 1"
+        );
+    }
+    Some(Ok(envelope::default_source(&process::cluster_name(), &process::database_name())))
+}
+
 /// At the end of the process, however it came: says to the launcher what is to follow.
 #[pg_guard]
-unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
+unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     let Some(slot) = SLOT.get() else { return };
     slot.bell.take_down();
     slot.pid.store(0, Ordering::Relaxed);
@@ -109,7 +112,9 @@ unsafe extern "C-unwind" fn leave_slot(_code: c_int, _argument: pg_sys::Datum) {
         _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
         Request::Leave => Phase::Away,
         Request::Restart => Phase::Wanted,
-        Request::None => Phase::Ended,
+        // Terminated while it was starting, it ends by an error that is none.
+        Request::None if code == Exit::Done as c_int || process::stop_requested() => Phase::Ended,
+        Request::None => Phase::Failed,
     };
     slot.forget_request();
     slot.enter(next);

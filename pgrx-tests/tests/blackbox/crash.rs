@@ -1,5 +1,7 @@
 //! Whatever is killed, nothing is lost, and what comes back goes on in order.
 
+use std::time::{Duration, Instant};
+
 use event_outbox_tests::{Broker, Cluster, Result, StopMode, process, wait};
 use postgres::Client;
 
@@ -65,6 +67,23 @@ fn the_relay_is_terminated_again_and_again() -> Result<()> {
     until_drained(&mut client)?;
     // Each ended in order: it waited for what was in flight.
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
+}
+
+/// An end in order is no failure, after which the next start would have to wait longer each time.
+#[test]
+fn a_terminated_relay_is_back_in_a_moment_however_often() -> Result<()> {
+    const TIMES: u32 = 5;
+    // A second each; doubled each time, it would be half a minute.
+    const LIMIT: Duration = Duration::from_secs(12);
+    let mut stage = Stage::new()?;
+    let begin = Instant::now();
+    for _ in 0..TIMES {
+        let pid = until_idle(&mut stage.client)?;
+        stage.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
+        until_another(&mut stage.client, pid)?;
+    }
+    assert!(begin.elapsed() < LIMIT, "{TIMES} restarts took {:?}", begin.elapsed());
+    Ok(())
 }
 
 #[test]

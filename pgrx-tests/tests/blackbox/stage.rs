@@ -4,7 +4,7 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, wait};
+use event_outbox_tests::{Broker, Cluster, Consumer, Record, Result, released, wait};
 use postgres::{Client, GenericClient};
 use uuid::Uuid;
 
@@ -29,6 +29,14 @@ impl Stage {
         Ok(stage)
     }
 
+    /// With the extension as an earlier release installed it.
+    pub fn of_version(version: &str) -> Result<Self> {
+        assert!(released::versions()?.iter().any(|known| known == version), "{version} was never released");
+        let mut stage = Self::of(shared_server()?.create_database()?)?;
+        stage.client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{version}'"))?;
+        Ok(stage)
+    }
+
     /// With a database of the shared server that is there already.
     pub fn of(database: String) -> Result<Self> {
         let (server, broker) = (shared_server()?, Broker::shared()?);
@@ -39,6 +47,13 @@ impl Stage {
     /// The full name of a topic that no other test uses.
     pub fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.database)
+    }
+
+    /// A topic that no other test uses, created with one partition.
+    pub fn own_topic(&self, name: &str) -> Result<String> {
+        let topic = self.topic(name);
+        self.broker.create_topic(&topic, 1, &[])?;
+        Ok(topic)
     }
 
     /// Another connection to the database.

@@ -1,0 +1,165 @@
+//! Kafka's topics through the relay: created, described, and never by mistake.
+
+use event_outbox_tests::{Result, wait};
+
+use crate::relay::until_status;
+use crate::stage::{DEADLINE, Stage, emit};
+
+#[test]
+fn a_topic_is_created_and_described() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("new");
+    let sql =
+        "SELECT outbox.create_topic($1, 3, 1, '{\"retention.ms\": 3600000, \"min.insync.replicas\": \"1\"}')";
+    stage.client.query_one(sql, &[&topic])?;
+    let sql = "SELECT partitions, replication_factor, max_message_bytes, retention = '1 hour', cleanup_policy, error
+                 FROM outbox.describe_topics(ARRAY[$1])";
+    let row = stage.client.query_one(sql, &[&topic])?;
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1), row.get::<_, i64>(2)), (3, 1, 1_048_588));
+    assert_eq!((row.get::<_, bool>(3), row.get(4), row.get(5)), (true, "delete", None::<&str>));
+    // It is there at once, whatever becomes of the transaction.
+    emit(&mut stage.client, &topic, 1)?;
+    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    // Numbers left out are the brokers' business.
+    let plain = stage.topic("plain");
+    stage.client.batch_execute(&format!("BEGIN; SELECT outbox.create_topic('{plain}'); ROLLBACK"))?;
+    let row = stage.client.query_one(sql, &[&plain])?;
+    assert_eq!(row.get::<_, i32>(0), 1);
+    // In use is what the relay has met, what waits, and what died.
+    let sql = "SELECT array_agg(topic) FROM outbox.topics";
+    assert_eq!(stage.client.query_one(sql, &[])?.get::<_, Vec<String>>(0), [topic]);
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_created_says_why() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("once");
+    stage.client.query_one("SELECT outbox.create_topic($1)", &[&topic])?;
+    for (arguments, code) in [
+        (format!("'{topic}'"), "42710"),
+        ("'a b'".to_owned(), "42602"),
+        ("NULL".to_owned(), "42602"),
+        ("'..'".to_owned(), "42602"),
+        ("'x', 0".to_owned(), "22023"),
+        ("'x', NULL".to_owned(), "22023"),
+        ("'x', 1, 40000".to_owned(), "22023"),
+        ("'x', 1, 7".to_owned(), "22023"),
+        ("'x', config => '[1]'".to_owned(), "22023"),
+        ("'x', config => '{\"a\": {}}'".to_owned(), "22023"),
+        ("'x', config => '{\"no.such.thing\": 1}'".to_owned(), "22023"),
+        ("'x', config => '{\"retention.ms\": \"soon\"}'".to_owned(), "22023"),
+    ] {
+        let sql = format!("SELECT outbox.create_topic({arguments})");
+        let error = stage.client.query(&sql, &[]).expect_err(&sql);
+        let refusal = error.as_db_error().expect("of the server");
+        assert_eq!(refusal.code().code(), code, "{sql}: {error}");
+        assert!(refusal.detail().is_some() && refusal.hint().is_some(), "{sql}: {refusal:?}");
+    }
+    let sql = "SELECT error IS NOT NULL, partitions FROM outbox.describe_topics('{no.such.topic}')";
+    let row = stage.client.query_one(sql, &[])?;
+    assert_eq!((row.get(0), row.get(1)), (true, None::<i32>));
+    Ok(())
+}
+
+/// Two who ask at the same time take turns.
+#[test]
+fn many_ask_at_the_same_time() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.relay()?;
+    std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..6)
+            .map(|number| {
+                let (topic, client) = (stage.topic(&format!("many{number}")), stage.connect());
+                scope.spawn(move || {
+                    let mut client = client?;
+                    client.query_one("SELECT outbox.create_topic($1, $2)", &[&topic, &(number + 1)])?;
+                    let sql = "SELECT partitions FROM outbox.describe_topics(ARRAY[$1])";
+                    anyhow::Ok(client.query_one(sql, &[&topic])?.get::<_, i32>(0) == number + 1)
+                })
+            })
+            .collect();
+        for asked in asking {
+            assert!(matches!(asked.join(), Ok(Ok(true))));
+        }
+    });
+    Ok(())
+}
+
+/// The broker of these tests would create any topic that a producer asks for.
+#[test]
+fn a_misspelt_name_does_not_become_a_topic() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.alter_database("SET event_outbox.auto_create_topics = off")?;
+    stage.alter_database("SET event_outbox.kafka_properties = 'topic.metadata.propagation.max.ms=100'")?;
+    stage.alter_database("SET event_outbox.max_attempts = 1")?;
+    let topic = stage.topic("odrers");
+    emit(&mut stage.client, &topic, 1)?;
+    until_status(&mut stage.client, "a refusal", |status| status.refused == 1)?;
+    let sql = "SELECT error_class FROM outbox.dead_letters";
+    assert_eq!(stage.client.query_one(sql, &[])?.get::<_, &str>(0), "unknown_topic");
+    let sql = "SELECT partitions FROM outbox.describe_topics(ARRAY[$1])";
+    assert_eq!(stage.client.query_one(sql, &[&topic])?.get::<_, Option<i32>>(0), None);
+
+    // check() says what to type, and it helps.
+    let sql =
+        "SELECT hint FROM outbox.check() WHERE subject = 'topic' AND verdict = 'error' AND finding LIKE $1";
+    let hint: String = stage.client.query_one(sql, &[&format!("\"{topic}\"%")])?.get(0);
+    let command = hint.split(';').next().unwrap_or_default();
+    stage.client.batch_execute(command)?;
+    stage.client.query_one("SELECT outbox.redrive(topic => $1)", &[&topic])?;
+    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+
+    stage.alter_database("SET event_outbox.auto_create_topics = on")?;
+    let other = stage.topic("asked");
+    emit(&mut stage.client, &other, 2)?;
+    assert_eq!(stage.drained_values(&other)?, ["2"]);
+    Ok(())
+}
+
+/// Every subject of the check, when all is well; and each trouble that can be made here.
+#[test]
+fn check_tells_what_is_wrong() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("checked")?;
+    emit(&mut stage.client, &topic, 1)?;
+    stage.drained(&topic)?;
+    let mut verdicts = || -> Result<Vec<(String, String)>> {
+        let rows = stage.client.query("SELECT subject, verdict, finding, hint FROM outbox.check()", &[])?;
+        for row in &rows {
+            let (verdict, hint): (&str, Option<&str>) = (row.get(1), row.get(3));
+            assert_eq!(verdict == "ok", hint.is_none(), "{row:?}");
+        }
+        Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+    };
+    let well = [
+        "preload",
+        "version",
+        "workers",
+        "relay",
+        "brokers",
+        "topic",
+        "backlog",
+        "dead letters",
+        "autovacuum",
+    ];
+    let expected: Vec<_> = well.map(|subject| (subject.to_owned(), "ok".to_owned())).into();
+    // Other tests' transactions, and their workers, are none of this database's troubles.
+    wait::until_ok("a set-up that is well", DEADLINE, || Ok((verdicts()? == expected).then_some(())))?;
+
+    let mut expect = |change: &str, subject: &str, verdict: &str| -> Result<()> {
+        stage.client.batch_execute(change)?;
+        let sql = "SELECT verdict FROM outbox.check() WHERE subject = $1 ORDER BY verdict = $2 DESC LIMIT 1";
+        wait::until_ok(&format!("{subject} to be a {verdict} after {change}"), DEADLINE, || {
+            let found = stage.client.query_opt(sql, &[&subject, &verdict])?;
+            Ok(found.is_some_and(|row| row.get::<_, &str>(0) == verdict).then_some(()))
+        })
+    };
+    expect("SELECT outbox.pause('check')", "relay", "warning")?;
+    expect("SELECT outbox.resume()", "relay", "ok")?;
+    expect("ALTER TABLE outbox.events SET (autovacuum_enabled = off)", "autovacuum", "error")?;
+    expect("ALTER TABLE outbox.events RESET (autovacuum_enabled)", "autovacuum", "ok")?;
+    expect("SET event_outbox.max_event_bytes = 2000000", "topic", "warning")?;
+    expect("RESET event_outbox.max_event_bytes", "topic", "ok")?;
+    Ok(())
+}

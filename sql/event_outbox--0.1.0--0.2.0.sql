@@ -1,0 +1,441 @@
+-- From 0.1.0 to 0.2.0. What stands in the other files of this directory, as far as 0.1.0 lacks it.
+
+DROP VIEW outbox.status;
+DROP FUNCTION outbox.relay_status();
+
+CREATE FUNCTION outbox.relay_status(
+    database oid,
+    OUT pid                integer,
+    OUT state              text,
+    OUT state_since        timestamptz,
+    OUT connection         text,
+    OUT connection_since   timestamptz,
+    OUT last_error         text,
+    OUT last_error_at      timestamptz,
+    OUT published          bigint,
+    OUT refused            bigint,
+    OUT in_flight          bigint,
+    OUT oldest_event_at    timestamptz,
+    OUT last_publish_at    timestamptz,
+    OUT sweeps             bigint,
+    OUT wakeups            bigint,
+    OUT max_in_flight      bigint,
+    OUT waiting_retries    bigint,
+    OUT held_keys          bigint,
+    OUT publish_rate       double precision,
+    OUT troubles           jsonb,
+    OUT round_trip_ms      double precision,
+    OUT round_trip_p99_ms  double precision,
+    OUT queued             bigint,
+    OUT open_requests      bigint
+)
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_relay_status';
+COMMENT ON FUNCTION outbox.relay_status(oid) IS
+    'What outbox.status and outbox.relays show of a database''s relay, read from shared memory.';
+
+CREATE VIEW outbox.status AS
+    SELECT s.*
+      FROM outbox.relay_status((SELECT d.oid FROM pg_catalog.pg_database AS d
+                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) AS s;
+COMMENT ON VIEW outbox.status IS
+    'One row: this database''s relay, read from shared memory without touching the table of events.';
+
+CREATE VIEW outbox.relays AS
+    SELECT d.datname AS database, s.*
+      FROM pg_catalog.pg_database AS d CROSS JOIN LATERAL outbox.relay_status(d.oid) AS s
+     WHERE s.published IS NOT NULL;
+COMMENT ON VIEW outbox.relays IS
+    'One row for each database of the server that has a relay, or had one and will again: as outbox.status there.';
+COMMENT ON COLUMN outbox.relays.database IS 'The database.';
+
+DO $comments$
+DECLARE
+    described record;
+    view_name text;
+BEGIN
+    FOR described IN
+        SELECT * FROM (VALUES
+            ('pid', 'Process of the relay; NULL if none runs.'),
+            ('state', 'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, paused, incompatible (with this version of the extension) or stopping.'),
+            ('state_since', 'Since when it has been in this state.'),
+            ('connection', 'Of the producer to Kafka: unknown, connected or disconnected.'),
+            ('connection_since', 'Since when the connection has been so.'),
+            ('last_error', 'The last trouble, kept after it is over.'),
+            ('last_error_at', 'When that was.'),
+            ('published', 'Events acknowledged by Kafka and deleted, since the server started.'),
+            ('refused', 'Refusals of events by Kafka, since the server started.'),
+            ('in_flight', 'Events handed to the producer and not yet settled.'),
+            ('oldest_event_at', 'When the oldest event in flight was emitted; NULL if none is in flight. Of all that waits: outbox.backlog.'),
+            ('last_publish_at', 'When events were last settled as published.'),
+            ('sweeps', 'Reads of the table for new events, since the server started.'),
+            ('wakeups', 'Times the relay woke from its sleep, since the server started.'),
+            ('max_in_flight', 'How many events may be in flight: event_outbox.max_in_flight.'),
+            ('waiting_retries', 'Refused events that wait for their next attempt, as far as the relay has met them.'),
+            ('held_keys', 'Keys whose events wait behind a refused one of theirs.'),
+            ('publish_rate', 'Events published per second, over the last minute or so.'),
+            ('troubles', 'What has gone wrong since the server started, and how often: refusals by their class, "disconnected", and "producer" for one that could not be used.'),
+            ('round_trip_ms', 'Mean time from a request to Kafka''s answer, of the slowest broker; NULL unless kafka_properties sets statistics.interval.ms, as for the columns below.'),
+            ('round_trip_p99_ms', 'The same time, of all but one request in a hundred.'),
+            ('queued', 'Events in librdkafka''s queues and on their way to Kafka.'),
+            ('open_requests', 'Requests that no broker has answered yet.')
+        ) AS v(column_name, description)
+    LOOP
+        FOREACH view_name IN ARRAY ARRAY['status', 'relays'] LOOP
+            EXECUTE pg_catalog.format('COMMENT ON COLUMN outbox.%I.%I IS %L',
+                                      view_name, described.column_name, described.description);
+        END LOOP;
+    END LOOP;
+END
+$comments$;
+
+CREATE VIEW outbox.backlog AS
+    SELECT CASE WHEN oldest.emitted_at IS NULL THEN 0
+                ELSE greatest(1, pg_catalog.pg_stat_get_live_tuples('outbox.events'::pg_catalog.regclass)) END AS pending,
+           oldest.emitted_at AS oldest_event_at,
+           coalesce(pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) oldest.emitted_at, '0'::interval) AS lag,
+           (SELECT pg_catalog.count(*) FROM outbox.dead_letters) AS dead_letters
+      FROM (SELECT) AS one_row
+           LEFT JOIN LATERAL (SELECT e.emitted_at FROM outbox.events AS e ORDER BY e.id LIMIT 1) AS oldest ON true;
+COMMENT ON VIEW outbox.backlog IS
+    'One row: what waits in this database, read from its tables; also while no relay runs.';
+COMMENT ON COLUMN outbox.backlog.pending IS
+    'Events that wait, as the server''s statistics estimate it; 0 is exact.';
+COMMENT ON COLUMN outbox.backlog.oldest_event_at IS 'When the oldest of them was emitted; NULL if there is none.';
+COMMENT ON COLUMN outbox.backlog.lag IS 'How long ago that was.';
+COMMENT ON COLUMN outbox.backlog.dead_letters IS 'Events that Kafka refused for good, and that nobody has sent again or discarded.';
+
+-- What an operator tells the relay of this database.
+
+CREATE TABLE outbox.paused (
+    only_one  boolean PRIMARY KEY DEFAULT true CHECK (only_one),
+    paused_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+    paused_by name NOT NULL DEFAULT session_user,
+    reason    text
+);
+COMMENT ON TABLE outbox.paused IS 'A row while the outbox is paused: events are stored and wait.';
+COMMENT ON COLUMN outbox.paused.only_one IS 'There is no second row.';
+COMMENT ON COLUMN outbox.paused.paused_at IS 'Since when.';
+COMMENT ON COLUMN outbox.paused.paused_by IS 'By whom: the user who logged in.';
+COMMENT ON COLUMN outbox.paused.reason IS 'Why, in the words of who paused it.';
+
+-- A copy of a database that is paused is paused too.
+SELECT pg_catalog.pg_extension_config_dump('outbox.paused', '');
+
+CREATE FUNCTION outbox.after_pause() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_pause';
+COMMENT ON FUNCTION outbox.after_pause() IS 'Has the relay notice at commit that the outbox was paused or resumed.';
+
+CREATE TRIGGER after_pause AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbox.paused
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_pause();
+
+CREATE FUNCTION outbox.pause(reason text DEFAULT NULL) RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH new AS (INSERT INTO outbox.paused (reason) VALUES ($1) ON CONFLICT DO NOTHING RETURNING 1)
+    SELECT count(*) > 0 FROM new
+$$;
+COMMENT ON FUNCTION outbox.pause(text) IS
+    'Stops publishing when the transaction commits, until outbox.resume(), through restarts too; what is in flight is still settled. True if it was not paused already.';
+
+CREATE FUNCTION outbox.resume() RETURNS boolean
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    WITH old AS (DELETE FROM outbox.paused RETURNING 1)
+    SELECT count(*) > 0 FROM old
+$$;
+COMMENT ON FUNCTION outbox.resume() IS 'Goes on publishing when the transaction commits. True if it was paused.';
+
+CREATE FUNCTION outbox.restart_relay() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_restart_relay';
+COMMENT ON FUNCTION outbox.restart_relay() IS
+    'Has the relay end in order and begin anew, at once and with a new connection to Kafka. False if there is none.';
+
+-- Kafka's topics, through the relay: only it has a connection to Kafka.
+
+CREATE FUNCTION outbox.ask_kafka(request json, timeout interval) RETURNS json
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_ask_kafka';
+COMMENT ON FUNCTION outbox.ask_kafka(json, interval) IS
+    'Has the relay ask Kafka, and waits for the answer; what outbox.create_topic() and outbox.describe_topics() rest on.';
+
+CREATE FUNCTION outbox.create_topic(
+    name               text,
+    partitions         integer  DEFAULT -1,
+    replication_factor integer  DEFAULT -1,
+    config             jsonb    DEFAULT '{}',
+    timeout            interval DEFAULT '30 seconds'
+) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF name IS NULL OR name !~ '^[a-zA-Z0-9._-]{1,249}$' OR name IN ('.', '..') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_name',
+            MESSAGE = 'this is no name for a topic',
+            DETAIL = format('The name is %s.', coalesce(quote_literal(name), 'NULL')),
+            HINT = 'Kafka takes 1 to 249 letters, digits, ".", "_" and "-", but neither "." nor "..".';
+    END IF;
+    IF (partitions < 1 AND partitions <> -1) IS NOT FALSE
+       OR (replication_factor NOT BETWEEN 1 AND 32767 AND replication_factor <> -1) IS NOT FALSE THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'partitions and replication_factor must be positive',
+            DETAIL = format('partitions is %s, replication_factor is %s.',
+                            coalesce(partitions::text, 'NULL'), coalesce(replication_factor::text, 'NULL')),
+            HINT = 'Leave one out, or pass -1, for the default of the brokers.';
+    END IF;
+    IF (jsonb_typeof(config) = 'object') IS NOT TRUE
+       OR EXISTS (SELECT FROM jsonb_each(config) AS e WHERE jsonb_typeof(e.value) NOT IN ('string', 'number', 'boolean')) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'config must be a JSON object of strings, numbers and booleans',
+            DETAIL = format('config is %s.', coalesce(left(config::text, 200), 'NULL')),
+            HINT = 'For example: config => ''{"retention.ms": "604800000"}''.';
+    END IF;
+    PERFORM outbox.ask_kafka(
+        json_build_object('create_topic', json_build_object(
+            'name', name, 'partitions', partitions, 'replication_factor', replication_factor, 'config', config)),
+        coalesce(timeout, '30 seconds'));
+END
+$$;
+COMMENT ON FUNCTION outbox.create_topic(text, integer, integer, jsonb, interval) IS
+    'Creates a Kafka topic, at once: a ROLLBACK does not take it back. -1 leaves a number to the brokers.';
+
+CREATE FUNCTION outbox.topics_in_use() RETURNS text[]
+    LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT coalesce(array_agg(u.topic ORDER BY u.topic), '{}')
+      FROM (SELECT e.topic FROM (SELECT topic FROM outbox.events ORDER BY id LIMIT 10000) AS e
+            UNION
+            SELECT e.topic FROM (SELECT topic FROM outbox.events ORDER BY id DESC LIMIT 10000) AS e
+            UNION
+            SELECT d.topic FROM (SELECT topic FROM outbox.dead_letters LIMIT 10000) AS d
+            UNION
+            SELECT current_setting('event_outbox.dead_letter_topic') WHERE current_setting('event_outbox.dead_letter_topic') <> ''
+            LIMIT 500) AS u
+$$;
+COMMENT ON FUNCTION outbox.topics_in_use() IS
+    'Topics to which this outbox publishes: those of events and dead letters, the first and last ten thousand; 500 at most.';
+
+CREATE FUNCTION outbox.describe_topics(topics text[] DEFAULT NULL, timeout interval DEFAULT '10 seconds')
+    RETURNS TABLE (
+        topic               text,
+        partitions          integer,
+        replication_factor  integer,
+        max_message_bytes   bigint,
+        min_insync_replicas integer,
+        cleanup_policy      text,
+        retention           interval,
+        error               text
+    )
+    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 10
+    AS $$
+    SELECT d.topic,
+           d.partitions,
+           d.replication_factor,
+           (d.config->>'max.message.bytes')::bigint,
+           (d.config->>'min.insync.replicas')::integer,
+           d.config->>'cleanup.policy',
+           -- Kafka writes -1 for ever.
+           CASE WHEN (d.config->>'retention.ms')::numeric >= 0
+                THEN make_interval(secs => (d.config->>'retention.ms')::double precision / 1000) END,
+           d.error
+      FROM json_to_recordset(outbox.ask_kafka(json_build_object('describe_topics', coalesce($1, outbox.topics_in_use()),
+                                                                'and_those_met', $1 IS NULL),
+                                              coalesce($2, '10 seconds')))
+           AS d(topic text, partitions integer, replication_factor integer, config json, error text)
+     ORDER BY d.topic
+$$;
+COMMENT ON FUNCTION outbox.describe_topics(text[], interval) IS
+    'What Kafka says of these topics, or of those in use; error says why it says nothing, or not all. NULL retention is for ever.';
+
+CREATE VIEW outbox.topics AS
+    SELECT t.* FROM outbox.describe_topics() AS t;
+COMMENT ON VIEW outbox.topics IS 'The topics in use, as Kafka describes them: those of outbox.topics_in_use(), and those that the relay has met since it began. Asks Kafka at each look.';
+COMMENT ON COLUMN outbox.topics.topic IS 'Kafka topic.';
+COMMENT ON COLUMN outbox.topics.partitions IS 'Partitions; NULL if there is no such topic.';
+COMMENT ON COLUMN outbox.topics.replication_factor IS 'Copies of each record.';
+COMMENT ON COLUMN outbox.topics.max_message_bytes IS 'The most bytes of a record batch that the topic takes.';
+COMMENT ON COLUMN outbox.topics.min_insync_replicas IS 'Copies that must be there before a record counts as written.';
+COMMENT ON COLUMN outbox.topics.cleanup_policy IS 'delete, compact, or both.';
+COMMENT ON COLUMN outbox.topics.retention IS 'How long records are kept; NULL for ever.';
+COMMENT ON COLUMN outbox.topics.error IS 'What is wrong with the topic, or could not be learned.';
+
+-- outbox.check(): the set-up in plain words.
+
+CREATE FUNCTION outbox.check()
+    RETURNS TABLE (subject text, verdict text, finding text, hint text)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 12
+    AS $$
+DECLARE
+    relay   outbox.status;
+    backlog outbox.backlog;
+    pause   outbox.paused;
+    version record;
+    described record;
+    trouble text;
+    detail  text;
+    most    bigint := (SELECT s.setting FROM pg_settings AS s WHERE s.name = 'event_outbox.max_event_bytes')::bigint;
+    used    bigint;
+    workers bigint := current_setting('max_worker_processes')::bigint;
+    holder  record;
+BEGIN
+    SELECT * INTO relay FROM outbox.status;
+    SELECT * INTO backlog FROM outbox.backlog;
+    SELECT * INTO pause FROM outbox.paused;
+
+    subject := 'preload';
+    IF current_setting('shared_preload_libraries') ~ '(^|[ ,"/])event_outbox($|[ ,"])' THEN
+        verdict := 'ok'; finding := 'The library is loaded when the server starts.'; hint := NULL;
+    ELSE
+        verdict := 'error';
+        finding := 'shared_preload_libraries does not name event_outbox: after the next restart there is no relay.';
+        hint := 'Set shared_preload_libraries = ''event_outbox'' in postgresql.conf, beside what stands there.';
+    END IF;
+    RETURN NEXT;
+
+    subject := 'version';
+    SELECT e.installed_version, e.default_version INTO version
+      FROM pg_available_extensions AS e WHERE e.name = 'event_outbox';
+    IF version.installed_version IS NOT DISTINCT FROM version.default_version THEN
+        verdict := 'ok'; finding := format('The objects in the database are those of version %s.', version.installed_version); hint := NULL;
+    ELSE
+        verdict := 'warning';
+        finding := format('The objects in the database are those of version %s, the library is of version %s.',
+                          version.installed_version, version.default_version);
+        hint := 'ALTER EXTENSION event_outbox UPDATE;';
+    END IF;
+    RETURN NEXT;
+
+    subject := 'workers';
+    SELECT count(*) INTO used FROM pg_stat_activity AS a
+     WHERE a.backend_type NOT IN ('client backend', 'autovacuum worker', 'autovacuum launcher', 'checkpointer', 'background writer',
+                                  'walwriter', 'walsender', 'walreceiver', 'archiver', 'startup', 'logger', 'io worker',
+                                  'slotsync worker', 'walsummarizer', 'parallel worker', 'standalone backend');
+    finding := format('max_worker_processes is %s, %s are in use.', workers, used);
+    IF relay.pid IS NULL AND used >= workers THEN
+        verdict := 'error'; hint := format('Raise max_worker_processes above %s and restart the server: the relay needs one.', workers);
+    ELSIF used >= workers THEN
+        verdict := 'warning'; hint := 'Raise max_worker_processes: none is left, for parallel queries or the relay of another database.';
+    ELSE
+        verdict := 'ok'; hint := NULL;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'relay';
+    finding := format('Its state is "%s"%s.', relay.state, coalesce(' since ' || relay.state_since::timestamptz(0), ''));
+    hint := NULL;
+    IF pause.paused_at IS NOT NULL THEN
+        verdict := 'warning';
+        finding := format('Publishing was paused by %s at %s%s.', pause.paused_by, pause.paused_at::timestamptz(0), coalesce(': ' || pause.reason, ''));
+        hint := 'SELECT outbox.resume();';
+    ELSIF relay.state IN ('idle', 'publishing') THEN
+        verdict := 'ok';
+    ELSIF relay.state = 'disabled' THEN
+        verdict := 'warning';
+        hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
+    ELSIF relay.state IN ('starting', 'stopping') THEN
+        verdict := 'warning'; hint := 'Look again in a moment.';
+    ELSIF relay.state = 'absent' THEN
+        verdict := 'error';
+        hint := CASE WHEN pg_is_in_recovery() THEN 'This server is a standby: the relay runs on the primary.'
+                     ELSE 'See "workers" and the server''s log for what keeps it from starting.' END;
+    ELSE
+        verdict := 'error';
+        finding := finding || coalesce(' ' || relay.last_error, '');
+        hint := CASE relay.state
+                WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file; the relay takes them up by itself.'
+                WHEN 'failing' THEN 'The error is one of the database; the relay tries again by itself.'
+                ELSE 'See "brokers".' END;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'brokers';
+    BEGIN
+        PERFORM FROM outbox.describe_topics('{}', '5 seconds');
+        verdict := 'ok'; finding := format('Kafka answers at %s.', current_setting('event_outbox.bootstrap_servers')); hint := NULL;
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS trouble = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+        verdict := 'error';
+        finding := format('At %s: %s. %s', current_setting('event_outbox.bootstrap_servers'), trouble,
+                          coalesce(CASE WHEN relay.connection = 'disconnected' THEN relay.last_error END, detail));
+    END;
+    RETURN NEXT;
+
+    IF verdict = 'ok' THEN
+        subject := 'topic';
+        FOR described IN SELECT * FROM outbox.describe_topics() LOOP
+            finding := NULL; hint := NULL; verdict := 'ok';
+            IF described.partitions IS NULL THEN
+                verdict := CASE WHEN current_setting('event_outbox.auto_create_topics')::boolean THEN 'warning' ELSE 'error' END;
+                finding := format('"%s": %s', described.topic, described.error);
+                hint := format('SELECT outbox.create_topic(%L); or allow the relay''s user to write to it.', described.topic);
+            ELSIF described.max_message_bytes < most THEN
+                verdict := 'warning';
+                finding := format('"%s" takes up to %s bytes, events can have %s: Kafka refuses the larger ones.',
+                                  described.topic, described.max_message_bytes, most);
+                hint := format('Raise max.message.bytes of the topic above %s, or lower event_outbox.max_event_bytes.', most);
+            ELSIF described.min_insync_replicas >= described.replication_factor AND described.replication_factor > 1 THEN
+                verdict := 'warning';
+                finding := format('"%s" wants %s of its %s replicas in sync: when one broker is down, its events wait.',
+                                  described.topic, described.min_insync_replicas, described.replication_factor);
+                hint := 'Lower min.insync.replicas of the topic, or raise its replication factor.';
+            ELSE
+                finding := format('"%s" has %s partitions, %s copies each.', described.topic, described.partitions, described.replication_factor)
+                           || coalesce(' ' || described.error, '');
+            END IF;
+            RETURN NEXT;
+        END LOOP;
+    END IF;
+
+    subject := 'backlog';
+    finding := format('%s events wait, the oldest for %s.', backlog.pending, date_trunc('second', backlog.lag));
+    IF backlog.lag > interval '1 minute' THEN
+        verdict := 'warning'; hint := 'See "relay", "brokers" and "topic"; SELECT * FROM outbox.pending LIMIT 10 shows the first.';
+    ELSE
+        verdict := 'ok'; hint := NULL;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'dead letters';
+    finding := format('Kafka has refused %s events for good.', backlog.dead_letters);
+    IF backlog.dead_letters > 0 THEN
+        verdict := 'warning'; hint := 'Look at outbox.dead_letters; mend the cause, then outbox.redrive(...), or outbox.discard(...).';
+    ELSE
+        verdict := 'ok'; hint := NULL;
+    END IF;
+    RETURN NEXT;
+
+    subject := 'autovacuum';
+    hint := NULL; verdict := 'ok'; finding := 'Autovacuum is on.';
+    IF NOT current_setting('autovacuum')::boolean THEN
+        verdict := 'error'; finding := 'Autovacuum is off: the table of events grows with every event.';
+        hint := 'Set autovacuum = on.';
+    ELSIF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = 'outbox.events'::regclass AND 'autovacuum_enabled=false' = ANY (c.reloptions)) THEN
+        verdict := 'error'; finding := 'Autovacuum is off for outbox.events: the table grows with every event.';
+        hint := 'ALTER TABLE outbox.events RESET (autovacuum_enabled);';
+    ELSE
+        SELECT a.pid, now() - a.xact_start AS age INTO holder
+          FROM pg_stat_activity AS a
+         WHERE a.xact_start < now() - interval '1 hour' AND (a.backend_xmin IS NOT NULL OR a.backend_xid IS NOT NULL)
+           AND a.backend_type <> 'autovacuum worker'
+         ORDER BY a.xact_start LIMIT 1;
+        IF FOUND THEN
+            verdict := 'warning';
+            finding := format('A transaction of process %s has been open for %s: no row deleted since then can be vacuumed.',
+                              holder.pid, date_trunc('second', holder.age));
+            hint := format('End it, if need be: SELECT pg_terminate_backend(%s);', holder.pid);
+        END IF;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION outbox.check() IS
+    'Verifies the set-up: what is well, what is wrong, and what to type. Asks Kafka, and so takes up to some seconds.';
+
+-- As in grants.sql.
+REVOKE ALL ON outbox.status, outbox.relays, outbox.backlog, outbox.paused, outbox.topics FROM PUBLIC;
+REVOKE ALL ON FUNCTION outbox.relay_status(oid), outbox.after_pause(), outbox.pause(text), outbox.resume(),
+    outbox.restart_relay(), outbox.ask_kafka(json, interval),
+    outbox.create_topic(text, integer, integer, jsonb, interval), outbox.topics_in_use(),
+    outbox.describe_topics(text[], interval), outbox.check() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION outbox.relay_status(oid) TO PUBLIC;

@@ -1,0 +1,56 @@
+//! A relay that has found its database in a state in which it must not work: it says so once, in the log and in
+//! `outbox.status`, and waits. Events wait with it. Whoever changes that state has the relay restarted (`pg/hooks.rs`).
+
+use std::time::{Duration, Instant};
+
+use crate::pg::hindrance::Hindrance;
+use crate::pg::process;
+use crate::pg::shared::{Request, Slot};
+use crate::pg::sleep::Sleep;
+
+/// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Looks for a hindrance until there is none; `None` if the relay is told to end before, or `look` gives none: then
+/// there is nothing to relay.
+pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, Hindrance>>) -> Option<R> {
+    let mut sleep = None;
+    let mut said = None;
+    loop {
+        // Answered before the look, so that whoever changes something meanwhile is noticed.
+        slot.bell.answer();
+        match look()? {
+            Ok(found) => return Some(found),
+            Err(hindrance) => {
+                slot.show(hindrance.state);
+                let text = hindrance.complaint.to_string();
+                if said.as_ref() != Some(&text) {
+                    slot.show_error(&text);
+                    hindrance.complaint.log(pgrx::PgLogLevel::WARNING);
+                    said = Some(text);
+                }
+            }
+        }
+        if !rest(slot, sleep.get_or_insert_with(|| Sleep::new(None))) {
+            return None;
+        }
+    }
+}
+
+/// Sleeps until there is a reason to look again; whether there is, and not to end.
+fn rest(slot: &Slot, sleep: &Sleep) -> bool {
+    let next = Instant::now() + LOOK_AGAIN;
+    loop {
+        process::answer_interrupts();
+        // Nothing here depends on a setting; but a signal that is not answered would be one that is pending.
+        process::reload_if_asked();
+        if process::stop_requested() || slot.request() != Request::None {
+            return false;
+        }
+        let left = next.saturating_duration_since(Instant::now());
+        if slot.bell.is_rung() && left.is_zero() {
+            return true;
+        }
+        sleep.wait(slot.bell.is_rung().then_some(left));
+    }
+}
