@@ -410,7 +410,8 @@ BEGIN
     IF NOT current_setting('autovacuum')::boolean THEN
         verdict := 'error'; finding := 'Autovacuum is off: the table of events grows with every event.';
         hint := 'Set autovacuum = on.';
-    ELSIF EXISTS (SELECT FROM pg_class AS c WHERE c.oid = 'outbox.events'::regclass AND 'autovacuum_enabled=false' = ANY (c.reloptions)) THEN
+    ELSIF EXISTS (SELECT FROM pg_class AS c, pg_options_to_table(c.reloptions) AS o
+                   WHERE c.oid = 'outbox.events'::regclass AND o.option_name = 'autovacuum_enabled' AND NOT o.option_value::boolean) THEN
         verdict := 'error'; finding := 'Autovacuum is off for outbox.events: the table grows with every event.';
         hint := 'ALTER TABLE outbox.events RESET (autovacuum_enabled);';
     ELSE

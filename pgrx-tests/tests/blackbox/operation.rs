@@ -4,7 +4,7 @@ use event_outbox_tests::{Cluster, Result, wait};
 
 use crate::own::Own;
 use crate::relay::{until_drained, until_idle, until_status};
-use crate::stage::{DEADLINE, Stage, emit, shared_server};
+use crate::stage::{DEADLINE, Stage, emit};
 
 fn pause(stage: &mut Stage, call: &str) -> Result<bool> {
     Ok(stage.client.query_one(&format!("SELECT outbox.{call}"), &[])?.get(0))
@@ -118,7 +118,8 @@ fn the_backlog_is_seen_while_no_relay_publishes() -> Result<()> {
         .client
         .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 100) AS n", &[&topic])?;
     // Statistics come a moment later, by another session's commit or the end of this one.
-    drop(std::mem::replace(&mut stage.client, shared_server()?.connect(&stage.database)?));
+    let another = stage.connect()?;
+    stage.client = another;
     wait::until_ok("the count", DEADLINE, || {
         let row = stage.client.query_one(sql, &[])?;
         let seen = (row.get::<_, i64>(0), row.get::<_, bool>(1), row.get::<_, bool>(2));

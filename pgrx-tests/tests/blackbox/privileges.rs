@@ -52,7 +52,7 @@ fn the_right_to_emit_gives_no_other() -> Result<()> {
         "SELECT FROM outbox.events",
         "SELECT payload FROM outbox.pending",
         "SELECT last_error FROM outbox.status",
-        "SELECT last_error FROM outbox.relay_status()",
+        "SELECT last_error FROM pg_database AS d, outbox.relay_status(d.oid)",
         "INSERT INTO outbox.events (topic, payload) VALUES ('t', '1')",
         "COPY outbox.events (topic, payload) FROM STDIN",
         "UPDATE outbox.events SET last_error = 'x'",
@@ -94,7 +94,7 @@ fn without_grants_nothing_is_open() -> Result<()> {
         "SELECT outbox.emit_bytes('t', '1')",
         "SELECT outbox.wait_published('0')",
         "SELECT FROM outbox.status",
-        "SELECT outbox.relay_status()",
+        "SELECT outbox.relay_status(oid) FROM pg_database",
         "SELECT FROM outbox.pending",
         "SELECT FROM outbox.events",
     ] {

@@ -104,6 +104,8 @@ fn a_misspelt_name_does_not_become_a_topic() -> Result<()> {
     // check() says what to type, and it helps.
     let sql =
         "SELECT hint FROM outbox.check() WHERE subject = 'topic' AND verdict = 'error' AND finding LIKE $1";
+    // A new session, which goes by the database's settings.
+    stage.client = stage.connect()?;
     let hint: String = stage.client.query_one(sql, &[&format!("\"{topic}\"%")])?.get(0);
     let command = hint.split(';').next().unwrap_or_default();
     stage.client.batch_execute(command)?;
