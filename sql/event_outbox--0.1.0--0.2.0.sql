@@ -1,8 +1,5 @@
 -- From 0.1.0 to 0.2.0. What stands in the other files of this directory, as far as 0.1.0 lacks it.
 
-DROP VIEW outbox.status;
-DROP FUNCTION outbox.relay_status();
-
 CREATE FUNCTION outbox.relay_status(
     database oid,
     OUT pid                integer,
@@ -33,12 +30,15 @@ CREATE FUNCTION outbox.relay_status(
 COMMENT ON FUNCTION outbox.relay_status(oid) IS
     'What outbox.status and outbox.relays show of a database''s relay, read from shared memory.';
 
-CREATE VIEW outbox.status AS
+-- Replaced and not dropped, as all below: what was granted stays.
+CREATE OR REPLACE VIEW outbox.status AS
     SELECT s.*
       FROM outbox.relay_status((SELECT d.oid FROM pg_catalog.pg_database AS d
                                  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) AS s;
 COMMENT ON VIEW outbox.status IS
     'One row: this database''s relay, read from shared memory without touching the table of events.';
+
+DROP FUNCTION outbox.relay_status();
 
 CREATE VIEW outbox.relays AS
     SELECT d.datname AS database, s.*
@@ -433,10 +433,226 @@ $$;
 COMMENT ON FUNCTION outbox.check() IS
     'Verifies the set-up: what is well, what is wrong, and what to type. Asks Kafka, and so takes up to some seconds.';
 
+-- Which roles may emit to which topics. While the table is empty, everybody who may emit may emit to all;
+-- as soon as it holds a grant, a role may emit to the topics granted to it, or to a role whose rights it has,
+-- and to no others. The check is in src/pg/topic_rights.rs.
+
+CREATE TABLE outbox.topic_grants (
+    role    regrole NOT NULL,
+    pattern text NOT NULL
+        CONSTRAINT topic_or_prefix CHECK (pattern OPERATOR(pg_catalog.~) '^([a-zA-Z0-9._-]{1,249}|[a-zA-Z0-9._-]{0,248}\*)$'),
+    PRIMARY KEY (role, pattern)
+);
+
+COMMENT ON TABLE outbox.topic_grants IS
+    'Which roles may emit to which topics; while it is empty, those who may emit may emit to all. Changed by outbox.grant_topic() and outbox.revoke_topic().';
+COMMENT ON COLUMN outbox.topic_grants.role IS 'The role, and all that have its rights by membership.';
+COMMENT ON COLUMN outbox.topic_grants.pattern IS
+    'A topic; or the beginning of topics, followed by an asterisk.';
+
+-- A role by its name: an oid would mean another one in another cluster.
+SELECT pg_catalog.pg_extension_config_dump('outbox.topic_grants', '');
+
+CREATE FUNCTION outbox.topic_grants_changed() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_topic_grants_changed';
+COMMENT ON FUNCTION outbox.topic_grants_changed() IS 'Has all sessions read outbox.topic_grants anew.';
+
+CREATE TRIGGER topic_grants_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbox.topic_grants
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.topic_grants_changed();
+
+CREATE FUNCTION outbox.grant_topic(role regrole, pattern text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF role IS NULL OR pattern IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'role and pattern must not be null',
+            DETAIL = 'A topic grant says which role may emit to which topics.',
+            HINT = 'To mean all topics, pass ''*''.';
+    END IF;
+    -- regrole takes any number, and - for none.
+    IF NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = grant_topic.role) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_object',
+            MESSAGE = format('role "%s" does not exist', role),
+            DETAIL = 'Topics are granted to roles; there is no grant to PUBLIC.',
+            HINT = 'Create a role for all who are to have the grant, and make them its members.';
+    END IF;
+    IF pattern !~ '^([a-zA-Z0-9._-]{1,249}|[a-zA-Z0-9._-]{0,248}\*)$' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_name',
+            MESSAGE = 'invalid topic pattern',
+            DETAIL = format('No topic has a name like "%s".', pattern),
+            HINT = 'Pass a topic''s name, or the beginning of names and an asterisk, such as ''orders.*''.';
+    END IF;
+
+    -- One after the other, since each may change the table's privileges.
+    LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
+    IF NOT EXISTS (SELECT FROM outbox.topic_grants) THEN
+        RAISE NOTICE USING
+            MESSAGE = 'from now on roles can emit only to topics that are granted to them',
+            DETAIL = 'This is the first topic grant in this database.',
+            HINT = 'Superusers, and the owner of outbox.events, can emit to all topics.';
+    END IF;
+    INSERT INTO outbox.topic_grants (role, pattern) VALUES (grant_topic.role, grant_topic.pattern)
+        ON CONFLICT DO NOTHING;
+    -- A role that has grants can see them; and PostgreSQL does not drop a role that is mentioned in privileges.
+    IF role <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'outbox.topic_grants'::regclass) THEN
+        EXECUTE format('GRANT SELECT ON outbox.topic_grants TO %s', role);
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION outbox.grant_topic(regrole, text) IS
+    'Lets a role emit to a topic, or to all whose names begin with what stands before an asterisk. The first grant closes all topics to roles without one.';
+
+CREATE FUNCTION outbox.revoke_topic(role regrole, pattern text DEFAULT NULL) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    revoked bigint;
+BEGIN
+    IF role IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'role must not be null',
+            DETAIL = 'Topic grants are revoked from one role at a time.',
+            HINT = 'outbox.topic_grants shows who has any.';
+    END IF;
+    LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
+    DELETE FROM outbox.topic_grants AS g
+     WHERE g.role = revoke_topic.role AND (revoke_topic.pattern IS NULL OR g.pattern = revoke_topic.pattern);
+    GET DIAGNOSTICS revoked = ROW_COUNT;
+    IF revoked = 0 THEN
+        RETURN 0;
+    END IF;
+
+    IF NOT EXISTS (SELECT FROM outbox.topic_grants AS g WHERE g.role = revoke_topic.role)
+       AND EXISTS (SELECT FROM pg_roles AS r WHERE r.oid = revoke_topic.role)
+       AND role <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'outbox.topic_grants'::regclass) THEN
+        EXECUTE format('REVOKE SELECT ON outbox.topic_grants FROM %s', role);
+    END IF;
+    IF NOT EXISTS (SELECT FROM outbox.topic_grants) THEN
+        RAISE WARNING USING
+            MESSAGE = 'from now on every role that can emit can emit to all topics',
+            DETAIL = 'There are no topic grants left in this database.',
+            HINT = 'To close all topics, grant one to a role that nobody has.';
+    END IF;
+    RETURN revoked;
+END
+$$;
+COMMENT ON FUNCTION outbox.revoke_topic(regrole, text) IS
+    'Takes back a grant with just this pattern, or without a pattern all grants of the role; returns how many. When the last is gone, all topics are open again.';
+
+-- They act as the owner of the table by themselves (src/pg/acting.rs).
+ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) SECURITY INVOKER;
+ALTER FUNCTION outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, integer, text) SECURITY INVOKER;
+
+CREATE FUNCTION outbox.take_in(
+    source_id      text,
+    topic          text,
+    payload        text,
+    key            text,
+    event_type     text,
+    headers        jsonb,
+    OUT status     text,
+    OUT attempt    integer,
+    INOUT event_id uuid,
+    OUT error      text,
+    partition      integer
+)
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    known outbox.intake;
+BEGIN
+    IF source_id IS NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'null_value_not_allowed',
+            MESSAGE = 'source_id must not be null',
+            DETAIL = 'Attempts are counted, and duplicates found, by the identity that the source gives a message.',
+            HINT = 'Messages without an identity can be emitted with outbox.emit().';
+    END IF;
+    -- The index on it could not hold a longer one.
+    IF octet_length(source_id) > 1000 THEN
+        status := 'rejected';
+        attempt := 1;
+        event_id := NULL;
+        error := 'source_id is longer than 1000 bytes';
+        RETURN;
+    END IF;
+    -- Whoever brings the same message at the same time waits here.
+    INSERT INTO outbox.intake AS i (source_id) VALUES (take_in.source_id) ON CONFLICT DO NOTHING;
+    SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = take_in.source_id FOR UPDATE;
+    IF known.status <> 'invalid' THEN
+        status := CASE known.status WHEN 'stored' THEN 'duplicate' ELSE known.status END;
+        attempt := known.attempts;
+        event_id := known.event_id;
+        error := known.error;
+        RETURN;
+    END IF;
+
+    attempt := known.attempts + 1;
+    BEGIN
+        event_id := outbox.emit(topic, payload::jsonb, key, event_type, headers, event_id, partition);
+        status := 'stored';
+    -- What is wrong with the message. Trouble of the database is not its fault, and goes on to the caller.
+    EXCEPTION WHEN data_exception OR invalid_name OR reserved_name OR program_limit_exceeded THEN
+        event_id := NULL;
+        status := CASE WHEN attempt < current_setting('event_outbox.max_attempts')::integer THEN 'invalid' ELSE 'rejected' END;
+        error := SQLERRM;
+    END;
+    UPDATE outbox.intake AS i
+       SET status = take_in.status, attempts = attempt, event_id = take_in.event_id, error = take_in.error,
+           last_at = clock_timestamp()
+     WHERE i.source_id = take_in.source_id;
+END
+$$;
+COMMENT ON FUNCTION outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) IS
+    'What outbox.try_emit() does as the owner of the outbox, once the caller''s right to the topic is checked.';
+
+CREATE OR REPLACE FUNCTION outbox.try_emit(
+    source_id      text,
+    topic          text,
+    payload        text,
+    key            text DEFAULT NULL,
+    event_type     text DEFAULT NULL,
+    headers        jsonb DEFAULT NULL,
+    OUT status     text,
+    OUT attempt    integer,
+    INOUT event_id uuid DEFAULT NULL,
+    OUT error      text,
+    partition      integer DEFAULT NULL
+)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'outbox_try_emit';
+COMMENT ON FUNCTION outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer) IS
+    'Stores an event for a message that may be invalid, once per source_id, without aborting the transaction; says stored, duplicate, invalid or, after event_outbox.max_attempts, rejected.';
+
+CREATE OR REPLACE FUNCTION outbox.try_emit(
+    source_id      text,
+    topic          text,
+    payload        jsonb,
+    key            text DEFAULT NULL,
+    event_type     text DEFAULT NULL,
+    headers        jsonb DEFAULT NULL,
+    OUT status     text,
+    OUT attempt    integer,
+    INOUT event_id uuid DEFAULT NULL,
+    OUT error      text,
+    partition      integer DEFAULT NULL
+)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'outbox_try_emit_json';
+COMMENT ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) IS
+    'As with a payload of text, for one that is known to be JSON.';
+
 -- As in grants.sql.
-REVOKE ALL ON outbox.status, outbox.relays, outbox.backlog, outbox.paused, outbox.topics FROM PUBLIC;
+REVOKE ALL ON outbox.topic_grants, outbox.relays, outbox.backlog, outbox.paused, outbox.topics FROM PUBLIC;
 REVOKE ALL ON FUNCTION outbox.relay_status(oid), outbox.after_pause(), outbox.pause(text), outbox.resume(),
     outbox.restart_relay(), outbox.ask_kafka(json, interval),
     outbox.create_topic(text, integer, integer, jsonb, interval), outbox.topics_in_use(),
-    outbox.describe_topics(text[], interval), outbox.check() FROM PUBLIC;
+    outbox.describe_topics(text[], interval), outbox.check(), outbox.topic_grants_changed(),
+    outbox.grant_topic(regrole, text), outbox.revoke_topic(regrole, text),
+    outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.relay_status(oid) TO PUBLIC;

@@ -22,20 +22,20 @@ COMMENT ON COLUMN outbox.intake.last_at IS 'When it was examined last.';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.intake', '');
 
-CREATE FUNCTION outbox.try_emit(
+CREATE FUNCTION outbox.take_in(
     source_id      text,
     topic          text,
     payload        text,
-    key            text DEFAULT NULL,
-    event_type     text DEFAULT NULL,
-    headers        jsonb DEFAULT NULL,
+    key            text,
+    event_type     text,
+    headers        jsonb,
     OUT status     text,
     OUT attempt    integer,
-    INOUT event_id uuid DEFAULT NULL,
+    INOUT event_id uuid,
     OUT error      text,
-    partition      integer DEFAULT NULL
+    partition      integer
 )
-    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     known outbox.intake;
@@ -56,8 +56,8 @@ BEGIN
         RETURN;
     END IF;
     -- Whoever brings the same message at the same time waits here.
-    INSERT INTO outbox.intake AS i (source_id) VALUES (try_emit.source_id) ON CONFLICT DO NOTHING;
-    SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = try_emit.source_id FOR UPDATE;
+    INSERT INTO outbox.intake AS i (source_id) VALUES (take_in.source_id) ON CONFLICT DO NOTHING;
+    SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = take_in.source_id FOR UPDATE;
     IF known.status <> 'invalid' THEN
         status := CASE known.status WHEN 'stored' THEN 'duplicate' ELSE known.status END;
         attempt := known.attempts;
@@ -77,11 +77,29 @@ BEGIN
         error := SQLERRM;
     END;
     UPDATE outbox.intake AS i
-       SET status = try_emit.status, attempts = attempt, event_id = try_emit.event_id, error = try_emit.error,
+       SET status = take_in.status, attempts = attempt, event_id = take_in.event_id, error = take_in.error,
            last_at = clock_timestamp()
-     WHERE i.source_id = try_emit.source_id;
+     WHERE i.source_id = take_in.source_id;
 END
 $$;
+COMMENT ON FUNCTION outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) IS
+    'What outbox.try_emit() does as the owner of the outbox, once the caller''s right to the topic is checked.';
+
+CREATE FUNCTION outbox.try_emit(
+    source_id      text,
+    topic          text,
+    payload        text,
+    key            text DEFAULT NULL,
+    event_type     text DEFAULT NULL,
+    headers        jsonb DEFAULT NULL,
+    OUT status     text,
+    OUT attempt    integer,
+    INOUT event_id uuid DEFAULT NULL,
+    OUT error      text,
+    partition      integer DEFAULT NULL
+)
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'outbox_try_emit';
 COMMENT ON FUNCTION outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer) IS
     'Stores an event for a message that may be invalid, once per source_id, without aborting the transaction; says stored, duplicate, invalid or, after event_outbox.max_attempts, rejected.';
 
@@ -98,7 +116,7 @@ CREATE FUNCTION outbox.try_emit(
     OUT error      text,
     partition      integer DEFAULT NULL
 )
-    LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
-    AS $$ SELECT * FROM outbox.try_emit(source_id, topic, payload::text, key, event_type, headers, event_id, partition) $$;
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'outbox_try_emit_json';
 COMMENT ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) IS
     'As with a payload of text, for one that is known to be JSON.';

@@ -25,6 +25,7 @@ extension_sql_file!("../sql/schema.sql", name = "schema");
 extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["schema"]);
 extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["functions"]);
 extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
+extension_sql_file!("../sql/topic_grants.sql", name = "topic_grants", requires = ["schema"]);
 extension_sql_file!("../sql/emit.sql", name = "emit", requires = ["tables"]);
 extension_sql_file!("../sql/dead_letters.sql", name = "dead_letters", requires = ["triggers"]);
 extension_sql_file!("../sql/intake.sql", name = "intake", requires = ["emit"]);
@@ -32,7 +33,12 @@ extension_sql_file!("../sql/views.sql", name = "views", requires = ["dead_letter
 extension_sql_file!("../sql/control.sql", name = "control", requires = ["views"]);
 extension_sql_file!("../sql/topics.sql", name = "topics", requires = ["control"]);
 extension_sql_file!("../sql/check.sql", name = "check", requires = ["topics"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["intake", "check"], finalize);
+extension_sql_file!(
+    "../sql/grants.sql",
+    name = "grants",
+    requires = ["intake", "check", "topic_grants"],
+    finalize
+);
 
 /// Called when a process loads the library: by the postmaster, once, if it is preloaded.
 #[allow(non_snake_case)]
@@ -43,6 +49,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shared::init();
     pg::mailbox::init();
     pg::wake::init();
+    pg::topic_rights::init();
     pg::hooks::init();
     relay::launcher::init();
 }

@@ -20,6 +20,35 @@ pub fn is_valid(name: &str) -> bool {
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
+/// The topics that a grant opens: one by its name, or all that begin alike.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pattern {
+    /// This topic alone.
+    Topic(String),
+    /// All topics whose names begin so.
+    Prefix(String),
+}
+
+impl Pattern {
+    /// Reads a pattern: with an asterisk at its end it is a prefix. No topic's name has an asterisk.
+    #[must_use]
+    pub fn new(text: &str) -> Self {
+        match text.strip_suffix('*') {
+            Some(prefix) => Self::Prefix(prefix.to_owned()),
+            None => Self::Topic(text.to_owned()),
+        }
+    }
+
+    /// Whether it opens this topic.
+    #[must_use]
+    pub fn matches(&self, topic: &str) -> bool {
+        match self {
+            Self::Topic(name) => topic == name,
+            Self::Prefix(prefix) => topic.starts_with(prefix.as_str()),
+        }
+    }
+}
+
 /// The NOTIFY channel of a topic: `outbox:` and the topic. A topic too long for a channel is cut and
 /// closed with `~` and 128 bits of its SHA-256, so that two topics never share a channel (`~` is not
 /// a character of topic names, so a shortened name cannot equal a whole one).
@@ -49,6 +78,25 @@ mod tests {
         }
         for bad in ["", ".", "..", "a b", "naïve", "a/b", "a\n", "a,b", "a:b", &"x".repeat(250)] {
             assert!(!is_valid(bad), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_a_name_or_a_beginning() {
+        for (pattern, topic, matches) in [
+            ("orders", "orders", true),
+            ("orders", "orders.eu", false),
+            ("orders", "Orders", false),
+            ("orders*", "orders", true),
+            ("orders.*", "orders.eu", true),
+            ("orders.*", "orders", false),
+            ("orders.*", "ordersXeu", false),
+            ("*", "anything", true),
+            ("a*b*", "a*b*", true),
+            ("a*b*", "axb", false),
+            ("", "orders", false),
+        ] {
+            assert_eq!(Pattern::new(pattern).matches(topic), matches, "{pattern} {topic}");
         }
     }
 

@@ -7,10 +7,11 @@ use event_outbox_domain::event::Draft;
 use event_outbox_domain::json;
 use pgrx::prelude::*;
 
+use super::acting::{Acting, Owner};
 use super::errors::Complaint;
 use super::functions::{Arguments, new_uuid, sql_function};
-use super::settings;
 use super::spi::{self, Access, Statement};
+use super::{settings, topic_rights};
 
 static INSERT: Statement = Statement::new(
     c"INSERT INTO outbox.events (event_id, topic, partition, key, payload, headers, event_type, content_type) \
@@ -82,6 +83,8 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         event_type: new.event_type,
         emitted_at: None,
     });
+    let owner = Owner::find();
+    topic_rights::check(new.topic.unwrap_or_default(), owner);
     let event_id = new.event_id.unwrap_or_else(new_uuid).into_datum();
     let values = [
         event_id,
@@ -94,6 +97,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         // A tombstone has no content whose type could be told.
         new.payload.and(new.content_type).into_datum(),
     ];
+    let _owner = Acting::begin(owner);
     spi::connected(|| {
         let _checked = Checked::mark();
         INSERT.execute(&values, Access::Write, 0);
@@ -135,7 +139,7 @@ pub fn is_checked() -> bool {
 }
 
 /// A jsonb value as compact JSON text.
-fn jsonb_text(datum: pg_sys::Datum) -> String {
+pub fn jsonb_text(datum: pg_sys::Datum) -> String {
     // SAFETY: the argument is declared jsonb. Detoasting gives a whole value in the current memory
     // context, and its text is a C string there, in the database's encoding, which is UTF-8.
     unsafe {

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 
 use super::compat::guarded;
 use super::shared::{self, Phase, Request, Slot};
-use super::wake;
+use super::{topic_rights, wake};
 
 /// How long a command waits for a relay to leave its database. Postgres itself then waits 5 s more
 /// before it gives up with "database is being accessed by other users".
@@ -50,6 +50,8 @@ enum Concern {
     Reconfigure(pg_sys::Oid),
     /// The command needs this database to itself.
     Vacate(pg_sys::Oid),
+    /// What these roles own here is dropped, and their rights here are revoked.
+    DropOwned(Vec<pg_sys::Oid>),
 }
 
 #[pg_guard]
@@ -89,6 +91,10 @@ unsafe extern "C-unwind" fn process_utility(
         Concern::Start => wake::at_commit(),
         Concern::Look => wake::at_commit_if_present(),
         Concern::Reconfigure(database) => wake::restart_at_commit(database),
+        Concern::DropOwned(roles) => {
+            wake::at_commit_if_present();
+            topic_rights::drop_owned(&roles);
+        }
         Concern::None | Concern::Vacate(_) => {}
     }
 }
@@ -126,7 +132,12 @@ impl Concern {
                         [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
                     if may_end_it.contains(&kind) { Self::Look } else { Self::None }
                 }
-                pg_sys::NodeTag::T_DropOwnedStmt => Self::Look,
+                pg_sys::NodeTag::T_DropOwnedStmt => {
+                    let roles = list((*node.cast::<pg_sys::DropOwnedStmt>()).roles);
+                    Self::DropOwned(
+                        roles.map(|role| pg_sys::get_rolespec_oid(role.cast_const().cast(), false)).collect(),
+                    )
+                }
                 pg_sys::NodeTag::T_AlterDatabaseSetStmt => {
                     Self::reconfigure((*node.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname)
                 }
@@ -194,12 +205,22 @@ unsafe fn database(name: *const c_char) -> Option<pg_sys::Oid> {
 unsafe fn option(list: *mut pg_sys::List, name: &CStr) -> Option<*const c_char> {
     // SAFETY: as promised by the caller; the list has as many elements as its length says.
     unsafe {
-        let length = if list.is_null() { 0 } else { (*list).length as usize };
-        (0..length)
-            .map(|at| (*(*list).elements.add(at)).ptr_value.cast::<pg_sys::DefElem>())
+        self::list(list)
+            .map(|element| element.cast::<pg_sys::DefElem>())
             .find(|element| CStr::from_ptr((**element).defname) == name && !(**element).arg.is_null())
             .map(|element| pg_sys::defGetString(element).cast_const())
     }
+}
+
+/// The elements of a list of pointers.
+///
+/// # Safety
+/// `list` is such a list, or null, and outlives what is returned.
+unsafe fn list(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c_void> {
+    // SAFETY: the list has as many elements as its length says.
+    let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
+    // SAFETY: as above.
+    (0..length).map(move |at| unsafe { (*(*list).elements.add(at)).ptr_value })
 }
 
 /// While it lives, the relay of a database stays away.

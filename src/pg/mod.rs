@@ -2,6 +2,7 @@
 
 use pgrx::prelude::*;
 
+pub mod acting;
 pub mod compat;
 pub mod control;
 pub mod databases;
@@ -24,8 +25,10 @@ pub mod spi;
 pub mod state;
 pub mod statements;
 pub mod status;
+pub mod topic_rights;
 pub mod transaction;
 pub mod triggers;
+pub mod try_emit;
 pub mod wait_published;
 pub mod wake;
 

@@ -180,6 +180,14 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
+    /// The whole row as one value, which outlives the connection: what a function with several results returns.
+    #[must_use]
+    pub fn into_composite(self) -> Option<pg_sys::Datum> {
+        // SAFETY: tuple and descriptor belong together; the copy is made in the context of who has connected.
+        let tuple = unsafe { pg_sys::SPI_returntuple(self.tuple, self.descriptor) };
+        (!tuple.is_null()).then(|| pg_sys::Datum::from(tuple))
+    }
+
     /// The value of a column as a Rust value.
     #[must_use]
     pub fn get<T: FromDatum>(&self, column: c_int) -> Option<T> {

@@ -194,6 +194,14 @@ impl Snapshot {
         Self
     }
 
+    /// Takes one of what is committed now, though the transaction may keep to an older one.
+    #[must_use]
+    pub fn take_latest() -> Self {
+        // SAFETY: as above.
+        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
+        Self
+    }
+
     /// The running transactions' full ids, and the snapshot's upper bound.
     fn running(&self, next_xid: u64) -> (Vec<u64>, u64) {
         // SAFETY: the active snapshot lives as long as `self`; xip has xcnt entries, the top-level ids.

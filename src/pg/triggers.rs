@@ -5,9 +5,10 @@ use event_outbox_domain::event::Draft;
 use pgrx::datum::JsonString;
 use pgrx::prelude::*;
 
+use super::acting::Owner;
 use super::functions::{self, Arguments, sql_function};
 use super::spi::Row;
-use super::{compat, emit, settings, wake};
+use super::{compat, emit, settings, topic_rights, wake};
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
 sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
@@ -23,14 +24,16 @@ fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Before each inserted row: refuses what Kafka would never accept. Rows of `emit()` have been checked.
+/// Before each inserted row: refuses what Kafka would never accept, and topics that the current user may not emit
+/// to. Rows of `emit()` have been checked.
 fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     if !emit::is_checked() {
         let row = Row::of_trigger(firing, firing.tg_trigtuple);
         let headers: Option<JsonString> = row.named(c"headers");
+        let topic: Option<&str> = row.named(c"topic");
         emit::check(&Draft {
-            topic: row.named(c"topic"),
+            topic,
             partition: row.named(c"partition"),
             key: row.named(c"key"),
             payload_bytes: row.named(c"payload").map(<[u8]>::len),
@@ -38,6 +41,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
             event_type: row.named(c"event_type"),
             emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
         });
+        topic_rights::check(topic.unwrap_or_default(), Owner::find());
     }
     Some(pg_sys::Datum::from(firing.tg_trigtuple))
 }
@@ -72,7 +76,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 /// The circumstances in which a trigger function was called.
-fn firing(arguments: &Arguments) -> &pg_sys::TriggerData {
+pub fn firing(arguments: &Arguments) -> &pg_sys::TriggerData {
     // SAFETY: the call is alive; its context is trigger data exactly if the node tag says so.
     unsafe {
         let context = (*arguments.call()).context;

@@ -15,7 +15,7 @@ fn pending(client: &mut Client) -> Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-fn dump_and_restore(from: &Stage, to: &str) -> Result<()> {
+pub fn dump_and_restore(from: &Stage, to: &str) -> Result<()> {
     let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").output()?;
     ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let mut restore = from

@@ -43,6 +43,8 @@ mod stage;
 mod stuck;
 mod surroundings;
 mod table;
+mod topic_administration;
+mod topic_grants;
 mod topics;
 mod transactions;
 mod upgrade;

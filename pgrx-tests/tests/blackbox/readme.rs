@@ -127,7 +127,8 @@ fn the_sql_api_is_told_whole() -> Result<()> {
         table_rows(&text).iter().map(|(name, _)| name.split(['(', ' ']).next().unwrap_or(name)).collect();
     let public = stage.client.query(
         "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
-            AND prorettype <> 'trigger'::regtype AND proname NOT IN ('relay_status', 'ask_kafka', 'topics_in_use', 'choose_dead_letters') \
+            AND prorettype <> 'trigger'::regtype \
+            AND proname NOT IN ('relay_status', 'ask_kafka', 'topics_in_use', 'choose_dead_letters', 'take_in') \
          UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v')",
         &[],
     )?;

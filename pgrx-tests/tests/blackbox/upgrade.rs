@@ -78,7 +78,7 @@ fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
     assert!(before == catalog(&mut stage)?, "two looks at the same differ");
     for change in [
         "ALTER FUNCTION outbox.emit STABLE",
-        "ALTER FUNCTION outbox.emit SECURITY INVOKER",
+        "ALTER FUNCTION outbox.emit SECURITY DEFINER",
         "ALTER FUNCTION outbox.emit PARALLEL SAFE",
         "ALTER FUNCTION outbox.bury_event() SET search_path = public",
         "CREATE OR REPLACE FUNCTION outbox.bury_event() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",

@@ -1,0 +1,157 @@
+//! Who may emit to which topics: `outbox.topic_grants` (`sql/topic_grants.sql`).
+//!
+//! Each session keeps the grants, and reads them anew after the invalidation that every change of the table
+//! sends at its commit, as Postgres does with its own catalogs. So the check costs next to nothing while there are none.
+
+use std::cell::{Cell, RefCell};
+
+use event_outbox_domain::topic::Pattern;
+use pgrx::prelude::*;
+
+use super::acting::{self, Acting, Owner};
+use super::errors::Complaint;
+use super::functions::{Arguments, sql_function};
+use super::spi::{self, Access, Statement};
+use super::statements::Snapshot;
+
+static ALL: Statement = Statement::new(c"SELECT g.role, g.pattern FROM outbox.topic_grants AS g", &[]);
+
+/// A session may have any search path here.
+static FORGET: Statement = Statement::new(
+    c"DELETE FROM outbox.topic_grants AS g WHERE g.role OPERATOR(pg_catalog.=) ANY ($1)",
+    &[pg_sys::OIDARRAYOID],
+);
+
+sql_function!(outbox_topic_grants_changed, pg_finfo_outbox_topic_grants_changed, topic_grants_changed);
+
+struct Grant {
+    role: pg_sys::Oid,
+    pattern: Pattern,
+}
+
+/// The grants, as they were when they were read.
+struct Known {
+    age: u64,
+    grants: Vec<Grant>,
+}
+
+thread_local! {
+    /// The table that `KNOWN` is of.
+    static TABLE: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
+    /// Counts the changes of it that this session has heard of.
+    static AGE: Cell<u64> = const { Cell::new(0) };
+    static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
+}
+
+/// Has changes of the table heard of; inherited by every backend.
+pub fn init() {
+    // SAFETY: the callback lives as long as the library, which is never unloaded.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0_usize)) }
+}
+
+/// An invalidation arrived: of one relation, or of all. In the middle of anything, so it only counts.
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    if relation == pg_sys::InvalidOid || relation == TABLE.get() {
+        AGE.set(AGE.get().wrapping_add(1));
+    }
+}
+
+/// After each statement that changes the grants: all sessions hear of it when it commits, this one at once.
+fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    // SAFETY: the relation of a firing trigger is open.
+    unsafe { pg_sys::CacheInvalidateRelcache(super::triggers::firing(arguments).tg_relation) };
+    Some(pg_sys::Datum::from(0_usize))
+}
+
+/// Raises an error unless the current user may emit to this topic.
+pub fn check(topic: &str, owner: Owner) {
+    // SAFETY: a plain variable of this process.
+    let user = unsafe { pg_sys::GetUserId() };
+    if !may_emit(user, topic, owner) {
+        refuse(user, topic);
+    }
+}
+
+fn may_emit(user: pg_sys::Oid, topic: &str, owner: Owner) -> bool {
+    refresh(owner);
+    KNOWN.with_borrow(|known| {
+        let grants = known.as_ref().map_or(&[][..], |known| &known.grants);
+        grants.is_empty()
+            || owner.is_matched_by(user)
+            || grants.iter().any(|grant| {
+                // SAFETY: in a transaction; a role that is no more has no members.
+                grant.pattern.matches(topic) && unsafe { pg_sys::has_privs_of_role(user, grant.role) }
+            })
+    })
+}
+
+/// Reads the grants, if they have changed since.
+fn refresh(owner: Owner) {
+    // A transaction that has all its locks would not hear of a change before its end.
+    // SAFETY: in a transaction, at a place where locks could be taken as well.
+    unsafe { pg_sys::AcceptInvalidationMessages() };
+    let is_fresh = KNOWN.with_borrow(|known| known.as_ref().is_some_and(|known| known.age == AGE.get()));
+    if is_fresh {
+        return;
+    }
+    let table = acting::relation(c"topic_grants");
+    TABLE.set(table);
+    // A change that is heard of while they are read makes them be read again.
+    let age = AGE.get();
+    let known = (table != pg_sys::InvalidOid).then(|| Known { age, grants: read(owner) });
+    KNOWN.set(known);
+}
+
+fn read(owner: Owner) -> Vec<Grant> {
+    let _owner = Acting::begin(owner);
+    // What is committed now, though the transaction may have an older snapshot: it is kept beyond its end.
+    let _snapshot = Snapshot::take_latest();
+    spi::connected(|| {
+        let rows = ALL.execute(&[], Access::Read, 0);
+        rows.iter()
+            .filter_map(|row| Some(Grant { role: row.get(1)?, pattern: Pattern::new(row.get::<&str>(2)?) }))
+            .collect()
+    })
+}
+
+fn refuse(user: pg_sys::Oid, topic: &str) -> ! {
+    // SAFETY: in a transaction; gives a C string, or null for a user that is no more.
+    let name = unsafe {
+        let name = pg_sys::GetUserNameFromId(user, true);
+        if name.is_null() {
+            user.to_u32().to_string()
+        } else {
+            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    };
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        message: format!("permission denied for topic \"{topic}\""),
+        detail: format!("Neither role \"{name}\" nor a role whose rights it has was granted this topic."),
+        hint: "An administrator can grant it with outbox.grant_topic().".into(),
+    }
+    .raise()
+}
+
+/// `DROP OWNED BY` takes the grants of these roles, too, as it does with other rights.
+///
+/// It can be called for oneself, so it must not open all topics: the last grants are left to `revoke_topic()`.
+pub fn drop_owned(roles: &[pg_sys::Oid]) {
+    if acting::relation(c"topic_grants") == pg_sys::InvalidOid {
+        return;
+    }
+    let _owner = Acting::begin(Owner::find());
+    spi::connected(|| {
+        let dropped = FORGET.execute(&[roles.to_vec().into_datum()], Access::Write, 0).len();
+        if dropped > 0 && ALL.execute(&[], Access::Write, 1).is_empty() {
+            Complaint {
+                code: PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
+                message: "the last topic grants of this database cannot be dropped".into(),
+                detail: "Without any grant, every role that can emit could emit to all topics.".into(),
+                hint: "Revoke them with outbox.revoke_topic() first, or grant a topic to another role."
+                    .into(),
+            }
+            .raise()
+        }
+    });
+}

@@ -1,0 +1,47 @@
+//! `outbox.try_emit()`: a message that may be invalid is taken in, by `outbox.take_in()` (`sql/intake.sql`).
+
+use event_outbox_domain::topic;
+use pgrx::prelude::*;
+
+use super::acting::{Acting, Owner};
+use super::emit::jsonb_text;
+use super::functions::{Arguments, sql_function};
+use super::spi::{self, Access, Statement};
+use super::topic_rights;
+
+static TAKE_IN: Statement = Statement::new(
+    c"SELECT t.status, t.attempt, t.event_id, t.error FROM outbox.take_in($1, $2, $3, $4, $5, $6, $7, $8) AS t",
+    &[
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::TEXTOID,
+        pg_sys::JSONBOID,
+        pg_sys::UUIDOID,
+        pg_sys::INT4OID,
+    ],
+);
+
+sql_function!(outbox_try_emit, pg_finfo_outbox_try_emit, try_emit);
+sql_function!(outbox_try_emit_json, pg_finfo_outbox_try_emit_json, try_emit_json);
+
+fn try_emit(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    take_in(arguments, arguments.datum(2))
+}
+
+fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    take_in(arguments, arguments.datum(2).map(jsonb_text).into_datum())
+}
+
+fn take_in(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
+    let owner = Owner::find();
+    // A topic that the caller may not emit to is no fault of the message; one that is none, or missing, is.
+    if let Some(topic) = arguments.text(1).filter(|name| topic::is_valid(name)) {
+        topic_rights::check(topic, owner);
+    }
+    let mut values: [_; 8] = std::array::from_fn(|at| arguments.datum(at));
+    values[2] = payload;
+    let _owner = Acting::begin(owner);
+    spi::connected(|| TAKE_IN.execute(&values, Access::Write, 0).row(0).into_composite())
+}
