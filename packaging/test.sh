@@ -29,11 +29,18 @@ quietly apt-get -q -y install --no-install-recommends /package.deb
 [[ -z $(find /usr/lib/postgresql /usr/share/postgresql -name '*event_outbox*' ! \( -user root -group root \)) ]] ||
     die "not all files are root's"
 
+trap 'pg_ctlcluster "$major" main stop --mode immediate >&3 2>&3 || true' EXIT
+
 step "a server that preloads it, beside a Kafka"
-coproc KAFKA { kcat -M 1 2>&1; }
-read -r -t 60 line <&"${KAFKA[0]}" || die "no Kafka"
-brokers=${line##*bootstrap.servers=}
-brokers=${brokers%%[ ,]*}
+# librdkafka's mock cluster, in a producer that has nothing to produce.
+kafka_log=$(mktemp)
+sleep infinity | kcat -P -b none -t none -X test.mock.num.brokers=1 -X debug=mock >"$kafka_log" 2>&1 &
+brokers() { grep -m 1 -oP 'mockCluster\S* bootstrap.servers=\K\S+' "$kafka_log"; }
+for ((tries = 0; tries < 300; tries++)); do
+    if brokers=$(brokers); then break; fi
+    sleep 0.1
+done
+[[ -n $brokers ]] || die "no Kafka: $(<"$kafka_log")"
 conf set listen_addresses ''
 conf set shared_preload_libraries event_outbox
 conf set event_outbox.bootstrap_servers "$brokers"
