@@ -72,7 +72,7 @@ conf remove shared_preload_libraries
 conf remove event_outbox.bootstrap_servers
 quietly pg_ctlcluster "$major" main restart
 warning=$(dpkg --purge "$package" 2>&1 >&3) || die "it cannot be removed: $warning"
-[[ -z $warning ]] || die "a warning: $warning"
+[[ $warning != *warning* ]] || die "a warning: $warning"
 quietly pg_ctlcluster "$major" main restart
 is 0 "SELECT count(*) FROM pg_available_extensions WHERE name = 'event_outbox'"
 left=$(find / -xdev -name '*event?outbox*' ! -path '/proc/*' ! -name 'package.deb')
