@@ -4,6 +4,6 @@ DO $$ BEGIN
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 GRANT USAGE ON SCHEMA outbox TO metrics;
-GRANT SELECT ON outbox.status TO metrics;
+GRANT SELECT ON outbox.status, outbox.backlog TO metrics;
 -- Of dead letters how many there are of which kind, not what is in them.
 GRANT SELECT (topic, error_class) ON outbox.dead_letters TO metrics;
