@@ -1,6 +1,6 @@
 # PG_MAJOR chooses one of Debian's PostgreSQL versions (default 15), PG_CONFIG any other installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench up down install build fmt lint doc bootstrap clean
+.PHONY: help demo test torture bench up down all install package package-test build fmt lint doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -25,8 +25,21 @@ up: build ## Start a PostgreSQL and a Kafka to play with
 down: ## Stop what `make up` started
 	@scripts/lab playground down
 
-install: bootstrap ## Install the extension into the PostgreSQL of PG_CONFIG
+all: ## Compile what `make install` installs: `pgxn install` asks for it
+	@scripts/bootstrap build
+	@scripts/install compile
+
+install: ## Install the extension into the PostgreSQL of PG_CONFIG
+	@scripts/bootstrap build
 	@scripts/install
+
+package: ## A Debian package for that PostgreSQL, and the source archive for PGXN, in target/dist
+	@scripts/bootstrap build
+	@scripts/package
+	@scripts/package-source
+
+package-test: ## Install the package into a bare Debian, use it, remove it: needs root and a mirror
+	@scripts/package-test
 
 build: bootstrap ## Build the extension for release, into a private PostgreSQL tree below target/
 	@scripts/build-release

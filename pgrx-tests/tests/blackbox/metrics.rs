@@ -1,0 +1,143 @@
+//! What is shipped for Prometheus and Grafana fits the extension: the queries run with the rights that they are given,
+//! and alerts, dashboard and documentation name metrics that there are.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use event_outbox_tests::{Result, layout};
+
+use crate::stage::{Stage, emit};
+
+/// An entry of `postgres_exporter.yaml`: a query, and its columns with the use that is made of each.
+struct Query {
+    name: String,
+    sql: String,
+    columns: Vec<(String, String)>,
+}
+
+fn monitoring(file: &str) -> Result<String> {
+    Ok(fs::read_to_string(layout::repository().join("monitoring").join(file))?)
+}
+
+/// Reads what the file has of YAML.
+fn queries() -> Result<Vec<Query>> {
+    let mut queries: Vec<Query> = Vec::new();
+    for line in monitoring("postgres_exporter.yaml")?.lines() {
+        let text = line.trim();
+        match line.len() - line.trim_start().len() {
+            0 if text.ends_with(':') => queries.push(Query {
+                name: text.trim_end_matches(':').into(),
+                sql: String::new(),
+                columns: Vec::new(),
+            }),
+            4 if text.starts_with("- ") => {
+                let column = text.trim_start_matches("- ").trim_end_matches(':');
+                last(&mut queries).columns.push((column.into(), String::new()));
+            }
+            8 if text.starts_with("usage: ") => {
+                if let Some((_, usage)) = last(&mut queries).columns.last_mut() {
+                    *usage = text.trim_start_matches("usage: ").into();
+                }
+            }
+            indent if indent >= 4 && !text.starts_with("description: ") => {
+                last(&mut queries).sql += line;
+                last(&mut queries).sql += "\n";
+            }
+            _ => {}
+        }
+    }
+    Ok(queries)
+}
+
+fn last(queries: &mut [Query]) -> &mut Query {
+    queries.last_mut().expect("an entry before what is in it")
+}
+
+fn metrics() -> Result<BTreeSet<String>> {
+    let of = |query: &Query| -> Vec<String> {
+        let values = query.columns.iter().filter(|(_, usage)| usage != "LABEL");
+        values.map(|(column, _)| format!("{}_{column}", query.name)).collect()
+    };
+    Ok(queries()?.iter().flat_map(of).collect())
+}
+
+/// The words that can only be metrics.
+fn named_in(text: &str) -> BTreeSet<String> {
+    text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-'))
+        .filter(|word| word.starts_with("event_outbox_") && !word.contains('.'))
+        .map(Into::into)
+        .collect()
+}
+
+#[test]
+fn the_exporters_user_can_run_its_queries() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("metrics");
+    stage.client.batch_execute(&monitoring("grants.sql")?)?;
+    emit(&mut stage.client, &topic, 1)?;
+    stage.client.execute(
+        "INSERT INTO outbox.dead_letters (id, event_id, emitted_at, topic, attempts, error, error_class, first_refused_at,
+                                          last_refused_at)
+         VALUES (1, outbox.uuid_v7(), now(), $1, 3, 'no', NULL, now(), now())",
+        &[&topic],
+    )?;
+    let queries = queries()?;
+    assert!(queries.len() >= 4, "{}", queries.len());
+
+    let mut transaction = stage.client.transaction()?;
+    transaction.batch_execute("SET LOCAL ROLE metrics")?;
+    for query in &queries {
+        let statement = transaction.prepare(&query.sql)?;
+        let columns: Vec<_> = statement.columns().iter().map(postgres::Column::name).collect();
+        let told: Vec<_> = query.columns.iter().map(|(column, _)| column.as_str()).collect();
+        assert_eq!(columns, told, "{}", query.name);
+        for ((column, usage), is) in query.columns.iter().zip(statement.columns()) {
+            let is_number = ["int4", "int8", "numeric", "float8"].contains(&is.type_().name());
+            assert_eq!(is_number, usage != "LABEL", "{column} of {} is {}", query.name, is.type_());
+        }
+        assert!(!transaction.query(&statement, &[])?.is_empty(), "{} has no rows", query.name);
+    }
+    let refused = transaction.execute("SELECT payload FROM outbox.dead_letters", &[]);
+    assert!(refused.is_err(), "it may see what is in events");
+    drop(transaction);
+    Ok(stage.client.batch_execute("DROP OWNED BY metrics; DROP ROLE metrics")?)
+}
+
+#[test]
+fn every_state_of_a_relay_is_measured() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let sql = "SELECT col_description('outbox.status'::regclass, attnum) FROM pg_attribute \
+                WHERE attrelid = 'outbox.status'::regclass AND attname = 'state'";
+    let comment: String = stage.client.query_one(sql, &[])?.get(0);
+    let states: BTreeSet<_> = comment
+        .split([',', '.'])
+        .flat_map(|part| part.split(" or "))
+        .filter_map(|part| part.split_whitespace().next())
+        .collect();
+    let yaml = monitoring("postgres_exporter.yaml")?;
+    let list = yaml.split("'{").nth(1).and_then(|rest| rest.split('}').next()).unwrap_or_default();
+    assert_eq!(list.split(',').collect::<BTreeSet<_>>(), states);
+    Ok(())
+}
+
+#[test]
+fn alerts_and_dashboard_name_metrics_that_there_are() -> Result<()> {
+    let metrics = metrics()?;
+    for file in ["alerts.yaml", "alerts_test.yaml", "grafana/dashboard.json"] {
+        let named = named_in(&monitoring(file)?);
+        assert!(named.len() >= 5, "{file} names {named:?}");
+        let unknown: Vec<_> = named.difference(&metrics).collect();
+        assert!(unknown.is_empty(), "{file}: {unknown:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_metrics_are_all_documented() -> Result<()> {
+    let page = fs::read_to_string(layout::repository().join("docs/monitoring.md"))?;
+    assert_eq!(named_in(&page), metrics()?);
+    for alert in monitoring("alerts.yaml")?.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
+        assert!(page.contains(&format!("`{alert}`")), "{alert} is not in docs/monitoring.md");
+    }
+    Ok(())
+}
