@@ -2,6 +2,7 @@
 # shellcheck shell=bash
 
 # What is of interest only if something fails.
+# shellcheck disable=SC2154
 log=$target/bootstrap.log
 
 have() { command -v "$1" >/dev/null 2>&1; }

@@ -45,5 +45,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shared::init();
     pg::wake::init();
     pg::hooks::init();
-    relay::launcher::init();
+    // While pg_upgrade works, nobody else is to publish or delete.
+    if !pg::is_binary_upgrade() {
+        relay::launcher::init();
+    }
 }
