@@ -1,4 +1,4 @@
-# PG_MAJOR chooses one of Debian's PostgreSQL versions (default 15), PG_CONFIG any other installation.
+# PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
 .PHONY: help demo test torture bench up down all install package package-test build fmt lint doc bootstrap clean
 MAKEFLAGS += --no-print-directory

@@ -1,6 +1,9 @@
 # Sourced by the other scripts: where things live, which PostgreSQL is meant, who runs the servers.
 # shellcheck shell=bash disable=SC2153
 
+# The major versions of PostgreSQL, oldest first.
+supported="15 16 17 18"
+
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 target=${CARGO_TARGET_DIR:-$root/target}
 mkdir -p "$target"
@@ -15,34 +18,47 @@ export PGRX_HOME=$target/pgrx
 # build.rs passes the link flag; with cargo-pgrx passing it too, every crate would be compiled twice.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 
-# PG_CONFIG names a PostgreSQL; without it, PG_MAJOR names one of Debian's.
-if [[ -n ${PG_CONFIG:-} ]]; then
-    PG_CONFIG=$(command -v "$PG_CONFIG") || { printf 'error: PG_CONFIG is no program\n' >&2 && exit 1; }
-    PG_MAJOR=$("$PG_CONFIG" --version | grep -oE '[0-9]+' | head -n 1)
-else
-    PG_MAJOR=${PG_MAJOR:-15}
-    PG_CONFIG=/usr/lib/postgresql/$PG_MAJOR/bin/pg_config
-fi
-export PG_CONFIG PG_MAJOR
-
 # Everything the servers must be able to reach: PostgreSQL trees, clusters, Kafka's data.
 # target/lab may be a link to where they can: see make_lab.
 lab=$(readlink -m "$target/lab")
 export EVENT_OUTBOX_LAB=$lab
 export EVENT_OUTBOX_KAFKA_LIBS=$target/kafka/libs
 
-# The private trees of this PostgreSQL; another installation of the same major version has its own.
-pg_home=$lab/pg$PG_MAJOR
-if [[ -x $PG_CONFIG && $("$PG_CONFIG" --bindir) != "/usr/lib/postgresql/$PG_MAJOR/bin" ]]; then
-    pg_home+=-$("$PG_CONFIG" --bindir | sha256sum | cut -c 1-8)
-fi
-export EVENT_OUTBOX_PG_HOME=$pg_home
-
 step() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
 die() {
     printf 'error: %s\n' "$*" >&2
     exit 1
 }
+
+# The directory of a major version's programs: in Debian's packages (PGDG's are the same), and in a build of our own,
+# where no package has it.
+packaged_bindir() { printf '/usr/lib/postgresql/%s/bin' "$PG_MAJOR"; }
+own_bindir() { printf '%s/postgresql-%s/bin' "$lab" "$PG_MAJOR"; }
+
+# PG_CONFIG names a PostgreSQL; without it, PG names a major version.
+given_pg_config=${PG_CONFIG:-}
+choose_postgres() {
+    local bindir
+    if [[ -n $given_pg_config ]]; then
+        PG_CONFIG=$(command -v "$given_pg_config") || die "PG_CONFIG is no program: $given_pg_config"
+        PG_MAJOR=$("$PG_CONFIG" --version | grep -oE '[0-9]+' | head -n 1)
+        bindir=$("$PG_CONFIG" --bindir)
+        [[ ${PG:-$PG_MAJOR} == "$PG_MAJOR" ]] || die "PG is $PG, but PG_CONFIG is of PostgreSQL $PG_MAJOR"
+    else
+        PG_MAJOR=${PG:-15}
+        bindir=$(packaged_bindir)
+        if [[ ! -x $bindir/pg_config && -x $(own_bindir)/pg_config ]]; then bindir=$(own_bindir); fi
+        PG_CONFIG=$bindir/pg_config
+    fi
+    [[ " $supported " == *" $PG_MAJOR "* ]] || die "PostgreSQL $PG_MAJOR is not supported: choose one of $supported"
+    # The private trees of this PostgreSQL; an installation elsewhere of the same major version has its own.
+    pg_home=$lab/pg$PG_MAJOR
+    if [[ $bindir != "$(packaged_bindir)" && $bindir != "$(own_bindir)" ]]; then
+        pg_home+=-$(sha256sum <<<"$bindir" | cut -c 1-8)
+    fi
+    export EVENT_OUTBOX_PG_HOME=$pg_home
+}
+choose_postgres
 
 # Postgres refuses to run as root: root's servers run as the user of Debian's package.
 as_server_user() {
@@ -62,8 +78,8 @@ make_lab() {
     if ! as_server_user test -x "$link/."; then
         rmdir "$link"
         ln -s "$(mktemp -d /var/tmp/event_outbox.XXXXXX)" "$link"
-        pg_home=$(readlink -m "$link")/${pg_home##*/}
         lab=$(readlink -m "$link")
+        choose_postgres
         step "servers live in $lab: user postgres cannot reach $target"
     fi
     chmod 755 "$lab"

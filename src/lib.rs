@@ -51,5 +51,8 @@ pub extern "C-unwind" fn _PG_init() {
     pg::wake::init();
     pg::topic_rights::init();
     pg::hooks::init();
-    relay::launcher::init();
+    // While pg_upgrade works, nobody else is to publish or delete.
+    if !pg::is_binary_upgrade() {
+        relay::launcher::init();
+    }
 }

@@ -25,18 +25,26 @@ pub fn postgres_home() -> Result<PathBuf> {
     home.canonicalize().context("no private PostgreSQL yet: run scripts/bootstrap")
 }
 
+/// The same of the newer PostgreSQL that pg_upgrade is tested with.
+pub fn newer_postgres_home() -> Result<PathBuf> {
+    let home = std::env::var_os("EVENT_OUTBOX_NEWER_PG_HOME")
+        .context("no newer PostgreSQL: run scripts/pg-upgrade")?;
+    PathBuf::from(home)
+        .canonicalize()
+        .context("the newer PostgreSQL has no private trees: run scripts/bootstrap")
+}
+
 /// The name of the private PostgreSQL tree that holds the release build of the extension.
 pub const RELEASE: &str = "release";
 
 /// The programs of that tree.
 pub fn postgres_bin() -> Result<PathBuf> {
-    postgres_bin_of(RELEASE)
+    tree_bin(&postgres_home()?, RELEASE)
 }
 
 /// The programs of a private PostgreSQL tree.
-pub fn postgres_bin_of(tree: &str) -> Result<PathBuf> {
+pub fn tree_bin(home: &Path, tree: &str) -> Result<PathBuf> {
     // PostgreSQL finds its files relative to the binary's real place.
-    let home = postgres_home()?;
     home.join(tree)
         .join("bin")
         .canonicalize()

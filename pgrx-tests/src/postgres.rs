@@ -51,6 +51,7 @@ impl StopMode {
 #[derive(Clone)]
 pub struct ClusterOptions {
     name: String,
+    home: fn() -> Result<PathBuf>,
     tree: &'static str,
     settings: BTreeMap<String, String>,
     environment: BTreeMap<String, OsString>,
@@ -75,6 +76,12 @@ impl ClusterOptions {
         self
     }
 
+    /// Of the newer PostgreSQL that pg_upgrade is tested with.
+    pub fn newer(mut self) -> Self {
+        self.home = layout::newer_postgres_home;
+        self
+    }
+
     /// With fsync, as in earnest; tests do without.
     pub fn durable(self) -> Self {
         self.set("fsync", "on").set("full_page_writes", "on")
@@ -94,10 +101,18 @@ impl ClusterOptions {
 
     /// Makes the cluster and starts its server.
     pub fn start(self) -> Result<Cluster> {
-        let bin = layout::postgres_bin_of(self.tree)?;
+        let mut cluster = self.create()?;
+        cluster.start()?;
+        Ok(cluster)
+    }
+
+    /// Makes the cluster.
+    pub fn create(self) -> Result<Cluster> {
+        let home = (self.home)()?;
+        let bin = layout::tree_bin(&home, self.tree)?;
         let scratch = Scratch::new(&self.name, self.fate)?;
         let sockets = Scratch::for_sockets(self.fate)?;
-        copy_template(&bin, &scratch.path().join("data"))?;
+        copy_template(&home, &bin, &scratch.path().join("data"))?;
         let port = ports::free()?;
         let mut settings = self.settings;
         let socket_dir = sockets.path().display().to_string();
@@ -105,9 +120,8 @@ impl ClusterOptions {
         settings.insert("unix_socket_directories".into(), socket_dir);
         let settings = Mutex::new(settings);
         let (environment, fate) = (self.environment, self.fate);
-        let mut cluster = Cluster { bin, scratch, sockets, port, settings, environment, fate, process: None };
+        let cluster = Cluster { bin, scratch, sockets, port, settings, environment, fate, process: None };
         cluster.write_settings()?;
-        cluster.start()?;
         Ok(cluster)
     }
 }
@@ -130,6 +144,7 @@ impl Cluster {
     pub fn options(name: &str) -> ClusterOptions {
         let options = ClusterOptions {
             name: name.into(),
+            home: layout::postgres_home,
             tree: layout::RELEASE,
             settings: BTreeMap::new(),
             environment: BTreeMap::new(),
@@ -229,6 +244,11 @@ impl Cluster {
         command
     }
 
+    /// The directory of this PostgreSQL's programs.
+    pub fn bin_dir(&self) -> &Path {
+        &self.bin
+    }
+
     /// The postmaster's process id.
     pub fn pid(&self) -> Result<u32> {
         Ok(self.process.as_ref().context("the server is not running")?.pid())
@@ -291,8 +311,7 @@ impl Cluster {
 }
 
 /// Copies a freshly initialised cluster; `initdb` runs once for a PostgreSQL version.
-fn copy_template(bin: &Path, data: &Path) -> Result<()> {
-    let home = layout::postgres_home()?;
+fn copy_template(home: &Path, bin: &Path, data: &Path) -> Result<()> {
     let template = home.join("template");
     let stamp = home.join("template.stamp");
     let version = fs::read_to_string(home.join("release/stamp"))?;

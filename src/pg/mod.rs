@@ -49,6 +49,13 @@ pub fn require_preloading() {
     .raise()
 }
 
+/// Whether pg_upgrade has started this server, for its own work.
+#[must_use]
+pub fn is_binary_upgrade() -> bool {
+    // SAFETY: a plain flag, set by the postmaster before it loads libraries.
+    unsafe { pg_sys::IsBinaryUpgrade }
+}
+
 /// The current time in microseconds since 1970-01-01 UTC.
 #[must_use]
 pub fn now() -> i64 {
