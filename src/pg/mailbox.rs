@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-use super::process;
+use super::{process, shared};
 
 /// The most bytes of a request, and of an answer.
 const LETTER_BYTES: usize = 128 * 1024;
@@ -28,10 +28,8 @@ static LETTER: PgLwLock<AssertPGRXSharedMemory<Letter>> = unsafe { PgLwLock::new
 
 /// Requests the shared memory.
 pub fn init() {
-    // SAFETY: neither holds anything that belongs to one process.
-    pg_shmem_init!(MAILBOX = unsafe { AssertPGRXSharedMemory::new(Mailbox::default()) });
-    // SAFETY: as above.
-    pg_shmem_init!(LETTER = unsafe { AssertPGRXSharedMemory::new(Letter::default()) });
+    pg_shmem_init!(MAILBOX = shared::shareable(Mailbox::default()));
+    pg_shmem_init!(LETTER = shared::shareable(Letter::default()));
 }
 
 /// The mailbox.

@@ -30,8 +30,10 @@ pub fn init() {
     pg_shmem_init!(ERRORS = shareable(Errors::default()));
 }
 
-fn shareable<T>(value: T) -> AssertPGRXSharedMemory<T> {
-    // SAFETY: a roster and a table of texts hold nothing that belongs to one process.
+/// A value for shared memory.
+pub(super) fn shareable<T>(value: T) -> AssertPGRXSharedMemory<T> {
+    // SAFETY: what this extension shares are atomics, numbers, bytes, and in latches and condition variables pointers
+    // into the main shared memory: nothing that belongs to one process.
     unsafe { AssertPGRXSharedMemory::new(value) }
 }
 
