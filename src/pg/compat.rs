@@ -30,6 +30,22 @@ pub const fn pg_timestamp(micros: i64) -> pg_sys::TimestampTz {
     micros.saturating_sub(EPOCH_SHIFT)
 }
 
+/// A wait of ours under a name of its own, as `pg_stat_activity.wait_event` shows it. Before version 17 all extensions
+/// share one.
+#[cfg(any(feature = "pg17", feature = "pg18"))]
+#[must_use]
+pub fn wait_event(name: &CStr) -> u32 {
+    // SAFETY: a C string, which is copied; a name that is known already gives the same number.
+    unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
+}
+/// A wait of ours under a name of its own, as `pg_stat_activity.wait_event` shows it. Before version 17 all extensions
+/// share one.
+#[cfg(not(any(feature = "pg17", feature = "pg18")))]
+#[must_use]
+pub fn wait_event(_name: &CStr) -> u32 {
+    pg_sys::PG_WAIT_EXTENSION
+}
+
 // commands/async.h is not among the bindings of pgrx.
 mod r#async {
     use std::ffi::{c_char, c_int};

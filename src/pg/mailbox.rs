@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-use super::{process, shared};
+use super::{compat, process, shared};
 
 /// The most bytes of a request, and of an answer.
 const LETTER_BYTES: usize = 128 * 1024;
@@ -197,6 +197,7 @@ impl Mailbox {
 
     /// Whether `condition` came to hold before the deadline. Answers interrupts.
     fn wait_until(&self, deadline: Instant, condition: impl Fn() -> bool) -> bool {
+        let event = compat::wait_event(c"EventOutboxKafkaAnswer");
         // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
         // between them is cleaned up by the end of the transaction.
         unsafe { pg_sys::ConditionVariablePrepareToSleep(self.changed_ptr()) };
@@ -211,7 +212,7 @@ impl Mailbox {
             let millis = i64::try_from(left.as_millis().max(1)).unwrap_or(i64::MAX);
             // SAFETY: as above.
             unsafe {
-                pg_sys::ConditionVariableTimedSleep(self.changed_ptr(), millis, pg_sys::PG_WAIT_EXTENSION);
+                pg_sys::ConditionVariableTimedSleep(self.changed_ptr(), millis, event);
             }
         };
         // SAFETY: as above.

@@ -1,5 +1,6 @@
 //! The relay's one sleep: until its latch is set, the Kafka thread rings, time is up, or the server dies.
 
+use std::ffi::CStr;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
@@ -10,12 +11,14 @@ use super::compat;
 /// What the main thread waits for.
 pub struct Sleep {
     set: *mut pg_sys::WaitEventSet,
+    name: u32,
 }
 
 impl Sleep {
-    /// Waits on this process' latch, the postmaster's death, and `bell` becoming readable.
+    /// Waits on this process' latch, the postmaster's death, and `bell` becoming readable; shown as `name` in
+    /// `pg_stat_activity`, where the server can.
     #[must_use]
-    pub fn new(bell: Option<RawFd>) -> Self {
+    pub fn new(name: &CStr, bell: Option<RawFd>) -> Self {
         // SAFETY: room for as many events as are added; the set lives as long as the process.
         unsafe {
             let set = compat::create_wait_event_set(3);
@@ -37,7 +40,7 @@ impl Sleep {
             if let Some(fd) = bell {
                 pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, fd, std::ptr::null_mut(), no_data);
             }
-            Self { set }
+            Self { set, name: compat::wait_event(name) }
         }
     }
 
@@ -51,7 +54,7 @@ impl Sleep {
         let mut event = pg_sys::WaitEvent::default();
         // SAFETY: the set is alive, and one event has room for one.
         unsafe {
-            pg_sys::WaitEventSetWait(self.set, millis, &mut event, 1, pg_sys::PG_WAIT_EXTENSION);
+            pg_sys::WaitEventSetWait(self.set, millis, &mut event, 1, self.name);
             pg_sys::ResetLatch(pg_sys::MyLatch);
         }
     }

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use super::compat;
 use super::functions::{Arguments, sql_function};
 use super::shared;
 use super::spi::{self, Access, Statement};
@@ -34,6 +35,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
     });
     let Some(newest) = newest else { return true.into_datum() };
     let condition = shared::roster().settled_ptr();
+    let event = compat::wait_event(c"EventOutboxPublished");
     // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
     // between them is cleaned up by the end of the transaction.
     unsafe { pg_sys::ConditionVariablePrepareToSleep(condition) };
@@ -50,11 +52,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
         let millis = left.min(LOOK_AGAIN).as_millis().max(1);
         // SAFETY: as above; answers interrupts.
         unsafe {
-            pg_sys::ConditionVariableTimedSleep(
-                condition,
-                i64::try_from(millis).unwrap_or(i64::MAX),
-                pg_sys::PG_WAIT_EXTENSION,
-            );
+            pg_sys::ConditionVariableTimedSleep(condition, i64::try_from(millis).unwrap_or(i64::MAX), event);
         }
     };
     // SAFETY: as above.

@@ -117,7 +117,11 @@ impl Default for Charge {
 
 impl Launcher {
     fn new() -> Self {
-        Self { unknown: list_databases(), relays: HashMap::new(), sleep: Sleep::new(None) }
+        Self {
+            unknown: list_databases(),
+            relays: HashMap::new(),
+            sleep: Sleep::new(c"EventOutboxLauncher", None),
+        }
     }
 
     fn run(mut self) {

@@ -100,7 +100,7 @@ impl Relay {
     /// A relay that has not looked yet. `bell` is what the Kafka thread rings.
     #[must_use]
     pub fn new(slot: &'static Slot, default_source: String, bell: Doorbell) -> Self {
-        let sleep = Sleep::new(Some(bell.fd()));
+        let sleep = Sleep::new(c"EventOutboxRelay", Some(bell.fd()));
         let settings = Settings::read(&default_source);
         Self {
             slot,

@@ -31,7 +31,7 @@ pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, Hindrance>
                 }
             }
         }
-        if !rest(slot, sleep.get_or_insert_with(|| Sleep::new(None))) {
+        if !rest(slot, sleep.get_or_insert_with(|| Sleep::new(c"EventOutboxRelay", None))) {
             return None;
         }
     }
