@@ -99,7 +99,7 @@ fn no_worker_for(database: &str) -> Complaint {
     Complaint {
         code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         message: format!("no background worker is left for the relay of database \"{database}\""),
-        detail: "Its events wait in the outbox. The relay is started as soon as a worker is free.".into(),
+        detail: "Its events wait in the outbox. The start is tried again with pauses of up to a minute, and when a relay ends.".into(),
         hint: "Raise max_worker_processes, by one for each database with the extension and one for the \
                launcher, and restart the server."
             .into(),

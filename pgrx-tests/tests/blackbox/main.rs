@@ -40,6 +40,7 @@ mod secrets;
 mod security;
 mod settings;
 mod shutdown;
+mod signals;
 mod smoke;
 mod stage;
 mod standby;

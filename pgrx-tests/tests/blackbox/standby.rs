@@ -60,6 +60,27 @@ fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Re
     ledger.assert_exactly_once(&mut reader, broker)
 }
 
+/// As one would look into a backup while the original is at work.
+#[test]
+fn a_physical_copy_can_be_kept_from_publishing() -> Result<()> {
+    let broker = Broker::shared()?;
+    let primary = Own::start("127.0.0.1:1")?;
+    emit(&mut primary.connect()?, "standby.copy", 1)?;
+    let copy = Cluster::options("copy")
+        .set("event_outbox.bootstrap_servers", broker.bootstrap_servers())
+        .set("event_outbox.enabled", "off")
+        .start_standby_of(&primary.server)?;
+    until_caught_up(&primary, &copy)?;
+    copy.promote()?;
+    let mut client = copy.connect(&primary.database)?;
+    until_status(&mut client, "a silent relay", |status| status.state == "disabled")?;
+    emit(&mut client, "standby.copy", 2)?;
+    let published = client.query_one("SELECT outbox.wait_published('2 s')", &[])?;
+    assert!(!published.get::<_, bool>(0));
+    assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &["standby.copy"])?.len(), 0);
+    Ok(())
+}
+
 /// Emits one event after the other until the server is gone; gives those that were acknowledged.
 fn write_until_the_end(mut client: Client, topic: &str) -> Vec<Uuid> {
     (1..).map_while(|number| emit(&mut client, topic, number).ok()).collect()

@@ -237,6 +237,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     assert!(!published.get::<_, bool>(0));
     let now = status(&mut stage.client)?;
     assert_eq!((now.pid, now.state.as_str(), now.published), (incompatible.pid, "incompatible", 0));
+    assert!(!now.is_connected(), "{now:?}");
     let said = "cannot work with the extension event_outbox of version 0.0.7";
     assert_eq!(stage.server.log().matches(said).count(), 1);
 

@@ -1,5 +1,7 @@
 //! Background workers: many of them, and too few.
 
+use std::time::{Duration, Instant};
+
 use event_outbox_tests::{Broker, Cluster, Result, StopMode, wait};
 
 use crate::relay::{status, until_drained, until_idle, until_processes};
@@ -61,8 +63,13 @@ fn a_relay_for_which_no_worker_is_left_is_started_when_one_is_free() -> Result<(
     assert_eq!((absent.pid, absent.state.as_str()), (None, "absent"));
     assert!(absent.error().contains("Raise max_worker_processes"), "{absent:?}");
 
+    // By now it is tried every eight seconds and more; but not where a relay has ended.
+    let published = client.query_one("SELECT outbox.wait_published('8 s')", &[])?;
+    assert!(!published.get::<_, bool>(0));
+    let begin = Instant::now();
     server.connect(&databases[0])?.batch_execute("DROP EXTENSION event_outbox")?;
     until_drained(&mut client)?;
+    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
     // It was tried again meanwhile, and said once.
     assert_eq!(server.log().matches(&said).count(), 1);
     Ok(())
