@@ -162,10 +162,13 @@ impl Concern {
                 }
                 pg_sys::NodeTag::T_AlterDatabaseStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
-                    if option(alter.options, c"tablespace").is_some() {
+                    let has = |name| option(alter.options, name).is_some();
+                    if has(c"tablespace") {
                         Self::vacate(alter.dbname)
-                    } else {
+                    } else if has(c"allow_connections") || has(c"is_template") {
                         Self::Survey
+                    } else {
+                        Self::None
                     }
                 }
                 pg_sys::NodeTag::T_CreatedbStmt => {
