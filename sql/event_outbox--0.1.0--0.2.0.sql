@@ -56,7 +56,7 @@ BEGIN
     FOR described IN
         SELECT * FROM (VALUES
             ('pid', 'Process of the relay; NULL if none runs.'),
-            ('state', 'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, paused, incompatible (with this version of the extension) or stopping.'),
+            ('state', 'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, paused, incompatible (with this version of the extension), replica (a copy, kept by a subscription) or stopping.'),
             ('state_since', 'Since when it has been in this state.'),
             ('connection', 'Of the producer to Kafka: unknown, connected or disconnected.'),
             ('connection_since', 'Since when the connection has been so.'),

@@ -1,5 +1,7 @@
 //! Private PostgreSQL servers.
 
+mod standby;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
@@ -108,11 +110,16 @@ impl ClusterOptions {
 
     /// Makes the cluster.
     pub fn create(self) -> Result<Cluster> {
+        self.create_with(copy_template)
+    }
+
+    /// Makes the cluster with the data directory that `make` makes, given the home of the trees and the programs.
+    fn create_with(self, make: impl FnOnce(&Path, &Path, &Path) -> Result<()>) -> Result<Cluster> {
         let home = (self.home)()?;
         let bin = layout::tree_bin(&home, self.tree)?;
         let scratch = Scratch::new(&self.name, self.fate)?;
         let sockets = Scratch::for_sockets(self.fate)?;
-        copy_template(&home, &bin, &scratch.path().join("data"))?;
+        make(&home, &bin, &scratch.path().join("data"))?;
         let port = ports::free()?;
         let mut settings = self.settings;
         let socket_dir = sockets.path().display().to_string();

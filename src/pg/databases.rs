@@ -42,6 +42,12 @@ fn may_have_relay(row: &pg_sys::FormData_pg_database) -> bool {
     row.datallowconn && !row.datistemplate
 }
 
+/// What a database is called, for messages. In a transaction.
+#[must_use]
+pub fn name(database: pg_sys::Oid) -> String {
+    look_up(database, |row| pgrx::name_data_to_str(&row.datname).to_string()).unwrap_or_default()
+}
+
 /// Whether the current user may act as the owner of a database. In a transaction.
 #[must_use]
 pub fn is_mine(database: pg_sys::Oid) -> bool {

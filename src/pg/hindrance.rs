@@ -27,6 +27,24 @@ impl Hindrance {
     #[must_use]
     pub fn of(outbox: Outbox) -> Option<Self> {
         Self::by_version(&outbox.version())
+            .or_else(|| outbox.subscription().map(|subscription| Self::by_subscription(&subscription)))
+    }
+
+    /// The rows are another database's, and its relay publishes them: here they would be published once more.
+    fn by_subscription(subscription: &str) -> Self {
+        let complaint = Complaint {
+            code: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
+            message: format!(
+                "the relay publishes nothing from a copy: the subscription \"{subscription}\" fills \
+                 outbox.events of this database with the events of another"
+            ),
+            detail: "The relay of that database publishes them. What is emitted here waits in the outbox."
+                .into(),
+            hint: "Leave outbox.events out of the publication; or drop the subscription when this database \
+                   takes over."
+                .into(),
+        };
+        Self { state: State::Replica, complaint }
     }
 
     fn by_version(objects: &str) -> Option<Self> {

@@ -52,6 +52,8 @@ enum Concern {
     Vacate(pg_sys::Oid),
     /// What these roles own here is dropped, and their rights here are revoked.
     DropOwned(Vec<pg_sys::Oid>),
+    /// A database may have come to take connections: look into all when this commits.
+    Survey,
 }
 
 #[pg_guard]
@@ -95,6 +97,7 @@ unsafe extern "C-unwind" fn process_utility(
             wake::at_commit_if_present();
             topic_rights::drop_owned(&roles);
         }
+        Concern::Survey => wake::survey_at_commit(),
         Concern::None | Concern::Vacate(_) => {}
     }
 }
@@ -126,6 +129,10 @@ impl Concern {
                         Self::None
                     }
                 }
+                // Whether the table is a copy.
+                pg_sys::NodeTag::T_CreateSubscriptionStmt
+                | pg_sys::NodeTag::T_AlterSubscriptionStmt
+                | pg_sys::NodeTag::T_DropSubscriptionStmt => Self::Reconfigure(pg_sys::MyDatabaseId),
                 pg_sys::NodeTag::T_DropStmt => {
                     let kind = (*node.cast::<pg_sys::DropStmt>()).removeType;
                     let may_end_it =
@@ -155,7 +162,14 @@ impl Concern {
                 }
                 pg_sys::NodeTag::T_AlterDatabaseStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseStmt>();
-                    option(alter.options, c"tablespace").map_or(Self::None, |_| Self::vacate(alter.dbname))
+                    let has = |name| option(alter.options, name).is_some();
+                    if has(c"tablespace") {
+                        Self::vacate(alter.dbname)
+                    } else if has(c"allow_connections") || has(c"is_template") {
+                        Self::Survey
+                    } else {
+                        Self::None
+                    }
                 }
                 pg_sys::NodeTag::T_CreatedbStmt => {
                     let create = &*node.cast::<pg_sys::CreatedbStmt>();

@@ -246,7 +246,7 @@ impl Slot {
 pub struct Roster {
     /// Wakes the launcher.
     pub launcher: Bell,
-    lost: AtomicBool,
+    survey: AtomicBool,
     slots: [Slot; MAX_RELAYS],
     settled: pg_sys::ConditionVariable,
 }
@@ -258,7 +258,7 @@ impl Default for Roster {
         unsafe { pg_sys::ConditionVariableInit(&mut settled) };
         Self {
             launcher: Bell::default(),
-            lost: AtomicBool::new(false),
+            survey: AtomicBool::new(false),
             slots: [const { None::<Slot> }; MAX_RELAYS].map(|_| Slot::default()),
             settled,
         }
@@ -302,7 +302,7 @@ impl Roster {
         let _errors = ERRORS.exclusive();
         slot.database.store(0, Ordering::SeqCst);
         if slot.bell.is_rung() {
-            self.lost.store(true, Ordering::SeqCst);
+            self.survey.store(true, Ordering::SeqCst);
         }
     }
 
@@ -310,17 +310,21 @@ impl Roster {
     pub fn wake(&self, slot: &Slot, database: pg_sys::Oid) {
         slot.bell.ring();
         if slot.database() != database {
-            self.lost.store(true, Ordering::SeqCst);
-            self.launcher.ring();
+            self.survey();
         } else if !matches!(slot.phase(), Phase::Starting | Phase::Running) {
             self.launcher.ring();
         }
     }
 
-    /// Whether a commit has found its slot given away since the last call: its database is to be looked into,
-    /// whichever it was.
-    pub fn has_lost_one(&self) -> bool {
-        self.lost.swap(false, Ordering::SeqCst)
+    /// Has the launcher look into all databases, whichever it is that may need a relay now. Safe at commit.
+    pub fn survey(&self) {
+        self.survey.store(true, Ordering::SeqCst);
+        self.launcher.ring();
+    }
+
+    /// Whether that has been asked for since the last call.
+    pub fn is_to_be_surveyed(&self) -> bool {
+        self.survey.swap(false, Ordering::SeqCst)
     }
 
     /// Wakes those who wait for events to be published.

@@ -24,6 +24,8 @@ pub enum State {
     Paused,
     /// The extension in the database and the library do not suit each other.
     Incompatible,
+    /// The table is a copy, kept by a subscription.
+    Replica,
     /// Ending.
     Stopping,
 }
@@ -42,6 +44,7 @@ impl State {
             Self::Disabled => "disabled",
             Self::Paused => "paused",
             Self::Incompatible => "incompatible",
+            Self::Replica => "replica",
             Self::Stopping => "stopping",
         }
     }
@@ -59,6 +62,7 @@ impl State {
             Self::Disabled,
             Self::Paused,
             Self::Incompatible,
+            Self::Replica,
         ]
         .into_iter()
         .find(|state| *state as u32 == value)

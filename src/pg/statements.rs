@@ -72,6 +72,12 @@ static VERSION: Statement = Statement::new(
     &[],
 );
 
+static SUBSCRIPTION: Statement = Statement::new(
+    c"SELECT s.subname::text FROM pg_catalog.pg_subscription_rel AS r \
+        JOIN pg_catalog.pg_subscription AS s ON s.oid = r.srsubid WHERE r.srrelid = $1",
+    &[pg_sys::OIDOID],
+);
+
 /// Sets what the statements above rest on, for this session.
 pub fn prepare_session() {
     const SETTINGS: [(&CStr, &CStr); 15] = [
@@ -131,6 +137,16 @@ impl Outbox {
         spi::connected(|| {
             let rows = VERSION.execute(&[], Access::Read, 1);
             rows.iter().next().and_then(|row| row.get(1)).unwrap_or_default()
+        })
+    }
+
+    /// The name of a subscription that fills the table with the events of another database, if there is one.
+    #[must_use]
+    pub fn subscription(self) -> Option<String> {
+        let _snapshot = Snapshot::take();
+        spi::connected(|| {
+            let rows = SUBSCRIPTION.execute(&[self.events.into_datum()], Access::Read, 1);
+            rows.iter().next().and_then(|row| row.get(1))
         })
     }
 

@@ -23,10 +23,14 @@ struct Intent {
     pause: bool,
     /// The slot of a database whose settings were changed.
     restart: Option<&'static Slot>,
+    /// The launcher is to look into all databases.
+    survey: bool,
 }
 
 thread_local! {
-    static INTENT: Cell<Intent> = const { Cell::new(Intent { wake: None, reread: false, pause: false, restart: None }) };
+    static INTENT: Cell<Intent> = const {
+        Cell::new(Intent { wake: None, reread: false, pause: false, restart: None, survey: false })
+    };
 }
 
 /// Registers for the ends of this process' transactions; inherited by every backend.
@@ -74,6 +78,11 @@ pub fn restart_at_commit(database: pg_sys::Oid) {
     }
 }
 
+/// Have the launcher look into all databases when the current transaction commits.
+pub fn survey_at_commit() {
+    INTENT.set(Intent { survey: true, ..INTENT.get() });
+}
+
 /// Whether the current transaction has emitted.
 #[must_use]
 pub fn has_emitted() -> bool {
@@ -90,6 +99,9 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
             let intent = INTENT.take();
             if let Some(slot) = intent.restart {
                 slot.ask(Request::Restart);
+            }
+            if intent.survey {
+                shared::roster().survey();
             }
             if let Some(slot) = intent.wake {
                 if intent.reread {

@@ -26,6 +26,7 @@ use pgrx::bgworkers::{
 use pgrx::prelude::*;
 
 use super::pause::Pause;
+use crate::pg::errors::Complaint;
 use crate::pg::process::Exit;
 use crate::pg::shared::{self, Phase, Slot};
 use crate::pg::sleep::Sleep;
@@ -94,6 +95,17 @@ fn has_ended(worker: &DynamicBackgroundWorker) -> bool {
     matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
 
+fn no_worker_for(database: &str) -> Complaint {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        message: format!("no background worker is left for the relay of database \"{database}\""),
+        detail: "Its events wait in the outbox. The start is tried again with pauses of up to a minute, and when a relay ends.".into(),
+        hint: "Raise max_worker_processes, by one for each database with the extension and one for the \
+               launcher, and restart the server."
+            .into(),
+    }
+}
+
 struct Launcher {
     /// Databases not looked into yet.
     unknown: VecDeque<pg_sys::Oid>,
@@ -105,13 +117,16 @@ struct Launcher {
 struct Charge {
     pause: Pause,
     worker: Option<DynamicBackgroundWorker>,
+    /// No background worker was left for it.
+    starved: bool,
     /// When it was last started, or seen away.
     since: Instant,
 }
 
 impl Default for Charge {
     fn default() -> Self {
-        Self { pause: Pause::new(RELAY_PAUSE.0, RELAY_PAUSE.1), worker: None, since: Instant::now() }
+        let pause = Pause::new(RELAY_PAUSE.0, RELAY_PAUSE.1);
+        Self { pause, worker: None, starved: false, since: Instant::now() }
     }
 }
 
@@ -129,7 +144,7 @@ impl Launcher {
             shared::roster().launcher.answer();
             process::reload_if_asked();
             process::answer_interrupts();
-            if shared::roster().has_lost_one() {
+            if shared::roster().is_to_be_surveyed() {
                 self.unknown = list_databases();
             }
             self.probe();
@@ -184,10 +199,7 @@ impl Launcher {
             }
             // The extension may have come, or an event, since the relay looked.
             Phase::Gone if slot.bell.answer() => slot.enter(Phase::Wanted),
-            Phase::Gone => {
-                self.relays.remove(&database);
-                shared::roster().release(slot);
-            }
+            Phase::Gone => self.release(slot),
             Phase::Away => {
                 if charge.worker.take().is_some() {
                     charge.since = Instant::now();
@@ -201,14 +213,12 @@ impl Launcher {
 
     fn start(&mut self, slot: &Slot) {
         let database = slot.database();
-        match transaction::run(c"event_outbox: starting a relay", || databases::is_relayable(database)) {
-            Ok(true) => {}
-            Ok(false) => {
-                self.relays.remove(&database);
-                return shared::roster().release(slot);
-            }
+        let look = || databases::is_relayable(database).then(|| databases::name(database));
+        let name = match transaction::run(c"event_outbox: starting a relay", look) {
+            Ok(Some(name)) => name,
+            Ok(None) => return self.release(slot),
             Err(failed) => return tracing::warn!("could not look for database {database:?}: {failed}"),
-        }
+        };
         // SAFETY: a plain global of this process.
         let pid = unsafe { pg_sys::MyProcPid };
         slot.enter(Phase::Starting);
@@ -224,16 +234,28 @@ impl Launcher {
         let charge = self.relays.entry(database).or_default();
         charge.since = Instant::now();
         match started {
-            Ok(worker) => charge.worker = Some(worker),
+            Ok(worker) => {
+                charge.worker = Some(worker);
+                charge.starved = false;
+            }
             Err(_) => {
                 slot.enter(Phase::Wanted);
-                if charge.pause.failed() {
-                    tracing::warn!(
-                        "no background worker is left for the relay of database {database:?}; \
-                         raise max_worker_processes"
-                    );
+                charge.pause.failed();
+                if !std::mem::replace(&mut charge.starved, true) {
+                    let complaint = no_worker_for(&name);
+                    slot.show_error(&complaint.to_string());
+                    complaint.log(PgLogLevel::WARNING);
                 }
             }
+        }
+    }
+
+    /// Gives a slot back. Its background worker may be what others wait for.
+    fn release(&mut self, slot: &Slot) {
+        self.relays.remove(&slot.database());
+        shared::roster().release(slot);
+        for charge in self.relays.values_mut().filter(|charge| charge.starved) {
+            charge.pause.paused();
         }
     }
 

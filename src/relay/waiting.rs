@@ -7,6 +7,7 @@ use crate::pg::hindrance::Hindrance;
 use crate::pg::process;
 use crate::pg::shared::{Request, Slot};
 use crate::pg::sleep::Sleep;
+use crate::pg::state::Connection;
 
 /// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -23,6 +24,7 @@ pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, Hindrance>
             Ok(found) => return Some(found),
             Err(hindrance) => {
                 slot.show(hindrance.state);
+                slot.show_connection(Connection::Unknown);
                 let text = hindrance.complaint.to_string();
                 if said.as_ref() != Some(&text) {
                     slot.show_error(&text);

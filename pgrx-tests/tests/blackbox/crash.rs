@@ -11,7 +11,7 @@ use crate::relay::{until_another, until_drained, until_idle, until_status};
 use crate::stage::{DEADLINE, Stage};
 
 /// A server with a backlog, and a relay that has just begun to publish it in small steps.
-fn draining(topic: &str) -> Result<(Own, Client, Ledger)> {
+pub fn draining(topic: &str) -> Result<(Own, Client, Ledger)> {
     let options =
         Cluster::options("crash").set("event_outbox.batch_size", 100).set("event_outbox.max_in_flight", 1000);
     let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;

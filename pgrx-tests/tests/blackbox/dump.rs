@@ -4,9 +4,10 @@ use std::io::Write;
 use std::process::Stdio;
 
 use anyhow::{Context, ensure};
-use event_outbox_tests::Result;
+use event_outbox_tests::{Broker, Cluster, Consumer, Result};
 use postgres::Client;
 
+use crate::relay::{until_drained, until_status};
 use crate::stage::Stage;
 
 /// Everything of every pending event that is to survive, in the order of publishing.
@@ -15,17 +16,26 @@ fn pending(client: &mut Client) -> Result<Vec<String>> {
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
+/// Restores a dump into another database of the same server.
 pub fn dump_and_restore(from: &Stage, to: &str) -> Result<()> {
-    let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").output()?;
+    restore(&dump(from, &[])?, from.server, to, &[])
+}
+
+fn dump(from: &Stage, options: &[&str]) -> Result<Vec<u8>> {
+    let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").args(options).output()?;
     ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-    let mut restore = from
-        .server
+    Ok(dump.stdout)
+}
+
+fn restore(dump: &[u8], server: &Cluster, to: &str, options: &[&str]) -> Result<()> {
+    let mut restore = server
         .client_program("pg_restore", to)
         .args(["--exit-on-error", "--dbname", to])
+        .args(options)
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()?;
-    restore.stdin.take().context("no stdin")?.write_all(&dump.stdout)?;
+    restore.stdin.take().context("no stdin")?.write_all(dump)?;
     let restored = restore.wait_with_output()?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     Ok(())
@@ -96,6 +106,73 @@ fn a_restored_database_publishes_what_waited() -> Result<()> {
         stage.client.query_one("SELECT event_id::text FROM outbox.events ORDER BY id LIMIT 1", &[])?.get(0);
     assert_eq!(records[0].header("ce_id"), Some(first.as_str()));
     Ok(())
+}
+
+/// All that `outbox` holds and goes by in a database, for a comparison.
+fn everything(client: &mut Client) -> Result<Vec<Vec<String>>> {
+    let read = |sql: &str| -> Result<Vec<String>> {
+        Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
+    };
+    [
+        "SELECT e::text FROM outbox.events AS e ORDER BY id",
+        "SELECT d::text FROM outbox.dead_letters AS d ORDER BY dead_letter_id",
+        "SELECT i::text FROM outbox.intake AS i ORDER BY source_id",
+        "SELECT (schemaname, sequencename, last_value)::text FROM pg_sequences ORDER BY 1",
+        "SELECT unnest(setconfig) FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
+          WHERE datname = current_database() ORDER BY 1",
+        "SELECT p.oid::regprocedure || ': ' || acl::text FROM pg_proc AS p, unnest(proacl) AS acl
+          WHERE pronamespace = 'outbox'::regnamespace ORDER BY 1",
+    ]
+    .into_iter()
+    .map(read)
+    .collect()
+}
+
+/// With its settings, as for a move to another machine; and nothing is published there before somebody says so.
+#[test]
+fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("moved");
+    let app = format!("{}_app", stage.database);
+    stage.configure("event_outbox.enabled", "off")?;
+    stage.configure("event_outbox.source", "//shop/orders")?;
+    emit_some(&mut stage, &topic)?;
+    let dead = stage.topic("died");
+    stage.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 4) AS n", &[&dead])?;
+    for _ in 0..3 {
+        stage.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
+    }
+    stage.client.query_one("SELECT outbox.discard(max => 1)", &[])?;
+    stage.client.execute("SELECT outbox.try_emit('m1', $1, '{\"n\": 1}', key => 'k')", &[&topic])?;
+    stage
+        .client
+        .batch_execute(&format!("CREATE ROLE {app}; GRANT EXECUTE ON FUNCTION outbox.emit TO {app}"))?;
+    let before = everything(&mut stage.client)?;
+    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>()[..5], [93, 3, 1, 2, 2]);
+
+    let options = Cluster::options("fresh")
+        .set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers())
+        .set("event_outbox.enabled", "off");
+    let fresh = options.start()?;
+    fresh.connect("postgres")?.batch_execute(&format!("CREATE ROLE {app}"))?;
+    restore(&dump(&stage, &["--create"])?, &fresh, "postgres", &["--create"])?;
+    let mut client = fresh.connect(&stage.database)?;
+    assert_eq!(everything(&mut client)?, before);
+
+    // Both the configuration and the database's own setting keep it silent.
+    fresh.set("event_outbox.enabled", "on")?;
+    fresh.reload()?;
+    until_status(&mut client, "a relay", |status| status.state == "disabled")?;
+    assert_eq!(Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic, &dead])?.len(), 0);
+    client.query_one("SELECT outbox.redrive(topic => $1)", &[&dead])?;
+    client.batch_execute(&format!("ALTER DATABASE {} RESET event_outbox.enabled", stage.database))?;
+    until_drained(&mut client)?;
+    let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic, &dead])?;
+    assert_eq!(records.len(), 96);
+    assert!(records.iter().all(|record| record.header("ce_source") == Some("//shop/orders")));
+    Ok(stage
+        .client
+        .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit FROM {app}; DROP ROLE {app}"))?)
 }
 
 #[test]

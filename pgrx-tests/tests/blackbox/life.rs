@@ -3,6 +3,7 @@
 use event_outbox_tests::{Broker, Cluster, Result, StopMode};
 use postgres::error::SqlState;
 
+use crate::own::Own;
 use crate::relay::{status, until_drained, until_idle, until_processes, until_status};
 use crate::stage::Stage;
 
@@ -130,6 +131,29 @@ fn a_copy_of_a_database_gets_a_relay_by_its_first_event() -> Result<()> {
     until_processes(server, &copy, 1)?;
     drop(client);
     Ok(stage.client.batch_execute(&format!("DROP DATABASE {copy}"))?)
+}
+
+/// Nobody has to emit for its relay to come back.
+#[test]
+fn a_database_that_takes_no_connections_gets_a_relay_when_it_does() -> Result<()> {
+    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
+    let (mut client, mut admin) = (own.connect()?, own.server.connect("postgres")?);
+    until_idle(&mut client)?;
+    admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", own.database))?;
+    // The relay that is there already goes on, as any session does.
+    client.query_one(EMIT, &[&"life.closed"])?;
+    until_drained(&mut client)?;
+
+    let pid = until_idle(&mut client)?;
+    client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
+    until_processes(&own.server, &own.database, 0)?;
+    client.query_one(EMIT, &[&"life.closed"])?;
+    let published = client.query_one("SELECT outbox.wait_published('3 s')", &[])?;
+    assert!(!published.get::<_, bool>(0));
+    admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", own.database))?;
+    until_drained(&mut client)?;
+    assert!(!own.server.log().contains("not currently accepting connections"));
+    Ok(())
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! From one release to the next: what `ALTER EXTENSION … UPDATE` makes of an earlier one, and what works before it.
 
 use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::thread;
 
-use anyhow::ensure;
-use event_outbox_tests::{Result, released};
+use anyhow::{anyhow, ensure};
+use event_outbox_tests::{Broker, Cluster, Result, released};
 use postgres::Client;
 
+use crate::ledger::Ledger;
+use crate::own::Own;
 use crate::relay::{processes, status, until_another, until_drained, until_idle, until_status};
 use crate::stage::Stage;
 
@@ -202,6 +206,49 @@ fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
     Ok(())
 }
 
+/// Sessions that are open, and a relay with a backlog, go through an update without noticing.
+#[test]
+fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
+    let options = Cluster::options("update")
+        .set("event_outbox.batch_size", 100)
+        .set("event_outbox.max_in_flight", 1000);
+    let broker = Broker::shared()?;
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    client.batch_execute("DROP EXTENSION event_outbox")?;
+    client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{}'", released::versions()?[0]))?;
+    let backlog = Ledger::open(&mut client, "upgrade.backlog")?;
+    let written = Ledger::open(&mut client, "upgrade.written")?;
+    backlog.emit(&mut client, 20_000)?;
+    until_status(&mut client, "the first to be published", |status| status.published > 500)?;
+
+    let (done, is_done) = mpsc::channel::<()>();
+    let mut session = own.connect()?;
+    let writer = thread::spawn(move || -> Result<usize> {
+        let mut count = 0;
+        while is_done.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            written.emit(&mut session, 3)?;
+            session.query_one(
+                "SELECT status FROM outbox.try_emit(gen_random_uuid()::text, 'upgrade.tried', '{}')",
+                &[],
+            )?;
+            count += 1;
+        }
+        Ok(count)
+    });
+    client.batch_execute(UPDATE)?;
+    let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert!(left > 0, "the backlog was gone before the update");
+    let before = status(&mut client)?.published;
+    until_status(&mut client, "publishing to go on", |status| status.published > before + 1000)?;
+    drop(done);
+    let rounds = writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+    assert!(rounds > 10, "{rounds} rounds");
+    until_drained(&mut client)?;
+    backlog.assert_exactly_once(&mut client, broker)?;
+    Ledger::open(&mut client, "upgrade.written")?.assert_exactly_once(&mut client, broker)
+}
+
 /// Makes the extension of this database say it is of another version.
 fn forge_version(client: &mut Client, version: &str) -> Result<()> {
     client.execute("UPDATE pg_extension SET extversion = $1 WHERE extname = 'event_outbox'", &[&version])?;
@@ -237,6 +284,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     assert!(!published.get::<_, bool>(0));
     let now = status(&mut stage.client)?;
     assert_eq!((now.pid, now.state.as_str(), now.published), (incompatible.pid, "incompatible", 0));
+    assert!(!now.is_connected(), "{now:?}");
     let said = "cannot work with the extension event_outbox of version 0.0.7";
     assert_eq!(stage.server.log().matches(said).count(), 1);
 
