@@ -25,12 +25,13 @@ const CONTENT: [&str; 4] = [
     "SELECT last_value::text FROM outbox.events_id_seq",
 ];
 
-/// Who may do what in the schema, and what is set for its database.
+/// What others than the owner may do in the schema, and what is set for its database.
 const CIRCUMSTANCES: [&str; 3] = [
-    "SELECT oid::regprocedure || ' ' || coalesce(proacl::text, '') FROM pg_proc
-      WHERE pronamespace = 'outbox'::regnamespace ORDER BY 1",
-    "SELECT relname || ' ' || coalesce(relacl::text, '') FROM pg_class
-      WHERE relnamespace = 'outbox'::regnamespace ORDER BY 1",
+    "SELECT oid::regprocedure || ' ' || grantee::regrole
+       FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
+      WHERE pronamespace = 'outbox'::regnamespace AND grantee <> proowner ORDER BY 1",
+    "SELECT nspname || ' ' || grantee::regrole || ' ' || privilege_type
+       FROM pg_namespace, aclexplode(nspacl) WHERE nspname = 'outbox' AND grantee <> nspowner ORDER BY 1",
     "SELECT unnest(setconfig) FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = setdatabase
       WHERE datname = current_database() ORDER BY 1",
 ];
