@@ -4,9 +4,9 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use event_outbox_tests::{Result, layout};
+use event_outbox_tests::{Result, layout, wait};
 
-use crate::stage::{Stage, emit};
+use crate::stage::{DEADLINE, Stage};
 
 /// An entry of `postgres_exporter.yaml`: a query, and its columns with the use that is made of each.
 struct Query {
@@ -72,15 +72,15 @@ fn named_in(text: &str) -> BTreeSet<String> {
 #[test]
 fn the_exporters_user_can_run_its_queries() -> Result<()> {
     let mut stage = Stage::new()?;
-    let topic = stage.topic("metrics");
+    let topic = stage.own_topic("metrics")?;
     stage.client.batch_execute(&monitoring("grants.sql")?)?;
-    emit(&mut stage.client, &topic, 1)?;
-    stage.client.execute(
-        "INSERT INTO outbox.dead_letters (id, event_id, emitted_at, topic, attempts, error, error_class, first_refused_at,
-                                          last_refused_at)
-         VALUES (1, outbox.uuid_v7(), now(), $1, 3, 'no', NULL, now(), now())",
-        &[&topic],
-    )?;
+    stage.configure("event_outbox.max_attempts", "1")?;
+    // Refused, so that there is some trouble and a dead letter.
+    stage.client.execute("SELECT outbox.emit($1, '1', partition => 999)", &[&topic])?;
+    wait::until_ok("the event to die", DEADLINE, || {
+        let dead: i64 = stage.client.query_one("SELECT dead_letters FROM outbox.backlog", &[])?.get(0);
+        Ok((dead == 1).then_some(()))
+    })?;
     let queries = queries()?;
     assert!(queries.len() >= 4, "{}", queries.len());
 
