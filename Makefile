@@ -1,6 +1,6 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench up down all install package package-test build fmt lint doc bootstrap clean
+.PHONY: help demo test torture bench up down all install package package-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -49,6 +49,9 @@ fmt: bootstrap ## Format the code
 
 lint: bootstrap ## Run clippy over the workspace
 	@scripts/lint
+
+deny: bootstrap ## Check licences, sources and known advisories of all dependencies (needs the network)
+	@scripts/deny
 
 doc: bootstrap ## Build the documentation of the code
 	@scripts/doc

@@ -4,6 +4,7 @@
 //! arguments and decisions go out. That is what makes each rule provable by a plain `cargo test`.
 //! The modules follow the way of an event.
 
+#![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backoff;

@@ -2,25 +2,26 @@
 //!
 //! `SECURITY DEFINER` would do the same, but then nobody could tell any more on whose behalf a function runs.
 
+use std::ffi::CStr;
+
 use pgrx::prelude::*;
 
-/// The owner of `outbox.events`, as long as it is looked at.
+/// The owner of a table of the schema `outbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(pg_sys::Oid);
 
 impl Owner {
     /// Looks it up.
     #[must_use]
-    pub fn find() -> Self {
-        let events = relation(c"events");
+    pub fn of(table: &CStr) -> Self {
         // SAFETY: in a transaction, and an oid that is no relation's gives null. What is opened is closed at once.
         unsafe {
-            let relation = pg_sys::RelationIdGetRelation(events);
+            let relation = pg_sys::RelationIdGetRelation(relation(table));
             if relation.is_null() {
                 ereport!(
                     ERROR,
                     PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                    "relation \"outbox.events\" does not exist"
+                    format!("relation \"outbox.{}\" does not exist", table.to_string_lossy())
                 );
             }
             let owner = (*(*relation).rd_rel).relowner;
@@ -39,7 +40,7 @@ impl Owner {
 
 /// A table of the schema `outbox`; invalid if there is none.
 #[must_use]
-pub fn relation(name: &std::ffi::CStr) -> pg_sys::Oid {
+pub fn relation(name: &CStr) -> pg_sys::Oid {
     // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
     unsafe {
         let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);

@@ -83,7 +83,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         event_type: new.event_type,
         emitted_at: None,
     });
-    let owner = Owner::find();
+    let owner = Owner::of(c"events");
     topic_rights::check(new.topic.unwrap_or_default(), owner);
     let event_id = new.event_id.unwrap_or_else(new_uuid).into_datum();
     let values = [

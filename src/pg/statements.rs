@@ -12,6 +12,7 @@ use event_outbox_domain::notify::Notification;
 use event_outbox_domain::sweep::Horizon;
 use pgrx::prelude::*;
 
+use super::acting::{Acting, Owner};
 use super::compat;
 use super::process::force_setting;
 use super::rows::{Events, RowIdentity, RowPlace};
@@ -60,6 +61,8 @@ static PRESENT: Statement = Statement::new(
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
+static FIRE_DEFERRED: Statement = Statement::new(c"SET CONSTRAINTS ALL IMMEDIATE", &[]);
+
 static SEQUENCE_CACHE: Statement = Statement::new(
     c"SELECT s.seqcache FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = $1",
     &[pg_sys::OIDOID],
@@ -80,7 +83,7 @@ static SUBSCRIPTION: Statement = Statement::new(
 
 /// Sets what the statements above rest on, for this session.
 pub fn prepare_session() {
-    const SETTINGS: [(&CStr, &CStr); 15] = [
+    const SETTINGS: [(&CStr, &CStr); 16] = [
         (c"search_path", c"pg_catalog"),
         // A plan from the time when the table was empty must not be a sequential scan.
         (c"plan_cache_mode", c"force_generic_plan"),
@@ -100,6 +103,7 @@ pub fn prepare_session() {
         // Shorter than anybody's deadlock_timeout: should there be a deadlock, it is the relay that yields.
         (c"lock_timeout", c"500ms"),
         (c"session_replication_role", c"origin"),
+        (c"row_security", c"on"),
     ];
     for (name, value) in SETTINGS.into_iter().chain(compat::LATER_SETTINGS) {
         force_setting(name, value);
@@ -272,8 +276,17 @@ pub fn delete(outbox: Outbox, published: &[RowIdentity]) {
     if events.can_delete_in_place() {
         delete_by_id(&events.delete_in_place(published));
     } else {
-        delete_by_statement(published);
+        as_owner(|| delete_by_statement(published));
     }
+}
+
+/// Does it as the owner of the table: what stands on it as a trigger or rule runs with his rights and not with those of
+/// the relay, which is a superuser. What is deferred runs here as well; at the commit it would be the relay's.
+fn as_owner<R>(work: impl FnOnce() -> R) -> R {
+    let _owner = Acting::begin(Owner::of(c"events"));
+    let result = work();
+    spi::connected(|| FIRE_DEFERRED.execute(&[], Access::Write, 0));
+    result
 }
 
 fn delete_by_statement(published: &[RowIdentity]) {
@@ -333,11 +346,8 @@ pub fn report_refused(refused: &[Refusal]) -> HashMap<i64, i64> {
         let event_ids = uuid_array(refused.iter().map(|refusal| refusal.row.event_id));
         let classes: Vec<&str> = refused.iter().map(|refusal| refusal.class).collect();
         let errors: Vec<&str> = refused.iter().map(|refusal| refusal.error.as_str()).collect();
-        let rows = REPORT_REFUSED.execute(
-            &[ids.into_datum(), event_ids, classes.into_datum(), errors.into_datum()],
-            Access::Write,
-            0,
-        );
+        let arguments = [ids.into_datum(), event_ids, classes.into_datum(), errors.into_datum()];
+        let rows = as_owner(|| REPORT_REFUSED.execute(&arguments, Access::Write, 0));
         rows.iter()
             .filter_map(|row| Some((row.get(1)?, compat::unix_micros(row.datum(2)?.value() as i64))))
             .collect()

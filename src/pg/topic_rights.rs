@@ -63,7 +63,7 @@ fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Raises an error unless the current user may emit to this topic.
+/// Raises an error unless the current user may emit to this topic; `owner` is that of the events.
 pub fn check(topic: &str, owner: Owner) {
     // SAFETY: a plain variable of this process.
     let user = unsafe { pg_sys::GetUserId() };
@@ -73,7 +73,7 @@ pub fn check(topic: &str, owner: Owner) {
 }
 
 fn may_emit(user: pg_sys::Oid, topic: &str, owner: Owner) -> bool {
-    refresh(owner);
+    refresh();
     KNOWN.with_borrow(|known| {
         let grants = known.as_ref().map_or(&[][..], |known| &known.grants);
         grants.is_empty()
@@ -86,7 +86,7 @@ fn may_emit(user: pg_sys::Oid, topic: &str, owner: Owner) -> bool {
 }
 
 /// Reads the grants, if they have changed since.
-fn refresh(owner: Owner) {
+fn refresh() {
     // A transaction that has all its locks would not hear of a change before its end.
     // SAFETY: in a transaction, at a place where locks could be taken as well.
     unsafe { pg_sys::AcceptInvalidationMessages() };
@@ -98,12 +98,12 @@ fn refresh(owner: Owner) {
     TABLE.set(table);
     // A change that is heard of while they are read makes them be read again.
     let age = AGE.get();
-    let known = (table != pg_sys::InvalidOid).then(|| Known { age, grants: read(owner) });
+    let known = (table != pg_sys::InvalidOid).then(|| Known { age, grants: read() });
     KNOWN.set(known);
 }
 
-fn read(owner: Owner) -> Vec<Grant> {
-    let _owner = Acting::begin(owner);
+fn read() -> Vec<Grant> {
+    let _owner = Acting::begin(Owner::of(c"topic_grants"));
     // What is committed now, though the transaction may have an older snapshot: it is kept beyond its end.
     let _snapshot = Snapshot::take_latest();
     spi::connected(|| {
@@ -140,7 +140,7 @@ pub fn drop_owned(roles: &[pg_sys::Oid]) {
     if acting::relation(c"topic_grants") == pg_sys::InvalidOid {
         return;
     }
-    let _owner = Acting::begin(Owner::find());
+    let _owner = Acting::begin(Owner::of(c"topic_grants"));
     spi::connected(|| {
         let dropped = FORGET.execute(&[roles.to_vec().into_datum()], Access::Write, 0).len();
         if dropped > 0 && ALL.execute(&[], Access::Write, 1).is_empty() {

@@ -41,7 +41,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
             event_type: row.named(c"event_type"),
             emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
         });
-        topic_rights::check(topic.unwrap_or_default(), Owner::find());
+        topic_rights::check(topic.unwrap_or_default(), Owner::of(c"events"));
     }
     Some(pg_sys::Datum::from(firing.tg_trigtuple))
 }

@@ -13,6 +13,7 @@ mod dump;
 mod envelope;
 mod fatal;
 mod functions;
+mod hostile;
 mod idle;
 mod install;
 mod intake;

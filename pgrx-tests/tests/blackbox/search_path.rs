@@ -90,6 +90,32 @@ fn attacker(stage: &mut Stage) -> Result<Client> {
     stage.connect_as(&role)
 }
 
+/// Calls the functions whose bodies are SQL, with the owner's rights, so that the topic ends as it was.
+fn written_in_sql(client: &mut Client, topic: &str) -> Result<()> {
+    for payload in ["text", "jsonb"] {
+        let sql =
+            format!("SELECT status FROM outbox.try_emit('{topic}', '{topic}', '1'::pg_catalog.{payload})");
+        let mut taken = client.transaction()?;
+        assert_eq!(taken.query_one(&sql, &[])?.get::<_, &str>(0), "stored");
+        taken.rollback()?;
+    }
+    for sql in [
+        "SELECT outbox.redrive(topic => 'none')",
+        "SELECT outbox.discard(topic => 'none')",
+        "SELECT outbox.grant_topic('pg_monitor', 'none')",
+        "SELECT outbox.grant_topic('pg_monitor', 'none.*')",
+        "SELECT outbox.revoke_topic('pg_monitor', 'none')",
+        "DROP OWNED BY CURRENT_USER",
+        "SELECT outbox.revoke_topic('pg_monitor')",
+        "SELECT outbox.pause(), outbox.resume()",
+    ] {
+        let mut undone = client.transaction()?;
+        undone.batch_execute(sql).map_err(|error| anyhow::anyhow!("{sql}: {error:?}"))?;
+        undone.rollback()?;
+    }
+    Ok(())
+}
+
 #[test]
 fn a_hostile_search_path_changes_no_function_and_no_view() -> Result<()> {
     let mut stage = Stage::new()?;
@@ -105,6 +131,7 @@ fn a_hostile_search_path_changes_no_function_and_no_view() -> Result<()> {
         let sql = "SELECT outbox.emit($1, '1', 'k', 't', '{\"h\": 1}', NULL, 0)";
         mallory.execute(sql, &[&topic])?;
         mallory.execute("SELECT outbox.emit_bytes($1, '2')", &[&topic])?;
+        written_in_sql(&mut mallory, &topic)?;
         let waited = mallory.query_one("SELECT outbox.wait_published('30 s')", &[])?;
         assert!(waited.get::<_, bool>(0));
         mallory.query("SELECT * FROM outbox.pending", &[])?;
@@ -124,12 +151,21 @@ fn temporary_objects_are_not_taken_for_the_outboxs() -> Result<()> {
     mallory.batch_execute(
         "CREATE TEMP TABLE events (id bigint, event_id uuid, topic text, payload bytea);
          CREATE TEMP TABLE pg_extension (oid oid, extname name);
+         CREATE TEMP TABLE pg_roles (oid oid); CREATE TEMP TABLE topic_grants (role regrole, pattern text);
+         CREATE TEMP TABLE dead_letters (id bigint, event_id uuid, topic text);
+         CREATE TEMP TABLE intake (source_id text, status text);
+         CREATE TEMP TABLE paused (only_one boolean);
+         CREATE FUNCTION pg_temp.format(text, text) RETURNS text LANGUAGE plpgsql AS
+             'BEGIN RAISE EXCEPTION ''trapped''; END';
+         CREATE FUNCTION pg_temp.clock_timestamp() RETURNS timestamptz LANGUAGE plpgsql AS
+             'BEGIN RAISE EXCEPTION ''trapped''; END';
          CREATE TEMP SEQUENCE events_id_seq;
          CREATE FUNCTION pg_temp.trap(bigint, bigint) RETURNS boolean LANGUAGE plpgsql AS
              'BEGIN RAISE EXCEPTION ''trapped''; END';
          CREATE OPERATOR pg_temp.<= (FUNCTION = pg_temp.trap, LEFTARG = bigint, RIGHTARG = bigint);
          SET search_path = pg_temp, pg_catalog",
     )?;
+    written_in_sql(&mut mallory, &topic)?;
     emit(&mut mallory, &topic, 1)?;
     assert!(mallory.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     let shadowed: i64 = mallory.query_one("SELECT count(*) FROM pg_temp.events", &[])?.get(0);

@@ -103,3 +103,80 @@ fn the_log_does_not_tell() -> Result<()> {
     assert!(leak.is_none(), "{leak:?}");
     Ok(())
 }
+
+/// Whatever a role may read, of the catalogs, the statistics and the outbox; with the rights of monitoring, too.
+#[test]
+fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
+    const FILE_SECRET: &str = "ofthefile";
+    let own = server()?;
+    let file = own.server.data_dir().join("kafka.properties");
+    std::fs::write(&file, format!("sasl.password={FILE_SECRET}\nssl.key.password={FILE_SECRET}\n"))?;
+    own.server.set("event_outbox.kafka_properties_file", file.display())?;
+    own.server.reload()?;
+    let mut client = own.connect()?;
+    client.batch_execute(
+        "CREATE ROLE ordinary LOGIN; GRANT USAGE ON SCHEMA outbox TO ordinary;
+         GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO ordinary;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO ordinary;
+         CREATE ROLE watcher LOGIN IN ROLE ordinary, pg_monitor, pg_read_all_stats, pg_read_all_settings",
+    )?;
+    // A producer that cannot be made of them, and one that works.
+    own.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
+    own.server.reload()?;
+    until_status(&mut client, "the error", |status| status.state == "misconfigured")?;
+    client.batch_execute(&format!(
+        "ALTER SYSTEM SET event_outbox.kafka_properties = 'sasl.password={OTHER_SECRET}'"
+    ))?;
+    own.server.reload()?;
+    client.query_one("SELECT outbox.emit('secrets.relations', '{}')", &[])?;
+    until_drained(&mut client)?;
+    for user in ["ordinary", "watcher"] {
+        let mut reader = own.server.connect_as(&own.database, user)?;
+        let readable: Vec<String> = reader
+            .query(
+                "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
+                   JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                  WHERE c.relkind IN ('r', 'v', 'm', 'f') AND n.nspname IN ('pg_catalog', 'information_schema', 'outbox')
+                    AND has_table_privilege(c.oid, 'SELECT')",
+                &[],
+            )?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        assert!(readable.len() > 100, "{} relations", readable.len());
+        let mut looked = 0;
+        for relation in readable {
+            // The reader's own queries name no secret: it is found by its halves.
+            let sql = format!(
+                "SELECT t::text FROM {relation} AS t
+                  WHERE t::text LIKE ANY (SELECT '%' || a || b || '%' FROM unnest($1::text[], $2::text[]) AS s(a, b))"
+            );
+            let (heads, tails): (Vec<_>, Vec<_>) =
+                [SECRET, OTHER_SECRET, FILE_SECRET].iter().map(|secret| secret.split_at(4)).unzip();
+            match reader.query(&sql, &[&heads, &tails]) {
+                Ok(rows) => {
+                    let leaks: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+                    assert!(leaks.is_empty(), "{user} finds in {relation}: {leaks:?}");
+                    looked += 1;
+                }
+                // Some views call functions that the role may not.
+                Err(error) => {
+                    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{relation}: {error}")
+                }
+            }
+        }
+        assert!(looked > 100, "{looked} relations");
+        let checked: Vec<String> = reader
+            .query("SELECT c::text FROM outbox.check() AS c", &[])?
+            .iter()
+            .map(|row| row.get(0))
+            .collect();
+        let leak =
+            checked.iter().find(|line| [SECRET, OTHER_SECRET, FILE_SECRET].iter().any(|s| line.contains(s)));
+        assert!(leak.is_none(), "{leak:?}");
+    }
+    let log = own.server.log();
+    let leak = log.lines().find(|line| line.contains(FILE_SECRET));
+    assert!(leak.is_none(), "{leak:?}");
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Roles that mean ill, and what their events, tables and functions could do to others.
+
+use event_outbox_tests::{Result, wait};
+use postgres::Client;
+use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator;
+use serde_json::Value;
+
+use crate::relay::until_drained;
+use crate::stage::{DEADLINE, PROMPTLY, Stage};
+
+fn role(stage: &mut Stage, name: &str, rights: &str) -> Result<String> {
+    let role = format!("{name}_{}", stage.database);
+    stage.client.batch_execute(&format!(
+        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}; {}",
+        rights.replace("ROLE", &role)
+    ))?;
+    Ok(role)
+}
+
+fn is_refused(client: &mut Client, sql: &str) {
+    let error = client.batch_execute(sql).expect_err(sql);
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
+}
+
+/// Whatever would run with the rights of those who emit, or of the relay.
+#[test]
+fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let mallory = role(
+        &mut stage,
+        "mallory",
+        "GRANT INSERT, SELECT, UPDATE, DELETE ON outbox.events TO ROLE; GRANT ALL ON SCHEMA public TO ROLE",
+    )?;
+    let mut client = stage.connect_as(&mallory)?;
+    client.batch_execute(
+        "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
+         CREATE FUNCTION trap(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 1/0::bigint'",
+    )?;
+    for sql in [
+        "CREATE TRIGGER t BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION trap()",
+        "CREATE CONSTRAINT TRIGGER t AFTER DELETE ON outbox.events DEFERRABLE FOR EACH ROW EXECUTE FUNCTION trap()",
+        "CREATE RULE r AS ON DELETE TO outbox.events DO INSTEAD NOTHING",
+        "CREATE POLICY p ON outbox.events USING (false)",
+        "CREATE INDEX ON outbox.events (trap(id))",
+        "CREATE STATISTICS s ON topic, key FROM outbox.events",
+        "ALTER TABLE outbox.events ALTER id SET DEFAULT trap(1)",
+        "ALTER TABLE outbox.events ADD CHECK (trap(id) > 0)",
+        "ALTER TABLE outbox.events ENABLE ROW LEVEL SECURITY",
+        "ALTER TABLE outbox.events DISABLE TRIGGER check_event",
+        "ALTER TABLE outbox.events DISABLE RULE r",
+        "ALTER TABLE outbox.events RENAME TO other",
+        "ALTER TABLE outbox.events SET SCHEMA public",
+        "ALTER TABLE outbox.events SET (fillfactor = 10)",
+        "ALTER SEQUENCE outbox.events_id_seq CACHE 100",
+        "ALTER FUNCTION outbox.bury_event() SECURITY INVOKER",
+        "CREATE OR REPLACE FUNCTION outbox.uuid_v7() RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'",
+        "CREATE TABLE child () INHERITS (outbox.events)",
+        // Its rows could not be deleted then.
+        "CREATE TABLE held (id bigint REFERENCES outbox.events)",
+        "COMMENT ON TABLE outbox.events IS 'mine'",
+        "TRUNCATE outbox.events",
+    ] {
+        is_refused(&mut client, sql);
+    }
+    let topic = stage.topic("unharmed");
+    stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
+    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    Ok(())
+}
+
+/// A trigger of the owner is the owner's own: the relay, a superuser, lends it no rights.
+#[test]
+fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("owned");
+    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut client = stage.connect_as(&keeper)?;
+    client.batch_execute(
+        "CREATE TABLE seen (command text, seen_by name, can_become boolean, search_path text, timeouts text);
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
+         DECLARE can_become boolean := true;
+         BEGIN
+             BEGIN
+                 RESET ROLE; RESET SESSION AUTHORIZATION; SET ROLE postgres;
+             EXCEPTION WHEN insufficient_privilege THEN can_become := false;
+             END;
+             INSERT INTO public.seen VALUES (TG_NAME, current_user, can_become, current_setting('search_path'),
+                 current_setting('statement_timeout') || ' ' || current_setting('lock_timeout') || ' ' ||
+                 current_setting('row_security') || ' ' || current_setting('session_replication_role'));
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER at_delete AFTER DELETE ON outbox.events FOR EACH ROW EXECUTE FUNCTION look();
+         CREATE CONSTRAINT TRIGGER at_delete_deferred AFTER DELETE ON outbox.events
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look();
+         CREATE TRIGGER at_refusal AFTER UPDATE OF last_error ON outbox.events FOR EACH ROW EXECUTE FUNCTION look();
+         CREATE CONSTRAINT TRIGGER at_refusal_deferred AFTER UPDATE ON outbox.events
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()",
+    )?;
+    stage.alter_database("SET row_security = off")?;
+    stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
+    stage.client.execute("SELECT outbox.emit($1, '2', partition => 99)", &[&topic])?;
+    assert_eq!(stage.promptly(&topic, 1)?[0].value_text(), Some("1"));
+    let expected = format!("{keeper} false pg_catalog 0 500ms on origin");
+    for trigger in ["at_delete", "at_delete_deferred", "at_refusal", "at_refusal_deferred"] {
+        let sql =
+            "SELECT concat_ws(' ', seen_by, can_become, search_path, timeouts) FROM seen WHERE command = $1";
+        let seen: String = wait::until_ok(trigger, DEADLINE, || {
+            Ok(client.query(sql, &[&trigger])?.first().map(|row| row.get(0)))
+        })?;
+        assert_eq!(seen.replace(" f ", " false "), expected, "{trigger}");
+    }
+    Ok(())
+}
+
+/// The outbox neither opens nor needs the rows that row security hides.
+#[test]
+fn row_security_of_other_tables_holds() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("tenants");
+    let tenant = role(&mut stage, "tenant", "GRANT EXECUTE ON FUNCTION outbox.emit TO ROLE")?;
+    stage.client.batch_execute(&format!(
+        "CREATE TABLE notes (tenant name DEFAULT current_user, note text);
+         INSERT INTO notes VALUES ('other', 'secret');
+         ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE notes FORCE ROW LEVEL SECURITY;
+         CREATE POLICY own ON notes USING (tenant = current_user);
+         GRANT SELECT, INSERT ON notes TO {tenant};
+         CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM outbox.emit('{topic}', to_jsonb(n.note)) FROM notes AS n;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER tell AFTER INSERT ON notes FOR EACH STATEMENT EXECUTE FUNCTION tell()"
+    ))?;
+    let mut client = stage.connect_as(&tenant)?;
+    client.batch_execute("INSERT INTO notes (note) VALUES ('mine')")?;
+    // Arguments are evaluated by the caller, not by whom emit() acts for.
+    let sql = "SELECT count(outbox.emit($1, to_jsonb(n.note))) FROM notes AS n";
+    assert_eq!(client.query_one(sql, &[&topic])?.get::<_, i64>(0), 1);
+    client.batch_execute("SET row_security = off")?;
+    client.execute("SELECT outbox.emit($1, '\"free\"')", &[&topic])?;
+    assert!(client.execute(sql, &[&topic]).is_err());
+    let mut values = stage.drained_values(&topic)?;
+    values.sort();
+    assert_eq!(values, ["\"free\"", "\"mine\"", "\"mine\""]);
+    Ok(())
+}
+
+/// Kafka's headers have their lengths before them: nothing in a name or a value ends one and begins another.
+#[test]
+fn headers_are_not_broken_out_of() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("headers");
+    let headers = serde_json::json!({
+        "a\r\nce_id": "1", "b": "2\r\nce_id: 3", " ce_type": "4", "c": "x\u{0}ce_id", "\u{ff43}e_id": "5", "ce-id": "6",
+    });
+    let sql = "SELECT outbox.emit($1, '1', headers => $2::text::jsonb, event_type => E'e\r\nce_id: 7')::text";
+    // jsonb has no \u0000.
+    assert!(stage.client.query_one(sql, &[&topic, &headers.to_string()]).is_err());
+    let sql = "INSERT INTO outbox.events (topic, payload, headers, event_type) VALUES ($1, '1', $2::text::json, E'e\r\nce_id: 7')
+               RETURNING event_id::text";
+    let id: String = stage.client.query_one(sql, &[&topic, &headers.to_string()])?.get(0);
+    let record = &stage.drained(&topic)?[0];
+    let named = |name: &str| -> Vec<_> {
+        record.headers.iter().filter(|(header, _)| header == name).map(|(_, value)| value.clone()).collect()
+    };
+    assert_eq!(named("ce_id"), [Some(id.into_bytes())]);
+    assert_eq!(named("ce_type"), [Some(b"e\r\nce_id: 7".to_vec())]);
+    for (name, value) in headers.as_object().into_iter().flatten() {
+        assert_eq!(named(name), [value.as_str().map(|text| text.as_bytes().to_vec())], "{name:?}");
+    }
+    Ok(())
+}
+
+/// What listeners are told is one JSON object, whatever the event and its error hold.
+#[test]
+fn notifications_are_not_broken_out_of() -> Result<()> {
+    const NASTY: &str = "'\"}, {\"topic\": \"x\\\\\" \r\n\u{1}\u{202e}漢); DROP TABLE outbox.events; --";
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("told");
+    let mut listener = stage.connect()?;
+    let channel: String = listener.query_one("SELECT outbox.channel($1)", &[&topic])?.get(0);
+    listener
+        .batch_execute(&format!("LISTEN \"{channel}\"; LISTEN outbox_dead_letter; LISTEN \"outbox:x\""))?;
+    let sql = "SELECT outbox.emit_bytes($1, convert_to($2, 'UTF8'), key => convert_to($2, 'UTF8'), event_type => $2,
+                                        content_type => $2, headers => jsonb_build_object($2, $2))";
+    stage.client.execute(sql, &[&topic, &NASTY])?;
+    until_drained(&mut stage.client)?;
+    // A refusal that is reported by hand, long enough to be cut.
+    stage.configure("event_outbox.enabled", "off")?;
+    stage.client.batch_execute("SET event_outbox.max_attempts = 1")?;
+    stage.client.execute(sql, &[&topic, &NASTY])?;
+    let error = NASTY.repeat(100);
+    stage.client.execute("UPDATE outbox.events SET last_error = $1, error_class = $2", &[&error, &NASTY])?;
+
+    let mut told = Vec::new();
+    while told.len() < 2 {
+        let next = listener.notifications().timeout_iter(PROMPTLY).next()?.expect("two notifications");
+        told.push((next.channel().to_owned(), serde_json::from_str::<Value>(next.payload())?));
+    }
+    assert_eq!((told[0].0.as_str(), &told[0].1["topic"]), (channel.as_str(), &Value::from(topic.as_str())));
+    assert_eq!(told[0].1["count"], 1);
+    let (dead, what) = &told[1];
+    assert_eq!((dead.as_str(), &what["topic"]), ("outbox_dead_letter", &Value::from(topic)));
+    assert_eq!(what["error_class"], NASTY);
+    assert_eq!(what["error"], error.chars().take(1000).collect::<String>());
+    Ok(())
+}
+
+/// Each function of the extension that is written in SQL names where it looks for what it names.
+#[test]
+fn every_function_in_sql_has_a_search_path_of_its_own() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let sql = "SELECT p.oid::regprocedure::text FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
+                WHERE p.pronamespace = 'outbox'::regnamespace AND l.lanname IN ('sql', 'plpgsql')
+                  AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
+    let without: Vec<String> = stage.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    assert_eq!(without, [] as [String; 0]);
+    // It is a check: there are such functions.
+    let with =
+        "SELECT count(*) FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND proconfig IS NOT NULL";
+    assert!(stage.client.query_one(with, &[])?.get::<_, i64>(0) >= 7);
+    Ok(())
+}

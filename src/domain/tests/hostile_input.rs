@@ -1,0 +1,192 @@
+//! What users write is parsed here: arbitrary and nearly valid input ends in an answer that holds what it promises,
+//! never in a panic. Bounded by the number of cases; `PROPTEST_CASES=1000000` looks further.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use event_outbox_domain::envelope::{Envelope, default_source};
+use event_outbox_domain::event::{Content, Draft, Event};
+use event_outbox_domain::headers::{self, HeaderError, RESERVED_PREFIX};
+use event_outbox_domain::json;
+use event_outbox_domain::properties::{self, PropertyError};
+use event_outbox_domain::topic::{self, Pattern};
+use proptest::prelude::*;
+use serde_json::Value;
+
+/// Any text, mostly of the characters that mean something to the parser.
+fn near(alphabet: &'static str) -> impl Strategy<Value = String> {
+    let characters: Vec<char> = alphabet.chars().collect();
+    let meaningful = prop::collection::vec(prop::sample::select(characters), 0..40);
+    prop_oneof![
+        4 => meaningful.prop_map(|characters| characters.into_iter().collect()),
+        1 => any::<String>(),
+        1 => "\\PC{0,200}",
+    ]
+}
+
+/// JSON texts, whole, and with something cut out, doubled or put in.
+fn nearly_json() -> impl Strategy<Value = String> {
+    let text = prop_oneof![any::<String>(), "[ce_CE\"\\\\\u{0}\n{}:,é]{0,6}"];
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        text.clone().prop_map(Value::from),
+    ];
+    let value = leaf.prop_recursive(5, 40, 6, move |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((text.clone(), inner), 0..6)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    });
+    let broken = (value, any::<prop::sample::Index>(), near("{}[]\",:\\u0dce_ "), 0..4_u8);
+    broken.prop_map(|(value, place, piece, way)| {
+        let whole = value.to_string();
+        let characters: Vec<char> = whole.chars().collect();
+        let at = place.index(characters.len() + 1);
+        let (head, tail) = characters.split_at(at);
+        let (head, tail): (String, String) = (head.iter().collect(), tail.iter().collect());
+        match way {
+            0 => whole,
+            1 => head,
+            2 => format!("{head}{piece}{tail}"),
+            _ => format!("{head}{tail}{tail}"),
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn properties_are_what_was_written_or_refused(text in near("abc.=,\\\n\r #\t\u{0}é")) {
+        for parsed in [properties::parse_setting(&text), properties::parse_file(&text)] {
+            match parsed {
+                Ok(pairs) => for (name, value) in pairs {
+                    prop_assert!(!name.is_empty() && !name.contains(['=', '\n']));
+                    prop_assert_eq!(name.trim(), name.as_str());
+                    prop_assert!(text.contains(&name) || text.contains('\\'));
+                    prop_assert_eq!(value.trim(), value.as_str());
+                },
+                Err(PropertyError::Malformed(entry)) => prop_assert!((1..=text.len() + 1).contains(&entry)),
+                Err(PropertyError::Refused { .. }) => {}
+            }
+        }
+    }
+
+    /// An error may be logged and shown: it never quotes a value, whatever stands before and behind it.
+    #[test]
+    fn errors_of_properties_hold_no_value(
+        before in near("abc=,\\\n "), name in "[a-z.]{1,12}", after in near("abc=,\\\n "),
+    ) {
+        const SECRET: &str = "correcthorse";
+        for entry in [SECRET.to_owned(), format!("={SECRET}"), format!("{name}={SECRET}"), format!("acks={SECRET}")] {
+            let text = format!("{before}\n{entry}\n{after}");
+            for parsed in [properties::parse_setting(&text), properties::parse_file(&text)] {
+                if let Err(error) = parsed {
+                    prop_assert!(!error.to_string().contains(SECRET), "{}", error);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_comma_within_a_value_survives(values in prop::collection::vec("[a-z,=\\\\]{0,8}[a-z=]", 1..5)) {
+        let text: Vec<_> =
+            values.iter().map(|value| format!("sasl.password={}", value.replace(',', "\\,"))).collect();
+        let parsed = properties::parse_setting(&text.join(",")).unwrap();
+        let parsed: Vec<_> = parsed.into_iter().map(|(_, value)| value).collect();
+        prop_assert_eq!(parsed, values);
+    }
+
+    #[test]
+    fn headers_that_are_read_can_be_sent(text in nearly_json()) {
+        match headers::parse(&text) {
+            Ok(found) => for (name, value) in found {
+                prop_assert!(!name.is_empty() && !name.contains('\0'));
+                prop_assert!(!name.to_lowercase().starts_with(RESERVED_PREFIX));
+                // What is no string goes as JSON.
+                prop_assert!(value.is_none_or(|value| value.len() <= text.len()));
+            },
+            // An object whose names and strings can be sent is never called another thing.
+            Err(HeaderError::NotAnObject) => {
+                prop_assert!(!serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_object()));
+            }
+            Err(HeaderError::Reserved(name)) => {
+                prop_assert!(name.to_lowercase().starts_with(RESERVED_PREFIX));
+            }
+            Err(HeaderError::EmptyName | HeaderError::Unsendable) => {}
+        }
+    }
+
+    #[test]
+    fn compacting_changes_no_meaning_and_never_fails(text in nearly_json()) {
+        let compact = json::compact(&text);
+        prop_assert!(compact.len() <= text.len());
+        if let Ok(value) = serde_json::from_str::<Value>(&text) {
+            prop_assert_eq!(serde_json::from_str::<Value>(&compact).unwrap(), value);
+        }
+    }
+
+    /// With whatever the author wrote, each attribute of the envelope is there once, and as the outbox wrote it.
+    #[test]
+    fn the_envelope_is_the_outboxs_own(headers in nearly_json(), kind in any::<String>(), source in any::<String>()) {
+        let content = Content {
+            key: None, payload: Some(b"1"), headers: Some(&headers), event_type: Some(&kind), content_type: Some("a/b"),
+        };
+        let event = Event::new(1, [7; 16], "orders".into(), &content);
+        let mut written = Vec::new();
+        Envelope::CloudEvents { source: source.clone() }.write(&event, |name, value| {
+            written.push((name.to_owned(), value.map(<[u8]>::to_vec)));
+        });
+        for (name, value) in [("ce_source", source.as_bytes()), ("ce_type", kind.as_bytes()), ("ce_specversion", b"1.0")] {
+            let found: Vec<_> = written.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name)).collect();
+            prop_assert_eq!(found, [&(name.to_owned(), Some(value.to_vec()))]);
+        }
+        prop_assert_eq!(written.iter().filter(|(name, _)| name.to_lowercase().starts_with("ce_")).count(), 5);
+        let sources = default_source(&source, &kind);
+        prop_assert!(sources.bytes().all(|byte| byte.is_ascii_graphic()));
+    }
+
+    #[test]
+    fn a_draft_is_judged_whatever_it_holds(
+        topic in prop::option::of(near("abc._-*/ ")), partition in any::<Option<i32>>(),
+        headers in prop::option::of(nearly_json()), event_type in any::<Option<String>>(),
+        payload_bytes in any::<Option<usize>>().prop_map(|bytes| bytes.map(|bytes| bytes % 3_000_000)),
+        emitted_at in any::<Option<i64>>(), limit in 0..3_000_000_usize,
+    ) {
+        let draft = Draft {
+            topic: topic.as_deref(), partition, key: Some(b""), payload_bytes, headers: headers.as_deref(),
+            event_type: event_type.as_deref(), emitted_at,
+        };
+        match draft.check(limit) {
+            Ok(()) => {
+                prop_assert!(topic.is_some_and(|name| topic::is_valid(&name)));
+                prop_assert!(payload_bytes.unwrap_or(0) <= limit);
+            }
+            Err(invalid) => for text in [invalid.message(), invalid.detail(), invalid.hint()] {
+                prop_assert!(!text.is_empty());
+            },
+        }
+    }
+
+    #[test]
+    fn topics_and_channels_keep_to_their_characters(name in near("abcXYZ019._-~:*\"'/\\ \n\u{0}é漢")) {
+        let channel = topic::channel(&name);
+        prop_assert!(channel.len() <= topic::MAX_CHANNEL_BYTES && channel.starts_with("outbox:"));
+        if topic::is_valid(&name) {
+            prop_assert!(name.len() <= topic::MAX_TOPIC_BYTES && name.is_ascii());
+            prop_assert!(!channel.contains(['"', '\'', '\\', '\n', '\0', ' ']));
+            // No name of a topic is read as a prefix.
+            prop_assert_eq!(Pattern::new(&name), Pattern::Topic(name.clone()));
+        }
+    }
+
+    #[test]
+    fn a_pattern_opens_what_it_says_and_no_more(
+        pattern in near("ab.*"), topic in "[ab.]{1,6}",
+    ) {
+        let opens = Pattern::new(&pattern).matches(&topic);
+        let prefix = pattern.strip_suffix('*');
+        prop_assert_eq!(opens, prefix.map_or(pattern == topic, |prefix| topic.get(..prefix.len()) == Some(prefix)));
+    }
+}
