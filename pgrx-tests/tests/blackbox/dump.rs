@@ -175,6 +175,23 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
         .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit FROM {app}; DROP ROLE {app}"))?)
 }
 
+/// What still waits is there already, and is not stored a second time.
+#[test]
+fn data_restored_over_itself_is_published_once() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("over_itself");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut stage, &topic)?;
+    let before = pending(&mut stage.client)?;
+    let dumped = dump(&stage, &["--data-only"])?;
+    let refused = restore(&dumped, stage.server, &stage.database, &["--data-only"]).expect_err("restored");
+    assert!(refused.to_string().contains("events_pkey"), "{refused:#}");
+    assert_eq!(pending(&mut stage.client)?, before);
+    stage.configure("event_outbox.enabled", "on")?;
+    assert_eq!(stage.drained(&topic)?.len(), before.len());
+    Ok(())
+}
+
 #[test]
 fn a_copied_database_has_its_own_relay() -> Result<()> {
     let mut stage = Stage::new()?;

@@ -48,6 +48,12 @@ fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Re
     let refused = reader.execute("SELECT outbox.emit('standby.promoted', '{}')", &[]).expect_err("emitted");
     assert_eq!(refused.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
     assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &[&ledger.topic])?.len(), 0);
+    // What one looks at can be looked at here.
+    for view in ["status", "relays", "backlog", "pending", "dead_letters", "check()"] {
+        reader
+            .query(&format!("SELECT * FROM outbox.{view}"), &[])
+            .map_err(|error| anyhow!("{view}: {error:?}"))?;
+    }
 
     drop(client);
     primary.server.stop(StopMode::Immediate)?;
