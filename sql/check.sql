@@ -73,6 +73,11 @@ BEGIN
         hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
     ELSIF relay.state IN ('starting', 'stopping') THEN
         verdict := 'warning'; hint := 'Look again in a moment.';
+    ELSIF relay.state IN ('replica', 'incompatible') THEN
+        verdict := CASE relay.state WHEN 'replica' THEN 'warning' ELSE 'error' END;
+        -- What it waits for, and behind it what to do.
+        finding := finding || ' ' || split_part(relay.last_error, '. ', 1) || '.';
+        hint := substr(relay.last_error, strpos(relay.last_error, '. ') + 2);
     ELSIF relay.state = 'absent' THEN
         verdict := 'error';
         hint := CASE WHEN pg_is_in_recovery() THEN 'This server is a standby: the relay runs on the primary.'
