@@ -6,6 +6,7 @@ use postgres::Client;
 use crate::own::Own;
 use crate::relay::{until_drained, until_idle, until_status};
 use crate::stage::{DEADLINE, emit, values};
+use crate::upgrade::checked;
 
 const TOPIC: &str = "replication.events";
 
@@ -63,6 +64,9 @@ fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
     subscribe(&own, &original, &mut client)?;
     let replica = until_status(&mut client, "the copy", |status| status.state == "replica")?;
     assert!(replica.error().contains("subscription \"copy\""), "{replica:?}");
+    let (verdict, hint) = checked(&mut client)?;
+    assert_eq!(verdict, "warning");
+    assert!(hint.contains("drop the subscription"), "{hint}");
     until_it_holds(&mut client, 10)?;
     for number in 11..=20 {
         emit(&mut source, TOPIC, number)?;

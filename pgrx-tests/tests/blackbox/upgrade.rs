@@ -297,6 +297,13 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     Ok(())
 }
 
+/// What `outbox.check()` thinks of the relay, and what it advises.
+pub fn checked(client: &mut Client) -> Result<(String, String)> {
+    let sql = "SELECT verdict, coalesce(hint, '') FROM outbox.check() WHERE subject = 'relay'";
+    let row = client.query_one(sql, &[])?;
+    Ok((row.get(0), row.get(1)))
+}
+
 /// As when the package was replaced and the extension updated, and the server still runs with the old library.
 #[test]
 fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
@@ -308,6 +315,9 @@ fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     let waiting = until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
     assert!(waiting.error().contains("version 99.0.0"), "{waiting:?}");
     assert!(waiting.error().contains("Restart the server"), "{waiting:?}");
+    let (verdict, hint) = checked(&mut stage.client)?;
+    assert_eq!(verdict, "error");
+    assert!(hint.starts_with("Restart the server"), "{hint}");
     crate::stage::emit(&mut stage.client, &topic, 1)?;
     // It is in nobody's way meanwhile: it leaves for those who need the database to themselves, and for good with the
     // extension.
