@@ -14,7 +14,7 @@ use pgrx::prelude::PgSqlErrorCode;
 use super::turn::Relay;
 use crate::failpoints::{self, Point};
 use crate::pg::rows::RowIdentity;
-use crate::pg::statements::{self, Outbox, Refusal, Snapshot};
+use crate::pg::statements::{self, Refusal, Snapshot};
 use crate::pg::transaction::Failed;
 use crate::pg::{shared, transaction};
 
@@ -120,7 +120,7 @@ impl Relay {
         let mut sorted = self.sort(&self.reports[..count]);
         let mode = self.settings.notify;
         transaction::run(c"event_outbox: settling published events", || {
-            let outbox = Outbox::locate()?;
+            let outbox = self.outbox()?;
             let _snapshot = Snapshot::take();
             let locked =
                 if mind_locks { statements::locked_by_others(&sorted.rows()) } else { HashSet::new() };

@@ -89,7 +89,7 @@ impl Relay {
     /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
     /// extension is gone.
     fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
-        let outbox = Outbox::locate()?;
+        let outbox = self.outbox()?;
         let (horizon, snapshot) = outbox.look();
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
@@ -112,6 +112,17 @@ impl Relay {
         failpoints::reach(Point::AfterRead);
         self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
         Some(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End })
+    }
+
+    /// In a transaction: the outbox that this relay serves, `None` if it is gone. One that was created in its place counts
+    /// its ids from 1 again: it is for another relay, which is rung for.
+    pub(super) fn outbox(&self) -> Option<Outbox> {
+        let found = Outbox::locate()?;
+        if *self.served.get_or_init(|| found) == found {
+            return Some(found);
+        }
+        self.slot.bell.ring();
+        None
     }
 
     /// Takes a row if it is to be published now. `false` if there is no room for it.

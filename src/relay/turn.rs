@@ -13,6 +13,7 @@
 //! producer can be made; `disabled` while `event_outbox.enabled` is off; `paused` between `outbox.pause()` and
 //! `outbox.resume()`; `stopping` at the end.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -36,6 +37,7 @@ use crate::pg::settings::{Limits, Settings};
 use crate::pg::shared::{Request, Slot};
 use crate::pg::sleep::Sleep;
 use crate::pg::state::{Connection, State};
+use crate::pg::statements::Outbox;
 use crate::pg::transaction::Failed;
 use crate::pg::{listen, log, process};
 
@@ -81,6 +83,8 @@ pub struct Relay {
     pub(super) look: bool,
     pub(super) next_full_sweep: Instant,
     pub(super) gone: bool,
+    /// The outbox it serves, once it has looked.
+    pub(super) served: OnceCell<Outbox>,
     pub(super) database: Pause,
     pub(super) pace: Pace,
     pub(super) born: Instant,
@@ -117,6 +121,7 @@ impl Relay {
             look: true,
             next_full_sweep: Instant::now(),
             gone: false,
+            served: OnceCell::new(),
             pace: Pace::default(),
             born: Instant::now(),
             database: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),

@@ -1,6 +1,6 @@
 //! What a database has set for its sessions, or holds already, does not change what is published.
 
-use event_outbox_tests::{Broker, Result, StopMode};
+use event_outbox_tests::{Broker, Result, StopMode, process};
 
 use crate::own::Own;
 use crate::relay::{status, until_idle};
@@ -157,6 +157,25 @@ fn the_extension_can_be_dropped_and_created_again_at_once() -> Result<()> {
     emit(&mut stage.client, &topic, 5)?;
     stage.promptly(&topic, 5)?;
     assert_eq!(stage.drained_values(&topic)?, ["1", "2", "3", "4", "5"]);
+    Ok(())
+}
+
+/// A relay that saw nothing of the end takes the new outbox, whose ids begin at 1 again, not for the one it knows.
+#[test]
+fn a_relay_that_slept_while_the_extension_was_created_anew_misses_nothing() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("anew");
+    emit(&mut stage.client, &topic, 1)?;
+    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    stage.until_state("idle")?;
+    let relay = stage.relay()?.unsigned_abs();
+    process::send(relay, libc::SIGSTOP)?;
+    let replaced = stage.client.batch_execute("DROP EXTENSION event_outbox; CREATE EXTENSION event_outbox");
+    let emitted = emit(&mut stage.client, &topic, 2);
+    process::send(relay, libc::SIGCONT)?;
+    replaced?;
+    emitted?;
+    assert_eq!(stage.promptly(&topic, 2)?.len(), 2);
     Ok(())
 }
 
