@@ -109,15 +109,34 @@ fn every_state_of_a_relay_is_measured() -> Result<()> {
     let sql = "SELECT col_description('outbox.status'::regclass, attnum) FROM pg_attribute \
                 WHERE attrelid = 'outbox.status'::regclass AND attname = 'state'";
     let comment: String = stage.client.query_one(sql, &[])?.get(0);
-    let states: BTreeSet<_> = comment
-        .split([',', '.'])
-        .flat_map(|part| part.split(" or "))
-        .filter_map(|part| part.split_whitespace().next())
-        .collect();
-    let yaml = monitoring("postgres_exporter.yaml")?;
-    let list = yaml.split("'{").nth(1).and_then(|rest| rest.split('}').next()).unwrap_or_default();
-    assert_eq!(list.split(',').collect::<BTreeSet<_>>(), states);
+    // What is in parentheses explains a state.
+    let words = comment
+        .split('(')
+        .map(|part| part.split_once(')').map_or(part, |(_, rest)| rest))
+        .collect::<String>();
+    let states =
+        words.split([',', '.', ' ']).filter(|word| !["", "or"].contains(word)).map(Into::into).collect();
+    assert_eq!(list_in("event_outbox_relay")?, states);
     Ok(())
+}
+
+#[test]
+fn every_kind_of_trouble_is_measured() -> Result<()> {
+    let source = fs::read_to_string(layout::repository().join("src/pg/figures.rs"))?;
+    let kinds = source.split_once("pub const TROUBLES").and_then(|(_, rest)| rest.split_once("];"));
+    let kinds: BTreeSet<_> =
+        kinds.into_iter().flat_map(|(list, _)| list.split('"').skip(1).step_by(2)).map(Into::into).collect();
+    assert!(kinds.len() > 5, "{kinds:?}");
+    assert_eq!(list_in("event_outbox_troubles")?, kinds);
+    Ok(())
+}
+
+/// The elements of the array in a query.
+fn list_in(name: &str) -> Result<BTreeSet<String>> {
+    let queries = queries()?;
+    let sql = queries.iter().find(|query| query.name == name).map_or("", |query| &query.sql);
+    let list = sql.split("'{").nth(1).and_then(|rest| rest.split('}').next()).unwrap_or_default();
+    Ok(list.split(',').map(Into::into).collect())
 }
 
 #[test]
