@@ -9,6 +9,9 @@ use crate::relay::{until_drained, until_idle, until_status};
 
 const SECRET: &str = "correcthorse";
 const OTHER_SECRET: &str = "batterystaple";
+const FILE_SECRET: &str = "ofthefile";
+/// Finds each of them, and not itself in the queries of who searches.
+const ANY_SECRET: &str = "correcthors[e]|batterystapl[e]|ofthefil[e]";
 
 /// All ways in which SQL shows a setting.
 fn shown(client: &mut Client) -> Result<Vec<String>> {
@@ -107,7 +110,6 @@ fn the_log_does_not_tell() -> Result<()> {
 /// Whatever a role may read, of the catalogs, the statistics and the outbox; with the rights of monitoring, too.
 #[test]
 fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
-    const FILE_SECRET: &str = "ofthefile";
     let own = server()?;
     let file = own.server.data_dir().join("kafka.properties");
     std::fs::write(&file, format!("sasl.password={FILE_SECRET}\nssl.key.password={FILE_SECRET}\n"))?;
@@ -132,51 +134,45 @@ fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
     until_drained(&mut client)?;
     for user in ["ordinary", "watcher"] {
         let mut reader = own.server.connect_as(&own.database, user)?;
-        let readable: Vec<String> = reader
-            .query(
-                "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
-                   JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                  WHERE c.relkind IN ('r', 'v', 'm', 'f') AND n.nspname IN ('pg_catalog', 'information_schema', 'outbox')
-                    AND has_table_privilege(c.oid, 'SELECT')",
-                &[],
-            )?
-            .iter()
-            .map(|row| row.get(0))
-            .collect();
-        assert!(readable.len() > 100, "{} relations", readable.len());
-        let mut looked = 0;
-        for relation in readable {
-            // The reader's own queries name no secret: it is found by its halves.
-            let sql = format!(
-                "SELECT t::text FROM {relation} AS t
-                  WHERE t::text LIKE ANY (SELECT '%' || a || b || '%' FROM unnest($1::text[], $2::text[]) AS s(a, b))"
-            );
-            let (heads, tails): (Vec<_>, Vec<_>) =
-                [SECRET, OTHER_SECRET, FILE_SECRET].iter().map(|secret| secret.split_at(4)).unzip();
-            match reader.query(&sql, &[&heads, &tails]) {
-                Ok(rows) => {
-                    let leaks: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-                    assert!(leaks.is_empty(), "{user} finds in {relation}: {leaks:?}");
-                    looked += 1;
-                }
-                // Some views call functions that the role may not.
-                Err(error) => {
-                    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{relation}: {error}")
-                }
-            }
-        }
-        assert!(looked > 100, "{looked} relations");
-        let checked: Vec<String> = reader
-            .query("SELECT c::text FROM outbox.check() AS c", &[])?
-            .iter()
-            .map(|row| row.get(0))
-            .collect();
-        let leak =
-            checked.iter().find(|line| [SECRET, OTHER_SECRET, FILE_SECRET].iter().any(|s| line.contains(s)));
-        assert!(leak.is_none(), "{leak:?}");
+        assert_eq!(relations_that_show(&mut reader)?, [] as [String; 0], "{user}");
+        let checked =
+            reader.query("SELECT c::text FROM outbox.check() AS c WHERE c::text ~ $1", &[&ANY_SECRET])?;
+        assert!(checked.is_empty(), "{user}");
     }
     let log = own.server.log();
     let leak = log.lines().find(|line| line.contains(FILE_SECRET));
     assert!(leak.is_none(), "{leak:?}");
+
+    // What the documentation warns of; and so the search finds what there is to find.
+    own.alter("kafka_properties", &format!("sasl.password={OTHER_SECRET}"))?;
+    let mut reader = own.server.connect_as(&own.database, "ordinary")?;
+    assert_eq!(relations_that_show(&mut reader)?, ["pg_catalog.pg_db_role_setting"]);
     Ok(())
+}
+
+/// All tables and views that the role can read and that hold a secret.
+fn relations_that_show(reader: &mut Client) -> Result<Vec<String>> {
+    let sql = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
+                 JOIN pg_namespace AS n ON n.oid = c.relnamespace
+                WHERE c.relkind IN ('r', 'v', 'm', 'f') AND n.nspname IN ('pg_catalog', 'information_schema', 'outbox')
+                  AND has_table_privilege(c.oid, 'SELECT')";
+    let readable: Vec<String> = reader.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    assert!(readable.len() > 100, "{} relations", readable.len());
+    let mut shown = Vec::new();
+    let mut looked = 0;
+    for relation in readable {
+        let sql = format!("SELECT FROM {relation} AS t WHERE t::text ~ $1 LIMIT 1");
+        match reader.query_opt(&sql, &[&ANY_SECRET]) {
+            Ok(found) => {
+                shown.extend(found.map(|_| relation));
+                looked += 1;
+            }
+            // Some views call functions that the role may not.
+            Err(error) => {
+                assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{relation}: {error}");
+            }
+        }
+    }
+    assert!(looked > 100, "{looked} relations");
+    Ok(shown)
 }
