@@ -109,6 +109,10 @@ fn kafka_failed(failure: &Value) -> Complaint {
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "Give the relay's Kafka user the right to it: CREATE on the topic or the cluster, DESCRIBE and DESCRIBE_CONFIGS to look.",
         ),
+        Some("waiting") => (
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            "Do what outbox.status says, and try again.",
+        ),
         Some("misconfigured") => {
             (PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, "Correct the setting, and try again.")
         }

@@ -77,6 +77,13 @@ impl Relay {
     }
 }
 
+/// Says of a request, if there is one, that it cannot be done now, and why.
+pub(super) fn decline(reason: &str) {
+    if mailbox().fetch().is_some() {
+        reply(&admin::refuse("waiting", "the relay cannot ask Kafka now", reason));
+    }
+}
+
 fn reply(answer: &str) {
     let too_long =
         admin::refuse("invalid", "Kafka's answer is too long", "Ask about fewer topics at a time.");

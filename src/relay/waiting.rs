@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::errand;
 use crate::pg::hindrance::Hindrance;
 use crate::pg::process;
 use crate::pg::shared::{Request, Slot};
@@ -49,6 +50,7 @@ fn rest(slot: &Slot, sleep: &Sleep) -> bool {
         if process::stop_requested() || slot.request() != Request::None {
             return false;
         }
+        errand::decline("The relay waits; outbox.status says for what.");
         let left = next.saturating_duration_since(Instant::now());
         if slot.bell.is_rung() && left.is_zero() {
             return true;

@@ -318,6 +318,10 @@ fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     let (verdict, hint) = checked(&mut stage.client)?;
     assert_eq!(verdict, "error");
     assert!(hint.starts_with("Restart the server"), "{hint}");
+    // Whoever asks it about Kafka is told at once.
+    let error =
+        stage.client.query("SELECT outbox.create_topic('t', timeout => '1 hour')", &[]).expect_err("waits");
+    assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error}");
     crate::stage::emit(&mut stage.client, &topic, 1)?;
     // It is in nobody's way meanwhile: it leaves for those who need the database to themselves, and for good with the
     // extension.
