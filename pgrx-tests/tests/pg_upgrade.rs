@@ -162,7 +162,9 @@ fn a_cluster_that_is_upgraded_publishes_what_waited() -> Result<()> {
     assert_eq!(texts(&mut client, &CONTENT)?, content);
     assert_eq!(texts(&mut client, &CIRCUMSTANCES)?, circumstances);
     let emit = format!("SELECT outbox.emit('{TOPIC}', '\"last\"', key => '1')");
-    client.batch_execute(&format!("SET ROLE shop; {emit}; RESET ROLE; SELECT outbox.redrive()"))?;
+    client.batch_execute(&format!(
+        "SET ROLE shop; {emit}; RESET ROLE; SELECT outbox.redrive(topic => '{TOPIC}')"
+    ))?;
     let lowest: i64 = client
         .query_one("SELECT min(id) FROM outbox.events WHERE payload IN ('\"last\"', '\"dead\"')", &[])?
         .get(0);
