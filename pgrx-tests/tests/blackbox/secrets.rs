@@ -154,7 +154,8 @@ fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
 fn relations_that_show(reader: &mut Client) -> Result<Vec<String>> {
     let sql = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
-                WHERE c.relkind IN ('r', 'v', 'm', 'f') AND n.nspname IN ('pg_catalog', 'information_schema', 'outbox')
+                WHERE c.relname !~ '_numa$' -- what a machine may not have
+                  AND c.relkind IN ('r', 'v', 'm', 'f') AND n.nspname IN ('pg_catalog', 'information_schema', 'outbox')
                   AND has_table_privilege(c.oid, 'SELECT')";
     let readable: Vec<String> = reader.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     assert!(readable.len() > 100, "{} relations", readable.len());
