@@ -2,11 +2,11 @@
 //! do, and waits for the answer.
 //!
 //! ```text
-//!   Free ──take──▶ Writing ──ask──▶ Asked ──fetch──▶ Working ──answer──▶ Answered ──▶ Free
-//!     ▲               │               │                 │ the backend left
-//!     └───────────────┴───────────────┘                 ▼
-//!     └──────────────────────────────── answer ──── Abandoned
+//!   Free ──take──▶ Writing ──ask──▶ Asked ──fetch──▶ Working ──answer──▶ Answered
+//!     ▲               │               │                 │                    │
+//!     └───────────────┴───────────────┴─ the backend leaves, at any time ────┘
 //! ```
+//! Each turn has a ticket of its own: an answer to a backend that has left is not taken for the next one's.
 //! One errand at a time in the whole server; who comes meanwhile waits for the turn, and may be cancelled. Errands are
 //! what people type, not what applications do.
 
@@ -45,9 +45,21 @@ enum Stage {
     Asked,
     Working,
     Answered,
-    Abandoned,
     /// The relay ended before it could answer.
     Lost,
+}
+
+/// How many stages there are, or more.
+const STAGES: u32 = 8;
+
+/// Which turn a request was made in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket(u32);
+
+impl Ticket {
+    fn at(self, stage: Stage) -> u32 {
+        self.0 * STAGES + stage as u32
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -86,7 +98,8 @@ pub enum Unanswered {
 
 /// Where requests and answers lie.
 pub struct Mailbox {
-    stage: AtomicU32,
+    /// The ticket, and below it, in the lowest bits, the stage: both change as one.
+    turn: AtomicU32,
     /// Process of the backend whose errand it is.
     owner: AtomicI32,
     /// Whose relay is asked.
@@ -100,7 +113,7 @@ impl Default for Mailbox {
         // SAFETY: initialises a value that holds no address of its own, so that it may move afterwards.
         unsafe { pg_sys::ConditionVariableInit(&mut changed) };
         Self {
-            stage: AtomicU32::new(Stage::Free as u32),
+            turn: AtomicU32::new(Stage::Free as u32),
             owner: AtomicI32::new(0),
             database: AtomicU32::new(0),
             changed,
@@ -123,7 +136,7 @@ impl Mailbox {
         LETTER.exclusive().write(request);
         // SAFETY: a plain global of this process.
         self.database.store(unsafe { pg_sys::MyDatabaseId }.to_u32(), Ordering::Relaxed);
-        self.stage.store(Stage::Asked as u32, Ordering::Release);
+        self.advance(Stage::Writing, Stage::Asked);
         call();
         let ended = || self.is_at(Stage::Answered) || self.is_at(Stage::Lost);
         match self.wait_until(deadline, ended) {
@@ -134,21 +147,28 @@ impl Mailbox {
     }
 
     /// For the relay of this database: a request that it is to work on now, and then to answer.
-    pub fn fetch(&self) -> Option<String> {
+    pub fn fetch(&self) -> Option<(Ticket, String)> {
         // SAFETY: a plain global of this process.
         let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
         let is_mine = self.is_at(Stage::Asked) && self.database.load(Ordering::Relaxed) == here;
-        (is_mine && self.advance(Stage::Asked, Stage::Working)).then(|| LETTER.share().read())
+        let turn = is_mine.then(|| self.step(Stage::Asked, Stage::Working)).flatten()?;
+        Some((Ticket(turn / STAGES), LETTER.share().read()))
     }
 
     /// Answers the request that was fetched. One that is too long is replaced by `too_long`.
-    pub fn answer(&self, answer: &str, too_long: &str) {
-        if self.is_at(Stage::Working) {
-            LETTER.exclusive().write(if answer.len() > LETTER_BYTES { too_long } else { answer });
+    pub fn answer(&self, ticket: Ticket, answer: &str, too_long: &str) {
+        let mut letter = LETTER.exclusive();
+        if self.turn.load(Ordering::Acquire) == ticket.at(Stage::Working) {
+            letter.write(if answer.len() > LETTER_BYTES { too_long } else { answer });
+            // Should the backend leave at this moment, the next one writes its own letter when this lock is free.
+            let _ = self.turn.compare_exchange(
+                ticket.at(Stage::Working),
+                ticket.at(Stage::Answered),
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            );
         }
-        if !self.advance(Stage::Working, Stage::Answered) {
-            self.advance(Stage::Abandoned, Stage::Free);
-        }
+        drop(letter);
         self.tell();
     }
 
@@ -158,9 +178,7 @@ impl Mailbox {
         if self.database.load(Ordering::Relaxed) != unsafe { pg_sys::MyDatabaseId }.to_u32() {
             return;
         }
-        if !self.advance(Stage::Working, Stage::Lost) {
-            self.advance(Stage::Abandoned, Stage::Free);
-        }
+        self.advance(Stage::Working, Stage::Lost);
         self.tell();
     }
 
@@ -176,18 +194,23 @@ impl Mailbox {
     /// The backend is done with it.
     fn give_back(&self) {
         self.owner.store(0, Ordering::Relaxed);
-        if !self.advance(Stage::Working, Stage::Abandoned) {
-            self.stage.store(Stage::Free as u32, Ordering::Release);
-        }
+        let next = (self.turn.load(Ordering::Acquire) / STAGES).wrapping_add(1) % (u32::MAX / STAGES);
+        self.turn.store(Ticket(next).at(Stage::Free), Ordering::Release);
         self.tell();
     }
 
     fn is_at(&self, stage: Stage) -> bool {
-        self.stage.load(Ordering::Acquire) == stage as u32
+        self.turn.load(Ordering::Acquire) % STAGES == stage as u32
     }
 
     fn advance(&self, from: Stage, to: Stage) -> bool {
-        self.stage.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.step(from, to).is_some()
+    }
+
+    /// Gives the turn as it was before, if it was at `from`.
+    fn step(&self, from: Stage, to: Stage) -> Option<u32> {
+        let step = |turn: u32| (turn % STAGES == from as u32).then(|| turn - from as u32 + to as u32);
+        self.turn.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()
     }
 
     fn tell(&self) {

@@ -2,7 +2,6 @@
 //! answered. It needs no producer, so it is done while the relay is paused or disabled too.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
@@ -10,15 +9,15 @@ use super::turn::Relay;
 use crate::kafka::doorbell::Doorbell;
 use crate::kafka::publisher::with_signals_blocked;
 use crate::kafka::{admin, config};
-use crate::pg::mailbox::mailbox;
+use crate::pg::mailbox::{Ticket, mailbox};
 
 /// The topics that Kafka is asked about, at most, of those that the relay has met.
 const MOST_TOPICS: usize = 500;
 
 /// One that is under way.
 pub(super) struct Errand {
+    ticket: Ticket,
     answer: Receiver<String>,
-    _thread: JoinHandle<()>,
 }
 
 /// The thread has ended, however it did: the main thread is to look.
@@ -31,32 +30,28 @@ impl Drop for RingAtEnd {
 }
 
 impl Relay {
-    /// Takes an errand, if there is one and none is under way; answers the one that is done.
+    /// Answers the errand that is done, and takes the next. Who has left an errand does not keep others waiting for it.
     pub(super) fn run_errands(&mut self) {
-        if let Some(errand) = &self.errand {
-            match errand.answer.try_recv() {
-                Ok(answer) => reply(&answer),
+        if let Some(Errand { ticket, answer }) = self.errand.take() {
+            match answer.try_recv() {
+                Ok(answer) => reply(ticket, &answer),
                 Err(TryRecvError::Disconnected) => {
-                    reply(&admin::refuse(
-                        "other",
-                        "the request to Kafka failed",
-                        "Its thread ended before it was done.",
-                    ));
+                    let detail = "Its thread ended before it was done.";
+                    reply(ticket, &admin::refuse("other", "the request to Kafka failed", detail));
                 }
-                Err(TryRecvError::Empty) => return,
+                Err(TryRecvError::Empty) => self.errand = Some(Errand { ticket, answer }),
             }
-            self.errand = None;
         }
-        if let Some(request) = mailbox().fetch() {
+        if let Some((ticket, request)) = mailbox().fetch() {
             match self.begin(request) {
-                Ok(errand) => self.errand = Some(errand),
-                Err(refusal) => reply(&refusal),
+                Ok(answer) => self.errand = Some(Errand { ticket, answer }),
+                Err(refusal) => reply(ticket, &refusal),
             }
         }
     }
 
     /// Has a thread do it; gives the answer if it cannot be done.
-    fn begin(&self, request: String) -> Result<Errand, String> {
+    fn begin(&self, request: String) -> Result<Receiver<String>, String> {
         let refuse =
             |detail: String| admin::refuse("misconfigured", "no client for Kafka can be made", &detail);
         let config = config::client_config(&self.settings.producer)
@@ -73,19 +68,19 @@ impl Relay {
         };
         let thread =
             with_signals_blocked(|| std::thread::Builder::new().name("kafka-admin".into()).spawn(work));
-        thread.map(|thread| Errand { answer, _thread: thread }).map_err(|error| refuse(error.to_string()))
+        thread.map(|_| answer).map_err(|error| refuse(error.to_string()))
     }
 }
 
 /// Says of a request, if there is one, that it cannot be done now, and why.
 pub(super) fn decline(reason: &str) {
-    if mailbox().fetch().is_some() {
-        reply(&admin::refuse("waiting", "the relay cannot ask Kafka now", reason));
+    if let Some((ticket, _)) = mailbox().fetch() {
+        reply(ticket, &admin::refuse("waiting", "the relay cannot ask Kafka now", reason));
     }
 }
 
-fn reply(answer: &str) {
+fn reply(ticket: Ticket, answer: &str) {
     let too_long =
         admin::refuse("invalid", "Kafka's answer is too long", "Ask about fewer topics at a time.");
-    mailbox().answer(answer, &too_long);
+    mailbox().answer(ticket, answer, &too_long);
 }

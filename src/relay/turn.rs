@@ -214,6 +214,7 @@ impl Relay {
         self.publisher.as_ref().is_some_and(Publisher::has_room)
             && self.settings.enabled
             && !self.paused
+            && !self.slot.paused_changed.load(Ordering::Acquire)
             && self.renewal.is_none()
             && self.database.is_over()
             && self.has_room()

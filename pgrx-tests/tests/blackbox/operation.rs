@@ -182,5 +182,7 @@ fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
     let brokers = findings.iter().find(|row| row.get::<_, &str>(0) == "brokers").expect("brokers");
     assert_eq!(brokers.get::<_, &str>(1), "error");
     assert!(brokers.get::<_, Option<&str>>(3).is_some());
+    // It was Kafka that did not answer: those who left, with half a minute to go, kept nobody waiting.
+    assert!(brokers.get::<_, &str>(2).contains("Kafka did not answer"), "{brokers:?}");
     Ok(())
 }
