@@ -45,7 +45,7 @@ pub extern "C-unwind" fn _PG_init() {
     pg::shared::init();
     pg::mailbox::init();
     pg::wake::init();
-    pg::topic_rights::init();
+    pg::relcache::init();
     pg::hooks::init();
     // While pg_upgrade works, nobody else is to publish or delete.
     if !pg::is_binary_upgrade() {

@@ -7,11 +7,14 @@
 
 use std::time::Duration;
 
-/// How much longer to wait between two looks for each event per second: 1 ms at 2,000 events/s.
-const WAIT_PER_RATE: f64 = 0.5e-6;
+/// At this rate, in events per second, two looks are a millisecond apart.
+const RATE_OF_A_MILLISECOND: f64 = 2_000.0;
+
+/// How the wait grows with the rate: faster than that, since the more come, the more their batches save.
+const GROWTH: f64 = 1.5;
 
 /// The longest wait between two looks.
-const LONGEST: Duration = Duration::from_millis(5);
+const LONGEST: Duration = Duration::from_millis(20);
 
 /// A settlement waits so many times as long as a look: nobody waits for it but listeners.
 const SETTLEMENT: u32 = 4;
@@ -58,7 +61,8 @@ impl Pace {
 
     fn wait(&self, now: Duration) -> Duration {
         let rate = self.rate * (-self.age(now).as_secs_f64() / MEMORY.as_secs_f64()).exp();
-        Duration::from_secs_f64(rate * WAIT_PER_RATE).min(LONGEST)
+        let millis = (rate / RATE_OF_A_MILLISECOND).powf(GROWTH);
+        Duration::from_secs_f64(millis / 1e3).min(LONGEST)
     }
 
     fn age(&self, now: Duration) -> Duration {

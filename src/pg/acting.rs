@@ -14,20 +14,23 @@ impl Owner {
     /// Looks it up.
     #[must_use]
     pub fn of(table: &CStr) -> Self {
-        // SAFETY: in a transaction, and an oid that is no relation's gives null. What is opened is closed at once.
+        // SAFETY: in a transaction; what is opened is closed at once.
         unsafe {
-            let relation = pg_sys::RelationIdGetRelation(relation(table));
-            if relation.is_null() {
-                ereport!(
-                    ERROR,
-                    PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-                    format!("relation \"outbox.{}\" does not exist", table.to_string_lossy())
-                );
-            }
-            let owner = (*(*relation).rd_rel).relowner;
+            let relation = pg_sys::RelationIdGetRelation(existing(table));
+            let owner = Self::of_open(relation);
             pg_sys::RelationClose(relation);
-            Self(owner)
+            owner
         }
+    }
+
+    /// That of an open relation.
+    ///
+    /// # Safety
+    /// It is open.
+    #[must_use]
+    pub unsafe fn of_open(relation: pg_sys::Relation) -> Self {
+        // SAFETY: as promised by the caller.
+        Self(unsafe { (*(*relation).rd_rel).relowner })
     }
 
     /// Whether `user` has all rights of the owner, as superusers have.
@@ -46,6 +49,20 @@ pub fn relation(name: &CStr) -> pg_sys::Oid {
         let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
         pg_sys::get_relname_relid(name.as_ptr(), schema)
     }
+}
+
+/// A table of the schema `outbox`; an ERROR if there is none.
+#[must_use]
+pub fn existing(name: &CStr) -> pg_sys::Oid {
+    let table = relation(name);
+    if table == pg_sys::InvalidOid {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("relation \"outbox.{}\" does not exist", name.to_string_lossy())
+        );
+    }
+    table
 }
 
 /// While it lives, this session acts as the owner.

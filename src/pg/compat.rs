@@ -60,6 +60,40 @@ mod r#async {
     }
 }
 
+// commands/sequence.h is not, either.
+mod sequence {
+    use pgrx::pg_sys;
+
+    unsafe extern "C-unwind" {
+        pub fn nextval_internal(sequence: pg_sys::Oid, check_permissions: bool) -> i64;
+    }
+}
+
+/// The next number of a sequence that an identity column owns, for which its owner's rights are not asked.
+#[must_use]
+pub fn next_value(sequence: pg_sys::Oid) -> i64 {
+    // SAFETY: in a transaction; an ERROR if there is no such sequence.
+    unsafe { guarded(|| sequence::nextval_internal(sequence, false)) }
+}
+
+/// The sequence of an identity column; invalid if the column is none.
+///
+/// # Safety
+/// The table is open and has the column.
+#[must_use]
+pub unsafe fn identity_sequence(table: pg_sys::Relation, column: pg_sys::AttrNumber) -> pg_sys::Oid {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::getIdentitySequence((*table).rd_id, column, true)
+    }
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    // SAFETY: as promised by the caller.
+    unsafe {
+        pg_sys::getIdentitySequence(table, column, true)
+    }
+}
+
 /// Calls a C function that can raise an ERROR, which unwinds from here instead of jumping over Rust
 /// frames. The bindings of pgrx do this by themselves.
 ///
@@ -102,6 +136,24 @@ pub unsafe fn fetch_row_version(
     unsafe {
         let methods = &*(*table).rd_tableam;
         methods.tuple_fetch_row_version.is_some_and(|fetch| fetch(table, tid, snapshot, slot))
+    }
+}
+
+/// Inserts the slot's row, whose place is then in the slot.
+///
+/// # Safety
+/// Within [`guarded`]; both are alive, the table is locked for writing, and the slot is one of the table's.
+pub unsafe fn insert_row(
+    table: pg_sys::Relation,
+    slot: *mut pg_sys::TupleTableSlot,
+    command: pg_sys::CommandId,
+) {
+    // SAFETY: an open table has its access method, which has all functions but those documented as optional.
+    unsafe {
+        let methods = &*(*table).rd_tableam;
+        if let Some(insert) = methods.tuple_insert {
+            insert(table, slot, command, 0, std::ptr::null_mut());
+        }
     }
 }
 

@@ -7,17 +7,21 @@ use event_outbox_domain::event::Draft;
 use event_outbox_domain::json;
 use pgrx::prelude::*;
 
-use super::acting::{Acting, Owner};
+use super::acting::Acting;
+use super::append::{self, Table};
 use super::errors::Complaint;
 use super::functions::{Arguments, new_uuid, sql_function};
 use super::spi::{self, Access, Statement};
-use super::{settings, topic_rights};
+use super::{compat, settings, topic_rights};
 
+/// Where the table has been given more than the extension gave it. Its columns are those of [`append::GIVEN`].
 static INSERT: Statement = Statement::new(
-    c"INSERT INTO outbox.events (event_id, topic, partition, key, payload, headers, event_type, content_type) \
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    c"INSERT INTO outbox.events \
+      (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type) \
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
     &[
         pg_sys::UUIDOID,
+        pg_sys::TIMESTAMPTZOID,
         pg_sys::TEXTOID,
         pg_sys::INT4OID,
         pg_sys::BYTEAOID,
@@ -83,11 +87,13 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         event_type: new.event_type,
         emitted_at: None,
     });
-    let owner = Owner::of(c"events");
+    let events = Table::open();
+    let owner = events.owner();
     topic_rights::check(new.topic.unwrap_or_default(), owner);
     let event_id = new.event_id.unwrap_or_else(new_uuid).into_datum();
-    let values = [
+    let values: [_; append::GIVEN.len()] = [
         event_id,
+        Some(pg_sys::Datum::from(compat::pg_timestamp(super::now()))),
         new.topic.into_datum(),
         new.partition.into_datum(),
         new.key.into_datum(),
@@ -97,11 +103,13 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         // A tombstone has no content whose type could be told.
         new.payload.and(new.content_type).into_datum(),
     ];
-    let _owner = Acting::begin(owner);
-    spi::connected(|| {
-        let _checked = Checked::mark();
-        INSERT.execute(&values, Access::Write, 0);
-    });
+    if !events.append(&values) {
+        let _owner = Acting::begin(owner);
+        spi::connected(|| {
+            let _checked = Checked::mark();
+            INSERT.execute(&values, Access::Write, 0);
+        });
+    }
     event_id.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
 }
 

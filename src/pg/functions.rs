@@ -1,5 +1,6 @@
 //! SQL functions in general: how they are exported, and those that need no table.
 
+use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use event_outbox_domain::topic;
@@ -152,14 +153,43 @@ fn readable(arguments: &Arguments) -> Option<pg_sys::Datum> {
     }
 }
 
-/// A new UUID version 7. Its random part comes from Postgres' own source, which is safe in forked
-/// processes.
+/// Random bytes of a UUID.
+const RANDOM: usize = 10;
+
+/// UUIDs for which random bytes are fetched at once: to ask for a few costs nearly as much.
+const AHEAD: usize = 32;
+
+/// Random bytes fetched ahead, and how many of them are used. Each backend has its own: the postmaster, from which it is
+/// forked, makes no UUID.
+struct Pool {
+    bytes: [u8; AHEAD * RANDOM],
+    used: usize,
+}
+
+thread_local! {
+    static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; AHEAD * RANDOM], used: AHEAD * RANDOM }) };
+}
+
+/// Random bytes from Postgres' own source, none of them given twice.
+fn random_bytes() -> [u8; RANDOM] {
+    POOL.with_borrow_mut(|pool| {
+        if pool.used == pool.bytes.len() {
+            // SAFETY: writes as many bytes as the array has.
+            if !unsafe { pg_sys::pg_strong_random(pool.bytes.as_mut_ptr().cast(), pool.bytes.len()) } {
+                ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not generate random values");
+            }
+            pool.used = 0;
+        }
+        let mut random = [0; RANDOM];
+        random.copy_from_slice(&pool.bytes[pool.used..][..RANDOM]);
+        pool.used += RANDOM;
+        random
+    })
+}
+
+/// A new UUID version 7.
 pub fn new_uuid() -> pgrx::Uuid {
-    let mut random = [0_u8; 10];
-    // SAFETY: writes as many bytes as the array has.
-    if !unsafe { pg_sys::pg_strong_random(random.as_mut_ptr().cast(), random.len()) } {
-        ereport!(ERROR, PgSqlErrorCode::ERRCODE_INTERNAL_ERROR, "could not generate random values");
-    }
+    let random = random_bytes();
     let millis = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
     let millis = u64::try_from(millis).unwrap_or(u64::MAX);
     pgrx::Uuid::from_bytes(*uuid::Builder::from_unix_timestamp_millis(millis, &random).as_uuid().as_bytes())

@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 
 pub mod acting;
+pub mod append;
 pub mod compat;
 pub mod control;
 pub mod databases;
@@ -16,6 +17,7 @@ pub mod listen;
 pub mod log;
 pub mod mailbox;
 pub mod process;
+pub mod relcache;
 pub mod rows;
 pub mod secret;
 pub mod settings;

@@ -58,6 +58,11 @@ impl Bell {
         }
     }
 
+    /// Has nobody wake the sleeper for what it looks for soon by itself. As if it had been told.
+    pub fn mute(&self) {
+        self.rung.store(true, Ordering::SeqCst);
+    }
+
     /// Wakes the sleeper, whatever it has been told: for orders that it looks at each time it wakes.
     pub fn rouse(&self) {
         let latch = self.latch.load(Ordering::Acquire);

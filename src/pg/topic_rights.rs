@@ -1,9 +1,8 @@
 //! Who may emit to which topics: `outbox.topic_grants` (`sql/topic_grants.sql`).
 //!
-//! Each session keeps the grants, and reads them anew after the invalidation that every change of the table
-//! sends at its commit, as Postgres does with its own catalogs. So the check costs next to nothing while there are none.
+//! Each session keeps the grants, and reads them anew when it has heard of a change (`relcache.rs`). So the check costs next to nothing while there are none.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 
 use event_outbox_domain::topic::Pattern;
 use pgrx::prelude::*;
@@ -11,6 +10,7 @@ use pgrx::prelude::*;
 use super::acting::{self, Acting, Owner};
 use super::errors::Complaint;
 use super::functions::{Arguments, sql_function};
+use super::relcache::Watched;
 use super::spi::{self, Access, Statement};
 use super::statements::Snapshot;
 
@@ -36,24 +36,7 @@ struct Known {
 }
 
 thread_local! {
-    /// The table that `KNOWN` is of.
-    static TABLE: Cell<pg_sys::Oid> = const { Cell::new(pg_sys::InvalidOid) };
-    /// Counts the changes of it that this session has heard of.
-    static AGE: Cell<u64> = const { Cell::new(0) };
     static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
-}
-
-/// Has changes of the table heard of; inherited by every backend.
-pub fn init() {
-    // SAFETY: the callback lives as long as the library, which is never unloaded.
-    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0_usize)) }
-}
-
-/// An invalidation arrived: of one relation, or of all. In the middle of anything, so it only counts.
-unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    if relation == pg_sys::InvalidOid || relation == TABLE.get() {
-        AGE.set(AGE.get().wrapping_add(1));
-    }
 }
 
 /// After each statement that changes the grants: all sessions hear of it when it commits, this one at once.
@@ -90,14 +73,14 @@ fn refresh() {
     // A transaction that has all its locks would not hear of a change before its end.
     // SAFETY: in a transaction, at a place where locks could be taken as well.
     unsafe { pg_sys::AcceptInvalidationMessages() };
-    let is_fresh = KNOWN.with_borrow(|known| known.as_ref().is_some_and(|known| known.age == AGE.get()));
+    let is_fresh = KNOWN
+        .with_borrow(|known| known.as_ref().is_some_and(|known| known.age == Watched::TopicGrants.changes()));
     if is_fresh {
         return;
     }
     let table = acting::relation(c"topic_grants");
-    TABLE.set(table);
-    // A change that is heard of while they are read makes them be read again.
-    let age = AGE.get();
+    Watched::TopicGrants.is(table);
+    let age = Watched::TopicGrants.changes();
     let known = (table != pg_sys::InvalidOid).then(|| Known { age, grants: read() });
     KNOWN.set(known);
 }
