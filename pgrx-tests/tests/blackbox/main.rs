@@ -3,6 +3,7 @@
 //! One binary, so that all tests share one broker and one server; a test that crashes or restarts something
 //! starts its own. Needs the release build in the private tree: `make test` puts it there.
 
+mod additions;
 mod arrival;
 mod backlog;
 mod concurrency;
