@@ -90,12 +90,24 @@ impl Event {
     pub fn content(&self) -> Content<'_> {
         let body = &self.body;
         Content {
-            key: body.part(0),
-            payload: body.part(1),
+            key: self.key(),
+            payload: self.payload(),
             headers: body.text(2),
             event_type: body.text(3),
             content_type: body.text(4),
         }
+    }
+
+    /// Record key.
+    #[must_use]
+    pub fn key(&self) -> Option<&[u8]> {
+        self.body.part(0)
+    }
+
+    /// Record value; `None` is a tombstone.
+    #[must_use]
+    pub fn payload(&self) -> Option<&[u8]> {
+        self.body.part(1)
     }
 
     /// What the event weighs in the relay's memory while it is in flight, in bytes: it is held as read until

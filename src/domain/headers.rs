@@ -1,5 +1,6 @@
 //! A JSON object read as Kafka record headers.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::Deserialize;
@@ -11,8 +12,8 @@ use crate::json;
 /// The prefix of the CloudEvents attributes in the Kafka protocol binding: ours alone to write.
 pub const RESERVED_PREFIX: &str = "ce_";
 
-/// One record header; a `None` value is Kafka's null header.
-pub type Header = (String, Option<String>);
+/// One record header, borrowed from the text where that spells it out; a `None` value is Kafka's null header.
+pub type Header<'a> = (Cow<'a, str>, Option<Cow<'a, str>>);
 
 /// Why a text cannot be read as headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,7 +34,7 @@ pub enum HeaderError {
 ///
 /// # Errors
 /// The first thing wrong with the text, as [`HeaderError`].
-pub fn parse(text: &str) -> Result<Vec<Header>, HeaderError> {
+pub fn parse(text: &str) -> Result<Vec<Header<'_>>, HeaderError> {
     let Object(entries) = serde_json::from_str(text).map_err(|_| not_read(text))?;
     let mut headers = Vec::with_capacity(entries.len());
     for (name, value) in entries {
@@ -45,7 +46,7 @@ pub fn parse(text: &str) -> Result<Vec<Header>, HeaderError> {
         }
         if name.get(..RESERVED_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
         {
-            return Err(HeaderError::Reserved(name));
+            return Err(HeaderError::Reserved(name.into_owned()));
         }
         let elements =
             value.get().starts_with('[').then(|| serde_json::from_str::<Vec<&RawValue>>(value.get()));
@@ -70,17 +71,24 @@ fn not_read(text: &str) -> HeaderError {
     }
 }
 
-fn single(value: &RawValue) -> Result<Option<String>, HeaderError> {
+fn single(value: &RawValue) -> Result<Option<Cow<'_, str>>, HeaderError> {
     let text = value.get();
     match text.as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"') => serde_json::from_str(text).map(Some).map_err(|_| HeaderError::Unsendable),
-        _ => Ok(Some(json::compact(text))),
+        Some(b'"') => {
+            let Text(text) = serde_json::from_str(text).map_err(|_| HeaderError::Unsendable)?;
+            Ok(Some(text))
+        }
+        _ => Ok(Some(Cow::Owned(json::compact(text)))),
     }
 }
 
+/// A JSON string, borrowed unless it has escapes: headers are read for each event, by its author and by the relay.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
 /// A JSON object as its entries in their written order, repeated names kept.
-struct Object<'a>(Vec<(String, &'a RawValue)>);
+struct Object<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Object<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -99,8 +107,8 @@ impl<'de> Visitor<'de> for Entries {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut entries = Vec::with_capacity(map.size_hint().unwrap_or(4));
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+        while let Some((Text(name), value)) = map.next_entry()? {
+            entries.push((name, value));
         }
         Ok(Object(entries))
     }
@@ -110,8 +118,17 @@ impl<'de> Visitor<'de> for Entries {
 mod tests {
     use super::*;
 
-    fn header(name: &str, value: Option<&str>) -> Header {
-        (name.to_owned(), value.map(str::to_owned))
+    fn header<'a>(name: &'a str, value: Option<&'a str>) -> Header<'a> {
+        (name.into(), value.map(Cow::from))
+    }
+
+    #[test]
+    fn nothing_is_copied_without_need() {
+        let headers = parse(r#"{"a": "plain", "b\u0020": "\u0041", "c": 1}"#).unwrap();
+        let is_borrowed = |text: &Cow<'_, str>| matches!(text, Cow::Borrowed(_));
+        let borrowed =
+            headers.iter().map(|(name, value)| (is_borrowed(name), is_borrowed(value.as_ref().unwrap())));
+        assert_eq!(borrowed.collect::<Vec<_>>(), [(true, true), (false, false), (true, false)]);
     }
 
     #[test]

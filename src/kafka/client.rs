@@ -125,9 +125,8 @@ fn record<'e>(event: &'e Event, envelope: &Envelope) -> BaseRecord<'e, [u8], [u8
     let mut record = BaseRecord::with_opaque_to(&event.topic, event.id.cast_unsigned() as usize);
     record.headers = headers;
     record.partition = event.partition;
-    let content = event.content();
-    record.key = content.key;
-    record.payload = content.payload;
+    record.key = event.key();
+    record.payload = event.payload();
     record.timestamp = Some(event.emitted_at.div_euclid(MICROS_PER_MILLI));
     record
 }
