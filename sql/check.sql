@@ -9,6 +9,7 @@ DECLARE
     backlog outbox.backlog;
     pause   outbox.paused;
     version record;
+    topics  jsonb;
     described record;
     trouble text;
     detail  text;
@@ -94,7 +95,7 @@ BEGIN
 
     subject := 'brokers';
     BEGIN
-        PERFORM FROM outbox.describe_topics('{}', '5 seconds');
+        SELECT coalesce(jsonb_agg(d), '[]') INTO topics FROM outbox.describe_topics() AS d;
         verdict := 'ok'; finding := format('Kafka answers at %s.', current_setting('event_outbox.bootstrap_servers')); hint := NULL;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS trouble = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
@@ -106,7 +107,10 @@ BEGIN
 
     IF verdict = 'ok' THEN
         subject := 'topic';
-        FOR described IN SELECT * FROM outbox.describe_topics() LOOP
+        FOR described IN
+            SELECT * FROM jsonb_to_recordset(topics) AS t(topic text, partitions integer, replication_factor integer,
+                                                          max_message_bytes bigint, min_insync_replicas integer, error text)
+        LOOP
             finding := NULL; hint := NULL; verdict := 'ok';
             IF described.partitions IS NULL THEN
                 verdict := CASE WHEN current_setting('event_outbox.auto_create_topics')::boolean THEN 'warning' ELSE 'error' END;

@@ -20,6 +20,8 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use serde_json::{Map, Value, json};
 
+use super::client::ask_any_broker;
+
 /// The configuration of a topic that an outbox depends on.
 const CONFIG_OF_INTEREST: [&str; 4] =
     ["max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms"];
@@ -129,13 +131,7 @@ impl Admin {
 
     fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Value, Failed> {
         // Whether anybody answers at all, before each topic is asked for.
-        self.client.inner().fetch_metadata(Some(""), self.left()).map(|_| ()).or_else(|error| {
-            // A name that is none is refused by a broker that answers.
-            match error.rdkafka_error_code() {
-                Some(Code::InvalidTopic | Code::UnknownTopicOrPartition | Code::UnknownTopic) => Ok(()),
-                _ => Err(error),
-            }
-        })?;
+        ask_any_broker(self.client.inner(), self.left())?;
         let mut topics: Vec<Value> =
             names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
         self.add_config(&mut topics)?;

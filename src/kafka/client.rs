@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use event_outbox_domain::envelope::Envelope;
 use event_outbox_domain::event::Event;
+use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -104,7 +105,7 @@ impl Client {
     /// Asks for the metadata of the topics in use, which any broker can answer, and waits for it.
     #[must_use]
     pub fn broker_answers(&self, timeout: Duration) -> bool {
-        self.queue.broker_answers(timeout)
+        ask_any_broker(self.producer.client(), timeout).is_ok()
     }
 }
 
@@ -155,25 +156,36 @@ impl MainQueue {
         // SAFETY: the queue is held until `drop`.
         unsafe { rdsys::rd_kafka_queue_length(self.queue) }
     }
-
-    /// Asks for the metadata of the topics in use, which any broker can answer.
-    fn broker_answers(&self, timeout: Duration) -> bool {
-        let mut metadata = std::ptr::null();
-        let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: the client outlives the queue; the metadata is freed if it was given.
-        unsafe {
-            let code = rdsys::rd_kafka_metadata(self.client, 0, std::ptr::null_mut(), &mut metadata, millis);
-            if !metadata.is_null() {
-                rdsys::rd_kafka_metadata_destroy(metadata);
-            }
-            code == rdsys::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
-        }
-    }
 }
 
 impl Drop for MainQueue {
     fn drop(&mut self) {
         // SAFETY: gives back the reference that `of` took.
         unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+/// Asks for the metadata of the topics in use, which any broker can answer, and waits for it.
+///
+/// # Errors
+/// Why none did.
+pub fn ask_any_broker<C: ClientContext>(
+    client: &rdkafka::client::Client<C>,
+    timeout: Duration,
+) -> Result<(), KafkaError> {
+    let mut metadata = std::ptr::null();
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is alive; the metadata is freed if it was given.
+    let code = unsafe {
+        let code =
+            rdsys::rd_kafka_metadata(client.native_ptr(), 0, std::ptr::null_mut(), &mut metadata, millis);
+        if !metadata.is_null() {
+            rdsys::rd_kafka_metadata_destroy(metadata);
+        }
+        code
+    };
+    match RDKafkaErrorCode::from(code) {
+        RDKafkaErrorCode::NoError => Ok(()),
+        code => Err(KafkaError::MetadataFetch(code)),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 /// Rung by one thread, waited for by another.
 #[derive(Debug)]
@@ -38,5 +39,14 @@ impl Doorbell {
     #[must_use]
     pub fn fd(&self) -> RawFd {
         self.0.as_raw_fd()
+    }
+}
+
+/// Rings when its thread ends, however it does: who waits for the thread is to look.
+pub struct RingAtEnd(pub Arc<Doorbell>);
+
+impl Drop for RingAtEnd {
+    fn drop(&mut self) {
+        self.0.ring();
     }
 }

@@ -17,7 +17,7 @@ use rdkafka::types::RDKafkaConfRes;
 use super::client::Client;
 use super::config;
 use super::context::Context;
-use super::doorbell::Doorbell;
+use super::doorbell::{Doorbell, RingAtEnd};
 use super::publisher::{Batch, News};
 use crate::failpoints;
 
@@ -82,15 +82,6 @@ fn without_values(error: &KafkaError) -> String {
         }
         KafkaError::ClientConfig(_, _, name, _) => format!("the value of property \"{name}\" is not valid"),
         other => other.to_string(),
-    }
-}
-
-/// However the thread ends, the main thread is told to look.
-struct RingAtEnd(Arc<Doorbell>);
-
-impl Drop for RingAtEnd {
-    fn drop(&mut self) {
-        self.0.ring();
     }
 }
 

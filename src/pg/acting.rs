@@ -6,6 +6,8 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
+use super::catalog;
+
 /// The owner of a table of the schema `outbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(pg_sys::Oid);
@@ -16,7 +18,7 @@ impl Owner {
     pub fn of(table: &CStr) -> Self {
         // SAFETY: in a transaction; what is opened is closed at once.
         unsafe {
-            let relation = pg_sys::RelationIdGetRelation(existing(table));
+            let relation = pg_sys::RelationIdGetRelation(catalog::existing(table));
             let owner = Self::of_open(relation);
             pg_sys::RelationClose(relation);
             owner
@@ -39,30 +41,6 @@ impl Owner {
         // SAFETY: in a transaction; looks into the catalogs.
         user == self.0 || unsafe { pg_sys::has_privs_of_role(user, self.0) }
     }
-}
-
-/// A table of the schema `outbox`; invalid if there is none.
-#[must_use]
-pub fn relation(name: &CStr) -> pg_sys::Oid {
-    // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
-    unsafe {
-        let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
-    }
-}
-
-/// A table of the schema `outbox`; an ERROR if there is none.
-#[must_use]
-pub fn existing(name: &CStr) -> pg_sys::Oid {
-    let table = relation(name);
-    if table == pg_sys::InvalidOid {
-        ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            format!("relation \"outbox.{}\" does not exist", name.to_string_lossy())
-        );
-    }
-    table
 }
 
 /// While it lives, this session acts as the owner.

@@ -10,9 +10,9 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
-use super::acting::{self, Owner};
+use super::acting::Owner;
 use super::relcache::Watched;
-use super::{compat, wake};
+use super::{catalog, compat, wake};
 
 /// What an event's author and `emit()` decide, in the order in which the values are given; the rest follows.
 pub const GIVEN: [&CStr; 9] = [
@@ -73,7 +73,7 @@ impl Table {
         // SAFETY: in a transaction, whose end releases what an ERROR leaves open; the name is a C string.
         unsafe {
             pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr());
-            let table = acting::existing(c"events");
+            let table = catalog::existing(c"events");
             Self { relation: pg_sys::table_open(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
         }
     }
@@ -213,8 +213,7 @@ impl Table {
         };
         let mut on_insertion =
             triggers.iter().filter(|trigger| trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0);
-        let enabled =
-            [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS].map(|letter| letter as u8);
+        let enabled = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
         // SAFETY: as above.
         let is_ours = |trigger: &pg_sys::Trigger| unsafe {
             TRIGGERS.contains(&CStr::from_ptr(trigger.tgname)) && enabled.contains(&(trigger.tgenabled as u8))

@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 pub mod acting;
 pub mod append;
+pub mod catalog;
 pub mod compat;
 pub mod control;
 pub mod databases;

@@ -13,6 +13,7 @@ use event_outbox_domain::sweep::Horizon;
 use pgrx::prelude::*;
 
 use super::acting::{Acting, Owner};
+use super::catalog;
 use super::compat;
 use super::process::force_setting;
 use super::rows::{Events, RowIdentity, RowPlace};
@@ -121,17 +122,10 @@ impl Outbox {
     /// Finds it; `None` if the extension is not in this database. To be called in a transaction.
     #[must_use]
     pub fn locate() -> Option<Self> {
-        // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
-        unsafe {
-            if pg_sys::get_extension_oid(c"event_outbox".as_ptr(), true) == pg_sys::InvalidOid {
-                return None;
-            }
-            let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
-            let events = pg_sys::get_relname_relid(c"events".as_ptr(), schema);
-            let sequence = pg_sys::get_relname_relid(c"events_id_seq".as_ptr(), schema);
-            (events != pg_sys::InvalidOid && sequence != pg_sys::InvalidOid)
-                .then_some(Self { events, sequence })
-        }
+        // SAFETY: a look-up by a C string that answers with InvalidOid where there is nothing.
+        let extension = unsafe { pg_sys::get_extension_oid(c"event_outbox".as_ptr(), true) };
+        let [events, sequence] = [c"events", c"events_id_seq"].map(catalog::relation);
+        (![extension, events, sequence].contains(&pg_sys::InvalidOid)).then_some(Self { events, sequence })
     }
 
     /// The version of the extension's objects.
@@ -174,11 +168,7 @@ impl Outbox {
     /// Whether `outbox.pause()` was called, and not yet `outbox.resume()`. An outbox that is older than that is not.
     #[must_use]
     pub fn is_paused(self) -> bool {
-        // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
-        let table = unsafe {
-            let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
-            pg_sys::get_relname_relid(c"paused".as_ptr(), schema)
-        };
+        let table = catalog::relation(c"paused");
         let _snapshot = Snapshot::take();
         table != pg_sys::InvalidOid && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
+use super::catalog;
 use super::compat;
 use super::functions::{Arguments, sql_function};
 use super::shared::{self, Slot};
@@ -83,11 +84,10 @@ fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
 /// A function in a view is called with the rights of the view's reader; so whoever may read the view may
 /// call this, and nobody else.
 fn require_select(view: &CStr) {
-    // SAFETY: look-ups by C strings and the checks that Postgres itself makes of a view's reader.
+    // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is refused.
     unsafe {
-        let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
-        let relation = pg_sys::get_relname_relid(view.as_ptr(), schema);
-        let result = pg_sys::pg_class_aclcheck(relation, pg_sys::GetUserId(), compat::ACL_SELECT);
+        let result =
+            pg_sys::pg_class_aclcheck(catalog::relation(view), pg_sys::GetUserId(), compat::ACL_SELECT);
         if result != pg_sys::AclResult::ACLCHECK_OK {
             pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, view.as_ptr());
         }

@@ -7,7 +7,8 @@ use std::cell::RefCell;
 use event_outbox_domain::topic::Pattern;
 use pgrx::prelude::*;
 
-use super::acting::{self, Acting, Owner};
+use super::acting::{Acting, Owner};
+use super::catalog;
 use super::errors::Complaint;
 use super::functions::{Arguments, sql_function};
 use super::relcache::Watched;
@@ -78,7 +79,7 @@ fn refresh() {
     if is_fresh {
         return;
     }
-    let table = acting::relation(c"topic_grants");
+    let table = catalog::relation(c"topic_grants");
     Watched::TopicGrants.is(table);
     let age = Watched::TopicGrants.changes();
     let known = (table != pg_sys::InvalidOid).then(|| Known { age, grants: read() });
@@ -120,7 +121,7 @@ fn refuse(user: pg_sys::Oid, topic: &str) -> ! {
 ///
 /// It can be called for oneself, so it must not open all topics: the last grants are left to `revoke_topic()`.
 pub fn drop_owned(roles: &[pg_sys::Oid]) {
-    if acting::relation(c"topic_grants") == pg_sys::InvalidOid {
+    if catalog::relation(c"topic_grants") == pg_sys::InvalidOid {
         return;
     }
     let _owner = Acting::begin(Owner::of(c"topic_grants"));

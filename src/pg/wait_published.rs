@@ -8,6 +8,7 @@ use super::compat;
 use super::functions::{Arguments, sql_function};
 use super::shared;
 use super::spi::{self, Access, Statement};
+use super::statements::Snapshot;
 use super::wake;
 
 sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_published);
@@ -78,11 +79,6 @@ fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
 
 /// Runs `work` with a new snapshot, whatever the isolation level of the transaction.
 fn with_latest_snapshot<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: in a transaction; push and pop are paired, and an ERROR between them is cleaned up by the
-    // end of the transaction.
-    unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-    let result = spi::connected(work);
-    // SAFETY: as above.
-    unsafe { pg_sys::PopActiveSnapshot() };
-    result
+    let _snapshot = Snapshot::take_latest();
+    spi::connected(work)
 }

@@ -1,12 +1,10 @@
 //! An errand to Kafka for a backend of the same database: taken from the mailbox, done on a thread of its own,
 //! answered. It needs no producer, so it is done while the relay is paused or disabled too.
 
-use std::sync::Arc;
-
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
 use super::turn::Relay;
-use crate::kafka::doorbell::Doorbell;
+use crate::kafka::doorbell::RingAtEnd;
 use crate::kafka::publisher::with_signals_blocked;
 use crate::kafka::{admin, config};
 use crate::pg::mailbox::{Ticket, mailbox};
@@ -18,15 +16,6 @@ const MOST_TOPICS: usize = 500;
 pub(super) struct Errand {
     ticket: Ticket,
     answer: Receiver<String>,
-}
-
-/// The thread has ended, however it did: the main thread is to look.
-struct RingAtEnd(Arc<Doorbell>);
-
-impl Drop for RingAtEnd {
-    fn drop(&mut self) {
-        self.0.ring();
-    }
 }
 
 impl Relay {

@@ -1,0 +1,29 @@
+//! Where the objects of the schema `outbox` are.
+
+use std::ffi::CStr;
+
+use pgrx::prelude::*;
+
+/// A table, view or sequence of the schema `outbox`; invalid if there is none.
+#[must_use]
+pub fn relation(name: &CStr) -> pg_sys::Oid {
+    // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
+    unsafe {
+        let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
+        pg_sys::get_relname_relid(name.as_ptr(), schema)
+    }
+}
+
+/// The same; an ERROR if there is none.
+#[must_use]
+pub fn existing(name: &CStr) -> pg_sys::Oid {
+    let table = relation(name);
+    if table == pg_sys::InvalidOid {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+            format!("relation \"outbox.{}\" does not exist", name.to_string_lossy())
+        );
+    }
+    table
+}
