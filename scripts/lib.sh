@@ -25,10 +25,18 @@ export EVENT_OUTBOX_LAB=$lab
 export EVENT_OUTBOX_KAFKA_LIBS=$target/kafka/libs
 
 step() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
-die() {
+complain() {
     printf 'error: %s\n' "$*" >&2
+}
+
+die() {
+    complain "$@"
     exit 1
 }
+
+# The status of a script that could not get what others have to provide; sysexits.h calls it EX_UNAVAILABLE.
+# shellcheck disable=SC2034
+unavailable=69
 
 # The directory of a major version's programs: in Debian's packages (PGDG's are the same), and in a build of our own,
 # where no package has it.
