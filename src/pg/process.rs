@@ -12,6 +12,7 @@ static RELOAD: AtomicBool = AtomicBool::new(false);
 
 /// Installs the worker's signal handlers and lets signals in.
 pub fn attach_signals() {
+    hold_cancels();
     // SAFETY: both handlers do nothing but store atomics and set a latch.
     unsafe {
         compat::install_signal_handler(libc::SIGTERM, on_sigterm);
@@ -49,6 +50,19 @@ pub fn shield_from_cancel() {
     unsafe { pg_sys::QueryCancelPending = 0 }
 }
 
+/// Outside a transaction there is nothing to cancel, and nobody to catch the ERROR: even a line written to the log would
+/// raise it. An ERROR lifts the hold, so whoever catches one holds again.
+pub fn hold_cancels() {
+    // SAFETY: a counter of this process, which Postgres reads when it looks for interrupts.
+    unsafe { pg_sys::QueryCancelHoldoffCount = 1 }
+}
+
+/// Lets a transaction be cancelled.
+pub fn admit_cancels() {
+    // SAFETY: as above.
+    unsafe { pg_sys::QueryCancelHoldoffCount = 0 }
+}
+
 /// Reads the configuration files if the server was told to reload; says whether it did.
 pub fn reload_if_asked() -> bool {
     let asked = RELOAD.swap(false, Ordering::Relaxed);
@@ -64,8 +78,8 @@ pub fn has_orders() -> bool {
     stop_requested() || RELOAD.load(Ordering::Relaxed)
 }
 
-/// Answers the server: barriers, and whatever else waits for this process. Between transactions, where
-/// a cancelled query is no business of the worker's.
+/// Answers the server: barriers, and whatever else waits for this process. Between transactions, where a cancelled query
+/// is no business of the worker's, nor of the next transaction.
 pub fn answer_interrupts() {
     shield_from_cancel();
     check_for_interrupts!();

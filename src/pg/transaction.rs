@@ -6,6 +6,8 @@ use std::panic::AssertUnwindSafe;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::process;
+
 /// Why a transaction failed. It has been rolled back.
 #[derive(Debug, Clone)]
 pub struct Failed {
@@ -25,6 +27,7 @@ impl Failed {
     /// Rolls back the transaction of a caught error.
     #[must_use]
     pub fn from_caught(cause: CaughtError) -> Self {
+        process::hold_cancels();
         // SAFETY: the error has been caught and flushed; what is left is to end its transaction.
         unsafe { pg_sys::AbortCurrentTransaction() };
         match cause {
@@ -44,6 +47,7 @@ impl Failed {
 /// The error that `work`, or the commit, raised; the transaction is rolled back then and the process
 /// is as before.
 pub fn run<R>(activity: &CStr, work: impl FnOnce() -> R) -> Result<R, Failed> {
+    process::admit_cancels();
     let result = PgTryBuilder::new(AssertUnwindSafe(|| {
         // SAFETY: a background worker outside a transaction; begin and commit are paired, and an ERROR
         // between them is caught below.
@@ -59,6 +63,7 @@ pub fn run<R>(activity: &CStr, work: impl FnOnce() -> R) -> Result<R, Failed> {
     .catch_others(|cause| Err(Failed::from_caught(cause)))
     .catch_rust_panic(|cause| Err(Failed::from_caught(cause)))
     .execute();
+    process::hold_cancels();
     // SAFETY: no transaction is open. Row statistics are handed over, or autovacuum would never see the
     // worker's deletes.
     unsafe {

@@ -65,6 +65,21 @@ fn cancelling_a_relay_does_nothing() -> Result<()> {
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
+/// Also between its transactions, and while it writes to the log that it was cancelled a moment ago.
+#[test]
+fn cancelling_a_relay_again_and_again_does_nothing() -> Result<()> {
+    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let pid = until_idle(&mut client)?;
+    for round in 0..8 {
+        emit(&mut client, "signals.burst", round)?;
+        client.query_one("SELECT count(pg_cancel_backend($1)) FROM generate_series(1, 300000)", &[&pid])?;
+        until_drained(&mut client)?;
+        assert_eq!(status(&mut client)?.pid, Some(pid), "{}", own.server.log());
+    }
+    Ok(())
+}
+
 fn drop_another(admin: &mut Client) -> Result<()> {
     admin.batch_execute("CREATE DATABASE dropped")?;
     Ok(admin.batch_execute("DROP DATABASE dropped")?)
