@@ -88,6 +88,7 @@ fn latency(figures: &Figures) -> Option<Vec<(String, Vec<Range>)>> {
         ("debezium", "Debezium", DEBEZIUM),
         ("polling", "polling relay", POLLING),
         ("bare", "bare rdkafka", LIMIT),
+        ("bare_writing", "bare, beside commits", LIMIT),
     ];
     let groups = [(100, "100 events/s"), (2000, "2000 events/s")].map(|(rate, label)| {
         let ranges = contenders.iter().filter_map(|(name, label, color)| {

@@ -15,7 +15,7 @@ use crate::contender::polling::Polling;
 use crate::contender::{Headers, Outbox, bare};
 use crate::figures::Samples;
 use crate::pace::{self, Pace, Times};
-use crate::stage::{Stage, Wal};
+use crate::stage::{OURS, Stage, Wal};
 
 /// Events a second, and the sessions that write them.
 const RATES: [(u64, usize); 2] = [(100, 1), (2000, 8)];
@@ -23,6 +23,10 @@ const ROUNDS: usize = 3;
 const SECONDS: u64 = 8;
 /// At the begin of each run, not counted: connections are made, plans cached.
 const WARM_UP_SECONDS: u64 = 2;
+
+/// What is written beside the bare loop.
+const BESIDE_TABLE: &str = "CREATE TABLE IF NOT EXISTS beside (topic text, n bigint, filling text)";
+const BESIDE: &str = "INSERT INTO beside VALUES ($1, $2, repeat('x', 400))";
 
 /// Milliseconds of each event: from COMMIT's return (the bare loop: from the call that produces) to the
 /// consumer, and for the bare loop to the acknowledgement.
@@ -43,18 +47,23 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         Box::new(Polling::new(stage)?),
     ];
     let mut percentiles: BTreeMap<String, Samples> = BTreeMap::new();
+    stage.connect(OURS)?.batch_execute(BESIDE_TABLE)?;
     for round in 0..=rounds {
         for (rate, sessions) in RATES {
             let pace = Pace { rate, count: rate * (WARM_UP_SECONDS + if round == 0 { 2 } else { seconds }) };
-            for at in 0..=outboxes.len() {
-                let outbox = outboxes.get_mut(at);
-                let name = outbox.as_ref().map_or("bare", |outbox| outbox.name());
+            let bare_loops = [("bare", 0), ("bare_writing", sessions)];
+            for at in 0..outboxes.len() + bare_loops.len() {
+                let (beside, outbox) = (at.checked_sub(outboxes.len()), outboxes.get_mut(at));
+                let (name, writers) = match (&outbox, beside) {
+                    (None, Some(beside)) => bare_loops[beside],
+                    _ => (outbox.as_ref().map_or("", |outbox| outbox.name()), sessions),
+                };
                 let topic = format!("latency-{name}-{rate}-{round}");
                 let watch = stage.topic(&topic)?;
                 let run = match outbox {
-                    Some(outbox) => through(stage, outbox.as_mut(), &watch, &topic, pace, sessions)
+                    Some(outbox) => through(stage, outbox.as_mut(), &watch, &topic, pace, writers)
                         .with_context(|| format!("{name}\n{}", outbox.trouble()))?,
-                    None => bare(stage, &topic, pace).context("bare")?,
+                    None => bare(stage, &topic, pace, writers).context(name)?,
                 };
                 stage.remove_topic(&topic)?;
                 let visible: Samples = run.visible.into_iter().collect();
@@ -75,7 +84,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         bench.figures.summarise(key, samples);
     }
     for percentile in ["p50", "p99"] {
-        for peer in ["bare", "debezium", "polling"] {
+        for peer in ["bare", "bare_writing", "debezium", "polling"] {
             let [ours, other] = ["ours", peer].map(|name| format!("latency.100.{name}.{percentile}_ms"));
             bench.figures.ratio(&format!("latency.{percentile}_ratio_{peer}"), &ours, &other);
         }
@@ -122,18 +131,24 @@ fn through(
     Ok(Run { visible: visible.since(&committed, skipped), acknowledged: None })
 }
 
-/// The same records without a database.
-fn bare(stage: &Stage, topic: &str, pace: Pace) -> Result<Run> {
+/// The same records without an outbox; beside them as many sessions commit rows at the same pace, to the same disk.
+fn bare(stage: &Stage, topic: &str, pace: Pace, writers: usize) -> Result<Run> {
     let servers = stage.bootstrap_servers();
     let consumer = pace::reader(&servers, topic)?;
+    let clients = (0..writers).map(|_| stage.connect(OURS)).collect::<Result<Vec<_>>>()?;
     // What the others have while their connections are made.
     sleep(Duration::from_millis(200));
     let begin = Instant::now();
     let times = || Times::new(begin, pace.count);
-    let (sent, visible, acknowledged) = (times(), times(), Arc::new(times()));
+    let (sent, visible, acknowledged, committed) = (times(), times(), Arc::new(times()), times());
     scope(|threads| {
         let reader = threads.spawn(|| pace::read(&consumer, pace.count, &visible));
+        let beside =
+            (writers > 0).then(|| threads.spawn(|| pace::write(clients, BESIDE, topic, pace, &committed)));
         bare::produce(&servers, topic, pace, begin, &sent, acknowledged.clone())?;
+        if let Some(beside) = beside {
+            beside.join().map_err(|_| anyhow!("a writer panicked"))??;
+        }
         reader.join().map_err(|_| anyhow!("the reader panicked"))?
     })?;
     let skipped = pace.rate * WARM_UP_SECONDS;
