@@ -16,8 +16,16 @@ sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_publis
 /// The newest event that is visible now.
 static NEWEST: Statement = Statement::new(c"SELECT pg_catalog.max(e.id) FROM outbox.events AS e", &[]);
 
-/// The events from this one up to that one that are still there, and whose they are.
-static REMAINING: Statement = Statement::new(
+/// The first event from this one up to that one that is still there, and whose it is. That there is only one to find the
+/// planner has to know: it would sort a whole backlog.
+static FIRST: Statement = Statement::new(
+    c"SELECT e.id, e.xmin FROM outbox.events AS e \
+       WHERE e.id OPERATOR(pg_catalog.>=) $1 AND e.id OPERATOR(pg_catalog.<=) $2 ORDER BY e.id LIMIT 1",
+    &[pg_sys::INT8OID, pg_sys::INT8OID],
+);
+
+/// All of them, for a transaction that has to leave out its own.
+static ALL: Statement = Statement::new(
     c"SELECT e.id, e.xmin FROM outbox.events AS e \
        WHERE e.id OPERATOR(pg_catalog.>=) $1 AND e.id OPERATOR(pg_catalog.<=) $2 ORDER BY e.id",
     &[pg_sys::INT8OID, pg_sys::INT8OID],
@@ -65,10 +73,10 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
 /// this transaction are not waited for: they are published only after it. Where none was at the last look, none is
 /// looked for again: what is committed behind the caller's back with a lower id came after the call.
 fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
-    let limit = if wake::has_emitted() { 0 } else { 1 };
+    let remaining = if wake::has_emitted() { &ALL } else { &FIRST };
     with_latest_snapshot(|| {
-        REMAINING
-            .execute(&[oldest.into_datum(), newest.into_datum()], Access::Read, limit)
+        remaining
+            .execute(&[oldest.into_datum(), newest.into_datum()], Access::Read, 0)
             .iter()
             .filter_map(|row| Some((row.get::<i64>(1)?, row.get::<pg_sys::TransactionId>(2)?)))
             // SAFETY: compares with the ids of this process' own transaction.

@@ -51,6 +51,32 @@ fn false_when_the_time_is_up() -> Result<()> {
     Ok(())
 }
 
+/// Where the planner knows of the table only that it is large.
+#[test]
+fn a_backlog_is_not_read_to_its_end_to_see_that_there_is_one() -> Result<()> {
+    const BACKLOG: i64 = 20_000;
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("backlog");
+    stage.configure("event_outbox.enabled", "off")?;
+    let sql = "SELECT outbox.emit($1, '1') FROM generate_series(1, $2::bigint)";
+    stage.client.execute(sql, &[&topic, &BACKLOG])?;
+    let mut reads = || -> Result<i64> {
+        stage.client.execute("SELECT pg_stat_force_next_flush()", &[])?;
+        let sql = "SELECT seq_tup_read + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes AS i
+                                           WHERE i.relid = t.relid)
+                     FROM pg_stat_user_tables AS t WHERE t.relid = 'outbox.events'::regclass";
+        let before: i64 = stage.client.query_one(sql, &[])?.get(0);
+        assert_eq!(wait_published(&mut stage.client, "0")?, Some(false));
+        stage.client.execute("SELECT pg_stat_force_next_flush()", &[])?;
+        Ok(stage.client.query_one(sql, &[])?.get::<_, i64>(0) - before)
+    };
+    for _ in 0..10 {
+        let rows = reads()?;
+        assert!(rows < 100, "{rows} of {BACKLOG} rows were read");
+    }
+    Ok(())
+}
+
 #[test]
 fn no_timeout_no_answer() -> Result<()> {
     let mut stage = Stage::new()?;
