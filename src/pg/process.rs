@@ -53,14 +53,17 @@ pub fn shield_from_cancel() {
 /// Outside a transaction there is nothing to cancel, and nobody to catch the ERROR: even a line written to the log would
 /// raise it. An ERROR lifts the hold, so whoever catches one holds again.
 pub fn hold_cancels() {
-    // SAFETY: a counter of this process, which Postgres reads when it looks for interrupts.
-    unsafe { pg_sys::QueryCancelHoldoffCount = 1 }
+    set_cancel_holds(1);
 }
 
 /// Lets a transaction be cancelled.
 pub fn admit_cancels() {
-    // SAFETY: as above.
-    unsafe { pg_sys::QueryCancelHoldoffCount = 0 }
+    set_cancel_holds(0);
+}
+
+fn set_cancel_holds(count: u32) {
+    // SAFETY: a counter of this process, which Postgres reads when it looks for interrupts.
+    unsafe { pg_sys::QueryCancelHoldoffCount = count }
 }
 
 /// Reads the configuration files if the server was told to reload; says whether it did.
