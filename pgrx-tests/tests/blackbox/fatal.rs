@@ -20,8 +20,9 @@ fn at_work(brokers: &MockCluster<'_, DefaultProducerContext>) -> Result<Stage> {
     brokers.create_topic("fatal", 1, 1)?;
     let mut stage = Stage::new()?;
     let servers = brokers.bootstrap_servers();
-    // The mock minds no sequence: it would take what is under way behind a request that it refuses.
-    stage.alter_database("SET event_outbox.kafka_properties = 'max.in.flight=1'")?;
+    // The mock minds no sequence: it would take what is under way behind a request that it refuses, and what librdkafka
+    // has made ready to follow it. So all that is emitted at once goes in one.
+    stage.alter_database("SET event_outbox.kafka_properties = 'max.in.flight=1, linger.ms=50'")?;
     stage.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
     Ok(stage)
 }
