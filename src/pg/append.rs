@@ -15,17 +15,34 @@ use super::relcache::Watched;
 use super::{catalog, compat, wake};
 
 /// What an event's author and `emit()` decide, in the order in which the values are given; the rest follows.
-pub const GIVEN: [&CStr; 9] = [
-    c"event_id",
-    c"emitted_at",
-    c"topic",
-    c"partition",
-    c"key",
-    c"payload",
-    c"headers",
-    c"event_type",
-    c"content_type",
+const GIVEN: [(&CStr, pg_sys::Oid); 9] = [
+    (c"event_id", pg_sys::UUIDOID),
+    (c"emitted_at", pg_sys::TIMESTAMPTZOID),
+    (c"topic", pg_sys::TEXTOID),
+    (c"partition", pg_sys::INT4OID),
+    (c"key", pg_sys::BYTEAOID),
+    (c"payload", pg_sys::BYTEAOID),
+    (c"headers", pg_sys::JSONOID),
+    (c"event_type", pg_sys::TEXTOID),
+    (c"content_type", pg_sys::TEXTOID),
 ];
+
+/// What follows: the position, and no attempt so far.
+const OWN: [(&CStr, pg_sys::Oid); 2] = [(c"id", pg_sys::INT8OID), (c"attempts", pg_sys::INT4OID)];
+
+/// The values of the given columns, as they are stored.
+pub type Values = [Option<pg_sys::Datum>; GIVEN.len()];
+
+/// The types of [`Values`].
+pub static TYPES: [pg_sys::Oid; GIVEN.len()] = {
+    let mut types = [pg_sys::InvalidOid; GIVEN.len()];
+    let mut at = 0;
+    while at < types.len() {
+        types[at] = GIVEN[at].1;
+        at += 1;
+    }
+    types
+};
 
 /// Columns that are null in a row that Kafka has never refused.
 const LATER: [&CStr; 4] = [c"next_attempt_at", c"last_error", c"error_class", c"first_refused_at"];
@@ -85,10 +102,10 @@ impl Table {
         unsafe { Owner::of_open(self.relation) }
     }
 
-    /// Puts a row in, with these values of [`GIVEN`], and has the relay woken at commit. `false` if the table is not one
+    /// Puts a row in, with these values, and has the relay woken at commit. `false` if the table is not one
     /// for that: then nothing has been done.
     #[must_use]
-    pub fn append(&self, values: &[Option<pg_sys::Datum>; GIVEN.len()]) -> bool {
+    pub fn append(&self, values: &Values) -> bool {
         let Some(layout) = self.layout() else { return false };
         // The transaction's id before the event's, as the trigger `before_insert` sees to for an INSERT.
         // SAFETY: in a transaction; assigns its id if it has none.
@@ -146,6 +163,7 @@ impl Table {
     fn layout(&self) -> Option<Layout> {
         // SAFETY: the relation is open.
         let table = unsafe { (*self.relation).rd_id };
+        Watched::Events.is(table);
         let changes = Watched::Events.changes();
         if let Some(known) = KNOWN.get()
             && known.table == table
@@ -153,8 +171,7 @@ impl Table {
         {
             return known.layout;
         }
-        Watched::Events.is(table);
-        let known = Known { table, changes: Watched::Events.changes(), layout: self.find_layout() };
+        let known = Known { table, changes, layout: self.find_layout() };
         KNOWN.set(Some(known));
         known.layout
     }
@@ -164,7 +181,7 @@ impl Table {
         let at = |name: &CStr| columns.iter().position(|column| *column == Some(name));
         let (id, attempts) = (at(c"id")?, at(c"attempts")?);
         let mut given = [0; GIVEN.len()];
-        for (place, name) in given.iter_mut().zip(GIVEN) {
+        for (place, (name, _)) in given.iter_mut().zip(GIVEN) {
             *place = at(name)?;
         }
         let number = pg_sys::AttrNumber::try_from(id + 1).ok()?;
@@ -178,7 +195,7 @@ impl Table {
 
     /// The names of the columns, `None` for a dropped one; nothing if one is not the extension's or not as it was.
     fn columns(&self) -> Option<Vec<Option<&CStr>>> {
-        // SAFETY: the relation is open, and its descriptor lives as long. The name of a column ends with a zero.
+        // SAFETY: the relation is open.
         let columns = unsafe {
             let relation = &*self.relation;
             let class = &*relation.rd_rel;
@@ -189,13 +206,13 @@ impl Table {
             {
                 return None;
             }
-            (0..(*relation.rd_att).natts as usize).map(|at| &*compat::attribute(relation.rd_att, at))
+            catalog::columns(self.relation)
         };
         columns
-            .map(|column| {
-                // SAFETY: as above.
-                let name = unsafe { CStr::from_ptr(column.attname.data.as_ptr()) };
-                let is_ours = GIVEN.contains(&name) || LATER.contains(&name) || REQUIRED.contains(&name);
+            .map(|(name, column)| {
+                let typed = (name, column.atttypid);
+                let is_as_it_was = (GIVEN.contains(&typed) || OWN.contains(&typed)) && column.atttypmod == -1;
+                let is_ours = is_as_it_was || LATER.contains(&name);
                 let may_be_null = !column.attnotnull || REQUIRED.contains(&name);
                 match column.attisdropped {
                     true => Some(None),

@@ -4,6 +4,8 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
+use super::compat;
+
 /// A table, view or sequence of the schema `outbox`; invalid if there is none.
 #[must_use]
 pub fn relation(name: &CStr) -> pg_sys::Oid {
@@ -26,4 +28,21 @@ pub fn existing(name: &CStr) -> pg_sys::Oid {
         );
     }
     table
+}
+
+/// The names and descriptions of a table's columns, dropped ones too, in the order of their positions.
+///
+/// # Safety
+/// The relation is open as long as these are used.
+pub unsafe fn columns<'a>(
+    relation: pg_sys::Relation,
+) -> impl Iterator<Item = (&'a CStr, &'a pg_sys::FormData_pg_attribute)> + Clone {
+    // SAFETY: as promised by the caller; the name of a column ends with a zero.
+    unsafe {
+        let descriptor = (*relation).rd_att;
+        (0..(*descriptor).natts as usize).map(move |at| {
+            let column = &*compat::attribute(descriptor, at);
+            (CStr::from_ptr(column.attname.data.as_ptr()), column)
+        })
+    }
 }

@@ -14,22 +14,12 @@ use super::functions::{Arguments, new_uuid, sql_function};
 use super::spi::{self, Access, Statement};
 use super::{compat, settings, topic_rights};
 
-/// Where the table has been given more than the extension gave it. Its columns are those of [`append::GIVEN`].
+/// Where the table has been given more than the extension gave it. Its values are those of [`append::Values`].
 static INSERT: Statement = Statement::new(
     c"INSERT INTO outbox.events \
       (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type) \
       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
-    &[
-        pg_sys::UUIDOID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::TEXTOID,
-        pg_sys::INT4OID,
-        pg_sys::BYTEAOID,
-        pg_sys::BYTEAOID,
-        pg_sys::JSONOID,
-        pg_sys::TEXTOID,
-        pg_sys::TEXTOID,
-    ],
+    &append::TYPES,
 );
 
 const JSON: &str = "application/json";
@@ -91,7 +81,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
     let owner = events.owner();
     topic_rights::check(new.topic.unwrap_or_default(), owner);
     let event_id = new.event_id.unwrap_or_else(new_uuid).into_datum();
-    let values: [_; append::GIVEN.len()] = [
+    let values: append::Values = [
         event_id,
         Some(pg_sys::Datum::from(compat::pg_timestamp(super::now()))),
         new.topic.into_datum(),

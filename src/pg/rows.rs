@@ -11,7 +11,7 @@ use std::sync::Arc;
 use event_outbox_domain::event::{Content, Event};
 use pgrx::prelude::*;
 
-use super::compat;
+use super::{catalog, compat};
 
 /// Which row is meant, though others may have come to its ctid or even its id since it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -201,16 +201,11 @@ impl Drop for Events {
 
 impl Columns {
     fn of(relation: pg_sys::Relation) -> Self {
-        // SAFETY: the relation is open, and its descriptor lives as long.
-        let attributes = unsafe {
-            let descriptor = (*relation).rd_att;
-            (0..(*descriptor).natts as usize).map(move |at| &*compat::attribute(descriptor, at))
-        };
+        // SAFETY: the relation is open.
+        let columns = unsafe { catalog::columns(relation) };
         let positions = NAMES.map(|name| {
-            let position = attributes.clone().position(|column| {
-                // SAFETY: the name of a column ends with a zero.
-                !column.attisdropped && unsafe { CStr::from_ptr(column.attname.data.as_ptr()) } == name
-            });
+            let position =
+                columns.clone().position(|(called, column)| !column.attisdropped && called == name);
             position.unwrap_or_else(|| error!("outbox.events has no column {}", name.to_string_lossy()))
         });
         let last = positions.into_iter().max().unwrap_or(0);

@@ -126,6 +126,24 @@ fn columns() -> Result<()> {
     Ok(())
 }
 
+/// The extension's view holds the types of the columns that it shows, until somebody takes it away.
+#[test]
+fn types_of_columns() -> Result<()> {
+    let (mut stage, mut session, topic) = prepared()?;
+    stage.client.batch_execute(
+        "ALTER EXTENSION event_outbox DROP VIEW outbox.pending; DROP VIEW outbox.pending CASCADE;
+         TRUNCATE outbox.events; ALTER TABLE outbox.events ALTER topic TYPE varchar(5)",
+    )?;
+    assert!(topic.len() > 5);
+    assert_eq!(code(emit(&mut session, &topic)), SqlState::STRING_DATA_RIGHT_TRUNCATION);
+    stage
+        .client
+        .batch_execute("ALTER TABLE outbox.events ALTER topic TYPE text, ALTER headers TYPE jsonb")?;
+    session.execute("SELECT outbox.emit($1, '{}', headers => '{\"a\": [1]}')", &[&topic])?;
+    assert_eq!(newest(&mut session, "headers -> 'a' -> 0")?.as_deref(), Some("1"));
+    Ok(())
+}
+
 #[test]
 fn indexes() -> Result<()> {
     let (mut stage, mut session, topic) = prepared()?;
