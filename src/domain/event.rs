@@ -1,132 +1,54 @@
 //! What an event is, and what makes one invalid.
 
-use std::sync::Arc;
+use std::borrow::Cow;
 
 use crate::headers::{self, HeaderError};
 use crate::topic;
 
-/// A stored event, as the relay reads it and the Kafka side sends it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
+/// A stored event, as the relay reads it and the Kafka side sends it, borrowed from where it lies as far as it lies there
+/// in plain.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Event<'a> {
     /// Position in the outbox; events with the same topic and key are published in this order.
     pub id: i64,
     /// Stable identity, the same on every delivery.
     pub event_id: [u8; 16],
     /// When it was emitted, in microseconds since 1970-01-01 UTC.
     pub emitted_at: i64,
-    /// Destination; shared between the events of a batch.
-    pub topic: Arc<str>,
+    /// Destination.
+    pub topic: &'a str,
     /// Destination partition, where the author chose one.
     pub partition: Option<i32>,
-    body: Body,
-    weight: usize,
-}
-
-/// What the author of an event wrote, borrowed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Content<'a> {
     /// Record key.
-    pub key: Option<&'a [u8]>,
+    pub key: Option<Cow<'a, [u8]>>,
     /// Record value; `None` is a tombstone.
-    pub payload: Option<&'a [u8]>,
+    pub payload: Option<Cow<'a, [u8]>>,
     /// The author's headers, a JSON object.
-    pub headers: Option<&'a str>,
+    pub headers: Option<Cow<'a, str>>,
     /// CloudEvents `type`.
-    pub event_type: Option<&'a str>,
+    pub event_type: Option<Cow<'a, str>>,
     /// Media type of the payload.
-    pub content_type: Option<&'a str>,
+    pub content_type: Option<Cow<'a, str>>,
 }
 
-/// The content in one piece of memory: it is made by one thread and freed by another, for each event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Body {
-    bytes: Box<[u8]>,
-    /// Where each part ends; `None` for a part that there is not.
-    ends: [Option<usize>; PARTS],
-}
-
-const PARTS: usize = 5;
-
-impl Body {
-    fn of(content: &Content<'_>) -> Self {
-        let parts: [Option<&[u8]>; PARTS] = [
-            content.key,
-            content.payload,
-            content.headers.map(str::as_bytes),
-            content.event_type.map(str::as_bytes),
-            content.content_type.map(str::as_bytes),
-        ];
-        let mut bytes = Vec::with_capacity(parts.iter().flatten().map(|part| part.len()).sum());
-        let ends = parts.map(|part| {
-            bytes.extend_from_slice(part?);
-            Some(bytes.len())
-        });
-        Self { bytes: bytes.into_boxed_slice(), ends }
-    }
-
-    fn part(&self, at: usize) -> Option<&[u8]> {
-        let end = self.ends[at]?;
-        let begin = self.ends[..at].iter().rev().find_map(|end| *end).unwrap_or(0);
-        Some(&self.bytes[begin..end])
-    }
-
-    fn text(&self, at: usize) -> Option<&str> {
-        // It was text when it was put in.
-        self.part(at).map(|bytes| std::str::from_utf8(bytes).unwrap_or_default())
-    }
-}
-
-impl Event {
-    /// An event with this content; the other fields are as in the row, or to be set.
-    #[must_use]
-    pub fn new(id: i64, event_id: [u8; 16], topic: Arc<str>, content: &Content<'_>) -> Self {
-        let body = Body::of(content);
-        let weight = weight(content, body.bytes.len());
-        Self { id, event_id, emitted_at: 0, topic, partition: None, body, weight }
-    }
-
-    /// What the author wrote.
-    #[must_use]
-    pub fn content(&self) -> Content<'_> {
-        let body = &self.body;
-        Content {
-            key: self.key(),
-            payload: self.payload(),
-            headers: body.text(2),
-            event_type: body.text(3),
-            content_type: body.text(4),
-        }
-    }
-
-    /// Record key.
-    #[must_use]
-    pub fn key(&self) -> Option<&[u8]> {
-        self.body.part(0)
-    }
-
-    /// Record value; `None` is a tombstone.
-    #[must_use]
-    pub fn payload(&self) -> Option<&[u8]> {
-        self.body.part(1)
-    }
-
+impl Event<'_> {
     /// What the event weighs in the relay's memory while it is in flight, in bytes: it is held as read until
     /// the Kafka thread has taken it, and copied into librdkafka's queue.
     #[must_use]
     pub fn weight(&self) -> usize {
-        self.weight
+        /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
+        /// per event in flight, less the event's own bytes.
+        const OVERHEAD: usize = 900;
+        /// librdkafka's header, measured in the same way.
+        const HEADER: usize = 80;
+        let bytes: usize = [&self.key, &self.payload].into_iter().flatten().map(|bytes| bytes.len()).sum();
+        let texts = [&self.headers, &self.event_type, &self.content_type];
+        let text: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
+        // Commas part headers and their values; those within values make it too many, which does no harm.
+        let commas = |json: &Cow<'_, str>| json.bytes().filter(|byte| *byte == b',').count();
+        let headers = self.headers.as_ref().map_or(0, |json| commas(json) + 1);
+        OVERHEAD + 2 * (bytes + text) + HEADER * headers
     }
-}
-
-fn weight(content: &Content<'_>, bytes: usize) -> usize {
-    /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
-    /// per event in flight, less the event's own bytes.
-    const OVERHEAD: usize = 900;
-    /// librdkafka's header, measured in the same way.
-    const HEADER: usize = 80;
-    // Commas part headers and their values; those within values make it too many, which does no harm.
-    let headers = content.headers.map_or(0, |json| json.bytes().filter(|byte| *byte == b',').count() + 1);
-    OVERHEAD + 2 * bytes + HEADER * headers
 }
 
 /// The parts of a new event that can be wrong.
@@ -295,23 +217,6 @@ impl Invalid {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn the_content_is_kept(
-            key in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
-            payload in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
-            texts in prop::array::uniform3(prop::option::of("\\PC{0,5}")),
-        ) {
-            let [headers, event_type, content_type] = texts.each_ref().map(Option::as_deref);
-            let content =
-                Content { key: key.as_deref(), payload: payload.as_deref(), headers, event_type, content_type };
-            let event = Event::new(1, [2; 16], "t".into(), &content);
-            prop_assert_eq!(event.content(), content);
-        }
-    }
-
     const GOOD: Draft<'_> = Draft {
         topic: Some("orders"),
         partition: None,

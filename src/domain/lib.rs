@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backoff;
+pub mod by_id;
 pub mod caution;
 pub mod envelope;
 pub mod event;
@@ -18,6 +19,7 @@ pub mod notify;
 pub mod order;
 pub mod outcome;
 pub mod pace;
+pub mod packed;
 pub mod producer;
 pub mod properties;
 pub mod sweep;

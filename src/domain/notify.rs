@@ -83,18 +83,21 @@ pub fn notifications(mode: Mode, published: &[Published]) -> Vec<Notification> {
 
 fn batches(published: &[Published]) -> Vec<Notification> {
     let mut ranges: BTreeMap<(&str, i32), Batch<'_>> = BTreeMap::new();
-    for event in published {
-        let (topic, partition, offset) = (&*event.topic, event.partition, event.offset);
-        let range = ranges.entry((topic, partition)).or_insert(Batch {
+    // Acknowledgements come in runs of one partition.
+    for run in published.chunk_by(|a, b| a.partition == b.partition && Arc::ptr_eq(&a.topic, &b.topic)) {
+        let Some(Published { topic, partition, offset, .. }) = run.first() else { continue };
+        let range = ranges.entry((topic, *partition)).or_insert(Batch {
             topic,
-            partition,
-            first_offset: offset,
-            last_offset: offset,
+            partition: *partition,
+            first_offset: *offset,
+            last_offset: *offset,
             count: 0,
         });
-        range.first_offset = range.first_offset.min(offset);
-        range.last_offset = range.last_offset.max(offset);
-        range.count += 1;
+        for event in run {
+            range.first_offset = range.first_offset.min(event.offset);
+            range.last_offset = range.last_offset.max(event.offset);
+        }
+        range.count += run.len();
     }
     ranges.values().map(|range| notification(range.topic, range)).collect()
 }

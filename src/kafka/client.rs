@@ -1,5 +1,6 @@
 //! A producer of librdkafka, as the Kafka thread uses it.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_outbox_domain::envelope::Envelope;
@@ -7,12 +8,12 @@ use event_outbox_domain::event::Event;
 use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer, PurgeConfig};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
+use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
 use super::context::Context;
 use super::doorbell::Doorbell;
+use super::record::{Record, Topic};
 use super::reminder::Reminder;
 
 /// How long to let librdkafka work when its queue is full.
@@ -37,18 +38,35 @@ impl Client {
         Ok(Self { queue, producer, reminder: Reminder::new(config) })
     }
 
-    /// Hands an event to librdkafka. What becomes of it is noted, now or later.
-    pub fn produce(&self, event: &Event, envelope: &Envelope) {
+    /// Hands events to librdkafka, each given with the place of its topic in `topics`. What becomes of them is noted, now
+    /// or later.
+    pub fn produce<'e>(
+        &self,
+        events: impl Iterator<Item = (usize, Event<'e>)>,
+        topics: &[Arc<str>],
+        envelope: &Envelope,
+    ) {
+        let mut opened: Vec<Option<KafkaResult<Topic<'_>>>> = topics.iter().map(|_| None).collect();
+        for (place, event) in events {
+            let topic = opened[place].get_or_insert_with(|| Topic::open(&self.producer, event.topic));
+            let done = topic.as_ref().map_err(KafkaError::clone);
+            let done = done.and_then(|topic| self.put(topic, Record::new(&event, envelope)));
+            if let Err(error) = done {
+                self.producer.context().failed(event.id, event.topic, &error);
+            }
+        }
+    }
+
+    fn put(&self, topic: &Topic<'_>, mut record: Record<'_>) -> KafkaResult<()> {
         loop {
-            match self.producer.send(record(event, envelope)) {
-                Ok(()) => return,
-                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+            match topic.put(&mut record) {
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
                     // The window is smaller than the queue; should it fill nevertheless, the order of
                     // what follows must not suffer.
                     std::thread::sleep(QUEUE_FULL_PAUSE);
                     self.serve();
                 }
-                Err((error, _)) => return self.producer.context().failed(event.id, &event.topic, &error),
+                done => return done,
             }
         }
     }
@@ -114,22 +132,6 @@ impl Drop for Client {
         // What has not been sent need not be: the next producer sends it.
         self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
-}
-
-/// The Kafka record of an event.
-fn record<'e>(event: &'e Event, envelope: &Envelope) -> BaseRecord<'e, [u8], [u8], usize> {
-    const MICROS_PER_MILLI: i64 = 1000;
-    let mut headers = Some(OwnedHeaders::new());
-    envelope.write(event, |name, value| {
-        headers = headers.take().map(|headers| headers.insert(Header { key: name, value }));
-    });
-    let mut record = BaseRecord::with_opaque_to(&event.topic, event.id.cast_unsigned() as usize);
-    record.headers = headers;
-    record.partition = event.partition;
-    record.key = event.key();
-    record.payload = event.payload();
-    record.timestamp = Some(event.emitted_at.div_euclid(MICROS_PER_MILLI));
-    record
 }
 
 /// librdkafka's queue of events for the application, and the handle it belongs to.

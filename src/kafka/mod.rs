@@ -8,5 +8,6 @@ pub mod context;
 pub mod doorbell;
 pub mod failure;
 pub mod publisher;
+pub mod record;
 pub mod reminder;
 pub mod thread;

@@ -6,9 +6,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use event_outbox_domain::event::Event;
 use event_outbox_domain::figures::KafkaStatistics;
 use event_outbox_domain::outcome::Report;
+use event_outbox_domain::packed::Packed;
 use event_outbox_domain::producer::ProducerConfig;
 
 use super::config::{self, ConfigError};
@@ -28,9 +28,9 @@ const JOIN_STEP: Duration = Duration::from_millis(2);
 #[derive(Debug, Default)]
 pub struct Batch {
     /// For the producer of nearly all events.
-    pub common: Vec<Event>,
+    pub common: Packed,
     /// For the one of what may be refused.
-    pub apart: Vec<Event>,
+    pub apart: Packed,
 }
 
 /// What the Kafka thread tells.

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_domain::envelope::Envelope;
-use event_outbox_domain::event::Event;
 use event_outbox_domain::outcome::Outcome;
+use event_outbox_domain::packed::Packed;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaConfRes;
@@ -157,14 +157,16 @@ impl<'a> Session<'a> {
 
     fn produce(
         &mut self,
-        events: &[Event],
+        batch: &Packed,
         client: impl Fn(&mut Self) -> Option<&Client>,
     ) -> Result<(), Closed> {
         let envelope = &self.thread.envelope;
-        for events in events.chunks(SERVE_EVERY) {
+        let mut events = batch.events().peekable();
+        while events.peek().is_some() {
+            let some = events.by_ref().take(SERVE_EVERY);
             match client(self) {
-                Some(client) => events.iter().for_each(|event| client.produce(event, envelope)),
-                None => events.iter().for_each(|event| self.context.put_off(event.id)),
+                Some(client) => client.produce(some, batch.topics(), envelope),
+                None => some.for_each(|(_, event)| self.context.put_off(event.id)),
             }
             self.serve();
             self.tell()?;

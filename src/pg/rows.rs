@@ -6,9 +6,8 @@
 
 use std::borrow::Cow;
 use std::ffi::{CStr, c_int};
-use std::sync::Arc;
 
-use event_outbox_domain::event::{Content, Event};
+use event_outbox_domain::event::Event;
 use pgrx::prelude::*;
 
 use super::{catalog, compat};
@@ -25,7 +24,7 @@ pub struct RowIdentity {
 }
 
 /// Where a row lay when it was read: block number and offset, as one number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowPlace(u64);
 
 impl RowPlace {
@@ -156,33 +155,44 @@ impl Events {
                 pg_sys::RelationGetNumberOfBlocksInFork(self.relation, pg_sys::ForkNumber::MAIN_FORKNUM);
             (pg_sys::GetCurrentCommandId(true), pg_sys::GetActiveSnapshot(), blocks)
         };
+        // By their place, so that each page is gone to once.
+        let mut rows = rows.to_vec();
+        rows.sort_unstable_by_key(|row| row.place);
         // TRUNCATE and VACUUM FULL leave a shorter table; and nobody shortens it while it is locked.
-        let is_there = |row: &RowIdentity| row.place.block() < blocks;
-        let not_found = rows
-            .iter()
-            .filter(|row| !is_there(row) || !self.delete_one(row, command, snapshot))
-            .copied()
-            .collect();
+        let there = rows.partition_point(|row| row.place.block() < blocks);
+        let mut not_found = rows.split_off(there);
+        let mut left = rows.as_slice();
+        while let Some(missing) = self.delete_until_missing(left, command, snapshot) {
+            not_found.push(left[missing]);
+            left = &left[missing + 1..];
+        }
         // SAFETY: what follows in this transaction sees the rows deleted.
         unsafe { pg_sys::CommandCounterIncrement() };
         not_found
     }
 
-    fn delete_one(&self, row: &RowIdentity, command: pg_sys::CommandId, snapshot: pg_sys::Snapshot) -> bool {
-        let mut tid = row.place.tid();
+    /// Deletes these rows up to the first that is not found, and says which that is.
+    fn delete_until_missing(
+        &self,
+        rows: &[RowIdentity],
+        command: pg_sys::CommandId,
+        snapshot: pg_sys::Snapshot,
+    ) -> Option<usize> {
         let event_id = self.columns.at(Column::EventId);
+        let width = c_int::try_from(event_id + 1).unwrap_or(c_int::MAX);
         // SAFETY: relation, slot and snapshot are alive. The row that the snapshot sees at this place cannot give it to
         // another before the snapshot is gone, so what is deleted is what was compared.
-        unsafe {
-            compat::guarded(|| {
-                if !compat::fetch_row_version(self.relation, &mut tid, snapshot, self.slot) {
-                    return false;
-                }
-                compat::raw::slot_getsomeattrs_int(self.slot, self.columns.width);
-                let found = (*(*self.slot).tts_values.add(event_id)).cast_mut_ptr::<[u8; 16]>();
-                *found == row.event_id && compat::delete_row(self.relation, &mut tid, command, snapshot)
-            })
-        }
+        let delete = |row: &RowIdentity| unsafe {
+            let mut tid = row.place.tid();
+            if !compat::fetch_row_version(self.relation, &mut tid, snapshot, self.slot) {
+                return false;
+            }
+            compat::raw::slot_getsomeattrs_int(self.slot, width);
+            let found = (*(*self.slot).tts_values.add(event_id)).cast_mut_ptr::<[u8; 16]>();
+            *found == row.event_id && compat::delete_row(self.relation, &mut tid, command, snapshot)
+        };
+        // SAFETY: an ERROR leaves nothing behind in here.
+        unsafe { compat::guarded(|| rows.iter().position(|row| !delete(row))) }
     }
 }
 
@@ -314,7 +324,10 @@ impl Found<'_> {
     /// Text; what is not UTF-8, in a database of another encoding, is marked as such.
     fn text(&self, column: Column) -> Option<Cow<'_, str>> {
         Some(match self.bytes(column)? {
-            Cow::Borrowed(bytes) => String::from_utf8_lossy(bytes),
+            // In two steps: to look whether it is UTF-8 is far cheaper than to look for what is not.
+            Cow::Borrowed(bytes) => {
+                std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
+            }
             Cow::Owned(bytes) => Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()),
         })
     }
@@ -360,23 +373,22 @@ impl Found<'_> {
         self.bytes(Column::Key)
     }
 
-    /// The whole event. `topic` is its topic, shared.
+    /// The whole event, but for its topic.
     #[must_use]
-    pub fn event(&self, topic: Arc<str>) -> Event {
-        let (key, payload) = (self.bytes(Column::Key), self.bytes(Column::Payload));
-        let [headers, event_type, content_type] =
-            [Column::Headers, Column::EventType, Column::ContentType].map(|column| self.text(column));
-        let content = Content {
-            key: key.as_deref(),
-            payload: payload.as_deref(),
-            headers: headers.as_deref(),
-            event_type: event_type.as_deref(),
-            content_type: content_type.as_deref(),
-        };
-        let mut event = Event::new(self.id(), self.event_id(), topic, &content);
-        let emitted_at = self.datum(Column::EmittedAt);
-        event.emitted_at = emitted_at.map_or(0, |datum| compat::unix_micros(datum.value() as i64));
-        event.partition = self.datum(Column::Partition).map(|datum| datum.value() as i32);
-        event
+    pub fn event<'a>(&'a self, topic: &'a str) -> Event<'a> {
+        Event {
+            id: self.id(),
+            event_id: self.event_id(),
+            emitted_at: self
+                .datum(Column::EmittedAt)
+                .map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
+            topic,
+            partition: self.datum(Column::Partition).map(|datum| datum.value() as i32),
+            key: self.bytes(Column::Key),
+            payload: self.bytes(Column::Payload),
+            headers: self.text(Column::Headers),
+            event_type: self.text(Column::EventType),
+            content_type: self.text(Column::ContentType),
+        }
     }
 }

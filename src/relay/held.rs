@@ -4,7 +4,7 @@
 //! takes the rows that are free and leaves the others for later; they keep their place in the window, lest
 //! they be published again.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use event_outbox_domain::outcome::Report;
@@ -65,8 +65,8 @@ impl Held {
     }
 
     /// Puts the reports in front of others, to be settled with them.
-    pub fn put_back(&mut self, reports: &mut Vec<Report>) {
-        reports.splice(0..0, self.reports.drain(..));
+    pub fn put_back(&mut self, reports: &mut VecDeque<Report>) {
+        self.reports.drain(..).rev().for_each(|report| reports.push_front(report));
     }
 
     /// A settlement that minded locked rows has met these; says whether they are the first.

@@ -117,7 +117,7 @@ impl Relay {
     /// Settles so many reports in one transaction; if `mind_locks`, without those whose rows are locked.
     /// `None` if the extension is gone.
     fn commit(&self, count: usize, mind_locks: bool) -> Result<Option<Settled>, Failed> {
-        let mut sorted = self.sort(&self.reports[..count]);
+        let mut sorted = self.sort(self.reports.iter().take(count));
         let mode = self.settings.notify;
         transaction::run(c"event_outbox: settling published events", || {
             let outbox = self.outbox()?;
@@ -155,7 +155,7 @@ impl Relay {
         }
     }
 
-    fn sort(&self, reports: &[Report]) -> Sorted {
+    fn sort<'r>(&self, reports: impl Iterator<Item = &'r Report>) -> Sorted {
         let mut sorted = Sorted::default();
         for Report { id, outcome } in reports {
             let Some(ticket) = self.window.ticket(*id) else { continue };

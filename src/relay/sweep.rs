@@ -154,8 +154,9 @@ impl Relay {
             return true;
         }
         let topic = self.shared_topic(&topic);
-        let event = row.event(topic.clone());
-        if !room.fits(&event) {
+        let event = row.event(&topic);
+        let weight = event.weight();
+        if !room.fits(weight) {
             return false;
         }
         let Some(mut route) = self.caution.admits(&topic, id, lane) else { return true };
@@ -163,12 +164,20 @@ impl Relay {
             // What was refused may well be again.
             route = Route::Apart;
         }
-        room.take(&event);
-        catch.tickets.push(Ticket::new(&event, row.identity(), lane, self.caution.is_alone(&topic)));
+        room.take(weight);
         match route {
-            Route::Common => catch.batch.common.push(event),
-            Route::Apart => catch.batch.apart.push(event),
+            Route::Common => catch.batch.common.push(&event),
+            Route::Apart => catch.batch.apart.push(&event),
         }
+        catch.tickets.push(Ticket {
+            row: row.identity(),
+            emitted_at: event.emitted_at,
+            lane,
+            alone: self.caution.is_alone(&topic),
+            is_open: true,
+            weight,
+            topic,
+        });
         true
     }
 

@@ -14,7 +14,7 @@
 //! `outbox.resume()`; `stopping` at the end.
 
 use std::cell::OnceCell;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -74,7 +74,7 @@ pub struct Relay {
     pub(super) caution: Caution,
     pub(super) congestion: Congestion,
     /// Reports that are not settled yet.
-    pub(super) reports: Vec<Report>,
+    pub(super) reports: VecDeque<Report>,
     /// Reports that cannot be settled while other sessions lock the rows.
     pub(super) held: Held,
     /// Topics met, each kept once.
@@ -115,7 +115,7 @@ impl Relay {
             caution: Caution::new(settings.producer.ordered),
             settings,
             congestion: Congestion::default(),
-            reports: Vec::new(),
+            reports: VecDeque::new(),
             held: Held::default(),
             topics: HashSet::default(),
             look: true,

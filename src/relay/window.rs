@@ -1,9 +1,9 @@
 //! What is in flight: handed to Kafka, and not yet settled.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
-use event_outbox_domain::event::Event;
+use event_outbox_domain::by_id::ById;
 
 use crate::pg::rows::RowIdentity;
 use crate::pg::settings::Limits;
@@ -23,29 +23,14 @@ pub struct Ticket {
     pub alone: bool,
     /// Whether nothing is known yet of what the broker made of it.
     pub is_open: bool,
-    bytes: usize,
-}
-
-impl Ticket {
-    /// The ticket of an event read from `row`.
-    #[must_use]
-    pub fn new(event: &Event, row: RowIdentity, lane: Option<u64>, alone: bool) -> Self {
-        Self {
-            row,
-            topic: event.topic.clone(),
-            emitted_at: event.emitted_at,
-            lane,
-            alone,
-            is_open: true,
-            bytes: event.weight(),
-        }
-    }
+    /// What the event weighs in memory, in bytes.
+    pub weight: usize,
 }
 
 /// The events in flight by id, bounded in number and in bytes.
 #[derive(Debug, Default)]
 pub struct Window {
-    tickets: BTreeMap<i64, Ticket>,
+    tickets: ById<Ticket>,
     bytes: usize,
 }
 
@@ -53,12 +38,12 @@ impl Window {
     /// The ticket of the event with this id, if it is in flight.
     #[must_use]
     pub fn ticket(&self, id: i64) -> Option<&Ticket> {
-        self.tickets.get(&id)
+        self.tickets.get(id)
     }
 
     /// The broker has answered for this event, though it is not settled yet. Gives its topic, if that is news.
     pub fn answered(&mut self, id: i64) -> Option<Arc<str>> {
-        let ticket = self.tickets.get_mut(&id)?;
+        let ticket = self.tickets.get_mut(id)?;
         std::mem::take(&mut ticket.is_open).then(|| ticket.topic.clone())
     }
 
@@ -70,23 +55,23 @@ impl Window {
 
     /// Takes in an event that was handed over.
     pub fn add(&mut self, ticket: Ticket) {
-        self.bytes += ticket.bytes;
+        self.bytes += ticket.weight;
         if let Some(before) = self.tickets.insert(ticket.row.id, ticket) {
-            self.bytes -= before.bytes;
+            self.bytes -= before.weight;
         }
     }
 
     /// Lets go of an event that is settled.
     pub fn remove(&mut self, id: i64) -> Option<Ticket> {
-        let ticket = self.tickets.remove(&id)?;
-        self.bytes -= ticket.bytes;
+        let ticket = self.tickets.remove(id)?;
+        self.bytes -= ticket.weight;
         Some(ticket)
     }
 
     /// Lets go of all but these.
     pub fn keep_only(&mut self, ids: &HashSet<i64>) {
-        self.tickets.retain(|id, _| ids.contains(id));
-        self.bytes = self.tickets.values().map(|ticket| ticket.bytes).sum();
+        self.tickets.retain(|id| ids.contains(&id));
+        self.bytes = self.tickets.values().map(|ticket| ticket.weight).sum();
     }
 
     /// How many there are.
@@ -98,7 +83,7 @@ impl Window {
     /// The one with the lowest id.
     #[must_use]
     pub fn oldest(&self) -> Option<&Ticket> {
-        self.tickets.values().next()
+        self.tickets.first()
     }
 
     /// Whether there are none.
@@ -146,16 +131,16 @@ pub struct Room {
 }
 
 impl Room {
-    /// Whether there is room for one more event. One that is larger than all the room is taken alone.
+    /// Whether there is room for one more event of so many bytes. One that is larger than all the room is taken alone.
     #[must_use]
-    pub fn fits(&self, event: &Event) -> bool {
-        self.events > 0 && (self.empty || event.weight() <= self.bytes)
+    pub fn fits(&self, weight: usize) -> bool {
+        self.events > 0 && (self.empty || weight <= self.bytes)
     }
 
     /// Takes the room of an event.
-    pub fn take(&mut self, event: &Event) {
+    pub fn take(&mut self, weight: usize) {
         self.events = self.events.saturating_sub(1);
-        self.bytes = self.bytes.saturating_sub(event.weight());
+        self.bytes = self.bytes.saturating_sub(weight);
         self.empty = false;
     }
 }
