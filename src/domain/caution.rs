@@ -53,6 +53,15 @@ pub enum Route {
     Apart,
 }
 
+/// An event may be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Admission {
+    /// Through this producer.
+    pub route: Route,
+    /// It is the only one of its topic in flight, so that a refusal is its own.
+    pub alone: bool,
+}
+
 /// How an event in flight ended, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
@@ -131,17 +140,17 @@ impl Group {
         }
     }
 
-    /// Whether an event may join the group. Asked in ascending ids.
-    fn admits(&mut self, id: i64, lane: Lane) -> bool {
+    /// Whether an event may join the group, and how it is sent then. Asked in ascending ids.
+    fn admits(&mut self, id: i64, lane: Lane) -> Option<Admission> {
         // What was in flight from before the group must be settled first, or it might share its batch.
         let has_room = self.sent < self.most && self.in_flight == self.sent;
         if has_room && lane.is_none_or(|lane| self.lanes.insert(lane)) {
             self.sent += 1;
             self.in_flight += 1;
-            return true;
+            return Some(Admission { route: self.route, alone: self.most == 1 });
         }
         self.turned_away = Some(self.turned_away.map_or(id, |lowest| lowest.min(id)));
-        false
+        None
     }
 
     /// All of the group came back: how large the next one may be. Gives whether that is no caution any more.
@@ -219,29 +228,20 @@ impl Caution {
         self.apart += 1;
     }
 
-    /// Whether an event may be sent now, and through which producer; then it counts as in flight. Asked in
-    /// ascending ids.
-    pub fn admits(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Route> {
+    /// Whether an event may be sent now, and how; then it counts as in flight. Asked in ascending ids.
+    pub fn admits(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Admission> {
         match self.topics.get_mut(topic) {
-            Some(Standing::Free { .. }) => Some(Route::Common),
-            Some(Standing::Groups(Group { route: Route::Common, .. })) if !self.in_order => {
-                Some(Route::Common)
+            Some(Standing::Groups(group)) if self.in_order || group.route == Route::Apart => {
+                group.admits(id, lane)
             }
-            Some(Standing::Groups(group)) => group.admits(id, lane).then_some(group.route),
-            None if !self.in_order => Some(Route::Common),
-            None => {
+            None if self.in_order => {
                 let mut group = Group::new(Route::Common, 0, 0);
-                group.admits(id, lane);
+                let admission = group.admits(id, lane);
                 self.topics.insert(topic.clone(), Standing::Groups(group));
-                Some(Route::Common)
+                admission
             }
+            _ => Some(Admission { route: Route::Common, alone: false }),
         }
-    }
-
-    /// Whether an event that is admitted now is the only one of its topic in flight.
-    #[must_use]
-    pub fn is_alone(&self, topic: &str) -> bool {
-        matches!(self.topics.get(topic), Some(Standing::Groups(Group { most: 1, .. })))
     }
 
     /// An event that was admitted has not been sent after all, and is to be read again.

@@ -41,7 +41,35 @@ struct Entry {
     content_type: Option<Range<usize>>,
 }
 
+/// How much there is of everything.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extent {
+    /// Number of events.
+    pub events: usize,
+    /// Bytes of keys and payloads.
+    pub bytes: usize,
+    /// Bytes of headers and types.
+    pub text: usize,
+}
+
 impl Packed {
+    /// With room for so much, before memory must grow.
+    #[must_use]
+    pub fn with_room(extent: Extent) -> Self {
+        Self {
+            entries: Vec::with_capacity(extent.events),
+            bytes: Vec::with_capacity(extent.bytes),
+            text: String::with_capacity(extent.text),
+            ..Self::default()
+        }
+    }
+
+    /// How much there is in it.
+    #[must_use]
+    pub fn extent(&self) -> Extent {
+        Extent { events: self.entries.len(), bytes: self.bytes.len(), text: self.text.len() }
+    }
+
     /// Adds a copy of the event.
     pub fn push(&mut self, event: &Event<'_>) {
         let entry = Entry {

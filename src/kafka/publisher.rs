@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use event_outbox_domain::figures::KafkaStatistics;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::packed::Packed;
@@ -83,18 +83,14 @@ impl Publisher {
         Ok(Self { batches, news, call, thread: thread.map_err(StartError::System)? })
     }
 
-    /// Hands over a batch; gives it back if the thread has enough to do for now.
-    ///
-    /// # Errors
-    /// The batch, not taken.
-    pub fn publish(&self, batch: Batch) -> Result<(), Batch> {
-        match self.batches.try_send(batch) {
-            Ok(()) => {
-                self.call.ring();
-                Ok(())
-            }
-            Err(TrySendError::Full(batch) | TrySendError::Disconnected(batch)) => Err(batch),
+    /// Hands over a batch; `false` if it is not taken, since the thread has enough to do for now.
+    #[must_use]
+    pub fn publish(&self, batch: Batch) -> bool {
+        let taken = self.batches.try_send(batch).is_ok();
+        if taken {
+            self.call.ring();
         }
+        taken
     }
 
     /// Whether a batch would be taken now.

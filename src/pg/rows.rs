@@ -181,18 +181,20 @@ impl Events {
         let event_id = self.columns.at(Column::EventId);
         let width = c_int::try_from(event_id + 1).unwrap_or(c_int::MAX);
         // SAFETY: relation, slot and snapshot are alive. The row that the snapshot sees at this place cannot give it to
-        // another before the snapshot is gone, so what is deleted is what was compared.
-        let delete = |row: &RowIdentity| unsafe {
-            let mut tid = row.place.tid();
-            if !compat::fetch_row_version(self.relation, &mut tid, snapshot, self.slot) {
-                return false;
-            }
-            compat::raw::slot_getsomeattrs_int(self.slot, width);
-            let found = (*(*self.slot).tts_values.add(event_id)).cast_mut_ptr::<[u8; 16]>();
-            *found == row.event_id && compat::delete_row(self.relation, &mut tid, command, snapshot)
-        };
-        // SAFETY: an ERROR leaves nothing behind in here.
-        unsafe { compat::guarded(|| rows.iter().position(|row| !delete(row))) }
+        // another before the snapshot is gone, so what is deleted is what was compared. An ERROR leaves nothing behind.
+        unsafe {
+            compat::guarded(|| {
+                rows.iter().position(|row| {
+                    let mut tid = row.place.tid();
+                    if !compat::fetch_row_version(self.relation, &mut tid, snapshot, self.slot) {
+                        return true;
+                    }
+                    compat::raw::slot_getsomeattrs_int(self.slot, width);
+                    let found = (*(*self.slot).tts_values.add(event_id)).cast_mut_ptr::<[u8; 16]>();
+                    *found != row.event_id || !compat::delete_row(self.relation, &mut tid, command, snapshot)
+                })
+            })
+        }
     }
 }
 

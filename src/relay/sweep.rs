@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::caution::Route;
+use event_outbox_domain::caution::{Admission, Route};
+use event_outbox_domain::packed::{Extent, Packed};
 use event_outbox_domain::sweep::Reached;
 
 use super::settle::RETURN_REST_MICROS;
@@ -16,7 +17,7 @@ use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::publisher::Batch;
 use crate::pg::rows::Found;
 use crate::pg::statements::{self, Outbox};
-use crate::pg::transaction;
+use crate::pg::{process, transaction};
 
 /// What the relay can sleep at least: less, and it had better be woken.
 const WORTH_MUTING: Duration = Duration::from_millis(1);
@@ -34,6 +35,12 @@ struct Catch {
 }
 
 impl Catch {
+    /// With room for a batch as the last one was: a backlog's batches are alike.
+    fn as_large_as(last: Extent) -> Self {
+        let batch = Batch { common: Packed::with_room(last), apart: Packed::default() };
+        Self { batch, tickets: Vec::with_capacity(last.events), in_flight: None }
+    }
+
     /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
     fn is_on_its_way(&mut self, lane: Option<u64>, window: &Window) -> bool {
         let Some(lane) = lane else { return false };
@@ -59,6 +66,9 @@ impl Relay {
         }
         if Instant::now() >= self.next_full_sweep {
             self.next_full_sweep = Instant::now() + self.settings.sweep_interval;
+            if self.window.is_empty() {
+                process::give_memory_back();
+            }
             self.floor.rewind(0);
             self.lanes.recheck(|id| self.window.ticket(id).is_some());
             self.look = true;
@@ -69,11 +79,11 @@ impl Relay {
         // Answered before the look, so that a commit after it rings anew.
         self.slot.bell.answer();
         self.look = false;
-        let mut catch = Catch::default();
+        let mut catch = Catch::as_large_as(self.last_batch);
         let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut catch));
         if read.is_err() {
             self.floor.abandon();
-            self.withdraw(&catch);
+            self.withdraw(&catch.tickets);
         }
         match self.note(read) {
             Some(Some(reached)) => {
@@ -153,13 +163,15 @@ impl Relay {
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
         }
-        let topic = self.shared_topic(&topic);
+        // Most events go where the one before went.
+        let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *topic);
+        let topic = last.cloned().unwrap_or_else(|| self.shared_topic(&topic));
         let event = row.event(&topic);
         let weight = event.weight();
         if !room.fits(weight) {
             return false;
         }
-        let Some(mut route) = self.caution.admits(&topic, id, lane) else { return true };
+        let Some(Admission { mut route, alone }) = self.caution.admits(&topic, id, lane) else { return true };
         if row.next_attempt_at().is_some() && !catch.is_on_its_way(lane, &self.window) {
             // What was refused may well be again.
             route = Route::Apart;
@@ -173,7 +185,7 @@ impl Relay {
             row: row.identity(),
             emitted_at: event.emitted_at,
             lane,
-            alone: self.caution.is_alone(&topic),
+            alone,
             is_open: true,
             weight,
             topic,
@@ -182,9 +194,9 @@ impl Relay {
     }
 
     /// What was read has not been handed over, and is to be read again.
-    fn withdraw(&mut self, catch: &Catch) {
+    fn withdraw(&mut self, tickets: &[Ticket]) {
         self.look = true;
-        catch.tickets.iter().for_each(|ticket| self.caution.withdraw(&ticket.topic));
+        tickets.iter().for_each(|ticket| self.caution.withdraw(&ticket.topic));
     }
 
     /// The lane of a topic and key. Should two share a number, they wait for each other, no more.
@@ -207,11 +219,12 @@ impl Relay {
     fn hand_over(&mut self, catch: Catch) {
         let Some(first) = catch.tickets.first().map(|ticket| ticket.row.id) else { return };
         let Catch { batch, tickets, .. } = catch;
+        self.last_batch = batch.common.extent();
         match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
-            Some(Ok(())) => tickets.into_iter().for_each(|ticket| self.window.add(ticket)),
-            Some(Err(batch)) => {
+            Some(true) => tickets.into_iter().for_each(|ticket| self.window.add(ticket)),
+            Some(false) => {
                 self.floor.rewind(first - 1);
-                self.withdraw(&Catch { batch, tickets, in_flight: None });
+                self.withdraw(&tickets);
             }
             None => {}
         }

@@ -23,6 +23,7 @@ use event_outbox_domain::caution::Caution;
 use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::pace::Pace;
+use event_outbox_domain::packed::Extent;
 use event_outbox_domain::sweep::Floor;
 use foldhash::fast::RandomState;
 
@@ -79,6 +80,8 @@ pub struct Relay {
     pub(super) held: Held,
     /// Topics met, each kept once.
     pub(super) topics: HashSet<Arc<str>, RandomState>,
+    /// How much the last batch was.
+    pub(super) last_batch: Extent,
     /// Something may have become visible since the last sweep began.
     pub(super) look: bool,
     pub(super) next_full_sweep: Instant,
@@ -118,6 +121,7 @@ impl Relay {
             reports: VecDeque::new(),
             held: Held::default(),
             topics: HashSet::default(),
+            last_batch: Extent::default(),
             look: true,
             next_full_sweep: Instant::now(),
             gone: false,

@@ -42,6 +42,7 @@ pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum)
     log::init();
     if let Some(relay) = open(slot) {
         process::leave_without_exit_handlers();
+        process::keep_freed_memory();
         if relay.run() == Ending::Gone {
             GONE.store(true, Ordering::Relaxed);
         }

@@ -62,6 +62,7 @@ impl Contender for Limit<'_> {
     fn open(&mut self) -> Result<()> {
         let (records, headers) = (self.records.clone(), self.headers);
         let producer = Producer::new(&self.stage.bootstrap_servers())?;
+        producer.connect(&self.records.topic)?;
         self.thread = Some(spawn(move || produce(producer, &records, headers)));
         Ok(())
     }

@@ -27,6 +27,7 @@ const SETTINGS: [(&str, &str); 9] = [
 const SERVE_EVERY: u64 = 256;
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 const FLUSH_POLL: Duration = Duration::from_millis(10);
+const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The configuration of all producers here.
@@ -76,6 +77,12 @@ impl Producer {
     pub fn new(bootstrap_servers: &str) -> Result<Self> {
         let inner = BaseProducer::from_config_and_context(&config(bootstrap_servers), Count::default())?;
         Ok(Self { inner, sent: 0 })
+    }
+
+    /// Waits until it knows the topic: what is queued before would go out at once later, faster than it can be made.
+    pub fn connect(&self, topic: &str) -> Result<()> {
+        self.inner.client().fetch_metadata(Some(topic), CONNECT_DEADLINE)?;
+        Ok(())
     }
 
     /// Hands a record over, waiting for room in the queue.

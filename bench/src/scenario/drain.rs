@@ -25,10 +25,10 @@ const ROUNDS: usize = 3;
 const MANY: (u64, u64) = (1_000_000, 20_000);
 const FEWER: (u64, u64) = (300_000, 5_000);
 
-/// A share of the larger number goes through every contender before anything counts: enough for Java's compiler.
-const WARM_UP: u64 = 5;
+/// Rounds before those that count: Java's compiler is not done with the broker sooner.
+const WARM_UP: usize = 2;
 
-/// Measures all contenders in turn, round by round.
+/// Measures all contenders in turn, round by round, forth and back.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.rounds(ROUNDS);
     let (many, fewer) = (bench.size(MANY.0, MANY.1), bench.size(FEWER.0, FEWER.1));
@@ -46,11 +46,11 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     ];
     let mut rates: BTreeMap<&str, Samples> = BTreeMap::new();
     let mut walls: BTreeMap<&str, Samples> = BTreeMap::new();
-    for round in 0..=rounds {
+    for turn in 0..WARM_UP + rounds {
+        let round = (turn + 1).saturating_sub(WARM_UP);
         for (contender, count) in &mut contenders {
-            let name = contender.name();
-            let count = if round == 0 { many / WARM_UP } else { *count };
-            let load = Load::new(&format!("drain-{name}-{round}"), count);
+            let (name, count) = (contender.name(), *count);
+            let load = Load::new(&format!("drain-{name}-{turn}"), count);
             let drained =
                 drain(stage, contender.as_mut(), &load).with_context(|| format!("drain, {name}"))?;
             announce(round, name, &drained);
@@ -59,6 +59,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
                 walls.entry(name).or_default().add(count as f64 / drained.wall().as_secs_f64());
             }
         }
+        contenders.reverse();
     }
     drop(contenders);
     memory.note(&mut bench.figures, "memory.drain");

@@ -15,9 +15,13 @@ fn topic() -> Arc<str> {
     "a".into()
 }
 
+fn route(caution: &mut Caution, topic: &str, id: i64) -> Option<Route> {
+    caution.admits(&topic.into(), id, None).map(|admission| admission.route)
+}
+
 /// Sends the events that may be, of so many, and settles them; gives how many were sent, and the way.
 fn round(caution: &mut Caution, of: i64, end: End) -> (usize, Option<Route>) {
-    let routes: Vec<Route> = (0..of).filter_map(|id| caution.admits(&topic(), id, None)).collect();
+    let routes: Vec<Route> = (0..of).filter_map(|id| route(caution, "a", id)).collect();
     routes.iter().for_each(|_| {
         caution.settled(&topic(), end);
     });
@@ -27,9 +31,9 @@ fn round(caution: &mut Caution, of: i64, end: End) -> (usize, Option<Route>) {
 #[test]
 fn other_topics_go_the_common_way() {
     let mut caution = caution(&[("a", 0)]);
-    assert_eq!(caution.admits(&"b".into(), 1, None), Some(Route::Common));
+    assert_eq!(route(&mut caution, "b", 1), Some(Route::Common));
     assert!(caution.holds("a") && !caution.holds("b") && !caution.is_empty());
-    assert_eq!(caution.admits(&"a".into(), 2, None), Some(Route::Apart));
+    assert_eq!(route(&mut caution, "a", 2), Some(Route::Apart));
 }
 
 #[test]
@@ -42,6 +46,18 @@ fn a_topic_gets_known_in_growing_groups_and_then_is_free() {
     assert_eq!(round(&mut caution, 5_000, End::Well), (1, Some(Route::Common)));
     caution.renew(false);
     assert_eq!(round(&mut caution, 5_000, End::Well), (5_000, Some(Route::Common)));
+}
+
+#[test]
+fn where_order_does_not_matter_none_is_alone() {
+    let (topic, mut caution) = (topic(), caution(&[("a", 0)]));
+    while !caution.is_empty() {
+        round(&mut caution, 50_000, End::Well);
+    }
+    caution.renew(false);
+    for id in 1..4 {
+        assert_eq!(caution.admits(&topic, id, None), Some(Admission { route: Route::Common, alone: false }));
+    }
 }
 
 #[test]
@@ -84,17 +100,17 @@ fn what_was_in_flight_is_waited_for() {
     assert_eq!(caution.admits(&topic, 5, None), None);
     assert_eq!(caution.settled(&topic, End::Suspect), None);
     assert_eq!(caution.settled(&topic, End::Suspect), Some(5));
-    assert!(caution.is_alone("a") && caution.admits(&topic, 5, None).is_some());
+    assert!(caution.admits(&topic, 5, None).is_some_and(|admission| admission.alone));
     assert_eq!(caution.admits(&topic, 7, None), None);
     assert_eq!(caution.settled(&topic, End::Well), Some(7));
-    assert!(caution.admits(&topic, 7, None).is_some() && !caution.is_alone("a"));
+    assert!(caution.admits(&topic, 7, None).is_some_and(|admission| !admission.alone));
 }
 
 #[test]
 fn a_new_producer_is_no_reason_to_trust_again() {
-    let (topic, mut caution) = (topic(), caution(&[("a", 0)]));
+    let mut caution = caution(&[("a", 0)]);
     assert_eq!((0..3).map(|_| round(&mut caution, 10, End::Well).0).sum::<usize>(), 1 + 2 + 4);
-    assert_eq!(caution.admits(&topic, 1, None), Some(Route::Apart));
+    assert_eq!(route(&mut caution, "a", 1), Some(Route::Apart));
     caution.renew(true);
     assert_eq!(round(&mut caution, 10, End::Well), (8, Some(Route::Apart)));
 }
@@ -110,15 +126,9 @@ fn what_was_turned_away_before_is_not_forgotten() {
 #[test]
 fn what_was_not_sent_is_read_again() {
     let (topic, mut caution) = (topic(), caution(&[("a", 0)]));
-    assert_eq!(
-        (caution.admits(&topic, 1, None), caution.admits(&topic, 2, None)),
-        (Some(Route::Apart), None)
-    );
+    assert_eq!((route(&mut caution, "a", 1), route(&mut caution, "a", 2)), (Some(Route::Apart), None));
     caution.withdraw("a");
-    assert_eq!(
-        (caution.admits(&topic, 1, None), caution.admits(&topic, 2, None)),
-        (Some(Route::Apart), None)
-    );
+    assert_eq!((route(&mut caution, "a", 1), route(&mut caution, "a", 2)), (Some(Route::Apart), None));
     assert_eq!(caution.settled(&topic, End::Well), Some(2));
 }
 
@@ -137,10 +147,13 @@ proptest! {
         while !waiting.is_empty() {
             groups += 1;
             prop_assert!(groups < 2_000);
-            let alone = caution.is_alone("a");
-            let group: Vec<i64> =
-                waiting.iter().copied().filter(|id| caution.admits(&topic, *id, None).is_some()).collect();
+            let admitted: Vec<(i64, Admission)> =
+                waiting.iter().filter_map(|id| Some((*id, caution.admits(&topic, *id, None)?))).collect();
+            let group: Vec<i64> = admitted.iter().map(|(id, _)| *id).collect();
             prop_assert!(!group.is_empty());
+            let alone = admitted[0].1.alone;
+            prop_assert!(admitted.iter().all(|(_, admission)| admission.alone == alone));
+            prop_assert!(!alone || group.len() == 1);
             let refused = group.len() > limit || group.iter().any(|id| bad.contains(id));
             for id in &group {
                 if !refused {
