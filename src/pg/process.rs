@@ -127,10 +127,11 @@ pub enum Exit {
     Again = 1,
 }
 
-/// How much freed memory a worker keeps for the next batch, and up to which size it takes memory from the heap, in bytes.
-/// By its own measure the allocator gives the memory of each batch back to the system, and takes it anew page by page.
+/// How much freed memory each thread of a worker keeps for the next batch, and up to which size it takes memory from what
+/// it keeps, in bytes: some usual batches, no large ones. By its own measure the allocator gives the memory of each batch
+/// back to the system, and takes it anew page by page.
 #[cfg(target_env = "gnu")]
-const KEPT_MEMORY: (c_int, c_int) = (64 << 20, 32 << 20);
+const KEPT_MEMORY: (c_int, c_int) = (8 << 20, 4 << 20);
 
 /// Keeps freed memory for what comes next, until [`give_memory_back`].
 pub fn keep_freed_memory() {

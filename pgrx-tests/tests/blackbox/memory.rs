@@ -177,6 +177,22 @@ fn large_events() -> Result<()> {
     Ok(())
 }
 
+/// The relay keeps what it has freed for the next batch, but not for ever.
+#[test]
+fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
+    let options = Cluster::options("memory").set("event_outbox.sweep_interval", "10");
+    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let watch = warm(&mut client)?;
+    emit(&mut client, "memory.backlog", 100_000, 1000)?;
+    until_empty(&mut client)?;
+    assert!(watch.growth() > BOUND / 4, "only {} MiB were in use", watch.growth() / MEBIBYTE);
+    let pid = until_idle(&mut client)?;
+    wait::until_ok("memory to go back", DRAINED, || {
+        Ok((own_memory(pid)? < watch.idle + BOUND / 8).then_some(()))
+    })
+}
+
 /// As many as may be in flight, of next to no size.
 #[test]
 fn small_events() -> Result<()> {
