@@ -8,7 +8,9 @@ use pgrx::prelude::*;
 use super::compat;
 
 static STOP: AtomicBool = AtomicBool::new(false);
-static RELOAD: AtomicBool = AtomicBool::new(false);
+/// At first it is as if the server had been told to: what a worker has of its settings is from when it was forked, and until
+/// it has its handlers Postgres has it ignore the signal.
+static RELOAD: AtomicBool = AtomicBool::new(true);
 
 /// Installs the worker's signal handlers and lets signals in.
 pub fn attach_signals() {

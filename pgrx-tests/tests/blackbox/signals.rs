@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use event_outbox_tests::{Broker, Result, process};
+use event_outbox_tests::{Broker, Cluster, Result, process};
 use postgres::Client;
 use postgres::error::SqlState;
 
@@ -47,6 +47,21 @@ fn a_relay_terminated_while_it_starts_is_started_again() -> Result<()> {
     // The same session goes on: the server did not restart.
     let log = own.server.log();
     assert!(!log.contains("PANIC") && !log.contains("was terminated by signal"), "{log}");
+    Ok(())
+}
+
+/// Until a worker has its handlers, Postgres has it ignore the signal; `post_auth_delay` makes that last.
+#[test]
+fn a_relay_heeds_a_reload_that_came_while_it_started() -> Result<()> {
+    let options = Cluster::options("signals").set("post_auth_delay", "1");
+    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let before = until_idle(&mut client)?;
+    client.batch_execute("SELECT outbox.restart_relay()")?;
+    newborn(&own, before)?;
+    own.server.set("event_outbox.enabled", "off")?;
+    own.server.reload()?;
+    until_status(&mut client, "a relay that is off", |status| status.state == "disabled")?;
     Ok(())
 }
 
