@@ -48,7 +48,7 @@ impl Client {
     ) {
         let mut opened: Vec<Option<KafkaResult<Topic<'_>>>> = topics.iter().map(|_| None).collect();
         for (place, event) in events {
-            let topic = opened[place].get_or_insert_with(|| Topic::open(&self.producer, event.topic));
+            let topic = opened[place].get_or_insert_with(|| Topic::open(&self.producer, &topics[place]));
             let done = topic.as_ref().map_err(KafkaError::clone);
             let done = done.and_then(|topic| self.put(topic, Record::new(&event, envelope)));
             if let Err(error) = done {

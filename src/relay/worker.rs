@@ -38,6 +38,8 @@ pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum)
     // of the database; as the bootstrap superuser.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
     process::show_name(c"event_outbox relay");
+    // Before the settings are read: a producer made of older ones would be replaced at once.
+    process::reload_if_asked();
     statements::prepare_session();
     log::init();
     if let Some(relay) = open(slot) {
