@@ -7,17 +7,11 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-/// Repeated measurements of the same thing.
+/// Repeated measurements of the same thing, in ascending order.
 #[derive(Clone, Debug, Default)]
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// One more.
-    pub fn add(&mut self, sample: f64) {
-        self.0.push(sample);
-        self.0.sort_by(f64::total_cmp);
-    }
-
     /// The middle one, or the mean of the two in the middle.
     pub fn median(&self) -> f64 {
         match self.0.len() {
@@ -53,6 +47,26 @@ impl FromIterator<f64> for Samples {
     }
 }
 
+/// What was measured in every round, under the keys of the summary.
+#[derive(Debug, Default)]
+pub struct Rounds(BTreeMap<String, Vec<f64>>);
+
+impl Rounds {
+    /// The next round's measurement.
+    pub fn add(&mut self, key: impl Into<String>, sample: f64) {
+        self.0.entry(key.into()).or_default().push(sample);
+    }
+
+    /// The quotient of two measurements, round by round: the machine's pace changes from one round to the next, and
+    /// less between two that were measured in the same.
+    pub fn ratio(&mut self, key: impl Into<String>, numerator: &str, denominator: &str) {
+        let [numerator, denominator] = [numerator, denominator].map(|key| &self.0[key]);
+        assert_eq!(numerator.len(), denominator.len(), "measured in the same rounds");
+        let quotients = numerator.iter().zip(denominator).map(|(a, b)| a / b).collect();
+        self.0.insert(key.into(), quotients);
+    }
+}
+
 /// The summary.
 #[derive(Default)]
 pub struct Figures(BTreeMap<String, Value>);
@@ -68,18 +82,18 @@ impl Figures {
         self.0.insert(key.into(), value.into());
     }
 
+    /// The median of all rounds under each key, the extremes under `key.min` and `key.max`.
+    pub fn summarise_rounds(&mut self, rounds: &Rounds) {
+        for (key, samples) in &rounds.0 {
+            self.summarise(key, &samples.iter().copied().collect());
+        }
+    }
+
     /// The median under `key`, the extremes under `key.min` and `key.max`.
     pub fn summarise(&mut self, key: &str, samples: &Samples) {
         self.set(key, samples.median());
         self.set(format!("{key}.min"), samples.min());
         self.set(format!("{key}.max"), samples.max());
-    }
-
-    /// The quotient of two figures, if both are there.
-    pub fn ratio(&mut self, key: &str, numerator: &str, denominator: &str) {
-        if let (Some(numerator), Some(denominator)) = (self.get(numerator), self.get(denominator)) {
-            self.set(key, numerator / denominator);
-        }
     }
 
     /// A number that was measured.
@@ -141,6 +155,21 @@ mod tests {
         assert_eq!((samples.median(), samples.min(), samples.max()), (51.0, 1.0, 101.0));
         assert_eq!((samples.percentile(50.0), samples.percentile(99.0)), (51.0, 100.0));
         assert_eq!(Samples::from_iter([1.0, 4.0]).median(), 2.5);
+    }
+
+    #[test]
+    fn ratios_are_those_of_a_round() {
+        let mut rounds = Rounds::default();
+        // The third round was slow for both; the first two were not.
+        for (ours, theirs) in [(80.0, 100.0), (90.0, 90.0), (30.0, 33.0)] {
+            rounds.add("ours", ours);
+            rounds.add("theirs", theirs);
+        }
+        rounds.ratio("ratio", "ours", "theirs");
+        let mut figures = Figures::default();
+        figures.summarise_rounds(&rounds);
+        assert_eq!(figures.spread("ratio"), Some([0.8, 0.9091, 1.0]));
+        assert_eq!(figures.spread("ours"), Some([30.0, 80.0, 90.0]));
     }
 
     #[test]

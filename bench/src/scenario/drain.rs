@@ -1,6 +1,5 @@
 //! `drain`: how fast a backlog leaves.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -15,7 +14,7 @@ use crate::contender::ours::Ours;
 use crate::contender::polling::Polling;
 use crate::contender::{Contender, Headers};
 use crate::events::Load;
-use crate::figures::Samples;
+use crate::figures::Rounds;
 use crate::stage::{PARTITIONS, Stage, Wal};
 
 const ROUNDS: usize = 3;
@@ -44,8 +43,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         (Box::new(Ours::new(stage, Headers::CloudEvents)?.sharing(&memory)), many),
         (Box::new(Limit::new(stage, Headers::CloudEvents)), many),
     ];
-    let mut rates: BTreeMap<&str, Samples> = BTreeMap::new();
-    let mut walls: BTreeMap<&str, Samples> = BTreeMap::new();
+    let mut measured = Rounds::default();
     for turn in 0..WARM_UP + rounds {
         let round = (turn + 1).saturating_sub(WARM_UP);
         for (contender, count) in &mut contenders {
@@ -55,25 +53,21 @@ pub fn run(bench: &mut Bench) -> Result<()> {
                 drain(stage, contender.as_mut(), &load).with_context(|| format!("drain, {name}"))?;
             announce(round, name, &drained);
             if round > 0 {
-                rates.entry(name).or_default().add(drained.rate());
-                walls.entry(name).or_default().add(count as f64 / drained.wall().as_secs_f64());
+                let with_start = count as f64 / drained.wall().as_secs_f64();
+                measured.add(format!("drain.{name}"), drained.rate());
+                measured.add(format!("drain.{name}.with_start"), with_start);
             }
         }
         contenders.reverse();
     }
     drop(contenders);
     memory.note(&mut bench.figures, "memory.drain");
-    for (name, samples) in &rates {
-        bench.figures.summarise(&format!("drain.{name}"), samples);
-    }
-    for (name, samples) in &walls {
-        bench.figures.summarise(&format!("drain.{name}.with_start"), samples);
-    }
     for peer in ["debezium", "polling", "rdkafka"] {
-        bench.figures.ratio(&format!("drain.ratio_{peer}"), "drain.ours", &format!("drain.{peer}"));
+        measured.ratio(format!("drain.ratio_{peer}"), "drain.ours", &format!("drain.{peer}"));
     }
     let [ours, limit] = ["drain.ours_cloudevents", "drain.rdkafka_cloudevents"];
-    bench.figures.ratio("drain.ratio_rdkafka_cloudevents", ours, limit);
+    measured.ratio("drain.ratio_rdkafka_cloudevents", ours, limit);
+    bench.figures.summarise_rounds(&measured);
     Ok(())
 }
 

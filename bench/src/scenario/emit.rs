@@ -10,14 +10,15 @@ use super::Bench;
 use crate::contender::ours::Ours;
 use crate::contender::{Contender, Headers};
 use crate::events;
-use crate::figures::Samples;
+use crate::figures::Rounds;
 use crate::pgbench::Pgbench;
 use crate::processes;
 use crate::stage::{OURS, PARTITIONS, Stage, Wal};
 
 const CLIENTS: [usize; 3] = [1, 8, 32];
-/// Short slices in turn, so that a noisy moment meets all of them.
-const ROUNDS: usize = 5;
+/// Short slices in turn, forth and back, so that a noisy moment meets all of them, and nobody always comes behind
+/// what another has left to the disk.
+const ROUNDS: usize = 6;
 const SLICE_S: u64 = 2;
 
 /// Scripts, and what they are called in the figures. The relay is off, but for the last.
@@ -49,40 +50,38 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let mut ours = Ours::new(stage, Headers::Own)?;
     ours.disable()?;
 
-    let mut rates: BTreeMap<String, Samples> = BTreeMap::new();
-    let mut latencies: BTreeMap<String, Samples> = BTreeMap::new();
+    let mut variants = VARIANTS;
+    let mut measured = Rounds::default();
     for round in 0..=rounds {
         stage.settle_down()?;
         for clients in CLIENTS {
-            let mut line = format!("    {:<8} {clients:>2} clients ", super::round(round));
-            for (script, name) in VARIANTS {
-                let tps = slice(stage, &mut ours, &Pgbench { script, clients, seconds }, name)?;
-                line += &format!("  {name} {:>6.0}", tps.tps);
+            let mut rates = BTreeMap::new();
+            for (script, name) in variants {
+                let ran = slice(stage, &mut ours, &Pgbench { script, clients, seconds }, name)?;
+                rates.insert(name, ran.tps);
                 if round > 0 {
-                    rates.entry(format!("emit.{clients}.{name}_tps")).or_default().add(tps.tps);
-                    latencies.entry(format!("emit.{clients}.{name}_ms")).or_default().add(tps.latency_ms);
+                    measured.add(format!("emit.{clients}.{name}_tps"), ran.tps);
+                    measured.add(format!("emit.{clients}.{name}_ms"), ran.latency_ms);
                 }
             }
-            eprintln!("{line}");
+            let line = VARIANTS.map(|(_, name)| format!("  {name} {:>6.0}", rates[name])).concat();
+            eprintln!("    {:<8} {clients:>2} clients {line}", super::round(round));
         }
+        variants.reverse();
     }
     let cpu = cpu(stage, bench.size(CPU_SLICES, 3)).context("CPU")?;
     client.batch_execute(EMPTY)?;
     stage.remove_topic("emit")?;
 
-    for (key, samples) in rates.iter().chain(&latencies) {
-        bench.figures.summarise(key, samples);
-    }
-    for (key, samples) in ["emit.cpu_us_insert", "emit.cpu_us_emit", "emit.cpu_ratio_1"].iter().zip(&cpu) {
-        bench.figures.summarise(key, samples);
-    }
     for clients in CLIENTS {
         let tps = |name| format!("emit.{clients}.{name}_tps");
         let emit = tps("emit");
-        bench.figures.ratio(&format!("emit.ratio_insert_{clients}"), &emit, &tps("insert"));
-        bench.figures.ratio(&format!("emit.ratio_notify_{clients}"), &emit, &tps("notify"));
-        bench.figures.ratio(&format!("emit.ratio_insert_{clients}_relay"), &tps(WITH_RELAY), &tps("insert"));
+        measured.ratio(format!("emit.ratio_insert_{clients}"), &emit, &tps("insert"));
+        measured.ratio(format!("emit.ratio_notify_{clients}"), &emit, &tps("notify"));
+        measured.ratio(format!("emit.ratio_insert_{clients}_relay"), &tps(WITH_RELAY), &tps("insert"));
     }
+    bench.figures.summarise_rounds(&measured);
+    bench.figures.summarise_rounds(&cpu);
     Ok(())
 }
 
@@ -132,26 +131,19 @@ impl Session {
 }
 
 /// Microseconds of CPU per transaction in the server: INSERT, emit(), and their quotient.
-fn cpu(stage: &Stage, slices: usize) -> Result<[Samples; 3]> {
-    let mut sessions = [Session::new(stage, CPU_INSERT)?, Session::new(stage, CPU_EMIT)?];
-    let mut samples = [Samples::default(), Samples::default(), Samples::default()];
+fn cpu(stage: &Stage, slices: usize) -> Result<Rounds> {
+    const INSERT: &str = "emit.cpu_us_insert";
+    const EMIT: &str = "emit.cpu_us_emit";
+    let mut sessions = [(INSERT, Session::new(stage, CPU_INSERT)?), (EMIT, Session::new(stage, CPU_EMIT)?)];
+    let mut measured = Rounds::default();
     for slice in 0..=slices {
-        let mut micros = [0.0; 2];
-        for (session, micros) in sessions.iter_mut().zip(&mut micros) {
-            *micros = session.run(CPU_SLICE)?.as_secs_f64() * 1e6 / CPU_SLICE as f64;
-        }
-        if slice > 0 {
-            samples[0].add(micros[0]);
-            samples[1].add(micros[1]);
-            samples[2].add(micros[1] / micros[0]);
+        for (key, session) in &mut sessions {
+            let used = session.run(CPU_SLICE)?;
+            if slice > 0 {
+                measured.add(*key, used.as_secs_f64() * 1e6 / CPU_SLICE as f64);
+            }
         }
     }
-    let [insert, emit, ratio] = &samples;
-    eprintln!(
-        "    CPU of the server for a transaction: INSERT {:.1} µs, emit {:.1} µs, ratio {:.2}",
-        insert.median(),
-        emit.median(),
-        ratio.median()
-    );
-    Ok(samples)
+    measured.ratio("emit.cpu_ratio_1", EMIT, INSERT);
+    Ok(measured)
 }

@@ -1,6 +1,5 @@
 //! `flat`: whether the rate depends on the backlog, or on what other transactions do.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -11,7 +10,7 @@ use crate::arrival::Arrival;
 use crate::contender::ours::Ours;
 use crate::contender::{Contender, Headers, Outbox};
 use crate::events::Load;
-use crate::figures::Samples;
+use crate::figures::Rounds;
 use crate::stage::{OURS, Stage, Wal};
 
 const ROUNDS: usize = 3;
@@ -40,13 +39,13 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let (backlog, small) = (bench.size(BACKLOG.0, BACKLOG.1), bench.size(SMALL.0, SMALL.1));
     let large = bench.size(LARGE.0, LARGE.1);
     let mut ours = Ours::new(&bench.stage, Headers::Own)?;
-    let cases = [
-        ("free_rate", backlog, Meanwhile::Nothing),
-        ("held_xmin_rate", backlog, Meanwhile::HeldHorizon),
-        ("long_writer_rate", backlog, Meanwhile::LongWriter),
-        ("100k_rate", small, Meanwhile::Nothing),
+    let mut cases = [
+        ("free", backlog, Meanwhile::Nothing),
+        ("held_xmin", backlog, Meanwhile::HeldHorizon),
+        ("long_writer", backlog, Meanwhile::LongWriter),
+        ("100k", small, Meanwhile::Nothing),
     ];
-    let mut rates: BTreeMap<&str, Samples> = BTreeMap::new();
+    let mut measured = Rounds::default();
     let warm_up = Load::new("flat-warm-up", backlog / 5);
     one(&bench.stage, &mut ours, &warm_up, Meanwhile::Nothing).context("warm-up")?;
     for round in 1..=rounds {
@@ -54,23 +53,30 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             let load = Load::new(&format!("flat-{name}-{round}"), count);
             let arrival = one(&bench.stage, &mut ours, &load, meanwhile).with_context(|| name.to_string())?;
             announce(round, name, &arrival);
-            rates.entry(name).or_default().add(arrival.rate());
+            measured.add(format!("flat.{name}_rate"), arrival.rate());
         }
+        cases.reverse();
     }
-    let load = Load::new("flat-10m", large);
-    let arrival = one(&bench.stage, &mut ours, &load, Meanwhile::Nothing).context("10m")?;
-    announce(1, "10m_rate", &arrival);
-    rates.entry("10m_rate").or_default().add(arrival.rate());
+    // Only once, since it takes minutes; so what it is compared with is measured before and after.
+    let mut undisturbed = |name, count| {
+        let load = Load::new(&format!("flat-{name}"), count);
+        let arrival = one(&bench.stage, &mut ours, &load, Meanwhile::Nothing).context(name)?;
+        announce(1, name, &arrival);
+        anyhow::Ok(arrival.rate())
+    };
+    let before = undisturbed("before-10m", backlog)?;
+    measured.add("flat.10m_rate", undisturbed("10m", large)?);
+    let after = undisturbed("after-10m", backlog)?;
+    measured.add("flat.10m_free_rate", f64::midpoint(before, after));
     let memory = ours.memory();
     drop(ours);
 
     memory.note(&mut bench.figures, "memory.flat");
-    for (name, samples) in &rates {
-        bench.figures.summarise(&format!("flat.{name}"), samples);
+    for case in ["100k", "held_xmin", "long_writer"] {
+        measured.ratio(format!("flat.{case}"), &format!("flat.{case}_rate"), "flat.free_rate");
     }
-    for case in ["10m", "100k", "held_xmin", "long_writer"] {
-        bench.figures.ratio(&format!("flat.{case}"), &format!("flat.{case}_rate"), "flat.free_rate");
-    }
+    measured.ratio("flat.10m", "flat.10m_rate", "flat.10m_free_rate");
+    bench.figures.summarise_rounds(&measured);
     Ok(())
 }
 

@@ -1,6 +1,5 @@
 //! `latency`: from the commit to a consumer of Kafka.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
@@ -13,7 +12,7 @@ use crate::contender::debezium::Debezium;
 use crate::contender::ours::Ours;
 use crate::contender::polling::Polling;
 use crate::contender::{Headers, Outbox, bare};
-use crate::figures::Samples;
+use crate::figures::{Rounds, Samples};
 use crate::pace::{self, Pace, Times};
 use crate::stage::{OURS, Stage, Wal};
 
@@ -46,13 +45,15 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         Box::new(Debezium::new(stage)?),
         Box::new(Polling::new(stage)?),
     ];
-    let mut percentiles: BTreeMap<String, Samples> = BTreeMap::new();
+    let mut percentiles = Rounds::default();
     stage.connect(OURS)?.batch_execute(BESIDE_TABLE)?;
     for round in 0..=rounds {
         for (rate, sessions) in RATES {
             let pace = Pace { rate, count: rate * (WARM_UP_SECONDS + if round == 0 { 2 } else { seconds }) };
             let bare_loops = [("bare", 0), ("bare_writing", sessions)];
-            for at in 0..outboxes.len() + bare_loops.len() {
+            let turns = outboxes.len() + bare_loops.len();
+            for turn in 0..turns {
+                let at = if round % 2 == 0 { turn } else { turns - 1 - turn };
                 let (beside, outbox) = (at.checked_sub(outboxes.len()), outboxes.get_mut(at));
                 let (name, writers) = match (&outbox, beside) {
                     (None, Some(beside)) => bare_loops[beside],
@@ -80,21 +81,19 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
     }
     drop(outboxes);
-    for (key, samples) in &percentiles {
-        bench.figures.summarise(key, samples);
-    }
     for percentile in ["p50", "p99"] {
         for peer in ["bare", "bare_writing", "debezium", "polling"] {
             let [ours, other] = ["ours", peer].map(|name| format!("latency.100.{name}.{percentile}_ms"));
-            bench.figures.ratio(&format!("latency.{percentile}_ratio_{peer}"), &ours, &other);
+            percentiles.ratio(format!("latency.{percentile}_ratio_{peer}"), &ours, &other);
         }
     }
+    bench.figures.summarise_rounds(&percentiles);
     Ok(())
 }
 
-fn note(percentiles: &mut BTreeMap<String, Samples>, prefix: &str, samples: &Samples) {
+fn note(percentiles: &mut Rounds, prefix: &str, samples: &Samples) {
     for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("max", 100.0)] {
-        percentiles.entry(format!("{prefix}{name}_ms")).or_default().add(samples.percentile(percent));
+        percentiles.add(format!("{prefix}{name}_ms"), samples.percentile(percent));
     }
 }
 

@@ -1,6 +1,5 @@
 //! `scale`: one huge transaction, and payloads of four sizes.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
@@ -11,7 +10,7 @@ use crate::contender::limit::Limit;
 use crate::contender::ours::Ours;
 use crate::contender::{Contender, Headers};
 use crate::events::Load;
-use crate::figures::Samples;
+use crate::figures::Rounds;
 use crate::stage::Wal;
 
 const ROUNDS: usize = 3;
@@ -32,17 +31,20 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let stage = &bench.stage;
     let mut ours = Ours::new(stage, Headers::Own)?;
     let mut limit = Limit::new(stage, Headers::Own);
-    let mut samples: BTreeMap<String, Samples> = BTreeMap::new();
+    let mut measured = Rounds::default();
     for round in 0..=rounds {
         let mut add = |key: String, sample: f64| {
             if round > 0 {
-                samples.entry(key).or_default().add(sample);
+                measured.add(key, sample);
             }
         };
         for (name, bytes, (full, quick)) in SIZES {
             let count = bench.size(full, quick);
             let count = if round == 0 { count / 5 } else { count };
-            let contenders: [&mut dyn Contender; 2] = [&mut ours, &mut limit];
+            let mut contenders: [&mut dyn Contender; 2] = [&mut ours, &mut limit];
+            if round % 2 == 1 {
+                contenders.reverse();
+            }
             for contender in contenders {
                 let who = contender.name();
                 let load = Load { bytes, ..Load::new(&format!("scale-{who}-{name}-{round}"), count) };
@@ -65,12 +67,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let memory = ours.memory();
     drop((ours, limit));
     memory.note(&mut bench.figures, "memory.scale");
-    for (key, samples) in &samples {
-        bench.figures.summarise(key, samples);
-    }
     for (name, ..) in SIZES {
         let [ours, limit] = ["ours", "rdkafka"].map(|who| format!("scale.{name}.{who}_mb_s"));
-        bench.figures.ratio(&format!("scale.{name}.ratio_rdkafka"), &ours, &limit);
+        measured.ratio(format!("scale.{name}.ratio_rdkafka"), &ours, &limit);
     }
+    bench.figures.summarise_rounds(&measured);
     Ok(())
 }
