@@ -61,7 +61,7 @@ BEGIN
             NEW.content_type, NEW.attempts, NEW.last_error, NEW.error_class, NEW.first_refused_at, clock_timestamp());
 
     PERFORM pg_notify('outbox_dead_letter',
-                      json_build_object('event_id', NEW.event_id, 'topic', NEW.topic, 'error_class', NEW.error_class,
+                      json_build_object('event_id', NEW.event_id, 'topic', left(NEW.topic, 249), 'error_class', NEW.error_class,
                                         'error', left(NEW.last_error, 1000))::text);
 
     -- A copy for whoever watches in Kafka. One that dies there stays here.
@@ -69,7 +69,7 @@ BEGIN
         RETURN NULL;
     END IF;
     -- Put together as text: jsonb would lose the order and the repetition of the author's headers.
-    errors := json_build_object('__outbox.errors.topic', NEW.topic,
+    errors := json_build_object('__outbox.errors.topic', left(NEW.topic, 249),
                                 '__outbox.errors.class', NEW.error_class,
                                 '__outbox.errors.message', left(NEW.last_error, 1000),
                                 '__outbox.errors.attempts', NEW.attempts::text)::text;

@@ -665,3 +665,46 @@ REVOKE ALL ON FUNCTION outbox.relay_status(oid), outbox.after_pause(), outbox.pa
     outbox.grant_topic(regrole, text), outbox.revoke_topic(regrole, text),
     outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.relay_status(oid) TO PUBLIC;
+
+-- A notification can tell of a name of any length.
+CREATE OR REPLACE FUNCTION outbox.bury_event() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    elsewhere text := current_setting('event_outbox.dead_letter_topic');
+    errors    text;
+    headers   text;
+BEGIN
+    DELETE FROM outbox.events AS e WHERE e.id = NEW.id;
+
+    INSERT INTO outbox.dead_letters (id, event_id, emitted_at, topic, partition, key, payload, headers, event_type,
+                                     content_type, attempts, error, error_class, first_refused_at, last_refused_at)
+    VALUES (NEW.id, NEW.event_id, NEW.emitted_at, NEW.topic, NEW.partition, NEW.key, NEW.payload, NEW.headers, NEW.event_type,
+            NEW.content_type, NEW.attempts, NEW.last_error, NEW.error_class, NEW.first_refused_at, clock_timestamp());
+
+    PERFORM pg_notify('outbox_dead_letter',
+                      json_build_object('event_id', NEW.event_id, 'topic', left(NEW.topic, 249), 'error_class', NEW.error_class,
+                                        'error', left(NEW.last_error, 1000))::text);
+
+    -- A copy for whoever watches in Kafka. One that dies there stays here.
+    IF elsewhere = '' OR elsewhere = NEW.topic THEN
+        RETURN NULL;
+    END IF;
+    -- Put together as text: jsonb would lose the order and the repetition of the author's headers.
+    errors := json_build_object('__outbox.errors.topic', left(NEW.topic, 249),
+                                '__outbox.errors.class', NEW.error_class,
+                                '__outbox.errors.message', left(NEW.last_error, 1000),
+                                '__outbox.errors.attempts', NEW.attempts::text)::text;
+    headers := rtrim(left(btrim(coalesce(NEW.headers::text, '{}'), E' \t\r\n'), -1), E' \t\r\n');
+    headers := headers || CASE WHEN headers = '{' THEN '' ELSE ', ' END || substr(errors, 2);
+    BEGIN
+        INSERT INTO outbox.events (event_id, topic, key, payload, headers, event_type, content_type)
+        VALUES (NEW.event_id, elsewhere, coalesce(NEW.key, CASE WHEN NEW.payload IS NULL THEN ''::bytea END), NEW.payload,
+                headers::json, NEW.event_type, NEW.content_type);
+    -- With its error it may be too large. What counts is kept already.
+    EXCEPTION WHEN data_exception OR program_limit_exceeded OR invalid_name OR reserved_name THEN
+        RAISE LOG 'event_outbox: no copy of dead event % was sent to %: %', NEW.event_id, elsewhere, SQLERRM;
+    END;
+    RETURN NULL;
+END
+$$;

@@ -9,6 +9,9 @@ use crate::headers;
 const SPEC_VERSION: &str = "1.0";
 const CONTENT_TYPE: &str = "content-type";
 
+/// The most bytes of a source. It is sent with every event, and does not count towards an event's size.
+pub const MAX_SOURCE_BYTES: usize = 1000;
+
 /// What is written around an event besides its own headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Envelope {
@@ -39,14 +42,12 @@ impl Envelope {
                 put("ce_time", Some(time.to_string().as_bytes()));
             }
             if let Some(content_type) = &event.content_type
-                && !own.iter().any(|(name, _)| name.eq_ignore_ascii_case(CONTENT_TYPE))
+                && !own.has(CONTENT_TYPE)
             {
                 put(CONTENT_TYPE, Some(content_type.as_bytes()));
             }
         }
-        for (name, value) in &own {
-            put(name, value.as_deref().map(str::as_bytes));
-        }
+        own.each(|name, value| put(name, value.map(str::as_bytes)));
     }
 }
 

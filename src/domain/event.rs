@@ -3,7 +3,11 @@
 use std::borrow::Cow;
 
 use crate::headers::{self, HeaderError};
+use crate::size::Size;
 use crate::topic;
+
+/// Media type of a payload that `emit()` makes.
+pub const JSON: &str = "application/json";
 
 /// A stored event, as the relay reads it and the Kafka side sends it, borrowed from where it lies as far as it lies there
 /// in plain.
@@ -32,23 +36,40 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// What the event weighs in the relay's memory while it is in flight, in bytes: it is held as read until
-    /// the Kafka thread has taken it, and copied into librdkafka's queue.
+    /// What it weighs on its way to Kafka.
     #[must_use]
-    pub fn weight(&self) -> usize {
-        /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
-        /// per event in flight, less the event's own bytes.
-        const OVERHEAD: usize = 900;
-        /// librdkafka's header, measured in the same way.
+    pub fn size(&self) -> Size {
+        let text = |part: &Option<Cow<'_, str>>| part.as_ref().map_or(0, |text| text.len());
+        let bytes = |part: &Option<Cow<'_, [u8]>>| part.as_ref().map_or(0, |bytes| bytes.len());
+        Size {
+            payload: bytes(&self.payload),
+            key: bytes(&self.key),
+            headers: self.headers.as_deref().map_or(0, headers::weigh),
+            event_type: text(&self.event_type),
+            content_type: text(&self.content_type),
+        }
+    }
+
+    /// What the event weighs in the relay's memory while it is in flight, in bytes. `size` is its own.
+    #[must_use]
+    pub fn weight(&self, size: Size) -> usize {
+        /// librdkafka's header, measured as resident memory per event in flight.
         const HEADER: usize = 80;
-        let bytes: usize = [&self.key, &self.payload].into_iter().flatten().map(|bytes| bytes.len()).sum();
-        let texts = [&self.headers, &self.event_type, &self.content_type];
-        let text: usize = texts.into_iter().flatten().map(|text| text.len()).sum();
         // Commas part headers and their values; those within values make it too many, which does no harm.
         let commas = |json: &Cow<'_, str>| json.bytes().filter(|byte| *byte == b',').count();
         let headers = self.headers.as_ref().map_or(0, |json| commas(json) + 1);
-        OVERHEAD + 2 * (bytes + text) + HEADER * headers
+        weight(size) + HEADER * headers
     }
+}
+
+/// What an event of this size weighs in the relay's memory at least: it is held as read until the Kafka thread has
+/// taken it, and copied into librdkafka's queue.
+#[must_use]
+pub fn weight(size: Size) -> usize {
+    /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
+    /// per event in flight, less the event's own bytes.
+    const OVERHEAD: usize = 900;
+    OVERHEAD + 2 * size.total()
 }
 
 /// The parts of a new event that can be wrong.
@@ -58,14 +79,16 @@ pub struct Draft<'a> {
     pub topic: Option<&'a str>,
     /// Destination partition.
     pub partition: Option<i32>,
-    /// Record key.
-    pub key: Option<&'a [u8]>,
+    /// Length of the record key in bytes.
+    pub key_bytes: Option<usize>,
     /// Length of the payload in bytes; `None` is a tombstone.
     pub payload_bytes: Option<usize>,
     /// Headers, a JSON object.
     pub headers: Option<&'a str>,
-    /// CloudEvents `type`.
-    pub event_type: Option<&'a str>,
+    /// Length of the CloudEvents `type` in bytes.
+    pub event_type_bytes: Option<usize>,
+    /// Media type of the payload, where the author says so.
+    pub content_type: Option<&'a str>,
     /// When it was emitted, in microseconds since 1970-01-01 UTC, where the author says so.
     pub emitted_at: Option<i64>,
 }
@@ -80,6 +103,8 @@ pub enum Invalid {
     NoTopic,
     /// Kafka would refuse the topic's name.
     Topic(String),
+    /// Kafka would refuse the topic's name, of so many bytes.
+    TopicTooLong(usize),
     /// A partition below zero.
     Partition(i32),
     /// A tombstone without a key marks nothing.
@@ -90,11 +115,18 @@ pub enum Invalid {
     Time,
     /// The headers cannot be sent.
     Headers(HeaderError),
-    /// Payload and headers together exceed the limit, both in bytes.
-    TooLarge {
-        /// Bytes of payload and headers.
+    /// A document in binary form whose text is certain to exceed the limit.
+    JsonTooLarge {
+        /// Bytes of the binary form.
         bytes: usize,
-        /// The limit, `event_outbox.max_event_bytes`.
+        /// The limit in bytes, `event_outbox.max_event_bytes`.
+        limit: usize,
+    },
+    /// The event exceeds the limit.
+    TooLarge {
+        /// What it weighs.
+        size: Size,
+        /// The limit in bytes, `event_outbox.max_event_bytes`.
         limit: usize,
     },
 }
@@ -106,30 +138,46 @@ impl Draft<'_> {
     /// The first thing wrong, as [`Invalid`].
     pub fn check(&self, max_event_bytes: usize) -> Result<(), Invalid> {
         let topic = self.topic.ok_or(Invalid::NoTopic)?;
+        if topic.len() > topic::MAX_TOPIC_BYTES {
+            return Err(Invalid::TopicTooLong(topic.len()));
+        }
         if !topic::is_valid(topic) {
             return Err(Invalid::Topic(topic.to_owned()));
         }
         if let Some(partition) = self.partition.filter(|p| *p < 0) {
             return Err(Invalid::Partition(partition));
         }
-        if self.payload_bytes.is_none() && self.key.is_none() {
+        if self.payload_bytes.is_none() && self.key_bytes.is_none() {
             return Err(Invalid::TombstoneWithoutKey);
         }
-        if self.event_type.is_some_and(str::is_empty) {
+        if self.event_type_bytes == Some(0) {
             return Err(Invalid::EmptyType);
         }
         // Kafka's timestamps are not negative; CloudEvents' are written as RFC 3339 has it.
         if self.emitted_at.is_some_and(|time| !(0..=LAST_TIME).contains(&time)) {
             return Err(Invalid::Time);
         }
-        let bytes = self.payload_bytes.unwrap_or(0) + self.headers.map_or(0, str::len);
-        if bytes > max_event_bytes {
-            return Err(Invalid::TooLarge { bytes, limit: max_event_bytes });
+        let mut size = self.size();
+        let too_large = |size: Size| Invalid::TooLarge { size, limit: max_event_bytes };
+        // Before anything is done with what is too large, and then with what is sent for the headers.
+        if size.total() > max_event_bytes {
+            return Err(too_large(size));
         }
-        if let Some(text) = self.headers {
-            headers::parse(text).map_err(Invalid::Headers)?;
+        let Some(text) = self.headers else { return Ok(()) };
+        size.headers = headers::check(text).map_err(Invalid::Headers)?.max(size.headers);
+        if size.total() > max_event_bytes { Err(too_large(size)) } else { Ok(()) }
+    }
+
+    /// As far as it is known before the headers are read.
+    fn size(&self) -> Size {
+        Size {
+            payload: self.payload_bytes.unwrap_or(0),
+            key: self.key_bytes.unwrap_or(0),
+            headers: self.headers.map_or(0, str::len),
+            event_type: self.event_type_bytes.unwrap_or(0),
+            // What `emit()` writes itself is not the author's, nor is it when the row is put in again.
+            content_type: self.content_type.filter(|name| *name != JSON).map_or(0, str::len),
         }
-        Ok(())
     }
 }
 
@@ -139,7 +187,7 @@ impl Invalid {
     pub fn message(&self) -> String {
         match self {
             Self::NoTopic => "event topic must not be null".into(),
-            Self::Topic(_) => "invalid event topic".into(),
+            Self::Topic(_) | Self::TopicTooLong(_) => "invalid event topic".into(),
             Self::Partition(_) => "event partition must not be negative".into(),
             Self::TombstoneWithoutKey => "an event without payload needs a key".into(),
             Self::EmptyType => "event type must not be empty".into(),
@@ -148,7 +196,7 @@ impl Invalid {
             Self::Headers(HeaderError::EmptyName) => "event header names must not be empty".into(),
             Self::Headers(HeaderError::Reserved(name)) => format!("event header \"{name}\" is reserved"),
             Self::Headers(HeaderError::Unsendable) => "event headers hold text that cannot be sent".into(),
-            Self::TooLarge { .. } => "event is too large".into(),
+            Self::TooLarge { .. } | Self::JsonTooLarge { .. } => "event is too large".into(),
         }
     }
 
@@ -157,8 +205,8 @@ impl Invalid {
     pub fn detail(&self) -> String {
         match self {
             Self::NoTopic => "Every event goes to a Kafka topic.".into(),
-            Self::Topic(name) if name.len() > topic::MAX_TOPIC_BYTES => {
-                format!("The name has {} bytes; Kafka allows {}.", name.len(), topic::MAX_TOPIC_BYTES)
+            Self::TopicTooLong(bytes) => {
+                format!("The name has {bytes} bytes; Kafka allows {}.", topic::MAX_TOPIC_BYTES)
             }
             Self::Topic(name) => format!("Kafka does not accept \"{name}\" as a topic name."),
             Self::Partition(partition) => format!("Partition is {partition}."),
@@ -182,8 +230,13 @@ impl Invalid {
             Self::Headers(HeaderError::Unsendable) => {
                 "Half of a surrogate pair is no character, and a header's name cannot hold \\u0000.".into()
             }
-            Self::TooLarge { bytes, limit } => {
-                format!("Payload and headers have {bytes} bytes; event_outbox.max_event_bytes is {limit}.")
+            Self::JsonTooLarge { bytes, limit } => {
+                format!(
+                    "Its jsonb has {bytes} bytes, so that the text has more than event_outbox.max_event_bytes, which is {limit}."
+                )
+            }
+            Self::TooLarge { size, limit } => {
+                format!("It has {size}. event_outbox.max_event_bytes is {limit}.")
             }
         }
     }
@@ -193,7 +246,7 @@ impl Invalid {
     pub fn hint(&self) -> String {
         match self {
             Self::NoTopic => "Pass the name of the topic as the first argument.".into(),
-            Self::Topic(_) => {
+            Self::Topic(_) | Self::TopicTooLong(_) => {
                 "Use 1 to 249 letters, digits, dots, underscores and hyphens, other than \".\" and \"..\"."
                     .into()
             }
@@ -205,7 +258,7 @@ impl Invalid {
                 "Choose another name, or use the arguments event_id and event_type.".into()
             }
             Self::Headers(_) => "Pass an object such as {\"trace\": \"7f\"}.".into(),
-            Self::TooLarge { .. } => {
+            Self::TooLarge { .. } | Self::JsonTooLarge { .. } => {
                 "Store the data elsewhere and emit a reference to it, or raise event_outbox.max_event_bytes \
                  together with the limits of the broker and topic."
                     .into()
@@ -220,18 +273,36 @@ mod tests {
     const GOOD: Draft<'_> = Draft {
         topic: Some("orders"),
         partition: None,
-        key: None,
+        key_bytes: None,
         payload_bytes: Some(2),
         headers: None,
-        event_type: None,
+        event_type_bytes: None,
+        content_type: None,
         emitted_at: None,
     };
 
     #[test]
     fn a_plain_event_is_valid() {
         assert_eq!(GOOD.check(10), Ok(()));
-        assert_eq!(Draft { key: Some(b"7"), payload_bytes: None, ..GOOD }.check(10), Ok(()));
+        assert_eq!(Draft { key_bytes: Some(1), payload_bytes: None, ..GOOD }.check(10), Ok(()));
         assert_eq!(Draft { partition: Some(0), headers: Some("{}"), ..GOOD }.check(4), Ok(()));
+    }
+
+    #[test]
+    fn every_part_counts() {
+        let full = Draft {
+            key_bytes: Some(1),
+            payload_bytes: Some(2),
+            headers: Some("{\"a\":1}"),
+            event_type_bytes: Some(4),
+            content_type: Some("a/b"),
+            ..GOOD
+        };
+        assert_eq!(full.check(17), Ok(()));
+        let size = Size { payload: 2, key: 1, headers: 7, event_type: 4, content_type: 3 };
+        assert_eq!(full.check(16), Err(Invalid::TooLarge { size, limit: 16 }));
+        // As `emit()` stores it, and `redrive()` puts it in again.
+        assert_eq!(Draft { content_type: Some(JSON), ..full }.check(14), Ok(()));
     }
 
     #[test]
@@ -239,9 +310,10 @@ mod tests {
         let cases = [
             (Draft { topic: None, ..GOOD }, Invalid::NoTopic),
             (Draft { topic: Some("a b"), ..GOOD }, Invalid::Topic("a b".into())),
+            (Draft { topic: Some(&"x".repeat(250)), ..GOOD }, Invalid::TopicTooLong(250)),
             (Draft { partition: Some(-1), ..GOOD }, Invalid::Partition(-1)),
             (Draft { payload_bytes: None, ..GOOD }, Invalid::TombstoneWithoutKey),
-            (Draft { event_type: Some(""), ..GOOD }, Invalid::EmptyType),
+            (Draft { event_type_bytes: Some(0), ..GOOD }, Invalid::EmptyType),
             (Draft { emitted_at: Some(-1), ..GOOD }, Invalid::Time),
             (Draft { emitted_at: Some(i64::MAX), ..GOOD }, Invalid::Time),
             (Draft { headers: Some("[]"), ..GOOD }, Invalid::Headers(HeaderError::NotAnObject)),
@@ -251,7 +323,18 @@ mod tests {
             ),
             (
                 Draft { payload_bytes: Some(90), headers: Some("{\"trace\":1}"), ..GOOD },
-                Invalid::TooLarge { bytes: 101, limit: 100 },
+                Invalid::TooLarge { size: Size { payload: 90, headers: 11, ..Size::default() }, limit: 100 },
+            ),
+            (
+                Draft { headers: Some("{\"trace\":[1,1,1,1,1,1,1,1,1,1,1,1,1,1,1]}"), ..GOOD },
+                Invalid::TooLarge { size: Size { payload: 2, headers: 120, ..Size::default() }, limit: 100 },
+            ),
+            (
+                Draft { key_bytes: Some(usize::MAX / 4), ..GOOD },
+                Invalid::TooLarge {
+                    size: Size { payload: 2, key: usize::MAX / 4, ..Size::default() },
+                    limit: 100,
+                },
             ),
         ];
         for (draft, invalid) in cases {

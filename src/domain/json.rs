@@ -1,5 +1,7 @@
 //! JSON text as it goes to Kafka.
 
+use std::ops::Range;
+
 /// Removes the white space between the tokens of a JSON text. Numbers, escapes and the order of keys
 /// stay as they are, which parsing into values and printing them again would not promise.
 ///
@@ -7,21 +9,38 @@
 #[must_use]
 pub fn compact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let bytes = text.as_bytes();
-    let (mut copied, mut at) = (0, 0);
-    while at < bytes.len() {
-        match bytes[at] {
-            b'"' => at = after_string(bytes, at),
-            b' ' | b'\n' | b'\r' | b'\t' => {
-                out.push_str(&text[copied..at]);
-                at += 1;
-                copied = at;
-            }
-            _ => at += 1,
-        }
+    let mut at = 0;
+    while let Some(run) = next_run(text.as_bytes(), at) {
+        at = run.end;
+        out.push_str(&text[run]);
     }
-    out.push_str(&text[copied..]);
     out
+}
+
+/// The same where the text lies, for texts that are too large to be copied. Gives its new length.
+#[must_use]
+pub fn compact_in_place(text: &mut [u8]) -> usize {
+    let (mut at, mut length) = (0, 0);
+    while let Some(run) = next_run(text, at) {
+        at = run.end;
+        let bytes = run.len();
+        if run.start > length {
+            text.copy_within(run, length);
+        }
+        length += bytes;
+    }
+    length
+}
+
+/// The next bytes that stay, from `at` on.
+fn next_run(text: &[u8], at: usize) -> Option<Range<usize>> {
+    let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
+    let begin = at + text[at..].iter().position(|byte| !is_space(*byte))?;
+    let mut end = begin;
+    while end < text.len() && !is_space(text[end]) {
+        end = if text[end] == b'"' { after_string(text, end) } else { end + 1 };
+    }
+    Some(begin..end)
 }
 
 /// The position after the string whose opening quote is at `open`.
@@ -76,6 +95,14 @@ mod tests {
         fn equals_the_compact_printer(value in json()) {
             let pretty = serde_json::to_string_pretty(&value).unwrap();
             prop_assert_eq!(compact(&pretty), serde_json::to_string(&value).unwrap());
+        }
+
+        #[test]
+        fn is_the_same_in_place(text in prop_oneof![json().prop_map(|value| format!("{value:#}")), "[ \\\\\"a\n]{0,12}"]) {
+            let mut compacted = text.clone().into_bytes();
+            let length = compact_in_place(&mut compacted);
+            compacted.truncate(length);
+            prop_assert_eq!(String::from_utf8(compacted).unwrap(), compact(&text));
         }
     }
 }

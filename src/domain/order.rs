@@ -134,6 +134,14 @@ impl Lanes {
         false
     }
 
+    /// An event that was admitted is refused without being sent, which is settled later: nothing of its lane passes
+    /// until then.
+    pub fn hold_back(&mut self, lane: Lane, id: i64) {
+        if lane.is_some() {
+            self.close(Gate::of(lane, id), id, State::Trying);
+        }
+    }
+
     /// When [`Lanes::due`] will have something to do.
     pub fn next_due(&self) -> Option<Micros> {
         self.timers.first().map(|&(until, _)| until)

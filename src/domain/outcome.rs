@@ -1,11 +1,13 @@
 //! What became of an event that was handed to Kafka.
 
-/// The kinds of trouble, as the promises sort them: only [`Failure::Refused`] is an attempt, and
-/// [`Failure::Suspect`] becomes one if it happens to an event that was sent alone.
+/// The kinds of trouble, as the promises sort them: only [`Failure::Refused`] and [`Failure::Unsendable`] are attempts,
+/// and [`Failure::Suspect`] becomes one if it happens to an event that was sent alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
     /// *This* event is bad: it would fail again however well the world is.
     Refused,
+    /// No request can carry it, so that no broker was asked.
+    Unsendable,
     /// The broker refused a batch, for one or some of its events: perhaps this one.
     Suspect,
     /// The world is bad, or a batch-mate was: the event is blameless and is sent again.

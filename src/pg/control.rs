@@ -47,7 +47,12 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = timeout.clamp(Duration::from_millis(1), LONGEST);
     // SAFETY: a plain global of this process.
     let Some(slot) = shared::roster().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
-    let request = json!({ "timeout_ms": timeout.as_millis() as u64, "request": raw(&arguments.json(0)?) });
+    let request = arguments.json(0)?;
+    // Before it is copied.
+    if request.len() > mailbox::LETTER_BYTES {
+        complain(Unanswered::TooLong(mailbox::LETTER_BYTES)).raise();
+    }
+    let request = json!({ "timeout_ms": timeout.as_millis() as u64, "request": raw(request) });
     let answer = mailbox::mailbox().ask(&request.to_string(), timeout + HANDOVER, || slot.bell.rouse());
     let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
     let mut answer = raw(&answer);

@@ -1,10 +1,8 @@
 //! `outbox.emit()` and `outbox.emit_bytes()`: an event is checked and stored in the caller's transaction.
 
 use std::cell::Cell;
-use std::ffi::CStr;
 
-use event_outbox_domain::event::Draft;
-use event_outbox_domain::json;
+use event_outbox_domain::event::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
 use super::acting::Acting;
@@ -12,7 +10,7 @@ use super::append::{self, Table};
 use super::errors::Complaint;
 use super::functions::{Arguments, new_uuid, sql_function};
 use super::spi::{self, Access, Statement};
-use super::{compat, settings, topic_rights};
+use super::{compat, settings, topic_rights, varlena};
 
 /// Where the table has been given more than the extension gave it. Its values are those of [`append::Values`].
 static INSERT: Statement = Statement::new(
@@ -22,59 +20,63 @@ static INSERT: Statement = Statement::new(
     &append::TYPES,
 );
 
-const JSON: &str = "application/json";
-
 sql_function!(outbox_emit, pg_finfo_outbox_emit, emit);
 sql_function!(outbox_emit_bytes, pg_finfo_outbox_emit_bytes, emit_bytes);
 
 fn emit(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    let payload = arguments.datum(1).map(|datum| jsonb_text(datum).into_bytes());
     Some(store(&New {
-        topic: arguments.text(0),
-        payload: payload.as_deref(),
-        key: arguments.text(2).map(str::as_bytes),
-        event_type: arguments.text(3),
-        headers: arguments.datum(4).map(jsonb_text),
-        event_id: arguments.uuid(5),
-        partition: arguments.integer(6),
+        // Text and bytea are stored alike.
+        payload: arguments.datum(1).map(json_of),
         content_type: Some(JSON),
+        ..New::of(arguments)
     }))
 }
 
 fn emit_bytes(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    Some(store(&New {
-        topic: arguments.text(0),
-        payload: arguments.bytes(1),
-        key: arguments.bytes(2),
-        event_type: arguments.text(3),
-        headers: arguments.datum(4).map(jsonb_text),
-        event_id: arguments.uuid(5),
-        partition: arguments.integer(6),
-        content_type: arguments.text(7),
-    }))
+    Some(store(&New { content_type: arguments.text(7), ..New::of(arguments) }))
 }
 
-/// An event as its author gives it.
+/// An event as its author gives it. Values of any size stay as they are stored.
 struct New<'a> {
     topic: Option<&'a str>,
-    payload: Option<&'a [u8]>,
-    key: Option<&'a [u8]>,
-    event_type: Option<&'a str>,
-    headers: Option<String>,
+    payload: Option<pg_sys::Datum>,
+    key: Option<pg_sys::Datum>,
+    event_type: Option<pg_sys::Datum>,
+    headers: Option<pg_sys::Datum>,
     event_id: Option<pgrx::Uuid>,
     partition: Option<i32>,
     content_type: Option<&'a str>,
 }
 
+impl<'a> New<'a> {
+    /// With the arguments that all ways to emit have.
+    fn of(arguments: &'a Arguments) -> Self {
+        Self {
+            topic: arguments.text(0),
+            payload: arguments.datum(1),
+            key: arguments.datum(2),
+            event_type: arguments.datum(3),
+            headers: arguments.datum(4).map(json_of),
+            event_id: arguments.uuid(5),
+            partition: arguments.integer(6),
+            content_type: None,
+        }
+    }
+}
+
 /// Checks and inserts the event; gives its `event_id`.
 fn store(new: &New<'_>) -> pg_sys::Datum {
+    // SAFETY: arguments of types that have a length, alive until the call ends.
+    let length = |value: Option<pg_sys::Datum>| value.map(|value| unsafe { varlena::length(value) });
     check(&Draft {
         topic: new.topic,
         partition: new.partition,
-        key: new.key,
-        payload_bytes: new.payload.map(<[u8]>::len),
-        headers: new.headers.as_deref(),
-        event_type: new.event_type,
+        key_bytes: length(new.key),
+        payload_bytes: length(new.payload),
+        // SAFETY: as above.
+        headers: new.headers.map(|value| unsafe { varlena::text(value) }),
+        event_type_bytes: length(new.event_type),
+        content_type: new.content_type,
         emitted_at: None,
     });
     let events = Table::open();
@@ -86,12 +88,12 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         Some(pg_sys::Datum::from(compat::pg_timestamp(super::now()))),
         new.topic.into_datum(),
         new.partition.into_datum(),
-        new.key.into_datum(),
-        new.payload.into_datum(),
-        new.headers.as_deref().into_datum(),
-        new.event_type.into_datum(),
+        new.key,
+        new.payload,
+        new.headers,
+        new.event_type,
         // A tombstone has no content whose type could be told.
-        new.payload.and(new.content_type).into_datum(),
+        new.payload.and(new.content_type.into_datum()),
     ];
     if !events.append(&values) {
         let _owner = Acting::begin(owner);
@@ -136,14 +138,17 @@ pub fn is_checked() -> bool {
     CHECKED.get()
 }
 
-/// A jsonb value as compact JSON text.
-pub fn jsonb_text(datum: pg_sys::Datum) -> String {
-    // SAFETY: the argument is declared jsonb. Detoasting gives a whole value in the current memory
-    // context, and its text is a C string there, in the database's encoding, which is UTF-8.
+/// A jsonb argument as JSON text, unless that is certain to be too large: then it is not even written.
+pub fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
+    /// How much larger than its text a jsonb can be: a digit in an array takes twelve bytes, and two as text.
+    const MOST: usize = 6;
+    let limit = settings::max_event_bytes();
+    // SAFETY: an argument that is declared jsonb, alive until the call ends.
     unsafe {
-        let value = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
-        let length = pgrx::varsize_any(value.cast());
-        let text = pg_sys::JsonbToCString(std::ptr::null_mut(), &raw mut (*value).root, length as i32);
-        json::compact(&CStr::from_ptr(text).to_string_lossy())
+        let bytes = varlena::length(value);
+        if bytes / MOST > limit {
+            Complaint::from(Invalid::JsonTooLarge { bytes, limit }).raise();
+        }
+        varlena::json_of(value)
     }
 }

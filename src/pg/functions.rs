@@ -6,6 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use event_outbox_domain::topic;
 use pgrx::prelude::*;
 
+use super::varlena;
+
 /// Exports `$inner`, a function of [`Arguments`], to SQL under the C name `$symbol`; `$finfo` is that name
 /// after `pg_finfo_`.
 ///
@@ -95,8 +97,9 @@ impl Arguments {
 
     /// The text of a `json` argument.
     #[must_use]
-    pub fn json(&self, at: usize) -> Option<String> {
-        self.get::<pgrx::datum::JsonString>(at).map(|json| json.0)
+    pub fn json(&self, at: usize) -> Option<&str> {
+        // SAFETY: the argument is declared json; what is unpacked lives as long as the call.
+        self.datum(at).map(|value| unsafe { varlena::text(value) })
     }
 
     /// An `oid` argument.
@@ -137,21 +140,21 @@ fn channel(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 fn readable(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    use std::fmt::Write;
     let bytes = arguments.bytes(0)?;
-    match std::str::from_utf8(bytes) {
+    Some(match std::str::from_utf8(bytes) {
         // Postgres' text holds every character but NUL.
-        Ok(text) if !text.contains('\0') => text.into_datum(),
-        _ => bytes
-            .iter()
-            .fold(String::from("\\x"), |mut hex, byte| {
-                // Writing to a String cannot fail.
-                let _ = write!(hex, "{byte:02x}");
-                hex
-            })
-            .into_datum(),
-    }
+        Ok(text) if !text.contains('\0') => varlena::filled(bytes.len(), |text| text.copy_from_slice(bytes)),
+        _ => varlena::filled(2 + 2 * bytes.len(), |text| {
+            let (mark, digits) = text.split_at_mut(2);
+            mark.copy_from_slice(b"\\x");
+            for (pair, byte) in digits.chunks_exact_mut(2).zip(bytes) {
+                pair.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            }
+        }),
+    })
 }
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Random bytes of a UUID.
 const RANDOM: usize = 10;

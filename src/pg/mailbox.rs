@@ -19,7 +19,7 @@ use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 use super::{compat, process, shared};
 
 /// The most bytes of a request, and of an answer.
-const LETTER_BYTES: usize = 128 * 1024;
+pub const LETTER_BYTES: usize = 128 * 1024;
 
 // SAFETY: the names are this extension's own; atomics, and a condition variable that Postgres guards itself.
 static MAILBOX: PgAtomic<AssertPGRXSharedMemory<Mailbox>> = unsafe { PgAtomic::new(c"event_outbox_mailbox") };

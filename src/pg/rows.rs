@@ -5,12 +5,15 @@
 //! relay's main thread has hardly anything else to do. See `docs/performance.md` for what it saves.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 
 use event_outbox_domain::event::Event;
+use event_outbox_domain::size::Size;
+use event_outbox_domain::topic::MAX_TOPIC_BYTES;
 use pgrx::prelude::*;
 
-use super::{catalog, compat};
+use super::{catalog, compat, varlena};
 
 /// Which row is meant, though others may have come to its ctid or even its id since it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +54,8 @@ pub struct Events {
     relation: pg_sys::Relation,
     slot: *mut pg_sys::TupleTableSlot,
     columns: Columns,
+    /// Values of the row in the slot that were stored compressed or elsewhere.
+    unpacked: RefCell<Vec<*mut pg_sys::varlena>>,
 }
 
 /// The columns that are read.
@@ -109,7 +114,7 @@ impl Events {
         unsafe {
             let relation = pg_sys::table_open(table, lock as pg_sys::LOCKMODE);
             let slot = pg_sys::table_slot_create(relation, std::ptr::null_mut());
-            Self { relation, slot, columns: Columns::of(relation) }
+            Self { relation, slot, columns: Columns::of(relation), unpacked: RefCell::default() }
         }
     }
 
@@ -120,11 +125,19 @@ impl Events {
         let mut visited = 0;
         while visited < limit && scan.next(self.slot, self.columns.width) {
             visited += 1;
-            if !visit(&Found { events: self }) {
+            let goes_on = visit(&Found { events: self });
+            self.free_unpacked();
+            if !goes_on {
                 break;
             }
         }
         visited
+    }
+
+    /// When nobody looks at the row any more.
+    fn free_unpacked(&self) {
+        // SAFETY: each is a copy of ours, freed once.
+        self.unpacked.borrow_mut().drain(..).for_each(|value| unsafe { pg_sys::pfree(value.cast()) });
     }
 
     /// Whether rows can be deleted where they lie: nobody has a trigger or rule that wants to know of it.
@@ -306,20 +319,36 @@ impl Found<'_> {
         }
     }
 
-    /// The bytes of a value of variable length; copied only if they are stored compressed or elsewhere.
+    /// The bytes of a value of variable length; unpacked only if they are stored compressed or elsewhere.
     fn bytes(&self, column: Column) -> Option<Cow<'_, [u8]>> {
         let stored = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
         // SAFETY: a column of type text, bytea or json, which lives as long as the slot holds the row; what had to be
-        // unpacked is a copy of ours.
+        // unpacked is a copy of ours, which is freed when the next row is read.
         unsafe {
-            if pgrx::varlena::varatt_is_1b_e(stored) || pgrx::varlena::varatt_is_4b_c(stored) {
-                let unpacked = pg_sys::pg_detoast_datum_packed(stored);
-                let bytes = pgrx::varlena::varlena_to_byte_slice(unpacked).to_vec();
-                pg_sys::pfree(unpacked.cast());
-                Some(Cow::Owned(bytes))
-            } else {
-                Some(Cow::Borrowed(pgrx::varlena::varlena_to_byte_slice(stored)))
+            let mut value = stored;
+            if varlena::is_packed(stored) {
+                value = pg_sys::pg_detoast_datum_packed(stored);
+                self.events.unpacked.borrow_mut().push(value);
             }
+            Some(Cow::Borrowed(pgrx::varlena::varlena_to_byte_slice(value)))
+        }
+    }
+
+    /// How many bytes a value of variable length has, which is not unpacked for it.
+    fn length(&self, column: Column) -> usize {
+        // SAFETY: a column of such a type, which lives as long as the slot holds the row.
+        self.datum(column).map_or(0, |value| unsafe { varlena::length(value) })
+    }
+
+    /// What the event weighs, as far as it is known without reading its headers.
+    #[must_use]
+    pub fn size(&self) -> Size {
+        Size {
+            payload: self.length(Column::Payload),
+            key: self.length(Column::Key),
+            headers: self.length(Column::Headers),
+            event_type: self.length(Column::EventType),
+            content_type: self.length(Column::ContentType),
         }
     }
 
@@ -363,9 +392,18 @@ impl Found<'_> {
         RowIdentity { id: self.id(), event_id: self.event_id(), place }
     }
 
-    /// The topic.
+    /// The bytes of the topic's name.
+    #[must_use]
+    pub fn topic_bytes(&self) -> usize {
+        self.length(Column::Topic)
+    }
+
+    /// The topic; empty for a name that is longer than that of any topic.
     #[must_use]
     pub fn topic(&self) -> Cow<'_, str> {
+        if self.topic_bytes() > MAX_TOPIC_BYTES {
+            return Cow::default();
+        }
         self.text(Column::Topic).unwrap_or_default()
     }
 
@@ -375,15 +413,19 @@ impl Found<'_> {
         self.bytes(Column::Key)
     }
 
+    /// When it was emitted, in microseconds since 1970.
+    #[must_use]
+    pub fn emitted_at(&self) -> i64 {
+        self.datum(Column::EmittedAt).map_or(0, |datum| compat::unix_micros(datum.value() as i64))
+    }
+
     /// The whole event, but for its topic.
     #[must_use]
     pub fn event<'a>(&'a self, topic: &'a str) -> Event<'a> {
         Event {
             id: self.id(),
             event_id: self.event_id(),
-            emitted_at: self
-                .datum(Column::EmittedAt)
-                .map_or(0, |datum| compat::unix_micros(datum.value() as i64)),
+            emitted_at: self.emitted_at(),
             topic,
             partition: self.datum(Column::Partition).map(|datum| datum.value() as i32),
             key: self.bytes(Column::Key),

@@ -3,9 +3,10 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
-use event_outbox_domain::envelope::Envelope;
+use event_outbox_domain::envelope::{Envelope, MAX_SOURCE_BYTES};
 use event_outbox_domain::notify::Mode;
 use event_outbox_domain::producer::ProducerConfig;
+use event_outbox_domain::size::LARGEST_EVENT;
 use event_outbox_domain::topic;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
@@ -164,21 +165,27 @@ pub fn init() {
         context(),
         GucFlags::default(),
     );
-    GucRegistry::define_string_guc(
-        c"event_outbox.source",
-        c"The CloudEvents source of this database's events, a URI.",
-        c"If empty, postgresql://CLUSTER/DATABASE with cluster_name or else the system identifier.",
-        &SOURCE,
-        context(),
-        GucFlags::default(),
-    );
+    // SAFETY: the hook has the signature of a check hook and changes nothing.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.source",
+            c"The CloudEvents source of this database's events, a URI of up to 1000 bytes.",
+            c"If empty, postgresql://CLUSTER/DATABASE with cluster_name or else the system identifier.",
+            &SOURCE,
+            context(),
+            GucFlags::default(),
+            Some(check_source),
+            None,
+            None,
+        );
+    }
     GucRegistry::define_int_guc(
         c"event_outbox.max_event_bytes",
-        c"Payload and headers of an event together, at most.",
-        c"",
+        c"Size of an event, at most.",
+        c"Payload, key, headers, type and content type together. What the outbox itself adds is some two thousand bytes at most.",
         &MAX_EVENT_BYTES,
         1,
-        100_000_000,
+        LARGEST_EVENT as i32,
         context(),
         GucFlags::UNIT_BYTE,
     );
@@ -275,7 +282,17 @@ unsafe extern "C-unwind" fn check_topic(
     name.is_empty() || std::str::from_utf8(name).is_ok_and(topic::is_valid)
 }
 
-/// Payload and headers of an event together, at most, in bytes.
+/// Check hook: short enough to be sent with every event.
+unsafe extern "C-unwind" fn check_source(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a C string.
+    unsafe { CStr::from_ptr(*value) }.count_bytes() <= MAX_SOURCE_BYTES
+}
+
+/// The size of an event, at most, in bytes.
 pub fn max_event_bytes() -> usize {
     size(&MAX_EVENT_BYTES)
 }

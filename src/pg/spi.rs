@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::prelude::*;
 
+use super::varlena;
+
 /// A statement with its parameter types, prepared at first use.
 pub struct Statement {
     text: &'static CStr,
@@ -141,6 +143,23 @@ impl Row {
     #[must_use]
     pub fn named<T: FromDatum>(&self, name: &CStr) -> Option<T> {
         self.get(self.number(name))
+    }
+
+    /// The bytes of the column with this name, of type text, bytea or json, without unpacking it.
+    #[must_use]
+    pub fn length(&self, name: &CStr) -> Option<usize> {
+        let value = self.datum(self.number(name))?;
+        // SAFETY: the caller names a column of such a type; the row is alive.
+        Some(unsafe { varlena::length(value) })
+    }
+
+    /// The text of the column with this name, of type text or json. It lives as long as the row, and as the memory
+    /// context.
+    #[must_use]
+    pub fn text(&self, name: &CStr) -> Option<&str> {
+        let value = self.datum(self.number(name))?;
+        // SAFETY: the caller names a column of such a type; the row is alive.
+        Some(unsafe { varlena::text(value) })
     }
 
     /// A copy of the row in which these columns have new values.

@@ -2,7 +2,6 @@
 
 use event_outbox_domain::backoff;
 use event_outbox_domain::event::Draft;
-use pgrx::datum::JsonString;
 use pgrx::prelude::*;
 
 use super::acting::Owner;
@@ -30,15 +29,15 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     if !emit::is_checked() {
         let row = Row::of_trigger(firing, firing.tg_trigtuple);
-        let headers: Option<JsonString> = row.named(c"headers");
         let topic: Option<&str> = row.named(c"topic");
         emit::check(&Draft {
             topic,
             partition: row.named(c"partition"),
-            key: row.named(c"key"),
-            payload_bytes: row.named(c"payload").map(<[u8]>::len),
-            headers: headers.as_ref().map(|json| json.0.as_str()),
-            event_type: row.named(c"event_type"),
+            key_bytes: row.length(c"key"),
+            payload_bytes: row.length(c"payload"),
+            headers: row.text(c"headers"),
+            event_type_bytes: row.length(c"event_type"),
+            content_type: row.named(c"content_type"),
             emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
         });
         topic_rights::check(topic.unwrap_or_default(), Owner::of(c"events"));

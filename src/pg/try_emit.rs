@@ -4,7 +4,7 @@ use event_outbox_domain::topic;
 use pgrx::prelude::*;
 
 use super::acting::{Acting, Owner};
-use super::emit::jsonb_text;
+use super::emit::json_of;
 use super::functions::{Arguments, sql_function};
 use super::spi::{self, Access, Statement};
 use super::topic_rights;
@@ -31,7 +31,7 @@ fn try_emit(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    take_in(arguments, arguments.datum(2).map(jsonb_text).into_datum())
+    take_in(arguments, arguments.datum(2).map(json_of))
 }
 
 fn take_in(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {

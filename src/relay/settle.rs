@@ -182,7 +182,11 @@ impl Relay {
                 Outcome::Failed { failure: Failure::Refused, .. } if self.is_disconnected() => {
                     sorted.returned.push(*id);
                 }
-                Outcome::Failed { failure: Failure::Refused | Failure::Suspect, class, error } => {
+                Outcome::Failed {
+                    failure: Failure::Refused | Failure::Unsendable | Failure::Suspect,
+                    class,
+                    error,
+                } => {
                     sorted.refused.push(Refusal { row: ticket.row, class, error: error.clone() });
                 }
                 Outcome::Failed { failure: Failure::Outage, .. } => sorted.returned.push(*id),

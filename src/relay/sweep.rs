@@ -7,7 +7,10 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use event_outbox_domain::caution::{Admission, Route};
+use event_outbox_domain::event;
+use event_outbox_domain::outcome::{Failure, Outcome, Report};
 use event_outbox_domain::packed::{Extent, Packed};
+use event_outbox_domain::size::{self, LARGEST_EVENT, Reason, Size};
 use event_outbox_domain::sweep::Reached;
 
 use super::settle::RETURN_REST_MICROS;
@@ -30,6 +33,8 @@ const MAX_TOPICS: usize = 10_000;
 struct Catch {
     batch: Batch,
     tickets: Vec<Ticket>,
+    /// Those of the tickets whose events are not handed over, and why.
+    unsendable: Vec<Report>,
     /// The lanes of what was in flight when it was first asked.
     in_flight: Option<HashSet<u64>>,
 }
@@ -38,7 +43,7 @@ impl Catch {
     /// With room for a batch as the last one was: a backlog's batches are alike.
     fn as_large_as(last: Extent) -> Self {
         let batch = Batch { common: Packed::with_room(last), apart: Packed::default() };
-        Self { batch, tickets: Vec::with_capacity(last.events), in_flight: None }
+        Self { batch, tickets: Vec::with_capacity(last.events), ..Self::default() }
     }
 
     /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
@@ -157,17 +162,32 @@ impl Relay {
             }
             return true;
         }
-        let topic = row.topic();
+        let (topic, size) = (row.topic(), row.size());
         let ordered = self.settings.producer.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
-        let lane = row.key().filter(|_| ordered).map(|key| self.lane(&topic, &key));
+        // A key that no request can carry keeps its order with nothing.
+        let key = if ordered && size.key <= LARGEST_EVENT { row.key() } else { None };
+        let lane = key.map(|key| self.lane(&topic, &key));
         if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
             return true;
+        }
+        if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
+            self.refuse(row, lane, reason, catch);
+            return true;
+        }
+        // Before it is unpacked.
+        if !room.fits(event::weight(size)) {
+            return false;
         }
         // Most events go where the one before went.
         let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *topic);
         let topic = last.cloned().unwrap_or_else(|| self.shared_topic(&topic));
         let event = row.event(&topic);
-        let weight = event.weight();
+        let size = event.size();
+        if let Some(reason) = size::unsendable(topic.len(), size) {
+            self.refuse(row, lane, reason, catch);
+            return true;
+        }
+        let weight = event.weight(size);
         if !room.fits(weight) {
             return false;
         }
@@ -193,10 +213,28 @@ impl Relay {
         true
     }
 
+    /// Takes a row of which it is known without sending it what becomes of it, and why.
+    fn refuse(&mut self, row: &Found<'_>, lane: Option<u64>, (class, error): Reason, catch: &mut Catch) {
+        self.lanes.hold_back(lane, row.id());
+        let outcome = Outcome::Failed { failure: Failure::Unsendable, class, error };
+        catch.unsendable.push(Report { id: row.id(), outcome });
+        catch.tickets.push(Ticket {
+            row: row.identity(),
+            emitted_at: row.emitted_at(),
+            lane,
+            alone: true,
+            // No broker has to answer.
+            is_open: false,
+            weight: event::weight(Size::default()),
+            topic: self.shared_topic(&row.topic()),
+        });
+    }
+
     /// What was read has not been handed over, and is to be read again.
     fn withdraw(&mut self, tickets: &[Ticket]) {
         self.look = true;
-        tickets.iter().for_each(|ticket| self.caution.withdraw(&ticket.topic));
+        let open = tickets.iter().filter(|ticket| ticket.is_open);
+        open.for_each(|ticket| self.caution.withdraw(&ticket.topic));
     }
 
     /// The lane of a topic and key. Should two share a number, they wait for each other, no more.
@@ -218,10 +256,13 @@ impl Relay {
 
     fn hand_over(&mut self, catch: Catch) {
         let Some(first) = catch.tickets.first().map(|ticket| ticket.row.id) else { return };
-        let Catch { batch, tickets, .. } = catch;
+        let Catch { batch, tickets, unsendable, .. } = catch;
         self.last_batch = batch.common.extent();
         match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
-            Some(true) => tickets.into_iter().for_each(|ticket| self.window.add(ticket)),
+            Some(true) => {
+                tickets.into_iter().for_each(|ticket| self.window.add(ticket));
+                self.reports.extend(unsendable);
+            }
             Some(false) => {
                 self.floor.rewind(first - 1);
                 self.withdraw(&tickets);

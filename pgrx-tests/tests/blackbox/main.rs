@@ -43,6 +43,7 @@ mod security;
 mod settings;
 mod shutdown;
 mod signals;
+mod sizes;
 mod smoke;
 mod stage;
 mod standby;

@@ -135,7 +135,7 @@ fn cases() -> Vec<Case> {
             },
             code: SqlState::PROGRAM_LIMIT_EXCEEDED,
             message: "event is too large",
-            detail: "Payload and headers have 36 bytes; event_outbox.max_event_bytes is 35.",
+            detail: "It has 36 bytes: payload 29, headers 7. event_outbox.max_event_bytes is 35.",
             hint: "Store the data elsewhere and emit a reference to it, or raise event_outbox.max_event_bytes \
                    together with the limits of the broker and topic.",
         },

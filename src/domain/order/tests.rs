@@ -44,6 +44,21 @@ fn when_due_the_event_goes_first_and_those_behind_follow_its_delivery() {
 }
 
 #[test]
+fn an_event_that_is_not_sent_holds_its_lane_until_it_is_settled() {
+    let mut lanes = Lanes::new(10);
+    assert!(lanes.admits(A, 5, None, 0) && lanes.admits(None, 6, None, 0));
+    lanes.hold_back(A, 5);
+    lanes.hold_back(None, 6);
+    assert!(!lanes.admits(A, 7, None, 0) && lanes.admits(A, 4, None, 0) && lanes.admits(None, 8, None, 0));
+    assert!(lanes.admits(A, 5, None, 0), "it is read again, after a transaction that failed");
+    lanes.block(A, 5, 100);
+    assert_eq!(lanes.due(100), Some(4));
+    assert!(lanes.admits(A, 5, Some(100), 100));
+    lanes.hold_back(A, 5);
+    assert_eq!(lanes.release(A, 5), Some(6));
+}
+
+#[test]
 fn a_second_refusal_finds_nothing_ahead_of_it() {
     let mut lanes = Lanes::new(10);
     lanes.block(A, 5, 100);

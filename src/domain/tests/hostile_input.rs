@@ -106,12 +106,20 @@ proptest! {
     #[test]
     fn headers_that_are_read_can_be_sent(text in nearly_json()) {
         match headers::parse(&text) {
-            Ok(found) => for (name, value) in found {
-                prop_assert!(!name.is_empty() && !name.contains('\0'));
-                prop_assert!(!name.to_lowercase().starts_with(RESERVED_PREFIX));
-                // What is no string goes as JSON.
-                prop_assert!(value.is_none_or(|value| value.len() <= text.len()));
-            },
+            Ok(found) => {
+                let mut sent = Vec::new();
+                found.each(|name, value| sent.push((name.to_owned(), value.map(str::to_owned))));
+                let bytes: usize =
+                    sent.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, String::len)).sum();
+                prop_assert!((bytes..=bytes + 20 * sent.len()).contains(&headers::check(&text).unwrap()));
+                prop_assert!(bytes <= headers::weigh(&text));
+                for (name, value) in sent {
+                    prop_assert!(!name.is_empty() && !name.contains('\0'));
+                    prop_assert!(!name.to_lowercase().starts_with(RESERVED_PREFIX));
+                    // What is no string goes as JSON.
+                    prop_assert!(value.is_none_or(|value| value.len() <= text.len()));
+                }
+            }
             // An object whose names and strings can be sent is never called another thing.
             Err(HeaderError::NotAnObject) => {
                 prop_assert!(!serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_object()));
@@ -155,13 +163,13 @@ proptest! {
     #[test]
     fn a_draft_is_judged_whatever_it_holds(
         topic in prop_oneof![3 => "[a-z]{1,5}".prop_map(Some), 1 => prop::option::of(near("abc._-*/ "))], partition in any::<Option<i32>>(),
-        headers in prop::option::of(prop_oneof![Just("{}".to_owned()), nearly_json()]), event_type in any::<Option<String>>(),
+        headers in prop::option::of(prop_oneof![Just("{}".to_owned()), nearly_json()]), event_type_bytes in any::<Option<u16>>(),
         payload_bytes in any::<Option<usize>>().prop_map(|bytes| bytes.map(|bytes| bytes % 3_000_000)),
         emitted_at in any::<Option<i64>>(), limit in 0..3_000_000_usize,
     ) {
         let draft = Draft {
-            topic: topic.as_deref(), partition, key: Some(b""), payload_bytes, headers: headers.as_deref(),
-            event_type: event_type.as_deref(), emitted_at,
+            topic: topic.as_deref(), partition, key_bytes: Some(0), payload_bytes, headers: headers.as_deref(),
+            event_type_bytes: event_type_bytes.map(usize::from), content_type: None, emitted_at,
         };
         match draft.check(limit) {
             Ok(()) => {
