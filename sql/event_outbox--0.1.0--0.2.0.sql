@@ -351,7 +351,9 @@ BEGIN
         hint := CASE relay.state
                 WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file; the relay takes them up by itself.'
                 WHEN 'failing' THEN 'The error is one of the database; the relay tries again by itself.'
-                ELSE 'See "brokers".' END;
+                ELSE CASE WHEN relay.last_error LIKE 'waiting for a synchronous standby%'
+                          THEN 'Bring the standby back, or take it out of synchronous_standby_names; pg_stat_replication shows which are connected.'
+                          ELSE 'See "brokers".' END END;
     END IF;
     RETURN NEXT;
 

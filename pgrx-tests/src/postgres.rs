@@ -199,6 +199,22 @@ impl Cluster {
         Ok(begin.elapsed())
     }
 
+    /// Kills all of the server's processes at once, as a power failure would: nothing more is written.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut server) = self.process.take() else { bail!("the server is not running") };
+        let children = process::children(server.pid())?;
+        // The postmaster first, which would otherwise begin to recover.
+        server.signal(libc::SIGKILL)?;
+        for child in &children {
+            // It may have ended by itself.
+            let _ = process::send(*child, libc::SIGKILL);
+        }
+        server.wait(STOP_DEADLINE)?;
+        wait::until("the server's processes to be gone", STOP_DEADLINE, || {
+            children.iter().all(|child| !process::is_alive(*child)).then_some(())
+        })
+    }
+
     /// Stops and starts; gives the time that the stop took.
     pub fn restart(&mut self, mode: StopMode) -> Result<Duration> {
         let stopped = self.stop(mode)?;

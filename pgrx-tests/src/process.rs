@@ -125,6 +125,30 @@ pub fn send(pid: u32, signal: i32) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
 
+/// The processes that this one has started and that have not ended.
+pub fn children(parent: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        if state_and_parent(pid).is_some_and(|(state, its)| its == parent && state != "Z") {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// Whether a process has not ended.
+pub fn is_alive(pid: u32) -> bool {
+    state_and_parent(pid).is_some_and(|(state, _)| state != "Z")
+}
+
+fn state_and_parent(pid: u32) -> Option<(String, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it can hold anything, in parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
+}
+
 /// SIGINT, SIGTERM and SIGHUP end the process through `exit`, so that the servers are ended in order. To be called
 /// before other threads start.
 pub fn exit_in_order_on_signals() {

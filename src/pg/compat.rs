@@ -181,6 +181,31 @@ pub unsafe fn delete_row(
     }
 }
 
+/// The transaction that wrote the slot's row, none if all know that it has committed; `None` if the slot does not say which.
+///
+/// # Safety
+/// The slot is alive and holds a row.
+pub unsafe fn writer_of(slot: *mut pg_sys::TupleTableSlot) -> Option<pg_sys::TransactionId> {
+    // SAFETY: as promised by the caller; a slot with these operations is one of a heap, and points to a tuple with a header.
+    unsafe {
+        if !std::ptr::eq((*slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
+            return None;
+        }
+        let header = &*(*(*slot.cast::<pg_sys::HeapTupleTableSlot>()).tuple).t_data;
+        let frozen = pg_sys::HEAP_XMIN_FROZEN as u16;
+        let is_frozen = header.t_infomask & frozen == frozen;
+        Some(if is_frozen { pg_sys::FrozenTransactionId } else { header.t_choice.t_heap.t_xmin })
+    }
+}
+
+/// The place up to which the log is on the disks of all standbys that are required; as it was a moment ago.
+#[must_use]
+pub fn flushed_by_standbys() -> pg_sys::XLogRecPtr {
+    const FLUSH: usize = 1;
+    // SAFETY: in shared memory as long as the server runs. Aligned, so read at once; that it may grow meanwhile is harmless.
+    unsafe { (&raw const (*pg_sys::WalSndCtl).lsn[FLUSH]).read_volatile() }
+}
+
 /// The table's primary key; invalid if there is none.
 ///
 /// # Safety

@@ -8,6 +8,7 @@ pub mod catalog;
 pub mod compat;
 pub mod control;
 pub mod databases;
+pub mod durable;
 pub mod emit;
 pub mod errors;
 pub mod figures;

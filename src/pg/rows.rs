@@ -392,6 +392,13 @@ impl Found<'_> {
         RowIdentity { id: self.id(), event_id: self.event_id(), place }
     }
 
+    /// The transaction that wrote it, as [`compat::writer_of`] says.
+    #[must_use]
+    pub fn writer(&self) -> Option<pg_sys::TransactionId> {
+        // SAFETY: the slot holds a row.
+        unsafe { compat::writer_of(self.events.slot) }
+    }
+
     /// The bytes of the topic's name.
     #[must_use]
     pub fn topic_bytes(&self) -> usize {

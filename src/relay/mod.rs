@@ -14,6 +14,7 @@ pub mod settle;
 pub mod stuck;
 pub mod sweep;
 pub mod turn;
+pub mod unreplicated;
 pub mod waiting;
 pub mod window;
 pub mod worker;

@@ -45,6 +45,7 @@ impl Relay {
         if let Some(publisher) = self.publisher.take() {
             publisher.stop(Instant::now() + THREAD_END);
         }
+        self.unreplicated = None;
         // But not of those that merely wait for their rows.
         self.window.keep_only(&self.held.ids());
         self.floor.rewind(0);

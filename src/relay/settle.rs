@@ -208,6 +208,13 @@ impl Relay {
                 None => self.release(row.id, End::Refused),
             }
         }
+        if !(sorted.refused.is_empty()
+            && sorted.returned.is_empty()
+            && sorted.suspect.is_empty()
+            && sorted.stopped.is_empty())
+        {
+            self.give_up_unreplicated();
+        }
         let now = crate::pg::now();
         for id in &sorted.returned {
             self.hold(*id, now + RETURN_REST_MICROS, End::Well);

@@ -18,6 +18,7 @@ use super::turn::Relay;
 use super::window::{Room, Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::publisher::Batch;
+use crate::pg::durable::{Commits, Place};
 use crate::pg::rows::Found;
 use crate::pg::statements::{self, Outbox};
 use crate::pg::{process, transaction};
@@ -30,11 +31,15 @@ const MAX_TOPICS: usize = 10_000;
 
 /// A batch that was read and is not handed over yet.
 #[derive(Default)]
-struct Catch {
+pub(super) struct Catch {
     batch: Batch,
     tickets: Vec<Ticket>,
     /// Those of the tickets whose events are not handed over, and why.
     unsendable: Vec<Report>,
+    /// The transactions that have written the rows.
+    commits: Option<Commits>,
+    /// Up to where the standbys must have the log, if any are required.
+    place: Option<Place>,
     /// The lanes of what was in flight when it was first asked.
     in_flight: Option<HashSet<u64>>,
 }
@@ -44,6 +49,11 @@ impl Catch {
     fn as_large_as(last: Extent) -> Self {
         let batch = Batch { common: Packed::with_room(last), apart: Packed::default() };
         Self { batch, tickets: Vec::with_capacity(last.events), ..Self::default() }
+    }
+
+    /// Whether nothing was found that is to be published.
+    pub(super) fn is_empty(&self) -> bool {
+        self.tickets.is_empty()
     }
 
     /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
@@ -98,7 +108,8 @@ impl Relay {
                 if let Some(behind) = self.lanes.swept(reached) {
                     self.floor.rewind(behind);
                 }
-                self.hand_over(catch);
+                let place = catch.place;
+                self.hand_over_replicated(catch, place);
             }
             Some(None) => self.gone = true,
             None => {}
@@ -118,6 +129,7 @@ impl Relay {
     fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
         let outbox = self.outbox()?;
         let (horizon, snapshot) = outbox.look();
+        catch.commits = Some(Commits::of_pass());
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
         let mut room = self.window.room(self.limits());
@@ -136,6 +148,9 @@ impl Relay {
             statements::delete(outbox, &catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>());
         }
         drop(snapshot);
+        if !catch.tickets.is_empty() {
+            catch.place = catch.commits.as_ref().and_then(Commits::flush);
+        }
         failpoints::reach(Point::AfterRead);
         self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
         Some(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End })
@@ -196,6 +211,9 @@ impl Relay {
             // What was refused may well be again.
             route = Route::Apart;
         }
+        if let Some(commits) = catch.commits.as_mut().filter(|commits| commits.matter()) {
+            commits.add(row.writer());
+        }
         room.take(weight);
         match route {
             Route::Common => catch.batch.common.push(&event),
@@ -254,9 +272,17 @@ impl Relay {
         topic
     }
 
-    fn hand_over(&mut self, catch: Catch) {
-        let Some(first) = catch.tickets.first().map(|ticket| ticket.row.id) else { return };
+    /// What was read is not sent after all, and is to be read again.
+    pub(super) fn put_back(&mut self, catch: &Catch) {
+        if let Some(first) = catch.tickets.first() {
+            self.floor.rewind(first.row.id - 1);
+            self.withdraw(&catch.tickets);
+        }
+    }
+
+    pub(super) fn hand_over(&mut self, catch: Catch) {
         let Catch { batch, tickets, unsendable, .. } = catch;
+        let Some(first) = tickets.first().map(|ticket| ticket.row.id) else { return };
         self.last_batch = batch.common.extent();
         match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
             Some(true) => {

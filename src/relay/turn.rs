@@ -8,8 +8,8 @@
 //!                                                thread, a signal, or the next date
 //! ```
 //!
-//! States, as `outbox.status` shows them: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers) by what is
-//! in flight; `failing` after a transaction that failed, until one succeeds; `misconfigured` while no
+//! States, as `outbox.status` shows them: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers, or a standby does not
+//! confirm) by what is in flight; `failing` after a transaction that failed, until one succeeds; `misconfigured` while no
 //! producer can be made; `disabled` while `event_outbox.enabled` is off; `paused` between `outbox.pause()` and
 //! `outbox.resume()`; `stopping` at the end.
 
@@ -31,6 +31,7 @@ use super::errand::Errand;
 use super::held::Held;
 use super::pause::Pause;
 use super::stuck::Congestion;
+use super::unreplicated::Unreplicated;
 use super::window::Window;
 use crate::kafka::doorbell::Doorbell;
 use crate::kafka::publisher::Publisher;
@@ -78,6 +79,8 @@ pub struct Relay {
     pub(super) reports: VecDeque<Report>,
     /// Reports that cannot be settled while other sessions lock the rows.
     pub(super) held: Held,
+    /// What was read and the standbys do not have yet.
+    pub(super) unreplicated: Option<Unreplicated>,
     /// Topics met, each kept once.
     pub(super) topics: HashSet<Arc<str>, RandomState>,
     /// How much the last batch was.
@@ -120,6 +123,7 @@ impl Relay {
             congestion: Congestion::default(),
             reports: VecDeque::new(),
             held: Held::default(),
+            unreplicated: None,
             topics: HashSet::default(),
             last_batch: Extent::default(),
             look: true,
@@ -147,6 +151,7 @@ impl Relay {
             self.run_errands();
             self.look_at_pause();
             self.settle();
+            self.look_at_standbys();
             self.sweep();
             self.set_stuck_topics_aside();
             self.show();
@@ -171,6 +176,8 @@ impl Relay {
             State::Misconfigured
         } else if self.database.until().is_some() {
             State::Failing
+        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_told) {
+            State::Waiting
         } else if self.window.is_empty() {
             State::Idle
         } else if self.is_disconnected() {
@@ -215,13 +222,20 @@ impl Relay {
 
     /// Whether the table could be swept now, if there were a reason.
     pub(super) fn can_sweep(&self) -> bool {
-        self.publisher.as_ref().is_some_and(Publisher::has_room)
+        self.may_publish()
+            && self.unreplicated.is_none()
+            && self.publisher.as_ref().is_some_and(Publisher::has_room)
+            && self.database.is_over()
+            && self.has_room()
+    }
+
+    /// Whether events are to be handed to the producer at all.
+    pub(super) fn may_publish(&self) -> bool {
+        self.publisher.is_some()
             && self.settings.enabled
             && !self.paused
             && !self.slot.paused_changed.load(Ordering::Acquire)
             && self.renewal.is_none()
-            && self.database.is_over()
-            && self.has_room()
     }
 
     /// How much may be in flight now. A quarter is kept back for the time when topics are handled with
@@ -285,7 +299,8 @@ impl Relay {
             let left = u64::try_from(due - crate::pg::now()).unwrap_or(0);
             Instant::now() + Duration::from_micros(left)
         });
-        pauses.into_iter().chain([producer, full_sweep, retry]).flatten().min()
+        let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
+        pauses.into_iter().chain([producer, full_sweep, retry, standbys]).flatten().min()
     }
 
     /// Takes over changed settings.

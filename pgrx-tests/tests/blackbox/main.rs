@@ -11,6 +11,7 @@ mod crash;
 mod dead_letters;
 mod disk;
 mod dump;
+mod durability;
 mod envelope;
 mod fatal;
 mod functions;
