@@ -1,5 +1,6 @@
-//! Private Apache Kafka brokers: one node in KRaft mode, broker and controller at once.
+//! Private Apache Kafka brokers in KRaft mode: one node, or a cluster of some, each broker and controller at once.
 
+mod cluster;
 mod options;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::process::{Fate, Process};
 use crate::scratch::Scratch;
 use crate::{layout, wait};
 
+pub use cluster::KafkaCluster;
 pub use options::BrokerOptions;
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
@@ -42,6 +44,8 @@ pub struct Broker {
     listeners: BTreeMap<String, u16>,
     java_options: Vec<String>,
     fate: Fate,
+    /// One of several, whose quorum is written down in its properties.
+    is_member: bool,
 }
 
 impl Broker {
@@ -61,21 +65,33 @@ impl Broker {
 
     /// Starts the broker (again, on its port and data); waits until it answers.
     pub fn start(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_it_answers()
+    }
+
+    /// Starts its process.
+    fn launch(&mut self) -> Result<()> {
         ensure!(self.process.is_none(), "the broker is already running");
         let log = OpenOptions::new().create(true).append(true).open(self.log_path())?;
         let mut command = java(&self.java_options)?;
         command.arg("kafka.Kafka").arg(self.scratch.path().join("server.properties"));
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
-        let mut process = Process::spawn(command, libc::SIGKILL, self.fate)?;
-        wait::until_ok("Kafka to answer", START_DEADLINE, || {
+        self.process = Some(Process::spawn(command, libc::SIGKILL, self.fate)?);
+        Ok(())
+    }
+
+    fn wait_until_it_answers(&mut self) -> Result<()> {
+        let answered = wait::until_ok("Kafka to answer", START_DEADLINE, || {
+            let process = self.process.as_mut().context("Kafka is not running")?;
             if let Some(status) = process.exited()? {
                 bail!("it ended at once ({status})");
             }
             Ok(self.answers().then_some(()))
-        })
-        .with_context(|| format!("Kafka did not start; its log ends with\n{}\n", self.log_tail()))?;
-        self.process = Some(process);
-        Ok(())
+        });
+        if answered.is_err() {
+            self.process = None;
+        }
+        answered.with_context(|| format!("Kafka did not start; its log ends with\n{}\n", self.log_tail()))
     }
 
     /// Stops the broker in order (SIGTERM).
@@ -121,12 +137,7 @@ impl Broker {
 
     /// Creates a topic with topic-level `configs`.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
-        let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-        for (key, value) in configs {
-            topic = topic.set(key, value);
-        }
-        let results = block_on(self.admin()?.create_topics([&topic], &admin_options()))?;
-        all_succeeded(results, "create topic")
+        create_topic(&self.admin()?, name, partitions, 1, configs)
     }
 
     /// Raises a topic's number of partitions.
@@ -138,8 +149,7 @@ impl Broker {
 
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        let results = block_on(self.admin()?.delete_topics(&[name], &admin_options()))?;
-        all_succeeded(results, "delete topic")
+        delete_topic(&self.admin()?, name)
     }
 
     /// Grants a right on a topic. For a broker with an authorizer.
@@ -181,10 +191,7 @@ impl Broker {
     }
 
     fn client_config(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
-        // A broker that is not up yet is no news here.
-        config.set("bootstrap.servers", self.bootstrap_servers()).set("log_level", "0");
-        config
+        client_config(&self.bootstrap_servers())
     }
 
     fn admin(&self) -> Result<AdminClient<DefaultClientContext>> {
@@ -204,7 +211,10 @@ impl Broker {
 
     fn format_storage(&self, scram_users: &[(String, String)]) -> Result<()> {
         let mut format = java(&TOOL_OPTIONS)?;
-        format.args(["kafka.tools.StorageTool", "format", "--standalone", "--cluster-id", CLUSTER_ID]);
+        format.args(["kafka.tools.StorageTool", "format", "--cluster-id", CLUSTER_ID]);
+        if !self.is_member {
+            format.arg("--standalone");
+        }
         for (name, password) in scram_users {
             format.args(["--add-scram", &format!("SCRAM-SHA-512=[name={name},password={password}]")]);
         }
@@ -235,6 +245,31 @@ fn run(tool: &mut Command) -> Result<()> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(())
+}
+
+fn client_config(bootstrap_servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    // A broker that is not up yet is no news here.
+    config.set("bootstrap.servers", bootstrap_servers).set("log_level", "0");
+    config
+}
+
+fn create_topic(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    partitions: i32,
+    replicas: i32,
+    configs: &[(&str, &str)],
+) -> Result<()> {
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+    for (key, value) in configs {
+        topic = topic.set(key, value);
+    }
+    all_succeeded(block_on(admin.create_topics([&topic], &admin_options()))?, "create topic")
+}
+
+fn delete_topic(admin: &AdminClient<DefaultClientContext>, name: &str) -> Result<()> {
+    all_succeeded(block_on(admin.delete_topics(&[name], &admin_options()))?, "delete topic")
 }
 
 fn admin_options() -> AdminOptions {

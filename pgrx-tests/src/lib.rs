@@ -26,5 +26,5 @@ pub use certificates::Authority;
 pub use consumer::{Consumer, Record};
 pub use full_disk::FullDisk;
 pub use identity::IdentityProvider;
-pub use kafka::Broker;
+pub use kafka::{Broker, KafkaCluster};
 pub use postgres::{Cluster, StopMode};

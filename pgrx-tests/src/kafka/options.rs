@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::Broker;
+use super::{Broker, KafkaCluster};
 use crate::ports;
 use crate::process::Fate;
 use crate::scratch::Scratch;
@@ -19,6 +19,16 @@ pub struct BrokerOptions {
     scram_users: Vec<(String, String)>,
     java_options: Option<Vec<String>>,
     fate: Fate,
+    member: Option<Member>,
+}
+
+/// A node's place in a cluster of several.
+#[derive(Clone)]
+pub(super) struct Member {
+    /// Which of the controllers is its own.
+    pub(super) place: usize,
+    /// The ports of the controllers of all nodes.
+    pub(super) controllers: Vec<u16>,
 }
 
 /// A way to the broker besides the lab's own.
@@ -71,18 +81,41 @@ impl BrokerOptions {
         self
     }
 
+    /// Starts a cluster of so many brokers that are alike; waits until all answer. For brokers without listeners of their
+    /// own.
+    pub fn start_cluster(self, brokers: usize) -> Result<KafkaCluster> {
+        KafkaCluster::start_with(self, brokers)
+    }
+
+    pub(super) fn java_options_unless_set(mut self, options: &[&str]) -> Self {
+        self.java_options.get_or_insert_with(|| options.iter().map(ToString::to_string).collect());
+        self
+    }
+
+    /// Makes it one of several.
+    pub(super) fn member(mut self, member: Member) -> Self {
+        self.member = Some(member);
+        self
+    }
+
     /// Formats the storage and takes the ports, without starting.
     pub fn prepare(self) -> Result<Broker> {
         let scratch = Scratch::new("kafka", self.fate)?;
         let port = ports::free()?;
         let mut properties = properties(&scratch.path().join("data"));
-        let listeners = listen(&mut properties, port, &self.listeners)?;
+        let controller = match &self.member {
+            None => ports::free()?,
+            Some(member) => member.controllers[member.place],
+        };
+        let listeners = listen(&mut properties, port, controller, &self.listeners)?;
+        join(&mut properties, self.member.as_ref(), controller);
         properties.extend(self.settings);
         let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
         fs::write(scratch.path().join("server.properties"), text)?;
         let java_options = self.java_options.unwrap_or_else(|| JAVA_OPTIONS.map(str::to_string).to_vec());
         let fate = self.fate;
-        let broker = Broker { process: None, scratch, port, listeners, java_options, fate };
+        let is_member = self.member.is_some();
+        let broker = Broker { process: None, scratch, port, listeners, java_options, fate, is_member };
         broker.format_storage(&self.scram_users)?;
         Ok(broker)
     }
@@ -100,9 +133,9 @@ impl BrokerOptions {
 fn listen(
     properties: &mut BTreeMap<String, String>,
     port: u16,
+    controller: u16,
     listeners: &[Listener],
 ) -> Result<BTreeMap<String, u16>> {
-    let controller = format!("127.0.0.1:{}", ports::free()?);
     let mut bound = format!("PLAINTEXT://127.0.0.1:{port}");
     let mut advertised = bound.clone();
     let mut protocols = "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT".to_string();
@@ -118,11 +151,23 @@ fn listen(
         protocols += &format!(",{name}:{protocol}");
         found.insert(name.clone(), port);
     }
-    properties.insert("listeners".into(), format!("{bound},CONTROLLER://{controller}"));
+    properties.insert("listeners".into(), format!("{bound},CONTROLLER://127.0.0.1:{controller}"));
     properties.insert("advertised.listeners".into(), advertised);
     properties.insert("listener.security.protocol.map".into(), protocols);
-    properties.insert("controller.quorum.bootstrap.servers".into(), controller);
     Ok(found)
+}
+
+/// Writes down who forms the quorum of controllers.
+fn join(properties: &mut BTreeMap<String, String>, member: Option<&Member>, controller: u16) {
+    let Some(Member { place, controllers }) = member else {
+        let alone = format!("127.0.0.1:{controller}");
+        properties.insert("controller.quorum.bootstrap.servers".into(), alone);
+        return;
+    };
+    let voters: Vec<_> =
+        (1..).zip(controllers).map(|(node, port)| format!("{node}@127.0.0.1:{port}")).collect();
+    properties.insert("controller.quorum.voters".into(), voters.join(","));
+    properties.insert("node.id".into(), (place + 1).to_string());
 }
 
 fn properties(data: &Path) -> BTreeMap<String, String> {

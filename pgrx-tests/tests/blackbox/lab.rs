@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use event_outbox_tests::{Broker, Cluster, Consumer, Result, StopMode, wait};
+use event_outbox_tests::{Broker, Cluster, Consumer, KafkaCluster, Result, StopMode, wait};
 use rdkafka::ClientConfig;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -99,4 +99,25 @@ fn a_broker_comes_back_with_its_data() -> Result<()> {
     let values: Vec<_> = records.iter().filter_map(|record| record.value_text()).collect();
     assert_eq!(values, ["1", "2"]);
     Ok(())
+}
+
+#[test]
+fn a_cluster_of_brokers_goes_on_without_one() -> Result<()> {
+    let mut cluster = KafkaCluster::start()?;
+    cluster.create_topic("shared", 3, &[("min.insync.replicas", "2")])?;
+    cluster.until_in_sync()?;
+    let leader = cluster.leader("shared", 0)?.expect("no leader");
+    let place = usize::try_from(leader - 1)?;
+    cluster.broker(place).kill()?;
+    wait::until_ok("another leader", DEADLINE, || {
+        let now = cluster.leader("shared", 0)?;
+        Ok(now.is_some_and(|now| now != leader).then_some(()))
+    })?;
+    let another = (place + 1) % 3;
+    produce(&cluster.brokers()[another], "shared", "k", "1")?;
+    cluster.broker(place).start()?;
+    cluster.roll()?;
+    let records = Consumer::read_all(&cluster.bootstrap_servers(), &["shared"])?;
+    assert_eq!(records.len(), 1);
+    cluster.delete_topic("shared")
 }
