@@ -41,7 +41,7 @@ impl Headers<'_> {
         for (name, value) in &self.0 {
             // They have been read once, by `parse`.
             let _ = values(value, |value| {
-                put(name, value.as_deref());
+                put(name, single(value)?.as_deref());
                 Ok(())
             });
         }
@@ -61,23 +61,25 @@ impl Headers<'_> {
 pub fn parse(text: &str) -> Result<Headers<'_>, HeaderError> {
     let mut headers = Vec::with_capacity(4);
     entries(text, |name, value| {
-        values(value, |_| Ok(()))?;
-        headers.push((name, value));
+        check_name(name)?;
+        values(value, |value| sent(value).map(|_| ()))?;
+        headers.push((decode(name)?, value));
         Ok(())
     })?;
     Ok(Headers(headers))
 }
 
-/// Checks headers as [`parse`] does, but keeps none of them. Gives the bytes that are sent for them.
+/// Checks headers as [`parse`] does, but takes no memory for what they hold. Gives the bytes that are sent for them.
 ///
 /// # Errors
 /// The first thing wrong with the text, as [`HeaderError`].
 pub fn check(text: &str) -> Result<usize, HeaderError> {
     let mut bytes = 0_usize;
     entries(text, |name, value| {
+        let name = check_name(name)?;
         values(value, |value| {
-            let value = value.map_or(0, |value| value.len());
-            bytes += name.len() + prefix(name.len()) + value + prefix(value);
+            let value = sent(value)?;
+            bytes += name + prefix(name) + value + prefix(value);
             Ok(())
         })
     })?;
@@ -98,70 +100,118 @@ const fn prefix(bytes: usize) -> usize {
     bits.div_ceil(7) as usize
 }
 
-/// Gives the members of the object, and says what is wrong with their names.
+/// Gives the members of the object.
 fn entries<'a>(
     text: &'a str,
-    mut put: impl FnMut(Cow<'a, str>, &'a RawValue) -> Result<(), HeaderError>,
+    mut put: impl FnMut(&'a RawValue, &'a RawValue) -> Result<(), HeaderError>,
 ) -> Result<(), HeaderError> {
     let mut wrong = None;
     let mut json = serde_json::Deserializer::from_str(text);
-    let entries = Entries(|Text(name): Text<'a>, value| {
-        let fault = if name.contains('\0') {
-            Err(HeaderError::Unsendable)
-        } else if name.is_empty() {
-            Err(HeaderError::EmptyName)
-        } else if is_reserved(&name) {
-            Err(HeaderError::Reserved(name.chars().take(SHOWN).collect()))
-        } else {
-            put(name, value)
-        };
-        fault.map_err(|fault| wrong = Some(fault))
-    });
+    let entries = Entries(|name, value| put(name, value).map_err(|fault| wrong = Some(fault)));
     let read = json.deserialize_map(entries).and_then(|()| json.end());
-    read.map_err(|_| wrong.unwrap_or_else(|| not_read(text)))
+    read.map_err(|_| wrong.unwrap_or(HeaderError::NotAnObject))
 }
 
-fn is_reserved(name: &str) -> bool {
-    name.get(..RESERVED_PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED_PREFIX))
-}
-
-/// Gives what is sent for a member's value: one header, or one for each element.
+/// Gives the elements of a member's value, if it is an array, or the value.
 fn values<'a>(
     value: &'a RawValue,
-    mut put: impl FnMut(Option<Cow<'a, str>>) -> Result<(), HeaderError>,
+    mut put: impl FnMut(&'a RawValue) -> Result<(), HeaderError>,
 ) -> Result<(), HeaderError> {
     if !value.get().starts_with('[') {
-        return put(single(value)?);
+        return put(value);
     }
     let mut wrong = None;
     let mut json = serde_json::Deserializer::from_str(value.get());
-    let elements = Elements(|element| {
-        let fault = single(element).and_then(&mut put);
-        fault.map_err(|fault| wrong = Some(fault))
-    });
+    let elements = Elements(|element| put(element).map_err(|fault| wrong = Some(fault)));
     // The text as a whole is JSON, so that it is the elements that can be wrong.
     json.deserialize_seq(elements).map_err(|_| wrong.unwrap_or(HeaderError::Unsendable))
 }
 
-/// Why a text could not be read as an object of strings: it is none, or one of its names is no text.
-fn not_read(text: &str) -> HeaderError {
-    if text.trim_start().starts_with('{') && serde_json::from_str::<&RawValue>(text).is_ok() {
-        HeaderError::Unsendable
-    } else {
-        HeaderError::NotAnObject
+/// Checks a header's name, a JSON string; gives its bytes.
+fn check_name(name: &RawValue) -> Result<usize, HeaderError> {
+    let bytes = string_bytes(name)?;
+    if bytes == 0 {
+        return Err(HeaderError::EmptyName);
+    }
+    if characters(name).any(|character| character == Some('\0')) {
+        return Err(HeaderError::Unsendable);
+    }
+    let start = || characters(name).flatten();
+    if start().map(|character| character.to_ascii_lowercase()).take(3).eq(RESERVED_PREFIX.chars()) {
+        return Err(HeaderError::Reserved(start().take(SHOWN).collect()));
+    }
+    Ok(bytes)
+}
+
+/// The bytes of what is sent for a value.
+fn sent(value: &RawValue) -> Result<usize, HeaderError> {
+    match value.get().as_bytes().first() {
+        Some(b'n') => Ok(0),
+        Some(b'"') => string_bytes(value),
+        _ => Ok(json::compact_bytes(value.get())),
     }
 }
 
 fn single(value: &RawValue) -> Result<Option<Cow<'_, str>>, HeaderError> {
-    let text = value.get();
-    match text.as_bytes().first() {
+    match value.get().as_bytes().first() {
         Some(b'n') => Ok(None),
-        Some(b'"') => {
-            let Text(text) = serde_json::from_str(text).map_err(|_| HeaderError::Unsendable)?;
-            Ok(Some(text))
-        }
-        _ => Ok(Some(Cow::Owned(json::compact(text)))),
+        Some(b'"') => decode(value).map(Some),
+        _ => Ok(Some(Cow::Owned(json::compact(value.get())))),
     }
+}
+
+/// What a JSON string spells.
+fn decode(string: &RawValue) -> Result<Cow<'_, str>, HeaderError> {
+    let Text(text) = serde_json::from_str(string.get()).map_err(|_| HeaderError::Unsendable)?;
+    Ok(text)
+}
+
+/// The bytes of what a JSON string spells, if it is text.
+fn string_bytes(string: &RawValue) -> Result<usize, HeaderError> {
+    let quoted = string.get();
+    if !quoted.contains('\\') {
+        return Ok(quoted.len() - 2);
+    }
+    characters(string)
+        .map(|found| found.map(char::len_utf8))
+        .sum::<Option<usize>>()
+        .ok_or(HeaderError::Unsendable)
+}
+
+/// The characters that a JSON string spells; `None` for half of a surrogate pair.
+fn characters(string: &RawValue) -> impl Iterator<Item = Option<char>> {
+    let quoted = string.get();
+    let mut rest = quoted[1..quoted.len() - 1].chars();
+    std::iter::from_fn(move || {
+        let character = rest.next()?;
+        if character != '\\' {
+            return Some(Some(character));
+        }
+        Some(match rest.next()? {
+            'b' => Some('\u{8}'),
+            'f' => Some('\u{c}'),
+            'n' => Some('\n'),
+            'r' => Some('\r'),
+            't' => Some('\t'),
+            'u' => escaped(&mut rest),
+            itself => Some(itself),
+        })
+    })
+}
+
+/// The character whose UTF-16 code comes next, in one unit or two.
+fn escaped(rest: &mut std::str::Chars<'_>) -> Option<char> {
+    let unit = |rest: &mut std::str::Chars<'_>| {
+        let digits = rest.as_str().get(..4)?;
+        *rest = rest.as_str()[4..].chars();
+        u16::from_str_radix(digits, 16).ok()
+    };
+    let first = unit(rest)?;
+    if !(0xd800..0xdc00).contains(&first) {
+        return char::from_u32(first.into());
+    }
+    *rest = rest.as_str().strip_prefix("\\u")?.chars();
+    char::decode_utf16([first, unit(rest)?]).next()?.ok()
 }
 
 /// A JSON string, borrowed unless it has escapes: headers are read for each event, by its author and by the relay.
@@ -171,7 +221,7 @@ struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 /// The members of a JSON object in their written order, repeated names kept, each given as it is read.
 struct Entries<F>(F);
 
-impl<'de, F: FnMut(Text<'de>, &'de RawValue) -> Result<(), ()>> Visitor<'de> for Entries<F> {
+impl<'de, F: FnMut(&'de RawValue, &'de RawValue) -> Result<(), ()>> Visitor<'de> for Entries<F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -265,6 +315,10 @@ mod tests {
         assert_eq!(weigh(&text), 104_000);
         assert_eq!(weigh(r#"{"a":"1"}"#), 9);
         assert_eq!(weigh("[no JSON"), 8);
+        assert_eq!(
+            check(r#"{"\u00e9\ud83e\udd80\n": ["\\", {"a": [1, 2]}, null]}"#),
+            Ok(3 * (7 + 1) + 2 + 12 + 1)
+        );
         assert_eq!([0, 63, 64, 8191, 8192].map(prefix), [1, 1, 2, 2, 3]);
     }
 

@@ -32,6 +32,17 @@ pub fn compact_in_place(text: &mut [u8]) -> usize {
     length
 }
 
+/// How many bytes it leaves.
+#[must_use]
+pub fn compact_bytes(text: &str) -> usize {
+    let (mut at, mut length) = (0, 0);
+    while let Some(run) = next_run(text.as_bytes(), at) {
+        at = run.end;
+        length += run.len();
+    }
+    length
+}
+
 /// The next bytes that stay, from `at` on.
 fn next_run(text: &[u8], at: usize) -> Option<Range<usize>> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
@@ -102,6 +113,7 @@ mod tests {
             let mut compacted = text.clone().into_bytes();
             let length = compact_in_place(&mut compacted);
             compacted.truncate(length);
+            prop_assert_eq!(length, compact_bytes(&text));
             prop_assert_eq!(String::from_utf8(compacted).unwrap(), compact(&text));
         }
     }

@@ -4,7 +4,7 @@
 //! and a shared topic's count would go back and forth between two processors.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, TryReserveError};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -53,15 +53,12 @@ pub struct Extent {
 }
 
 impl Packed {
-    /// With room for so much, before memory must grow.
+    /// With room for so much, before memory must grow; with less, if there is none.
     #[must_use]
     pub fn with_room(extent: Extent) -> Self {
-        Self {
-            entries: Vec::with_capacity(extent.events),
-            bytes: Vec::with_capacity(extent.bytes),
-            text: String::with_capacity(extent.text),
-            ..Self::default()
-        }
+        let mut packed = Self { entries: Vec::with_capacity(extent.events), ..Self::default() };
+        let _ = packed.bytes.try_reserve(extent.bytes).and_then(|()| packed.text.try_reserve(extent.text));
+        packed
     }
 
     /// How much there is in it.
@@ -71,7 +68,14 @@ impl Packed {
     }
 
     /// Adds a copy of the event.
-    pub fn push(&mut self, event: &Event<'_>) {
+    ///
+    /// # Errors
+    /// There is no memory for it, and nothing was added.
+    pub fn push(&mut self, event: &Event<'_>) -> Result<(), TryReserveError> {
+        let bytes = |part: &Option<Cow<'_, [u8]>>| part.as_ref().map_or(0, |bytes| bytes.len());
+        let text = |part: &Option<Cow<'_, str>>| part.as_ref().map_or(0, |text| text.len());
+        self.bytes.try_reserve(bytes(&event.key) + bytes(&event.payload))?;
+        self.text.try_reserve(text(&event.headers) + text(&event.event_type) + text(&event.content_type))?;
         let entry = Entry {
             id: event.id,
             event_id: event.event_id,
@@ -85,6 +89,7 @@ impl Packed {
             content_type: self.put_text(event.content_type.as_deref()),
         };
         self.entries.push(entry);
+        Ok(())
     }
 
     /// The events, each with the place of its topic in [`Packed::topics`].
@@ -179,7 +184,7 @@ mod tests {
             let topics = ["a", "b", "ab", "c", "d"].map(str::to_owned);
             let events: Vec<_> = written.iter().enumerate().map(|(n, written)| event(n, &topics, written)).collect();
             let mut packed = Packed::default();
-            events.iter().for_each(|event| packed.push(event));
+            events.iter().for_each(|event| packed.push(event).unwrap());
             for ((place, unpacked), event) in packed.events().zip(&events) {
                 prop_assert_eq!(&*packed.topics()[place], event.topic);
                 prop_assert_eq!(&unpacked, event);

@@ -10,6 +10,9 @@ use super::compat;
 /// Shown in place of `event_outbox.kafka_properties`, which may hold passwords.
 const HIDDEN: &CStr = c"********";
 
+/// The most bytes of a value, which is copied where no error may be raised.
+const MOST_BYTES: usize = 1 << 20;
+
 thread_local! {
     /// The real value of `event_outbox.kafka_properties`; the variable itself is always empty. So the server
     /// finds no change to write into its log when it reloads, as it does with the values of all others.
@@ -34,6 +37,9 @@ pub unsafe extern "C-unwind" fn take_aside(
     // extra that was allocated in its way.
     unsafe {
         let text = CStr::from_ptr(*value).to_bytes_with_nul();
+        if text.len() > MOST_BYTES {
+            return false;
+        }
         let copy = compat::allocate_for_setting(text.len()).cast::<u8>();
         if copy.is_null() {
             return false;

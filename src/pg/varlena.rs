@@ -6,6 +6,8 @@
 use event_outbox_domain::json;
 use pgrx::prelude::*;
 
+use super::errors::Complaint;
+
 /// The bytes of a value of type text, bytea, json, jsonb or the like, without unpacking it.
 ///
 /// # Safety
@@ -86,4 +88,25 @@ pub unsafe fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
         pgrx::set_varsize_4b((*text).data.cast(), (HEADER.len() + length) as i32);
         pg_sys::Datum::from((*text).data)
     }
+}
+
+/// An ERROR unless there is memory for so many bytes, beyond what is in use.
+pub fn require_memory(bytes: usize) {
+    let mut room = Vec::<u8>::new();
+    if room.try_reserve_exact(bytes).is_err() {
+        out_of_memory(bytes);
+    }
+    // Lest the compiler find that nobody needs it.
+    std::hint::black_box(&room);
+}
+
+/// The ERROR that says so.
+pub fn out_of_memory(bytes: usize) -> ! {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        message: "out of memory".into(),
+        detail: format!("Failed on a request of {bytes} bytes for an event."),
+        hint: "The event waits until there is memory for it; others wait behind it.".into(),
+    }
+    .raise()
 }

@@ -21,13 +21,19 @@ use crate::kafka::publisher::Batch;
 use crate::pg::durable::{Commits, Place};
 use crate::pg::rows::Found;
 use crate::pg::statements::{self, Outbox};
-use crate::pg::{process, transaction};
+use crate::pg::{process, transaction, varlena};
 
 /// What the relay can sleep at least: less, and it had better be woken.
 const WORTH_MUTING: Duration = Duration::from_millis(1);
 
 /// Topic names kept for sharing; a database that names more begins anew.
 const MAX_TOPICS: usize = 10_000;
+
+/// From here on, an event is only read when there is memory for it: librdkafka ends the process where there is none.
+const LARGE: usize = 1 << 20;
+
+/// How often an event is in memory while it is handed over: as read, in its batch, and in librdkafka's queue.
+const COPIES: usize = 3;
 
 /// A batch that was read and is not handed over yet.
 #[derive(Default)]
@@ -193,6 +199,9 @@ impl Relay {
         if !room.fits(event::weight(size)) {
             return false;
         }
+        if size.total() >= LARGE {
+            varlena::require_memory(COPIES * size.total());
+        }
         // Most events go where the one before went.
         let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *topic);
         let topic = last.cloned().unwrap_or_else(|| self.shared_topic(&topic));
@@ -215,9 +224,13 @@ impl Relay {
             commits.add(row.writer());
         }
         room.take(weight);
-        match route {
-            Route::Common => catch.batch.common.push(&event),
-            Route::Apart => catch.batch.apart.push(&event),
+        let batch = match route {
+            Route::Common => &mut catch.batch.common,
+            Route::Apart => &mut catch.batch.apart,
+        };
+        if batch.push(&event).is_err() {
+            self.caution.withdraw(&topic);
+            varlena::out_of_memory(event.size().total());
         }
         catch.tickets.push(Ticket {
             row: row.identity(),

@@ -93,3 +93,29 @@ fn readable_shows_text_as_text() -> Result<()> {
     }
     Ok(())
 }
+
+/// A trigger that emits draws from a sequence, too: only `lastval()` shows it, as the README says.
+#[test]
+fn ids_of_the_applications_rows_stay_its_own() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("ids");
+    stage.client.batch_execute(&format!(
+        "CREATE TABLE orders (id serial PRIMARY KEY);
+         SELECT setval('orders_id_seq', 1000);
+         CREATE FUNCTION order_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             PERFORM outbox.emit('{topic}', to_jsonb(NEW), key => NEW.id::text);
+             RETURN NULL;
+         END
+         $$;
+         CREATE TRIGGER order_changed AFTER INSERT ON orders
+             FOR EACH ROW EXECUTE FUNCTION order_changed()"
+    ))?;
+    let returned: i32 = stage.client.query_one("INSERT INTO orders DEFAULT VALUES RETURNING id", &[])?.get(0);
+    let row = stage.client.query_one("SELECT currval('orders_id_seq'), lastval()", &[])?;
+    let (current, last): (i64, i64) = (row.get(0), row.get(1));
+    assert_eq!((returned, current), (1001, 1001));
+    let event: i64 = stage.client.query_one("SELECT last_value FROM outbox.events_id_seq", &[])?.get(0);
+    assert_eq!(last, event, "if it is the application's now, the documents can say so");
+    Ok(())
+}

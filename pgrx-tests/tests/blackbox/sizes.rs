@@ -3,10 +3,12 @@
 
 use std::fs;
 
-use event_outbox_tests::{Result, wait};
+use event_outbox_tests::{Broker, Cluster, Result, wait};
 use postgres::Client;
 use postgres::error::SqlState;
 
+use crate::own::Own;
+use crate::relay::{until_drained, until_idle, until_status};
 use crate::stage::{DEADLINE, Stage};
 
 /// What a relay may use beyond what it uses when idle, by default.
@@ -126,5 +128,98 @@ fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
     assert_eq!(stage.relay()?, relay, "the relay did not survive");
     let growth = own_peak(relay)?.saturating_sub(before);
     assert!(growth <= RELAY_MEMORY, "the relay took {} MiB", growth >> 20);
+    Ok(())
+}
+
+/// Lets a process of the server have so much more memory than it has.
+fn limit_memory(client: &mut Client, pid: i32, more: u64) -> Result<()> {
+    let figure = fs::read_to_string(format!("/proc/{pid}/statm"))?;
+    let pages: u64 = figure.split(' ').next().unwrap_or_default().parse()?;
+    let most = pages * 4096 + more;
+    // As the server's own user, who may.
+    Ok(client.batch_execute(&format!(
+        "COPY (SELECT) TO PROGRAM 'cat >/dev/null; prlimit --pid {pid} --as={most}:'"
+    ))?)
+}
+
+/// Whatever memory is left, a value that there is none for is an ERROR of its statement, and the server goes on.
+#[test]
+fn no_value_is_so_large_that_it_ends_the_server() -> Result<()> {
+    const VALUES: &str = "CREATE TABLE v AS
+        SELECT convert_to(repeat('x', 20000000), 'UTF8') || '\\x00' AS bytes,
+               to_jsonb(repeat('x', 20000000)) AS text,
+               jsonb_build_object('h', jsonb_build_object('o', repeat('x', 20000000))) AS headers,
+               jsonb_build_object(repeat(chr(1), 4000000), 1) AS name;";
+    let own = Own::with(Cluster::options("sizes").set("event_outbox.enabled", "off"), "127.0.0.1:1")?;
+    let mut witness = own.connect()?;
+    witness.batch_execute(VALUES)?;
+    let emit = |arguments: &str| {
+        format!(
+            "SET event_outbox.max_event_bytes = 100000000; SELECT outbox.emit_bytes('t', {arguments}) FROM v"
+        )
+    };
+    let statements = [
+        "SELECT length(outbox.readable(bytes)) FROM v".to_owned(),
+        emit("bytes"),
+        emit("'\\x00', key => bytes"),
+        emit("'\\x00', headers => headers"),
+        emit("'\\x00', headers => name"),
+        "SET event_outbox.max_event_bytes = 100000000; SELECT outbox.emit('t', text) FROM v".into(),
+        "SELECT outbox.emit('t', text) FROM v".into(),
+        "SELECT outbox.try_emit('m', 't', text) FROM v".into(),
+        "SET event_outbox.max_event_bytes = 100000000;
+         INSERT INTO outbox.events (topic, payload, headers) SELECT 't', '1', headers::text::json FROM v"
+            .into(),
+        "INSERT INTO outbox.events (topic, payload) SELECT text::text, '1' FROM v".into(),
+        "SELECT outbox.describe_topics(ARRAY[text::text]) FROM v".into(),
+        "SELECT outbox.channel(text::text) FROM v".into(),
+    ];
+    let mut failed = 0;
+    for sql in &statements {
+        for tenths in [5, 15, 25, 40] {
+            let mut client = own.connect()?;
+            client.batch_execute("SELECT outbox.emit('t', '1', headers => '{\"a\": 1}'), count(*) FROM v")?;
+            let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+            limit_memory(&mut witness, pid, 20_000_000 * tenths / 10)?;
+            if let Err(error) = client.batch_execute(sql) {
+                let told = error.as_db_error();
+                assert!(
+                    told.is_some() && witness.batch_execute("SELECT").is_ok(),
+                    "{sql}, {tenths}: {error}"
+                );
+                failed += 1;
+            }
+        }
+    }
+    assert!(failed > statements.len(), "only {failed} statements lacked memory");
+    // The largest of all can never be had.
+    witness.batch_execute("UPDATE v SET bytes = convert_to(repeat('x', 600000000), 'UTF8') || '\\x00'")?;
+    let (code, ..) = refusal(&mut witness, "SELECT length(outbox.readable(bytes)) FROM v");
+    assert_eq!(code, SqlState::INTERNAL_ERROR, "invalid memory alloc request size");
+    Ok(())
+}
+
+/// The relay does without an event as long as there is no memory for it.
+#[test]
+fn an_event_waits_for_memory() -> Result<()> {
+    let broker = Broker::shared()?;
+    broker.create_topic("sizes.memory", 1, &[("max.message.bytes", "90000000")])?;
+    let options = Cluster::options("sizes").set("event_outbox.max_event_bytes", 100_000_000);
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    client.batch_execute("SELECT outbox.emit('sizes.memory', '1')")?;
+    until_drained(&mut client)?;
+    let relay = until_idle(&mut client)?;
+    limit_memory(&mut client, relay, 100_000_000)?;
+    client.batch_execute(
+        "SELECT outbox.emit_bytes('sizes.memory', convert_to(repeat('x', 80000000), 'UTF8'))",
+    )?;
+    let status = until_status(&mut client, "the want of memory", |status| status.state == "failing")?;
+    assert!(status.error().contains("out of memory"), "{status:?}");
+    client.batch_execute(&format!(
+        "COPY (SELECT) TO PROGRAM 'cat >/dev/null; prlimit --pid {relay} --as=unlimited:'"
+    ))?;
+    until_drained(&mut client)?;
+    assert_eq!(until_idle(&mut client)?, relay, "the relay did not survive");
     Ok(())
 }
