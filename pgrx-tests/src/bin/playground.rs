@@ -36,8 +36,7 @@ fn playground() -> Result<()> {
 }
 
 fn up(state: &Path) -> Result<()> {
-    if let Ok(text) = fs::read_to_string(state) {
-        let text: Value = serde_json::from_str(&text)?;
+    if let Some(text) = read(state, &layout::repository())? {
         if servers(&text).any(|server| server.is_running()) {
             print_commands(&text);
             return Ok(());
@@ -68,6 +67,8 @@ fn up(state: &Path) -> Result<()> {
     let (postgres, postgres_directories) = cluster.leave()?;
     let (kafka, kafka_directory) = broker.leave()?;
     let text = json!({
+        "state": state,
+        "checkout": layout::repository(),
         "commands": commands,
         "servers": [
             {"name": "PostgreSQL", "pid": postgres, "started": started(postgres), "signal": libc::SIGINT,
@@ -82,15 +83,32 @@ fn up(state: &Path) -> Result<()> {
 }
 
 fn down(state: &Path) -> Result<()> {
-    let Ok(text) = fs::read_to_string(state) else {
+    let Some(text) = read(state, &layout::repository())? else {
         println!("nothing is up");
         return Ok(());
     };
-    let text: Value = serde_json::from_str(&text)?;
     for server in servers(&text) {
         step(&format!("stopping {}", server.name), || server.stop())?;
     }
     Ok(fs::remove_file(state)?)
+}
+
+/// What is up, as the file tells that `up` has written there. A checkout can be copied with the file in it, or with a link
+/// to where it is: the servers are the original's then, and the copy has none.
+fn read(state: &Path, checkout: &Path) -> Result<Option<Value>> {
+    let Ok(text) = fs::read_to_string(state) else { return Ok(None) };
+    let text: Value = serde_json::from_str(&text)?;
+    let is = |name: &str, path: &Path| text[name].as_str().map(Path::new) == Some(path);
+    if is("checkout", checkout) && is("state", state) {
+        return Ok(Some(text));
+    }
+    ensure!(
+        !is("state", state) || !servers(&text).any(|server| server.is_running()),
+        "{} is where the playground of {} is up: make down there first",
+        state.display(),
+        text["checkout"]
+    );
+    Ok(None)
 }
 
 struct Server {
@@ -167,4 +185,29 @@ stop:         make down",
         log0 = text("/commands/logs/0"),
         log1 = text("/commands/logs/1"),
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use event_outbox_tests::scratch::Scratch;
+
+    use super::*;
+
+    #[test]
+    fn a_copied_checkout_knows_nothing_of_the_originals_servers() -> Result<()> {
+        let lab = Scratch::new("playground", Fate::default())?;
+        let [original, copy] = ["a", "b"].map(|name| lab.path().join(name));
+        let [state, copied] = ["a.json", "b.json"].map(|name| lab.path().join(name));
+        let running = std::process::id();
+        let server = json!({"name": "this", "pid": running, "started": started(running), "signal": 15, "directories": []});
+        let up = json!({"state": state, "checkout": original, "servers": [server]});
+        fs::write(&state, up.to_string())?;
+        fs::copy(&state, &copied)?;
+        assert!(read(&state, &original)?.is_some());
+        assert!(read(&copied, &copy)?.is_none());
+        // The same file, by a link.
+        assert!(read(&state, &copy).is_err());
+        assert!(read(&lab.path().join("none.json"), &copy)?.is_none());
+        Ok(())
+    }
 }
