@@ -147,7 +147,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster that preloads the extension, without fsync; topics come to be as events name them.
+    /// A cluster that preloads the extension, without fsync; topics come to be as events name them, and those that are
+    /// missing are not waited for.
     pub fn options(name: &str) -> ClusterOptions {
         let options = ClusterOptions {
             name: name.into(),
@@ -166,6 +167,7 @@ impl Cluster {
             .set("max_worker_processes", 16)
             .set("timezone", "UTC")
             .set("event_outbox.auto_create_topics", "on")
+            .set("event_outbox.grace_period", 0)
             .set("log_line_prefix", "%m [%p] %b %d: ")
     }
 

@@ -1,6 +1,31 @@
-//! How long a refused event waits before its next attempt.
+//! How long a refused event waits before its next attempt, and whether there is one.
 
 use std::time::Duration;
+
+/// Kinds of refusals whose cause is outside of the event: an administrator, or another deployment, removes it.
+const FIXED_BY_OTHERS: [&str; 2] = ["unknown_topic", "not_authorized"];
+
+/// A refusal of an event.
+#[derive(Debug, Clone, Copy)]
+pub struct Refusal<'a> {
+    /// How often it has been refused, this time included.
+    pub attempts: i32,
+    /// The kind of this refusal, where it is known.
+    pub class: Option<&'a str>,
+    /// Time since it was refused first.
+    pub since_first: Duration,
+}
+
+impl Refusal<'_> {
+    /// Whether it was the last: the event is dead. One whose cause others can remove is tried for the grace period,
+    /// however many attempts that takes: access rights that are missing for some seconds must not kill good events.
+    #[must_use]
+    pub fn is_last(&self, max_attempts: i32, grace: Duration) -> bool {
+        let in_grace =
+            self.class.is_some_and(|class| FIXED_BY_OTHERS.contains(&class)) && self.since_first < grace;
+        self.attempts >= max_attempts && !in_grace
+    }
+}
 
 /// No duration above zero can be doubled more often: it holds fewer nanoseconds than 2^94.
 const MAX_DOUBLINGS: u32 = 94;
@@ -53,6 +78,28 @@ mod tests {
         assert_eq!(delay(1, CAP, BASE, 1.0), BASE);
         assert_eq!(delay(1, BASE, CAP, f64::NAN), BASE / 2);
         assert_eq!(delay(1, BASE, CAP, f64::INFINITY), BASE);
+    }
+
+    #[test]
+    fn the_last_attempt_is_counted() {
+        let refusal = |attempts, class, seconds| Refusal { attempts, class, since_first: BASE * seconds };
+        for class in [None, Some("too_large"), Some("unknown_partition")] {
+            assert!(!refusal(2, class, 1_000).is_last(3, BASE * 60));
+            assert!(refusal(3, class, 0).is_last(3, BASE * 60));
+        }
+    }
+
+    #[test]
+    fn what_others_can_fix_has_its_grace_too() {
+        for class in FIXED_BY_OTHERS {
+            let refusal =
+                |attempts, seconds| Refusal { attempts, class: Some(class), since_first: BASE * seconds };
+            assert!(!refusal(3, 59).is_last(3, BASE * 60));
+            assert!(!refusal(9, 59).is_last(3, BASE * 60));
+            assert!(refusal(3, 60).is_last(3, BASE * 60));
+            assert!(!refusal(2, 60).is_last(3, BASE * 60));
+            assert!(refusal(3, 0).is_last(3, Duration::ZERO));
+        }
     }
 
     /// Up to some thirty years: longer ones lose microseconds to floating point.

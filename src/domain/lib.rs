@@ -22,6 +22,7 @@ pub mod pace;
 pub mod packed;
 pub mod producer;
 pub mod properties;
+pub mod repeats;
 pub mod size;
 pub mod sweep;
 pub mod topic;

@@ -62,6 +62,9 @@ static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CStr
 // Off: a misspelt name is to be refused, not to become a topic with whatever the brokers' defaults are.
 static AUTO_CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(false);
 static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
+// Longer than a deployment takes that creates topics and grants rights a moment too late, short enough that a misspelt
+// name is noticed while its author is still there.
+static GRACE_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
 
@@ -250,6 +253,16 @@ pub fn init() {
         GucFlags::default(),
     );
     GucRegistry::define_int_guc(
+        c"event_outbox.grace_period",
+        c"Time for which an event is tried at least whose topic is missing or closed to the relay.",
+        c"Others can create the topic or grant the right; max_attempts counts only after that time.",
+        &GRACE_PERIOD,
+        0,
+        86_400_000,
+        context(),
+        GucFlags::UNIT_MS,
+    );
+    GucRegistry::define_int_guc(
         c"event_outbox.retry_backoff",
         c"Time before a refused event is tried again; doubled at each further refusal.",
         c"",
@@ -300,6 +313,11 @@ pub fn max_event_bytes() -> usize {
 /// Refusals after which an event is dead.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
+}
+
+/// How long an event is tried at least whose refusal others can do something about.
+pub fn grace_period() -> Duration {
+    millis(&GRACE_PERIOD)
 }
 
 /// The first delay after a refusal, and the longest.

@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
+use std::sync::Arc;
 
 use event_outbox_domain::notify::Notification;
 use event_outbox_domain::sweep::Horizon;
@@ -319,6 +320,8 @@ pub fn notify(notifications: Vec<Notification>) {
 pub struct Refusal {
     /// Which.
     pub row: RowIdentity,
+    /// Its topic.
+    pub topic: Arc<str>,
     /// The kind of the refusal.
     pub class: &'static str,
     /// Why, in words.

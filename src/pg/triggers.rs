@@ -1,5 +1,7 @@
 //! The triggers of `outbox.events`: what holds for a row however it comes in.
 
+use std::time::Duration;
+
 use event_outbox_domain::backoff;
 use event_outbox_domain::event::Draft;
 use pgrx::prelude::*;
@@ -56,15 +58,22 @@ fn after_retiming(_arguments: &Arguments) -> Option<pg_sys::Datum> {
 fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let before = Row::of_trigger(firing, firing.tg_trigtuple);
+    let after = Row::of_trigger(firing, firing.tg_newtuple);
     let attempts = before.named::<i32>(c"attempts").unwrap_or(0).saturating_add(1);
     let now = super::now();
-    let next = (attempts < settings::max_attempts()).then(|| {
+    let first = before.named::<i64>(c"first_refused_at").unwrap_or(compat::pg_timestamp(now));
+    let since_first = now.saturating_sub(compat::unix_micros(first));
+    let refusal = backoff::Refusal {
+        attempts,
+        class: after.named(c"error_class"),
+        since_first: Duration::from_micros(u64::try_from(since_first).unwrap_or(0)),
+    };
+    let next = (!refusal.is_last(settings::max_attempts(), settings::grace_period())).then(|| {
         let (base, cap) = settings::retry_backoff();
         let delay = backoff::delay(attempts.unsigned_abs(), base, cap, functions::random());
         now.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX))
     });
-    let first = before.named::<i64>(c"first_refused_at").unwrap_or(compat::pg_timestamp(now));
-    let tuple = Row::of_trigger(firing, firing.tg_newtuple).with(&[
+    let tuple = after.with(&[
         (c"attempts", attempts.into_datum()),
         (c"next_attempt_at", next.map(|time| pg_sys::Datum::from(compat::pg_timestamp(time)))),
         (c"first_refused_at", Some(pg_sys::Datum::from(first))),

@@ -9,6 +9,7 @@ use std::time::Instant;
 use event_outbox_domain::caution::End;
 use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
+use event_outbox_domain::repeats::Said;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::turn::Relay;
@@ -187,7 +188,8 @@ impl Relay {
                     class,
                     error,
                 } => {
-                    sorted.refused.push(Refusal { row: ticket.row, class, error: error.clone() });
+                    let (row, topic) = (ticket.row, ticket.topic.clone());
+                    sorted.refused.push(Refusal { row, topic, class, error: error.clone() });
                 }
                 Outcome::Failed { failure: Failure::Outage, .. } => sorted.returned.push(*id),
                 Outcome::Failed { failure: Failure::Stopped, .. } => sorted.stopped.push(*id),
@@ -282,7 +284,7 @@ impl Relay {
         ticket.lane
     }
 
-    fn count(&self, sorted: &Sorted) {
+    fn count(&mut self, sorted: &Sorted) {
         let (delivered, refused) = (sorted.delivered.len(), sorted.refused.len());
         let figures = &self.slot.figures;
         figures.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
@@ -292,7 +294,30 @@ impl Relay {
         sorted.refused.iter().for_each(|refusal| figures.count_trouble(refusal.class));
         if let Some(Refusal { row, error, .. }) = sorted.refused.first() {
             self.slot.show_error(&format!("event {} was refused: {error}", row.id));
-            tracing::warn!("Kafka refused {refused} event(s), the first is {}: {error}", row.id);
+        }
+        self.log_refusals(&sorted.refused);
+    }
+
+    /// The first refusal of each topic and kind, and later how many there were.
+    fn log_refusals(&mut self, refused: &[Refusal]) {
+        let now = self.age();
+        for run in refused.chunk_by(|a, b| a.class == b.class && a.topic == b.topic) {
+            let Some(Refusal { row, topic, class, error }) = run.first() else { continue };
+            if self.refusals.is_news(&(topic.clone(), class), run.len() as u64, now) {
+                tracing::warn!("Kafka refused event {} of topic \"{topic}\": {error}", row.id);
+            }
+        }
+    }
+
+    /// Says how many refusals there were, where that has not been said for a while.
+    pub(super) fn log_refusal_counts(&mut self) {
+        for Said { kind, count } in self.refusals.due(self.age()) {
+            match kind {
+                Some((topic, class)) => {
+                    tracing::warn!("Kafka refused {count} more event(s) of topic \"{topic}\" ({class})");
+                }
+                None => tracing::warn!("Kafka refused {count} more event(s) of other topics"),
+            }
         }
     }
 }

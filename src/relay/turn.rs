@@ -24,6 +24,7 @@ use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
 use event_outbox_domain::pace::Pace;
 use event_outbox_domain::packed::Extent;
+use event_outbox_domain::repeats::Repeats;
 use event_outbox_domain::sweep::Floor;
 use foldhash::fast::RandomState;
 
@@ -97,6 +98,8 @@ pub struct Relay {
     pub(super) producer: Pause,
     /// `outbox.pause()` was called, and not yet `outbox.resume()`.
     pub(super) paused: bool,
+    /// Refusals by topic and kind that the log has not been told of.
+    pub(super) refusals: Repeats<(Arc<str>, &'static str)>,
     /// What a backend asked of Kafka.
     pub(super) errand: Option<Errand>,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
@@ -135,6 +138,7 @@ impl Relay {
             database: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             producer: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             paused: false,
+            refusals: Repeats::default(),
             errand: None,
             renewal: None,
             default_source,
@@ -155,6 +159,7 @@ impl Relay {
             self.sweep();
             self.set_stuck_topics_aside();
             self.show();
+            self.log_refusal_counts();
             log::flush();
             self.rest();
             self.reload();
@@ -300,7 +305,8 @@ impl Relay {
             Instant::now() + Duration::from_micros(left)
         });
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
-        pauses.into_iter().chain([producer, full_sweep, retry, standbys]).flatten().min()
+        let refusals = self.refusals.next_due().map(|due| self.born + due);
+        pauses.into_iter().chain([producer, full_sweep, retry, standbys, refusals]).flatten().min()
     }
 
     /// Takes over changed settings.

@@ -35,6 +35,7 @@ mod partitions;
 mod privileges;
 mod readme;
 mod record;
+mod refusal_log;
 mod refused;
 mod relay;
 mod replication;
