@@ -120,3 +120,26 @@ CREATE FUNCTION outbox.try_emit(
     AS 'MODULE_PATHNAME', 'outbox_try_emit_json';
 COMMENT ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) IS
     'As with a payload of text, for one that is known to be JSON.';
+
+-- As in emit.sql: for other types.
+CREATE FUNCTION outbox.try_emit(
+    source_id    outbox.as_text,
+    topic        outbox.topic_name,
+    payload      outbox.as_text,
+    key          outbox.as_text DEFAULT NULL,
+    event_type   text DEFAULT NULL,
+    headers      outbox.as_text DEFAULT NULL,
+    OUT status   text,
+    OUT attempt  integer,
+    event_id     outbox.as_text DEFAULT NULL,
+    OUT event_id uuid,
+    OUT error    text,
+    partition    bigint DEFAULT NULL
+)
+    LANGUAGE sql VOLATILE PARALLEL UNSAFE
+BEGIN ATOMIC
+    SELECT t.status, t.attempt, t.event_id, t.error
+      FROM outbox.try_emit($1::text, $2::text, $3::text, $4::text, $5, $6::text::jsonb, $7::text::uuid, $8::integer) AS t;
+END;
+COMMENT ON FUNCTION outbox.try_emit(outbox.as_text, outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint) IS
+    'The same for other types, such as json or a driver''s strings and longs.';

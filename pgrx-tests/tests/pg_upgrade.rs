@@ -55,7 +55,7 @@ fn fill(client: &mut Client, database: &str) -> Result<()> {
          ALTER DATABASE {database} SET event_outbox.source = '/before';
          CREATE ROLE shop;
          GRANT USAGE ON SCHEMA outbox TO shop;
-         GRANT EXECUTE ON FUNCTION outbox.emit TO shop;
+         GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO shop;
          SELECT outbox.emit('{TOPIC}', to_jsonb(n), key => (n % 7)::text) FROM generate_series(1, {PENDING}) AS n;
          SELECT outbox.emit('{TOPIC}', '\"dead\"', key => 'dead');
          SELECT outbox.try_emit('message-1', '{TOPIC}', '\"taken in\"', key => 'in');

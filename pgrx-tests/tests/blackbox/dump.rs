@@ -146,7 +146,7 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
     stage.client.execute("SELECT outbox.try_emit('m1', $1, '{\"n\": 1}', key => 'k')", &[&topic])?;
     stage
         .client
-        .batch_execute(&format!("CREATE ROLE {app}; GRANT EXECUTE ON FUNCTION outbox.emit TO {app}"))?;
+        .batch_execute(&format!("CREATE ROLE {app}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {app}"))?;
     let before = everything(&mut stage.client)?;
     assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>()[..5], [93, 3, 1, 2, 2]);
 
@@ -172,7 +172,7 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
     assert!(records.iter().all(|record| record.header("ce_source") == Some("//shop/orders")));
     Ok(stage
         .client
-        .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit FROM {app}; DROP ROLE {app}"))?)
+        .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) FROM {app}; DROP ROLE {app}"))?)
 }
 
 /// What still waits is there already, and is not stored a second time.

@@ -6,6 +6,7 @@
 mod additions;
 mod arrival;
 mod backlog;
+mod callers;
 mod concurrency;
 mod crash;
 mod dead_letters;

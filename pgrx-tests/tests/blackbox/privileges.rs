@@ -12,7 +12,7 @@ fn emitter(stage: &mut Stage) -> Result<String> {
     stage.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
-         GRANT EXECUTE ON FUNCTION outbox.emit TO {role}"
+         GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
     ))?;
     Ok(role)
 }

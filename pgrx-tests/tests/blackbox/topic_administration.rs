@@ -53,7 +53,7 @@ fn grants_survive_a_dump() -> Result<()> {
     // A name that needs its quotes.
     let role = format!("\"Shop {}\"", stage.database);
     stage.client.batch_execute(&format!(
-        "CREATE ROLE {role}; GRANT USAGE ON SCHEMA outbox TO {role}; GRANT EXECUTE ON FUNCTION outbox.emit TO {role}"
+        "CREATE ROLE {role}; GRANT USAGE ON SCHEMA outbox TO {role}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
     ))?;
     grant(&mut stage, &role, "orders.*")?;
     let mut restored = Stage::of(stage.server.create_database()?)?;

@@ -21,7 +21,8 @@ pub fn emitter(stage: &mut Stage, name: &str) -> Result<String> {
     stage.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
-         GRANT EXECUTE ON FUNCTION outbox.emit, outbox.emit_bytes,
+         GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer),
+             outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, integer, text),
              outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer),
              outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) TO {role};
          GRANT INSERT ON outbox.events TO {role}"
@@ -162,7 +163,7 @@ fn rights_are_inherited_as_others_are() -> Result<()> {
     // The right to become the group is not yet its rights.
     stage.client.batch_execute(&format!(
         "REVOKE {group} FROM {member}; ALTER ROLE {member} NOINHERIT; GRANT {group} TO {member};
-         GRANT USAGE ON SCHEMA outbox TO {group}; GRANT EXECUTE ON FUNCTION outbox.emit TO {group}"
+         GRANT USAGE ON SCHEMA outbox TO {group}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {group}"
     ))?;
     is_refused(&mut client, "orders");
     client.batch_execute(&format!("SET ROLE {group}"))?;

@@ -81,15 +81,15 @@ fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
     let mut before = catalog(&mut stage)?;
     assert!(before == catalog(&mut stage)?, "two looks at the same differ");
     for change in [
-        "ALTER FUNCTION outbox.emit STABLE",
-        "ALTER FUNCTION outbox.emit SECURITY DEFINER",
-        "ALTER FUNCTION outbox.emit PARALLEL SAFE",
+        "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) STABLE",
+        "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) SECURITY DEFINER",
+        "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) PARALLEL SAFE",
         "ALTER FUNCTION outbox.bury_event() SET search_path = public",
         "CREATE OR REPLACE FUNCTION outbox.bury_event() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
         "ALTER EXTENSION event_outbox DROP FUNCTION outbox.channel",
-        "GRANT EXECUTE ON FUNCTION outbox.emit TO PUBLIC",
+        "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO PUBLIC",
         "REVOKE EXECUTE ON FUNCTION outbox.readable FROM PUBLIC",
-        "COMMENT ON FUNCTION outbox.emit IS NULL",
+        "COMMENT ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) IS NULL",
         "COMMENT ON COLUMN outbox.events.key IS 'other'",
         "ALTER TABLE outbox.events SET (fillfactor = 90)",
         "ALTER TABLE outbox.events RESET (autovacuum_vacuum_cost_delay)",
