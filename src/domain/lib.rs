@@ -22,6 +22,8 @@ pub mod pace;
 pub mod packed;
 pub mod producer;
 pub mod properties;
+pub mod property_rules;
+pub mod redactor;
 pub mod repeats;
 pub mod size;
 pub mod sweep;

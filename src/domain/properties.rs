@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::property_rules::{Rule, canonical, rule};
+
 /// The properties of one producer, in the order given.
 pub type Properties = Vec<(String, String)>;
 
@@ -14,9 +16,18 @@ pub enum PropertyError {
     Refused {
         /// The property's name.
         name: String,
-        /// Why, as a sentence.
+        /// Why, as a clause.
         reason: &'static str,
     },
+    /// A property that is taken from the properties file alone.
+    FileOnly {
+        /// The property's name.
+        name: String,
+        /// Why, as a clause.
+        reason: &'static str,
+    },
+    /// There is no property of this name, which may be a piece of a value: the entry's position, counted from 1.
+    Unknown(usize),
 }
 
 impl fmt::Display for PropertyError {
@@ -24,6 +35,13 @@ impl fmt::Display for PropertyError {
         match self {
             Self::Malformed(entry) => write!(f, "entry {entry} is not of the form key=value"),
             Self::Refused { name, reason } => write!(f, "property \"{name}\" cannot be set: {reason}"),
+            Self::FileOnly { name, reason } => {
+                write!(
+                    f,
+                    "property \"{name}\" is taken from event_outbox.kafka_properties_file only: {reason}"
+                )
+            }
+            Self::Unknown(entry) => write!(f, "entry {entry} names no property of librdkafka"),
         }
     }
 }
@@ -43,7 +61,7 @@ pub fn parse_setting(text: &str) -> Result<Properties, PropertyError> {
             other => last(&mut entries).push(other),
         }
     }
-    read(entries.iter().map(String::as_str))
+    read(entries.iter().map(String::as_str), Source::Setting)
 }
 
 /// Reads a properties file: one entry a line, `#` begins a comment line.
@@ -51,7 +69,7 @@ pub fn parse_setting(text: &str) -> Result<Properties, PropertyError> {
 /// # Errors
 /// The first line that is malformed or refused.
 pub fn parse_file(text: &str) -> Result<Properties, PropertyError> {
-    read(text.lines().map(|line| if line.trim_start().starts_with('#') { "" } else { line }))
+    read(text.lines().map(|line| if line.trim_start().starts_with('#') { "" } else { line }), Source::File)
 }
 
 fn last(entries: &mut Vec<String>) -> &mut String {
@@ -62,7 +80,16 @@ fn last(entries: &mut Vec<String>) -> &mut String {
     &mut entries[at]
 }
 
-fn read<'a>(entries: impl Iterator<Item = &'a str>) -> Result<Properties, PropertyError> {
+/// Where properties come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// A setting, which may be granted to roles that are not superusers.
+    Setting,
+    /// A file of the server.
+    File,
+}
+
+fn read<'a>(entries: impl Iterator<Item = &'a str>, source: Source) -> Result<Properties, PropertyError> {
     let mut properties = Properties::new();
     for (at, entry) in entries.enumerate().filter(|(_, entry)| !entry.trim().is_empty()) {
         let (name, value) = entry.split_once('=').ok_or(PropertyError::Malformed(at + 1))?;
@@ -70,56 +97,18 @@ fn read<'a>(entries: impl Iterator<Item = &'a str>) -> Result<Properties, Proper
         if name.is_empty() {
             return Err(PropertyError::Malformed(at + 1));
         }
-        if let Some(reason) = refusal(name, value) {
-            return Err(PropertyError::Refused { name: name.to_owned(), reason });
+        let own = || name.to_owned();
+        match rule(canonical(name), value) {
+            Rule::Refused(reason) => return Err(PropertyError::Refused { name: own(), reason }),
+            Rule::FileOnly(reason) if source == Source::Setting => {
+                return Err(PropertyError::FileOnly { name: own(), reason });
+            }
+            Rule::Unknown => return Err(PropertyError::Unknown(at + 1)),
+            Rule::Pass | Rule::FileOnly(_) => {}
         }
-        properties.push((name.to_owned(), value.to_owned()));
+        properties.push((canonical(name).to_owned(), value.to_owned()));
     }
     Ok(properties)
-}
-
-/// Why a property cannot be passed on; `None` where it can. The meaning of each is that of
-/// librdkafka's CONFIGURATION.md.
-fn refusal(name: &str, value: &str) -> Option<&'static str> {
-    let off = matches!(value, "false" | "0" | "f" | "n" | "no");
-    match name {
-        "bootstrap.servers" | "metadata.broker.list" => Some("use event_outbox.bootstrap_servers"),
-        "enable.idempotence" if off => Some("without it a retry can reorder or repeat events"),
-        "acks" | "request.required.acks" if !matches!(value, "all" | "-1") => {
-            Some("an event counts as published only when all in-sync replicas have it")
-        }
-        "max.in.flight" | "max.in.flight.requests.per.connection" if !at_most(value, 5) => {
-            Some("an idempotent producer keeps order with at most 5 requests in flight")
-        }
-        "message.timeout.ms" | "delivery.timeout.ms" if value != "0" => {
-            Some("a timed-out event would leave a gap in the order of its key")
-        }
-        "retries" | "message.send.max.retries" if !at_least(value, i64::from(i32::MAX)) => {
-            Some("an outage must not use up an event")
-        }
-        "partitioner" if value == "random" => Some("events with the same key must go to the same partition"),
-        "transactional.id" => Some("the outbox does not use Kafka transactions"),
-        "delivery.report.only.error" if !off => Some("every delivery must be reported"),
-        "dr_cb"
-        | "dr_msg_cb"
-        | "opaque"
-        | "default_topic_conf"
-        | "enabled_events"
-        | "enable.gapless.guarantee" => Some("it is set by the outbox itself"),
-        "allow.auto.create.topics" => Some("use event_outbox.auto_create_topics"),
-        "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {
-            Some("use event_outbox.max_in_flight")
-        }
-        _ => None,
-    }
-}
-
-fn at_most(value: &str, most: i64) -> bool {
-    value.parse::<i64>().is_ok_and(|n| n <= most)
-}
-
-fn at_least(value: &str, least: i64) -> bool {
-    value.parse::<i64>().is_ok_and(|n| n >= least)
 }
 
 #[cfg(test)]
@@ -155,9 +144,9 @@ mod tests {
 
     #[test]
     fn what_is_malformed_is_named_by_position_not_by_value() {
-        assert_eq!(parse_setting("a=1,secret"), Err(PropertyError::Malformed(2)));
-        assert_eq!(parse_file("a=1\n\n=secret\n"), Err(PropertyError::Malformed(3)));
-        assert!(!parse_setting("a=1,secret").unwrap_err().to_string().contains("secret"));
+        assert_eq!(parse_setting("debug=all,secret"), Err(PropertyError::Malformed(2)));
+        assert_eq!(parse_file("debug=all\n\n=secret\n"), Err(PropertyError::Malformed(3)));
+        assert!(!parse_setting("debug=all,secret").unwrap_err().to_string().contains("secret"));
     }
 
     #[test]
@@ -175,6 +164,14 @@ mod tests {
             "delivery.report.only.error=true",
             "queue.buffering.max.messages=1",
             "enable.gapless.guarantee=false",
+            "message.max.bytes=1000",
+            "enable.idempotence=FALSE",
+            "queuing.strategy=lifo",
+            "log_level=7",
+            "test.mock.num.brokers=1",
+            "test.mock.of.the.future=1",
+            "ssl_key=x",
+            "open_cb=x",
         ] {
             assert!(matches!(parse_setting(entry), Err(PropertyError::Refused { .. })), "{entry}");
         }
@@ -188,8 +185,43 @@ mod tests {
             "partitioner=consistent_random",
             "compression.type=zstd",
             "debug=broker",
+            "delivery.report.only.error=False",
+            "enable.ssl.certificate.verification=True",
         ] {
             assert!(parse_setting(entry).is_ok(), "{entry}");
         }
+    }
+
+    #[test]
+    fn what_reaches_into_the_server_is_for_the_file() {
+        for entry in [
+            "sasl.kerberos.kinit.cmd=touch /tmp/x",
+            "sasl.kerberos.principal=$(touch /tmp/x)",
+            "plugin.library.paths=x.so",
+            "ssl.engine.location=x.so",
+            "ssl.providers=x",
+            "ssl.key.location=/etc/key",
+            "sasl.oauthbearer.assertion.file=/etc/passwd",
+            "sasl.oauthbearer.token.endpoint.url=http://localhost",
+            "enable.ssl.certificate.verification=false",
+            "ssl.endpoint.identification.algorithm=none",
+        ] {
+            assert!(matches!(parse_setting(entry), Err(PropertyError::FileOnly { .. })), "{entry}");
+            assert!(parse_file(entry).is_ok(), "{entry}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_knows_is_refused() {
+        assert_eq!(parse_file("debug=all\nno.such=secret"), Err(PropertyError::Unknown(2)));
+    }
+
+    /// Else the order of two names of one property would be left to chance.
+    #[test]
+    fn an_alias_is_the_same_property() {
+        assert_eq!(
+            parse_setting("queue.buffering.max.ms=7,linger.ms=8").unwrap(),
+            pairs(&[("linger.ms", "7"), ("linger.ms", "8")])
+        );
     }
 }

@@ -21,6 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use serde_json::{Map, Value, json};
 
 use super::client::ask_any_broker;
+use super::config;
 
 /// The configuration of a topic that an outbox depends on.
 const CONFIG_OF_INTEREST: [&str; 4] =
@@ -46,7 +47,7 @@ pub fn run(config: &ClientConfig, request: &str, met: Vec<Arc<str>>) -> String {
     });
     match done {
         Ok(value) => json!({ "ok": value }).to_string(),
-        Err(failed) => refuse(failed.kind, failed.message, &failed.detail),
+        Err(failed) => refuse(failed.kind, failed.message, &config::redactor(config).redact(&failed.detail)),
     }
 }
 
@@ -98,7 +99,11 @@ struct Admin {
 
 impl Admin {
     fn open(config: &ClientConfig, timeout: Duration) -> Result<Self, Failed> {
-        Ok(Self { client: config.create()?, deadline: Instant::now() + timeout })
+        let client = config.create().map_err(|error: KafkaError| {
+            let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+            Failed::by(code, config::in_words(config, &error))
+        })?;
+        Ok(Self { client, deadline: Instant::now() + timeout })
     }
 
     fn left(&self) -> Duration {

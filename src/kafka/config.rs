@@ -1,11 +1,14 @@
 //! From settings to a producer's configuration.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use event_outbox_domain::producer::ProducerConfig;
 use event_outbox_domain::properties::{self, Properties, PropertyError};
+use event_outbox_domain::redactor::Redactor;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::error::KafkaError;
+use rdkafka::types::RDKafkaConfRes;
 
 /// Why no configuration could be made.
 #[derive(Debug)]
@@ -25,12 +28,19 @@ impl fmt::Display for ConfigError {
         match self {
             Self::NoServers => f.write_str("event_outbox.bootstrap_servers is empty"),
             Self::Setting(error) => write!(f, "event_outbox.kafka_properties: {error}"),
-            Self::File(path, error) => {
-                write!(f, "event_outbox.kafka_properties_file {}: {error}", path.display())
-            }
-            Self::Unreadable(path, error) => {
-                write!(f, "event_outbox.kafka_properties_file {}: {error}", path.display())
-            }
+            Self::File(_, error) => write!(f, "event_outbox.kafka_properties_file: {error}"),
+            Self::Unreadable(_, error) => write!(f, "event_outbox.kafka_properties_file: {error}"),
+        }
+    }
+}
+
+impl ConfigError {
+    /// The file that is wrong. Its path is for the server's log: not everybody who sees the status may see it.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::File(path, _) | Self::Unreadable(path, _) => Some(path),
+            Self::NoServers | Self::Setting(_) => None,
         }
     }
 }
@@ -85,6 +95,24 @@ pub fn for_requests(config: &ClientConfig) -> ClientConfig {
     // To ask for a topic must not create it.
     config.set(CREATE_TOPICS, "false");
     config
+}
+
+/// What takes this configuration's secrets out of what librdkafka says.
+#[must_use]
+pub fn redactor(config: &ClientConfig) -> Redactor {
+    Redactor::new(config.config_map())
+}
+
+/// An error of a client with this configuration in words, but for the values of properties: they may be secrets.
+#[must_use]
+pub fn in_words(config: &ClientConfig, error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
+            format!("librdkafka knows no property \"{name}\"")
+        }
+        KafkaError::ClientConfig(_, _, name, _) => format!("the value of property \"{name}\" is not valid"),
+        other => redactor(config).redact(&other.to_string()),
+    }
 }
 
 /// librdkafka's configuration for such a producer, the file read now.

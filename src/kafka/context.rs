@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use event_outbox_domain::figures::KafkaStatistics;
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
+use event_outbox_domain::redactor::Redactor;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -37,12 +38,27 @@ pub struct Notes {
 /// The context of the thread's producers. The lock is never contended: callbacks run where the notes are
 /// taken out.
 #[derive(Debug, Default, Clone)]
-pub struct Context(Arc<Mutex<Notes>>);
+pub struct Context {
+    notes: Arc<Mutex<Notes>>,
+    redactor: Arc<Redactor>,
+}
 
 impl Context {
+    /// With what takes secrets out of all that librdkafka says.
+    #[must_use]
+    pub fn new(redactor: Redactor) -> Self {
+        Self { notes: Arc::default(), redactor: Arc::new(redactor) }
+    }
+
+    /// What librdkafka says, without secrets.
+    #[must_use]
+    pub fn redact(&self, text: &str) -> String {
+        self.redactor.redact(text)
+    }
+
     /// The notes, to read and to empty.
     pub fn notes(&self) -> MutexGuard<'_, Notes> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes that an event for `topic` could not be published.
@@ -71,6 +87,7 @@ impl Context {
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        let message = self.redact(message);
         match level {
             // Told as the state of the relay, unless all it did was to keep the order.
             _ if facility == "FATAL" => tracing::debug!("Kafka: {facility}: {message}"),
@@ -86,7 +103,7 @@ impl ClientContext for Context {
         if matches!(facility, "REQTMOUT" | "FAIL") {
             let mut notes = self.notes();
             notes.trouble = true;
-            notes.cause = Some(message.to_owned());
+            notes.cause = Some(message);
         }
     }
 
@@ -104,18 +121,19 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        let reason = self.redact(reason);
         let mut notes = self.notes();
         match error.rdkafka_error_code() {
             // A fatal error comes here by the name of what caused it: `trouble` has the producers asked. This one's
             // cause is no trouble.
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
-                notes.stopped = Some(reason.to_owned());
+                notes.stopped = Some(reason);
             }
             // Tells less than what came before it.
             Some(RDKafkaErrorCode::AllBrokersDown) if notes.cause.is_some() => notes.trouble = true,
             _ => {
                 notes.trouble = true;
-                notes.cause = Some(reason.to_owned());
+                notes.cause = Some(reason);
             }
         }
     }

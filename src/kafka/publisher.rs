@@ -1,6 +1,7 @@
 //! The main thread's handle on the Kafka thread.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -134,6 +135,17 @@ pub enum StartError {
     Config(ConfigError),
     /// The system has no thread or descriptor left.
     System(io::Error),
+}
+
+impl StartError {
+    /// The properties file that is wrong, for the server's log.
+    #[must_use]
+    pub fn file(&self) -> Option<&Path> {
+        match self {
+            Self::Config(error) => error.file(),
+            Self::System(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Display for StartError {

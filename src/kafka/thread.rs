@@ -12,7 +12,6 @@ use event_outbox_domain::outcome::Outcome;
 use event_outbox_domain::packed::Packed;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::types::RDKafkaConfRes;
 
 use super::client::Client;
 use super::config;
@@ -67,21 +66,10 @@ impl KafkaThread {
             Ok(mut session) => while session.turn().is_ok() {},
             Err(error) => {
                 // Should the main thread be gone, nobody needs to know.
-                let _ = self.news.send(News::Broken(without_values(&error)));
+                let _ = self.news.send(News::Broken(config::in_words(&self.config, &error)));
                 self.bell.ring();
             }
         }
-    }
-}
-
-/// An error in words, but for the values of properties: they may be secrets.
-fn without_values(error: &KafkaError) -> String {
-    match error {
-        KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
-            format!("librdkafka knows no property \"{name}\"")
-        }
-        KafkaError::ClientConfig(_, _, name, _) => format!("the value of property \"{name}\" is not valid"),
-        other => other.to_string(),
     }
 }
 
@@ -123,7 +111,7 @@ impl Probe {
 
 impl<'a> Session<'a> {
     fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
-        let context = Context::default();
+        let context = Context::new(config::redactor(&thread.config));
         let common = Client::open(&thread.config, context.clone(), &thread.call)?;
         let (apart_until, probe) = (Instant::now(), Some(Probe::soon()));
         Ok(Self { thread, context, common, apart: None, apart_until, probe, stopped: false })
@@ -250,7 +238,8 @@ impl<'a> Session<'a> {
 
     /// Why a producer takes no more events, if one does not, and in words.
     fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
-        self.common.fatal_error().or_else(|| self.apart.as_ref()?.fatal_error())
+        let (code, reason) = self.common.fatal_error().or_else(|| self.apart.as_ref()?.fatal_error())?;
+        Some((code, self.context.redact(&reason)))
     }
 
     /// A producer takes no more events. One that stopped at a gap has only kept its promise.

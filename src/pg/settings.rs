@@ -114,14 +114,20 @@ pub fn init() {
             Some(secret::show_hidden),
         );
     }
-    GucRegistry::define_string_guc(
-        c"event_outbox.kafka_properties_file",
-        c"File of librdkafka properties of the producer.",
-        c"One key=value a line, readable by the server only; the place for secrets.",
-        &KAFKA_PROPERTIES_FILE,
-        context(),
-        GucFlags::SUPERUSER_ONLY,
-    );
+    // SAFETY: the hook has the signature of a check hook and changes nothing.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.kafka_properties_file",
+            c"File of librdkafka properties of the producer.",
+            c"One key=value a line, readable by the server only; the place for secrets. Set by superusers alone.",
+            &KAFKA_PROPERTIES_FILE,
+            context(),
+            GucFlags::SUPERUSER_ONLY,
+            Some(secret::check_file),
+            None,
+            None,
+        );
+    }
     GucRegistry::define_int_guc(
         c"event_outbox.max_in_flight",
         c"Events handed to the producer and not yet acknowledged, at most.",

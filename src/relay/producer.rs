@@ -1,5 +1,6 @@
 //! The relay's producer: made when it is wanted, heard, and replaced when it stops.
 
+use std::path::Path;
 use std::time::Instant;
 
 use event_outbox_domain::pace::Pace;
@@ -20,7 +21,7 @@ impl Relay {
                     self.publisher = Some(publisher);
                     self.look = true;
                 }
-                Err(error) => self.producer_failed(&error.to_string()),
+                Err(error) => self.producer_failed(&error.to_string(), error.file()),
             }
         }
     }
@@ -55,10 +56,12 @@ impl Relay {
         self.slot.show_connection(Connection::Unknown);
     }
 
-    fn producer_failed(&mut self, error: &str) {
+    /// `file` is the one that is wrong: its path is for the log alone.
+    fn producer_failed(&mut self, error: &str, file: Option<&Path>) {
         self.slot.figures.count_trouble("producer");
         if self.producer.failed() {
-            tracing::warn!("the Kafka producer cannot be used, events wait: {error}");
+            let file = file.map_or_else(String::new, |path| format!(" (the file is {})", path.display()));
+            tracing::warn!("the Kafka producer cannot be used, events wait: {error}{file}");
         }
         self.slot.show_error(error);
     }
@@ -97,7 +100,7 @@ impl Relay {
         }
         renew |= broken.is_some();
         if let Some(error) = broken {
-            self.producer_failed(&error);
+            self.producer_failed(&error, None);
         }
         if renew {
             // What was sent before still comes back; what was not is read again.

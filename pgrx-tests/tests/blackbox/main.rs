@@ -34,6 +34,7 @@ mod outage;
 mod own;
 mod partitions;
 mod privileges;
+mod properties;
 mod readme;
 mod record;
 mod refusal_log;

@@ -113,7 +113,7 @@ fn wrong_properties_are_named_and_no_secret_is() -> Result<()> {
     let pid = until_idle(&mut client)?;
     for (properties, named) in [
         (format!("sasl.password={SECRET},acks=1"), "acks"),
-        (format!("nonsense={SECRET}"), "nonsense"),
+        (format!("nonsense={SECRET}"), "entry 1"),
         (format!("sasl.password=x,{SECRET}"), "entry 2"),
         (format!("security.protocol={SECRET}"), "security.protocol"),
         (format!("linger.ms={SECRET}"), "linger.ms"),
@@ -181,7 +181,7 @@ fn the_properties_file() -> Result<()> {
         let status = until_status(client, &format!("a complaint with {word}"), |status| {
             status.state == "misconfigured" && status.error().contains(word)
         })?;
-        assert!(status.error().contains(&text) && !status.error().contains(SECRET), "{status:?}");
+        assert!(!status.error().contains(&text) && !status.error().contains(SECRET), "{status:?}");
         anyhow::Ok(())
     };
     set_and_reload(&own.server, "kafka_properties_file", &text)?;

@@ -72,8 +72,10 @@ proptest! {
                     prop_assert!(text.contains(&name) || text.contains('\\'));
                     prop_assert_eq!(value.trim(), value.as_str());
                 },
-                Err(PropertyError::Malformed(entry)) => prop_assert!((1..=text.len() + 1).contains(&entry)),
-                Err(PropertyError::Refused { .. }) => {}
+                Err(PropertyError::Malformed(entry) | PropertyError::Unknown(entry)) => {
+                    prop_assert!((1..=text.len() + 1).contains(&entry));
+                }
+                Err(PropertyError::Refused { .. } | PropertyError::FileOnly { .. }) => {}
             }
         }
     }
@@ -84,7 +86,7 @@ proptest! {
         before in near("abc=,\\\n "), name in "[a-z.]{1,12}", after in near("abc=,\\\n "),
     ) {
         const SECRET: &str = "correcthorse";
-        for entry in [SECRET.to_owned(), format!("={SECRET}"), format!("{name}={SECRET}"), format!("acks={SECRET}")] {
+        for entry in [SECRET.to_owned(), format!("={SECRET}"), format!("{SECRET}={name}"), format!("{name}={SECRET}"), format!("acks={SECRET}")] {
             let text = format!("{before}\n{entry}\n{after}");
             for parsed in [properties::parse_setting(&text), properties::parse_file(&text)] {
                 if let Err(error) = parsed {
