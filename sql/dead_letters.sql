@@ -38,7 +38,7 @@ COMMENT ON COLUMN outbox.dead_letters.content_type IS 'Media type of the payload
 COMMENT ON COLUMN outbox.dead_letters.attempts IS 'How often Kafka refused it.';
 COMMENT ON COLUMN outbox.dead_letters.error IS 'Why Kafka refused it last.';
 COMMENT ON COLUMN outbox.dead_letters.error_class IS
-    'Kind of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_topic; NULL if it was reported by hand.';
+    'Kind of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_timestamp, invalid_topic; NULL if it was reported by hand.';
 COMMENT ON COLUMN outbox.dead_letters.first_refused_at IS 'When Kafka refused it first.';
 COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka refused it last, and it died.';
 
@@ -134,8 +134,10 @@ BEGIN
          WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max))
         RETURNING d.*
     )
-    INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type)
-    SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type
+    INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type, error_class)
+    SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type,
+           -- By this the relay knows that the record is to tell the present time.
+           CASE WHEN c.error_class = 'invalid_timestamp' THEN c.error_class END
       FROM chosen AS c
      ORDER BY c.id, c.dead_letter_id;
     GET DIAGNOSTICS redriven = ROW_COUNT;

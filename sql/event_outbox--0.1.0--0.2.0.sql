@@ -863,3 +863,33 @@ GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, outbox.as_text, text, jsonb, 
     outbox.try_emit(outbox.as_text, outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint), outbox.as_text_in(cstring), outbox.as_text_out(outbox.as_text), outbox.as_text_recv(internal),
     outbox.as_text_send(outbox.as_text), outbox.as_text(character)
     TO PUBLIC;
+-- What was refused for its time is sent again with the present time.
+CREATE OR REPLACE FUNCTION outbox.redrive(
+    event_id uuid DEFAULT NULL,
+    topic    text DEFAULT NULL,
+    since    timestamptz DEFAULT NULL,
+    max      bigint DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    redriven bigint;
+BEGIN
+    WITH chosen AS (
+        DELETE FROM outbox.dead_letters AS d
+         WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max))
+        RETURNING d.*
+    )
+    INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type, error_class)
+    SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type,
+           -- By this the relay knows that the record is to tell the present time.
+           CASE WHEN c.error_class = 'invalid_timestamp' THEN c.error_class END
+      FROM chosen AS c
+     ORDER BY c.id, c.dead_letter_id;
+    GET DIAGNOSTICS redriven = ROW_COUNT;
+    RETURN redriven;
+END
+$$;
+COMMENT ON COLUMN outbox.dead_letters.error_class IS
+    'Kind of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_timestamp, invalid_topic; NULL if it was reported by hand.';
+COMMENT ON COLUMN outbox.events.emitted_at IS 'When the event was emitted; ce_time, and the record''s CreateTime unless the topic refuses such a time.';

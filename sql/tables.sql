@@ -37,7 +37,7 @@ COMMENT ON COLUMN outbox.events.id IS
     'Position in the outbox; events with the same topic and key are published in this order. Let the sequence choose it.';
 COMMENT ON COLUMN outbox.events.event_id IS
     'Identity of the event, the same on every delivery; sent as ce_id, for consumers to drop duplicates by.';
-COMMENT ON COLUMN outbox.events.emitted_at IS 'When the event was emitted; the record''s CreateTime, and ce_time.';
+COMMENT ON COLUMN outbox.events.emitted_at IS 'When the event was emitted; ce_time, and the record''s CreateTime unless the topic refuses such a time.';
 COMMENT ON COLUMN outbox.events.topic IS 'Kafka topic.';
 COMMENT ON COLUMN outbox.events.partition IS 'Kafka partition; NULL lets the key choose as every Java client does (murmur2).';
 COMMENT ON COLUMN outbox.events.key IS 'Record key; NULL for none.';

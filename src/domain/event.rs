@@ -19,6 +19,8 @@ pub struct Event<'a> {
     pub event_id: [u8; 16],
     /// When it was emitted, in microseconds since 1970-01-01 UTC.
     pub emitted_at: i64,
+    /// The time that its record tells, in the same way.
+    pub record_time: i64,
     /// Destination.
     pub topic: &'a str,
     /// Destination partition, where the author chose one.

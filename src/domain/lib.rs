@@ -27,5 +27,6 @@ pub mod redactor;
 pub mod repeats;
 pub mod size;
 pub mod sweep;
+pub mod timestamps;
 pub mod topic;
 pub mod version;

@@ -2,6 +2,7 @@
 //! the Kafka protocol guide's table of errors.
 
 use event_outbox_domain::outcome::{Failure, Outcome};
+use event_outbox_domain::timestamps;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// Sorts an error of one message.
@@ -93,9 +94,8 @@ fn class(code: Code) -> &'static str {
         Code::UnknownPartition => "unknown_partition",
         Code::TopicAuthorizationFailed => "not_authorized",
         Code::InvalidTopic => "invalid_topic",
-        Code::InvalidRecord | Code::InvalidTimestamp | Code::PolicyViolation | Code::InvalidArgument => {
-            "invalid_record"
-        }
+        Code::InvalidTimestamp => timestamps::CLASS,
+        Code::InvalidRecord | Code::PolicyViolation | Code::InvalidArgument => "invalid_record",
         _ => "other",
     }
 }

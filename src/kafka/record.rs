@@ -75,7 +75,7 @@ impl<'p> Topic<'p> {
                 Part::RD_KAFKA_VTYPE_OPAQUE,
                 ptr::without_provenance_mut::<c_void>(event.id.cast_unsigned() as usize),
                 Part::RD_KAFKA_VTYPE_TIMESTAMP,
-                event.emitted_at.div_euclid(MICROS_PER_MILLI),
+                event.record_time.div_euclid(MICROS_PER_MILLI),
                 Part::RD_KAFKA_VTYPE_HEADERS,
                 headers.list,
                 Part::RD_KAFKA_VTYPE_END,

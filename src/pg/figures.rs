@@ -6,13 +6,14 @@ use event_outbox_domain::figures::KafkaStatistics;
 
 /// The kinds of trouble that are counted: refusals by their class, as `outbox.dead_letters` names them; then the times
 /// that no broker answered, and those that a producer could not be used.
-pub const TROUBLES: [&str; 9] = [
+pub const TROUBLES: [&str; 10] = [
     "too_large",
     "unknown_topic",
     "unknown_partition",
     "not_authorized",
     "invalid_topic",
     "invalid_record",
+    "invalid_timestamp",
     "other",
     "disconnected",
     "producer",

@@ -10,6 +10,7 @@ use std::ffi::{CStr, c_int};
 
 use event_outbox_domain::event::Event;
 use event_outbox_domain::size::Size;
+use event_outbox_domain::timestamps;
 use event_outbox_domain::topic::MAX_TOPIC_BYTES;
 use pgrx::prelude::*;
 
@@ -72,10 +73,11 @@ enum Column {
     EventType,
     ContentType,
     NextAttemptAt,
+    ErrorClass,
 }
 
 /// Their names, in the same order.
-const NAMES: [&CStr; 11] = [
+const NAMES: [&CStr; 12] = [
     c"id",
     c"event_id",
     c"emitted_at",
@@ -87,6 +89,7 @@ const NAMES: [&CStr; 11] = [
     c"event_type",
     c"content_type",
     c"next_attempt_at",
+    c"error_class",
 ];
 
 /// Where they are in a row, counted from 0: an upgrade can have appended what a new installation has elsewhere.
@@ -420,6 +423,12 @@ impl Found<'_> {
         self.bytes(Column::Key)
     }
 
+    /// Whether it was refused last for its time.
+    #[must_use]
+    pub fn is_untimely(&self) -> bool {
+        self.bytes(Column::ErrorClass).is_some_and(|class| *class == *timestamps::CLASS.as_bytes())
+    }
+
     /// When it was emitted, in microseconds since 1970.
     #[must_use]
     pub fn emitted_at(&self) -> i64 {
@@ -433,6 +442,7 @@ impl Found<'_> {
             id: self.id(),
             event_id: self.event_id(),
             emitted_at: self.emitted_at(),
+            record_time: self.emitted_at(),
             topic,
             partition: self.datum(Column::Partition).map(|datum| datum.value() as i32),
             key: self.bytes(Column::Key),

@@ -10,6 +10,7 @@ use event_outbox_domain::caution::End;
 use event_outbox_domain::notify::{self, Published};
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 use event_outbox_domain::repeats::Said;
+use event_outbox_domain::timestamps;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::turn::Relay;
@@ -35,6 +36,8 @@ struct Sorted {
     stopped: Vec<i64>,
     /// Topics of those that failed by themselves or with their batch.
     troubled: HashSet<Arc<str>>,
+    /// Topics that refused a time, with that of the records in question which is farthest from the present.
+    untimely: HashMap<Arc<str>, i64>,
 }
 
 impl Sorted {
@@ -157,7 +160,7 @@ impl Relay {
     }
 
     fn sort<'r>(&self, reports: impl Iterator<Item = &'r Report>) -> Sorted {
-        let mut sorted = Sorted::default();
+        let (mut sorted, now) = (Sorted::default(), crate::pg::now());
         for Report { id, outcome } in reports {
             let Some(ticket) = self.window.ticket(*id) else { continue };
             if let Outcome::Failed { failure: Failure::Refused | Failure::Suspect | Failure::Outage, .. } =
@@ -165,6 +168,13 @@ impl Relay {
                 && !sorted.troubled.contains(&ticket.topic)
             {
                 sorted.troubled.insert(ticket.topic.clone());
+            }
+            if let Outcome::Failed { class: timestamps::CLASS, .. } = outcome {
+                let farthest = sorted.untimely.entry(ticket.topic.clone()).or_insert(ticket.record_time);
+                *farthest = [*farthest, ticket.record_time]
+                    .into_iter()
+                    .max_by_key(|time| now.abs_diff(*time))
+                    .unwrap_or(*farthest);
             }
             match outcome {
                 Outcome::Delivered { partition, offset } => {
@@ -218,6 +228,9 @@ impl Relay {
             self.give_up_unreplicated();
         }
         let now = crate::pg::now();
+        for (topic, time) in &sorted.untimely {
+            self.timestamps.refused(topic, *time, now);
+        }
         for id in &sorted.returned {
             self.hold(*id, now + RETURN_REST_MICROS, End::Well);
         }

@@ -205,7 +205,8 @@ impl Relay {
         // Most events go where the one before went.
         let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *topic);
         let topic = last.cloned().unwrap_or_else(|| self.shared_topic(&topic));
-        let event = row.event(&topic);
+        let mut event = row.event(&topic);
+        event.record_time = self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), now);
         let size = event.size();
         if let Some(reason) = size::unsendable(topic.len(), size) {
             self.refuse(row, lane, reason, catch);
@@ -235,6 +236,7 @@ impl Relay {
         catch.tickets.push(Ticket {
             row: row.identity(),
             emitted_at: event.emitted_at,
+            record_time: event.record_time,
             lane,
             alone,
             is_open: true,
@@ -252,6 +254,7 @@ impl Relay {
         catch.tickets.push(Ticket {
             row: row.identity(),
             emitted_at: row.emitted_at(),
+            record_time: row.emitted_at(),
             lane,
             alone: true,
             // No broker has to answer.

@@ -26,6 +26,7 @@ use event_outbox_domain::pace::Pace;
 use event_outbox_domain::packed::Extent;
 use event_outbox_domain::repeats::Repeats;
 use event_outbox_domain::sweep::Floor;
+use event_outbox_domain::timestamps::Timestamps;
 use foldhash::fast::RandomState;
 
 use super::errand::Errand;
@@ -75,6 +76,7 @@ pub struct Relay {
     pub(super) floor: Floor,
     pub(super) lanes: Lanes,
     pub(super) caution: Caution,
+    pub(super) timestamps: Timestamps,
     pub(super) congestion: Congestion,
     /// Reports that are not settled yet.
     pub(super) reports: VecDeque<Report>,
@@ -122,6 +124,7 @@ impl Relay {
             floor: Floor::new(),
             lanes: Lanes::new(MAX_WAITING_KEYS),
             caution: Caution::new(settings.producer.ordered),
+            timestamps: Timestamps::default(),
             settings,
             congestion: Congestion::default(),
             reports: VecDeque::new(),

@@ -17,6 +17,8 @@ pub struct Ticket {
     pub topic: Arc<str>,
     /// When it was emitted, in microseconds since 1970.
     pub emitted_at: i64,
+    /// The time that its record tells, in the same way.
+    pub record_time: i64,
     /// With whom it keeps order.
     pub lane: Option<u64>,
     /// Whether it was sent without others of its topic, so that a refusal is its own.

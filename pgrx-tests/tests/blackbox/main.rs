@@ -54,6 +54,7 @@ mod standby;
 mod stuck;
 mod surroundings;
 mod table;
+mod timestamps;
 mod topic_administration;
 mod topic_grants;
 mod topics;
