@@ -17,6 +17,7 @@ DECLARE
     used    bigint;
     workers bigint := current_setting('max_worker_processes')::bigint;
     holder  record;
+    filled  double precision;
 BEGIN
     SELECT * INTO relay FROM outbox.status;
     SELECT * INTO backlog FROM outbox.backlog;
@@ -92,6 +93,32 @@ BEGIN
                 ELSE CASE WHEN relay.last_error LIKE 'waiting for a synchronous standby%'
                           THEN 'Bring the standby back, or take it out of synchronous_standby_names; pg_stat_replication shows which are connected.'
                           ELSE 'See "brokers".' END END;
+    END IF;
+    RETURN NEXT;
+
+    IF relay.last_error ~ '^event [0-9]+ (is published, and its row cannot|was refused, and that cannot)'
+       AND relay.last_error_at > clock_timestamp() - interval '1 minute' THEN
+        subject := 'settlement'; verdict := 'error'; finding := left(relay.last_error, 300);
+        hint := 'Look at the foreign keys, triggers, rules, policies and constraints of outbox.events and outbox.dead_letters, and remove what is in the way.';
+        RETURN NEXT;
+    END IF;
+
+    -- Whoever listens, and leaves a transaction open, keeps the queue from being emptied.
+    subject := 'notifications';
+    filled := pg_notification_queue_usage();
+    finding := format('The NOTIFY queue is filled to %s %%.', round((100 * filled)::numeric, 1));
+    IF filled < 0.5 AND NOT (relay.last_error LIKE 'the NOTIFY queue%' AND relay.last_error_at > clock_timestamp() - interval '20 seconds') THEN
+        verdict := 'ok'; hint := NULL;
+    ELSE
+        verdict := 'warning';
+        finding := finding || ' When it is full, listeners hear later of what was published, and commits with a NOTIFY fail in all databases of the server.';
+        SELECT a.pid, date_trunc('second', now() - a.xact_start) AS age INTO holder
+          FROM pg_stat_activity AS a
+         WHERE a.xact_start IS NOT NULL AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+         ORDER BY a.xact_start LIMIT 1;
+        hint := CASE WHEN holder.pid IS NULL THEN 'No session has a transaction open; SELECT pg_notification_queue_usage(); empties the queue.'
+                     ELSE format('The oldest open transaction is that of process %s, since %s; if it listens, it keeps the queue: SELECT pg_terminate_backend(%s);',
+                                 holder.pid, holder.age, holder.pid) END;
     END IF;
     RETURN NEXT;
 

@@ -1,6 +1,7 @@
 //! What an event is, and what makes one invalid.
 
 use std::borrow::Cow;
+use std::hash::BuildHasher;
 
 use crate::headers::{self, HeaderError};
 use crate::size::Size;
@@ -50,6 +51,21 @@ impl Event<'_> {
             event_type: text(&self.event_type),
             content_type: text(&self.content_type),
         }
+    }
+
+    /// A number that another content has most likely not, within this process.
+    #[must_use]
+    pub fn fingerprint(&self) -> u64 {
+        foldhash::fast::FixedState::default().hash_one((
+            self.emitted_at,
+            self.topic,
+            self.partition,
+            &self.key,
+            &self.payload,
+            &self.headers,
+            &self.event_type,
+            &self.content_type,
+        ))
     }
 
     /// What the event weighs in the relay's memory while it is in flight, in bytes. `size` is its own.

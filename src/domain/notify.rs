@@ -82,24 +82,71 @@ pub fn notifications(mode: Mode, published: &[Published]) -> Vec<Notification> {
 }
 
 fn batches(published: &[Published]) -> Vec<Notification> {
-    let mut ranges: BTreeMap<(&str, i32), Batch<'_>> = BTreeMap::new();
+    let mut ranges = BTreeMap::new();
     // Acknowledgements come in runs of one partition.
-    for run in published.chunk_by(|a, b| a.partition == b.partition && Arc::ptr_eq(&a.topic, &b.topic)) {
-        let Some(Published { topic, partition, offset, .. }) = run.first() else { continue };
-        let range = ranges.entry((topic, *partition)).or_insert(Batch {
-            topic,
-            partition: *partition,
-            first_offset: *offset,
-            last_offset: *offset,
-            count: 0,
-        });
-        for event in run {
-            range.first_offset = range.first_offset.min(event.offset);
-            range.last_offset = range.last_offset.max(event.offset);
-        }
-        range.count += run.len();
+    for run in runs(published) {
+        let Some(Published { topic, partition, .. }) = run.first() else { continue };
+        ranges.entry((&**topic, *partition)).or_insert(Range::EMPTY).add(run);
     }
-    ranges.values().map(|range| notification(range.topic, range)).collect()
+    ranges.into_iter().map(|((topic, partition), range)| range.notification(topic, partition)).collect()
+}
+
+fn runs(published: &[Published]) -> impl Iterator<Item = &[Published]> {
+    published.chunk_by(|a, b| a.partition == b.partition && Arc::ptr_eq(&a.topic, &b.topic))
+}
+
+/// Events of one partition.
+#[derive(Debug)]
+struct Range {
+    first: i64,
+    last: i64,
+    count: usize,
+}
+
+impl Range {
+    const EMPTY: Self = Self { first: i64::MAX, last: i64::MIN, count: 0 };
+
+    fn add(&mut self, run: &[Published]) {
+        for event in run {
+            self.first = self.first.min(event.offset);
+            self.last = self.last.max(event.offset);
+        }
+        self.count += run.len();
+    }
+
+    fn notification(&self, topic: &str, partition: i32) -> Notification {
+        let Self { first, last, count } = *self;
+        notification(topic, &Batch { topic, partition, first_offset: first, last_offset: last, count })
+    }
+}
+
+/// The most partitions of which it is remembered what listeners have missed.
+const MAX_MISSED: usize = 10_000;
+
+/// What could not be told, as one range for each partition; so much of it, whatever comes.
+#[derive(Debug, Default)]
+pub struct Missed {
+    ranges: BTreeMap<(Arc<str>, i32), Range>,
+}
+
+impl Missed {
+    /// These could not be told.
+    pub fn add(&mut self, published: &[Published]) {
+        for run in runs(published) {
+            let Some(Published { topic, partition, .. }) = run.first() else { continue };
+            let key = (topic.clone(), *partition);
+            if self.ranges.len() < MAX_MISSED || self.ranges.contains_key(&key) {
+                self.ranges.entry(key).or_insert(Range::EMPTY).add(run);
+            }
+        }
+    }
+
+    /// What to tell, as with [`Mode::Batch`].
+    #[must_use]
+    pub fn notifications(&self) -> Vec<Notification> {
+        let told = self.ranges.iter();
+        told.map(|((topic, partition), range)| range.notification(topic, *partition)).collect()
+    }
 }
 
 fn notification(topic: &str, body: &impl Serialize) -> Notification {
@@ -131,6 +178,25 @@ mod tests {
                 ("outbox:b", r#"{"topic":"b","partition":0,"first_offset":1,"last_offset":1,"count":1}"#),
             ]
         );
+    }
+
+    #[test]
+    fn what_was_missed_is_told_as_one_range_and_bounded() {
+        let mut missed = Missed::default();
+        assert!(missed.notifications().is_empty());
+        missed.add(&[at("a", 0, 5), at("b", 0, 1)]);
+        missed.add(&[at("a", 0, 9)]);
+        let told = missed.notifications();
+        assert_eq!(
+            told[0].payload,
+            r#"{"topic":"a","partition":0,"first_offset":5,"last_offset":9,"count":2}"#
+        );
+        for partition in 0..2 * MAX_MISSED as i32 {
+            missed.add(&[at("c", partition, 1)]);
+        }
+        assert_eq!(missed.notifications().len(), MAX_MISSED);
+        missed.add(&[at("a", 0, 10)]);
+        assert!(missed.notifications()[0].payload.contains(r#""last_offset":10,"count":3"#));
     }
 
     #[test]

@@ -51,6 +51,7 @@ mod r#async {
     use std::ffi::{c_char, c_int};
 
     unsafe extern "C-unwind" {
+        pub fn AtAbort_Notify();
         pub fn Async_Listen(channel: *const c_char);
         pub fn ProcessNotifyInterrupt(flush: bool);
     }
@@ -266,6 +267,13 @@ pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, at: usize) -> *const pg_s
 pub fn listen(channel: &CStr) {
     // SAFETY: a C string, which is copied.
     unsafe { guarded(|| r#async::Async_Listen(channel.as_ptr())) }
+}
+
+/// Forgets the notifications of the current transaction, whoever made them, as its end without a commit would. Outside a
+/// subtransaction, where nobody has said LISTEN.
+pub fn forget_notifications() {
+    // SAFETY: it only drops what is pending.
+    unsafe { guarded(|| r#async::AtAbort_Notify()) }
 }
 
 /// Whether notifications have arrived.

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 
 use event_outbox_domain::event::Event;
-use event_outbox_domain::size::Size;
+use event_outbox_domain::size::{self, Size};
 use event_outbox_domain::timestamps;
 use event_outbox_domain::topic::MAX_TOPIC_BYTES;
 use pgrx::prelude::*;
@@ -25,6 +25,8 @@ pub struct RowIdentity {
     pub event_id: [u8; 16],
     /// Where the row lay.
     pub place: RowPlace,
+    /// What was in it, where it was taken apart: [`Event::fingerprint`].
+    pub content: Option<u64>,
 }
 
 /// Where a row lay when it was read: block number and offset, as one number.
@@ -141,6 +143,27 @@ impl Events {
     fn free_unpacked(&self) {
         // SAFETY: each is a copy of ours, freed once.
         self.unpacked.borrow_mut().drain(..).for_each(|value| unsafe { pg_sys::pfree(value.cast()) });
+    }
+
+    /// Looks, by the active snapshot, for rows that are no longer where they were read. Gives those that hold what they held,
+    /// with the place where they are now, and the ids of those that hold something else. The others are gone.
+    #[must_use]
+    pub fn find_moved(&self, rows: &[RowIdentity]) -> (Vec<RowIdentity>, Vec<i64>) {
+        let (mut same, mut changed) = (Vec::new(), Vec::new());
+        for row in rows {
+            self.read_new(row.id.saturating_sub(1), 1, |found| {
+                if found.id() == row.id && found.event_id() == row.event_id {
+                    let place = found.identity(None).place;
+                    if place == row.place || row.content.is_none() || found.content() == row.content {
+                        same.push(RowIdentity { place, ..*row });
+                    } else {
+                        changed.push(row.id);
+                    }
+                }
+                false
+            });
+        }
+        (same, changed)
     }
 
     /// Whether rows can be deleted where they lie: nobody has a trigger or rule that wants to know of it.
@@ -387,12 +410,12 @@ impl Found<'_> {
         datum.map_or([0; 16], |datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
-    /// Which row this is.
+    /// Which row this is, and what is in it.
     #[must_use]
-    pub fn identity(&self) -> RowIdentity {
+    pub fn identity(&self, content: Option<u64>) -> RowIdentity {
         // SAFETY: the slot holds a row.
         let place = RowPlace::of(unsafe { (*self.events.slot).tts_tid });
-        RowIdentity { id: self.id(), event_id: self.event_id(), place }
+        RowIdentity { id: self.id(), event_id: self.event_id(), place, content }
     }
 
     /// The transaction that wrote it, as [`compat::writer_of`] says.
@@ -433,6 +456,13 @@ impl Found<'_> {
     #[must_use]
     pub fn emitted_at(&self) -> i64 {
         self.datum(Column::EmittedAt).map_or(0, |datum| compat::unix_micros(datum.value() as i64))
+    }
+
+    /// What is in it, if that could be published.
+    #[must_use]
+    pub fn content(&self) -> Option<u64> {
+        let fits = size::unsendable(self.topic_bytes(), self.size()).is_none();
+        fits.then(|| self.event(&self.topic()).fingerprint())
     }
 
     /// The whole event, but for its topic.

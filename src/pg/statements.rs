@@ -28,12 +28,22 @@ static DELETE: Statement = Statement::new(
     &[pg_sys::TIDARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
-/// For rows that have moved since they were read. The event_id is compared here too: a sequence that was
-/// set back gives ids again.
-static DELETE_BY_ID: Statement = Statement::new(
-    c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(id, event_id) \
-       WHERE e.id = published.id AND e.event_id = published.event_id",
+/// For a deletion in SQL: the rows are ours then, and lie where this says.
+static LOCK: Statement = Statement::new(
+    c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS published(id, event_id) \
+          ON e.id = published.id AND e.event_id = published.event_id FOR UPDATE OF e",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
+);
+
+static QUEUE_USAGE: Statement = Statement::new(c"SELECT pg_catalog.pg_notification_queue_usage()", &[]);
+
+/// What the trigger `bury_event` says.
+static NOTIFY_OF_DEAD: Statement = Statement::new(
+    c"SELECT pg_catalog.pg_notify('outbox_dead_letter', \
+             pg_catalog.json_build_object('event_id', d.event_id, 'topic', d.topic, 'error_class', d.error_class, \
+                                          'error', pg_catalog.left(d.error, 1000))::text) \
+        FROM outbox.dead_letters AS d WHERE d.event_id = ANY ($1)",
+    &[pg_sys::UUIDARRAYOID],
 );
 
 static NOTIFY: Statement = Statement::new(
@@ -174,6 +184,18 @@ impl Outbox {
         table != pg_sys::InvalidOid && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
     }
 
+    /// The file that the sequence of ids lies in, which is another one after it was begun anew.
+    #[must_use]
+    pub fn sequence_file(self) -> pg_sys::Oid {
+        // SAFETY: in a transaction; what is opened is closed again. The lock has all be known that was committed before.
+        unsafe {
+            let sequence = pg_sys::relation_open(self.sequence, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            let file = (*(*sequence).rd_rel).relfilenode;
+            pg_sys::relation_close(sequence, pg_sys::NoLock as pg_sys::LOCKMODE);
+            file
+        }
+    }
+
     /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
     /// the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]
@@ -247,8 +269,7 @@ pub fn locked_by_others(rows: &[RowIdentity]) -> HashSet<i64> {
         return HashSet::new();
     }
     spi::connected(|| {
-        let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
-        let arguments = [ids.into_datum(), uuid_array(rows.iter().map(|row| row.event_id))];
+        let arguments = identities(rows);
         let ids_of = |statement: &Statement| -> HashSet<i64> {
             statement.execute(&arguments, Access::Write, 0).iter().filter_map(|row| row.get(1)).collect()
         };
@@ -258,17 +279,62 @@ pub fn locked_by_others(rows: &[RowIdentity]) -> HashSet<i64> {
     })
 }
 
-/// Deletes published events.
-pub fn delete(outbox: Outbox, published: &[RowIdentity]) {
+/// How often rows are looked for that move while they are deleted.
+const ROUNDS: usize = 3;
+
+/// Deletes published events. Gives the ids of those that were not, since somebody has changed them after they were read: what
+/// is in them now has not been published. An ERROR if a row is kept by something else.
+#[must_use]
+pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
     if published.is_empty() {
-        return;
+        return Vec::new();
     }
     let events = Events::open_to_delete(outbox.events);
-    if events.can_delete_in_place() {
-        delete_by_id(&events.delete_in_place(published));
-    } else {
-        as_owner(|| delete_by_statement(published));
+    if !events.can_delete_in_place() {
+        return delete_in_sql(&events, published);
     }
+    let mut changed = Vec::new();
+    let mut moved = events.delete_in_place(published);
+    for _ in 0..ROUNDS {
+        if moved.is_empty() {
+            break;
+        }
+        let _latest = Snapshot::take_latest();
+        let (same, other) = events.find_moved(&moved);
+        changed.extend(other);
+        moved = events.delete_in_place(&same);
+    }
+    changed.extend(moved.iter().map(|row| row.id));
+    changed
+}
+
+fn delete_in_sql(events: &Events, published: &[RowIdentity]) -> Vec<i64> {
+    // Once they are locked, they stay where they are.
+    spi::connected(|| LOCK.execute(&identities(published), Access::Write, 0));
+    let _latest = Snapshot::take_latest();
+    let (same, changed) = events.find_moved(published);
+    as_owner(|| {
+        spi::connected(|| {
+            let places = tid_array(same.iter().map(|row| row.place));
+            let event_ids = uuid_array(same.iter().map(|row| row.event_id));
+            DELETE.execute(&[Some(places), event_ids], Access::Write, 0);
+        });
+    });
+    let kept = spi::connected(|| PRESENT.execute(&identities(&same), Access::Write, 0).len());
+    if kept > 0 {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            "a trigger, rule or policy on outbox.events keeps the row"
+        );
+    }
+    changed
+}
+
+/// As the parameters of statements that take ids and event_ids.
+fn identities(rows: &[RowIdentity]) -> [Option<pg_sys::Datum>; 2] {
+    let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
+    [ids.into_datum(), uuid_array(rows.iter().map(|row| row.event_id))]
 }
 
 /// Does it as the owner of the table: what stands on it as a trigger or rule runs with his rights and not with those of
@@ -278,29 +344,6 @@ fn as_owner<R>(work: impl FnOnce() -> R) -> R {
     let result = work();
     spi::connected(|| FIRE_DEFERRED.execute(&[], Access::Write, 0));
     result
-}
-
-fn delete_by_statement(published: &[RowIdentity]) {
-    let deleted = spi::connected(|| {
-        let places = tid_array(published.iter().map(|row| row.place));
-        let event_ids = uuid_array(published.iter().map(|row| row.event_id));
-        DELETE.execute(&[Some(places), event_ids], Access::Write, 0).len()
-    });
-    if deleted < published.len() {
-        delete_by_id(published);
-    }
-}
-
-/// Those that have moved since they were read.
-fn delete_by_id(published: &[RowIdentity]) {
-    if published.is_empty() {
-        return;
-    }
-    spi::connected(|| {
-        let ids: Vec<i64> = published.iter().map(|row| row.id).collect();
-        let event_ids = uuid_array(published.iter().map(|row| row.event_id));
-        DELETE_BY_ID.execute(&[ids.into_datum(), event_ids], Access::Write, 0);
-    });
 }
 
 /// Tells consumers.
@@ -313,6 +356,19 @@ pub fn notify(notifications: Vec<Notification>) {
             notifications.into_iter().map(|told| (told.channel, told.payload)).unzip();
         NOTIFY.execute(&[channels.into_datum(), payloads.into_datum()], Access::Write, 0);
     });
+}
+
+/// Gives room in the queue of notifications to those that wait for it, as far as all have read it.
+pub fn empty_notify_queue() {
+    spi::connected(|| QUEUE_USAGE.execute(&[], Access::Write, 0));
+}
+
+/// Tells listeners of those of these events that are among the dead letters.
+pub fn notify_of_dead(event_ids: &[[u8; 16]]) {
+    if !event_ids.is_empty() {
+        let arguments = [uuid_array(event_ids.iter().copied())];
+        spi::connected(|| NOTIFY_OF_DEAD.execute(&arguments, Access::Write, 0));
+    }
 }
 
 /// An event that Kafka refused.
@@ -328,13 +384,26 @@ pub struct Refusal {
     pub error: String,
 }
 
-/// Reports refusals. Gives the ids of those that wait for another attempt, each with the time of it in
-/// microseconds since 1970.
-pub fn report_refused(refused: &[Refusal]) -> HashMap<i64, i64> {
+/// What was noted of refused events.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// Those that wait for another attempt, each with the time of it in microseconds since 1970.
+    pub waiting: HashMap<i64, i64>,
+    /// Those of which nothing was noted, since somebody has changed them after they were read: they are other events now.
+    pub changed: Vec<i64>,
+}
+
+/// Reports refusals.
+#[must_use]
+pub fn report_refused(outbox: Outbox, refused: &[Refusal]) -> Noted {
     if refused.is_empty() {
-        return HashMap::new();
+        return Noted::default();
     }
-    spi::connected(|| {
+    let rows: Vec<RowIdentity> = refused.iter().map(|refusal| refusal.row).collect();
+    let (_, changed) = outbox.events().find_moved(&rows);
+    let refused: Vec<&Refusal> =
+        refused.iter().filter(|refusal| !changed.contains(&refusal.row.id)).collect();
+    let waiting = spi::connected(|| {
         let ids: Vec<i64> = refused.iter().map(|refusal| refusal.row.id).collect();
         let event_ids = uuid_array(refused.iter().map(|refusal| refusal.row.event_id));
         let classes: Vec<&str> = refused.iter().map(|refusal| refusal.class).collect();
@@ -344,7 +413,8 @@ pub fn report_refused(refused: &[Refusal]) -> HashMap<i64, i64> {
         rows.iter()
             .filter_map(|row| Some((row.get(1)?, compat::unix_micros(row.datum(2)?.value() as i64))))
             .collect()
-    })
+    });
+    Noted { waiting, changed }
 }
 
 /// An array of type `uuid[]`, in the current memory context.

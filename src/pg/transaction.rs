@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
+use event_outbox_domain::apart;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
@@ -24,6 +25,19 @@ impl std::fmt::Display for Failed {
 }
 
 impl Failed {
+    /// Whether single rows can be to blame.
+    #[must_use]
+    pub fn can_be_of_rows(&self) -> bool {
+        apart::can_be_of_rows(&self.sqlstate())
+    }
+
+    /// The code's five characters.
+    fn sqlstate(&self) -> String {
+        // Six bits each, counted from '0', the first one lowest.
+        let character = |at: u32| ((self.code as u32 >> (6 * at) & 0x3f) as u8 + b'0') as char;
+        (0..5).map(character).collect()
+    }
+
     /// Rolls back the transaction of a caught error.
     #[must_use]
     pub fn from_caught(cause: CaughtError) -> Self {

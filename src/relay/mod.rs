@@ -5,8 +5,10 @@
 //! [`Publisher`](crate::kafka::publisher::Publisher), touches librdkafka.
 
 pub mod errand;
+pub mod faulty;
 pub mod held;
 pub mod launcher;
+pub mod listeners;
 pub mod pause;
 pub mod paused;
 pub mod producer;

@@ -29,7 +29,9 @@ impl Relay {
     /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
     pub(super) fn renewal_is_due(&self) -> bool {
         self.renewal.is_some_and(|deadline| {
-            self.window.len() <= self.held.len() || self.is_disconnected() || Instant::now() >= deadline
+            self.window.len() <= self.held.len() + self.faulty.count()
+                || self.is_disconnected()
+                || Instant::now() >= deadline
         })
     }
 
@@ -48,7 +50,9 @@ impl Relay {
         }
         self.unreplicated = None;
         // But not of those that merely wait for their rows.
-        self.window.keep_only(&self.held.ids());
+        let mut settling = self.held.ids();
+        settling.extend(self.faulty.ids());
+        self.window.keep_only(&settling);
         self.floor.rewind(0);
         self.lanes.resend();
         self.caution.renew(self.settings.producer.ordered);

@@ -13,12 +13,13 @@ use event_outbox_domain::repeats::Said;
 use event_outbox_domain::timestamps;
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::listeners::is_full_queue;
 use super::turn::Relay;
 use crate::failpoints::{self, Point};
 use crate::pg::rows::RowIdentity;
-use crate::pg::statements::{self, Refusal, Snapshot};
+use crate::pg::statements::{self, Noted, Refusal, Snapshot};
 use crate::pg::transaction::Failed;
-use crate::pg::{shared, transaction};
+use crate::pg::{compat, shared, transaction};
 
 /// How long an event rests that came back for no fault of its own, in microseconds.
 pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
@@ -59,11 +60,22 @@ impl Sorted {
     }
 }
 
+/// How a settlement is made.
+#[derive(Debug, Clone, Copy)]
+struct Manner {
+    /// Without those whose rows others have locked.
+    mind_locks: bool,
+    /// Listeners are told nothing: they cannot be.
+    quietly: bool,
+}
+
 /// What a transaction has settled, and what not.
 struct Settled {
     sorted: Sorted,
     /// The refused ones that wait for another attempt, and until when.
     waiting: HashMap<i64, i64>,
+    /// Not settled: somebody has changed them since they were read.
+    changed: HashSet<i64>,
     /// Not settled: their rows are locked.
     locked: HashSet<i64>,
 }
@@ -71,69 +83,115 @@ struct Settled {
 impl Relay {
     /// Settles the oldest reports, up to a batch. What fails to commit is kept and tried again.
     pub(super) fn settle(&mut self) {
+        self.retry_faulty();
         if !self.can_settle() {
             return;
         }
         if self.held.is_due() {
             self.held.put_back(&mut self.reports);
         }
-        let count = self.reports.len().min(self.settings.batch_size);
+        let count = self.reports.len().min(self.most_together());
         failpoints::reach(Point::AfterAck);
         self.pace.settled(self.age());
-        let mut settled = self.commit(count, self.held.is_minded());
-        if settled.as_ref().is_err_and(|failed| failed.code == PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE) {
-            // Perhaps it is rows that are locked, and not the table: the others need not wait.
-            settled = self.commit(count, true);
-        }
-        failpoints::reach(Point::AfterSettle);
-        match self.note(settled) {
-            Some(Some(Settled { sorted, waiting, locked })) => {
-                let reports: Vec<Report> = self.reports.drain(..count).collect();
-                self.congestion.heard_of(sorted.published.iter().map(|event| &event.topic));
-                self.close(&sorted, &waiting);
-                self.keep_locked(reports, &locked);
+        let batch: Vec<Report> = self.reports.drain(..count).collect();
+        match self.settle_together(batch) {
+            Ok(()) => {
+                self.faulty.met_none();
+                self.note(Ok(()));
             }
-            Some(None) => self.gone = true,
-            None => {}
+            Err((batch, failed)) if failed.can_be_of_rows() => self.find_faulty(batch, failed),
+            Err((batch, failed)) => {
+                batch.into_iter().rev().for_each(|report| self.reports.push_front(report));
+                self.note::<()>(Err(failed));
+            }
         }
+    }
+
+    /// Settles these in one transaction, or gives them back.
+    pub(super) fn settle_together(&mut self, reports: Vec<Report>) -> Result<(), (Vec<Report>, Failed)> {
+        let mut manner =
+            Manner { mind_locks: self.held.is_minded(), quietly: !self.listeners.are_reachable() };
+        let settled = loop {
+            match self.commit(&reports, manner) {
+                // Perhaps it is rows that are locked, and not the table: the others need not wait.
+                Err(Failed { code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, .. })
+                    if !manner.mind_locks =>
+                {
+                    manner.mind_locks = true;
+                }
+                Err(failed) if is_full_queue(&failed) && !manner.quietly => manner.quietly = true,
+                settled => break settled,
+            }
+        };
+        failpoints::reach(Point::AfterSettle);
+        match settled {
+            Ok(Some(Settled { sorted, waiting, changed, locked })) => {
+                self.congestion.heard_of(sorted.published.iter().map(|event| &event.topic));
+                if manner.quietly {
+                    let noted = sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id));
+                    self.remember_untold(&sorted.published, noted, &waiting);
+                }
+                self.close(&sorted, &waiting, &changed);
+                self.keep_locked(reports, &locked);
+                Ok(())
+            }
+            Ok(None) => {
+                self.gone = true;
+                Ok(())
+            }
+            Err(failed) => Err((reports, failed)),
+        }
+    }
+
+    /// The most reports that are settled in one transaction.
+    fn most_together(&self) -> usize {
+        self.settings.batch_size.min(self.faulty.most_together())
     }
 
     /// Whether there is something to settle now.
     pub(super) fn can_settle(&self) -> bool {
         let is_time = || self.settlement_date().is_some_and(|date| date <= Instant::now());
-        self.database.is_over() && (self.held.is_due() || is_time())
+        self.database.is_over() && (self.held.is_due() || self.faulty.is_due() || is_time())
     }
 
     /// When there will be, if nothing new comes.
     pub(super) fn next_settlement(&self) -> Option<Instant> {
         let failed = self.database.until().filter(|_| !self.database.is_over());
-        failed.or_else(|| self.held.until().into_iter().chain(self.settlement_date()).min())
+        let set_aside = self.held.until().into_iter().chain(self.faulty.until());
+        failed.or_else(|| set_aside.chain(self.listeners.until()).chain(self.settlement_date()).min())
     }
 
     /// When to settle the reports that there are: not too soon after the last time, unless a batch is full or reading
     /// waits for room.
     fn settlement_date(&self) -> Option<Instant> {
-        let full = self.reports.len() >= self.settings.batch_size || !self.has_room();
+        let full = self.reports.len() >= self.most_together() || !self.has_room();
         let paced = || self.born + self.pace.next_settlement(self.age());
         (!self.reports.is_empty()).then(|| if full { Instant::now() } else { paced() })
     }
 
-    /// Settles so many reports in one transaction; if `mind_locks`, without those whose rows are locked.
-    /// `None` if the extension is gone.
-    fn commit(&self, count: usize, mind_locks: bool) -> Result<Option<Settled>, Failed> {
-        let mut sorted = self.sort(self.reports.iter().take(count));
+    /// One transaction. `None` if the extension is gone.
+    fn commit(&self, reports: &[Report], manner: Manner) -> Result<Option<Settled>, Failed> {
+        let mut sorted = self.sort(reports.iter());
         let mode = self.settings.notify;
         transaction::run(c"event_outbox: settling published events", || {
             let outbox = self.outbox()?;
             let _snapshot = Snapshot::take();
             let locked =
-                if mind_locks { statements::locked_by_others(&sorted.rows()) } else { HashSet::new() };
+                if manner.mind_locks { statements::locked_by_others(&sorted.rows()) } else { HashSet::new() };
             sorted.leave_out(&locked);
-            statements::delete(outbox, &sorted.delivered);
+            let mut changed: HashSet<i64> =
+                statements::delete(outbox, &sorted.delivered).into_iter().collect();
             failpoints::reach(Point::InSettle);
-            statements::notify(notify::notifications(mode, &sorted.published));
-            let waiting = statements::report_refused(&sorted.refused);
-            Some(Settled { sorted, waiting, locked })
+            if !manner.quietly {
+                statements::notify(notify::notifications(mode, &sorted.published));
+            }
+            let Noted { waiting, changed: others } = statements::report_refused(outbox, &sorted.refused);
+            changed.extend(others);
+            if manner.quietly {
+                // Those of triggers as well.
+                compat::forget_notifications();
+            }
+            Some(Settled { sorted, waiting, changed, locked })
         })
     }
 
@@ -141,15 +199,7 @@ impl Relay {
     fn keep_locked(&mut self, mut reports: Vec<Report>, locked: &HashSet<i64>) {
         reports.retain(|report| locked.contains(&report.id));
         let first = reports.first().map_or(0, |report| report.id);
-        for Report { id, outcome } in &reports {
-            let end = match outcome {
-                Outcome::Delivered { .. } => End::Well,
-                Outcome::Failed { .. } => End::Refused,
-            };
-            if let Some(topic) = self.window.answered(*id) {
-                self.answered(&topic, end);
-            }
-        }
+        reports.iter().for_each(|report| self.keep_waiting(report));
         if self.held.keep(reports) {
             let count = self.held.len();
             tracing::warn!(
@@ -209,12 +259,15 @@ impl Relay {
     }
 
     /// After the commit: lets go of what is settled. `waiting` are the refused events that wait for their
-    /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand.
-    fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>) {
-        for row in &sorted.delivered {
+    /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand. Those that
+    /// somebody has `changed` are read again.
+    fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>, changed: &HashSet<i64>) {
+        for row in sorted.delivered.iter().filter(|row| !changed.contains(&row.id)) {
             self.release(row.id, End::Well);
         }
-        for Refusal { row, .. } in &sorted.refused {
+        self.give_back(&changed.iter().copied().collect::<Vec<_>>());
+        for Refusal { row, .. } in sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id))
+        {
             match waiting.get(&row.id) {
                 Some(until) => self.hold(row.id, *until, End::Refused),
                 None => self.release(row.id, End::Refused),
@@ -281,7 +334,7 @@ impl Relay {
     }
 
     /// The broker has answered for an event of this topic: the next group of it may be due.
-    fn answered(&mut self, topic: &Arc<str>, end: End) {
+    pub(super) fn answered(&mut self, topic: &Arc<str>, end: End) {
         if let Some(turned_away) = self.caution.settled(topic, end) {
             self.floor.rewind(turned_away - 1);
             self.look = true;

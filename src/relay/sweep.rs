@@ -11,7 +11,7 @@ use event_outbox_domain::event;
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
 use event_outbox_domain::packed::{Extent, Packed};
 use event_outbox_domain::size::{self, LARGEST_EVENT, Reason, Size};
-use event_outbox_domain::sweep::Reached;
+use event_outbox_domain::sweep::{Floor, Horizon, Reached};
 
 use super::settle::RETURN_REST_MICROS;
 use super::turn::Relay;
@@ -20,7 +20,7 @@ use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::publisher::Batch;
 use crate::pg::durable::{Commits, Place};
 use crate::pg::rows::Found;
-use crate::pg::statements::{self, Outbox};
+use crate::pg::statements::{self, Outbox, Snapshot};
 use crate::pg::{process, transaction, varlena};
 
 /// What the relay can sleep at least: less, and it had better be woken.
@@ -134,7 +134,7 @@ impl Relay {
     /// extension is gone.
     fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
         let outbox = self.outbox()?;
-        let (horizon, snapshot) = outbox.look();
+        let (horizon, snapshot) = self.look(outbox);
         catch.commits = Some(Commits::of_pass());
         let pass = self.floor.begin(horizon);
         let limit = self.settings.batch_size;
@@ -151,7 +151,10 @@ impl Relay {
         });
         failpoints::passed(last_id);
         if failpoints::sabotaged(Sabotage::DeleteBeforeAck) {
-            statements::delete(outbox, &catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>());
+            let _ = statements::delete(
+                outbox,
+                &catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>(),
+            );
         }
         drop(snapshot);
         if !catch.tickets.is_empty() {
@@ -160,6 +163,20 @@ impl Relay {
         failpoints::reach(Point::AfterRead);
         self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
         Some(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End })
+    }
+
+    /// What is to be noted before rows are read. A sequence that begins anew, as after TRUNCATE … RESTART IDENTITY, may have
+    /// come past where it was already; but it lies in another file then.
+    fn look(&mut self, outbox: Outbox) -> (Horizon, Snapshot) {
+        loop {
+            let seen = outbox.look();
+            // After the snapshot: whatever it shows was numbered by this sequence.
+            let file = outbox.sequence_file();
+            match self.sequence_file.replace(file) {
+                Some(before) if before != file => self.floor = Floor::new(),
+                _ => return seen,
+            }
+        }
     }
 
     /// In a transaction: the outbox that this relay serves, `None` if it is gone. One that was created in its place counts
@@ -234,7 +251,7 @@ impl Relay {
             varlena::out_of_memory(event.size().total());
         }
         catch.tickets.push(Ticket {
-            row: row.identity(),
+            row: row.identity(Some(event.fingerprint())),
             emitted_at: event.emitted_at,
             record_time: event.record_time,
             lane,
@@ -252,7 +269,7 @@ impl Relay {
         let outcome = Outcome::Failed { failure: Failure::Unsendable, class, error };
         catch.unsendable.push(Report { id: row.id(), outcome });
         catch.tickets.push(Ticket {
-            row: row.identity(),
+            row: row.identity(None),
             emitted_at: row.emitted_at(),
             record_time: row.emitted_at(),
             lane,

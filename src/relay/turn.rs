@@ -28,9 +28,12 @@ use event_outbox_domain::repeats::Repeats;
 use event_outbox_domain::sweep::Floor;
 use event_outbox_domain::timestamps::Timestamps;
 use foldhash::fast::RandomState;
+use pgrx::pg_sys;
 
 use super::errand::Errand;
+use super::faulty::Faulty;
 use super::held::Held;
+use super::listeners::Listeners;
 use super::pause::Pause;
 use super::stuck::Congestion;
 use super::unreplicated::Unreplicated;
@@ -74,6 +77,8 @@ pub struct Relay {
     pub(super) publisher: Option<Publisher>,
     pub(super) window: Window,
     pub(super) floor: Floor,
+    /// Where the sequence of the ids lies that the floor is about.
+    pub(super) sequence_file: Option<pg_sys::Oid>,
     pub(super) lanes: Lanes,
     pub(super) caution: Caution,
     pub(super) timestamps: Timestamps,
@@ -82,6 +87,10 @@ pub struct Relay {
     pub(super) reports: VecDeque<Report>,
     /// Reports that cannot be settled while other sessions lock the rows.
     pub(super) held: Held,
+    /// Reports that cannot be settled, whatever is tried.
+    pub(super) faulty: Faulty,
+    /// Whom to tell what was published, and what they do not know yet.
+    pub(super) listeners: Listeners,
     /// What was read and the standbys do not have yet.
     pub(super) unreplicated: Option<Unreplicated>,
     /// Topics met, each kept once.
@@ -122,6 +131,7 @@ impl Relay {
             publisher: None,
             window: Window::default(),
             floor: Floor::new(),
+            sequence_file: None,
             lanes: Lanes::new(MAX_WAITING_KEYS),
             caution: Caution::new(settings.producer.ordered),
             timestamps: Timestamps::default(),
@@ -129,6 +139,8 @@ impl Relay {
             congestion: Congestion::default(),
             reports: VecDeque::new(),
             held: Held::default(),
+            faulty: Faulty::default(),
+            listeners: Listeners::default(),
             unreplicated: None,
             topics: HashSet::default(),
             last_batch: Extent::default(),
@@ -158,6 +170,7 @@ impl Relay {
             self.run_errands();
             self.look_at_pause();
             self.settle();
+            self.tell_untold();
             self.look_at_standbys();
             self.sweep();
             self.set_stuck_topics_aside();
@@ -250,11 +263,10 @@ impl Relay {
     /// caution, since what those hold may not come back soon.
     pub(super) fn limits(&self) -> Limits {
         let Limits { events, bytes } = self.settings.limits;
-        if self.caution.is_empty() {
-            Limits { events: (events * 3).div_ceil(4), bytes: bytes / 4 * 3 }
-        } else {
-            self.settings.limits
-        }
+        let (events, bytes) =
+            if self.caution.is_empty() { ((events * 3).div_ceil(4), bytes / 4 * 3) } else { (events, bytes) };
+        // Those that are set aside take no place from others.
+        Limits { events: events + self.faulty.count(), bytes }
     }
 
     /// Whether there is so much room in the window that reading is worth it.
@@ -346,7 +358,8 @@ impl Relay {
             let left = deadline.saturating_duration_since(Instant::now());
             let settle_more = self.can_settle();
             let nothing_comes = self.reports.is_empty() && self.held.is_empty() && self.is_disconnected();
-            if self.window.is_empty() || nothing_comes || self.gone || left.is_zero() {
+            let only_faulty = self.reports.is_empty() && self.window.len() <= self.faulty.count();
+            if only_faulty || nothing_comes || self.gone || left.is_zero() {
                 break;
             }
             if !settle_more {

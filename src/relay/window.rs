@@ -49,6 +49,13 @@ impl Window {
         std::mem::take(&mut ticket.is_open).then(|| ticket.topic.clone())
     }
 
+    /// The event itself is no longer in memory, only what is known of it.
+    pub fn lighten(&mut self, id: i64) {
+        if let Some(ticket) = self.tickets.get_mut(id) {
+            self.bytes -= std::mem::take(&mut ticket.weight);
+        }
+    }
+
     /// How many are in flight to a topic. Looks at each: for rare occasions.
     #[must_use]
     pub fn count(&self, topic: &str) -> usize {
