@@ -11,7 +11,7 @@ CREATE TABLE outbox.topic_grants (
 
 COMMENT ON TABLE outbox.topic_grants IS
     'Which roles may emit to which topics; while it is empty, those who may emit may emit to all. Changed by outbox.grant_topic() and outbox.revoke_topic().';
-COMMENT ON COLUMN outbox.topic_grants.role IS 'The role, and all that have its rights by membership.';
+COMMENT ON COLUMN outbox.topic_grants.role IS 'The role, and all that have its rights by membership. A grant counts while the role has the right to read this table, which comes with it.';
 COMMENT ON COLUMN outbox.topic_grants.pattern IS
     'A topic; or the beginning of topics, followed by an asterisk.';
 
@@ -54,7 +54,13 @@ BEGIN
 
     -- One after the other, since each may change the table's privileges.
     LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
-    IF NOT EXISTS (SELECT FROM outbox.topic_grants) THEN
+    -- What counts no more, since DROP OWNED has taken the role's rights, or the role is gone.
+    DELETE FROM outbox.topic_grants AS g
+     WHERE NOT EXISTS (SELECT FROM pg_class AS c
+                        WHERE c.oid = g.tableoid
+                          AND (c.relowner = g.role OR EXISTS (SELECT FROM aclexplode(c.relacl) AS a
+                                                               WHERE a.grantee = g.role AND a.privilege_type = 'SELECT')));
+    IF NOT FOUND AND NOT EXISTS (SELECT FROM outbox.topic_grants) THEN
         RAISE NOTICE USING
             MESSAGE = 'from now on roles can emit only to topics that are granted to them',
             DETAIL = 'This is the first topic grant in this database.',
@@ -62,7 +68,8 @@ BEGIN
     END IF;
     INSERT INTO outbox.topic_grants (role, pattern) VALUES (grant_topic.role, grant_topic.pattern)
         ON CONFLICT DO NOTHING;
-    -- A role that has grants can see them; and PostgreSQL does not drop a role that is mentioned in privileges.
+    -- A role that has grants can see them, and they count as long as it can: so DROP OWNED takes them too, without anything
+    -- of ours to run. And PostgreSQL does not drop a role that is mentioned in privileges.
     IF role <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'outbox.topic_grants'::regclass) THEN
         EXECUTE format('GRANT SELECT ON outbox.topic_grants TO %s', role);
     END IF;

@@ -1,19 +1,50 @@
-//! Where the objects of the schema `outbox` are.
+//! Where the extension's objects are.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
 use super::compat;
 
-/// A table, view or sequence of the schema `outbox`; invalid if there is none.
+/// Relations that a process remembers to be the extension's: those that are looked up for each event, and some more.
+const REMEMBERED: usize = 8;
+
+thread_local! {
+    /// The oids of such relations. What belongs to an extension is dropped with it; an oid is not given again.
+    static OURS: Cell<[pg_sys::Oid; REMEMBERED]> = const { Cell::new([pg_sys::InvalidOid; REMEMBERED]) };
+}
+
+/// A table, view or sequence of the extension in the schema `outbox`; invalid if there is none. What merely bears the
+/// name, in a database without the extension or beside it, is not found.
 #[must_use]
 pub fn relation(name: &CStr) -> pg_sys::Oid {
     // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
-    unsafe {
+    let relation = unsafe {
         let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
         pg_sys::get_relname_relid(name.as_ptr(), schema)
+    };
+    if relation == pg_sys::InvalidOid || is_ours(relation) { relation } else { pg_sys::InvalidOid }
+}
+
+/// Whether a relation is a member of the extension. In a transaction.
+fn is_ours(relation: pg_sys::Oid) -> bool {
+    let mut ours = OURS.get();
+    if ours.contains(&relation) {
+        return true;
     }
+    // SAFETY: look-ups in catalogs that answer with InvalidOid where there is nothing.
+    let is_member = unsafe {
+        let extension = pg_sys::get_extension_oid(c"event_outbox".as_ptr(), true);
+        extension != pg_sys::InvalidOid
+            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) == extension
+    };
+    if is_member {
+        ours.rotate_right(1);
+        ours[0] = relation;
+        OURS.set(ours);
+    }
+    is_member
 }
 
 /// The same; an ERROR if there is none.

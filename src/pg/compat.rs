@@ -106,10 +106,10 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
 }
 
 /// Functions that the bindings of pgrx have too, without the guard that those put around each call: for loops where
-/// one guard per row is enough. To be called within [`guarded`].
+/// one guard per row is enough, called within [`guarded`]; and where an ERROR is to pass as it is.
 pub mod raw {
     use pgrx::pg_sys;
-    use std::ffi::c_int;
+    use std::ffi::{c_char, c_int};
 
     unsafe extern "C-unwind" {
         /// Puts the scan's next row into the slot.
@@ -118,6 +118,18 @@ pub mod raw {
             direction: pg_sys::ScanDirection::Type,
             slot: *mut pg_sys::TupleTableSlot,
         ) -> bool;
+        /// What a utility command does where nobody has a hook.
+        #[allow(clippy::too_many_arguments)]
+        pub fn standard_ProcessUtility(
+            statement: *mut pg_sys::PlannedStmt,
+            query: *const c_char,
+            read_only: bool,
+            context: pg_sys::ProcessUtilityContext::Type,
+            parameters: pg_sys::ParamListInfo,
+            environment: *mut pg_sys::QueryEnvironment,
+            receiver: *mut pg_sys::DestReceiver,
+            completion: *mut pg_sys::QueryCompletion,
+        );
         /// Takes so many columns of the slot's row apart.
         pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: c_int);
     }

@@ -2,18 +2,11 @@
 //! anew by what users do anyway, so that nothing has to be registered.
 
 use std::ffi::{CStr, c_char};
-use std::time::{Duration, Instant};
 
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 
-use super::compat::guarded;
-use super::shared::{self, Phase, Request, Slot};
-use super::{topic_rights, wake};
-
-/// How long a command waits for a relay to leave its database. Postgres itself then waits 5 s more
-/// before it gives up with "database is being accessed by other users".
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+use super::{compat, settings, vacate, wake};
 
 type Utility = unsafe extern "C-unwind" fn(
     *mut pg_sys::PlannedStmt,
@@ -38,7 +31,9 @@ pub fn init() {
     }
 }
 
-/// What a command means to a relay.
+/// What a command means to a relay. It crosses a frame that an ERROR may jump over, and so owns nothing.
+#[derive(Clone, Copy)]
+#[repr(C)]
 enum Concern {
     /// Nothing.
     None,
@@ -50,13 +45,15 @@ enum Concern {
     Reconfigure(pg_sys::Oid),
     /// The command needs this database to itself.
     Vacate(pg_sys::Oid),
-    /// What these roles own here is dropped, and their rights here are revoked.
-    DropOwned(Vec<pg_sys::Oid>),
     /// A database may have come to take connections: look into all when this commits.
     Survey,
 }
 
-#[pg_guard]
+/// Sees every utility command of every session, of which hardly any concerns a relay.
+///
+/// An ERROR of the command is none of ours: it passes this frame as it came, by C's own jump. So nothing here, around
+/// the call, catches it or has a destructor; to catch it and raise it again would lose its context, its position, and
+/// the names of its table, column and constraint. What is to be undone then hangs on the transaction's end.
 #[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -68,37 +65,64 @@ unsafe extern "C-unwind" fn process_utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: Postgres passes a planned statement that holds a utility statement.
-    let concern = unsafe { Concern::of((*statement).utilityStmt) };
-    let _vacated = if let Concern::Vacate(database) = concern { Vacated::ask(database) } else { None };
-    // SAFETY: the arguments are passed on as they came; the guard lets an ERROR of the C function unwind.
+    // SAFETY: Postgres passes a planned statement that holds a utility statement. The arguments are passed on as they came.
     unsafe {
-        match PREVIOUS.get().copied().flatten() {
-            Some(previous) => guarded(|| {
-                previous(statement, query, read_only, context, parameters, environment, receiver, completion);
-            }),
-            None => pg_sys::standard_ProcessUtility(
-                statement,
-                query,
-                read_only,
-                context,
-                parameters,
-                environment,
-                receiver,
-                completion,
-            ),
+        let node = (*statement).utilityStmt;
+        let concern = if may_concern((*node).type_) { before(node) } else { Concern::None };
+        let next = PREVIOUS.get().copied().flatten().unwrap_or(compat::raw::standard_ProcessUtility);
+        next(statement, query, read_only, context, parameters, environment, receiver, completion);
+        if !matches!(concern, Concern::None) {
+            after(concern);
         }
     }
+}
+
+/// Whether commands of this kind can concern a relay.
+fn may_concern(tag: pg_sys::NodeTag) -> bool {
+    use pg_sys::NodeTag::*;
+    matches!(
+        tag,
+        T_TransactionStmt
+            | T_CreateExtensionStmt
+            | T_AlterExtensionStmt
+            | T_CreateSubscriptionStmt
+            | T_AlterSubscriptionStmt
+            | T_DropSubscriptionStmt
+            | T_DropStmt
+            | T_DropOwnedStmt
+            | T_AlterDatabaseSetStmt
+            | T_AlterRoleSetStmt
+            | T_DropdbStmt
+            | T_RenameStmt
+            | T_AlterDatabaseStmt
+            | T_CreatedbStmt
+    )
+}
+
+/// Before a command that may concern a relay.
+///
+/// # Safety
+/// `node` is a parse tree's utility statement.
+#[pg_guard]
+unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) -> Concern {
+    // SAFETY: as promised by the caller.
+    let concern = unsafe { Concern::of(node) };
+    if let Concern::Vacate(database) = concern {
+        vacate::ask(database);
+    }
+    concern
+}
+
+/// After it has succeeded.
+#[pg_guard]
+unsafe extern "C-unwind" fn after(concern: Concern) {
     match concern {
         Concern::Start => wake::at_commit(),
         Concern::Look => wake::at_commit_if_present(),
         Concern::Reconfigure(database) => wake::restart_at_commit(database),
-        Concern::DropOwned(roles) => {
-            wake::at_commit_if_present();
-            topic_rights::drop_owned(&roles);
-        }
         Concern::Survey => wake::survey_at_commit(),
-        Concern::None | Concern::Vacate(_) => {}
+        Concern::Vacate(_) => vacate::call_back(),
+        Concern::None => {}
     }
 }
 
@@ -139,17 +163,19 @@ impl Concern {
                         [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
                     if may_end_it.contains(&kind) { Self::Look } else { Self::None }
                 }
-                pg_sys::NodeTag::T_DropOwnedStmt => {
-                    let roles = list((*node.cast::<pg_sys::DropOwnedStmt>()).roles);
-                    Self::DropOwned(
-                        roles.map(|role| pg_sys::get_rolespec_oid(role.cast_const().cast(), false)).collect(),
-                    )
-                }
+                // The extension may be among what is dropped.
+                pg_sys::NodeTag::T_DropOwnedStmt => Self::Look,
                 pg_sys::NodeTag::T_AlterDatabaseSetStmt => {
-                    Self::reconfigure((*node.cast::<pg_sys::AlterDatabaseSetStmt>()).dbname)
+                    let alter = &*node.cast::<pg_sys::AlterDatabaseSetStmt>();
+                    Self::reconfigure(alter.dbname, alter.setstmt)
                 }
                 pg_sys::NodeTag::T_AlterRoleSetStmt => {
-                    Self::reconfigure((*node.cast::<pg_sys::AlterRoleSetStmt>()).database)
+                    let alter = &*node.cast::<pg_sys::AlterRoleSetStmt>();
+                    if is_relays_role(alter.role) {
+                        Self::reconfigure(alter.database, alter.setstmt)
+                    } else {
+                        Self::None
+                    }
                 }
                 pg_sys::NodeTag::T_DropdbStmt => Self::vacate((*node.cast::<pg_sys::DropdbStmt>()).dbname),
                 pg_sys::NodeTag::T_RenameStmt => {
@@ -180,11 +206,13 @@ impl Concern {
         }
     }
 
+    /// A relay goes by the extension's own settings; what else a database sets for its sessions it overrides.
+    ///
     /// # Safety
-    /// `name` is a C string or null.
-    unsafe fn reconfigure(name: *const c_char) -> Self {
+    /// `name` is a C string or null, `change` what is to be set or reset.
+    unsafe fn reconfigure(name: *const c_char, change: *const pg_sys::VariableSetStmt) -> Self {
         // SAFETY: as promised by the caller.
-        unsafe { database(name) }.map_or(Self::None, Self::Reconfigure)
+        unsafe { database(name).filter(|_| is_ours(change)) }.map_or(Self::None, Self::Reconfigure)
     }
 
     /// Only for those who may carry the command out: others must not be able to disturb the relay.
@@ -212,6 +240,34 @@ unsafe fn database(name: *const c_char) -> Option<pg_sys::Oid> {
     (oid != pg_sys::InvalidOid).then_some(oid)
 }
 
+/// Whether one of the extension's own settings is set or reset.
+///
+/// # Safety
+/// `change` is such a statement, or null.
+unsafe fn is_ours(change: *const pg_sys::VariableSetStmt) -> bool {
+    // SAFETY: as promised by the caller; the name is a C string or null.
+    unsafe {
+        let Some(change) = change.as_ref() else { return false };
+        change.kind == pg_sys::VariableSetKind::VAR_RESET_ALL
+            || !change.name.is_null()
+                && CStr::from_ptr(change.name)
+                    .to_bytes()
+                    .get(..settings::PREFIX.len())
+                    .is_some_and(|begin| begin.eq_ignore_ascii_case(settings::PREFIX.as_bytes()))
+    }
+}
+
+/// Whether relays log in as this role, or all roles are meant. A role may change its own settings in every database,
+/// also where it may not even connect.
+///
+/// # Safety
+/// `role` is a role as a statement names it, or null for all.
+unsafe fn is_relays_role(role: *const pg_sys::RoleSpec) -> bool {
+    // SAFETY: as promised by the caller; a role that does not exist is the command's business.
+    role.is_null()
+        || unsafe { pg_sys::get_rolespec_oid(role, true) } == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)
+}
+
 /// The text of an option in a list of `DefElem`.
 ///
 /// # Safety
@@ -235,37 +291,4 @@ unsafe fn list(list: *mut pg_sys::List) -> impl Iterator<Item = *mut std::ffi::c
     let length = if list.is_null() { 0 } else { unsafe { (*list).length as usize } };
     // SAFETY: as above.
     (0..length).map(move |at| unsafe { (*(*list).elements.add(at)).ptr_value })
-}
-
-/// While it lives, the relay of a database stays away.
-struct Vacated(&'static Slot);
-
-impl Vacated {
-    /// Asks the relay to leave and waits until it has, or the time is up: then Postgres says that the
-    /// database is in use, which is true.
-    fn ask(database: pg_sys::Oid) -> Option<Self> {
-        let slot = shared::roster().find(database)?;
-        slot.ask(Request::Leave);
-        let vacated = Self(slot);
-        let deadline = Instant::now() + LEAVE_TIMEOUT;
-        while matches!(slot.phase(), Phase::Starting | Phase::Running) && Instant::now() < deadline {
-            // SAFETY: sleeps a moment, and answers interrupts, as Postgres does where it waits for others to leave.
-            unsafe { pg_sys::pg_usleep(10_000) };
-            check_for_interrupts!();
-        }
-        // One that is not running is not to be started now.
-        let _ = [Phase::Wanted, Phase::Ended, Phase::Failed]
-            .into_iter()
-            .any(|phase| slot.advance(phase, Phase::Away));
-        Some(vacated)
-    }
-}
-
-impl Drop for Vacated {
-    fn drop(&mut self) {
-        // The launcher looks whether the database is still there.
-        self.0.forget_request();
-        self.0.advance(Phase::Away, Phase::Wanted);
-        shared::roster().launcher.ring();
-    }
 }

@@ -33,6 +33,7 @@ pub mod topic_rights;
 pub mod transaction;
 pub mod triggers;
 pub mod try_emit;
+pub mod vacate;
 pub mod varlena;
 pub mod wait_published;
 pub mod wake;

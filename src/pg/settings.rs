@@ -77,6 +77,9 @@ enum OrderingSetting {
     None,
 }
 
+/// What the names of all settings begin with.
+pub const PREFIX: &str = "event_outbox.";
+
 const MEBIBYTE: usize = 1024 * 1024;
 
 /// Defines the GUCs. Those that a relay reads are settable per database (`ALTER DATABASE … SET`), by

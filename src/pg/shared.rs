@@ -4,8 +4,10 @@
 //! touches are atomics, which can neither block nor raise an error. Only the reservation of a slot
 //! and the text of the last error are behind a lock.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
+use std::time::Duration;
 
+use event_outbox_domain::allowance::Allowance;
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
@@ -14,6 +16,9 @@ use super::state::{Connection, Dated, State};
 
 /// The most databases of one server that can have a relay.
 pub const MAX_RELAYS: usize = 64;
+
+/// How often a relay begins anew because it is asked to. Further requests are one, which waits while the relay works on.
+const RESTARTS: Allowance = Allowance { burst: 10, period: Duration::from_secs(10) };
 
 /// The most bytes of an error that the status shows.
 const MAX_ERROR_BYTES: usize = 512;
@@ -148,6 +153,8 @@ pub struct Slot {
     database: AtomicU32,
     phase: AtomicU32,
     request: AtomicU32,
+    /// What is remembered of its restarts; see [`Allowance`].
+    restarts: AtomicI64,
     /// Process of the relay; 0 if none runs.
     pub pid: AtomicI32,
     /// Wakes the relay.
@@ -196,6 +203,29 @@ impl Slot {
             2 => Request::Leave,
             _ => Request::None,
         }
+    }
+
+    /// What was asked last and is to be done now.
+    pub fn order(&self) -> Request {
+        match self.request() {
+            Request::Restart if self.next_restart() > super::now() => Request::None,
+            request => request,
+        }
+    }
+
+    /// When to restart, if that was asked.
+    pub fn restart_date(&self) -> Option<i64> {
+        (self.request() == Request::Restart).then(|| self.next_restart())
+    }
+
+    /// Notes that it is done.
+    pub fn count_restart(&self) {
+        let arrival = self.restarts.load(Ordering::Relaxed);
+        self.restarts.store(RESTARTS.done(arrival, super::now()), Ordering::Relaxed);
+    }
+
+    fn next_restart(&self) -> i64 {
+        RESTARTS.next(self.restarts.load(Ordering::Relaxed))
     }
 
     /// Forgets what was asked.
@@ -325,6 +355,11 @@ impl Roster {
     pub fn survey(&self) {
         self.survey.store(true, Ordering::SeqCst);
         self.launcher.ring();
+    }
+
+    /// Whether that has been asked for, and is not done yet.
+    pub fn survey_is_pending(&self) -> bool {
+        self.survey.load(Ordering::SeqCst)
     }
 
     /// Whether that has been asked for since the last call.

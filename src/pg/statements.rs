@@ -95,7 +95,9 @@ static SUBSCRIPTION: Statement = Statement::new(
 
 /// Sets what the statements above rest on, for this session.
 pub fn prepare_session() {
-    const SETTINGS: [(&CStr, &CStr); 16] = [
+    const SETTINGS: [(&CStr, &CStr); 17] = [
+        // The owner of a database may have set another role for all its sessions, which cannot do what a relay does.
+        (c"role", c"none"),
         (c"search_path", c"pg_catalog"),
         // A plan from the time when the table was empty must not be a sequential scan.
         (c"plan_cache_mode", c"force_generic_plan"),
@@ -117,6 +119,8 @@ pub fn prepare_session() {
         (c"session_replication_role", c"origin"),
         (c"row_security", c"on"),
     ];
+    // SAFETY: the user that the process is connected as: a database can have set another for its sessions.
+    unsafe { pg_sys::SetSessionAuthorization(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), true) };
     for (name, value) in SETTINGS.into_iter().chain(compat::LATER_SETTINGS) {
         force_setting(name, value);
     }

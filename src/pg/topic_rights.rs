@@ -15,18 +15,24 @@ use super::relcache::Watched;
 use super::spi::{self, Access, Statement};
 use super::statements::Snapshot;
 
-static ALL: Statement = Statement::new(c"SELECT g.role, g.pattern FROM outbox.topic_grants AS g", &[]);
-
-/// A session may have any search path here.
-static FORGET: Statement = Statement::new(
-    c"DELETE FROM outbox.topic_grants AS g WHERE g.role OPERATOR(pg_catalog.=) ANY ($1)",
-    &[pg_sys::OIDARRAYOID],
+/// Each grant, and whether it counts: its role has the right to see the table of them, which `grant_topic()` gives it.
+/// `DROP OWNED` takes that right as it takes others, and with it the grants; so nothing of ours need run then. A session
+/// may have any search path here.
+static ALL: Statement = Statement::new(
+    c"SELECT g.role, g.pattern, \
+             c.relowner OPERATOR(pg_catalog.=) g.role::pg_catalog.oid OR EXISTS ( \
+                 SELECT FROM pg_catalog.aclexplode(c.relacl) AS a \
+                  WHERE a.grantee OPERATOR(pg_catalog.=) g.role::pg_catalog.oid \
+                    AND a.privilege_type OPERATOR(pg_catalog.=) 'SELECT') \
+        FROM outbox.topic_grants AS g JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) g.tableoid",
+    &[],
 );
 
 sql_function!(outbox_topic_grants_changed, pg_finfo_outbox_topic_grants_changed, topic_grants_changed);
 
 struct Grant {
-    role: pg_sys::Oid,
+    /// None for one that counts no more; but where it stands, topics are closed to those without a grant.
+    role: Option<pg_sys::Oid>,
     pattern: Pattern,
 }
 
@@ -64,7 +70,8 @@ fn may_emit(user: pg_sys::Oid, topic: &str, owner: Owner) -> bool {
             || owner.is_matched_by(user)
             || grants.iter().any(|grant| {
                 // SAFETY: in a transaction; a role that is no more has no members.
-                grant.pattern.matches(topic) && unsafe { pg_sys::has_privs_of_role(user, grant.role) }
+                let has_rights = |role| unsafe { pg_sys::has_privs_of_role(user, role) };
+                grant.pattern.matches(topic) && grant.role.is_some_and(has_rights)
             })
     })
 }
@@ -93,7 +100,11 @@ fn read() -> Vec<Grant> {
     spi::connected(|| {
         let rows = ALL.execute(&[], Access::Read, 0);
         rows.iter()
-            .filter_map(|row| Some(Grant { role: row.get(1)?, pattern: Pattern::new(row.get::<&str>(2)?) }))
+            .filter_map(|row| {
+                let counts: bool = row.get(3)?;
+                let role = row.get(1).filter(|_| counts);
+                Some(Grant { role, pattern: Pattern::new(row.get::<&str>(2)?) })
+            })
             .collect()
     })
 }
@@ -115,27 +126,4 @@ fn refuse(user: pg_sys::Oid, topic: &str) -> ! {
         hint: "An administrator can grant it with outbox.grant_topic().".into(),
     }
     .raise()
-}
-
-/// `DROP OWNED BY` takes the grants of these roles, too, as it does with other rights.
-///
-/// It can be called for oneself, so it must not open all topics: the last grants are left to `revoke_topic()`.
-pub fn drop_owned(roles: &[pg_sys::Oid]) {
-    if catalog::relation(c"topic_grants") == pg_sys::InvalidOid {
-        return;
-    }
-    let _owner = Acting::begin(Owner::of(c"topic_grants"));
-    spi::connected(|| {
-        let dropped = FORGET.execute(&[roles.to_vec().into_datum()], Access::Write, 0).len();
-        if dropped > 0 && ALL.execute(&[], Access::Write, 1).is_empty() {
-            Complaint {
-                code: PgSqlErrorCode::ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST,
-                message: "the last topic grants of this database cannot be dropped".into(),
-                detail: "Without any grant, every role that can emit could emit to all topics.".into(),
-                hint: "Revoke them with outbox.revoke_topic() first, or grant a topic to another role."
-                    .into(),
-            }
-            .raise()
-        }
-    });
 }

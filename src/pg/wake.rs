@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use pgrx::prelude::*;
 
 use super::shared::{self, Request, Slot};
+use super::vacate;
 
 /// What the current transaction will do when it commits. A subtransaction's rollback does not take it
 /// back: to wake the relay in vain is harmless.
@@ -116,7 +117,11 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                 shared::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
             }
         }
-        XACT_EVENT_ABORT | XACT_EVENT_PREPARE => INTENT.set(Intent::default()),
+        XACT_EVENT_ABORT => {
+            INTENT.set(Intent::default());
+            vacate::call_back();
+        }
+        XACT_EVENT_PREPARE => INTENT.set(Intent::default()),
         _ => {}
     }
 }

@@ -20,6 +20,7 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_domain::allowance::Allowance;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
@@ -47,6 +48,9 @@ const AWAY_AT_MOST: Duration = Duration::from_secs(30);
 /// Relays that look for the extension at the same time after a start of the server; the worker slots
 /// are shared with others.
 const PROBES_AT_ONCE: usize = 2;
+
+/// How often all databases are looked into; what comes between is one look more.
+const SURVEYS: Allowance = Allowance { burst: 5, period: Duration::from_secs(5) };
 
 /// Registers the launcher with the postmaster.
 pub fn init() {
@@ -110,6 +114,8 @@ struct Launcher {
     /// Databases not looked into yet.
     unknown: VecDeque<pg_sys::Oid>,
     relays: HashMap<pg_sys::Oid, Charge>,
+    /// What is remembered of the surveys; see [`Allowance`].
+    surveys: i64,
     sleep: Sleep,
 }
 
@@ -135,6 +141,7 @@ impl Launcher {
         Self {
             unknown: list_databases(),
             relays: HashMap::new(),
+            surveys: 0,
             sleep: Sleep::new(c"EventOutboxLauncher", None),
         }
     }
@@ -144,9 +151,7 @@ impl Launcher {
             shared::roster().launcher.answer();
             process::reload_if_asked();
             process::answer_interrupts();
-            if shared::roster().is_to_be_surveyed() {
-                self.unknown = list_databases();
-            }
+            self.survey();
             self.probe();
             for slot in shared::roster().taken() {
                 self.tend(slot);
@@ -156,6 +161,20 @@ impl Launcher {
                 self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
             }
         }
+    }
+
+    /// Finds all databases anew, if that was asked for and is not done too often.
+    fn survey(&mut self) {
+        if SURVEYS.next(self.surveys) <= crate::pg::now() && shared::roster().is_to_be_surveyed() {
+            self.surveys = SURVEYS.done(self.surveys, crate::pg::now());
+            self.unknown = list_databases();
+        }
+    }
+
+    /// When to do it, if it was asked for.
+    fn survey_date(&self) -> Option<Instant> {
+        let left = u64::try_from(SURVEYS.next(self.surveys) - crate::pg::now()).unwrap_or(0);
+        shared::roster().survey_is_pending().then(|| Instant::now() + Duration::from_micros(left))
     }
 
     /// Has the next unknown databases looked into, a few at a time.
@@ -260,16 +279,14 @@ impl Launcher {
     }
 
     fn next_date(&self) -> Option<Instant> {
-        shared::roster()
-            .taken()
-            .filter_map(|slot| {
-                let charge = self.relays.get(&slot.database())?;
-                match slot.phase() {
-                    Phase::Wanted => charge.pause.until().or(Some(Instant::now())),
-                    Phase::Away => Some(charge.since + AWAY_AT_MOST),
-                    Phase::Starting | Phase::Running | Phase::Ended | Phase::Failed | Phase::Gone => None,
-                }
-            })
-            .min()
+        let relays = shared::roster().taken().filter_map(|slot| {
+            let charge = self.relays.get(&slot.database())?;
+            match slot.phase() {
+                Phase::Wanted => charge.pause.until().or(Some(Instant::now())),
+                Phase::Away => Some(charge.since + AWAY_AT_MOST),
+                Phase::Starting | Phase::Running | Phase::Ended | Phase::Failed | Phase::Gone => None,
+            }
+        });
+        relays.chain(self.survey_date()).min()
     }
 }

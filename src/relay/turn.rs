@@ -184,7 +184,7 @@ impl Relay {
     }
 
     fn must_end(&self) -> bool {
-        self.gone || process::stop_requested() || self.slot.request() != Request::None
+        self.gone || process::stop_requested() || self.slot.order() != Request::None
     }
 
     /// Shows in the status what the relay does.
@@ -315,13 +315,15 @@ impl Relay {
         let pauses = [self.next_settlement(), self.next_sweep(), self.renewal, self.congestion.until()];
         let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
-        let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(|due| {
-            let left = u64::try_from(due - crate::pg::now()).unwrap_or(0);
+        let instant = |date: i64| {
+            let left = u64::try_from(date - crate::pg::now()).unwrap_or(0);
             Instant::now() + Duration::from_micros(left)
-        });
+        };
+        let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(instant);
+        let restart = self.slot.restart_date().map(instant);
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
         let refusals = self.refusals.next_due().map(|due| self.born + due);
-        pauses.into_iter().chain([producer, full_sweep, retry, standbys, refusals]).flatten().min()
+        pauses.into_iter().chain([producer, full_sweep, retry, standbys, refusals, restart]).flatten().min()
     }
 
     /// Takes over changed settings.
@@ -346,7 +348,7 @@ impl Relay {
         self.slot.show(State::Stopping);
         // In no time at all.
         self.pace = Pace::default();
-        let patience = match self.slot.request() {
+        let patience = match self.slot.order() {
             Request::None => self.settings.shutdown_timeout,
             Request::Restart | Request::Leave => self.settings.shutdown_timeout.min(MAKE_WAY),
         };

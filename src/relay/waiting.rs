@@ -47,7 +47,7 @@ fn rest(slot: &Slot, sleep: &Sleep) -> bool {
         process::answer_interrupts();
         // Nothing here depends on a setting; but a signal that is not answered would be one that is pending.
         process::reload_if_asked();
-        if process::stop_requested() || slot.request() != Request::None {
+        if process::stop_requested() || slot.order() != Request::None {
             return false;
         }
         errand::decline("The relay waits; outbox.status says for what.");
@@ -55,6 +55,9 @@ fn rest(slot: &Slot, sleep: &Sleep) -> bool {
         if slot.bell.is_rung() && left.is_zero() {
             return true;
         }
-        sleep.wait(slot.bell.is_rung().then_some(left));
+        let restart = slot
+            .restart_date()
+            .map(|date| Duration::from_micros(u64::try_from(date - crate::pg::now()).unwrap_or(0)));
+        sleep.wait(slot.bell.is_rung().then_some(left).into_iter().chain(restart).min());
     }
 }

@@ -111,7 +111,11 @@ unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     slot.pid.store(0, Ordering::Relaxed);
     slot.figures.end();
     mailbox::mailbox().leave_unanswered();
-    let next = match slot.request() {
+    let order = slot.order();
+    if order == Request::Restart {
+        slot.count_restart();
+    }
+    let next = match order {
         _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
         Request::Leave => Phase::Away,
         Request::Restart => Phase::Wanted,

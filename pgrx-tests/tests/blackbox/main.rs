@@ -17,6 +17,7 @@ mod durability;
 mod envelope;
 mod fatal;
 mod functions;
+mod guest;
 mod hostile;
 mod idle;
 mod install;

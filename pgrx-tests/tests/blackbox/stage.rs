@@ -75,6 +75,10 @@ impl Stage {
     pub fn alter_database(&mut self, change: &str) -> Result<()> {
         let before = self.relay()?;
         self.client.batch_execute(&format!("ALTER DATABASE {} {change}", self.database))?;
+        if !change.contains("event_outbox.") && change != "RESET ALL" {
+            // What is not the extension's own is no reason for a relay to begin anew.
+            self.client.query_one("SELECT outbox.restart_relay()", &[])?;
+        }
         wait::until_ok("the relay to read its settings", DEADLINE, || {
             Ok((self.relay()? != before).then_some(()))
         })
