@@ -1,6 +1,6 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench up down all install package package-test build fmt lint deny doc bootstrap clean
+.PHONY: help demo test torture bench up down all install package package-test docker-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -15,9 +15,9 @@ test: bootstrap ## Run everything: format, lints, documentation, all tests
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"
 
-torture: bootstrap ## Writers, faults and a judge: MINUTES=10 SEED=… MODE=kafka, or mock for its brokers' errors
+torture: bootstrap ## Writers, faults and a judge: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one) or mock (any error)
 	@scripts/build-failpoints
-	@scripts/lab torture "$(or $(MINUTES),10)" "$(or $(MODE),kafka)" "$(SEED)"
+	@scripts/lab torture "$(or $(MINUTES),10)" "$(or $(MODE),cluster)" "$(SEED)"
 
 up: build ## Start a PostgreSQL and a Kafka to play with
 	@scripts/lab playground up
@@ -40,6 +40,9 @@ package: ## A Debian package for that PostgreSQL, and the source archive for PGX
 
 package-test: ## Install the package into a bare Debian, use it, remove it: needs root and a mirror
 	@scripts/package-test
+
+docker-test: ## Build the images, run the playground, on an engine of its own and stand-ins for what registries hold: needs root
+	@scripts/docker-test
 
 build: bootstrap ## Build the extension for release, into a private PostgreSQL tree below target/
 	@scripts/build-release
