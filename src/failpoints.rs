@@ -35,6 +35,8 @@ pub enum Sabotage {
     NaiveCursor,
     /// A refused event is tried again behind those that followed it.
     RetryAtTail,
+    /// What is visible is published, whether it is on disk or not.
+    PublishUnflushed,
 }
 
 #[cfg(feature = "failpoints")]
@@ -98,6 +100,7 @@ mod armed {
             "delete_before_ack" => Some(Sabotage::DeleteBeforeAck),
             "naive_cursor" => Some(Sabotage::NaiveCursor),
             "retry_at_tail" => Some(Sabotage::RetryAtTail),
+            "publish_unflushed" => Some(Sabotage::PublishUnflushed),
             _ => None,
         }
     }

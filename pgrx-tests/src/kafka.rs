@@ -42,6 +42,7 @@ pub struct Broker {
     scratch: Scratch,
     port: u16,
     listeners: BTreeMap<String, u16>,
+    properties: BTreeMap<String, String>,
     java_options: Vec<String>,
     fate: Fate,
     /// One of several, whose quorum is written down in its properties.
@@ -92,6 +93,24 @@ impl Broker {
             self.process = None;
         }
         answered.with_context(|| format!("Kafka did not start; its log ends with\n{}\n", self.log_tail()))
+    }
+
+    /// Has clients of a listener of [`BrokerOptions::listener_behind`] told to come by another port of 127.0.0.1. For a
+    /// broker that does not run.
+    pub fn advertise(&mut self, listener: &str, front: u16) -> Result<()> {
+        ensure!(self.process.is_none(), "the broker is running");
+        let advertised =
+            self.properties.get_mut("advertised.listeners").context("no advertised listeners")?;
+        let others = advertised.split(',').filter(|one| !one.starts_with(&format!("{listener}://")));
+        let now: Vec<String> =
+            others.map(str::to_owned).chain([format!("{listener}://127.0.0.1:{front}")]).collect();
+        *advertised = now.join(",");
+        self.write_properties()
+    }
+
+    fn write_properties(&self) -> Result<()> {
+        let lines = self.properties.iter().map(|(name, value)| format!("{name}={value}\n"));
+        Ok(fs::write(self.scratch.path().join("server.properties"), lines.collect::<String>())?)
     }
 
     /// Stops the broker in order (SIGTERM).
@@ -166,6 +185,20 @@ impl Broker {
         configs.args(["kafka.admin.ConfigCommand", "--bootstrap-server", &self.bootstrap_servers()]);
         configs.args(["--alter", "--entity-type", "clients", "--entity-name", client_id]);
         run(configs.args(["--add-config", &format!("producer_byte_rate={bytes_per_second}")]))
+    }
+
+    /// Has the first replica of each partition lead it again, where others took its place.
+    pub fn elect_preferred_leaders(&self) -> Result<()> {
+        let mut election = java(&TOOL_OPTIONS)?;
+        election.args(["org.apache.kafka.tools.LeaderElectionCommand", "--election-type", "preferred"]);
+        run(election.args(["--all-topic-partitions", "--bootstrap-server", &self.bootstrap_servers()]))
+    }
+
+    /// Whether the broker knows a topic of this name.
+    pub fn has_topic(&self, name: &str) -> Result<bool> {
+        let consumer: BaseConsumer = self.client_config().create()?;
+        let metadata = consumer.client().fetch_metadata(None, ASK_DEADLINE)?;
+        Ok(metadata.topics().iter().any(|topic| topic.name() == name))
     }
 
     /// Whether the broker answers a request for metadata.

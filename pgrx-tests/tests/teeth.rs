@@ -43,6 +43,17 @@ fn a_refused_event_that_is_tried_again_behind_its_followers() -> Result<()> {
     Ok(())
 }
 
+/// What is visible is published at once: a crash takes commits back whose events are in Kafka.
+#[test]
+fn events_published_before_they_are_on_disk() -> Result<()> {
+    let faults = vec![Fault::PowerFailure];
+    let report = run(Some("publish_unflushed"), faults.clone())?;
+    assert!(report.verdict.count(Crime::Ghost) > 0, "{report}");
+    let report = run(None, faults)?;
+    assert!(report.is_clean(), "{report}");
+    Ok(())
+}
+
 /// Without a mistake, the same run finds nothing.
 #[test]
 fn no_mistake() -> Result<()> {

@@ -157,7 +157,7 @@ impl Relay {
             );
         }
         drop(snapshot);
-        if !catch.tickets.is_empty() {
+        if !catch.tickets.is_empty() && !failpoints::sabotaged(Sabotage::PublishUnflushed) {
             catch.place = catch.commits.as_ref().and_then(Commits::flush);
         }
         failpoints::reach(Point::AfterRead);

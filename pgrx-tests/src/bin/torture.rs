@@ -26,17 +26,19 @@ fn main() -> ExitCode {
     }
 }
 
-/// `torture MINUTES kafka|mock [SEED [FAULTS]]`; without a seed, one by the clock; with the faults of such a name only.
+/// `torture MINUTES kafka|cluster|mock [SEED [FAULTS]]`; without a seed, one by the clock; with the faults only whose names
+/// hold one of these words, which commas part.
 fn options() -> Result<Options> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [minutes, mode, more @ ..] = &args[..] else {
-        bail!("usage: torture MINUTES kafka|mock [SEED [FAULTS]]");
+        bail!("usage: torture MINUTES kafka|cluster|mock [SEED [FAULTS]]");
     };
     let minutes: f64 = minutes.parse().context("MINUTES")?;
     let mode = match &**mode {
         "kafka" => Mode::Kafka,
+        "cluster" => Mode::Cluster,
         "mock" => Mode::Mock,
-        other => bail!("MODE is kafka or mock, not {other}"),
+        other => bail!("MODE is kafka, cluster or mock, not {other}"),
     };
     let seed = match more.first().filter(|seed| !seed.is_empty()) {
         Some(seed) => seed.parse().context("SEED")?,
@@ -44,7 +46,10 @@ fn options() -> Result<Options> {
     };
     let mut options = Options::new(mode, Duration::try_from_secs_f64(minutes * 60.0)?, seed);
     if let Some(faults) = more.get(1) {
-        options.faults.retain(|fault| fault.to_string().contains(&**faults));
+        options.faults.retain(|fault| {
+            let name = fault.to_string();
+            faults.split(',').any(|part| name.contains(part))
+        });
     }
     Ok(options)
 }

@@ -24,17 +24,29 @@ impl KafkaCluster {
     }
 
     pub(super) fn start_with(options: BrokerOptions, brokers: usize) -> Result<Self> {
+        Self::start_each(brokers, |_| options.clone())
+    }
+
+    /// So many brokers, each as `options` say of its place; waits until they answer.
+    pub fn start_each(brokers: usize, options: impl Fn(usize) -> BrokerOptions) -> Result<Self> {
         let controllers = (0..brokers).map(|_| ports::free()).collect::<Result<Vec<_>>>()?;
-        let options = options.java_options_unless_set(&JAVA_OPTIONS);
         let brokers = (0..brokers)
-            .map(|place| options.clone().member(Member { place, controllers: controllers.clone() }).prepare())
+            .map(|place| {
+                let options = options(place).java_options_unless_set(&JAVA_OPTIONS);
+                options.member(Member { place, controllers: controllers.clone() }).prepare()
+            })
             .collect::<Result<_>>()?;
         let mut cluster = Self { brokers };
-        // None answers before most of them run.
-        cluster.brokers.iter_mut().try_for_each(Broker::launch)?;
-        cluster.brokers.iter_mut().try_for_each(Broker::wait_until_it_answers)?;
-        cluster.until_complete()?;
+        cluster.start_all()?;
         Ok(cluster)
+    }
+
+    /// Starts the brokers that do not run; waits until all answer and know of each other.
+    pub fn start_all(&mut self) -> Result<()> {
+        // None answers before most of them run.
+        self.brokers.iter_mut().filter(|broker| broker.pid().is_err()).try_for_each(Broker::launch)?;
+        self.brokers.iter_mut().try_for_each(Broker::wait_until_it_answers)?;
+        self.until_complete()
     }
 
     /// What clients connect to: all brokers.

@@ -1,7 +1,6 @@
 //! What a broker is to be like.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 use anyhow::Result;
@@ -110,12 +109,12 @@ impl BrokerOptions {
         let listeners = listen(&mut properties, port, controller, &self.listeners)?;
         join(&mut properties, self.member.as_ref(), controller);
         properties.extend(self.settings);
-        let text: String = properties.iter().map(|(name, value)| format!("{name}={value}\n")).collect();
-        fs::write(scratch.path().join("server.properties"), text)?;
         let java_options = self.java_options.unwrap_or_else(|| JAVA_OPTIONS.map(str::to_string).to_vec());
         let fate = self.fate;
         let is_member = self.member.is_some();
-        let broker = Broker { process: None, scratch, port, listeners, java_options, fate, is_member };
+        let process = None;
+        let broker = Broker { process, scratch, port, listeners, properties, java_options, fate, is_member };
+        broker.write_properties()?;
         broker.format_storage(&self.scram_users)?;
         Ok(broker)
     }

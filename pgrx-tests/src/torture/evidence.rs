@@ -8,6 +8,12 @@ use uuid::Uuid;
 use super::journal::{Header, Journal, Millis, digest};
 use crate::Record;
 
+/// How long the server may leave a commit in memory: three times its `wal_writer_delay`.
+pub const UNFLUSHED: Millis = 3 * WAL_WRITER_DELAY;
+
+/// The server's `wal_writer_delay`, the longest there is.
+pub const WAL_WRITER_DELAY: Millis = 10_000;
+
 /// Headers of the envelope that no author gives.
 const ENVELOPE: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_time"];
 
@@ -112,6 +118,8 @@ pub struct Evidence {
     pub notices: Vec<Notice>,
     /// When it was not listening.
     pub deaf: Vec<Span>,
+    /// When the server crashed, from before it was hit until it was up again.
+    pub crashes: Vec<Span>,
     /// When a fault was at work, and what it was.
     pub disturbed: Vec<(Span, String)>,
     /// How long writers wrote.
@@ -119,6 +127,11 @@ pub struct Evidence {
 }
 
 impl Evidence {
+    /// Whether a crash may have taken back what was committed at this time without waiting for the disk.
+    pub fn crashed_soon_after(&self, at: Millis) -> bool {
+        self.crashes.iter().any(|crash| (crash.from - UNFLUSHED..=crash.to).contains(&at))
+    }
+
     /// The share of the time when no fault was at work, in percent.
     pub fn calm_percent(&self) -> i64 {
         let mut spans: Vec<Span> = self.disturbed.iter().map(|(span, _)| *span).collect();

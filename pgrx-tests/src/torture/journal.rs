@@ -50,6 +50,8 @@ pub struct Entry {
 pub enum Ending {
     /// The server said so.
     Committed,
+    /// The server said so at this time, before it was on disk: a crash soon after may take it back.
+    CommittedAsynchronously(Millis),
     /// It was never told to commit, or failed before.
     RolledBack,
     /// The connection broke at COMMIT.
@@ -79,10 +81,12 @@ impl Journal {
     }
 
     /// Compares what the writers know with the markers of the transactions that committed. Gives how many
-    /// were known as committed and are not, or as rolled back and are.
-    pub fn contradicted_by(&self, committed: &HashSet<i64>) -> usize {
+    /// were known as committed and are not, or as rolled back and are. `crashed`: whether the server crashed so soon after
+    /// a time that it may have lost what it had committed then without waiting for the disk.
+    pub fn contradicted_by(&self, committed: &HashSet<i64>, crashed: impl Fn(Millis) -> bool) -> usize {
         let contradicts = |(number, ending): &(&i64, &Ending)| match ending {
             Ending::Committed => !committed.contains(number),
+            Ending::CommittedAsynchronously(at) => !committed.contains(number) && !crashed(*at),
             Ending::RolledBack => committed.contains(number),
             Ending::Unknown => false,
         };
@@ -90,8 +94,8 @@ impl Journal {
     }
 
     /// How many transactions ended so.
-    pub fn count(&self, ending: Ending) -> usize {
-        self.endings.values().filter(|found| **found == ending).count()
+    pub fn count(&self, is_so: impl Fn(i64, Ending) -> bool) -> usize {
+        self.endings.iter().filter(|(number, ending)| is_so(**number, **ending)).count()
     }
 }
 

@@ -77,7 +77,7 @@ impl Options {
     /// All faults of a mode.
     pub fn new(mode: Mode, duration: Duration, seed: u64) -> Self {
         // The mock cluster takes events of any size, and creates topics that it is asked for.
-        let is_real = mode == Mode::Kafka;
+        let is_real = mode != Mode::Mock;
         Self {
             duration,
             seed,
@@ -87,6 +87,7 @@ impl Options {
             habits: Habits {
                 poison: 3,
                 by_hand: 60,
+                asynchronous: 250,
                 oversized: is_real,
                 lost: if is_real { 5 } else { 0 },
                 rest: 50,
@@ -164,6 +165,7 @@ fn collect(
     let lasted = Span { from, to: clock::now() };
     journal.merge(pulse.into_journal());
     let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
+    let crashes = strokes.iter().filter_map(|stroke| stroke.crash).collect();
     let topics = shared.topics.clone();
     let Heard { notices, deaf } = heard;
     let evidence = Evidence {
@@ -177,6 +179,7 @@ fn collect(
         settled,
         notices,
         deaf,
+        crashes,
         disturbed,
         lasted,
     };

@@ -66,12 +66,14 @@ struct Line {
 }
 
 fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)> {
-    let [transactions, committed, prepared, unknown, deadlocks] = [
+    let [transactions, committed, prepared, unknown, deadlocks, asynchronous, taken_back] = [
         evidence.journal.endings.len(),
         evidence.committed.len(),
         evidence.journal.prepared,
         verdict.unknown,
         evidence.journal.deadlocks,
+        verdict.asynchronous,
+        verdict.taken_back,
     ]
     .map(grouped);
     let [events, rolled_back, keys] = [verdict.committed, verdict.rolled_back, verdict.keys].map(grouped);
@@ -84,6 +86,12 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
             format!(
                 "{transactions}: {committed} committed, {prepared} prepared, {unknown} of unknown end, \
                  {deadlocks} deadlocks"
+            ),
+        ),
+        (
+            "asynchronous",
+            format!(
+                "{asynchronous} commits that did not wait for the disk, of which crashes took {taken_back} back"
             ),
         ),
         ("events", format!("{events} committed, {rolled_back} rolled back, {keys} keys with several")),

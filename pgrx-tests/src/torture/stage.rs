@@ -13,14 +13,14 @@ use postgres::Client;
 use super::Options;
 use super::clock;
 use super::dial::Dial;
-use super::evidence::{Seen, Span};
+use super::evidence::{Seen, Span, WAL_WRITER_DELAY};
 use super::journal::Millis;
 use super::kafka::Kafka;
 use super::listener::Generations;
 use super::random::Random;
 use super::topics::{self, KEYS};
 use super::writers::{Pulse, Shared};
-use crate::{Cluster, run_as, wait};
+use crate::{Cluster, KafkaCluster, run_as, wait};
 
 /// The private tree with the failpoints in it: see `scripts/build-failpoints`.
 const TREE: &str = "failpoints";
@@ -41,9 +41,25 @@ pub struct Stroke {
     pub name: String,
     /// When it was at work; nothing was, if it may cause no duplicates.
     pub span: Option<Span>,
+    /// When the server crashed of it.
+    pub crash: Option<Span>,
     /// From its end to the relay at work again.
     pub recovery: Duration,
 }
+
+/// What a fault may do to events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Harm {
+    /// Nothing.
+    None,
+    /// They may be published twice.
+    Repetition,
+    /// That, and the server forgets commits that are not on disk.
+    Crash,
+}
+
+/// How often a fault is one of all brokers at once.
+const ALL_PERMILLE: usize = 250;
 
 /// The stage.
 pub struct Stage {
@@ -84,6 +100,8 @@ impl Stage {
             .set("event_outbox.sweep_interval", options.sweep_interval)
             .set("max_prepared_transactions", 100)
             .set("max_connections", 100)
+            // What nobody waits for stays in memory for long, so that crashes find some of it.
+            .set("wal_writer_delay", format!("{WAL_WRITER_DELAY}ms"))
             .start()?;
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {SECOND}"))?;
@@ -154,12 +172,11 @@ impl Stage {
         })
     }
 
-    /// Does something to the stage, and waits until the relay is at work again. `disturbs`: whether it may
-    /// have events published twice.
+    /// Does something to the stage, and waits until the relay is at work again.
     pub fn strike(
         &mut self,
         name: &str,
-        disturbs: bool,
+        harm: Harm,
         fault: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let from = clock::now();
@@ -169,9 +186,10 @@ impl Stage {
             done = self.recover().with_context(|| format!("after {name}"));
         }
         let now = clock::now();
-        let span = disturbs.then_some(Span { from, to: now + AFTERMATH });
+        let span = (harm != Harm::None).then_some(Span { from, to: now + AFTERMATH });
+        let crash = (harm == Harm::Crash).then_some(Span { from, to: now });
         let recovery = Duration::from_millis(u64::try_from(now - healed).unwrap_or(0));
-        self.strokes.push(Stroke { name: name.into(), span, recovery });
+        self.strokes.push(Stroke { name: name.into(), span, crash, recovery });
         done
     }
 
@@ -225,8 +243,13 @@ impl Stage {
         if self.cluster.pid().is_err() {
             self.cluster.start()?;
         }
-        if let Kafka::Real { broker, .. } = &mut self.kafka {
-            if broker.pid().is_ok() { broker.resume()? } else { broker.start()? }
+        if let Kafka::Real { cluster, .. } = &mut self.kafka {
+            for broker in cluster.brokers() {
+                if broker.pid().is_ok() {
+                    broker.resume()?;
+                }
+            }
+            cluster.start_all()?;
         }
         self.kafka.heal()
     }
@@ -236,12 +259,19 @@ impl Stage {
         self.generations[topic].fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// The real broker.
-    pub fn broker(&mut self) -> Result<&mut crate::Broker> {
+    /// The real brokers.
+    pub fn real(&mut self) -> Result<&mut KafkaCluster> {
         match &mut self.kafka {
-            Kafka::Real { broker, .. } => Ok(broker),
+            Kafka::Real { cluster, .. } => Ok(cluster),
             Kafka::Mock(_) => bail!("there is no real broker"),
         }
+    }
+
+    /// One of the real brokers, or now and then all of several.
+    pub fn some_brokers(&mut self) -> Result<Vec<usize>> {
+        let count = self.real()?.brokers().len();
+        let all = self.random.permille(ALL_PERMILLE);
+        Ok(if all { (0..count).collect() } else { vec![self.random.below(count)] })
     }
 }
 

@@ -29,6 +29,15 @@ pub const LOST: usize = 60;
 /// Keys of each topic that exists.
 pub const KEYS: usize = 40;
 
+/// The text of a key. That of the last one is far longer than what is usual.
+pub fn key_text(key: u16) -> String {
+    let number = key.to_string();
+    if usize::from(key) == KEYS - 1 { number.repeat(LONG_KEY / number.len()) } else { number }
+}
+
+/// Bytes of the long key: with the largest payload it fits into a batch of the topic for small ones.
+const LONG_KEY: usize = 20_000;
+
 /// Partitions of the topics that do not exist from the beginning.
 pub const PARTITIONS: i32 = 2;
 

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use super::{Crime, Verdict};
 use crate::torture::evidence::{Evidence, Seen, key_digest};
 use crate::torture::journal::{Entry, Lot, Millis};
+use crate::torture::topics::key_text;
 
 /// The records of each event that somebody wrote, as positions in the evidence.
 pub struct Arrivals<'a> {
@@ -55,7 +56,7 @@ impl<'a> Arrivals<'a> {
 }
 
 fn is_unaltered(entry: &Entry, record: &Seen) -> bool {
-    let key = entry.key.map(|key| key.to_string());
+    let key = entry.key.map(key_text);
     record.topic == entry.topic
         && record.key == key_digest(key.as_deref().map(str::as_bytes))
         && record.content == Some(entry.content)

@@ -18,7 +18,7 @@ use arrivals::Arrivals;
 pub enum Crime {
     /// A committed event is not in Kafka.
     Lost,
-    /// An event that was rolled back is in Kafka, or among the dead.
+    /// An event that was rolled back, or whose commit a crash took back, is in Kafka or among the dead.
     Ghost,
     /// A record tells of no event that anybody wrote.
     Invented,
@@ -49,6 +49,10 @@ pub struct Verdict {
     pub rolled_back: usize,
     /// Transactions of which the writer did not know how they ended.
     pub unknown: usize,
+    /// Transactions that committed without waiting for the disk.
+    pub asynchronous: usize,
+    /// Those of them that a crash took back.
+    pub taken_back: usize,
     /// Records.
     pub records: usize,
     /// Keys with more than one event.
@@ -92,10 +96,17 @@ impl Verdict {
         for _ in 0..evidence.left {
             verdict.accuse(Crime::Left, || "a row of outbox.events".into());
         }
-        for _ in 0..evidence.journal.contradicted_by(&evidence.committed) {
+        for _ in
+            0..evidence.journal.contradicted_by(&evidence.committed, |at| evidence.crashed_soon_after(at))
+        {
             verdict.accuse(Crime::Contradicted, || "the end of a transaction".into());
         }
-        verdict.unknown = evidence.journal.count(Ending::Unknown);
+        verdict.unknown = evidence.journal.count(|_, ending| ending == Ending::Unknown);
+        let is_asynchronous = |ending| matches!(ending, Ending::CommittedAsynchronously(_));
+        verdict.asynchronous = evidence.journal.count(|_, ending| is_asynchronous(ending));
+        verdict.taken_back = evidence
+            .journal
+            .count(|number, ending| is_asynchronous(ending) && !evidence.committed.contains(&number));
         verdict
     }
 

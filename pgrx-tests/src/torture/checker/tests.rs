@@ -115,6 +115,28 @@ fn the_server_forgot_a_commit() {
 }
 
 #[test]
+fn a_crash_takes_a_commit_back_that_was_not_on_disk() {
+    let mut evidence = good();
+    evidence.journal.endings.insert(3, Ending::CommittedAsynchronously(40_000));
+    assert!(Verdict::of(&evidence).is_clean());
+    evidence.committed.remove(&3);
+    assert_eq!(crimes(&evidence), [Crime::Ghost, Crime::Contradicted], "without a crash");
+    // What is in Kafka is not to be taken back.
+    for crash in [Span { from: 40_100, to: 41_000 }, Span { from: 39_000, to: 40_001 }] {
+        evidence.crashes = vec![crash];
+        assert_eq!(crimes(&evidence), [Crime::Ghost]);
+    }
+    let record = evidence.records.pop();
+    let verdict = Verdict::of(&evidence);
+    assert!(verdict.is_clean() && (verdict.asynchronous, verdict.taken_back) == (1, 1), "{verdict:?}");
+    evidence.crashes = vec![Span { from: 80_000, to: 81_000 }, Span { from: 30_000, to: 31_000 }];
+    assert_eq!(crimes(&evidence), [Crime::Contradicted], "it was on disk by then");
+    evidence.records.extend(record);
+    evidence.committed.insert(3);
+    assert!(Verdict::of(&evidence).is_clean());
+}
+
+#[test]
 fn a_record_of_nobody() {
     let mut evidence = good();
     evidence.records.push(seen(77, 0, 9));

@@ -31,6 +31,19 @@ impl Stage {
         self.cluster.restart(mode).map(drop)
     }
 
+    /// The log's writer is stopped before, or it would write all but the last page of the log.
+    pub(super) fn power_failure(&mut self) -> Result<()> {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
+        let writer: i32 = self.connect()?.query_one(sql, &[])?.get(0);
+        self.shared.set_hasty(true);
+        let stopped = process::send(u32::try_from(writer)?, libc::SIGSTOP);
+        self.hold(500, 1500);
+        let killed = self.cluster.kill();
+        self.shared.set_hasty(false);
+        stopped.and(killed)?;
+        self.cluster.start()
+    }
+
     /// What the relay has read waits for a broker, and is forgotten in the crash.
     pub(super) fn crash_in_outage(&mut self) -> Result<()> {
         self.kafka.set_reachable(false)?;

@@ -4,6 +4,7 @@ mod broker;
 mod database;
 mod mock;
 mod network;
+mod refused;
 mod settings;
 mod topics;
 
@@ -16,7 +17,7 @@ pub use settings::Change;
 
 use super::kafka::Mode;
 use super::random::Random;
-use super::stage::Stage;
+use super::stage::{Harm, Stage};
 
 /// The points of the relay at which faults can be placed: see `src/failpoints.rs`.
 const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settle", "after_settle"];
@@ -32,6 +33,8 @@ pub enum Fault {
     KillRelay,
     /// `pg_ctl stop -m immediate`, and a start.
     Crash,
+    /// Nobody waits for the disk and nothing is written to it; then all processes of the server are killed.
+    PowerFailure,
     /// `pg_ctl stop -m fast`, and a start.
     Restart,
     /// The brokers cannot be reached; then the server crashes.
@@ -52,12 +55,24 @@ pub enum Fault {
     NoAnswers,
     /// Nobody listens where Kafka was.
     Refused,
+    /// Brokers come back at other addresses.
+    MoveKafka,
+    /// Brokers are stopped and started in turn.
+    RestartInTurn,
+    /// Partitions get other leaders.
+    ElectLeaders,
     /// A topic is deleted, missed for a while, and created again.
     DeleteTopic,
+    /// A topic is deleted and created again before anybody misses it.
+    RecreateTopic,
     /// A topic that was missed is created, and its dead letters are sent again.
     Mend,
     /// A setting is changed.
     Reload(Change),
+    /// Thousands of events that no broker takes.
+    Flood,
+    /// An event whose key is larger than any request.
+    HugeKey,
     /// DROP and CREATE EXTENSION in another database.
     SecondDatabase,
     /// The mock cluster answers produce requests with an error, several times.
@@ -86,6 +101,7 @@ impl fmt::Display for Fault {
             Self::TerminateRelay => "relay: terminated",
             Self::KillRelay => "relay: killed",
             Self::Crash => "PostgreSQL: immediate stop",
+            Self::PowerFailure => "PostgreSQL: killed with commits in memory",
             Self::Restart => "PostgreSQL: fast stop",
             Self::CrashInOutage => "PostgreSQL: immediate stop in an outage",
             Self::StopKafka => "Kafka: stopped",
@@ -96,8 +112,14 @@ impl fmt::Display for Fault {
             Self::HalfOpen => "network: half-open",
             Self::NoAnswers => "network: answers lost",
             Self::Refused => "network: refused",
-            Self::DeleteTopic => "topic: deleted, created again",
+            Self::MoveKafka => "Kafka: at another address",
+            Self::RestartInTurn => "Kafka: restarted in turn",
+            Self::ElectLeaders => "Kafka: other leaders",
+            Self::DeleteTopic => "topic: deleted, missed, created again",
+            Self::RecreateTopic => "topic: deleted, created at once",
             Self::Mend => "topic: created, dead sent again",
+            Self::Flood => "events: thousands refused",
+            Self::HugeKey => "events: a huge key",
             Self::SecondDatabase => "second database: DROP, CREATE EXTENSION",
             Self::MockDown => "mock: brokers down",
             Self::MockLeaders => "mock: other leaders",
@@ -110,24 +132,32 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// Whether events may be published twice for it.
-    fn disturbs(self) -> bool {
+    /// What it may do to events.
+    fn harm(self) -> Harm {
         match self {
             // These take their time, and break nothing.
-            Self::SecondDatabase | Self::Mend | Self::Slow | Self::MockSlow => false,
-            Self::At(_, action) => !action.starts_with("pause"),
-            Self::Reload(change) => change.renews_producer(),
-            _ => true,
+            Self::SecondDatabase | Self::Mend | Self::Flood | Self::HugeKey | Self::Slow | Self::MockSlow => {
+                Harm::None
+            }
+            Self::At(_, action) if action.starts_with("pause") => Harm::None,
+            Self::Reload(change) if !change.renews_producer() => Harm::None,
+            Self::At(_, "kill")
+            | Self::KillRelay
+            | Self::Crash
+            | Self::CrashInOutage
+            | Self::PowerFailure => Harm::Crash,
+            _ => Harm::Repetition,
         }
     }
 
     /// Lets it happen, and waits until the relay has got over it.
     pub fn inflict(self, stage: &mut Stage) -> Result<()> {
-        stage.strike(&self.to_string(), self.disturbs(), |stage| match self {
+        stage.strike(&self.to_string(), self.harm(), |stage| match self {
             Self::At(point, action) => stage.strike_at(point, action),
             Self::TerminateRelay => stage.terminate_relay(),
             Self::KillRelay => stage.kill_relay(),
             Self::Crash => stage.restart(crate::StopMode::Immediate),
+            Self::PowerFailure => stage.power_failure(),
             Self::Restart => stage.restart(crate::StopMode::Fast),
             Self::CrashInOutage => stage.crash_in_outage(),
             Self::StopKafka => stage.stop_kafka(),
@@ -138,9 +168,15 @@ impl Fault {
             Self::HalfOpen => stage.half_open(),
             Self::NoAnswers => stage.lose_answers(),
             Self::Refused => stage.refuse_connections(),
-            Self::DeleteTopic => stage.delete_topic(),
+            Self::MoveKafka => stage.move_kafka(),
+            Self::RestartInTurn => stage.restart_in_turn(),
+            Self::ElectLeaders => stage.elect_leaders(),
+            Self::DeleteTopic => stage.delete_topic(true),
+            Self::RecreateTopic => stage.delete_topic(false),
             Self::Mend => stage.mend(),
             Self::Reload(change) => stage.reload(change),
+            Self::Flood => stage.flood(),
+            Self::HugeKey => stage.huge_key(),
             Self::SecondDatabase => stage.second_database(),
             Self::Answer(refusal) => stage.answer(refusal),
             Self::MockDown => stage.mock_down(),
@@ -153,20 +189,23 @@ impl Fault {
 }
 
 /// Faults of the relay and the server, besides those at points of the relay.
-const EVERYWHERE: [Fault; 9] = [
+const EVERYWHERE: [Fault; 12] = [
     Fault::TerminateRelay,
     Fault::KillRelay,
     Fault::Crash,
     Fault::Crash,
+    Fault::PowerFailure,
+    Fault::PowerFailure,
     Fault::Restart,
     Fault::CrashInOutage,
     Fault::SecondDatabase,
+    Fault::Flood,
     Fault::At("after_produce", "fatal"),
     Fault::At("after_produce", "panic"),
 ];
 
 /// Faults of Apache Kafka and the way to it, each as often as it is worth.
-const OF_KAFKA: [Fault; 17] = [
+const OF_KAFKA: [Fault; 19] = [
     Fault::StopKafka,
     Fault::KillKafka,
     Fault::KillKafka,
@@ -180,10 +219,26 @@ const OF_KAFKA: [Fault; 17] = [
     Fault::NoAnswers,
     Fault::NoAnswers,
     Fault::Refused,
+    Fault::HugeKey,
     Fault::DeleteTopic,
     Fault::DeleteTopic,
+    Fault::RecreateTopic,
     Fault::Mend,
     Fault::Mend,
+];
+
+/// Faults that several brokers make possible, and what is worth more with them.
+const OF_CLUSTER: [Fault; 10] = [
+    Fault::MoveKafka,
+    Fault::MoveKafka,
+    Fault::RestartInTurn,
+    Fault::RestartInTurn,
+    Fault::ElectLeaders,
+    Fault::ElectLeaders,
+    Fault::StopKafka,
+    Fault::KillKafka,
+    Fault::RecreateTopic,
+    Fault::RecreateTopic,
 ];
 
 /// Faults of the mock cluster, besides its refusals.
@@ -203,6 +258,10 @@ pub fn all(mode: Mode) -> Vec<Fault> {
     all.extend(Change::ALL.map(Fault::Reload));
     match mode {
         Mode::Kafka => all.extend(OF_KAFKA),
+        Mode::Cluster => {
+            all.extend(OF_KAFKA);
+            all.extend(OF_CLUSTER);
+        }
         Mode::Mock => {
             all.extend(OF_MOCK);
             all.extend(Refusal::ALL.map(Fault::Answer));

@@ -1,31 +1,29 @@
-//! Faults of the way to the real broker.
+//! Faults of the ways to the real brokers.
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
-use crate::proxy::{Proxy, Weather};
-use crate::torture::kafka::Kafka;
+use crate::proxy::Weather;
 use crate::torture::stage::Stage;
 
 impl Stage {
-    fn proxy(&self) -> Result<&Proxy> {
-        match &self.kafka {
-            Kafka::Real { proxy, .. } => Ok(proxy),
-            Kafka::Mock(_) => bail!("there is no proxy"),
-        }
+    fn weather(&mut self, weather: Weather, from_millis: usize, to_millis: usize) -> Result<()> {
+        self.kafka.proxies().for_each(|proxy| proxy.set_weather(weather));
+        self.hold(from_millis, to_millis);
+        self.kafka.proxies().for_each(|proxy| proxy.set_weather(Weather::Fair));
+        Ok(())
     }
 
-    fn weather(&mut self, weather: Weather, from_millis: usize, to_millis: usize) -> Result<()> {
-        self.proxy()?.set_weather(weather);
-        self.hold(from_millis, to_millis);
-        self.proxy()?.set_weather(Weather::Fair);
-        Ok(())
+    fn cut_all(&self) {
+        for proxy in self.kafka.proxies() {
+            proxy.cut();
+        }
     }
 
     pub(super) fn cut(&mut self) -> Result<()> {
         for _ in 0..self.random.between(1, 4) {
-            self.proxy()?.cut();
+            self.cut_all();
             self.hold(20, 400);
         }
         Ok(())
@@ -40,7 +38,7 @@ impl Stage {
     pub(super) fn half_open(&mut self) -> Result<()> {
         self.weather(Weather::HalfOpen, 500, 6000)?;
         if self.random.permille(500) {
-            self.proxy()?.cut();
+            self.cut_all();
         }
         Ok(())
     }

@@ -23,8 +23,9 @@ const IS_OVER: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic 
 const REDRIVE: &str = "SELECT outbox.redrive(topic => $1)";
 
 impl Stage {
-    /// What the topic holds is read before; what is emitted while it is missing waits, and keeps its order.
-    pub(super) fn delete_topic(&mut self) -> Result<()> {
+    /// What the topic holds is read before; what is emitted while it is missing waits, and keeps its order. `is_missed`: until
+    /// the relay has been refused an event.
+    pub(super) fn delete_topic(&mut self, is_missed: bool) -> Result<()> {
         let topic = topics::names()[VOLATILE].clone();
         let shared = Arc::clone(&self.shared);
         let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
@@ -34,18 +35,30 @@ impl Stage {
         self.configure("event_outbox.max_attempts", "1000")?;
         // The relay knows by then, and what was told of the topic has reached the listener.
         self.hold(500, 800);
-        let deleted = self.delete_and_create(&topic, nobody_writes);
+        let deleted = self.delete_and_create(&topic, nobody_writes, is_missed);
         self.configure("event_outbox.max_attempts", "4")?;
         deleted
     }
 
-    fn delete_and_create(&mut self, topic: &str, nobody_writes: RwLockWriteGuard<'_, ()>) -> Result<()> {
-        self.broker()?.delete_topic(topic)?;
+    fn delete_and_create(
+        &mut self,
+        topic: &str,
+        nobody_writes: RwLockWriteGuard<'_, ()>,
+        is_missed: bool,
+    ) -> Result<()> {
+        let cluster = self.real()?;
+        cluster.delete_topic(topic)?;
+        // A broker that has not heard of it yet would take events, and delete them.
+        wait::until("all brokers to know", DEADLINE, || {
+            cluster.brokers().iter().all(|broker| broker.has_topic(topic).is_ok_and(|has| !has)).then_some(())
+        })?;
         self.next_generation(VOLATILE);
-        drop(nobody_writes);
-        // A topic that nobody needed meanwhile makes a poorer fault, not a wrong one.
-        let _ = self.until("a refusal", REFUSAL, IS_REFUSED, topic);
-        self.hold(0, 1000);
+        if is_missed {
+            drop(nobody_writes);
+            // A topic that nobody needed meanwhile makes a poorer fault, not a wrong one.
+            let _ = self.until("a refusal", REFUSAL, IS_REFUSED, topic);
+            self.hold(0, 1000);
+        }
         self.create(topic)?;
         self.until("what was refused to be published", DEADLINE, NONE_IS_REFUSED, topic)
     }
@@ -54,7 +67,7 @@ impl Stage {
     pub fn archive(&mut self, topic: usize) -> Result<()> {
         let generation = self.generations[topic].load(std::sync::atomic::Ordering::Relaxed);
         let name = topics::names()[topic].clone();
-        let servers = self.broker()?.bootstrap_servers();
+        let servers = self.real()?.bootstrap_servers();
         let archive = &mut self.archive;
         Consumer::visit_all(&servers, &[&name], |record| {
             archive.push(Seen::of(&record, topic, generation, None));

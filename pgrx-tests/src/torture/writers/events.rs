@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::Writer;
 use crate::torture::journal::{Entry, Header, JSON, Lot, digest};
-use crate::torture::topics::{self, KEYS, NO_PARTITION};
+use crate::torture::topics::{self, KEYS, NO_PARTITION, key_text};
 
 /// Where an event goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +86,7 @@ impl Writer {
         };
         Draft {
             topic: self.shared.topics[target.topic].clone(),
-            key: target.key.map(|key| key.to_string()),
+            key: target.key.map(key_text),
             // A key chooses its partition, and other poison asks for one that is not there.
             partition: (is_poison && !is_oversized).then_some(NO_PARTITION),
             number: format!("{transaction:x}-{:x}", self.random.bits()),
@@ -104,7 +104,7 @@ impl Writer {
         for _ in 0..count {
             let event_id = Uuid::from_u64_pair(self.random.bits(), self.random.bits());
             let payload = format!("{transaction:x}-{:x}", self.random.bits());
-            let key = target.key.map_or("\\N".into(), |key| key.to_string());
+            let key = target.key.map_or("\\N".into(), key_text);
             lines += &format!("{event_id}\t{topic}\t{key}\t{payload}\n");
             events.push((event_id, digest(Some(payload.as_bytes()), vec![header("ce_type", &**topic)])));
         }

@@ -3,6 +3,7 @@
 mod by_hand;
 mod events;
 mod pulse;
+mod refused;
 mod transactions;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -38,6 +39,8 @@ pub struct Habits {
     pub poison: usize,
     /// Transactions that change the outbox by hand.
     pub by_hand: usize,
+    /// Transactions that do not wait for the disk when they commit.
+    pub asynchronous: usize,
     /// Whether the poison of one topic is an event that is too large for it.
     pub oversized: bool,
     /// Transactions that emit to a topic that does not exist.
@@ -60,6 +63,8 @@ pub struct Shared {
     pub volatile: RwLock<()>,
     /// Events written, for the onlooker.
     pub written: AtomicUsize,
+    /// Whether nobody waits for the disk.
+    hasty: AtomicBool,
     stop: AtomicBool,
 }
 
@@ -73,8 +78,18 @@ impl Shared {
             created: RwLock::new(0),
             volatile: RwLock::new(()),
             written: AtomicUsize::new(0),
+            hasty: AtomicBool::new(false),
             stop: AtomicBool::new(false),
         }
+    }
+
+    /// From here on nobody waits for the disk, or some do again.
+    pub fn set_hasty(&self, is_hasty: bool) {
+        self.hasty.store(is_hasty, Ordering::Relaxed);
+    }
+
+    fn is_hasty(&self) -> bool {
+        self.hasty.load(Ordering::Relaxed)
     }
 
     fn is_over(&self) -> bool {
@@ -117,6 +132,8 @@ struct Writer {
     shared: Arc<Shared>,
     client: Option<Client>,
     journal: Journal,
+    /// Whether the transaction does not wait for the disk when it commits.
+    is_asynchronous: bool,
     /// A transaction that was prepared, and may not have been ended: its number, and whether it is to commit.
     limbo: Option<(i64, bool)>,
 }
@@ -130,6 +147,7 @@ impl Writer {
             shared,
             client: None,
             journal: Journal::default(),
+            is_asynchronous: false,
             limbo: None,
         }
     }

@@ -33,6 +33,24 @@ impl Pulse {
         self.0.journal.entries.last().filter(|_| is_done).map(|entry| entry.id)
     }
 
+    /// Emits so many events that are refused. They reach the outbox, or the server is down.
+    pub fn flood(&mut self, topic: usize, count: usize, is_keyed: bool) -> bool {
+        let done = self.0.connect().then(|| self.0.flood(topic, count, is_keyed));
+        self.has_done(done)
+    }
+
+    /// Emits an event with a key of so many bytes.
+    pub fn emit_huge(&mut self, topic: usize, bytes: usize) -> bool {
+        let done = self.0.connect().then(|| self.0.emit_huge(topic, bytes));
+        self.has_done(done)
+    }
+
+    fn has_done(&mut self, done: Option<Result<(), postgres::Error>>) -> bool {
+        let is_done = matches!(done, Some(Ok(())));
+        self.0.clean_up(done.unwrap_or(Ok(())));
+        is_done
+    }
+
     /// Whether the event has left the outbox. `Some(false)` if that cannot be asked any more.
     pub fn is_gone(&mut self, id: i64) -> Option<bool> {
         let client = self.0.client.as_mut()?;

@@ -7,6 +7,7 @@ use postgres::error::SqlState;
 
 use super::Writer;
 use super::events::Target;
+use crate::torture::clock;
 use crate::torture::journal::{Ending, Lot};
 use crate::torture::topics::{self, KEYS};
 
@@ -45,6 +46,7 @@ const WAYS: [(Way, usize); 8] = [
     (Way::Copy, 3),
 ];
 
+const ASYNCHRONOUS: &str = "SET LOCAL synchronous_commit = off";
 const MARK: &str = "INSERT INTO torture.transactions VALUES ($1)";
 const LOCK: &str = "SELECT FROM torture.aggregates WHERE topic = $1 AND key = $2 FOR UPDATE";
 const IS_PREPARED: &str = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)";
@@ -52,7 +54,9 @@ const IS_PREPARED: &str = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gi
 impl Writer {
     /// One transaction, of one kind or another.
     pub(super) fn step(&mut self) {
-        if self.random.permille(self.shared.habits.by_hand) {
+        // What is done by hand is on disk when it is done, and would take all others' commits there.
+        let is_hasty = self.shared.is_hasty();
+        if !is_hasty && self.random.permille(self.shared.habits.by_hand) {
             let done = self.change_by_hand();
             return self.clean_up(done);
         }
@@ -63,6 +67,7 @@ impl Writer {
             found
         });
         let way = way.map_or(Way::Commit, |(way, _)| *way);
+        let way = if is_hasty && way == Way::Prepare { Way::Commit } else { way };
         let number = self.begin_notes();
         let done = self.go(way, number);
         self.clean_up(done);
@@ -93,6 +98,10 @@ impl Writer {
         let created =
             gets_lost.then(|| shared.created.read().unwrap_or_else(std::sync::PoisonError::into_inner));
         self.begin(number)?;
+        if way != Way::Prepare && (shared.is_hasty() || self.random.permille(shared.habits.asynchronous)) {
+            self.execute(ASYNCHRONOUS)?;
+            self.is_asynchronous = true;
+        }
         if way != Way::Deadlock {
             // In one order, as applications do that know each other.
             targets.sort_unstable();
@@ -117,6 +126,7 @@ impl Writer {
 
     /// Begins a transaction that leaves a marker if it commits.
     pub(super) fn begin(&mut self, number: i64) -> Result<(), Error> {
+        self.is_asynchronous = false;
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         client.batch_execute("BEGIN")?;
         client.execute(MARK, &[&number])?;
@@ -184,7 +194,11 @@ impl Writer {
     pub(super) fn commit(&mut self, number: i64) -> Result<(), Error> {
         self.note(number, Ending::Unknown);
         self.execute("COMMIT")?;
-        self.note(number, Ending::Committed);
+        let ending = match self.is_asynchronous {
+            true => Ending::CommittedAsynchronously(clock::now()),
+            false => Ending::Committed,
+        };
+        self.note(number, ending);
         Ok(())
     }
 
