@@ -246,7 +246,9 @@ fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
     emit_dead(&mut stage.client, &topic, "k", "1")?;
     emit_dead(&mut stage.client, &topic, "k", "2")?;
     let [app, medic, digger] = ["app", "medic", "digger"].map(|role| format!("{role}_{}", stage.database));
-    for (role, function) in [(&app, "emit"), (&medic, "redrive"), (&digger, "discard")] {
+    for (role, function) in
+        [(&app, "emit(text, jsonb, text, text, jsonb, uuid, int)"), (&medic, "redrive"), (&digger, "discard")]
+    {
         stage.client.batch_execute(&format!(
             "CREATE ROLE {role} LOGIN;
              GRANT USAGE ON SCHEMA outbox TO {role};

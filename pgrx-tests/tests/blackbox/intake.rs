@@ -143,9 +143,10 @@ fn the_right_to_try_is_enough_and_gives_no_other() -> Result<()> {
     let mut stage = Stage::new()?;
     let topic = stage.topic("granted");
     let [taker, emitter] = ["taker", "emitter"].map(|role| format!("{role}_{}", stage.database));
-    for (role, function) in
-        [(&taker, "try_emit(text, text, text, text, text, jsonb, uuid, int)"), (&emitter, "emit")]
-    {
+    for (role, function) in [
+        (&taker, "try_emit(text, text, text, text, text, jsonb, uuid, int)"),
+        (&emitter, "emit(text, jsonb, text, text, jsonb, uuid, int)"),
+    ] {
         stage.client.batch_execute(&format!(
             "CREATE ROLE {role} LOGIN;
              GRANT USAGE ON SCHEMA outbox TO {role};
