@@ -407,6 +407,10 @@ BEGIN
                 verdict := CASE WHEN current_setting('event_outbox.auto_create_topics')::boolean THEN 'warning' ELSE 'error' END;
                 finding := format('"%s": %s', described.topic, described.error);
                 hint := format('SELECT outbox.create_topic(%L); or allow the relay''s user to write to it.', described.topic);
+            ELSIF described.error LIKE 'partition %' THEN
+                verdict := 'error';
+                finding := format('"%s": %s; events for it wait.', described.topic, described.error);
+                hint := 'Bring the brokers back that hold its replicas; kafka-topics --describe --topic shows which.';
             ELSIF described.max_message_bytes < most THEN
                 verdict := 'warning';
                 finding := format('"%s" takes up to %s bytes, events can have %s: Kafka refuses the larger ones.',

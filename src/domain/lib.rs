@@ -32,3 +32,4 @@ pub mod sweep;
 pub mod timestamps;
 pub mod topic;
 pub mod version;
+pub mod watchdog;

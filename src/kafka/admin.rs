@@ -13,11 +13,13 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use event_outbox_domain::watchdog::{Health, Subject};
 use futures_executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use serde_json::{Map, Value, json};
 
 use super::client::ask_any_broker;
@@ -147,6 +149,8 @@ impl Admin {
         let metadata = self.client.inner().fetch_metadata(Some(name), self.left())?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         let error = topic.and_then(|topic| topic.error()).map(|error| Code::from(error).to_string());
+        let leaderless = topic.and_then(without_leader);
+        let in_sync = topic.and_then(|topic| topic.partitions().iter().map(least_in_sync).min());
         let partitions = topic.map_or(0, |topic| topic.partitions().len());
         let replicas = topic
             .and_then(|topic| topic.partitions().iter().map(|partition| partition.replicas().len()).min());
@@ -154,7 +158,10 @@ impl Admin {
             let error = error.unwrap_or_else(|| Code::UnknownTopicOrPartition.to_string());
             json!({ "topic": name, "error": error })
         } else {
-            json!({ "topic": name, "partitions": partitions, "replication_factor": replicas, "error": error })
+            json!({
+                "topic": name, "partitions": partitions, "replication_factor": replicas,
+                "in_sync": in_sync, "ill": leaderless, "error": leaderless.clone().or(error),
+            })
         })
     }
 
@@ -179,12 +186,62 @@ impl Admin {
                         .filter_map(|key| Some((key.to_owned(), resource.get(key)?.value.clone().into())))
                         .collect();
                     topic["config"] = Value::Object(config);
+                    add_short_of_replicas(topic);
                 }
-                Err(code) => topic["error"] = format!("its configuration cannot be read: {code}").into(),
+                Err(code) if topic["error"].is_null() => {
+                    topic["error"] = format!("its configuration cannot be read: {code}").into();
+                }
+                Err(_) => {}
             }
         }
         Ok(())
     }
+}
+
+/// Which partitions nobody leads: nothing can be written to those.
+fn without_leader(topic: &MetadataTopic) -> Option<String> {
+    let ids: Vec<_> =
+        topic.partitions().iter().filter(|found| found.leader() < 0).map(|found| found.id()).collect();
+    match &ids[..] {
+        [] => None,
+        [id] => Some(format!("partition {id} has no leader")),
+        [id, others @ ..] => Some(format!("partition {id} has no leader, nor have {} others", others.len())),
+    }
+}
+
+/// Replicas in sync, and of which partition.
+fn least_in_sync(partition: &MetadataPartition) -> (usize, i32) {
+    (partition.isr().len(), partition.id())
+}
+
+/// Says so if a partition has fewer replicas in sync than its topic wants.
+fn add_short_of_replicas(topic: &mut Value) {
+    let wanted = topic["config"]["min.insync.replicas"].as_str().and_then(|text| text.parse::<u64>().ok());
+    let (Some(wanted), Some(in_sync)) = (wanted, topic["in_sync"][0].as_u64()) else { return };
+    if in_sync < wanted && topic["ill"].is_null() {
+        let partition = &topic["in_sync"][1];
+        let ill =
+            format!("partition {partition} has {in_sync} of the {wanted} replicas in sync that it needs");
+        (topic["ill"], topic["error"]) = (ill.clone().into(), ill.into());
+    }
+}
+
+/// What Kafka says of each subject to a client that knows nothing yet.
+#[must_use]
+pub fn ask_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
+    let names: BTreeSet<&str> = subjects.iter().flatten().map(|topic| &**topic).collect();
+    let described = Admin::open(config, timeout).and_then(|admin| admin.describe_topics(&names));
+    let Ok(described) = described else { return vec![Health::Unknown; subjects.len()] };
+    let health = |topic: &str| {
+        let found = described.as_array().into_iter().flatten().find(|found| found["topic"] == *topic);
+        match found.map(|found| (found["partitions"].is_null(), &found["ill"], &found["error"])) {
+            Some((false, Value::Null, _)) => Health::Well,
+            Some((false, Value::String(ill), _)) => Health::Ill(ill.clone()),
+            Some((true, _, Value::String(error))) => Health::Ill(error.clone()),
+            _ => Health::Unknown,
+        }
+    };
+    subjects.iter().map(|subject| subject.as_ref().map_or(Health::Well, |topic| health(topic))).collect()
 }
 
 fn strings(list: &Value) -> BTreeSet<&str> {

@@ -91,9 +91,9 @@ impl Client {
         self.producer.in_flight_count() == 0
     }
 
-    /// Reminds librdkafka of its brokers, if need be and if it is time.
-    pub fn remind(&mut self) {
-        self.reminder.look(&self.producer);
+    /// Reminds librdkafka of its brokers, if need be and if it is time. `none_answers`: it has asked them, and waited.
+    pub fn remind(&mut self, none_answers: bool) {
+        self.reminder.look(&self.producer, none_answers);
     }
 
     /// When it will be time.

@@ -3,6 +3,10 @@
 //! A cluster tells of no broker at all while its only one, or the last of them, is about to join it again.
 //! librdkafka then forgets all it knew, those it began with too; it says nothing, and would never look for any
 //! again (its issue 5301). A new producer would begin anew with them, but not know what was under way.
+//!
+//! It can forget them in another way: when all brokers are gone it looks at those that it began with again, but if an answer
+//! to a question about topics is read at that moment, that look is called off, and it never begins another. A broker that
+//! then comes back at another address is not found.
 
 use std::ffi::CString;
 use std::time::{Duration, Instant};
@@ -42,12 +46,13 @@ impl Reminder {
         self.at
     }
 
-    /// Looks, if it is time, and reminds the producer of its brokers if it knows none.
-    pub fn look(&mut self, producer: &BaseProducer<Context>) {
+    /// Looks, if it is time, and reminds the producer of its brokers if it knows none, or none answers.
+    pub fn look(&mut self, producer: &BaseProducer<Context>, none_answers: bool) {
         if self.at > Instant::now() {
             return;
         }
-        if producer.in_flight_count() == 0 || knows_controller(producer) {
+        let is_fine = producer.in_flight_count() == 0 || knows_controller(producer);
+        if is_fine && !none_answers {
             self.pause = PAUSE.0;
         } else {
             // SAFETY: the producer is alive; the text is copied. Brokers that it knows are not added again.

@@ -103,6 +103,11 @@ impl Probe {
         Self { at: Instant::now(), pause: PROBE_AFTER.0 }
     }
 
+    /// Whether there was no answer yet.
+    fn has_failed(&self) -> bool {
+        self.pause > PROBE_AFTER.0
+    }
+
     fn later(&mut self) {
         self.at = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(PROBE_AFTER.1);
@@ -186,8 +191,9 @@ impl<'a> Session<'a> {
     }
 
     fn remind(&mut self) {
-        self.common.remind();
-        self.apart.iter_mut().for_each(Client::remind);
+        let none_answers = self.probe.as_ref().is_some_and(Probe::has_failed);
+        self.common.remind(none_answers);
+        self.apart.iter_mut().for_each(|apart| apart.remind(none_answers));
     }
 
     /// Whether the common producer has stopped, and has events that are to come back.

@@ -18,5 +18,6 @@ pub mod sweep;
 pub mod turn;
 pub mod unreplicated;
 pub mod waiting;
+pub mod watch;
 pub mod window;
 pub mod worker;

@@ -257,6 +257,7 @@ impl Relay {
             lane,
             alone,
             is_open: true,
+            place: 0,
             weight,
             topic,
         });
@@ -276,6 +277,7 @@ impl Relay {
             alone: true,
             // No broker has to answer.
             is_open: false,
+            place: 0,
             weight: event::weight(Size::default()),
             topic: self.shared_topic(&row.topic()),
         });

@@ -37,6 +37,7 @@ use super::listeners::Listeners;
 use super::pause::Pause;
 use super::stuck::Congestion;
 use super::unreplicated::Unreplicated;
+use super::watch::Watch;
 use super::window::Window;
 use crate::kafka::doorbell::Doorbell;
 use crate::kafka::publisher::Publisher;
@@ -83,6 +84,7 @@ pub struct Relay {
     pub(super) caution: Caution,
     pub(super) timestamps: Timestamps,
     pub(super) congestion: Congestion,
+    pub(super) watch: Watch,
     /// Reports that are not settled yet.
     pub(super) reports: VecDeque<Report>,
     /// Reports that cannot be settled while other sessions lock the rows.
@@ -137,6 +139,7 @@ impl Relay {
             timestamps: Timestamps::default(),
             settings,
             congestion: Congestion::default(),
+            watch: Watch::default(),
             reports: VecDeque::new(),
             held: Held::default(),
             faulty: Faulty::default(),
@@ -174,6 +177,7 @@ impl Relay {
             self.look_at_standbys();
             self.sweep();
             self.set_stuck_topics_aside();
+            self.watch();
             self.show();
             self.log_refusal_counts();
             log::flush();
@@ -312,7 +316,13 @@ impl Relay {
 
     /// When to look again, though nobody rings.
     fn next_date(&self) -> Option<Instant> {
-        let pauses = [self.next_settlement(), self.next_sweep(), self.renewal, self.congestion.until()];
+        let pauses = [
+            self.next_settlement(),
+            self.next_sweep(),
+            self.renewal,
+            self.congestion.until(),
+            self.next_watch(),
+        ];
         let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
         let instant = |date: i64| {

@@ -1,6 +1,6 @@
 //! What is in flight: handed to Kafka, and not yet settled.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use event_outbox_domain::by_id::ById;
@@ -25,6 +25,8 @@ pub struct Ticket {
     pub alone: bool,
     /// Whether nothing is known yet of what the broker made of it.
     pub is_open: bool,
+    /// When it was handed over, among all: set when it is added to the window.
+    pub place: u64,
     /// What the event weighs in memory, in bytes.
     pub weight: usize,
 }
@@ -34,6 +36,8 @@ pub struct Ticket {
 pub struct Window {
     tickets: ById<Ticket>,
     bytes: usize,
+    /// Events handed over so far.
+    handed_over: u64,
 }
 
 impl Window {
@@ -63,7 +67,9 @@ impl Window {
     }
 
     /// Takes in an event that was handed over.
-    pub fn add(&mut self, ticket: Ticket) {
+    pub fn add(&mut self, mut ticket: Ticket) {
+        self.handed_over += 1;
+        ticket.place = self.handed_over;
         self.bytes += ticket.weight;
         if let Some(before) = self.tickets.insert(ticket.row.id, ticket) {
             self.bytes -= before.weight;
@@ -123,6 +129,22 @@ impl Window {
     /// The lanes of all events in flight, each as often as it has events.
     pub fn lanes(&self) -> impl Iterator<Item = u64> {
         self.tickets.values().filter_map(|ticket| ticket.lane)
+    }
+
+    /// Of each topic the place of the event that was handed over first, of those that nothing is known of. Looks at each
+    /// event: for rare occasions.
+    #[must_use]
+    pub fn first_places(&self) -> HashMap<Arc<str>, u64> {
+        let mut first: HashMap<Arc<str>, u64> = HashMap::new();
+        for ticket in self.tickets.values().filter(|ticket| ticket.is_open) {
+            match first.get_mut(&ticket.topic) {
+                Some(place) => *place = ticket.place.min(*place),
+                None => {
+                    first.insert(ticket.topic.clone(), ticket.place);
+                }
+            }
+        }
+        first
     }
 
     /// The topics of all events in flight, each as often as it has events.

@@ -37,6 +37,7 @@ mod outage;
 mod own;
 mod partitions;
 mod privileges;
+mod progress;
 mod properties;
 mod readme;
 mod record;

@@ -1,0 +1,107 @@
+//! The watchdog at work: looks whether anything comes back, asks Kafka through a client that knows nothing yet, and has
+//! the producer replaced that is stuck.
+
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use event_outbox_domain::watchdog::{Advice, Health, Subject, Watchdog};
+
+use super::turn::Relay;
+use crate::kafka::admin;
+use crate::kafka::config;
+use crate::kafka::doorbell::RingAtEnd;
+use crate::kafka::publisher::with_signals_blocked;
+
+/// Time for Kafka to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
+
+/// The watchdog, and what it has asked.
+#[derive(Default)]
+pub struct Watch {
+    dog: Watchdog,
+    asked: Option<Question>,
+}
+
+struct Question {
+    subjects: Vec<Subject>,
+    answer: Receiver<Vec<Health>>,
+}
+
+impl Relay {
+    /// Sees to it that no silence lasts.
+    pub(super) fn watch(&mut self) {
+        let now = self.age();
+        if self.publisher.is_none() || self.renewal.is_some() {
+            self.watch.dog.look(now, []);
+            return;
+        }
+        if now >= self.watch.dog.next_look() {
+            let adrift = self.is_disconnected().then_some((None, 0));
+            let first = self.window.first_places().into_iter().map(|(topic, place)| (Some(topic), place));
+            self.watch.dog.look(now, first.chain(adrift));
+            if let Some((topic, why)) = self.watch.dog.ill() {
+                self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
+            }
+        }
+        self.hear_answer(now);
+        if self.watch.asked.is_none()
+            && let Some(subjects) = self.watch.dog.question(now)
+        {
+            self.watch.asked = self.ask_kafka(subjects);
+        }
+    }
+
+    /// When to look again, though nobody rings.
+    pub(super) fn next_watch(&self) -> Option<Instant> {
+        let something_is_out = !self.window.is_empty() || self.is_disconnected();
+        (something_is_out && self.publisher.is_some()).then(|| self.born + self.watch.dog.next_look())
+    }
+
+    fn hear_answer(&mut self, now: Duration) {
+        let Some(Question { subjects, answer }) = self.watch.asked.take() else { return };
+        let health = match answer.try_recv() {
+            Err(TryRecvError::Empty) => {
+                self.watch.asked = Some(Question { subjects, answer });
+                return;
+            }
+            Err(TryRecvError::Disconnected) => vec![Health::Unknown; subjects.len()],
+            Ok(health) => health,
+        };
+        self.heed(now, subjects.into_iter().zip(health));
+    }
+
+    fn heed(&mut self, now: Duration, answers: impl Iterator<Item = (Subject, Health)>) {
+        let Advice { ills, stuck } = self.watch.dog.answered(now, answers);
+        for (topic, why) in ills {
+            tracing::warn!("nothing comes back of topic {topic}, its events wait: {why}");
+            self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
+        }
+        if let Some((subject, silence)) = stuck {
+            let seconds = silence.as_secs();
+            let what = match subject {
+                Some(topic) => format!("nothing has come back of topic {topic} for {seconds} s"),
+                None => format!("the producer has found no broker for {seconds} s"),
+            };
+            tracing::warn!("{what} though Kafka is well: the producer is replaced");
+            self.slot.show_error(&format!("{what} though Kafka is well"));
+            self.slot.figures.count_trouble("producer");
+            self.renew_soon();
+        }
+    }
+
+    /// Has a thread ask. What cannot be asked now is asked another time.
+    fn ask_kafka(&self, subjects: Vec<Subject>) -> Option<Question> {
+        let config = config::for_requests(&config::client_config(&self.settings.producer).ok()?);
+        let (give, answer) = bounded(1);
+        let (bell, about) = (self.bell.clone(), subjects.clone());
+        let work = move || {
+            // Dropped after the answer is given.
+            let _ringing = RingAtEnd(bell);
+            // Should the relay be gone, nobody needs to know.
+            let _ = give.send(admin::ask_health(&config, &about, ANSWER_TIMEOUT));
+        };
+        let thread =
+            with_signals_blocked(|| std::thread::Builder::new().name("kafka-watch".into()).spawn(work));
+        thread.ok().map(|_| Question { subjects, answer })
+    }
+}
