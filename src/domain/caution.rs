@@ -142,15 +142,18 @@ impl Group {
 
     /// Whether an event may join the group, and how it is sent then. Asked in ascending ids.
     fn admits(&mut self, id: i64, lane: Lane) -> Option<Admission> {
-        // What was in flight from before the group must be settled first, or it might share its batch.
-        let has_room = self.sent < self.most && self.in_flight == self.sent;
-        if has_room && lane.is_none_or(|lane| self.lanes.insert(lane)) {
+        if self.has_room() && lane.is_none_or(|lane| self.lanes.insert(lane)) {
             self.sent += 1;
             self.in_flight += 1;
             return Some(Admission { route: self.route, alone: self.most == 1 });
         }
         self.turned_away = Some(self.turned_away.map_or(id, |lowest| lowest.min(id)));
         None
+    }
+
+    /// What was in flight from before the group must be settled first, or it might share its batch.
+    fn has_room(&self) -> bool {
+        self.sent < self.most && self.in_flight == self.sent
     }
 
     /// All of the group came back: how large the next one may be. Gives whether that is no caution any more.
@@ -244,6 +247,15 @@ impl Caution {
         }
     }
 
+    /// Whether an event of this topic could be sent now, if it were of the right key.
+    #[must_use]
+    pub fn takes_more(&self, topic: &str) -> bool {
+        match self.topics.get(topic) {
+            Some(Standing::Groups(group)) if self.in_order || group.route == Route::Apart => group.has_room(),
+            _ => true,
+        }
+    }
+
     /// An event that was admitted has not been sent after all, and is to be read again.
     pub fn withdraw(&mut self, topic: &str) {
         if let Some(Standing::Groups(group)) = self.topics.get_mut(topic) {
@@ -269,8 +281,8 @@ impl Caution {
             (Route::Common, true) => {
                 self.topics.insert(topic.clone(), Standing::Free { relapses });
             }
-            // A name that no topic has leaves nothing behind.
-            (Route::Common, false) if !went_well && relapses == 0 => {
+            // A name that no topic has leaves nothing behind, when it has no more events.
+            (Route::Common, false) if !went_well && relapses == 0 && turned_away.is_none() => {
                 self.topics.remove(topic);
             }
             (Route::Apart, true) => {

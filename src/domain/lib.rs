@@ -9,6 +9,7 @@
 
 pub mod allowance;
 pub mod apart;
+pub mod backlog;
 pub mod backoff;
 pub mod by_id;
 pub mod caution;

@@ -2,12 +2,12 @@
 //!
 //! ```text
 //!          block                  due                 admits, of the event
-//!  (free) -------> Waiting until ------> Due (rewind) ---------------------> Trying
+//!  (free) -------> Waiting until ------> Due (read it) --------------------> Trying
 //!    ^                ^                   |                                  |    |
-//!    |                |                   | swept: it vanished (rewind)      |    |
+//!    |                |                   | vanished                         |    |
 //!    |                |                   v                                  |    |
 //!    +----------------|-------------------+<---------------------------------+    |
-//!                     |                      release: delivered or dead (rewind)  |
+//!                     |                      release: delivered or dead           |
 //!                     +-----------------------------------------------------------+
 //!                        block: refused again
 //! ```
@@ -18,21 +18,26 @@
 //! lane that were in flight when it was first refused cannot be called back.
 //!
 //! Rows behind a closed lane stay in the table; of them only the lowest id is remembered, so that memory
-//! follows the number of lanes that are closed. The caller rewinds the sweep to where this module says, and
-//! the rows are read again. What the caller must keep to:
+//! follows the number of lanes that are closed. Of each topic only so many may be closed that others have their share
+//! ([`Lanes::is_saturated`]). The caller reads a topic's rows again from where this module says ([`Freed`]). What
+//! it must keep to:
 //!
-//! - it sweeps in ascending ids, and asks [`Lanes::admits`] about each row that is not in flight, when it has
+//! - it reads the rows of a topic in ascending ids, and asks [`Lanes::admits`] about each that is not in flight, when it has
 //!   room to hand it out at once;
-//! - when a pass has ended, it says so by [`Lanes::swept`];
-//! - it calls all else between passes, and rewinds before the next one begins.
+//! - it looks up the events that are due by their ids, and says of those that it does not find that they have [vanished](Lanes::vanished).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::sweep::Reached;
+use foldhash::fast::RandomState;
+
+use crate::backlog::Topic;
 
 /// The identity of a topic and key, hashed by the caller. Two that collide merely wait for each other.
 /// `None` stands for an event without a key: it can wait itself, but nothing waits for it.
 pub type Lane = Option<u64>;
+
+/// A topic gets at most this part of all lanes that may be closed, though no other wants any.
+const MIN_SHARES: usize = 4;
 
 /// A point in time, in microseconds of the caller's clock.
 pub type Micros = i64;
@@ -63,6 +68,7 @@ enum State {
 /// Why a gate is closed. It lets ids below `id` through.
 #[derive(Debug, Clone, Copy)]
 struct Hold {
+    topic: Topic,
     id: i64,
     state: State,
     /// The lowest id that was turned away behind the event.
@@ -73,6 +79,10 @@ impl Hold {
     fn turn_away(&mut self, id: i64) {
         self.behind = lower(self.behind, Some(id));
     }
+
+    fn freed(self) -> Freed {
+        Freed { topic: self.topic, behind: self.behind }
+    }
 }
 
 /// The lower one of those that there are.
@@ -80,9 +90,13 @@ fn lower(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     a.into_iter().chain(b).min()
 }
 
-/// Where a sweep has to start to read this id.
-fn before(id: Option<i64>) -> Option<i64> {
-    id.map(|id| id.saturating_sub(1))
+/// A lane was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Freed {
+    /// Its topic.
+    pub topic: Topic,
+    /// The lowest id that was turned away: the topic is to be read again from there.
+    pub behind: Option<i64>,
 }
 
 /// The lanes that are closed.
@@ -94,39 +108,54 @@ pub struct Lanes {
     timers: BTreeSet<(Micros, Gate)>,
     /// Those of `holds` that are due, by id.
     due: BTreeMap<i64, Gate>,
+    /// How many of `holds` each topic has.
+    topics: HashMap<Topic, usize, RandomState>,
 }
 
 impl Lanes {
-    /// With no lane closed. `limit` bounds how many may wait before [`Lanes::full`] asks to stop sweeping.
+    /// With no lane closed. `limit` bounds how many may be closed before each topic is allowed but one.
     pub fn new(limit: usize) -> Self {
-        Self { limit, holds: BTreeMap::new(), timers: BTreeSet::new(), due: BTreeMap::new() }
+        Self {
+            limit,
+            holds: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            due: BTreeMap::new(),
+            topics: HashMap::default(),
+        }
     }
 
     /// Closes a lane because this event was refused, or was found waiting, until its next attempt.
     ///
     /// Of several in a lane, the lowest id decides until when; called again for that one, the new time holds.
-    pub fn block(&mut self, lane: Lane, id: i64, until: Micros) {
-        self.close(Gate::of(lane, id), id, State::Waiting { until });
+    pub fn block(&mut self, topic: Topic, lane: Lane, id: i64, until: Micros) {
+        self.close(topic, Gate::of(lane, id), id, State::Waiting { until });
     }
 
-    /// Whether a row that the sweep read may be handed out now. `not_before` is the row's own next attempt,
+    /// Whether a row that was read may be handed out now. `not_before` is the row's own next attempt,
     /// which only an event that was refused has.
-    pub fn admits(&mut self, lane: Lane, id: i64, not_before: Option<Micros>, now: Micros) -> bool {
+    pub fn admits(
+        &mut self,
+        topic: Topic,
+        lane: Lane,
+        id: i64,
+        not_before: Option<Micros>,
+        now: Micros,
+    ) -> bool {
         let gate = Gate::of(lane, id);
         let hold = self.holds.get_mut(&gate).filter(|hold| hold.id <= id);
         let refused_before = hold.is_some() || not_before.is_some();
         match (hold, not_before) {
-            (_, Some(until)) if until > now => self.block(lane, id, until),
+            (_, Some(until)) if until > now => self.block(topic, lane, id, until),
             (Some(hold), _) if hold.id < id => hold.turn_away(id),
             (Some(Hold { state: State::Waiting { .. }, .. }), until) => {
                 // The row says that its wait is over: somebody shortened it, and `due` is to notice.
                 if let Some(until) = until {
-                    self.block(lane, id, until);
+                    self.block(topic, lane, id, until);
                 }
             }
             _ => {
                 if refused_before {
-                    self.let_through(gate, id);
+                    self.let_through(topic, gate, id);
                 }
                 return true;
             }
@@ -136,10 +165,29 @@ impl Lanes {
 
     /// An event that was admitted is refused without being sent, which is settled later: nothing of its lane passes
     /// until then.
-    pub fn hold_back(&mut self, lane: Lane, id: i64) {
+    pub fn hold_back(&mut self, topic: Topic, lane: Lane, id: i64) {
         if lane.is_some() {
-            self.close(Gate::of(lane, id), id, State::Trying);
+            self.close(topic, Gate::of(lane, id), id, State::Trying);
         }
+    }
+
+    /// Whether it is this event that holds its lane.
+    pub fn is_held_by(&self, lane: Lane, id: i64) -> bool {
+        self.holds.get(&Gate::of(lane, id)).is_some_and(|hold| hold.id == id)
+    }
+
+    /// Whether so many of the topic's lanes are closed that no event may be taken that could close another. What is refused
+    /// nevertheless must still be blocked, and is.
+    pub fn is_saturated(&self, topic: Topic) -> bool {
+        let closed = self.topics.get(&topic).copied().unwrap_or(0);
+        let share =
+            if self.holds.len() >= self.limit { 1 } else { self.limit / self.topics.len().max(MIN_SHARES) };
+        closed > 0 && closed >= share
+    }
+
+    /// Whether a lane of this topic is closed.
+    pub fn has_closed(&self, topic: Topic) -> bool {
+        self.topics.contains_key(&topic)
     }
 
     /// When [`Lanes::due`] will have something to do.
@@ -147,50 +195,64 @@ impl Lanes {
         self.timers.first().map(|&(until, _)| until)
     }
 
-    /// Ends the waits that are over. Returns where to rewind the sweep to, if any is.
-    pub fn due(&mut self, now: Micros) -> Option<i64> {
-        let mut lowest = None;
+    /// Ends the waits that are over. Whether any event is due, to be looked up.
+    pub fn due(&mut self, now: Micros) -> bool {
         while let Some(&(until, gate)) = self.timers.first().filter(|&&(until, _)| until <= now) {
             self.timers.remove(&(until, gate));
             if let Some(hold) = self.holds.get(&gate).copied() {
                 self.set(gate, Hold { state: State::Due, ..hold });
-                lowest = lower(lowest, Some(hold.id));
             }
         }
-        before(lowest)
+        self.has_due()
     }
 
-    /// A pass ended. An event that was due and that it did not meet was deleted by hand, or is dead: those
-    /// behind it may go. Returns where to rewind the sweep to, if any were turned away.
-    pub fn swept(&mut self, reached: Reached) -> Option<i64> {
-        let up_to = match reached {
-            Reached::Id(id) => id,
-            Reached::End => i64::MAX,
-        };
-        let mut lowest = None;
-        while let Some((_, &gate)) = self.due.first_key_value().filter(|&(&id, _)| id <= up_to) {
-            let behind = self.remove(gate).and_then(|hold| hold.behind);
-            lowest = lower(lowest, behind);
+    /// Ends all waits: what the rows themselves say is to be looked at again.
+    pub fn end_waits(&mut self) {
+        self.due(Micros::MAX);
+    }
+
+    /// Whether any event is to be looked up.
+    pub fn has_due(&self) -> bool {
+        !self.due.is_empty()
+    }
+
+    /// The first of the events to be looked up, by id, each with its topic.
+    pub fn first_due(&self, most: usize) -> Vec<(i64, Topic)> {
+        let topic = |gate: &Gate| self.holds.get(gate).map_or(0, |hold| hold.topic);
+        self.due.iter().take(most).map(|(&id, gate)| (id, topic(gate))).collect()
+    }
+
+    /// An event that was due was not found: it was deleted by hand, or is dead. Those behind it may go.
+    pub fn vanished(&mut self, id: i64) -> Option<Freed> {
+        let gate = *self.due.get(&id)?;
+        self.remove(gate).map(Hold::freed)
+    }
+
+    /// An event that was due is in flight already.
+    pub fn is_in_flight(&mut self, id: i64) {
+        if let Some(&gate) = self.due.get(&id)
+            && let Some(hold) = self.holds.get(&gate).copied()
+        {
+            self.set(gate, Hold { state: State::Trying, ..hold });
         }
-        before(lowest)
     }
 
-    /// An event was delivered or is dead: those behind it may go. Returns where to rewind the sweep to, if
-    /// any were turned away. To be called for every such event; of one that holds nobody up it knows nothing.
-    pub fn release(&mut self, lane: Lane, id: i64) -> Option<i64> {
+    /// An event was delivered or is dead: those behind it may go. To be called for every such event; of one that holds nobody
+    /// up it knows nothing.
+    pub fn release(&mut self, lane: Lane, id: i64) -> Option<Freed> {
         let gate = Gate::of(lane, id);
         self.holds.get(&gate).filter(|hold| hold.id == id)?;
-        before(self.remove(gate)?.behind)
+        self.remove(gate).map(Hold::freed)
     }
 
-    /// The fate of all that is in flight became unknown, and the caller is to read it again: rewinds to
-    /// below its lowest id. Events that were let through are awaited like those that are due.
+    /// The fate of all that is in flight became unknown, and the caller is to read it again. Events that were let through are
+    /// awaited like those that are due.
     pub fn resend(&mut self) {
         self.recheck(|_| false);
     }
 
-    /// Events that were let through and are not in flight after all, as the caller can tell: the pass that begins now
-    /// will meet them, or they have vanished.
+    /// Events that were let through and are not in flight after all, as the caller can tell: they are looked up, or have
+    /// vanished.
     pub fn recheck(&mut self, in_flight: impl Fn(i64) -> bool) {
         for (&gate, hold) in &mut self.holds {
             if hold.state == State::Trying && !in_flight(hold.id) {
@@ -198,12 +260,6 @@ impl Lanes {
                 self.due.insert(hold.id, gate);
             }
         }
-    }
-
-    /// Whether so many wait that sweeping on might turn away more lanes than can be remembered: the caller
-    /// stops until one is due. What is refused meanwhile must still be blocked, and is.
-    pub fn full(&self) -> bool {
-        self.timers.len() >= self.limit
     }
 
     /// How many events wait for a date.
@@ -222,9 +278,9 @@ impl Lanes {
     }
 
     /// An event that was refused before keeps its lane closed until its fate is known.
-    fn let_through(&mut self, gate: Gate, id: i64) {
+    fn let_through(&mut self, topic: Topic, gate: Gate, id: i64) {
         match gate {
-            Gate::Lane(_) => self.close(gate, id, State::Trying),
+            Gate::Lane(_) => self.close(topic, gate, id, State::Trying),
             Gate::Event(_) => {
                 self.remove(gate);
             }
@@ -232,8 +288,8 @@ impl Lanes {
     }
 
     /// The lowest id is the one that holds the lane; the others are behind it.
-    fn close(&mut self, gate: Gate, id: i64, state: State) {
-        let mut hold = Hold { id, state, behind: None };
+    fn close(&mut self, topic: Topic, gate: Gate, id: i64, state: State) {
+        let mut hold = Hold { topic, id, state, behind: None };
         if let Some(current) = self.holds.get_mut(&gate) {
             if current.id < id {
                 current.turn_away(id);
@@ -258,11 +314,18 @@ impl Lanes {
             }
             State::Trying => {}
         }
+        *self.topics.entry(hold.topic).or_default() += 1;
         self.holds.insert(gate, hold);
     }
 
     fn remove(&mut self, gate: Gate) -> Option<Hold> {
         let hold = self.holds.remove(&gate)?;
+        if let Some(closed) = self.topics.get_mut(&hold.topic) {
+            *closed -= 1;
+            if *closed == 0 {
+                self.topics.remove(&hold.topic);
+            }
+        }
         match hold.state {
             State::Waiting { until } => {
                 self.timers.remove(&(until, gate));

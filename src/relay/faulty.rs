@@ -160,8 +160,10 @@ impl Relay {
     /// The broker has answered for this event, and its row cannot be settled: those behind a refused one of its key wait.
     pub(super) fn keep_waiting(&mut self, report: &Report) {
         let refused = matches!(report.outcome, Outcome::Failed { .. });
-        if refused && let Some(lane) = self.window.ticket(report.id).map(|ticket| ticket.lane) {
-            self.lanes.hold_back(lane, report.id);
+        if refused && let Some(ticket) = self.window.ticket(report.id) {
+            let (topic, lane) = (self.topic_of(&ticket.topic), ticket.lane);
+            self.backlog.leave_behind(topic);
+            self.lanes.hold_back(topic, lane, report.id);
         }
         if let Some(topic) = self.window.answered(report.id) {
             self.answered(&topic, if refused { End::Refused } else { End::Well });

@@ -12,6 +12,7 @@ pub mod listeners;
 pub mod pause;
 pub mod paused;
 pub mod producer;
+pub mod readers;
 pub mod settle;
 pub mod stuck;
 pub mod sweep;

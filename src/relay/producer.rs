@@ -56,6 +56,7 @@ impl Relay {
         self.floor.rewind(0);
         self.lanes.resend();
         self.caution.renew(self.settings.producer.ordered);
+        self.backlog.allow_all();
         self.look = true;
         self.slot.show_connection(Connection::Unknown);
     }

@@ -15,6 +15,7 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::listeners::is_full_queue;
 use super::turn::Relay;
+use super::window::Ticket;
 use crate::failpoints::{self, Point};
 use crate::pg::rows::RowIdentity;
 use crate::pg::statements::{self, Noted, Refusal, Snapshot};
@@ -292,23 +293,24 @@ impl Relay {
         }
         self.give_back(&sorted.stopped);
         self.take_care_of(sorted);
+        self.look |= self.backlog.has_saturated();
         self.count(sorted);
         shared::roster().tell_settled();
     }
 
     /// The event is done with: those that waited behind it may go.
     fn release(&mut self, id: i64, end: End) {
-        let lane = self.leave_window(id, end);
-        if let Some(behind) = self.lanes.release(lane, id) {
-            self.floor.rewind(behind);
-            self.look = true;
-        }
+        let Some(ticket) = self.leave_window(id, end) else { return };
+        let freed = self.lanes.release(ticket.lane, id);
+        self.freed(freed);
     }
 
     /// The event waits until then, in microseconds since 1970, and its lane with it.
     fn hold(&mut self, id: i64, until: i64, end: End) {
-        let lane = self.leave_window(id, end);
-        self.lanes.block(lane, id, until);
+        let Some(ticket) = self.leave_window(id, end) else { return };
+        let topic = self.topic_of(&ticket.topic);
+        self.backlog.leave_behind(topic);
+        self.lanes.block(topic, ticket.lane, id, until);
     }
 
     /// These are read again, to be sent by the next producer.
@@ -336,18 +338,22 @@ impl Relay {
     /// The broker has answered for an event of this topic: the next group of it may be due.
     pub(super) fn answered(&mut self, topic: &Arc<str>, end: End) {
         if let Some(turned_away) = self.caution.settled(topic, end) {
-            self.floor.rewind(turned_away - 1);
+            self.backlog.allow(self.topic_of(topic), turned_away);
             self.look = true;
         }
     }
 
-    /// Takes an event out of the window; gives its lane.
-    fn leave_window(&mut self, id: i64, end: End) -> Option<u64> {
+    /// Takes an event out of the window.
+    fn leave_window(&mut self, id: i64, end: End) -> Option<Ticket> {
         let ticket = self.window.remove(id)?;
         if ticket.is_open {
             self.answered(&ticket.topic, end);
         }
-        ticket.lane
+        if !self.backlog.is_empty() {
+            let topic = self.topic_of(&ticket.topic);
+            self.backlog.let_go(topic, self.lanes.has_closed(topic));
+        }
+        Some(ticket)
     }
 
     fn count(&mut self, sorted: &Sorted) {

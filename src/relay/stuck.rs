@@ -40,6 +40,12 @@ impl Congestion {
         }
     }
 
+    /// Whether an event of this topic has come back.
+    #[must_use]
+    pub fn has_heard_of(&self, topic: &str) -> bool {
+        self.heard.contains_key(topic)
+    }
+
     /// When to look for stuck topics, if there is no room.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_domain::backlog::Topic;
 use event_outbox_domain::caution::{Admission, Route};
 use event_outbox_domain::event;
 use event_outbox_domain::outcome::{Failure, Outcome, Report};
@@ -13,9 +14,10 @@ use event_outbox_domain::packed::{Extent, Packed};
 use event_outbox_domain::size::{self, LARGEST_EVENT, Reason, Size};
 use event_outbox_domain::sweep::{Floor, Horizon, Reached};
 
+use super::readers::{Pass, Reader, Verdict};
 use super::settle::RETURN_REST_MICROS;
-use super::turn::Relay;
-use super::window::{Room, Ticket, Window};
+use super::turn::{Relay, STALL};
+use super::window::{Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::publisher::Batch;
 use crate::pg::durable::{Commits, Place};
@@ -25,6 +27,9 @@ use crate::pg::{process, transaction, varlena};
 
 /// What the relay can sleep at least: less, and it had better be woken.
 const WORTH_MUTING: Duration = Duration::from_millis(1);
+
+/// How long an event rests that was due when there was no room for it, in microseconds.
+const PUT_OFF_MICROS: i64 = 20_000;
 
 /// Topic names kept for sharing; a database that names more begins anew.
 const MAX_TOPICS: usize = 10_000;
@@ -48,6 +53,8 @@ pub(super) struct Catch {
     place: Option<Place>,
     /// The lanes of what was in flight when it was first asked.
     in_flight: Option<HashSet<u64>>,
+    /// The ids of the tickets, once somebody else than the reader of new rows reads.
+    ids: Option<HashSet<i64>>,
 }
 
 impl Catch {
@@ -60,6 +67,31 @@ impl Catch {
     /// Whether nothing was found that is to be published.
     pub(super) fn is_empty(&self) -> bool {
         self.tickets.is_empty()
+    }
+
+    /// How many events were taken.
+    pub(super) fn len(&self) -> usize {
+        self.tickets.len()
+    }
+
+    /// From now on rows come in any order, and maybe twice.
+    pub(super) fn remember_ids(&mut self) {
+        self.ids = Some(self.tickets.iter().map(|ticket| ticket.row.id).collect());
+    }
+
+    fn has(&self, id: i64) -> bool {
+        self.ids.as_ref().is_some_and(|ids| ids.contains(&id))
+    }
+
+    fn add(&mut self, ticket: Ticket) {
+        if let Some(ids) = &mut self.ids {
+            ids.insert(ticket.row.id);
+        }
+        self.tickets.push(ticket);
+    }
+
+    fn lowest_id(&self) -> Option<i64> {
+        self.tickets.iter().map(|ticket| ticket.row.id).min()
     }
 
     /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
@@ -77,22 +109,18 @@ impl Relay {
             return;
         }
         let now = crate::pg::now();
-        if let Some(id) = self.lanes.due(now) {
-            self.floor.rewind(id);
-            self.look = true;
-        }
+        self.look |= self.lanes.due(now);
         if self.slot.reread.swap(false, Ordering::AcqRel) {
-            self.floor.rewind(0);
-            self.look = true;
+            self.lanes.end_waits();
+            self.net = Some(0);
         }
         if Instant::now() >= self.next_full_sweep {
             self.next_full_sweep = Instant::now() + self.settings.sweep_interval;
             if self.window.is_empty() {
                 process::give_memory_back();
             }
-            self.floor.rewind(0);
+            self.net = Some(0);
             self.lanes.recheck(|id| self.window.ticket(id).is_some());
-            self.look = true;
         }
         if self.next_sweep().is_none_or(|date| date > Instant::now()) {
             return;
@@ -104,16 +132,16 @@ impl Relay {
         let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut catch));
         if read.is_err() {
             self.floor.abandon();
-            self.withdraw(&catch.tickets);
+            self.backlog.abandon();
+            self.put_back(&catch);
         }
         match self.note(read) {
             Some(Some(reached)) => {
                 self.pace.swept(self.age(), catch.tickets.len());
                 self.expect_more(catch.tickets.len());
                 self.floor.end(reached);
-                if let Some(behind) = self.lanes.swept(reached) {
-                    self.floor.rewind(behind);
-                }
+                let stalled = self.backlog.is_full() && catch.is_empty();
+                self.stalled = stalled.then(|| Instant::now() + STALL);
                 let place = catch.place;
                 self.hand_over_replicated(catch, place);
             }
@@ -135,21 +163,15 @@ impl Relay {
     fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
         let outbox = self.outbox()?;
         let (horizon, snapshot) = self.look(outbox);
+        // Whoever paused it, and however: an event that was committed after that is not read.
+        if outbox.is_paused_for_snapshot() {
+            self.set_paused(true);
+            return Some(Reached::End);
+        }
         catch.commits = Some(Commits::of_pass());
         let pass = self.floor.begin(horizon);
-        let limit = self.settings.batch_size;
-        let mut room = self.window.room(self.limits());
-        let after = failpoints::cursor(pass.after);
-        let mut last_id = after;
-        let mut cut_off = false;
-        let found = outbox.events().read_new(after, limit, |row| {
-            cut_off = !self.consider(row, now, &mut room, catch);
-            if !cut_off {
-                last_id = row.id();
-            }
-            !cut_off
-        });
-        failpoints::passed(last_id);
+        let (events, room) = (outbox.events(), self.window.room(self.limits()));
+        let reached = self.read_all(pass.after, Pass::new(&events, now, room, catch));
         if failpoints::sabotaged(Sabotage::DeleteBeforeAck) {
             let _ = statements::delete(
                 outbox,
@@ -162,7 +184,7 @@ impl Relay {
         }
         failpoints::reach(Point::AfterRead);
         self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
-        Some(if cut_off || found >= limit { Reached::Id(last_id) } else { Reached::End })
+        Some(reached)
     }
 
     /// What is to be noted before rows are read. A sequence that begins anew, as after TRUNCATE … RESTART IDENTITY, may have
@@ -190,50 +212,99 @@ impl Relay {
         None
     }
 
-    /// Takes a row if it is to be published now. `false` if there is no room for it.
-    fn consider(&mut self, row: &Found<'_>, now: i64, room: &mut Room, catch: &mut Catch) -> bool {
+    /// Takes a row if it is to be published now.
+    pub(super) fn consider(&mut self, row: &Found<'_>, by: Reader, pass: &mut Pass<'_>) -> Verdict {
         let id = row.id();
+        let name = row.topic();
+        let of = self.topic_of(&name);
+        if let Reader::Turn(topic) = by
+            && topic != of
+        {
+            return Verdict::Next;
+        }
         if let Some(ticket) = self.window.ticket(id) {
             if ticket.row.event_id != row.event_id() {
                 // The sequence was set back, and this one has the id of another in flight: it comes later.
-                self.lanes.block(None, id, now + RETURN_REST_MICROS);
+                self.backlog.leave_behind(of);
+                self.lanes.block(of, None, id, pass.now + RETURN_REST_MICROS);
             }
-            return true;
+            return Verdict::Next;
         }
-        let (topic, size) = (row.topic(), row.size());
+        if by == Reader::New && self.backlog.holds(of) {
+            self.backlog.want(of, id);
+            return Verdict::Next;
+        }
+        if by == Reader::New && self.backlog.is_full() && !self.congestion.has_heard_of(&name) {
+            return Verdict::NoRoom;
+        }
+        if pass.catch.has(id) {
+            return Verdict::Next;
+        }
+        let size = row.size();
         let ordered = self.settings.producer.ordered && !failpoints::sabotaged(Sabotage::RetryAtTail);
         // A key that no request can carry keeps its order with nothing.
         let key = if ordered && size.key <= LARGEST_EVENT { row.key() } else { None };
-        let lane = key.map(|key| self.lane(&topic, &key));
-        if !self.lanes.admits(lane, id, row.next_attempt_at(), now) {
-            return true;
+        let lane = key.map(|key| self.lane(&name, &key));
+        if let Reader::Turn(_) = by
+            && self.lanes.is_saturated(of)
+            && !self.lanes.is_held_by(lane, id)
+        {
+            return Verdict::Saturated;
         }
+        if row.next_attempt_at().is_some() {
+            self.backlog.leave_behind(of);
+        }
+        if !self.lanes.admits(of, lane, id, row.next_attempt_at(), pass.now) {
+            return Verdict::Next;
+        }
+        let verdict = self.take(row, (&name, of), lane, pass);
+        if verdict != Verdict::Next && self.lanes.is_held_by(lane, id) {
+            // It was let through in vain.
+            self.lanes.block(of, lane, id, pass.now + PUT_OFF_MICROS);
+        }
+        verdict
+    }
+
+    /// Takes a row that nobody holds back, if there is room for it.
+    fn take(
+        &mut self,
+        row: &Found<'_>,
+        (name, of): (&str, Topic),
+        lane: Option<u64>,
+        pass: &mut Pass<'_>,
+    ) -> Verdict {
+        let (id, size, room) = (row.id(), row.size(), &mut pass.room);
+        let catch = &mut *pass.catch;
         if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
-            self.refuse(row, lane, reason, catch);
-            return true;
+            self.refuse(row, of, lane, reason, catch);
+            return Verdict::Next;
         }
         // Before it is unpacked.
         if !room.fits(event::weight(size)) {
-            return false;
+            return Verdict::NoRoom;
         }
         if size.total() >= LARGE {
             varlena::require_memory(COPIES * size.total());
         }
         // Most events go where the one before went.
-        let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *topic);
-        let topic = last.cloned().unwrap_or_else(|| self.shared_topic(&topic));
+        let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *name);
+        let topic = last.cloned().unwrap_or_else(|| self.shared_topic(name));
         let mut event = row.event(&topic);
-        event.record_time = self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), now);
+        event.record_time =
+            self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), pass.now);
         let size = event.size();
         if let Some(reason) = size::unsendable(topic.len(), size) {
-            self.refuse(row, lane, reason, catch);
-            return true;
+            self.refuse(row, of, lane, reason, catch);
+            return Verdict::Next;
         }
         let weight = event.weight(size);
         if !room.fits(weight) {
-            return false;
+            return Verdict::NoRoom;
         }
-        let Some(Admission { mut route, alone }) = self.caution.admits(&topic, id, lane) else { return true };
+        let Some(Admission { mut route, alone }) = self.caution.admits(&topic, id, lane) else {
+            self.backlog.deny(of);
+            return Verdict::Denied { for_all: !self.caution.takes_more(&topic) };
+        };
         if row.next_attempt_at().is_some() && !catch.is_on_its_way(lane, &self.window) {
             // What was refused may well be again.
             route = Route::Apart;
@@ -250,7 +321,7 @@ impl Relay {
             self.caution.withdraw(&topic);
             varlena::out_of_memory(event.size().total());
         }
-        catch.tickets.push(Ticket {
+        catch.add(Ticket {
             row: row.identity(Some(event.fingerprint())),
             emitted_at: event.emitted_at,
             record_time: event.record_time,
@@ -261,15 +332,23 @@ impl Relay {
             weight,
             topic,
         });
-        true
+        Verdict::Next
     }
 
     /// Takes a row of which it is known without sending it what becomes of it, and why.
-    fn refuse(&mut self, row: &Found<'_>, lane: Option<u64>, (class, error): Reason, catch: &mut Catch) {
-        self.lanes.hold_back(lane, row.id());
+    fn refuse(
+        &mut self,
+        row: &Found<'_>,
+        of: Topic,
+        lane: Option<u64>,
+        (class, error): Reason,
+        catch: &mut Catch,
+    ) {
+        self.backlog.leave_behind(of);
+        self.lanes.hold_back(of, lane, row.id());
         let outcome = Outcome::Failed { failure: Failure::Unsendable, class, error };
         catch.unsendable.push(Report { id: row.id(), outcome });
-        catch.tickets.push(Ticket {
+        catch.add(Ticket {
             row: row.identity(None),
             emitted_at: row.emitted_at(),
             record_time: row.emitted_at(),
@@ -283,16 +362,14 @@ impl Relay {
         });
     }
 
-    /// What was read has not been handed over, and is to be read again.
-    fn withdraw(&mut self, tickets: &[Ticket]) {
-        self.look = true;
-        let open = tickets.iter().filter(|ticket| ticket.is_open);
-        open.for_each(|ticket| self.caution.withdraw(&ticket.topic));
-    }
-
     /// The lane of a topic and key. Should two share a number, they wait for each other, no more.
     fn lane(&self, topic: &str, key: &[u8]) -> u64 {
         self.topics.hasher().hash_one((topic, key))
+    }
+
+    /// The topic, as those that are behind are told apart.
+    pub(super) fn topic_of(&self, name: &str) -> Topic {
+        self.topics.hasher().hash_one(name)
     }
 
     fn shared_topic(&mut self, name: &str) -> Arc<str> {
@@ -309,25 +386,38 @@ impl Relay {
 
     /// What was read is not sent after all, and is to be read again.
     pub(super) fn put_back(&mut self, catch: &Catch) {
-        if let Some(first) = catch.tickets.first() {
-            self.floor.rewind(first.row.id - 1);
-            self.withdraw(&catch.tickets);
+        if let Some(first) = catch.lowest_id() {
+            self.withdraw(first, &catch.tickets);
+        }
+    }
+
+    fn withdraw(&mut self, lowest_id: i64, tickets: &[Ticket]) {
+        self.look = true;
+        self.floor.rewind(lowest_id - 1);
+        for ticket in tickets {
+            if ticket.is_open {
+                self.caution.withdraw(&ticket.topic);
+            }
+            let of = self.topic_of(&ticket.topic);
+            if self.lanes.is_held_by(ticket.lane, ticket.row.id) {
+                self.lanes.block(of, ticket.lane, ticket.row.id, crate::pg::now());
+            }
+            if self.backlog.holds(of) {
+                self.backlog.allow(of, ticket.row.id);
+            }
         }
     }
 
     pub(super) fn hand_over(&mut self, catch: Catch) {
+        let Some(lowest_id) = catch.lowest_id() else { return };
         let Catch { batch, tickets, unsendable, .. } = catch;
-        let Some(first) = tickets.first().map(|ticket| ticket.row.id) else { return };
         self.last_batch = batch.common.extent();
         match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
             Some(true) => {
                 tickets.into_iter().for_each(|ticket| self.window.add(ticket));
                 self.reports.extend(unsendable);
             }
-            Some(false) => {
-                self.floor.rewind(first - 1);
-                self.withdraw(&tickets);
-            }
+            Some(false) => self.withdraw(lowest_id, &tickets),
             None => {}
         }
     }

@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_domain::backlog::Backlog;
 use event_outbox_domain::caution::Caution;
 use event_outbox_domain::order::Lanes;
 use event_outbox_domain::outcome::Report;
@@ -53,8 +54,14 @@ use crate::pg::{listen, log, process};
 const DATABASE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 const PRODUCER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// Keys that can wait for a retry at the same time; beyond that, reading pauses.
+/// Keys that can wait for a retry at the same time; beyond that, each topic may have one more.
 const MAX_WAITING_KEYS: usize = 10_000;
+
+/// Topics with events that wait; beyond that, reading pauses at topics of which nothing was ever published.
+const MAX_TOPICS_BEHIND: usize = 50_000;
+
+/// While so many topics are behind, this long between two looks that find nothing to take.
+pub(super) const STALL: Duration = Duration::from_millis(50);
 
 /// Time for the last acknowledgements when the relay only makes way for another command.
 const MAKE_WAY: Duration = Duration::from_secs(1);
@@ -81,6 +88,13 @@ pub struct Relay {
     /// Where the sequence of the ids lies that the floor is about.
     pub(super) sequence_file: Option<pg_sys::Oid>,
     pub(super) lanes: Lanes,
+    pub(super) backlog: Backlog,
+    /// How far the safety net has come, while it is drawn through the table.
+    pub(super) net: Option<i64>,
+    /// Nothing can be taken before then, since too many topics are behind.
+    pub(super) stalled: Option<Instant>,
+    /// The topics that are behind are catching up.
+    pub(super) restrained: bool,
     pub(super) caution: Caution,
     pub(super) timestamps: Timestamps,
     pub(super) congestion: Congestion,
@@ -135,6 +149,10 @@ impl Relay {
             floor: Floor::new(),
             sequence_file: None,
             lanes: Lanes::new(MAX_WAITING_KEYS),
+            backlog: Backlog::new(MAX_TOPICS_BEHIND),
+            net: None,
+            stalled: None,
+            restrained: false,
             caution: Caution::new(settings.producer.ordered),
             timestamps: Timestamps::default(),
             settings,
@@ -281,7 +299,12 @@ impl Relay {
 
     /// Whether there may be something new to read.
     pub(super) fn has_reason_to_sweep(&self) -> bool {
-        self.look || self.floor.unfinished() || self.slot.bell.is_rung()
+        self.look || self.is_unfinished() || self.slot.bell.is_rung()
+    }
+
+    /// Whether there was more than could be read last time.
+    fn is_unfinished(&self) -> bool {
+        self.floor.unfinished() || self.has_old()
     }
 
     /// The time, as the pace is measured.
@@ -292,9 +315,10 @@ impl Relay {
     /// When to sweep, if there is a reason to and it can be done: at once if there was more than could be read last
     /// time, else not too soon after that.
     pub(super) fn next_sweep(&self) -> Option<Instant> {
-        let ready = self.has_reason_to_sweep() && self.can_sweep() && !self.lanes.full();
+        let ready = self.has_reason_to_sweep() && self.can_sweep();
         let paced = || self.born + self.pace.next_sweep(self.age());
-        ready.then(|| if self.floor.unfinished() { Instant::now() } else { paced() })
+        let date = ready.then(|| if self.is_unfinished() { Instant::now() } else { paced() });
+        date.map(|date| self.stalled.map_or(date, |until| until.max(date)))
     }
 
     /// Sleeps until there is something to do; not at all if there is already.

@@ -114,6 +114,7 @@ impl Window {
             events: limits.events.saturating_sub(self.len()),
             bytes: limits.bytes.saturating_sub(self.bytes),
             empty: self.is_empty(),
+            reserved: (0, 0),
         }
     }
 
@@ -159,13 +160,25 @@ pub struct Room {
     events: usize,
     bytes: usize,
     empty: bool,
+    reserved: (usize, usize),
 }
 
 impl Room {
+    /// Keeps a quarter back for those who read later.
+    pub fn reserve(&mut self) {
+        self.reserved = (self.events / 4, self.bytes / 4);
+    }
+
+    /// Those who read now may have all.
+    pub fn end_reserve(&mut self) {
+        self.reserved = (0, 0);
+    }
+
     /// Whether there is room for one more event of so many bytes. One that is larger than all the room is taken alone.
     #[must_use]
     pub fn fits(&self, weight: usize) -> bool {
-        self.events > 0 && (self.empty || weight <= self.bytes)
+        let (events, bytes) = self.reserved;
+        self.events > events && (self.empty || weight.saturating_add(bytes) <= self.bytes)
     }
 
     /// Takes the room of an event.

@@ -15,6 +15,7 @@ mod disk;
 mod dump;
 mod durability;
 mod envelope;
+mod fairness;
 mod fatal;
 mod functions;
 mod guest;
