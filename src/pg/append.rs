@@ -44,8 +44,8 @@ pub static TYPES: [pg_sys::Oid; GIVEN.len()] = {
     types
 };
 
-/// Columns that are null in a row that Kafka has never refused.
-const LATER: [&CStr; 4] = [c"next_attempt_at", c"last_error", c"error_class", c"first_refused_at"];
+/// Columns that are null in a row that Kafka has never refused, or always.
+const LATER: [&CStr; 5] = [c"next_attempt_at", c"last_error", c"error_class", c"first_refused_at", c"paused"];
 
 /// Columns whose values are never null.
 const REQUIRED: [&CStr; 5] = [c"id", c"event_id", c"emitted_at", c"topic", c"attempts"];
@@ -228,8 +228,12 @@ impl Table {
             let Some(described) = (*self.relation).trigdesc.as_ref() else { return false };
             std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
         };
-        let mut on_insertion =
-            triggers.iter().filter(|trigger| trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0);
+        // The foreign key that always is null refers to this one.
+        let paused = catalog::relation(c"paused");
+        let mut on_insertion = triggers
+            .iter()
+            .filter(|trigger| trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0)
+            .filter(|trigger| !trigger.tgisinternal || trigger.tgconstrrelid != paused);
         let enabled = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
         // SAFETY: as above.
         let is_ours = |trigger: &pg_sys::Trigger| unsafe {

@@ -77,3 +77,15 @@ pub unsafe fn columns<'a>(
         })
     }
 }
+
+/// Whether a table has any page. In a transaction, which keeps its lock.
+#[must_use]
+pub fn has_pages(table: pg_sys::Oid) -> bool {
+    // SAFETY: in a transaction, whose end releases what an ERROR leaves open; the relation is open while it is asked.
+    unsafe {
+        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+        let blocks = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
+        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+        blocks > 0
+    }
+}

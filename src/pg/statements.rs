@@ -200,6 +200,15 @@ impl Outbox {
         }
     }
 
+    /// The same for the active snapshot. The table has no page before the outbox is paused for the first time.
+    #[must_use]
+    pub fn is_paused_for_snapshot(self) -> bool {
+        let table = catalog::relation(c"paused");
+        table != pg_sys::InvalidOid
+            && catalog::has_pages(table)
+            && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
+    }
+
     /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
     /// the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]

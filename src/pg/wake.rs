@@ -64,11 +64,12 @@ pub fn look_at_pause_at_commit() {
     INTENT.set(Intent { pause: true, ..INTENT.get() });
 }
 
-/// Wake the relay of this database at commit, if there is one.
+/// Wake the relay of this database at commit, if there is one. What was committed may be anything, also that the outbox is
+/// paused or resumed.
 pub fn at_commit_if_present() {
     // SAFETY: a plain global of this process.
     if let Some(slot) = shared::roster().find(unsafe { pg_sys::MyDatabaseId }) {
-        INTENT.set(Intent { wake: Some(slot), ..INTENT.get() });
+        INTENT.set(Intent { wake: Some(slot), pause: true, ..INTENT.get() });
     }
 }
 

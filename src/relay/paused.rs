@@ -18,13 +18,17 @@ impl Relay {
             Outbox::locate().is_some_and(Outbox::is_paused)
         });
         match self.note(read) {
-            Some(is_paused) if is_paused != self.paused => {
-                self.paused = is_paused;
-                self.look = true;
-                tracing::info!("publishing is {}", if is_paused { "paused" } else { "resumed" });
-            }
-            Some(_) => {}
+            Some(is_paused) => self.set_paused(is_paused),
             None => self.slot.paused_changed.store(true, Ordering::Release),
+        }
+    }
+
+    /// It is paused, or no longer.
+    pub(super) fn set_paused(&mut self, is_paused: bool) {
+        if is_paused != self.paused {
+            self.paused = is_paused;
+            self.look = true;
+            tracing::info!("publishing is {}", if is_paused { "paused" } else { "resumed" });
         }
     }
 }

@@ -41,6 +41,48 @@ fn restore(dump: &[u8], server: &Cluster, to: &str, options: &[&str]) -> Result<
     Ok(())
 }
 
+/// The same from a file, by several processes at once.
+fn restore_in_parallel(dump: &[u8], server: &Cluster, to: &str) -> Result<()> {
+    let file = std::env::temp_dir().join(format!("{to}.dump"));
+    std::fs::write(&file, dump)?;
+    let restored = server
+        .client_program("pg_restore", to)
+        .args(["--exit-on-error", "--jobs", "2", "--dbname", to])
+        .arg(&file)
+        .output()?;
+    std::fs::remove_file(&file)?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    Ok(())
+}
+
+/// Nothing of it is published before somebody resumes there, however it is restored.
+#[test]
+fn a_dump_of_a_paused_outbox_is_paused_before_its_events_are_there() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("paused")?;
+    stage.client.query_one("SELECT outbox.pause('a move')", &[])?;
+    stage
+        .client
+        .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 20000) AS n", &[&topic])?;
+    let dumped = dump(&stage, &[])?;
+    for in_parallel in [false, true] {
+        let mut restored = Stage::of(stage.server.create_database()?)?;
+        if in_parallel {
+            restore_in_parallel(&dumped, stage.server, &restored.database)?;
+        } else {
+            restore(&dumped, stage.server, &restored.database, &[])?;
+        }
+        restored.until_state("paused")?;
+        assert_eq!(
+            Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?.len(),
+            0,
+            "{in_parallel}"
+        );
+        assert_eq!(pending(&mut restored.client)?.len(), 20_000);
+    }
+    Ok(())
+}
+
 /// A database made with this one as its template.
 fn copy_of(stage: &mut Stage) -> Result<Stage> {
     let name = format!("{}_copy", stage.database);

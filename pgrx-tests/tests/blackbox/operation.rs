@@ -38,6 +38,30 @@ fn pause_and_resume() -> Result<()> {
     Ok(())
 }
 
+/// It may be committed by another session, and long after.
+#[test]
+fn pause_and_resume_in_prepared_transactions() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("prepared")?;
+    until_idle(&mut stage.client)?;
+    let gid = stage.database.clone();
+    let prepare = format!("BEGIN; SELECT outbox.pause(); PREPARE TRANSACTION '{gid}'");
+    stage.client.batch_execute(&prepare)?;
+    emit(&mut stage.client, &topic, 1)?;
+    until_drained(&mut stage.client)?;
+    stage.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
+    // What is emitted after the commit is not published.
+    emit(&mut stage.client, &topic, 2)?;
+    until_status(&mut stage.client, "paused", |status| status.state == "paused")?;
+    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert_eq!(left, 1);
+
+    stage.client.batch_execute(&prepare.replace("pause", "resume"))?;
+    stage.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
+    assert_eq!(stage.drained_values(&topic)?, ["1", "2"]);
+    Ok(())
+}
+
 #[test]
 fn a_restart_by_hand_is_one_in_order_and_at_once() -> Result<()> {
     let mut stage = Stage::new()?;
