@@ -1,20 +1,26 @@
 //! The triggers of `outbox.events`: what holds for a row however it comes in.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use event_outbox_domain::backoff;
 use event_outbox_domain::event::Draft;
 use pgrx::prelude::*;
 
-use super::acting::Owner;
+use super::acting::{Acting, Owner};
 use super::functions::{self, Arguments, sql_function};
 use super::spi::Row;
-use super::{compat, emit, settings, topic_rights, wake};
+use super::{catalog, compat, emit, settings, topic_rights, wake};
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
 sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
 sql_function!(outbox_after_retiming, pg_finfo_outbox_after_retiming, after_retiming);
 sql_function!(outbox_count_attempt, pg_finfo_outbox_count_attempt, count_attempt);
+
+thread_local! {
+    /// The last id that the sequence had given away when the statement began. What the statement draws itself is above it.
+    static GIVEN_AWAY: Cell<i64> = const { Cell::new(0) };
+}
 
 /// Before each statement that inserts: takes the transaction's id now, before the first event id is
 /// drawn. The relay's search rests on that order (see `event_outbox_domain::sweep`).
@@ -22,7 +28,20 @@ fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: in a transaction; assigns its id if it has none.
     unsafe { pg_sys::GetTopTransactionId() };
     wake::at_commit();
+    GIVEN_AWAY.set(given_away().unwrap_or(0));
     Some(pg_sys::Datum::from(0_usize))
+}
+
+/// The last id that the sequence gave away.
+fn given_away() -> Option<i64> {
+    let sequence = catalog::relation(c"events_id_seq");
+    if sequence == pg_sys::InvalidOid {
+        return None;
+    }
+    // Who may insert need not have a right on the sequence.
+    let _owner = Acting::begin(Owner::of(c"events"));
+    // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
+    unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
 }
 
 /// Before each inserted row: refuses what Kafka would never accept, and topics that the current user may not emit
@@ -32,6 +51,10 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     if !emit::is_checked() {
         let row = Row::of_trigger(firing, firing.tg_trigtuple);
         let topic: Option<&str> = row.named(c"topic");
+        if row.named::<i64>(c"id").is_some_and(|id| id <= GIVEN_AWAY.get()) {
+            // Somebody chose the id, and the relay may be past it.
+            wake::reread_at_commit();
+        }
         emit::check(&Draft {
             topic,
             partition: row.named(c"partition"),

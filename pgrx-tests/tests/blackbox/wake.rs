@@ -75,6 +75,28 @@ fn the_periodic_sweep_finds_what_nobody_told_of() -> Result<()> {
     Ok(())
 }
 
+/// As a dump does that is restored into an outbox in use, or somebody who writes ids himself.
+#[test]
+fn ids_of_long_ago_are_found_at_once() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("old_ids");
+    stage.client.execute("SELECT outbox.emit($1, '1') FROM generate_series(1, 10)", &[&topic])?;
+    stage.promptly(&topic, 10)?;
+    let app = format!("{}_app", stage.database);
+    stage.client.batch_execute(&format!(
+        "CREATE ROLE {app} LOGIN; GRANT USAGE ON SCHEMA outbox TO {app}; GRANT INSERT ON outbox.events TO {app}"
+    ))?;
+    let mut session = stage.connect_as(&app)?;
+    session.execute("INSERT INTO outbox.events (id, topic, payload) VALUES (1, $1, '2')", &[&topic])?;
+    stage.promptly(&topic, 11)?;
+    let mut copy = stage.client.copy_in("COPY outbox.events (id, topic, payload) FROM STDIN")?;
+    write!(copy, "3\t{topic}\t3\n5\t{topic}\t5\n")?;
+    copy.finish()?;
+    assert_eq!(values(&stage.promptly(&topic, 13)?)[10..], ["2", "3", "5"]);
+    drop(session);
+    Ok(stage.client.batch_execute(&format!("DROP OWNED BY {app}; DROP ROLE {app}"))?)
+}
+
 #[test]
 fn truncate_and_hand_made_deletes_are_no_trouble() -> Result<()> {
     let mut stage = Stage::new()?;
