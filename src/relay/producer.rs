@@ -54,7 +54,7 @@ impl Relay {
         settling.extend(self.faulty.ids());
         self.window.keep_only(&settling);
         self.floor.rewind(0);
-        self.lanes.resend();
+        self.lanes.recheck(|id| self.window.ticket(id).is_some());
         self.caution.renew(self.settings.producer.ordered);
         self.backlog.allow_all();
         self.look = true;

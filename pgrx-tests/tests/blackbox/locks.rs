@@ -142,6 +142,41 @@ fn a_refused_event_whose_row_is_locked() -> Result<()> {
     Ok(())
 }
 
+/// Its attempt is not counted yet, so what follows in its key waits: at first, and with a new producer.
+#[test]
+fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
+    const TOPIC: &str = "locks.behind";
+    let broker = Broker::shared()?;
+    broker.create_topic(TOPIC, 1, &[])?;
+    let own = Own::start(&broker.bootstrap_servers())?;
+    let set = |setting: &str, value: &str| own.server.set(setting, value).and_then(|()| own.server.reload());
+    let (mut client, mut other) = (own.connect()?, own.connect()?);
+    set("event_outbox.max_attempts", "1")?;
+    set("event_outbox.enabled", "off")?;
+    until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
+    let keyed = |client: &mut Client, arguments: &str| {
+        client.batch_execute(&format!("SELECT outbox.emit('{TOPIC}', {arguments}, key => 'k')"))
+    };
+    keyed(&mut client, "'0', partition => 9")?;
+    let mut locking = other.transaction()?;
+    locking.query("SELECT FROM outbox.events FOR UPDATE", &[])?;
+    set("event_outbox.enabled", "on")?;
+    until_status(&mut client, "the lock to be shown", |status| status.error().contains("locked"))?;
+    keyed(&mut client, "'1'")?;
+    for (number, linger) in [(2, "linger.ms=1"), (3, "linger.ms=2")] {
+        emit(&mut client, TOPIC, number)?;
+        until_left(&mut client, &["0", "1"])?;
+        set("event_outbox.kafka_properties", linger)?;
+    }
+    emit(&mut client, TOPIC, 4)?;
+    until_left(&mut client, &["0", "1"])?;
+    locking.commit()?;
+    until_drained(&mut client)?;
+    let read = Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?;
+    assert_eq!(values(&read), ["2", "3", "4", "1"]);
+    Ok(())
+}
+
 /// Many rows at a time, more than a batch, by a change of them all that takes its time.
 #[test]
 fn many_locked_rows() -> Result<()> {
