@@ -706,17 +706,18 @@ REVOKE ALL ON FUNCTION outbox.relay_status(oid), outbox.after_pause(), outbox.pa
     outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.relay_status(oid) TO PUBLIC;
 
+-- For functions that have more rights than a table's owner may have: the owner's triggers are not to get them.
+CREATE FUNCTION outbox.act_as_owner(owned regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_act_as_owner';
+COMMENT ON FUNCTION outbox.act_as_owner(regclass) IS
+    'Gives the rest of a SECURITY DEFINER function the rights of a table''s owner, and no others.';
+
 -- A notification can tell of a name of any length.
 CREATE OR REPLACE FUNCTION outbox.bury_event() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-DECLARE
-    elsewhere text := current_setting('event_outbox.dead_letter_topic');
-    errors    text;
-    headers   text;
 BEGIN
-    DELETE FROM outbox.events AS e WHERE e.id = NEW.id;
-
+    PERFORM outbox.act_as_owner('outbox.dead_letters');
     INSERT INTO outbox.dead_letters (id, event_id, emitted_at, topic, partition, key, payload, headers, event_type,
                                      content_type, attempts, error, error_class, first_refused_at, last_refused_at)
     VALUES (NEW.id, NEW.event_id, NEW.emitted_at, NEW.topic, NEW.partition, NEW.key, NEW.payload, NEW.headers, NEW.event_type,
@@ -725,6 +726,23 @@ BEGIN
     PERFORM pg_notify('outbox_dead_letter',
                       json_build_object('event_id', NEW.event_id, 'topic', left(NEW.topic, 249), 'error_class', NEW.error_class,
                                         'error', left(NEW.last_error, 1000))::text);
+
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION outbox.bury_event() IS
+    'Copies an event that used up its attempts to the dead letters, and says so on the channel outbox_dead_letter.';
+
+CREATE FUNCTION outbox.remove_dead_event() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    elsewhere text := current_setting('event_outbox.dead_letter_topic');
+    errors    text;
+    headers   text;
+BEGIN
+    PERFORM outbox.act_as_owner('outbox.events');
+    DELETE FROM outbox.events AS e WHERE e.id = NEW.id;
 
     -- A copy for whoever watches in Kafka. One that dies there stays here.
     IF elsewhere = '' OR elsewhere = NEW.topic THEN
@@ -748,6 +766,14 @@ BEGIN
     RETURN NULL;
 END
 $$;
+COMMENT ON FUNCTION outbox.remove_dead_event() IS
+    'Removes an event that is among the dead letters, and sends a copy to event_outbox.dead_letter_topic.';
+
+-- After bury_event, as its name says to PostgreSQL.
+CREATE TRIGGER remove_dead_event AFTER UPDATE OF last_error ON outbox.events
+    FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
+    EXECUTE FUNCTION outbox.remove_dead_event();
+REVOKE ALL ON FUNCTION outbox.act_as_owner(regclass), outbox.remove_dead_event() FROM PUBLIC;
 
 -- What callers have and their drivers send is not always jsonb, text and uuid: a trigger has row_to_json() and a bigint,
 -- JDBC sends each string as varchar and each long as bigint. So each way in has a second form that takes more types. The first is always

@@ -2,11 +2,12 @@
 //!
 //! `SECURITY DEFINER` would do the same, but then nobody could tell any more on whose behalf a function runs.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, c_int};
 
 use pgrx::prelude::*;
 
 use super::catalog;
+use super::functions::{Arguments, sql_function};
 
 /// The owner of a table of the schema `outbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,9 +17,18 @@ impl Owner {
     /// Looks it up.
     #[must_use]
     pub fn of(table: &CStr) -> Self {
+        Self::of_table(catalog::existing(table))
+    }
+
+    /// That of a table; an ERROR if there is none.
+    #[must_use]
+    pub fn of_table(table: pg_sys::Oid) -> Self {
         // SAFETY: in a transaction; what is opened is closed at once.
         unsafe {
-            let relation = pg_sys::RelationIdGetRelation(catalog::existing(table));
+            let relation = pg_sys::RelationIdGetRelation(table);
+            if relation.is_null() {
+                error!("could not open relation with OID {}", table.to_u32());
+            }
             let owner = Self::of_open(relation);
             pg_sys::RelationClose(relation);
             owner
@@ -43,30 +53,95 @@ impl Owner {
     }
 }
 
-/// While it lives, this session acts as the owner.
+/// While it lives, this session acts as the owner. What stands on the table as a trigger, default or check is the owner's code,
+/// and runs now.
 pub struct Acting {
     user: pg_sys::Oid,
     context: i32,
+    /// Settings that are changed from this level on go back at the end.
+    level: Option<c_int>,
 }
 
 impl Acting {
-    /// Begins to act as `owner`.
+    /// Begins to act as `owner`, in an application's session. If the owner has fewer rights than the current user, then
+    /// confined: what was left to be run at the commit would be run with the rights of that user.
     #[must_use]
     pub fn begin(owner: Owner) -> Self {
-        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        let (user, context) = current();
+        // SAFETY: in a transaction; looks into the catalogs.
+        let has_fewer_rights = unsafe { !pg_sys::has_privs_of_role(owner.0, user) };
+        Self::switch(user, context, owner, has_fewer_rights)
+    }
+
+    /// Begins to act as `owner` in a way from which there is no way back, as `VACUUM` and `REFRESH MATERIALIZED VIEW` do:
+    /// nothing that runs meanwhile can leave a cursor, a temporary table, a prepared statement, a changed setting
+    /// or a deferred trigger behind, or become somebody else.
+    #[must_use]
+    pub fn confined(owner: Owner) -> Self {
+        let (user, context) = current();
+        Self::switch(user, context, owner, true)
+    }
+
+    fn switch(user: pg_sys::Oid, context: i32, owner: Owner, confine: bool) -> Self {
+        let mut new = context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32;
+        if confine {
+            new |= pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
+        }
         // SAFETY: as a call of a SECURITY DEFINER function does it; `drop` takes it back, and an ERROR's end of the
         // (sub)transaction would do it, too.
-        unsafe {
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-            pg_sys::SetUserIdAndSecContext(owner.0, context | pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32);
-        }
-        Self { user, context }
+        let level = unsafe {
+            pg_sys::SetUserIdAndSecContext(owner.0, new);
+            confine.then(|| pg_sys::NewGUCNestLevel())
+        };
+        Self { user, context, level }
     }
 }
 
 impl Drop for Acting {
     fn drop(&mut self) {
-        // SAFETY: what was in force before; sets two variables, and raises no error.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) }
+        // SAFETY: what was in force before. When an ERROR unwinds, the end of the (sub)transaction sets the settings back.
+        unsafe {
+            if let Some(level) = self.level.filter(|_| !std::thread::panicking()) {
+                pg_sys::AtEOXact_GUC(false, level);
+            }
+            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        }
     }
+}
+
+/// Whose rights this session has at present, and in which way.
+fn current() -> (pg_sys::Oid, i32) {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads two variables.
+    unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
+    (user, context)
+}
+
+sql_function!(outbox_act_as_owner, pg_finfo_outbox_act_as_owner, act_as_owner);
+
+/// For the rest of a SECURITY DEFINER function. Whoever called that gets back what was before, when it ends.
+fn act_as_owner(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let (user, context) = current();
+    if context & pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 == 0 {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "this function can only be called by a SECURITY DEFINER function"
+        );
+    }
+    let owner = Owner::of_table(arguments.oid(0)?);
+    if owner.0 != user {
+        if !owner.is_matched_by(user) {
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+                "permission denied to act as the owner of a table of the outbox"
+            );
+        }
+        // Its end is that of the function, which sets back the settings too.
+        let confined = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+        // SAFETY: sets two variables.
+        unsafe { pg_sys::SetUserIdAndSecContext(owner.0, context | confined as i32) };
+    }
+    Some(pg_sys::Datum::from(0_usize))
 }

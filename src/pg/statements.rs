@@ -73,7 +73,8 @@ static PRESENT: Statement = Statement::new(
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
-static FIRE_DEFERRED: Statement = Statement::new(c"SET CONSTRAINTS ALL IMMEDIATE", &[]);
+/// What is deferrable is not deferred: at the commit it would no longer be the owner's.
+static DEFER_NOTHING: Statement = Statement::new(c"SET CONSTRAINTS ALL IMMEDIATE", &[]);
 
 static SEQUENCE_CACHE: Statement = Statement::new(
     c"SELECT s.seqcache FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = $1",
@@ -185,7 +186,10 @@ impl Outbox {
     pub fn is_paused(self) -> bool {
         let table = catalog::relation(c"paused");
         let _snapshot = Snapshot::take();
-        table != pg_sys::InvalidOid && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
+        table != pg_sys::InvalidOid && {
+            let _owner = Acting::confined(Owner::of_table(table));
+            spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
+        }
     }
 
     /// The file that the sequence of ids lies in, which is another one after it was begun anew.
@@ -277,10 +281,11 @@ fn widen(xid: pg_sys::TransactionId, next_xid: u64) -> u64 {
 }
 
 /// The ids of those rows that other sessions have locked; the transaction has locked all others that exist.
-pub fn locked_by_others(rows: &[RowIdentity]) -> HashSet<i64> {
+pub fn locked_by_others(outbox: Outbox, rows: &[RowIdentity]) -> HashSet<i64> {
     if rows.is_empty() {
         return HashSet::new();
     }
+    let _owner = Acting::confined(Owner::of_table(outbox.events));
     spi::connected(|| {
         let arguments = identities(rows);
         let ids_of = |statement: &Statement| -> HashSet<i64> {
@@ -304,7 +309,7 @@ pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
     }
     let events = Events::open_to_delete(outbox.events);
     if !events.can_delete_in_place() {
-        return delete_in_sql(&events, published);
+        return delete_in_sql(outbox, &events, published);
     }
     let mut changed = Vec::new();
     let mut moved = events.delete_in_place(published);
@@ -321,20 +326,21 @@ pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
     changed
 }
 
-fn delete_in_sql(events: &Events, published: &[RowIdentity]) -> Vec<i64> {
+fn delete_in_sql(outbox: Outbox, events: &Events, published: &[RowIdentity]) -> Vec<i64> {
     // Once they are locked, they stay where they are.
-    spi::connected(|| LOCK.execute(&identities(published), Access::Write, 0));
+    as_owner(outbox, || spi::connected(|| LOCK.execute(&identities(published), Access::Write, 0).len()));
     let _latest = Snapshot::take_latest();
     let (same, changed) = events.find_moved(published);
-    as_owner(|| {
+    as_owner(outbox, || {
         spi::connected(|| {
             let places = tid_array(same.iter().map(|row| row.place));
             let event_ids = uuid_array(same.iter().map(|row| row.event_id));
             DELETE.execute(&[Some(places), event_ids], Access::Write, 0);
         });
     });
-    let kept = spi::connected(|| PRESENT.execute(&identities(&same), Access::Write, 0).len());
-    if kept > 0 {
+    let _latest = Snapshot::take_latest();
+    let (kept, altered) = events.find_moved(&same);
+    if !(kept.is_empty() && altered.is_empty()) {
         ereport!(
             ERROR,
             PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
@@ -350,13 +356,12 @@ fn identities(rows: &[RowIdentity]) -> [Option<pg_sys::Datum>; 2] {
     [ids.into_datum(), uuid_array(rows.iter().map(|row| row.event_id))]
 }
 
-/// Does it as the owner of the table: what stands on it as a trigger or rule runs with his rights and not with those of
-/// the relay, which is a superuser. What is deferred runs here as well; at the commit it would be the relay's.
-fn as_owner<R>(work: impl FnOnce() -> R) -> R {
-    let _owner = Acting::begin(Owner::of(c"events"));
-    let result = work();
-    spi::connected(|| FIRE_DEFERRED.execute(&[], Access::Write, 0));
-    result
+/// Does it as the owner of the table, confined: what stands on it as a trigger, rule, default or check runs with the owner's
+/// rights and not with those of the relay, which is a superuser; and nothing that it leaves behind runs later.
+fn as_owner<R>(outbox: Outbox, work: impl FnOnce() -> R) -> R {
+    let _owner = Acting::confined(Owner::of_table(outbox.events));
+    spi::connected(|| DEFER_NOTHING.execute(&[], Access::Write, 0));
+    work()
 }
 
 /// Tells consumers.
@@ -380,6 +385,7 @@ pub fn empty_notify_queue() {
 pub fn notify_of_dead(event_ids: &[[u8; 16]]) {
     if !event_ids.is_empty() {
         let arguments = [uuid_array(event_ids.iter().copied())];
+        let _owner = Acting::confined(Owner::of(c"dead_letters"));
         spi::connected(|| NOTIFY_OF_DEAD.execute(&arguments, Access::Write, 0));
     }
 }
@@ -422,7 +428,7 @@ pub fn report_refused(outbox: Outbox, refused: &[Refusal]) -> Noted {
         let classes: Vec<&str> = refused.iter().map(|refusal| refusal.class).collect();
         let errors: Vec<&str> = refused.iter().map(|refusal| refusal.error.as_str()).collect();
         let arguments = [ids.into_datum(), event_ids, classes.into_datum(), errors.into_datum()];
-        let rows = as_owner(|| REPORT_REFUSED.execute(&arguments, Access::Write, 0));
+        let rows = as_owner(outbox, || REPORT_REFUSED.execute(&arguments, Access::Write, 0));
         rows.iter()
             .filter_map(|row| Some((row.get(1)?, compat::unix_micros(row.datum(2)?.value() as i64))))
             .collect()

@@ -177,8 +177,11 @@ impl Relay {
         transaction::run(c"event_outbox: settling published events", || {
             let outbox = self.outbox()?;
             let _snapshot = Snapshot::take();
-            let locked =
-                if manner.mind_locks { statements::locked_by_others(&sorted.rows()) } else { HashSet::new() };
+            let locked = if manner.mind_locks {
+                statements::locked_by_others(outbox, &sorted.rows())
+            } else {
+                HashSet::new()
+            };
             sorted.leave_out(&locked);
             let mut changed: HashSet<i64> =
                 statements::delete(outbox, &sorted.delivered).into_iter().collect();

@@ -18,6 +18,10 @@ fn role(stage: &mut Stage, name: &str, rights: &str) -> Result<String> {
     Ok(role)
 }
 
+fn is_superuser(client: &mut Client, role: &str) -> Result<bool> {
+    Ok(client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = $1", &[&role])?.get(0))
+}
+
 fn is_refused(client: &mut Client, sql: &str) {
     let error = client.batch_execute(sql).expect_err(sql);
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
@@ -98,7 +102,8 @@ fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
          CREATE CONSTRAINT TRIGGER at_refusal_deferred AFTER UPDATE ON outbox.events
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()",
     )?;
-    stage.alter_database("SET row_security = off")?;
+    stage.client.batch_execute(&format!("ALTER DATABASE {} SET row_security = off", stage.database))?;
+    stage.configure("event_outbox.max_attempts", "5")?;
     stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
     stage.client.execute("SELECT outbox.emit($1, '2', partition => 99)", &[&topic])?;
     assert_eq!(stage.promptly(&topic, 1)?[0].value_text(), Some("1"));
@@ -111,6 +116,129 @@ fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
         })?;
         assert_eq!(seen.replace(" f ", " false "), expected, "{trigger}");
     }
+    Ok(())
+}
+
+/// What the owner's code leaves behind, to be run when the owner's rights are given back.
+#[test]
+fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("trap");
+    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    // Nothing that the trap does must fail, or it would be taken back: each is tried by itself.
+    let mut client = stage.connect_as(&keeper)?;
+    client.batch_execute(&format!(
+        "CREATE TABLE seen (seen_by name, path text);
+         CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.seen VALUES (current_user, current_setting('search_path'));
+             IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+                 EXECUTE 'ALTER ROLE {keeper} SUPERUSER';
+             END IF;
+             RETURN 1;
+         END $$;
+         CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM public.evil(); RETURN NULL;
+         END $$;
+         CREATE TABLE other (n int);
+         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON other DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION later();
+         CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$
+         DECLARE attempt text;
+         BEGIN
+             PERFORM public.evil();
+             FOREACH attempt IN ARRAY ARRAY[
+                 'DECLARE trap CURSOR WITH HOLD FOR SELECT public.evil()',
+                 'SET CONSTRAINTS ALL DEFERRED', 'INSERT INTO public.other VALUES (1)',
+                 'SELECT set_config(''search_path'', ''public'', false)', 'LISTEN trap',
+                 'CREATE TEMP TABLE trap (n int) ON COMMIT DELETE ROWS', 'PREPARE trap AS SELECT 1']
+             LOOP
+                 BEGIN EXECUTE attempt; EXCEPTION WHEN OTHERS THEN NULL; END;
+             END LOOP;
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER trap AFTER DELETE ON outbox.events FOR EACH STATEMENT EXECUTE FUNCTION trap()"
+    ))?;
+    for number in 1..=2 {
+        crate::stage::emit(&mut stage.client, &topic, number)?;
+        until_drained(&mut stage.client)?;
+    }
+    assert!(!is_superuser(&mut stage.client, &keeper)?, "the owner became superuser");
+    let seen = client.query("SELECT DISTINCT seen_by::text, path FROM seen", &[])?;
+    let seen: Vec<(String, String)> = seen.iter().map(|row| (row.get(0), row.get(1))).collect();
+    assert_eq!(seen, [(keeper, "pg_catalog".to_owned())]);
+    Ok(())
+}
+
+/// An event that dies goes through functions that have more rights than the tables' owner.
+#[test]
+fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let (topic, dead) = (stage.topic("dying"), stage.topic("dead"));
+    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    stage.configure("event_outbox.max_attempts", "1")?;
+    stage.configure("event_outbox.dead_letter_topic", &dead)?;
+    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut client = stage.connect_as(&keeper)?;
+    client.batch_execute(
+        "CREATE TABLE seen (command text, seen_by name);
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.seen VALUES (TG_OP, current_user);
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER look AFTER INSERT OR UPDATE OR DELETE ON outbox.events
+             FOR EACH ROW EXECUTE FUNCTION look()",
+    )?;
+    stage.client.execute("SELECT outbox.emit($1, '1', partition => 99)", &[&topic])?;
+    assert_eq!(stage.promptly(&dead, 1)?.len(), 1);
+    until_drained(&mut stage.client)?;
+    let sql = "SELECT string_agg(DISTINCT command, ' ' ORDER BY command), string_agg(DISTINCT seen_by, ' ') FROM seen";
+    let seen = client.query_one(sql, &[])?;
+    assert_eq!((seen.get::<_, &str>(0), seen.get::<_, &str>(1)), ("DELETE INSERT UPDATE", keeper.as_str()));
+    Ok(())
+}
+
+/// An emit() lends the owner's triggers none of its caller's rights, not even later.
+#[test]
+fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("emitted");
+    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut client = stage.connect_as(&keeper)?;
+    client.batch_execute(&format!(
+        "CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
+             IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
+                 EXECUTE 'ALTER ROLE {keeper} SUPERUSER';
+             END IF;
+             RETURN 1;
+         END $$;
+         CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             BEGIN
+                 EXECUTE 'DECLARE trap CURSOR WITH HOLD FOR SELECT public.evil()';
+             EXCEPTION WHEN insufficient_privilege THEN NULL;
+             END;
+             PERFORM set_config('search_path', 'nowhere', false);
+             RETURN NULL;
+         END $$;
+         CREATE TRIGGER trap AFTER INSERT ON outbox.events FOR EACH STATEMENT EXECUTE FUNCTION trap()"
+    ))?;
+    crate::stage::emit(&mut stage.client, &topic, 1)?;
+    assert!(!is_superuser(&mut stage.client, &keeper)?, "the owner became superuser");
+    let path: String = stage.client.query_one("SHOW search_path", &[])?.get(0);
+    assert_ne!(path, "nowhere");
+    assert_eq!(stage.promptly(&topic, 1)?.len(), 1);
+    // What is deferred would be run by the caller.
+    client.batch_execute(
+        "DROP TRIGGER trap ON outbox.events;
+         CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM public.evil(); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER later AFTER INSERT ON outbox.events DEFERRABLE INITIALLY DEFERRED
+             FOR EACH ROW EXECUTE FUNCTION later()",
+    )?;
+    let emitted = crate::stage::emit(&mut stage.client, &topic, 2);
+    assert!(!is_superuser(&mut stage.client, &keeper)?, "the owner became superuser");
+    let error = emitted.expect_err("a deferred trigger of somebody with fewer rights");
+    assert!(format!("{error:?}").contains("security-restricted operation"), "{error:?}");
     Ok(())
 }
 
