@@ -167,12 +167,13 @@ CREATE FUNCTION outbox.create_topic(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF name IS NULL OR name !~ '^[a-zA-Z0-9._-]{1,249}$' OR name IN ('.', '..') THEN
+    IF name IS NULL OR name !~ '^[a-zA-Z0-9._-]{1,249}$'
+       OR name IN ('.', '..', '__consumer_offsets', '__transaction_state', '__share_group_state', '__cluster_metadata') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_name',
             MESSAGE = 'this is no name for a topic',
             DETAIL = format('The name is %s.', coalesce(quote_literal(name), 'NULL')),
-            HINT = 'Kafka takes 1 to 249 letters, digits, ".", "_" and "-", but neither "." nor "..".';
+            HINT = 'Kafka takes 1 to 249 letters, digits, ".", "_" and "-", but neither "." nor ".."; some names are its own, such as "__consumer_offsets".';
     END IF;
     IF (partitions < 1 AND partitions <> -1) IS NOT FALSE
        OR (replication_factor NOT BETWEEN 1 AND 32767 AND replication_factor <> -1) IS NOT FALSE THEN

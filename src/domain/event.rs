@@ -121,6 +121,8 @@ pub enum Invalid {
     NoTopic,
     /// Kafka would refuse the topic's name.
     Topic(String),
+    /// The topic is Kafka's own.
+    InternalTopic(String),
     /// Kafka would refuse the topic's name, of so many bytes.
     TopicTooLong(usize),
     /// A partition below zero.
@@ -158,6 +160,9 @@ impl Draft<'_> {
         let topic = self.topic.ok_or(Invalid::NoTopic)?;
         if topic.len() > topic::MAX_TOPIC_BYTES {
             return Err(Invalid::TopicTooLong(topic.len()));
+        }
+        if topic::is_internal(topic) {
+            return Err(Invalid::InternalTopic(topic.to_owned()));
         }
         if !topic::is_valid(topic) {
             return Err(Invalid::Topic(topic.to_owned()));
@@ -206,6 +211,7 @@ impl Invalid {
         match self {
             Self::NoTopic => "event topic must not be null".into(),
             Self::Topic(_) | Self::TopicTooLong(_) => "invalid event topic".into(),
+            Self::InternalTopic(_) => "events cannot go to an internal topic of Kafka".into(),
             Self::Partition(_) => "event partition must not be negative".into(),
             Self::TombstoneWithoutKey => "an event without payload needs a key".into(),
             Self::EmptyType => "event type must not be empty".into(),
@@ -227,6 +233,7 @@ impl Invalid {
                 format!("The name has {bytes} bytes; Kafka allows {}.", topic::MAX_TOPIC_BYTES)
             }
             Self::Topic(name) => format!("Kafka does not accept \"{name}\" as a topic name."),
+            Self::InternalTopic(name) => format!("In \"{name}\" Kafka keeps what it needs itself."),
             Self::Partition(partition) => format!("Partition is {partition}."),
             Self::TombstoneWithoutKey => {
                 "A null payload is a tombstone: it tells Kafka to forget the record with the same key.".into()
@@ -268,6 +275,7 @@ impl Invalid {
                 "Use 1 to 249 letters, digits, dots, underscores and hyphens, other than \".\" and \"..\"."
                     .into()
             }
+            Self::InternalTopic(_) => "Pass the name of a topic of your own.".into(),
             Self::Partition(_) => "Pass no partition to let the key choose one.".into(),
             Self::TombstoneWithoutKey => "Pass a key, or a payload.".into(),
             Self::EmptyType => "Pass no event type to use the topic's name.".into(),
@@ -328,6 +336,10 @@ mod tests {
         let cases = [
             (Draft { topic: None, ..GOOD }, Invalid::NoTopic),
             (Draft { topic: Some("a b"), ..GOOD }, Invalid::Topic("a b".into())),
+            (
+                Draft { topic: Some("__consumer_offsets"), ..GOOD },
+                Invalid::InternalTopic("__consumer_offsets".into()),
+            ),
             (Draft { topic: Some(&"x".repeat(250)), ..GOOD }, Invalid::TopicTooLong(250)),
             (Draft { partition: Some(-1), ..GOOD }, Invalid::Partition(-1)),
             (Draft { payload_bytes: None, ..GOOD }, Invalid::TombstoneWithoutKey),

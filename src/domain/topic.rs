@@ -11,12 +11,25 @@ pub const MAX_CHANNEL_BYTES: usize = 63;
 const CHANNEL_PREFIX: &str = "outbox:";
 const DIGEST_HEX: usize = 32;
 
-/// Whether Kafka accepts `name` as a topic: 1 to 249 of `[a-zA-Z0-9._-]`, and neither `.` nor `..`.
+/// Kafka's own topics, in which it keeps offsets, transactions, share groups and the cluster's metadata. What others
+/// write there would break it, where it is not refused.
+const INTERNAL: [&str; 4] =
+    ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
+
+/// Whether the topic is Kafka's own.
+#[must_use]
+pub fn is_internal(name: &str) -> bool {
+    INTERNAL.contains(&name)
+}
+
+/// Whether events can go to a topic of this name: 1 to 249 of `[a-zA-Z0-9._-]`, neither `.` nor `..`, and not one of
+/// Kafka's own.
 #[must_use]
 pub fn is_valid(name: &str) -> bool {
     (1..=MAX_TOPIC_BYTES).contains(&name.len())
         && name != "."
         && name != ".."
+        && !is_internal(name)
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
@@ -73,10 +86,22 @@ mod tests {
 
     #[test]
     fn names_follow_kafkas_rules() {
-        for good in ["a", "orders", "Orders.v1_eu-west", "...", &"x".repeat(249)] {
+        for good in ["a", "__orders", "orders", "Orders.v1_eu-west", "...", &"x".repeat(249)] {
             assert!(is_valid(good), "{good}");
         }
-        for bad in ["", ".", "..", "a b", "naïve", "a/b", "a\n", "a,b", "a:b", &"x".repeat(250)] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a b",
+            "naïve",
+            "a/b",
+            "a\n",
+            "a,b",
+            "a:b",
+            "__consumer_offsets",
+            &"x".repeat(250),
+        ] {
             assert!(!is_valid(bad), "{bad:?}");
         }
     }

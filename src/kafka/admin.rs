@@ -10,11 +10,13 @@
 //! A request that failed is answered `{"error": {"kind", "message", "detail"}}`.
 
 use std::collections::BTreeSet;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use event_outbox_domain::watchdog::{Health, Subject};
-use futures_executor::block_on;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -24,18 +26,26 @@ use serde_json::{Map, Value, json};
 
 use super::client::ask_any_broker;
 use super::config;
+use super::failure::in_words;
 
 /// The configuration of a topic that an outbox depends on.
 const CONFIG_OF_INTEREST: [&str; 4] =
     ["max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms"];
 
-/// Does what `request` says, and gives the answer. Takes up to the request's own time. `met` are the topics that the
-/// relay has met.
+/// The first and the longest time for which one question waits before it is asked again, and before it is looked whether
+/// anybody still wants to know.
+const SLICE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+
+/// How often to look at that while the answer may come at any time.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Does what `request` says, and gives the answer. Takes up to the request's own time, or ends soon after `is_wanted` says
+/// that nobody waits any more. `met` are the topics that the relay has met.
 #[must_use]
-pub fn run(config: &ClientConfig, request: &str, met: Vec<Arc<str>>) -> String {
+pub fn run(config: &ClientConfig, request: &str, met: Vec<Arc<str>>, is_wanted: &dyn Fn() -> bool) -> String {
     let request: Value = serde_json::from_str(request).unwrap_or(Value::Null);
     let timeout = Duration::from_millis(request["timeout_ms"].as_u64().unwrap_or(0));
-    let done = Admin::open(config, timeout).and_then(|admin| {
+    let done = Admin::open(config, timeout, is_wanted).and_then(|admin| {
         let request = &request["request"];
         if let Some(topic) = request.get("create_topic") {
             admin.create_topic(topic)
@@ -93,23 +103,67 @@ impl From<KafkaError> for Failed {
     }
 }
 
-/// A client for one request.
-struct Admin {
-    client: AdminClient<DefaultClientContext>,
-    deadline: Instant,
+/// Wakes the thread that waits.
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
 }
 
-impl Admin {
-    fn open(config: &ClientConfig, timeout: Duration) -> Result<Self, Failed> {
+/// A client for one request.
+struct Admin<'a> {
+    client: AdminClient<DefaultClientContext>,
+    deadline: Instant,
+    is_wanted: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Admin<'a> {
+    fn open(
+        config: &ClientConfig,
+        timeout: Duration,
+        is_wanted: &'a dyn Fn() -> bool,
+    ) -> Result<Self, Failed> {
         let client = config.create().map_err(|error: KafkaError| {
             let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
             Failed::by(code, config::in_words(config, &error))
         })?;
-        Ok(Self { client, deadline: Instant::now() + timeout })
+        Ok(Self { client, deadline: Instant::now() + timeout, is_wanted })
     }
 
     fn left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
+    }
+
+    /// Asks until there is an answer, the time is up, or nobody wants to know: librdkafka's own waiting cannot be ended.
+    fn ask<A>(&self, question: impl Fn(Duration) -> Result<A, KafkaError>) -> Result<A, Failed> {
+        let mut slice = SLICE.0;
+        loop {
+            let asked = Instant::now();
+            match question(slice.min(self.left())) {
+                Err(error) if is_silence(&error) && asked + slice < self.deadline && (self.is_wanted)() => {
+                    // It may have known at once that there is nobody to ask.
+                    std::thread::sleep(SLICE.0.saturating_sub(asked.elapsed()));
+                    slice = (slice * 2).min(SLICE.1);
+                }
+                done => return Ok(done?),
+            }
+        }
+    }
+
+    /// Waits for the answer to come, while somebody wants to know.
+    fn wait<A>(&self, answer: impl Future<Output = Result<A, KafkaError>>) -> Result<A, Failed> {
+        let mut answer = pin!(answer);
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match answer.as_mut().poll(&mut context) {
+                Poll::Ready(done) => return Ok(done?),
+                Poll::Pending if (self.is_wanted)() => std::thread::park_timeout(LOOK),
+                Poll::Pending => return Err(KafkaError::Canceled.into()),
+            }
+        }
     }
 
     fn options(&self) -> AdminOptions {
@@ -130,15 +184,16 @@ impl Admin {
         for (name, value) in &config {
             new = new.set(name, value);
         }
-        for result in block_on(self.client.create_topics([&new], &self.options()))? {
-            result.map_err(|(name, code)| Failed::by(code, format!("topic \"{name}\": {code}")))?;
+        for result in self.wait(self.client.create_topics([&new], &self.options()))? {
+            result
+                .map_err(|(name, code)| Failed::by(code, format!("topic \"{name}\": {}", in_words(code))))?;
         }
         Ok(Value::Null)
     }
 
     fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Value, Failed> {
         // Whether anybody answers at all, before each topic is asked for.
-        ask_any_broker(self.client.inner(), self.left())?;
+        self.ask(|slice| ask_any_broker(self.client.inner(), slice))?;
         let mut topics: Vec<Value> =
             names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
         self.add_config(&mut topics)?;
@@ -146,16 +201,16 @@ impl Admin {
     }
 
     fn describe(&self, name: &str) -> Result<Value, Failed> {
-        let metadata = self.client.inner().fetch_metadata(Some(name), self.left())?;
+        let metadata = self.ask(|slice| self.client.inner().fetch_metadata(Some(name), slice))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-        let error = topic.and_then(|topic| topic.error()).map(|error| Code::from(error).to_string());
+        let error = topic.and_then(|topic| topic.error()).map(|error| in_words(Code::from(error)));
         let leaderless = topic.and_then(without_leader);
         let in_sync = topic.and_then(|topic| topic.partitions().iter().map(least_in_sync).min());
         let partitions = topic.map_or(0, |topic| topic.partitions().len());
         let replicas = topic
             .and_then(|topic| topic.partitions().iter().map(|partition| partition.replicas().len()).min());
         Ok(if partitions == 0 {
-            let error = error.unwrap_or_else(|| Code::UnknownTopicOrPartition.to_string());
+            let error = error.unwrap_or_else(|| in_words(Code::UnknownTopicOrPartition));
             json!({ "topic": name, "error": error })
         } else {
             json!({
@@ -176,7 +231,7 @@ impl Admin {
             return Ok(());
         }
         let resources: Vec<_> = existing.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
-        let described = block_on(self.client.describe_configs(&resources, &self.options()))?;
+        let described = self.wait(self.client.describe_configs(&resources, &self.options()))?;
         for (name, resource) in existing.iter().zip(described) {
             let Some(topic) = topics.iter_mut().find(|topic| topic["topic"] == **name) else { continue };
             match resource {
@@ -189,7 +244,7 @@ impl Admin {
                     add_short_of_replicas(topic);
                 }
                 Err(code) if topic["error"].is_null() => {
-                    topic["error"] = format!("its configuration cannot be read: {code}").into();
+                    topic["error"] = format!("its configuration cannot be read: {}", in_words(code)).into();
                 }
                 Err(_) => {}
             }
@@ -230,7 +285,7 @@ fn add_short_of_replicas(topic: &mut Value) {
 #[must_use]
 pub fn ask_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
     let names: BTreeSet<&str> = subjects.iter().flatten().map(|topic| &**topic).collect();
-    let described = Admin::open(config, timeout).and_then(|admin| admin.describe_topics(&names));
+    let described = Admin::open(config, timeout, &|| true).and_then(|admin| admin.describe_topics(&names));
     let Ok(described) = described else { return vec![Health::Unknown; subjects.len()] };
     let health = |topic: &str| {
         let found = described.as_array().into_iter().flatten().find(|found| found["topic"] == *topic);
@@ -242,6 +297,12 @@ pub fn ask_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration
         }
     };
     subjects.iter().map(|subject| subject.as_ref().map_or(Health::Well, |topic| health(topic))).collect()
+}
+
+/// Whether nobody has answered, as opposed to an answer that is an error.
+fn is_silence(error: &KafkaError) -> bool {
+    use Code::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
+    matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut))
 }
 
 fn strings(list: &Value) -> BTreeSet<&str> {

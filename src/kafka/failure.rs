@@ -100,13 +100,20 @@ fn class(code: Code) -> &'static str {
     }
 }
 
+/// What the code means, in librdkafka's words, and the code itself.
+#[must_use]
+pub fn in_words(code: Code) -> String {
+    // The crate writes it the other way round.
+    let (name, text) = (format!("{code:?}"), code.to_string());
+    let words = text.strip_prefix(&name).and_then(|rest| rest.trim().strip_prefix('(')?.strip_suffix(')'));
+    words.map_or_else(|| text.clone(), |words| format!("{words} ({name})"))
+}
+
 /// The outcome of a message that failed with this error.
 #[must_use]
 pub fn outcome(error: &KafkaError) -> Outcome {
     match error.rdkafka_error_code() {
-        Some(code) => {
-            Outcome::Failed { failure: sort(code), class: class(code), error: format!("{code} ({code:?})") }
-        }
+        Some(code) => Outcome::Failed { failure: sort(code), class: class(code), error: in_words(code) },
         // A topic that is no C string: nothing that Kafka could take.
         None => {
             Outcome::Failed { failure: Failure::Refused, class: "invalid_topic", error: error.to_string() }

@@ -84,10 +84,16 @@ fn complain(unanswered: Unanswered) -> Complaint {
             detail: format!("It can have up to {most} bytes."),
             hint: "Ask about fewer topics at a time.".into(),
         },
+        Unanswered::Queued => Complaint {
+            code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
+            message: "the relay could not be asked in time".into(),
+            detail: "The request waited for that of another session, in this database or in several others.".into(),
+            hint: "Try again with a longer timeout; pg_stat_activity shows who calls outbox.describe_topics() and the like.".into(),
+        },
         Unanswered::TimedOut => Complaint {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "the relay did not answer in time".into(),
-            detail: "It may be starting, or busy, or work on the request of another session.".into(),
+            detail: "It may be starting, or busy.".into(),
             hint: "Look at outbox.status, and try again with a longer timeout.".into(),
         },
         Unanswered::RelayEnded => Complaint {

@@ -47,7 +47,9 @@ impl From<Invalid> for Complaint {
         let code = match &invalid {
             Invalid::NoTopic | Invalid::TombstoneWithoutKey => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
             Invalid::Topic(_) | Invalid::TopicTooLong(_) => PgSqlErrorCode::ERRCODE_INVALID_NAME,
-            Invalid::Headers(HeaderError::Reserved(_)) => PgSqlErrorCode::ERRCODE_RESERVED_NAME,
+            Invalid::InternalTopic(_) | Invalid::Headers(HeaderError::Reserved(_)) => {
+                PgSqlErrorCode::ERRCODE_RESERVED_NAME
+            }
             Invalid::Partition(_) | Invalid::EmptyType | Invalid::Headers(_) => {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
             }

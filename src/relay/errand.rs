@@ -19,7 +19,7 @@ pub(super) struct Errand {
 }
 
 impl Relay {
-    /// Answers the errand that is done, and takes the next. Who has left an errand does not keep others waiting for it.
+    /// Answers the errand that is done, and takes the next. One that nobody waits for any more ends by itself, soon.
     pub(super) fn run_errands(&mut self) {
         if let Some(Errand { ticket, answer }) = self.errand.take() {
             match answer.try_recv() {
@@ -31,8 +31,11 @@ impl Relay {
                 Err(TryRecvError::Empty) => self.errand = Some(Errand { ticket, answer }),
             }
         }
+        if self.errand.is_some() {
+            return;
+        }
         if let Some((ticket, request)) = mailbox().fetch() {
-            match self.begin(request) {
+            match self.begin(ticket, request) {
                 Ok(answer) => self.errand = Some(Errand { ticket, answer }),
                 Err(refusal) => reply(ticket, &refusal),
             }
@@ -40,7 +43,7 @@ impl Relay {
     }
 
     /// Has a thread do it; gives the answer if it cannot be done.
-    fn begin(&self, request: String) -> Result<Receiver<String>, String> {
+    fn begin(&self, ticket: Ticket, request: String) -> Result<Receiver<String>, String> {
         let refuse =
             |detail: String| admin::refuse("misconfigured", "no client for Kafka can be made", &detail);
         let config = config::client_config(&self.settings.producer)
@@ -48,12 +51,13 @@ impl Relay {
             .map_err(|error| refuse(error.to_string()))?;
         let (give, answer) = bounded(1);
         let bell = self.bell.clone();
+        let interest = mailbox().interest(ticket);
         let met = self.topics.iter().take(MOST_TOPICS).cloned().collect();
         let work = move || {
             // Dropped after the answer is given.
             let _ringing = RingAtEnd(bell);
             // Should the relay be gone, nobody needs to know.
-            let _ = give.send(admin::run(&config, &request, met));
+            let _ = give.send(admin::run(&config, &request, met, &|| interest.is_there()));
         };
         let thread =
             with_signals_blocked(|| std::thread::Builder::new().name("kafka-admin".into()).spawn(work));

@@ -16,6 +16,7 @@ mod dump;
 mod durability;
 mod envelope;
 mod fairness;
+mod errands;
 mod fatal;
 mod functions;
 mod guest;
