@@ -24,7 +24,8 @@ CREATE FUNCTION outbox.relay_status(
     OUT round_trip_ms      double precision,
     OUT round_trip_p99_ms  double precision,
     OUT queued             bigint,
-    OUT open_requests      bigint
+    OUT open_requests      bigint,
+    OUT recovered_at       timestamptz
 )
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_relay_status';
 COMMENT ON FUNCTION outbox.relay_status(oid) IS
@@ -60,7 +61,7 @@ BEGIN
             ('state_since', 'Since when it has been in this state.'),
             ('connection', 'Of the producer to Kafka: unknown, connected or disconnected.'),
             ('connection_since', 'Since when the connection has been so.'),
-            ('last_error', 'The last trouble, kept after it is over.'),
+            ('last_error', 'The last trouble, kept after it is over: see recovered_at.'),
             ('last_error_at', 'When that was.'),
             ('published', 'Events acknowledged by Kafka and deleted, since the server started.'),
             ('refused', 'Refusals of events by Kafka, since the server started.'),
@@ -77,7 +78,8 @@ BEGIN
             ('round_trip_ms', 'Mean time from a request to Kafka''s answer, of the slowest broker; NULL unless kafka_properties sets statistics.interval.ms, as for the columns below.'),
             ('round_trip_p99_ms', 'The same time, of all but one request in a hundred.'),
             ('queued', 'Events in librdkafka''s queues and on their way to Kafka.'),
-            ('open_requests', 'Requests that no broker has answered yet.')
+            ('open_requests', 'Requests that no broker has answered yet.'),
+            ('recovered_at', 'When the trouble of last_error was over; NULL while it lasts, or if there was none.')
         ) AS v(column_name, description)
     LOOP
         FOREACH view_name IN ARRAY ARRAY['status', 'relays'] LOOP
@@ -280,9 +282,15 @@ DECLARE
     used    bigint;
     workers bigint := current_setting('max_worker_processes')::bigint;
     holder  record;
+    disabled record;
     filled  double precision;
 BEGIN
-    SELECT * INTO relay FROM outbox.status;
+    -- One that is just being started is there in a moment.
+    FOR looks IN 1..60 LOOP
+        SELECT * INTO relay FROM outbox.status;
+        EXIT WHEN relay.state NOT IN ('absent', 'starting', 'stopping') OR pg_is_in_recovery();
+        PERFORM pg_sleep(0.05);
+    END LOOP;
     SELECT * INTO backlog FROM outbox.backlog;
     SELECT * INTO pause FROM outbox.paused;
 
@@ -393,14 +401,14 @@ BEGIN
         GET STACKED DIAGNOSTICS trouble = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         verdict := 'error';
         finding := format('At %s: %s. %s', current_setting('event_outbox.bootstrap_servers'), trouble,
-                          coalesce(CASE WHEN relay.connection = 'disconnected' THEN relay.last_error END, detail));
+                          coalesce(CASE WHEN relay.connection = 'disconnected' AND relay.recovered_at IS NULL THEN relay.last_error END, detail));
     END;
     RETURN NEXT;
 
     IF verdict = 'ok' THEN
         subject := 'topic';
         FOR described IN
-            SELECT * FROM jsonb_to_recordset(topics) AS t(topic text, partitions integer, replication_factor integer,
+            SELECT * FROM jsonb_to_recordset(topics) AS t(topic text, partitions integer, replication_factor integer, cleanup_policy text,
                                                           max_message_bytes bigint, min_insync_replicas integer, error text)
         LOOP
             finding := NULL; hint := NULL; verdict := 'ok';
@@ -417,6 +425,15 @@ BEGIN
                 finding := format('"%s" takes up to %s bytes, events can have %s: Kafka refuses the larger ones.',
                                   described.topic, described.max_message_bytes, most);
                 hint := format('Raise max.message.bytes of the topic above %s, or lower event_outbox.max_event_bytes.', most);
+            ELSIF described.cleanup_policy ~ 'compact'
+                  AND (EXISTS (SELECT FROM (SELECT e.topic, e.key FROM outbox.events AS e ORDER BY e.id LIMIT 10000) AS e
+                                WHERE e.topic = described.topic AND e.key IS NULL)
+                       OR EXISTS (SELECT FROM (SELECT d.topic, d.key FROM outbox.dead_letters AS d ORDER BY d.dead_letter_id DESC LIMIT 10000) AS d
+                                   WHERE d.topic = described.topic AND d.key IS NULL)) THEN
+                verdict := 'error';
+                finding := format('"%s" is compacted (cleanup.policy is %s): Kafka refuses its events that have no key, and there are some.',
+                                  described.topic, described.cleanup_policy);
+                hint := 'Emit with a key, or set cleanup.policy of the topic to delete.';
             ELSIF described.min_insync_replicas >= described.replication_factor AND described.replication_factor > 1 THEN
                 verdict := 'warning';
                 finding := format('"%s" wants %s of its %s replicas in sync: when one broker is down, its events wait.',
@@ -471,6 +488,34 @@ BEGIN
         END IF;
     END IF;
     RETURN NEXT;
+
+    subject := 'table';
+    verdict := 'ok'; finding := 'outbox.events is as it was made.'; hint := NULL;
+    SELECT string_agg(format('%I', t.tgname), ', ' ORDER BY t.tgname) AS names,
+           string_agg(format('ALTER TABLE %s ENABLE TRIGGER %I;', t.tgrelid::regclass, t.tgname), ' ' ORDER BY t.tgname) AS remedy
+      INTO disabled
+      FROM pg_trigger AS t JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
+     WHERE t.tgenabled = 'D' AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'event_outbox');
+    IF (SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = 'outbox.events'::regclass) THEN
+        verdict := 'error'; finding := 'outbox.events is UNLOGGED: a crash of the server empties it, and a standby has none of it.';
+        hint := 'ALTER TABLE outbox.events SET LOGGED;';
+        RETURN NEXT;
+    END IF;
+    IF disabled.names IS NOT NULL THEN
+        verdict := 'error';
+        finding := format('Triggers of the outbox are disabled: %s. Events are not checked, found late, or tried for ever.', disabled.names);
+        hint := disabled.remedy;
+        RETURN NEXT;
+    END IF;
+    IF (SELECT s.seqcache > 1 FROM pg_sequence AS s WHERE s.seqrelid = 'outbox.events_id_seq'::regclass) THEN
+        verdict := 'warning';
+        finding := 'The sequence outbox.events_id_seq has a cache: events can be late, and out of order between sessions.';
+        hint := 'ALTER SEQUENCE outbox.events_id_seq CACHE 1;';
+        RETURN NEXT;
+    END IF;
+    IF verdict = 'ok' THEN
+        RETURN NEXT;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION outbox.check() IS

@@ -56,7 +56,8 @@ CREATE FUNCTION outbox.relay_status(
     OUT round_trip_ms      double precision,
     OUT round_trip_p99_ms  double precision,
     OUT queued             bigint,
-    OUT open_requests      bigint
+    OUT open_requests      bigint,
+    OUT recovered_at       timestamptz
 )
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_relay_status';
 COMMENT ON FUNCTION outbox.relay_status(oid) IS
@@ -89,7 +90,7 @@ BEGIN
             ('state_since', 'Since when it has been in this state.'),
             ('connection', 'Of the producer to Kafka: unknown, connected or disconnected.'),
             ('connection_since', 'Since when the connection has been so.'),
-            ('last_error', 'The last trouble, kept after it is over.'),
+            ('last_error', 'The last trouble, kept after it is over: see recovered_at.'),
             ('last_error_at', 'When that was.'),
             ('published', 'Events acknowledged by Kafka and deleted, since the server started.'),
             ('refused', 'Refusals of events by Kafka, since the server started.'),
@@ -106,7 +107,8 @@ BEGIN
             ('round_trip_ms', 'Mean time from a request to Kafka''s answer, of the slowest broker; NULL unless kafka_properties sets statistics.interval.ms, as for the columns below.'),
             ('round_trip_p99_ms', 'The same time, of all but one request in a hundred.'),
             ('queued', 'Events in librdkafka''s queues and on their way to Kafka.'),
-            ('open_requests', 'Requests that no broker has answered yet.')
+            ('open_requests', 'Requests that no broker has answered yet.'),
+            ('recovered_at', 'When the trouble of last_error was over; NULL while it lasts, or if there was none.')
         ) AS v(column_name, description)
     LOOP
         FOREACH view_name IN ARRAY ARRAY['status', 'relays'] LOOP

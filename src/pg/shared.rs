@@ -165,6 +165,10 @@ pub struct Slot {
     pub paused_changed: AtomicBool,
     state: Dated,
     connection: Dated,
+    /// The error shown is one that lasts.
+    is_troubled: AtomicBool,
+    /// When the last one was over, in microseconds since 1970; 0 if none was.
+    recovered_at: AtomicI64,
     /// What the relay says of itself in numbers.
     pub figures: Figures,
 }
@@ -259,7 +263,20 @@ impl Slot {
     pub fn show_error(&self, text: &str) {
         if let Some(at) = roster().position(self) {
             ERRORS.exclusive().texts[at].set(text, super::now());
+            self.is_troubled.store(true, Ordering::Relaxed);
         }
+    }
+
+    /// Shows that the trouble is over, if there was any.
+    pub fn show_recovery(&self) {
+        if self.is_troubled.load(Ordering::Relaxed) && self.is_troubled.swap(false, Ordering::Relaxed) {
+            self.recovered_at.store(super::now(), Ordering::Relaxed);
+        }
+    }
+
+    /// When the trouble of the error shown was over, in microseconds since 1970; 0 if it is not.
+    pub fn recovered_at(&self) -> i64 {
+        if self.is_troubled.load(Ordering::Relaxed) { 0 } else { self.recovered_at.load(Ordering::Relaxed) }
     }
 
     /// The last error shown and when, if any.
@@ -273,6 +290,8 @@ impl Slot {
         self.forget_request();
         self.state.clear();
         self.connection.clear();
+        self.is_troubled.store(false, Ordering::Relaxed);
+        self.recovered_at.store(0, Ordering::Relaxed);
         self.figures.clear();
     }
 }

@@ -15,7 +15,7 @@ sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
 /// The columns that there have been since the first version: what that one declares gets these alone.
 const FIRST_COLUMNS: usize = 14;
-const COLUMNS: usize = FIRST_COLUMNS + 9;
+const COLUMNS: usize = FIRST_COLUMNS + 10;
 
 /// The columns of `outbox.relay_status(database)`, in the order of its declaration. Without an argument, as the first
 /// version declares it, it is about this database.
@@ -49,6 +49,7 @@ fn describe_life(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
     let error = slot.error();
     columns[5] = error.as_ref().and_then(|(text, _)| text.as_str().into_datum());
     columns[6] = error.as_ref().and_then(|(_, at)| time(*at));
+    columns[COLUMNS - 1] = error.and_then(|_| time(slot.recovered_at()));
 }
 
 fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
@@ -68,7 +69,7 @@ fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
     let kafka = figures.kafka.get();
     let millis = |micros: i64| micros as f64 / 1000.0;
     let troubles = figures.troubles().map(|(kind, count)| (kind.to_owned(), count.into())).collect();
-    columns[FIRST_COLUMNS..].copy_from_slice(&[
+    columns[FIRST_COLUMNS..COLUMNS - 1].copy_from_slice(&[
         count(&figures.max_in_flight),
         count(&figures.waiting_retries),
         count(&figures.held_keys),

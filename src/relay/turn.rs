@@ -229,6 +229,9 @@ impl Relay {
             State::Publishing
         };
         self.slot.show(state);
+        if self.is_well(state) {
+            self.slot.show_recovery();
+        }
         let figures = &self.slot.figures;
         figures.in_flight.store(self.window.len(), Ordering::Relaxed);
         figures.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
@@ -236,6 +239,17 @@ impl Relay {
         figures.held_keys.store(self.lanes.closed(), Ordering::Relaxed);
         let oldest = self.window.oldest().map_or(0, |ticket| ticket.emitted_at);
         figures.oldest_event_at.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is left of whatever trouble there was.
+    fn is_well(&self, state: State) -> bool {
+        matches!(state, State::Idle | State::Publishing)
+            && self.slot.connection().0 == Connection::Connected
+            && self.lanes.waiting() == 0
+            && self.caution.is_empty()
+            && self.held.is_empty()
+            && self.faulty.count() == 0
+            && self.listeners.are_reachable()
     }
 
     pub(super) fn is_disconnected(&self) -> bool {

@@ -141,15 +141,22 @@ fn check_tells_what_is_wrong() -> Result<()> {
         "version",
         "workers",
         "relay",
+        "notifications",
         "brokers",
         "topic",
         "backlog",
         "dead letters",
         "autovacuum",
+        "table",
     ];
     let expected: Vec<_> = well.map(|subject| (subject.to_owned(), "ok".to_owned())).into();
     // Other tests' transactions, and their workers, are none of this database's troubles.
-    wait::until_ok("a set-up that is well", DEADLINE, || Ok((verdicts()? == expected).then_some(())))?;
+    let mut last = Vec::new();
+    let well = wait::until_ok("a set-up that is well", DEADLINE, || {
+        last = verdicts()?;
+        Ok((last == expected).then_some(()))
+    });
+    well.map_err(|error| error.context(format!("last seen: {last:?}")))?;
 
     let mut expect = |change: &str, subject: &str, verdict: &str| -> Result<()> {
         stage.client.batch_execute(change)?;
@@ -165,5 +172,103 @@ fn check_tells_what_is_wrong() -> Result<()> {
     expect("ALTER TABLE outbox.events RESET (autovacuum_enabled)", "autovacuum", "ok")?;
     expect("SET event_outbox.max_event_bytes = 2000000", "topic", "warning")?;
     expect("RESET event_outbox.max_event_bytes", "topic", "ok")?;
+    for (wrong, right, verdict) in [
+        ("TABLE outbox.events SET UNLOGGED", "TABLE outbox.events SET LOGGED", "error"),
+        (
+            "TABLE outbox.events DISABLE TRIGGER check_event",
+            "TABLE outbox.events ENABLE TRIGGER check_event",
+            "error",
+        ),
+        ("TABLE outbox.paused DISABLE TRIGGER USER", "TABLE outbox.paused ENABLE TRIGGER USER", "error"),
+        ("SEQUENCE outbox.events_id_seq CACHE 10", "SEQUENCE outbox.events_id_seq CACHE 1", "warning"),
+    ] {
+        expect(&format!("ALTER {wrong}"), "table", verdict)?;
+        expect(&format!("ALTER {right}"), "table", "ok")?;
+    }
+    Ok(())
+}
+
+/// A compacted topic takes no event without a key.
+#[test]
+fn check_tells_of_a_topic_that_wants_keys() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("compacted");
+    stage.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
+    emit(&mut stage.client, &topic, 1)?;
+    let sql =
+        "SELECT hint FROM outbox.check() WHERE subject = 'topic' AND verdict = 'error' AND finding LIKE $1";
+    let hint: String = wait::until_ok("the verdict", DEADLINE, || {
+        Ok(stage.client.query_opt(sql, &[&format!("\"{topic}\" is compacted%")])?.map(|row| row.get(0)))
+    })?;
+    assert!(hint.contains("with a key"), "{hint}");
+    Ok(())
+}
+
+/// A relay that is just being started is no trouble.
+#[test]
+fn check_waits_for_a_relay_that_is_starting() -> Result<()> {
+    let stage = Stage::new()?;
+    let database = stage.server.create_database()?;
+    let mut client = stage.server.connect(&database)?;
+    client.batch_execute("CREATE EXTENSION event_outbox")?;
+    let sql = "SELECT verdict, finding FROM outbox.check() WHERE subject = 'relay'";
+    let row = client.query_one(sql, &[])?;
+    assert_eq!(row.get::<_, &str>(0), "ok", "{row:?}");
+    drop(client);
+    stage.server.connect("postgres")?.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)"))?;
+    Ok(())
+}
+
+/// The last error stays to be read, with the time when it was over.
+#[test]
+fn an_error_that_is_over_has_an_end() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let servers = stage.broker.bootstrap_servers();
+    stage.relay()?;
+    let sql = "SELECT last_error IS NOT NULL, recovered_at >= last_error_at FROM outbox.status";
+    let mut until = |what: &str, expected: (bool, Option<bool>)| {
+        wait::until_ok(what, DEADLINE, || {
+            let row = stage.client.query_one(sql, &[])?;
+            Ok(((row.get(0), row.get(1)) == expected).then_some(()))
+        })
+    };
+    let alter = |change: &str| -> Result<()> {
+        let sql = format!("ALTER DATABASE {} {change}", stage.database);
+        Ok(stage.server.connect("postgres")?.batch_execute(&sql)?)
+    };
+    alter("SET event_outbox.bootstrap_servers = '127.0.0.1:1'")?;
+    until("an error that lasts", (true, None))?;
+    alter(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
+    until("its end", (true, Some(true)))
+}
+
+#[test]
+fn a_refusal_names_its_code_once() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("once")?;
+    stage
+        .client
+        .batch_execute(&format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1", stage.database))?;
+    stage.client.query_one("SELECT outbox.emit($1, '{}', partition => 999)", &[&topic])?;
+    let error: String = wait::until_ok("a dead letter", DEADLINE, || {
+        Ok(stage.client.query_opt("SELECT error FROM outbox.dead_letters", &[])?.map(|row| row.get(0)))
+    })?;
+    assert_eq!(error, "Local: Unknown partition (UnknownPartition)");
+    Ok(())
+}
+
+#[test]
+fn topics_of_kafkas_own_are_refused() -> Result<()> {
+    let mut stage = Stage::new()?;
+    for (sql, code) in [
+        ("SELECT outbox.emit('__consumer_offsets', '{}')", "42939"),
+        ("SELECT outbox.emit_bytes('__transaction_state', '')", "42939"),
+        ("INSERT INTO outbox.events (topic, payload) VALUES ('__cluster_metadata', '')", "42939"),
+        ("SELECT outbox.create_topic('__share_group_state')", "42602"),
+        ("SET event_outbox.dead_letter_topic = '__consumer_offsets'", "22023"),
+    ] {
+        let error = stage.client.simple_query(sql).expect_err(sql);
+        assert_eq!(error.code().map(|code| code.code()), Some(code), "{sql}: {error}");
+    }
     Ok(())
 }
