@@ -113,7 +113,8 @@ BEGIN
     subject := 'notifications';
     filled := pg_notification_queue_usage();
     finding := format('The NOTIFY queue is filled to %s %%.', round((100 * filled)::numeric, 1));
-    IF filled < 0.5 AND NOT (relay.last_error LIKE 'the NOTIFY queue%' AND relay.last_error_at > clock_timestamp() - interval '20 seconds') THEN
+    IF filled < 0.5
+       AND (relay.last_error LIKE 'the NOTIFY queue%' AND relay.last_error_at > clock_timestamp() - interval '20 seconds') IS NOT TRUE THEN
         verdict := 'ok'; hint := NULL;
     ELSE
         verdict := 'warning';
