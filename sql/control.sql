@@ -46,6 +46,7 @@ CREATE TRIGGER after_pause AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbo
 CREATE FUNCTION outbox.pause(reason text DEFAULT NULL) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+    SELECT outbox.act_as_owner('outbox.paused');
     WITH new AS (INSERT INTO outbox.paused (reason) VALUES ($1) ON CONFLICT DO NOTHING RETURNING 1)
     SELECT count(*) > 0 FROM new
 $$;
@@ -55,6 +56,7 @@ COMMENT ON FUNCTION outbox.pause(text) IS
 CREATE FUNCTION outbox.resume() RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+    SELECT outbox.act_as_owner('outbox.paused');
     WITH old AS (DELETE FROM outbox.paused RETURNING 1)
     SELECT count(*) > 0 FROM old
 $$;

@@ -45,12 +45,6 @@ COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka refused it 
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters_dead_letter_id_seq', '');
 
--- For functions that have more rights than a table's owner may have: the owner's triggers are not to get them.
-CREATE FUNCTION outbox.act_as_owner(owned regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_act_as_owner';
-COMMENT ON FUNCTION outbox.act_as_owner(regclass) IS
-    'Gives the rest of a SECURITY DEFINER function the rights of a table''s owner, and no others.';
-
 CREATE FUNCTION outbox.bury_event() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -150,18 +144,33 @@ CREATE FUNCTION outbox.redrive(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    -- As long as the function has its own rights.
+    chosen   bigint[] := ARRAY(SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max));
     redriven bigint;
 BEGIN
-    WITH chosen AS (
+    IF EXISTS (SELECT FROM pg_class AS c
+                WHERE c.oid IN ('outbox.events'::regclass, 'outbox.dead_letters'::regclass)
+                  AND NOT pg_has_role(c.relowner, current_user, 'USAGE')) THEN
+        IF (SELECT count(DISTINCT c.relowner) FROM pg_class AS c
+             WHERE c.oid IN ('outbox.events'::regclass, 'outbox.dead_letters'::regclass)) > 1 THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'insufficient_privilege',
+                MESSAGE = 'outbox.events and outbox.dead_letters belong to different roles',
+                DETAIL = 'Dead letters are sent again with the rights of the tables'' owner.',
+                HINT = 'Let both belong to one role: ALTER TABLE ... OWNER TO.';
+        END IF;
+        PERFORM outbox.act_as_owner('outbox.events');
+    END IF;
+    WITH dead AS (
         DELETE FROM outbox.dead_letters AS d
-         WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max))
+         WHERE d.dead_letter_id = ANY (chosen)
         RETURNING d.*
     )
     INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type, error_class)
     SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type,
            -- By this the relay knows that the record is to tell the present time.
            CASE WHEN c.error_class = 'invalid_timestamp' THEN c.error_class END
-      FROM chosen AS c
+      FROM dead AS c
      ORDER BY c.id, c.dead_letter_id;
     GET DIAGNOSTICS redriven = ROW_COUNT;
     RETURN redriven;
@@ -179,10 +188,13 @@ CREATE FUNCTION outbox.discard(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    -- As long as the function has its own rights.
+    chosen    bigint[] := ARRAY(SELECT outbox.choose_dead_letters(discard.event_id, discard.topic, since, max));
     discarded bigint;
 BEGIN
+    PERFORM outbox.act_as_owner('outbox.dead_letters');
     DELETE FROM outbox.dead_letters AS d
-     WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(discard.event_id, discard.topic, since, max));
+     WHERE d.dead_letter_id = ANY (chosen);
     GET DIAGNOSTICS discarded = ROW_COUNT;
     RETURN discarded;
 END

@@ -130,9 +130,16 @@ COMMENT ON FUNCTION outbox.after_pause() IS 'Has the relay notice at commit that
 CREATE TRIGGER after_pause AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbox.paused
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_pause();
 
+-- For functions that have more rights than a table's owner may have: the owner's triggers are not to get them.
+CREATE FUNCTION outbox.act_as_owner(owned regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_act_as_owner';
+COMMENT ON FUNCTION outbox.act_as_owner(regclass) IS
+    'Gives the rest of a SECURITY DEFINER function the rights of a table''s owner, and no others.';
+
 CREATE FUNCTION outbox.pause(reason text DEFAULT NULL) RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+    SELECT outbox.act_as_owner('outbox.paused');
     WITH new AS (INSERT INTO outbox.paused (reason) VALUES ($1) ON CONFLICT DO NOTHING RETURNING 1)
     SELECT count(*) > 0 FROM new
 $$;
@@ -142,6 +149,7 @@ COMMENT ON FUNCTION outbox.pause(text) IS
 CREATE FUNCTION outbox.resume() RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
+    SELECT outbox.act_as_owner('outbox.paused');
     WITH old AS (DELETE FROM outbox.paused RETURNING 1)
     SELECT count(*) > 0 FROM old
 $$;
@@ -577,6 +585,7 @@ BEGIN
     END IF;
 
     -- One after the other, since each may change the table's privileges.
+    PERFORM outbox.act_as_owner('outbox.topic_grants');
     LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
     -- What counts no more, since DROP OWNED has taken the role's rights, or the role is gone.
     DELETE FROM outbox.topic_grants AS g
@@ -615,6 +624,7 @@ BEGIN
             DETAIL = 'Topic grants are revoked from one role at a time.',
             HINT = 'outbox.topic_grants shows who has any.';
     END IF;
+    PERFORM outbox.act_as_owner('outbox.topic_grants');
     LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM outbox.topic_grants AS g
      WHERE g.role = revoke_topic.role AND (revoke_topic.pattern IS NULL OR g.pattern = revoke_topic.pattern);
@@ -752,12 +762,6 @@ REVOKE ALL ON FUNCTION outbox.relay_status(oid), outbox.after_pause(), outbox.pa
     outbox.grant_topic(regrole, text), outbox.revoke_topic(regrole, text),
     outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION outbox.relay_status(oid) TO PUBLIC;
-
--- For functions that have more rights than a table's owner may have: the owner's triggers are not to get them.
-CREATE FUNCTION outbox.act_as_owner(owned regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_act_as_owner';
-COMMENT ON FUNCTION outbox.act_as_owner(regclass) IS
-    'Gives the rest of a SECURITY DEFINER function the rights of a table''s owner, and no others.';
 
 -- A notification can tell of a name of any length.
 CREATE OR REPLACE FUNCTION outbox.bury_event() RETURNS trigger
@@ -984,18 +988,33 @@ CREATE OR REPLACE FUNCTION outbox.redrive(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
+    -- As long as the function has its own rights.
+    chosen   bigint[] := ARRAY(SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max));
     redriven bigint;
 BEGIN
-    WITH chosen AS (
+    IF EXISTS (SELECT FROM pg_class AS c
+                WHERE c.oid IN ('outbox.events'::regclass, 'outbox.dead_letters'::regclass)
+                  AND NOT pg_has_role(c.relowner, current_user, 'USAGE')) THEN
+        IF (SELECT count(DISTINCT c.relowner) FROM pg_class AS c
+             WHERE c.oid IN ('outbox.events'::regclass, 'outbox.dead_letters'::regclass)) > 1 THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'insufficient_privilege',
+                MESSAGE = 'outbox.events and outbox.dead_letters belong to different roles',
+                DETAIL = 'Dead letters are sent again with the rights of the tables'' owner.',
+                HINT = 'Let both belong to one role: ALTER TABLE ... OWNER TO.';
+        END IF;
+        PERFORM outbox.act_as_owner('outbox.events');
+    END IF;
+    WITH dead AS (
         DELETE FROM outbox.dead_letters AS d
-         WHERE d.dead_letter_id IN (SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max))
+         WHERE d.dead_letter_id = ANY (chosen)
         RETURNING d.*
     )
     INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type, error_class)
     SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type,
            -- By this the relay knows that the record is to tell the present time.
            CASE WHEN c.error_class = 'invalid_timestamp' THEN c.error_class END
-      FROM chosen AS c
+      FROM dead AS c
      ORDER BY c.id, c.dead_letter_id;
     GET DIAGNOSTICS redriven = ROW_COUNT;
     RETURN redriven;
@@ -1025,3 +1044,25 @@ BEGIN
     END LOOP;
 END
 $off$;
+
+-- As in dead_letters.sql: with the rights of the table's owner.
+CREATE OR REPLACE FUNCTION outbox.discard(
+    event_id uuid DEFAULT NULL,
+    topic    text DEFAULT NULL,
+    since    timestamptz DEFAULT NULL,
+    max      bigint DEFAULT NULL
+) RETURNS bigint
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    -- As long as the function has its own rights.
+    chosen    bigint[] := ARRAY(SELECT outbox.choose_dead_letters(discard.event_id, discard.topic, since, max));
+    discarded bigint;
+BEGIN
+    PERFORM outbox.act_as_owner('outbox.dead_letters');
+    DELETE FROM outbox.dead_letters AS d
+     WHERE d.dead_letter_id = ANY (chosen);
+    GET DIAGNOSTICS discarded = ROW_COUNT;
+    RETURN discarded;
+END
+$$;

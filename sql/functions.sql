@@ -12,3 +12,9 @@ COMMENT ON FUNCTION outbox.channel(text) IS
 CREATE FUNCTION outbox.readable(bytes bytea) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_readable';
 COMMENT ON FUNCTION outbox.readable(bytea) IS 'Bytes for a reader: as text where they are text, else in hexadecimal.';
+
+-- For functions that have more rights than a table's owner may have: the owner's triggers are not to get them.
+CREATE FUNCTION outbox.act_as_owner(owned regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_act_as_owner';
+COMMENT ON FUNCTION outbox.act_as_owner(regclass) IS
+    'Gives the rest of a SECURITY DEFINER function the rights of a table''s owner, and no others.';

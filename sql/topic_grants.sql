@@ -53,6 +53,7 @@ BEGIN
     END IF;
 
     -- One after the other, since each may change the table's privileges.
+    PERFORM outbox.act_as_owner('outbox.topic_grants');
     LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
     -- What counts no more, since DROP OWNED has taken the role's rights, or the role is gone.
     DELETE FROM outbox.topic_grants AS g
@@ -91,6 +92,7 @@ BEGIN
             DETAIL = 'Topic grants are revoked from one role at a time.',
             HINT = 'outbox.topic_grants shows who has any.';
     END IF;
+    PERFORM outbox.act_as_owner('outbox.topic_grants');
     LOCK TABLE outbox.topic_grants IN SHARE ROW EXCLUSIVE MODE;
     DELETE FROM outbox.topic_grants AS g
      WHERE g.role = revoke_topic.role AND (revoke_topic.pattern IS NULL OR g.pattern = revoke_topic.pattern);

@@ -198,6 +198,52 @@ fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
     Ok(())
 }
 
+/// What operators call has more rights than they have; the tables' owner does not get them by a trigger.
+#[test]
+fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("operated");
+    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    stage.configure("event_outbox.max_attempts", "1")?;
+    let tables = ["events", "dead_letters", "paused", "topic_grants"];
+    for table in tables {
+        stage.client.batch_execute(&format!("ALTER TABLE outbox.{table} OWNER TO {keeper}"))?;
+    }
+    for partition in [98, 99] {
+        stage.client.execute("SELECT outbox.emit($1, '1', partition => $2::int)", &[&topic, &partition])?;
+    }
+    until_drained(&mut stage.client)?;
+    let mut client = stage.connect_as(&keeper)?;
+    client.batch_execute(
+        "CREATE TABLE seen (place text, seen_by name);
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             INSERT INTO public.seen VALUES (TG_TABLE_NAME, current_user);
+             RETURN NULL;
+         END $$",
+    )?;
+    for table in tables {
+        client.batch_execute(&format!(
+            "CREATE TRIGGER look AFTER INSERT OR DELETE ON outbox.{table} FOR EACH ROW EXECUTE FUNCTION look()"
+        ))?;
+    }
+    let called: (bool, i64, i64, bool) = {
+        let sql =
+            "SELECT outbox.pause(), outbox.discard(max => 1), outbox.redrive(max => 1), outbox.resume()";
+        let row = stage.client.query_one(sql, &[])?;
+        (row.get(0), row.get(1), row.get(2), row.get(3))
+    };
+    assert_eq!(called, (true, 1, 1, true));
+    for sql in ["grant_topic($1::text::regrole, 'x')", "revoke_topic($1::text::regrole)"] {
+        stage.client.execute(&format!("SELECT outbox.{sql}"), &[&keeper])?;
+    }
+    let sql =
+        "SELECT string_agg(DISTINCT place, ' ' ORDER BY place), string_agg(DISTINCT seen_by, ' ') FROM seen";
+    let seen = client.query_one(sql, &[])?;
+    let places = "dead_letters events paused topic_grants";
+    assert_eq!((seen.get::<_, &str>(0), seen.get::<_, &str>(1)), (places, keeper.as_str()));
+    Ok(())
+}
+
 /// An emit() lends the owner's triggers none of its caller's rights, not even later.
 #[test]
 fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()> {
