@@ -154,13 +154,6 @@ impl Broker {
         self.listeners.get(listener).copied().with_context(|| format!("no listener {listener}"))
     }
 
-    /// From the next start on, clients of a listener of [`BrokerOptions::listener_behind`] are told to come by another port.
-    pub fn move_front(&self, listener: &str, from: u16, to: u16) -> Result<()> {
-        let path = self.scratch.path().join("server.properties");
-        let (old, new) = (format!("{listener}://127.0.0.1:{from}"), format!("{listener}://127.0.0.1:{to}"));
-        Ok(fs::write(&path, fs::read_to_string(&path)?.replace(&old, &new))?)
-    }
-
     /// Creates a topic with topic-level `configs`.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
         create_topic(&self.admin()?, name, partitions, 1, configs)

@@ -1,5 +1,6 @@
 //! A producer of librdkafka, as the Kafka thread uses it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
 use super::context::Context;
 use super::doorbell::Doorbell;
+use super::existence::Existence;
 use super::record::{Record, Topic};
 use super::reminder::Reminder;
 
@@ -75,6 +77,18 @@ impl Client {
     #[must_use]
     pub fn handle(&self) -> *mut rdsys::rd_kafka_t {
         self.queue.client
+    }
+
+    /// Which of these topics do not exist, as far as Kafka says so. `None` if it does not answer.
+    #[must_use]
+    pub fn missing(
+        &self,
+        existence: &mut Existence,
+        topics: &[Arc<str>],
+        timeout: Duration,
+    ) -> Option<HashSet<Arc<str>>> {
+        // SAFETY: the client is alive.
+        unsafe { existence.missing(self.handle(), topics, timeout) }
     }
 
     /// Lets librdkafka's callbacks take their notes, until there is nothing to note.

@@ -79,6 +79,12 @@ const STOP_AT_GAPS: &str = "enable.gapless.guarantee";
 /// Whether a broker that is set up so creates a topic that a producer asks for.
 const CREATE_TOPICS: &str = "allow.auto.create.topics";
 
+/// Whether a producer of this configuration makes the broker create topics.
+#[must_use]
+pub fn creates_topics(config: &ClientConfig) -> bool {
+    config.get(CREATE_TOPICS) == Some("true")
+}
+
 /// The same configuration for a producer that goes on when a batch is refused.
 #[must_use]
 pub fn going_on(config: &ClientConfig) -> ClientConfig {

@@ -27,6 +27,8 @@ pub struct Notes {
     pub cause: Option<String>,
     /// Topics of which more may have changed than the producer knows.
     pub stale_topics: HashSet<String>,
+    /// Topics that the producer has found not to exist.
+    pub gone_topics: HashSet<String>,
     /// Something was said that belongs into the server's log now.
     pub has_spoken: bool,
     /// What librdkafka told of itself.
@@ -70,6 +72,12 @@ impl Context {
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) {
             notes.stale_topics.insert(topic.to_owned());
+        }
+        if matches!(
+            error.rdkafka_error_code(),
+            Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
+        ) {
+            notes.gone_topics.insert(topic.to_owned());
         }
         notes.reports.push(Report { id, outcome });
     }

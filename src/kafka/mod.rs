@@ -6,6 +6,7 @@ pub mod client;
 pub mod config;
 pub mod context;
 pub mod doorbell;
+pub mod existence;
 pub mod failure;
 pub mod publisher;
 pub mod record;

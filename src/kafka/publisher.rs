@@ -47,6 +47,8 @@ pub enum News {
     Statistics(KafkaStatistics),
     /// The producer has stopped, so that nothing comes before what the broker refused.
     Gap,
+    /// The producer has nothing to do, and knows topics that it had better forget.
+    Stale,
     /// The producer cannot be used, or no longer, and why.
     Broken(String),
 }

@@ -3,6 +3,7 @@
 //! It sleeps until the main thread rings or librdkafka has something to serve; it never polls for time,
 //! except while no broker answers, when it looks for one now and then.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,6 +18,7 @@ use super::client::Client;
 use super::config;
 use super::context::Context;
 use super::doorbell::{Doorbell, RingAtEnd};
+use super::existence::Existence;
 use super::publisher::{Batch, News};
 use crate::failpoints;
 
@@ -34,6 +36,13 @@ const STOPPED_LOOK: Duration = Duration::from_millis(5);
 
 /// How long the producer apart is kept when it has nothing to do.
 const APART_IDLE: Duration = Duration::from_secs(30);
+
+/// How long the producers have had nothing to do when it is asked whether they know too much.
+const FORGET_AFTER: Duration = Duration::from_secs(30);
+
+/// Topics that a producer may know for ever, and those of them that do not exist.
+const MOST_OPENED: usize = 2_000;
+const MOST_GHOSTS: usize = 100;
 
 /// Everything the thread owns.
 pub struct KafkaThread {
@@ -90,6 +99,12 @@ struct Session<'a> {
     probe: Option<Probe>,
     /// A producer has stopped, and the main thread knows.
     stopped: bool,
+    /// What the producers know of topics.
+    existence: Existence,
+    /// Kafka did not answer when it was asked about topics: not before it is known to answer again.
+    unanswered: bool,
+    /// When to look whether the producers know too much, unless they get something to do.
+    forget_at: Option<Instant>,
 }
 
 /// When to look for a broker next.
@@ -119,7 +134,18 @@ impl<'a> Session<'a> {
         let context = Context::new(config::redactor(&thread.config));
         let common = Client::open(&thread.config, context.clone(), &thread.call)?;
         let (apart_until, probe) = (Instant::now(), Some(Probe::soon()));
-        Ok(Self { thread, context, common, apart: None, apart_until, probe, stopped: false })
+        Ok(Self {
+            thread,
+            context,
+            common,
+            apart: None,
+            apart_until,
+            probe,
+            stopped: false,
+            existence: Existence::default(),
+            unanswered: false,
+            forget_at: None,
+        })
     }
 
     /// One turn: sleep until there is something to do, do it, tell of it.
@@ -132,6 +158,7 @@ impl<'a> Session<'a> {
         self.refresh_topics();
         self.tidy();
         self.remind();
+        self.forget()?;
         self.look_for_broker()
     }
 
@@ -153,10 +180,19 @@ impl<'a> Session<'a> {
         batch: &Packed,
         client: impl Fn(&mut Self) -> Option<&Client>,
     ) -> Result<(), Closed> {
+        let missing = self.missing(batch.topics());
         let envelope = &self.thread.envelope;
+        let context = self.context.clone();
         let mut events = batch.events().peekable();
         while events.peek().is_some() {
-            let some = events.by_ref().take(SERVE_EVERY);
+            let some = events.by_ref().take(SERVE_EVERY).filter(|(place, event)| {
+                let is_missing = missing.contains(&batch.topics()[*place]);
+                if is_missing {
+                    let error = KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic);
+                    context.failed(event.id, event.topic, &error);
+                }
+                !is_missing
+            });
             match client(self) {
                 Some(client) => client.produce(some, batch.topics(), envelope),
                 None => some.for_each(|(_, event)| self.context.put_off(event.id)),
@@ -165,6 +201,46 @@ impl<'a> Session<'a> {
             self.tell()?;
         }
         failpoints::after_produce(self.common.handle());
+        Ok(())
+    }
+
+    /// Those of the topics for which no producer is given events, since they do not exist. The others are opened.
+    fn missing(&mut self, topics: &[Arc<str>]) -> HashSet<Arc<str>> {
+        self.forget_at = Some(Instant::now() + FORGET_AFTER);
+        let mut missing = HashSet::new();
+        // Where Kafka may create topics, it is the producer's question that makes it do so.
+        if !self.unanswered && !config::creates_topics(&self.thread.config) {
+            match self.common.missing(&mut self.existence, topics, PROBE_TIMEOUT) {
+                Some(found) => missing = found,
+                None => {
+                    self.unanswered = true;
+                    // It is asked again when a broker is known to answer.
+                    self.probe.get_or_insert_with(Probe::soon);
+                }
+            }
+        }
+        self.existence.open(topics.iter().filter(|topic| !missing.contains(*topic)));
+        missing
+    }
+
+    /// Tells the main thread if the producers have nothing to do, and know what they had better forget: too much, or
+    /// topics that Kafka would create again, should they be deleted, when librdkafka asks about them.
+    fn forget(&mut self) -> Result<(), Closed> {
+        let gone = std::mem::take(&mut self.context.notes().gone_topics);
+        gone.iter().for_each(|topic| self.existence.is_gone(topic));
+        if self.forget_at.is_none_or(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        if !self.common.is_idle() || self.apart.as_ref().is_some_and(|apart| !apart.is_idle()) {
+            self.forget_at = Some(Instant::now() + FORGET_AFTER);
+            return Ok(());
+        }
+        self.forget_at = None;
+        let (opened, ghosts) = (self.existence.opened(), self.existence.ghosts());
+        let creates = config::creates_topics(&self.thread.config) && opened > 0;
+        if creates || opened > MOST_OPENED || ghosts > MOST_GHOSTS {
+            return self.send(News::Stale);
+        }
         Ok(())
     }
 
@@ -306,6 +382,7 @@ impl<'a> Session<'a> {
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
+        self.unanswered = false;
         self.context.notes().cause = None;
         self.send(News::Connected)
     }
@@ -316,10 +393,11 @@ impl<'a> Session<'a> {
         let tidy = self.apart.as_ref().map(|_| self.apart_until);
         let look = self.is_stopping().then(|| Instant::now() + STOPPED_LOOK);
         let remind = std::iter::once(&self.common).chain(&self.apart).filter_map(Client::next_reminder).min();
-        let timeout = [probe, tidy, look, remind].into_iter().flatten().min().map_or(-1, |until| {
-            let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-            i32::try_from(left).unwrap_or(i32::MAX)
-        });
+        let timeout =
+            [probe, tidy, look, remind, self.forget_at].into_iter().flatten().min().map_or(-1, |until| {
+                let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+                i32::try_from(left).unwrap_or(i32::MAX)
+            });
         let mut wait = libc::pollfd { fd: self.thread.call.fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one descriptor, which lives as long as the thread.
         unsafe { libc::poll(&mut wait, 1, timeout) };

@@ -96,7 +96,7 @@ impl Relay {
                     self.slot.show_connection(Connection::Disconnected);
                 }
                 News::Statistics(statistics) => self.slot.figures.kafka.set(&statistics),
-                News::Gap => renew = true,
+                News::Gap | News::Stale => renew = true,
                 News::Broken(error) => broken = Some(error),
             }
         }

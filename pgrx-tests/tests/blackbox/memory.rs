@@ -207,3 +207,29 @@ fn small_events() -> Result<()> {
     watch.assert_bounded("a large backlog of small events");
     Ok(())
 }
+
+/// librdkafka forgets no topic that it was given an event for, whether it exists or not.
+#[test]
+fn names_that_no_topic_has_are_not_kept() -> Result<()> {
+    const NAMES: i32 = 20_000;
+    let broker = Broker::options().set("auto.create.topics.enable", "false").start()?;
+    let options = Cluster::options("ghosts")
+        .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=1000")
+        .set("event_outbox.max_attempts", 1)
+        .set("event_outbox.auto_create_topics", "off")
+        .set("event_outbox.grace_period", 0);
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let pid = until_idle(&mut client)?;
+    let idle = own_memory(pid)?;
+    let sql = "SELECT count(outbox.emit('ghost.' || n, '1')) FROM generate_series(1, $1::int) AS n";
+    client.query_one(sql, &[&NAMES])?;
+    wait::until_ok("all to be refused", DRAINED, || {
+        let row = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?;
+        Ok((row.get::<_, i64>(0) == i64::from(NAMES)).then_some(()))
+    })?;
+    until_idle(&mut client)?;
+    let taken = own_memory(pid)?.saturating_sub(idle);
+    assert!(taken <= BOUND, "{} MB over idle", taken / MEBIBYTE);
+    Ok(())
+}

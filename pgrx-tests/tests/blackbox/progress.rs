@@ -1,6 +1,6 @@
 //! Events that go nowhere although Kafka is well are sent by a new producer; where Kafka is not, it is told what is wrong.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_outbox_tests::proxy::Proxy;
 use event_outbox_tests::{Broker, Cluster, Consumer, KafkaCluster, Result, ports, wait};
@@ -74,7 +74,7 @@ fn a_broker_that_has_moved_is_found_again() -> Result<()> {
     new.forward_to(port);
     broker.stop()?;
     ledger.emit(&mut client, 100)?;
-    broker.move_front(LISTENER, old.port(), new.port())?;
+    broker.advertise(LISTENER, new.port())?;
     drop(old);
     broker.start()?;
     until_published(&mut client)?;
@@ -117,4 +117,27 @@ fn a_partition_without_a_leader_is_named() -> Result<()> {
     let records = Consumer::read_all(&brokers.bootstrap_servers(), &[TOPIC])?;
     assert!(records.len() >= 110);
     ledger.assert_at_least_once(&mut client, &brokers.brokers()[place])
+}
+
+/// A relay that has nothing to do does not ask about topics: the broker would create them.
+#[test]
+fn an_idle_relay_does_not_create_a_deleted_topic_again() -> Result<()> {
+    const TOPIC: &str = "progress.deleted";
+    const ABSENT: Duration = Duration::from_secs(10);
+    let broker = Broker::shared()?;
+    let options = Cluster::options("deleted")
+        .set("event_outbox.kafka_properties", "topic.metadata.refresh.interval.ms=1000")
+        .set("event_outbox.auto_create_topics", "on");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    Ledger::open(&mut client, TOPIC)?.emit(&mut client, 10)?;
+    until_drained(&mut client)?;
+    let mut absent_since = Instant::now();
+    wait::until_ok("the topic to stay away", PATIENCE, || {
+        if broker.has_topic(TOPIC)? {
+            broker.delete_topic(TOPIC)?;
+            absent_since = Instant::now();
+        }
+        Ok((absent_since.elapsed() >= ABSENT).then_some(()))
+    })
 }
