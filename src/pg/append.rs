@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 
 use super::acting::Owner;
 use super::relcache::Watched;
-use super::{catalog, compat, wake};
+use super::{catalog, compat, triggers, wake};
 
 /// What an event's author and `emit()` decide, in the order in which the values are given; the rest follows.
 const GIVEN: [(&CStr, pg_sys::Oid); 9] = [
@@ -51,10 +51,10 @@ const LATER: [&CStr; 5] = [c"next_attempt_at", c"last_error", c"error_class", c"
 const REQUIRED: [&CStr; 5] = [c"id", c"event_id", c"emitted_at", c"topic", c"attempts"];
 
 /// What the extension's own triggers do on an insertion is done here, or has been done by `emit()`.
-const TRIGGERS: [&CStr; 2] = [c"before_insert", c"check_event"];
+const TRIGGERS: [PgFunction; 2] = [triggers::outbox_before_insert, triggers::outbox_check_event];
 
-/// The sequence gives positive numbers only, or [`Table::append`] declines.
-const CHECK: &CStr = c"events_id_check";
+/// A function as Postgres calls it.
+type PgFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 
 /// Where things are in a table that is as the extension made it.
 #[derive(Debug, Clone, Copy)]
@@ -187,7 +187,8 @@ impl Table {
         let number = pg_sys::AttrNumber::try_from(id + 1).ok()?;
         // SAFETY: the relation is open.
         let sequence = unsafe { compat::identity_sequence(self.relation, number) };
-        if !self.has_only_our_triggers() || !self.has_only_our_check() || sequence == pg_sys::InvalidOid {
+        if !self.has_only_our_triggers() || !self.has_only_our_check(number) || sequence == pg_sys::InvalidOid
+        {
             return None;
         }
         Some(Layout { id, attempts, given, sequence, primary_key: self.only_index(number)? })
@@ -223,7 +224,7 @@ impl Table {
     }
 
     fn has_only_our_triggers(&self) -> bool {
-        // SAFETY: the relation is open; it has as many triggers as it says, whose names are C strings.
+        // SAFETY: the relation is open; it has as many triggers as it says.
         let triggers = unsafe {
             let Some(described) = (*self.relation).trigdesc.as_ref() else { return false };
             std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
@@ -235,19 +236,38 @@ impl Table {
             .filter(|trigger| trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0)
             .filter(|trigger| !trigger.tgisinternal || trigger.tgconstrrelid != paused);
         let enabled = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
-        // SAFETY: as above.
-        let is_ours = |trigger: &pg_sys::Trigger| unsafe {
-            TRIGGERS.contains(&CStr::from_ptr(trigger.tgname)) && enabled.contains(&(trigger.tgenabled as u8))
+        // By what it does: names, and the bodies of functions, are the owner's to change.
+        let is_ours = |trigger: &pg_sys::Trigger| {
+            let calls = called(trigger.tgfoid);
+            TRIGGERS.iter().any(|ours| calls.is_some_and(|calls| std::ptr::fn_addr_eq(calls, *ours)))
+                && trigger.tgqual.is_null()
+                && enabled.contains(&(trigger.tgenabled as u8))
         };
         on_insertion.clone().count() == TRIGGERS.len() && on_insertion.all(is_ours)
     }
 
-    fn has_only_our_check(&self) -> bool {
-        // SAFETY: the relation is open; it has as many checks as it says, whose names are C strings.
+    /// Whether its one check is `id > 0`: the sequence gives positive numbers only, or [`Table::append`] declines.
+    fn has_only_our_check(&self, id: pg_sys::AttrNumber) -> bool {
+        // SAFETY: the relation is open; it has as many checks as it says, each an expression as Postgres writes it. A node
+        // is what its tag says, and the list has as many as it says.
         unsafe {
-            (*(*self.relation).rd_att).constr.as_ref().is_some_and(|constraints| {
-                constraints.num_check == 1 && CStr::from_ptr((*constraints.check).ccname) == CHECK
-            })
+            let Some(constraints) = (*(*self.relation).rd_att).constr.as_ref() else { return false };
+            if constraints.num_check != 1 {
+                return false;
+            }
+            let check = pg_sys::stringToNode((*constraints.check).ccbin);
+            if !pgrx::is_a(check.cast(), pg_sys::NodeTag::T_OpExpr) {
+                return false;
+            }
+            let comparison = &*check.cast::<pg_sys::OpExpr>();
+            let sides = pgrx::PgList::<pg_sys::Node>::from_pg(comparison.args);
+            let (Some(left), Some(right)) = (sides.get_ptr(0), sides.get_ptr(1)) else { return false };
+            pg_sys::get_opcode(comparison.opno).to_u32() == pg_sys::F_INT84GT
+                && pgrx::is_a(left, pg_sys::NodeTag::T_Var)
+                && (*left.cast::<pg_sys::Var>()).varattno == id
+                && pgrx::is_a(right, pg_sys::NodeTag::T_Const)
+                && !(*right.cast::<pg_sys::Const>()).constisnull
+                && (*right.cast::<pg_sys::Const>()).constvalue.value() == 0
         }
     }
 
@@ -270,6 +290,14 @@ impl Table {
             is_plain.then_some(primary_key)
         }
     }
+}
+
+/// The C function behind a function of SQL, where nothing stands between: no language, and no other user or settings.
+fn called(function: pg_sys::Oid) -> Option<PgFunction> {
+    let mut found = pg_sys::FmgrInfo::default();
+    // SAFETY: in a transaction; what is looked up is not called.
+    unsafe { pg_sys::fmgr_info(function, &mut found) };
+    found.fn_addr
 }
 
 impl Drop for Table {

@@ -1,7 +1,5 @@
 //! `outbox.emit()` and `outbox.emit_bytes()`: an event is checked and stored in the caller's transaction.
 
-use std::cell::Cell;
-
 use event_outbox_domain::event::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
@@ -10,7 +8,7 @@ use super::append::{self, Table};
 use super::errors::Complaint;
 use super::functions::{Arguments, new_uuid, sql_function};
 use super::spi::{self, Access, Statement};
-use super::{compat, settings, topic_rights, varlena};
+use super::{compat, settings, topic_rights, triggers, varlena};
 
 /// Where the table has been given more than the extension gave it. Its values are those of [`append::Values`].
 static INSERT: Statement = Statement::new(
@@ -96,9 +94,10 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         new.payload.and(new.content_type.into_datum()),
     ];
     if !events.append(&values) {
+        // As its triggers do, if they fire in this session.
+        triggers::announce();
         let _owner = Acting::begin(owner);
         spi::connected(|| {
-            let _checked = Checked::mark();
             INSERT.execute(&values, Access::Write, 0);
         });
     }
@@ -110,32 +109,6 @@ pub fn check(draft: &Draft<'_>) {
     if let Err(invalid) = draft.check(settings::max_event_bytes()) {
         Complaint::from(invalid).raise();
     }
-}
-
-thread_local! {
-    static CHECKED: Cell<bool> = const { Cell::new(false) };
-}
-
-/// While it lives, rows that are inserted have been checked already.
-struct Checked;
-
-impl Checked {
-    fn mark() -> Self {
-        CHECKED.set(true);
-        Self
-    }
-}
-
-impl Drop for Checked {
-    fn drop(&mut self) {
-        CHECKED.set(false);
-    }
-}
-
-/// Whether the row that is being inserted comes from here, checked.
-#[must_use]
-pub fn is_checked() -> bool {
-    CHECKED.get()
 }
 
 /// A jsonb argument as JSON text, unless that is certain to be too large: then it is not even written.

@@ -28,7 +28,23 @@ thread_local! {
 /// Has invalidations heard of; inherited by every backend.
 pub fn init() {
     // SAFETY: the callback lives as long as the library, which is never unloaded.
-    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(changed), pg_sys::Datum::from(0_usize)) }
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(changed), pg_sys::Datum::from(0_usize));
+        let functions = pg_sys::SysCacheIdentifier::PROCOID as std::ffi::c_int;
+        pg_sys::CacheRegisterSyscacheCallback(
+            functions,
+            Some(function_changed),
+            pg_sys::Datum::from(0_usize),
+        );
+    }
+}
+
+/// A function was changed: perhaps one that a trigger of `outbox.events` calls.
+unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
+    WATCHES.with(|watches| {
+        let changes = &watches[Watched::Events as usize].changes;
+        changes.set(changes.get().wrapping_add(1));
+    });
 }
 
 /// An invalidation arrived: of one relation, or of all. In the middle of anything, so it only counts.

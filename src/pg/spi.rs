@@ -153,13 +153,17 @@ impl Row {
         Some(unsafe { varlena::length(value) })
     }
 
-    /// The text of the column with this name, of type text or json. It lives as long as the row, and as the memory
+    /// The text of the column with this name, of type text, json or jsonb. It lives as long as the row, and as the memory
     /// context.
     #[must_use]
     pub fn text(&self, name: &CStr) -> Option<&str> {
-        let value = self.datum(self.number(name))?;
+        let number = self.number(name);
+        let value = self.datum(number)?;
         // SAFETY: the caller names a column of such a type; the row is alive.
-        Some(unsafe { varlena::text(value) })
+        unsafe {
+            let is_jsonb = pg_sys::SPI_gettypeid(self.descriptor, number) == pg_sys::JSONBOID;
+            Some(varlena::text(if is_jsonb { varlena::json_of(value) } else { value }))
+        }
     }
 
     /// A copy of the row in which these columns have new values.

@@ -25,11 +25,16 @@ thread_local! {
 /// Before each statement that inserts: takes the transaction's id now, before the first event id is
 /// drawn. The relay's search rests on that order (see `event_outbox_domain::sweep`).
 fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    announce();
+    GIVEN_AWAY.set(given_away().unwrap_or(0));
+    Some(pg_sys::Datum::from(0_usize))
+}
+
+/// What `emit()` does as well, where triggers may not fire.
+pub fn announce() {
     // SAFETY: in a transaction; assigns its id if it has none.
     unsafe { pg_sys::GetTopTransactionId() };
     wake::at_commit();
-    GIVEN_AWAY.set(given_away().unwrap_or(0));
-    Some(pg_sys::Datum::from(0_usize))
 }
 
 /// The last id that the sequence gave away.
@@ -45,28 +50,26 @@ fn given_away() -> Option<i64> {
 }
 
 /// Before each inserted row: refuses what Kafka would never accept, and topics that the current user may not emit
-/// to. Rows of `emit()` have been checked.
+/// to. Also in a row that `emit()` has checked: a trigger of the owner's may have changed it.
 fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
-    if !emit::is_checked() {
-        let row = Row::of_trigger(firing, firing.tg_trigtuple);
-        let topic: Option<&str> = row.named(c"topic");
-        if row.named::<i64>(c"id").is_some_and(|id| id <= GIVEN_AWAY.get()) {
-            // Somebody chose the id, and the relay may be past it.
-            wake::reread_at_commit();
-        }
-        emit::check(&Draft {
-            topic,
-            partition: row.named(c"partition"),
-            key_bytes: row.length(c"key"),
-            payload_bytes: row.length(c"payload"),
-            headers: row.text(c"headers"),
-            event_type_bytes: row.length(c"event_type"),
-            content_type: row.named(c"content_type"),
-            emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
-        });
-        topic_rights::check(topic.unwrap_or_default(), Owner::of(c"events"));
+    let row = Row::of_trigger(firing, firing.tg_trigtuple);
+    let topic: Option<&str> = row.named(c"topic");
+    if row.named::<i64>(c"id").is_some_and(|id| id <= GIVEN_AWAY.get()) {
+        // Somebody chose the id, and the relay may be past it.
+        wake::reread_at_commit();
     }
+    emit::check(&Draft {
+        topic,
+        partition: row.named(c"partition"),
+        key_bytes: row.length(c"key"),
+        payload_bytes: row.length(c"payload"),
+        headers: row.text(c"headers"),
+        event_type_bytes: row.length(c"event_type"),
+        content_type: row.named(c"content_type"),
+        emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
+    });
+    topic_rights::check(topic.unwrap_or_default(), Owner::of(c"events"));
     Some(pg_sys::Datum::from(firing.tg_trigtuple))
 }
 

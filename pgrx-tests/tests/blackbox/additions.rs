@@ -228,3 +228,97 @@ fn a_session_that_replays_wakes_the_relay() -> Result<()> {
     stage.promptly(&topic, 1)?;
     Ok(())
 }
+
+/// What bears the name of something of the extension's and is not.
+#[test]
+fn triggers_under_the_extensions_names() -> Result<()> {
+    for name in ["check_event", "before_insert"] {
+        let (mut stage, mut session, topic) = prepared()?;
+        stage.client.batch_execute(&format!(
+            "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN NEW.content_type := ''stamped''; RETURN NEW; END';
+             DROP TRIGGER {name} ON outbox.events;
+             CREATE TRIGGER {name} BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION stamp()"
+        ))?;
+        emit(&mut session, &topic)?;
+        assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"), "{name}");
+    }
+    // The trigger is the extension's, its function no longer.
+    let (mut stage, mut session, topic) = prepared()?;
+    stage.client.batch_execute(
+        "CREATE OR REPLACE FUNCTION outbox.check_event() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN NEW.content_type := ''stamped''; RETURN NEW; END'",
+    )?;
+    emit(&mut session, &topic)?;
+    assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"));
+    Ok(())
+}
+
+#[test]
+fn a_constraint_under_the_extensions_name() -> Result<()> {
+    for condition in ["length(key) > 1", "id > 1000", "id < 0", "attempts > 0", "id > 0 AND length(key) > 1"]
+    {
+        let (mut stage, mut session, topic) = prepared()?;
+        stage.client.batch_execute(&format!(
+            "ALTER TABLE outbox.events DROP CONSTRAINT events_id_check,
+                 ADD CONSTRAINT events_id_check CHECK ({condition}) NOT VALID"
+        ))?;
+        assert_eq!(code(emit(&mut session, &topic)), SqlState::CHECK_VIOLATION, "{condition}");
+    }
+    Ok(())
+}
+
+/// Without additions no trigger is called for what `emit()` has checked.
+#[test]
+fn nothing_is_added_by_an_installation() -> Result<()> {
+    let (mut stage, mut session, topic) = prepared()?;
+    session.batch_execute("SET track_functions = 'all'")?;
+    let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_xact_user_functions WHERE funcname = 'check_event'";
+    let mut called = |addition: &str| -> Result<i64> {
+        stage.client.batch_execute(addition)?;
+        let mut transaction = session.transaction()?;
+        transaction.execute("SELECT outbox.emit($1, '{}', key => 'k')", &[&topic])?;
+        Ok(transaction.query_one(calls, &[])?.get(0))
+    };
+    assert_eq!(called("SELECT")?, 0);
+    assert_eq!(called("ALTER TABLE outbox.events ADD region text")?, 1);
+    Ok(())
+}
+
+/// Rows that a trigger inserts or changes while `emit()` inserts are nobody's that has been checked.
+#[test]
+fn what_triggers_make_of_an_event_is_checked() -> Result<()> {
+    for (body, hint) in [
+        ("NEW.topic := 'a topic'; RETURN NEW;", "changed"),
+        (
+            "IF pg_trigger_depth() = 1 THEN
+                 INSERT INTO outbox.events (topic, payload) VALUES ('a topic', '1');
+             END IF;
+             RETURN NEW;",
+            "inserted",
+        ),
+    ] {
+        let (mut stage, mut session, topic) = prepared()?;
+        stage.client.batch_execute(&format!(
+            "CREATE FUNCTION a_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
+             CREATE TRIGGER a_change BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION a_change()"
+        ))?;
+        assert_eq!(code(emit(&mut session, &topic)), SqlState::INVALID_NAME, "{hint}");
+        assert_eq!(count(&mut session, "outbox.events WHERE topic = 'a topic'")?, 0, "{hint}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_session_that_replays_wakes_the_relay_of_a_table_with_additions() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("replayed")?;
+    stage.client.batch_execute("ALTER TABLE outbox.events ADD region text")?;
+    let mut session = stage.connect()?;
+    session.batch_execute("SET session_replication_role = replica")?;
+    for number in 1..=3 {
+        session.execute("SELECT outbox.emit($1, to_jsonb($2::int), key => 'k')", &[&topic, &number])?;
+        stage.promptly(&topic, usize::try_from(number)?)?;
+    }
+    Ok(())
+}
