@@ -140,7 +140,7 @@ impl Relay {
 
     /// What bypassed the triggers.
     fn mend_net(&mut self, limit: usize, pass: &mut Pass<'_>) {
-        let Some(after) = self.net else { return };
+        let Some(after) = self.net.map(failpoints::cursor) else { return };
         let (mut last_id, mut stopped, mut done) = (after, false, false);
         let found = pass.events.read_new(after, limit, |row| {
             done = row.id() > pass.bound;
