@@ -1066,3 +1066,7 @@ BEGIN
     RETURN discarded;
 END
 $$;
+
+-- What is changed by hand is as valid as what is emitted.
+CREATE TRIGGER check_change BEFORE UPDATE OF topic, partition, key, payload, headers, event_type, content_type, emitted_at
+    ON outbox.events FOR EACH ROW EXECUTE FUNCTION outbox.check_event();

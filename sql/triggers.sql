@@ -24,6 +24,8 @@ CREATE TRIGGER before_insert BEFORE INSERT ON outbox.events
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.before_insert();
 CREATE TRIGGER check_event BEFORE INSERT ON outbox.events
     FOR EACH ROW EXECUTE FUNCTION outbox.check_event();
+CREATE TRIGGER check_change BEFORE UPDATE OF topic, partition, key, payload, headers, event_type, content_type, emitted_at
+    ON outbox.events FOR EACH ROW EXECUTE FUNCTION outbox.check_event();
 CREATE TRIGGER count_attempt BEFORE UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL) EXECUTE FUNCTION outbox.count_attempt();
 CREATE TRIGGER after_retiming AFTER UPDATE OF next_attempt_at ON outbox.events

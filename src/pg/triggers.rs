@@ -8,6 +8,7 @@ use event_outbox_domain::event::Draft;
 use pgrx::prelude::*;
 
 use super::acting::{Acting, Owner};
+use super::errors::Complaint;
 use super::functions::{self, Arguments, sql_function};
 use super::spi::Row;
 use super::{catalog, compat, emit, settings, topic_rights, wake};
@@ -49,16 +50,14 @@ fn given_away() -> Option<i64> {
     unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
 }
 
-/// Before each inserted row: refuses what Kafka would never accept, and topics that the current user may not emit
-/// to. Also in a row that `emit()` has checked: a trigger of the owner's may have changed it.
+/// Before each inserted or changed row: refuses what Kafka would never accept, and in a new one topics that the current
+/// user may not emit to. Also in a row that `emit()` has checked: a trigger of the owner's may have changed it.
 fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
-    let row = Row::of_trigger(firing, firing.tg_trigtuple);
+    let is_change = firing.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
+    let tuple = if is_change { firing.tg_newtuple } else { firing.tg_trigtuple };
+    let row = Row::of_trigger(firing, tuple);
     let topic: Option<&str> = row.named(c"topic");
-    if row.named::<i64>(c"id").is_some_and(|id| id <= GIVEN_AWAY.get()) {
-        // Somebody chose the id, and the relay may be past it.
-        wake::reread_at_commit();
-    }
     emit::check(&Draft {
         topic,
         partition: row.named(c"partition"),
@@ -69,8 +68,33 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
         content_type: row.named(c"content_type"),
         emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
     });
-    topic_rights::check(topic.unwrap_or_default(), Owner::of(c"events"));
-    Some(pg_sys::Datum::from(firing.tg_trigtuple))
+    // To change what others have emitted is an operator's right.
+    if !is_change {
+        let owner = Owner::of(c"events");
+        topic_rights::check(topic.unwrap_or_default(), owner);
+        check_id(row.named(c"id").unwrap_or(0), owner);
+    }
+    Some(pg_sys::Datum::from(tuple))
+}
+
+/// Of a new row: the relay may be past an id that somebody chose; and one that is yet to come would be missing when the
+/// sequence comes to it, and another's event fail. Only the owner may take it, who sets the sequence, too.
+fn check_id(id: i64, owner: Owner) {
+    if id <= GIVEN_AWAY.get() {
+        wake::reread_at_commit();
+        return;
+    }
+    // SAFETY: plain globals of this process.
+    let user = unsafe { pg_sys::GetUserId() };
+    if !owner.is_matched_by(user) && given_away().is_none_or(|last| id > last) {
+        Complaint {
+            code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            message: format!("permission denied to choose event id {id}"),
+            detail: "The sequence has yet to give this id, to another event.".into(),
+            hint: "Leave the column id out to have it set.".into(),
+        }
+        .raise();
+    }
 }
 
 /// After each statement that sets the time of next attempts: the relay remembers the old one.

@@ -8,6 +8,7 @@ mod arrival;
 mod backlog;
 mod by_hand;
 mod callers;
+mod chosen;
 mod concurrency;
 mod crash;
 mod dead_letters;
