@@ -14,6 +14,7 @@ use event_outbox_domain::timestamps;
 use event_outbox_domain::topic::MAX_TOPIC_BYTES;
 use pgrx::prelude::*;
 
+use super::errors::Complaint;
 use super::{catalog, compat, varlena};
 
 /// Which row is meant, though others may have come to its ctid or even its id since it was read.
@@ -78,25 +79,26 @@ enum Column {
     ErrorClass,
 }
 
-/// Their names, in the same order.
-const NAMES: [&CStr; 12] = [
-    c"id",
-    c"event_id",
-    c"emitted_at",
-    c"topic",
-    c"partition",
-    c"key",
-    c"payload",
-    c"headers",
-    c"event_type",
-    c"content_type",
-    c"next_attempt_at",
-    c"error_class",
+/// Their names and types, in the same order. What a value is taken for must be what is stored: the table's owner can change
+/// the type of a column.
+const COLUMNS: [(&CStr, pg_sys::Oid); 12] = [
+    (c"id", pg_sys::INT8OID),
+    (c"event_id", pg_sys::UUIDOID),
+    (c"emitted_at", pg_sys::TIMESTAMPTZOID),
+    (c"topic", pg_sys::TEXTOID),
+    (c"partition", pg_sys::INT4OID),
+    (c"key", pg_sys::BYTEAOID),
+    (c"payload", pg_sys::BYTEAOID),
+    (c"headers", pg_sys::JSONOID),
+    (c"event_type", pg_sys::TEXTOID),
+    (c"content_type", pg_sys::TEXTOID),
+    (c"next_attempt_at", pg_sys::TIMESTAMPTZOID),
+    (c"error_class", pg_sys::TEXTOID),
 ];
 
 /// Where they are in a row, counted from 0: an upgrade can have appended what a new installation has elsewhere.
 struct Columns {
-    positions: [usize; NAMES.len()],
+    positions: [usize; COLUMNS.len()],
     /// How much of a row is to be taken apart.
     width: c_int,
 }
@@ -254,10 +256,11 @@ impl Columns {
     fn of(relation: pg_sys::Relation) -> Self {
         // SAFETY: the relation is open.
         let columns = unsafe { catalog::columns(relation) };
-        let positions = NAMES.map(|name| {
-            let position =
-                columns.clone().position(|(called, column)| !column.attisdropped && called == name);
-            position.unwrap_or_else(|| error!("outbox.events has no column {}", name.to_string_lossy()))
+        let positions = COLUMNS.map(|(name, of_type)| {
+            let is_meant = |(called, column): (&CStr, &pg_sys::FormData_pg_attribute)| {
+                !column.attisdropped && called == name && column.atttypid == of_type
+            };
+            columns.clone().position(is_meant).unwrap_or_else(|| unreadable(name))
         });
         let last = positions.into_iter().max().unwrap_or(0);
         Self { positions, width: c_int::try_from(last + 1).unwrap_or(c_int::MAX) }
@@ -266,6 +269,19 @@ impl Columns {
     fn at(&self, column: Column) -> usize {
         self.positions[column as usize]
     }
+}
+
+fn unreadable(column: &CStr) -> ! {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        message: format!(
+            "outbox.events has no column \"{}\" of the type that the extension gave it",
+            column.to_string_lossy()
+        ),
+        detail: "Somebody has changed or dropped it. Events wait in the outbox.".into(),
+        hint: "Change it back, or drop and create the extension.".into(),
+    }
+    .raise()
 }
 
 /// A scan of the primary key, from an id on.
@@ -338,7 +354,7 @@ pub struct Found<'a> {
 
 impl Found<'_> {
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
-        // SAFETY: the slot holds a row whose columns up to the last of `NAMES` have been taken apart.
+        // SAFETY: the slot holds a row whose columns up to the last of `COLUMNS` have been taken apart.
         unsafe {
             let (slot, column) = (&*self.events.slot, self.events.columns.at(column));
             (!*slot.tts_isnull.add(column)).then(|| *slot.tts_values.add(column))

@@ -19,7 +19,7 @@ use super::statements::Snapshot;
 /// `DROP OWNED` takes that right as it takes others, and with it the grants; so nothing of ours need run then. A session
 /// may have any search path here.
 static ALL: Statement = Statement::new(
-    c"SELECT g.role, g.pattern, \
+    c"SELECT g.role::pg_catalog.oid, g.pattern::pg_catalog.text, \
              c.relowner OPERATOR(pg_catalog.=) g.role::pg_catalog.oid OR EXISTS ( \
                  SELECT FROM pg_catalog.aclexplode(c.relacl) AS a \
                   WHERE a.grantee OPERATOR(pg_catalog.=) g.role::pg_catalog.oid \

@@ -98,6 +98,8 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
     match event {
         XACT_EVENT_COMMIT => {
+            // Where a failed command was caught in a subtransaction, nobody has called the relay back.
+            vacate::call_back();
             let intent = INTENT.take();
             if let Some(slot) = intent.restart {
                 slot.ask(Request::Restart);
@@ -118,11 +120,10 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                 shared::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
             }
         }
-        XACT_EVENT_ABORT => {
+        XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
             INTENT.set(Intent::default());
             vacate::call_back();
         }
-        XACT_EVENT_PREPARE => INTENT.set(Intent::default()),
         _ => {}
     }
 }
