@@ -4,9 +4,9 @@
 //! librdkafka then forgets all it knew, those it began with too; it says nothing, and would never look for any
 //! again (its issue 5301). A new producer would begin anew with them, but not know what was under way.
 //!
-//! It can forget them in another way: when all brokers are gone it looks at those that it began with again, but if an answer
-//! to a question about topics is read at that moment, that look is called off, and it never begins another. A broker that
-//! then comes back at another address is not found.
+//! A broker that comes back at another address is not always found either: it knocks at the old one for ever. Its source
+//! suggests why, which is not proven: when all brokers are gone it begins anew with those that it began with, but an answer
+//! to a question about topics that is read at that moment calls this off, and it is not begun again (2.12.1).
 
 use std::ffi::CString;
 use std::time::{Duration, Instant};
