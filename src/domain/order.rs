@@ -245,6 +245,15 @@ impl Lanes {
         self.remove(gate).map(Hold::freed)
     }
 
+    /// An event that was handed out comes back, and is to be sent again. If a later one of its lane waits, it goes before
+    /// that, which would be looked up first otherwise.
+    pub fn give_back(&mut self, topic: Topic, lane: Lane, id: i64, now: Micros) {
+        let gate = Gate::of(lane, id);
+        if self.holds.get(&gate).is_some_and(|hold| hold.id > id) {
+            self.close(topic, gate, id, State::Waiting { until: now });
+        }
+    }
+
     /// The fate of all that is in flight became unknown, and the caller is to read it again. Events that were let through are
     /// awaited like those that are due.
     pub fn resend(&mut self) {

@@ -52,6 +52,10 @@ impl Relay {
         // But not of those that merely wait for their rows.
         let mut settling = self.held.ids();
         settling.extend(self.faulty.ids());
+        let now = crate::pg::now();
+        for ticket in self.window.iter().filter(|ticket| !settling.contains(&ticket.row.id)) {
+            self.lanes.give_back(self.topic_of(&ticket.topic), ticket.lane, ticket.row.id, now);
+        }
         self.window.keep_only(&settling);
         self.floor.rewind(0);
         self.lanes.recheck(|id| self.window.ticket(id).is_some());

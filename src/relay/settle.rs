@@ -319,7 +319,9 @@ impl Relay {
     /// These are read again, to be sent by the next producer.
     fn give_back(&mut self, ids: &[i64]) {
         for id in ids {
-            self.leave_window(*id, End::Well);
+            if let Some(Ticket { topic, lane, .. }) = self.leave_window(*id, End::Well) {
+                self.lanes.give_back(self.topic_of(&topic), lane, *id, crate::pg::now());
+            }
         }
         if let Some(lowest) = ids.iter().min() {
             self.floor.rewind(lowest - 1);

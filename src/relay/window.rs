@@ -83,6 +83,11 @@ impl Window {
         Some(ticket)
     }
 
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Ticket> {
+        self.tickets.values()
+    }
+
     /// Lets go of all but these.
     pub fn keep_only(&mut self, ids: &HashSet<i64>) {
         self.tickets.retain(|id| ids.contains(&id));

@@ -162,6 +162,21 @@ fn what_was_in_flight_at_a_broken_producer_goes_first_again() {
 }
 
 #[test]
+fn what_comes_back_goes_before_a_later_one_that_waits() {
+    let mut lanes = Lanes::new(10);
+    lanes.block(T, A, 7, 100);
+    lanes.give_back(T, A, 6, 50);
+    lanes.give_back(T, A, 5, 50);
+    lanes.give_back(T, A, 8, 50);
+    lanes.give_back(T, B, 9, 50);
+    assert!(!lanes.has_due() && lanes.due(100));
+    assert_eq!(lanes.first_due(10), [(5, T)]);
+    assert!(lanes.admits(T, A, 5, None, 100) && !lanes.admits(T, A, 7, Some(100), 100));
+    assert_eq!(lanes.release(A, 5), freed(Some(6)));
+    assert!(lanes.admits(T, A, 6, None, 100) && lanes.admits(T, A, 7, Some(100), 100));
+}
+
+#[test]
 fn a_topic_is_saturated_when_it_has_its_share_of_what_can_be_closed() {
     const U: Topic = 8;
     let mut lanes = Lanes::new(16);

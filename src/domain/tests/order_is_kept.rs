@@ -135,10 +135,13 @@ impl World {
                 self.read = 0;
             }
             Turn::Fatal => {
+                for id in std::mem::take(&mut self.in_flight) {
+                    let Event { topic, lane, .. } = self.table[&id];
+                    self.lanes.give_back(topic, lane, id, self.now);
+                }
                 self.lanes.resend();
                 self.denied.clear();
                 self.backlog.allow_all();
-                self.in_flight.clear();
                 self.read = 0;
             }
         }

@@ -205,7 +205,7 @@ const EVERYWHERE: [Fault; 12] = [
 ];
 
 /// Faults of Apache Kafka and the way to it, each as often as it is worth.
-const OF_KAFKA: [Fault; 19] = [
+const OF_KAFKA: [Fault; 20] = [
     Fault::StopKafka,
     Fault::KillKafka,
     Fault::KillKafka,
@@ -223,13 +223,13 @@ const OF_KAFKA: [Fault; 19] = [
     Fault::DeleteTopic,
     Fault::DeleteTopic,
     Fault::RecreateTopic,
+    Fault::MoveKafka,
     Fault::Mend,
     Fault::Mend,
 ];
 
 /// Faults that several brokers make possible, and what is worth more with them.
-const OF_CLUSTER: [Fault; 10] = [
-    Fault::MoveKafka,
+const OF_CLUSTER: [Fault; 9] = [
     Fault::MoveKafka,
     Fault::RestartInTurn,
     Fault::RestartInTurn,
