@@ -63,6 +63,9 @@ const MAX_TOPICS_BEHIND: usize = 50_000;
 /// While so many topics are behind, this long between two looks that find nothing to take.
 pub(super) const STALL: Duration = Duration::from_millis(50);
 
+/// Time between two looks at notifications, at least.
+const BETWEEN_NOTIFICATIONS: Duration = Duration::from_millis(20);
+
 /// Time for the last acknowledgements when the relay only makes way for another command.
 const MAKE_WAY: Duration = Duration::from_secs(1);
 
@@ -127,6 +130,8 @@ pub struct Relay {
     pub(super) paused: bool,
     /// Refusals by topic and kind that the log has not been told of.
     pub(super) refusals: Repeats<(Arc<str>, &'static str)>,
+    /// When notifications were last taken in.
+    notified: Option<Instant>,
     /// What a backend asked of Kafka.
     pub(super) errand: Option<Errand>,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
@@ -175,6 +180,7 @@ impl Relay {
             producer: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             paused: false,
             refusals: Repeats::default(),
+            notified: None,
             errand: None,
             renewal: None,
             default_source,
@@ -338,7 +344,8 @@ impl Relay {
     /// Sleeps until there is something to do; not at all if there is already.
     fn rest(&mut self) {
         process::answer_interrupts();
-        if listen::is_pending() {
+        if self.notification_date().is_some_and(|date| date <= Instant::now()) {
+            self.notified = Some(Instant::now());
             let answered = listen::answer();
             self.look |= self.note(answered).unwrap_or(false);
         }
@@ -350,6 +357,12 @@ impl Relay {
         }
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
         self.slot.figures.wakeups.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// When to take in the notifications that have arrived, if any have: every role can send them as fast as it likes.
+    fn notification_date(&self) -> Option<Instant> {
+        listen::is_pending()
+            .then(|| self.notified.map_or_else(Instant::now, |last| last + BETWEEN_NOTIFICATIONS))
     }
 
     /// When to look again, though nobody rings.
@@ -371,7 +384,8 @@ impl Relay {
         let restart = self.slot.restart_date().map(instant);
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
         let refusals = self.refusals.next_due().map(|due| self.born + due);
-        pauses.into_iter().chain([producer, full_sweep, retry, standbys, refusals, restart]).flatten().min()
+        let others = [producer, full_sweep, retry, standbys, refusals, restart, self.notification_date()];
+        pauses.into_iter().chain(others).flatten().min()
     }
 
     /// Takes over changed settings.

@@ -304,6 +304,28 @@ fn no_setting_of_a_database_keeps_its_events_back() -> Result<()> {
     Ok(())
 }
 
+/// Every role can send notifications; a flood of them is not a read of the table each.
+#[test]
+fn a_flood_of_notifications_is_paced() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.relay()?;
+    let sweeps = |client: &mut Client| -> Result<i64> {
+        Ok(client.query_one("SELECT sweeps FROM outbox.status", &[])?.get(0))
+    };
+    let before = sweeps(&mut stage.client)?;
+    let begin = std::time::Instant::now();
+    let mut flood = stage.connect()?;
+    for _ in 0..20_000 {
+        flood.batch_execute("NOTIFY outbox")?;
+    }
+    let seconds = begin.elapsed().as_secs_f64();
+    let during = sweeps(&mut stage.client)? - before;
+    // Fifty a second, and some for other reasons.
+    assert!((during as f64) < 60.0 * seconds + 60.0, "{during} reads in {seconds:.1} s");
+    // The last one is heeded.
+    wait::until_ok("a read", DEADLINE, || Ok((sweeps(&mut stage.client)? > before).then_some(())))
+}
+
 /// The relay reads rows as they lie; so it must notice when they are not what it takes them for.
 #[test]
 fn a_column_of_another_type_is_not_read() -> Result<()> {
@@ -313,6 +335,7 @@ fn a_column_of_another_type_is_not_read() -> Result<()> {
     stage.client.batch_execute(
         "ALTER EXTENSION event_outbox DROP VIEW outbox.pending;
          DROP VIEW outbox.pending;
+         DROP TRIGGER check_change ON outbox.events;
          ALTER TABLE outbox.events ALTER event_type TYPE integer USING 7",
     )?;
     stage.client.batch_execute("NOTIFY outbox")?;
