@@ -26,7 +26,7 @@ pub use cluster::KafkaCluster;
 pub use options::BrokerOptions;
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
-const STOP_DEADLINE: Duration = Duration::from_secs(60);
+const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
 const LOG_TAIL: usize = 30;
@@ -238,6 +238,10 @@ impl Broker {
     fn end(&mut self, signal: i32) -> Result<()> {
         let mut process = self.process.take().context("Kafka is not running")?;
         process.signal(signal)?;
+        if process.wait(STOP_DEADLINE).is_err() && signal != libc::SIGKILL {
+            // One whose controllers are gone waits for them before it ends in order.
+            process.signal(libc::SIGKILL)?;
+        }
         process.wait(STOP_DEADLINE).with_context(|| self.log_tail())?;
         Ok(())
     }
