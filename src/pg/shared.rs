@@ -287,6 +287,7 @@ impl Slot {
 
     fn clear(&self) {
         self.pid.store(0, Ordering::Relaxed);
+        self.restarts.store(0, Ordering::Relaxed);
         self.forget_request();
         self.state.clear();
         self.connection.clear();
