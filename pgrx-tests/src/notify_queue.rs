@@ -63,7 +63,9 @@ impl FullQueue {
 
 fn fill_in_earnest(server: &Cluster, client: &mut Client) -> Result<Client> {
     let mut holder = server.connect("postgres")?;
-    holder.batch_execute("LISTEN anything; BEGIN; SELECT 1")?;
+    // One after the other: it listens once that is committed.
+    holder.batch_execute("LISTEN anything")?;
+    holder.batch_execute("BEGIN; SELECT 1")?;
     let sql = "SELECT pg_notify('anything', n || repeat('x', 7900)) FROM generate_series(1, 10) AS n";
     while client.execute(sql, &[]).is_ok() {}
     Ok(holder)

@@ -67,3 +67,22 @@ fn hundreds_of_topics_that_are_refused_let_others_through() -> Result<()> {
     stage.promptly(&fresh, 1)?;
     Ok(())
 }
+
+/// More topics than the relay remembers anything of, none of which exists; and those that wait do so for long.
+#[test]
+fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.auto_create_topics", "off")?;
+    stage.configure("event_outbox.retry_backoff", "1min")?;
+    let (good, fresh) = (stage.own_topic("good")?, stage.own_topic("fresh")?);
+    let sql = "INSERT INTO outbox.events (topic, payload)
+               SELECT $1 || n % 10000, 'x' FROM generate_series(1, 60000) AS n";
+    stage.client.execute(sql, &[&format!("{}.none", stage.database)])?;
+    for number in 0..10 {
+        emit(&mut stage.client, &good, number)?;
+    }
+    stage.promptly(&good, 10)?;
+    emit(&mut stage.client, &fresh, 1)?;
+    stage.promptly(&fresh, 1)?;
+    Ok(())
+}

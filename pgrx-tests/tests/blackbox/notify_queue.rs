@@ -77,7 +77,9 @@ fn the_session_that_holds_the_queue_is_named() -> Result<()> {
     let own = server()?;
     let (mut client, mut holder) = (own.connect()?, own.connect()?);
     until_idle(&mut client)?;
-    holder.batch_execute("LISTEN anything; BEGIN; SELECT 1")?;
+    // One after the other: it listens once that is committed.
+    holder.batch_execute("LISTEN anything")?;
+    holder.batch_execute("BEGIN; SELECT 1")?;
     let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     let full = FullQueue::fill(&own.server)?;
     client.execute("SELECT outbox.emit('queue.named', '1')", &[])?;
