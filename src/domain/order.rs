@@ -110,6 +110,8 @@ pub struct Lanes {
     due: BTreeMap<i64, Gate>,
     /// How many of `holds` each topic has.
     topics: HashMap<Topic, usize, RandomState>,
+    /// Events that came back and have not been read again, by lane.
+    returned: BTreeSet<(u64, i64)>,
 }
 
 impl Lanes {
@@ -121,6 +123,7 @@ impl Lanes {
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
             topics: HashMap::default(),
+            returned: BTreeSet::new(),
         }
     }
 
@@ -129,6 +132,18 @@ impl Lanes {
     /// Of several in a lane, the lowest id decides until when; called again for that one, the new time holds.
     pub fn block(&mut self, topic: Topic, lane: Lane, id: i64, until: Micros) {
         self.close(topic, Gate::of(lane, id), id, State::Waiting { until });
+        self.let_returned_go_first(topic, lane, id);
+    }
+
+    /// An earlier event of the lane has come back, and is not read again yet: it goes before this one, which would be looked
+    /// up first otherwise.
+    fn let_returned_go_first(&mut self, topic: Topic, lane: Lane, id: i64) {
+        let Some(number) = lane else { return };
+        let first = self.returned.range((number, i64::MIN)..(number, id)).next().copied();
+        if let Some((_, earlier)) = first {
+            self.returned.remove(&(number, earlier));
+            self.close(topic, Gate::Lane(number), earlier, State::Waiting { until: Micros::MIN });
+        }
     }
 
     /// Whether a row that was read may be handed out now. `not_before` is the row's own next attempt,
@@ -156,6 +171,9 @@ impl Lanes {
             _ => {
                 if refused_before {
                     self.let_through(topic, gate, id);
+                }
+                if let Some(number) = lane {
+                    self.returned.remove(&(number, id));
                 }
                 return true;
             }
@@ -245,13 +263,20 @@ impl Lanes {
         self.remove(gate).map(Hold::freed)
     }
 
-    /// An event that was handed out comes back, and is to be sent again. If a later one of its lane waits, it goes before
-    /// that, which would be looked up first otherwise.
-    pub fn give_back(&mut self, topic: Topic, lane: Lane, id: i64, now: Micros) {
-        let gate = Gate::of(lane, id);
-        if self.holds.get(&gate).is_some_and(|hold| hold.id > id) {
-            self.close(topic, gate, id, State::Waiting { until: now });
+    /// An event that was handed out comes back, and is to be sent again. If a later one of its lane waits, or comes to wait
+    /// before it is read, it goes before that.
+    pub fn give_back(&mut self, topic: Topic, lane: Lane, id: i64) {
+        let Some(number) = lane else { return };
+        self.returned.insert((number, id));
+        if let Some(later) = self.holds.get(&Gate::Lane(number)).map(|hold| hold.id).filter(|held| *held > id)
+        {
+            self.let_returned_go_first(topic, lane, later);
         }
+    }
+
+    /// Every row that is there has been read: what came back and was not found is there no more.
+    pub fn all_read(&mut self) {
+        self.returned.clear();
     }
 
     /// The fate of all that is in flight became unknown, and the caller is to read it again. Events that were let through are

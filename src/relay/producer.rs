@@ -52,9 +52,8 @@ impl Relay {
         // But not of those that merely wait for their rows.
         let mut settling = self.held.ids();
         settling.extend(self.faulty.ids());
-        let now = crate::pg::now();
         for ticket in self.window.iter().filter(|ticket| !settling.contains(&ticket.row.id)) {
-            self.lanes.give_back(self.topic_of(&ticket.topic), ticket.lane, ticket.row.id, now);
+            self.lanes.give_back(self.topic_of(&ticket.topic), ticket.lane, ticket.row.id);
         }
         self.window.keep_only(&settling);
         self.floor.rewind(0);

@@ -96,6 +96,9 @@ impl Relay {
         } else {
             self.restrained = false;
         }
+        if reached == Reached::End && !self.has_old() {
+            self.lanes.all_read();
+        }
         reached
     }
 

@@ -320,7 +320,7 @@ impl Relay {
     fn give_back(&mut self, ids: &[i64]) {
         for id in ids {
             if let Some(Ticket { topic, lane, .. }) = self.leave_window(*id, End::Well) {
-                self.lanes.give_back(self.topic_of(&topic), lane, *id, crate::pg::now());
+                self.lanes.give_back(self.topic_of(&topic), lane, *id);
             }
         }
         if let Some(lowest) = ids.iter().min() {

@@ -402,7 +402,7 @@ impl Relay {
             if self.lanes.is_held_by(ticket.lane, ticket.row.id) {
                 self.lanes.block(of, ticket.lane, ticket.row.id, crate::pg::now());
             }
-            self.lanes.give_back(of, ticket.lane, ticket.row.id, crate::pg::now());
+            self.lanes.give_back(of, ticket.lane, ticket.row.id);
             if self.backlog.holds(of) {
                 self.backlog.allow(of, ticket.row.id);
             }

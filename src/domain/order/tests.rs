@@ -23,6 +23,7 @@ fn freed(behind: Option<i64>) -> Option<Freed> {
 
 const A: Lane = Some(1);
 const B: Lane = Some(2);
+const C: Lane = Some(3);
 
 #[test]
 fn a_refused_event_closes_its_lane_for_itself_and_higher_ids_and_no_other_lane() {
@@ -165,15 +166,43 @@ fn what_was_in_flight_at_a_broken_producer_goes_first_again() {
 fn what_comes_back_goes_before_a_later_one_that_waits() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 7, 100);
-    lanes.give_back(T, A, 6, 50);
-    lanes.give_back(T, A, 5, 50);
-    lanes.give_back(T, A, 8, 50);
-    lanes.give_back(T, B, 9, 50);
+    lanes.give_back(T, A, 6);
+    lanes.give_back(T, A, 5);
+    lanes.give_back(T, A, 8);
+    lanes.give_back(T, B, 9);
     assert!(!lanes.has_due() && lanes.due(100));
     assert_eq!(lanes.first_due(10), [(5, T)]);
     assert!(lanes.admits(T, A, 5, None, 100) && !lanes.admits(T, A, 7, Some(100), 100));
     assert_eq!(lanes.release(A, 5), freed(Some(6)));
     assert!(lanes.admits(T, A, 6, None, 100) && lanes.admits(T, A, 7, Some(100), 100));
+}
+
+#[test]
+fn what_came_back_goes_before_a_later_one_that_comes_to_wait() {
+    let mut lanes = Lanes::new(10);
+    lanes.give_back(T, A, 5);
+    lanes.give_back(T, A, 6);
+    lanes.give_back(T, B, 8);
+    // Refused in the same batch, and settled later.
+    lanes.block(T, A, 7, 100);
+    assert!(lanes.due(200));
+    assert_eq!(lanes.first_due(10), [(5, T)], "7 is due, and 5 was not read yet");
+    assert!(lanes.admits(T, A, 5, None, 200));
+    assert_eq!(lanes.release(A, 5), freed(Some(7)));
+    assert!(!lanes.admits(T, A, 7, Some(300), 200), "6 goes first");
+    lanes.due(400);
+    assert_eq!(lanes.first_due(10), [(6, T)]);
+    assert!(lanes.admits(T, A, 6, None, 400));
+    assert_eq!(lanes.release(A, 6), freed(Some(7)));
+    assert!(lanes.admits(T, A, 7, Some(300), 400));
+    // What is read again, or is not there any more, holds up nobody.
+    assert!(lanes.admits(T, B, 8, None, 400));
+    lanes.give_back(T, C, 9);
+    lanes.all_read();
+    lanes.block(T, B, 10, 500);
+    lanes.block(T, C, 11, 500);
+    lanes.due(600);
+    assert_eq!(lanes.first_due(10), [(10, T), (11, T)]);
 }
 
 #[test]

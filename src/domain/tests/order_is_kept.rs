@@ -137,7 +137,7 @@ impl World {
             Turn::Fatal => {
                 for id in std::mem::take(&mut self.in_flight) {
                     let Event { topic, lane, .. } = self.table[&id];
-                    self.lanes.give_back(topic, lane, id, self.now);
+                    self.lanes.give_back(topic, lane, id);
                 }
                 self.lanes.resend();
                 self.denied.clear();
