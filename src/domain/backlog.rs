@@ -86,6 +86,14 @@ impl Backlog {
         !self.topics.is_empty() && self.topics.contains_key(&topic)
     }
 
+    /// Whether the topic's next turn is coming, and reads rows before this one.
+    #[must_use]
+    pub fn reads_before(&self, topic: Topic, id: i64) -> bool {
+        self.topics
+            .get(&topic)
+            .is_some_and(|place| place.queued && place.next.is_some_and(|after| after < id.saturating_sub(1)))
+    }
+
     /// Whether a topic could have its turn now.
     #[must_use]
     pub fn has_turns(&self) -> bool {

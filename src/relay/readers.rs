@@ -119,6 +119,10 @@ impl Relay {
     /// Events whose wait is over, each by its id.
     fn look_up_due(&mut self, limit: usize, pass: &mut Pass<'_>) {
         for (id, topic) in self.lanes.first_due(limit) {
+            // Earlier ones of its key may not have been read again: it is met behind them.
+            if id > pass.bound || self.backlog.reads_before(topic, id) && !self.lanes.is_saturated(topic) {
+                continue;
+            }
             let mut verdict = None;
             pass.events.read_new(id.saturating_sub(1), 1, |row| {
                 if row.id() == id {
