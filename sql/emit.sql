@@ -1,6 +1,6 @@
 -- The way in. Each acts as the owner of the table, so that the right to emit is all an application needs: the table
 -- itself stays closed to it. They are not SECURITY DEFINER, since they have to know whose topics count
--- (src/pg/acting.rs). They name every object in full and use no operator.
+-- (src/pg/user_context.rs). They name every object in full and use no operator.
 
 CREATE FUNCTION outbox.emit(
     topic      text,

@@ -532,7 +532,7 @@ COMMENT ON FUNCTION outbox.check() IS
 
 -- Which roles may emit to which topics. While the table is empty, everybody who may emit may emit to all;
 -- as soon as it holds a grant, a role may emit to the topics granted to it, or to a role whose rights it has,
--- and to no others. The check is in src/pg/topic_rights.rs.
+-- and to no others. The check is in src/outbox/emit/topic_grants.rs.
 
 CREATE TABLE outbox.topic_grants (
     role    regrole NOT NULL,
@@ -650,7 +650,7 @@ $$;
 COMMENT ON FUNCTION outbox.revoke_topic(regrole, text) IS
     'Takes back a grant with just this pattern, or without a pattern all grants of the role; returns how many. When the last is gone, all topics are open again.';
 
--- They act as the owner of the table by themselves (src/pg/acting.rs).
+-- They act as the owner of the table by themselves (src/pg/user_context.rs).
 ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) SECURITY INVOKER;
 ALTER FUNCTION outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, integer, text) SECURITY INVOKER;
 

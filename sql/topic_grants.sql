@@ -1,6 +1,6 @@
 -- Which roles may emit to which topics. While the table is empty, everybody who may emit may emit to all;
 -- as soon as it holds a grant, a role may emit to the topics granted to it, or to a role whose rights it has,
--- and to no others. The check is in src/pg/topic_rights.rs.
+-- and to no others. The check is in src/outbox/emit/topic_grants.rs.
 
 CREATE TABLE outbox.topic_grants (
     role    regrole NOT NULL,

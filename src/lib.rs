@@ -1,8 +1,8 @@
 //! event_outbox: the transactional outbox that lives inside PostgreSQL.
 //!
-//! Read in the order of an event's way: [`pg::emit`] stores it, [`pg::wake`] wakes the relay at
-//! commit, [`relay`] sweeps it up and hands it to [`kafka`], which publishes it; [`relay`] settles
-//! what Kafka reported. Policy lives in the crate `event_outbox_domain`, apart from both.
+//! An event's way: [`outbox::emit`] stores it, [`worker::at_commit`] wakes the relay when the transaction commits,
+//! [`outbox::relay`] reads it and hands it to [`kafka::producer`], which publishes it; [`outbox::relay`] settles what Kafka
+//! reported. [`pg`] and [`kafka`] are libraries; policy lives in the crate `event_outbox_policy`, apart from both.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -10,8 +10,10 @@ use pgrx::prelude::*;
 
 mod failpoints;
 pub mod kafka;
+pub mod outbox;
 pub mod pg;
-pub mod relay;
+pub mod settings;
+pub mod worker;
 
 #[cfg(any(test, feature = "pg_test"))]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
@@ -41,14 +43,14 @@ extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["check"], 
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
-    pg::settings::init();
-    pg::shared::init();
-    pg::mailbox::init();
-    pg::wake::init();
-    pg::relcache::init();
-    pg::hooks::init();
+    settings::init();
+    worker::slots::init();
+    worker::admin_request::init();
+    worker::at_commit::init();
+    pg::watch::init();
+    worker::lifecycle::init();
     // While pg_upgrade works, nobody else is to publish or delete.
     if !pg::is_binary_upgrade() {
-        relay::launcher::init();
+        worker::launcher::init();
     }
 }

@@ -16,7 +16,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::watchdog::{Health, Subject};
+use event_outbox_policy::worker::watchdog::{Health, Subject};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
@@ -24,9 +24,9 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use serde_json::{Map, Value, json};
 
-use super::client::ask_any_broker;
 use super::config;
-use super::failure::in_words;
+use super::error_class::in_words;
+use super::producer::client::ask_any_broker;
 
 /// The configuration of a topic that an outbox depends on.
 const CONFIG_OF_INTEREST: [&str; 4] =

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use event_outbox_domain::producer::ProducerConfig;
-use event_outbox_domain::properties::{self, Properties, PropertyError};
-use event_outbox_domain::redactor::Redactor;
+use event_outbox_policy::kafka::producer::ProducerConfig;
+use event_outbox_policy::kafka::properties::{self, Properties, PropertyError};
+use event_outbox_policy::kafka::redactor::Redactor;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;

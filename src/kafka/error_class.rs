@@ -1,8 +1,8 @@
 //! Whose fault an error of Kafka is. The codes are those of librdkafka's `rd_kafka_resp_err_t` and of
 //! the Kafka protocol guide's table of errors.
 
-use event_outbox_domain::outcome::{Failure, Outcome};
-use event_outbox_domain::timestamps;
+use event_outbox_policy::delivery::outcome::{Failure, Outcome};
+use event_outbox_policy::event::timestamps;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// Sorts an error of one message.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use event_outbox_domain::topic;
+use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
 
 use super::varlena;
@@ -25,7 +25,7 @@ macro_rules! sql_function {
             fcinfo: pgrx::pg_sys::FunctionCallInfo,
         ) -> pgrx::pg_sys::Datum {
             // SAFETY: Postgres passes a valid call, whose arguments have the types declared in sql/.
-            unsafe { $crate::pg::functions::call(fcinfo, $inner) }
+            unsafe { $crate::pg::function::call(fcinfo, $inner) }
         }
 
         #[doc = concat!("Says that `", stringify!($symbol), "` follows version 1 of the call convention.")]

@@ -1,42 +1,17 @@
-//! Everything that calls Postgres.
+//! A library over Postgres. It names no capability, and runs in any process.
 
 use pgrx::prelude::*;
 
-pub mod acting;
-pub mod append;
 pub mod catalog;
 pub mod compat;
-pub mod control;
-pub mod databases;
-pub mod durable;
-pub mod emit;
-pub mod errors;
-pub mod figures;
-pub mod functions;
-pub mod hindrance;
-pub mod hooks;
-pub mod listen;
-pub mod log;
-pub mod mailbox;
-pub mod process;
-pub mod relcache;
-pub mod rows;
-pub mod secret;
-pub mod settings;
-pub mod shared;
-pub mod sleep;
+pub mod durability;
+pub mod function;
 pub mod spi;
-pub mod state;
-pub mod statements;
-pub mod status;
-pub mod topic_rights;
-pub mod transaction;
-pub mod triggers;
-pub mod try_emit;
-pub mod vacate;
+pub mod user_context;
+pub mod user_error;
 pub mod varlena;
-pub mod wait_published;
-pub mod wake;
+pub mod wait_set;
+pub mod watch;
 
 /// Raises an error unless the library is being preloaded: the relay and its shared memory exist only
 /// where the postmaster has loaded it.
@@ -45,7 +20,7 @@ pub fn require_preloading() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         return;
     }
-    errors::Complaint {
+    user_error::Complaint {
         code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         message: "event_outbox must be loaded via shared_preload_libraries".into(),
         detail: "The relay that publishes events is started with the server.".into(),

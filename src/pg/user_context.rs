@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_int};
 use pgrx::prelude::*;
 
 use super::catalog;
-use super::functions::{Arguments, sql_function};
+use super::function::{Arguments, sql_function};
 
 /// The owner of a table of the schema `outbox`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

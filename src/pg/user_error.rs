@@ -1,7 +1,7 @@
 //! Errors as users see them: SQLSTATE, message, detail and hint.
 
-use event_outbox_domain::event::Invalid;
-use event_outbox_domain::headers::HeaderError;
+use event_outbox_policy::event::draft::Invalid;
+use event_outbox_policy::event::headers::HeaderError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 

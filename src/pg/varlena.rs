@@ -3,10 +3,10 @@
 //! How large they are is for users to choose, up to a gigabyte. Postgres raises an ERROR where there is no memory for
 //! one; memory of Rust's would end the process, and with it the server. So none of them is copied into it.
 
-use event_outbox_domain::json;
+use event_outbox_policy::event::json;
 use pgrx::prelude::*;
 
-use super::errors::Complaint;
+use super::user_error::Complaint;
 
 /// The bytes of a value of type text, bytea, json, jsonb or the like, without unpacking it.
 ///

@@ -3,15 +3,15 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
-use event_outbox_domain::envelope::{Envelope, MAX_SOURCE_BYTES};
-use event_outbox_domain::notify::Mode;
-use event_outbox_domain::producer::ProducerConfig;
-use event_outbox_domain::size::LARGEST_EVENT;
-use event_outbox_domain::topic;
+use event_outbox_policy::delivery::notify::Mode;
+use event_outbox_policy::event::envelope::{Envelope, MAX_SOURCE_BYTES};
+use event_outbox_policy::event::size::LARGEST_EVENT;
+use event_outbox_policy::event::topic;
+use event_outbox_policy::kafka::producer::ProducerConfig;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 
-use super::secret;
+pub mod secret;
 
 /// `event_outbox.notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]

@@ -5,7 +5,7 @@ use std::ffi::{CStr, c_char, c_void};
 
 use pgrx::prelude::*;
 
-use super::compat;
+use crate::pg::compat;
 
 /// Shown in place of `event_outbox.kafka_properties`, which may hold passwords.
 const HIDDEN: &CStr = c"********";

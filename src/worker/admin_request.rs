@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-use super::{compat, process, shared};
+use super::{process, slots};
+use crate::pg::compat;
 
 /// The most bytes of a request, and of an answer.
 pub const LETTER_BYTES: usize = 128 * 1024;
@@ -33,8 +34,8 @@ static LETTERS: PgLwLock<AssertPGRXSharedMemory<Letters>> = unsafe { PgLwLock::n
 
 /// Requests the shared memory.
 pub fn init() {
-    pg_shmem_init!(MAILBOX = shared::shareable(Mailbox::default()));
-    pg_shmem_init!(LETTERS = shared::shareable(Letters::default()));
+    pg_shmem_init!(MAILBOX = slots::shareable(Mailbox::default()));
+    pg_shmem_init!(LETTERS = slots::shareable(Letters::default()));
 }
 
 /// The mailbox.

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 
 use pgrx::prelude::*;
 
-use super::shared::{self, Request, Slot};
+use super::slots::{self, Request, Slot};
 use super::vacate;
 
 /// What the current transaction will do when it commits. A subtransaction's rollback does not take it
@@ -49,7 +49,7 @@ pub fn at_commit() {
     if intent.wake.is_some_and(|slot| slot.database() == database) {
         return;
     }
-    INTENT.set(Intent { wake: shared::roster().reserve(database), ..intent });
+    INTENT.set(Intent { wake: slots::roster().reserve(database), ..intent });
 }
 
 /// The current transaction changes events that wait: have the relay of this database read them again.
@@ -68,14 +68,14 @@ pub fn look_at_pause_at_commit() {
 /// paused or resumed.
 pub fn at_commit_if_present() {
     // SAFETY: a plain global of this process.
-    if let Some(slot) = shared::roster().find(unsafe { pg_sys::MyDatabaseId }) {
+    if let Some(slot) = slots::roster().find(unsafe { pg_sys::MyDatabaseId }) {
         INTENT.set(Intent { wake: Some(slot), pause: true, ..INTENT.get() });
     }
 }
 
 /// Have the relay of `database` read its settings anew when the current transaction commits.
 pub fn restart_at_commit(database: pg_sys::Oid) {
-    if let Some(slot) = shared::roster().find(database) {
+    if let Some(slot) = slots::roster().find(database) {
         INTENT.set(Intent { restart: Some(slot), ..INTENT.get() });
     }
 }
@@ -105,7 +105,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                 slot.ask(Request::Restart);
             }
             if intent.survey {
-                shared::roster().survey();
+                slots::roster().survey();
             }
             if let Some(slot) = intent.wake {
                 if intent.reread {
@@ -117,7 +117,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                     slot.bell.rouse();
                 }
                 // SAFETY: a plain global of this process.
-                shared::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
+                slots::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {

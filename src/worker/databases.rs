@@ -2,7 +2,7 @@
 
 use pgrx::prelude::*;
 
-use super::compat::guarded;
+use crate::pg::compat::guarded;
 
 /// All databases that may have a relay. For a process without a database of its own; in a transaction.
 #[must_use]

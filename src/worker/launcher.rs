@@ -20,18 +20,18 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::allowance::Allowance;
+use event_outbox_policy::worker::allowance::Allowance;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
 use pgrx::prelude::*;
 
-use super::pause::Pause;
-use crate::pg::errors::Complaint;
-use crate::pg::process::Exit;
-use crate::pg::shared::{self, Phase, Slot};
-use crate::pg::sleep::Sleep;
-use crate::pg::{databases, log, process, transaction};
+use super::backoff::Pause;
+use super::process::Exit;
+use super::slots::{self, Phase, Slot};
+use super::{databases, log, process, transaction};
+use crate::pg::user_error::Complaint;
+use crate::pg::wait_set::Sleep;
 
 /// Restart of the launcher itself by the postmaster, should it end.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -78,14 +78,14 @@ pub unsafe extern "C-unwind" fn event_outbox_launcher_main(_argument: pg_sys::Da
     process::show_name(c"event_outbox launcher");
     log::init();
     process::at_exit(take_bell_down);
-    shared::roster().launcher.hang();
+    slots::roster().launcher.hang();
     Launcher::new().run();
     process::exit(Exit::Again)
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn take_bell_down(_code: c_int, _argument: pg_sys::Datum) {
-    shared::roster().launcher.take_down();
+    slots::roster().launcher.take_down();
 }
 
 fn list_databases() -> VecDeque<pg_sys::Oid> {
@@ -148,16 +148,16 @@ impl Launcher {
 
     fn run(mut self) {
         while !process::stop_requested() {
-            shared::roster().launcher.answer();
+            slots::roster().launcher.answer();
             process::reload_if_asked();
             process::answer_interrupts();
             self.survey();
             self.probe();
-            for slot in shared::roster().taken() {
+            for slot in slots::roster().taken() {
                 self.tend(slot);
             }
             log::flush();
-            if !shared::roster().launcher.is_rung() && !process::has_orders() {
+            if !slots::roster().launcher.is_rung() && !process::has_orders() {
                 self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
             }
         }
@@ -165,7 +165,7 @@ impl Launcher {
 
     /// Finds all databases anew, if that was asked for and is not done too often.
     fn survey(&mut self) {
-        if SURVEYS.next(self.surveys) <= crate::pg::now() && shared::roster().is_to_be_surveyed() {
+        if SURVEYS.next(self.surveys) <= crate::pg::now() && slots::roster().is_to_be_surveyed() {
             self.surveys = SURVEYS.done(self.surveys, crate::pg::now());
             self.unknown = list_databases();
         }
@@ -174,19 +174,19 @@ impl Launcher {
     /// When to do it, if it was asked for.
     fn survey_date(&self) -> Option<Instant> {
         let left = u64::try_from(SURVEYS.next(self.surveys) - crate::pg::now()).unwrap_or(0);
-        shared::roster().survey_is_pending().then(|| Instant::now() + Duration::from_micros(left))
+        slots::roster().survey_is_pending().then(|| Instant::now() + Duration::from_micros(left))
     }
 
     /// Has the next unknown databases looked into, a few at a time.
     fn probe(&mut self) {
         let starting = || {
             let early = |slot: &&Slot| matches!(slot.phase(), Phase::Wanted | Phase::Starting);
-            shared::roster().taken().filter(early).count()
+            slots::roster().taken().filter(early).count()
         };
         while starting() < PROBES_AT_ONCE {
             let Some(database) = self.unknown.pop_front() else { return };
-            if shared::roster().reserve(database).is_none() {
-                tracing::warn!("more than {} databases have relays: one is left out", shared::MAX_RELAYS);
+            if slots::roster().reserve(database).is_none() {
+                tracing::warn!("more than {} databases have relays: one is left out", slots::MAX_RELAYS);
             }
         }
     }
@@ -202,7 +202,7 @@ impl Launcher {
                 if charge.worker.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
                     charge.worker = None;
                     slot.enter(Phase::Failed);
-                    shared::roster().launcher.ring();
+                    slots::roster().launcher.ring();
                 }
             }
             Phase::Ended => {
@@ -272,14 +272,14 @@ impl Launcher {
     /// Gives a slot back. Its background worker may be what others wait for.
     fn release(&mut self, slot: &Slot) {
         self.relays.remove(&slot.database());
-        shared::roster().release(slot);
+        slots::roster().release(slot);
         for charge in self.relays.values_mut().filter(|charge| charge.starved) {
             charge.pause.paused();
         }
     }
 
     fn next_date(&self) -> Option<Instant> {
-        let relays = shared::roster().taken().filter_map(|slot| {
+        let relays = slots::roster().taken().filter_map(|slot| {
             let charge = self.relays.get(&slot.database())?;
             match slot.phase() {
                 Phase::Wanted => charge.pause.until().or(Some(Instant::now())),

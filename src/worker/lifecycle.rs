@@ -6,7 +6,9 @@ use std::ffi::{CStr, c_char};
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 
-use super::{compat, settings, vacate, wake};
+use super::{at_commit, vacate};
+use crate::pg::compat;
+use crate::settings;
 
 type Utility = unsafe extern "C-unwind" fn(
     *mut pg_sys::PlannedStmt,
@@ -117,10 +119,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) -> Concern {
 #[pg_guard]
 unsafe extern "C-unwind" fn after(concern: Concern) {
     match concern {
-        Concern::Start => wake::at_commit(),
-        Concern::Look => wake::at_commit_if_present(),
-        Concern::Reconfigure(database) => wake::restart_at_commit(database),
-        Concern::Survey => wake::survey_at_commit(),
+        Concern::Start => at_commit::at_commit(),
+        Concern::Look => at_commit::at_commit_if_present(),
+        Concern::Reconfigure(database) => at_commit::restart_at_commit(database),
+        Concern::Survey => at_commit::survey_at_commit(),
         Concern::Vacate(_) => vacate::call_back(),
         Concern::None => {}
     }

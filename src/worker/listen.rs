@@ -2,7 +2,8 @@
 
 use pgrx::prelude::*;
 
-use super::{compat, transaction};
+use super::transaction;
+use crate::pg::compat;
 
 /// Listens, from now until the process ends.
 ///

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
-use event_outbox_domain::figures::KafkaStatistics;
+use event_outbox_policy::kafka::statistics::KafkaStatistics;
 
 /// The kinds of trouble that are counted: refusals by their class, as `outbox.dead_letters` names them; then the times
 /// that no broker answered, and those that a producer could not be used.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
 
-use super::compat;
+use crate::pg::compat;
 
 static STOP: AtomicBool = AtomicBool::new(false);
 /// At first it is as if the server had been told to: what a worker has of its settings is from when it was forked, and until

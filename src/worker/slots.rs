@@ -7,11 +7,11 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering};
 use std::time::Duration;
 
-use event_outbox_domain::allowance::Allowance;
+use event_outbox_policy::worker::allowance::Allowance;
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-use super::figures::Figures;
+use super::metrics::Figures;
 use super::state::{Connection, Dated, State};
 
 /// The most databases of one server that can have a relay.
@@ -212,7 +212,7 @@ impl Slot {
     /// What was asked last and is to be done now.
     pub fn order(&self) -> Request {
         match self.request() {
-            Request::Restart if self.next_restart() > super::now() => Request::None,
+            Request::Restart if self.next_restart() > crate::pg::now() => Request::None,
             request => request,
         }
     }
@@ -225,7 +225,7 @@ impl Slot {
     /// Notes that it is done.
     pub fn count_restart(&self) {
         let arrival = self.restarts.load(Ordering::Relaxed);
-        self.restarts.store(RESTARTS.done(arrival, super::now()), Ordering::Relaxed);
+        self.restarts.store(RESTARTS.done(arrival, crate::pg::now()), Ordering::Relaxed);
     }
 
     fn next_restart(&self) -> i64 {
@@ -245,7 +245,7 @@ impl Slot {
 
     /// Shows a state.
     pub fn show(&self, state: State) {
-        self.state.set(state as u32, super::now());
+        self.state.set(state as u32, crate::pg::now());
     }
 
     /// The connection shown, and since when.
@@ -256,13 +256,13 @@ impl Slot {
 
     /// Shows a connection.
     pub fn show_connection(&self, connection: Connection) {
-        self.connection.set(connection as u32, super::now());
+        self.connection.set(connection as u32, crate::pg::now());
     }
 
     /// Shows an error.
     pub fn show_error(&self, text: &str) {
         if let Some(at) = roster().position(self) {
-            ERRORS.exclusive().texts[at].set(text, super::now());
+            ERRORS.exclusive().texts[at].set(text, crate::pg::now());
             self.is_troubled.store(true, Ordering::Relaxed);
         }
     }
@@ -270,7 +270,7 @@ impl Slot {
     /// Shows that the trouble is over, if there was any.
     pub fn show_recovery(&self) {
         if self.is_troubled.load(Ordering::Relaxed) && self.is_troubled.swap(false, Ordering::Relaxed) {
-            self.recovered_at.store(super::now(), Ordering::Relaxed);
+            self.recovered_at.store(crate::pg::now(), Ordering::Relaxed);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;
 
-use event_outbox_domain::apart;
+use event_outbox_policy::delivery::bisection;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
@@ -28,7 +28,7 @@ impl Failed {
     /// Whether single rows can be to blame.
     #[must_use]
     pub fn can_be_of_rows(&self) -> bool {
-        apart::can_be_of_rows(&self.sqlstate())
+        bisection::can_be_of_rows(&self.sqlstate())
     }
 
     /// The code's five characters.

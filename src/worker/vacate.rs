@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::shared::{self, Phase, Request, Slot};
+use super::slots::{self, Phase, Request, Slot};
 
 /// How long a command waits for a relay to leave its database. Postgres itself then waits 5 s more
 /// before it gives up with "database is being accessed by other users".
@@ -19,7 +19,7 @@ thread_local! {
 /// Asks the relay of a database to leave and to stay away, and waits until it has left or the time is up: then Postgres
 /// says that the database is in use, which is true.
 pub fn ask(database: pg_sys::Oid) {
-    let Some(slot) = shared::roster().find(database) else { return };
+    let Some(slot) = slots::roster().find(database) else { return };
     VACATED.set(Some(slot));
     slot.ask(Request::Leave);
     let deadline = Instant::now() + LEAVE_TIMEOUT;
@@ -40,6 +40,6 @@ pub fn call_back() {
         // The launcher looks whether the database is still there.
         slot.forget_request();
         slot.advance(Phase::Away, Phase::Wanted);
-        shared::roster().launcher.ring();
+        slots::roster().launcher.ring();
     }
 }

@@ -122,7 +122,7 @@ fn every_state_of_a_relay_is_measured() -> Result<()> {
 
 #[test]
 fn every_kind_of_trouble_is_measured() -> Result<()> {
-    let source = fs::read_to_string(layout::repository().join("src/pg/figures.rs"))?;
+    let source = fs::read_to_string(layout::repository().join("src/worker/metrics.rs"))?;
     let kinds = source.split_once("pub const TROUBLES").and_then(|(_, rest)| rest.split_once("];"));
     let kinds: BTreeSet<_> =
         kinds.into_iter().flat_map(|(list, _)| list.split('"').skip(1).step_by(2)).map(Into::into).collect();

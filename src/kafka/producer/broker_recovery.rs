@@ -15,7 +15,7 @@ use rdkafka::bindings as rdsys;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer};
 
-use super::context::Context;
+use super::callbacks::Context;
 
 /// How often to look whether a broker is known, while events are under way; and the longest time between two
 /// reminders, each of which takes some bytes that are not given back.

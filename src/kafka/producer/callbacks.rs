@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use event_outbox_domain::figures::KafkaStatistics;
-use event_outbox_domain::outcome::{Failure, Outcome, Report};
-use event_outbox_domain::redactor::Redactor;
+use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
+use event_outbox_policy::kafka::redactor::Redactor;
+use event_outbox_policy::kafka::statistics::KafkaStatistics;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -13,7 +13,7 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
 use rdkafka::statistics::Statistics;
 
-use super::failure;
+use crate::kafka::error_class;
 
 /// What the callbacks have noted since the last look.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl Context {
 
     /// Notes that an event for `topic` could not be published.
     pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
-        let outcome = failure::outcome(error);
+        let outcome = error_class::outcome(error);
         let mut notes = self.notes();
         if let Outcome::Failed { failure: Failure::Stopped, error, .. } = &outcome {
             notes.stopped.get_or_insert_with(|| error.clone());

@@ -4,19 +4,19 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::envelope::Envelope;
-use event_outbox_domain::event::Event;
+use event_outbox_policy::event::draft::Event;
+use event_outbox_policy::event::envelope::Envelope;
 use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
-use super::context::Context;
-use super::doorbell::Doorbell;
+use super::broker_recovery::Reminder;
+use super::callbacks::Context;
 use super::existence::Existence;
 use super::record::{Record, Topic};
-use super::reminder::Reminder;
+use crate::kafka::wakeup_fd::Doorbell;
 
 /// How long to let librdkafka work when its queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);

@@ -7,14 +7,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use event_outbox_domain::figures::KafkaStatistics;
-use event_outbox_domain::outcome::Report;
-use event_outbox_domain::packed::Packed;
-use event_outbox_domain::producer::ProducerConfig;
+use event_outbox_policy::delivery::outcome::Report;
+use event_outbox_policy::event::event_batch::Packed;
+use event_outbox_policy::kafka::producer::ProducerConfig;
+use event_outbox_policy::kafka::statistics::KafkaStatistics;
 
-use super::config::{self, ConfigError};
-use super::doorbell::Doorbell;
 use super::thread::KafkaThread;
+use crate::kafka::config::{self, ConfigError};
+use crate::kafka::wakeup_fd::Doorbell;
 
 /// Batches that may wait for the Kafka thread. Their events are bounded by the window in flight.
 const WAITING_BATCHES: usize = 64;

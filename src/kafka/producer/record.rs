@@ -7,14 +7,14 @@ use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-use event_outbox_domain::envelope::Envelope;
-use event_outbox_domain::event::Event;
+use event_outbox_policy::event::draft::Event;
+use event_outbox_policy::event::envelope::Envelope;
 use rdkafka::bindings as rdsys;
 use rdkafka::bindings::rd_kafka_vtype_t as Part;
 use rdkafka::error::{IsError, KafkaError, KafkaResult};
 use rdkafka::producer::{BaseProducer, Producer};
 
-use super::context::Context;
+use super::callbacks::Context;
 
 const MICROS_PER_MILLI: i64 = 1000;
 

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
-use event_outbox_domain::envelope::Envelope;
-use event_outbox_domain::outcome::Outcome;
-use event_outbox_domain::packed::Packed;
+use event_outbox_policy::delivery::outcome::Outcome;
+use event_outbox_policy::event::envelope::Envelope;
+use event_outbox_policy::event::event_batch::Packed;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
+use super::callbacks::Context;
 use super::client::Client;
-use super::config;
-use super::context::Context;
-use super::doorbell::{Doorbell, RingAtEnd};
 use super::existence::Existence;
-use super::publisher::{Batch, News};
+use super::handle::{Batch, News};
 use crate::failpoints;
+use crate::kafka::config;
+use crate::kafka::wakeup_fd::{Doorbell, RingAtEnd};
 
 /// Time for a broker to answer whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);

@@ -6,11 +6,11 @@ use pgrx::datum::JsonString;
 use pgrx::prelude::*;
 use serde_json::{Value, json};
 
-use super::errors::Complaint;
-use super::functions::{Arguments, sql_function};
-use super::mailbox::{self, Unanswered};
-use super::shared::{self, Request};
-use super::wake;
+use crate::pg::function::{Arguments, sql_function};
+use crate::pg::user_error::Complaint;
+use crate::worker::admin_request::{self, Unanswered};
+use crate::worker::at_commit;
+use crate::worker::slots::{self, Request};
 
 sql_function!(outbox_after_pause, pg_finfo_outbox_after_pause, after_pause);
 sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay);
@@ -24,17 +24,17 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// After each statement that changes `outbox.paused`.
 fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
-    wake::look_at_pause_at_commit();
+    at_commit::look_at_pause_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
 /// Whether there was a relay to restart.
 fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: a plain global of this process.
-    let slot = shared::roster().find(unsafe { pg_sys::MyDatabaseId });
+    let slot = slots::roster().find(unsafe { pg_sys::MyDatabaseId });
     if let Some(slot) = slot {
         slot.ask(Request::Restart);
-        shared::roster().launcher.ring();
+        slots::roster().launcher.ring();
     }
     slot.is_some().into_datum()
 }
@@ -46,14 +46,14 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));
     let timeout = timeout.clamp(Duration::from_millis(1), LONGEST);
     // SAFETY: a plain global of this process.
-    let Some(slot) = shared::roster().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
+    let Some(slot) = slots::roster().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
     let request = arguments.json(0)?;
     // Before it is copied.
-    if request.len() > mailbox::LETTER_BYTES {
-        complain(Unanswered::TooLong(mailbox::LETTER_BYTES)).raise();
+    if request.len() > admin_request::LETTER_BYTES {
+        complain(Unanswered::TooLong(admin_request::LETTER_BYTES)).raise();
     }
     let request = json!({ "timeout_ms": timeout.as_millis() as u64, "request": raw(request) });
-    let answer = mailbox::mailbox().ask(&request.to_string(), timeout + HANDOVER, || slot.bell.rouse());
+    let answer = admin_request::mailbox().ask(&request.to_string(), timeout + HANDOVER, || slot.bell.rouse());
     let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
     let mut answer = raw(&answer);
     if let Some(failure) = answer.get("error") {

@@ -6,10 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
-use super::catalog;
-use super::compat;
-use super::functions::{Arguments, sql_function};
-use super::shared::{self, Slot};
+use crate::pg::catalog;
+use crate::pg::compat;
+use crate::pg::function::{Arguments, sql_function};
+use crate::worker::slots::{self, Slot};
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
@@ -26,7 +26,7 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_select(if database == here { c"status" } else { c"relays" });
     let mut columns = [None; COLUMNS];
     columns[1] = "absent".into_datum();
-    if let Some(slot) = shared::roster().find(database) {
+    if let Some(slot) = slots::roster().find(database) {
         describe_life(slot, &mut columns);
         describe_figures(slot, &mut columns);
     }
@@ -73,7 +73,7 @@ fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
         count(&figures.max_in_flight),
         count(&figures.waiting_retries),
         count(&figures.held_keys),
-        figures.publish_rate(super::now()).into_datum(),
+        figures.publish_rate(crate::pg::now()).into_datum(),
         JsonB(serde_json::Value::Object(troubles)).into_datum(),
         kafka.and_then(|told| millis(told.round_trip).into_datum()),
         kafka.and_then(|told| millis(told.round_trip_p99).into_datum()),

@@ -1,14 +1,16 @@
 //! `outbox.emit()` and `outbox.emit_bytes()`: an event is checked and stored in the caller's transaction.
 
-use event_outbox_domain::event::{Draft, Invalid, JSON};
+use event_outbox_policy::event::draft::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
-use super::acting::Acting;
 use super::append::{self, Table};
-use super::errors::Complaint;
-use super::functions::{Arguments, new_uuid, sql_function};
-use super::spi::{self, Access, Statement};
-use super::{compat, settings, topic_rights, triggers, varlena};
+use super::{topic_grants, triggers};
+use crate::pg::function::{Arguments, new_uuid, sql_function};
+use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_context::Acting;
+use crate::pg::user_error::Complaint;
+use crate::pg::{compat, varlena};
+use crate::settings;
 
 /// Where the table has been given more than the extension gave it. Its values are those of [`append::Values`].
 static INSERT: Statement = Statement::new(
@@ -79,11 +81,11 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
     });
     let events = Table::open();
     let owner = events.owner();
-    topic_rights::check(new.topic.unwrap_or_default(), owner);
+    topic_grants::check(new.topic.unwrap_or_default(), owner);
     let event_id = new.event_id.unwrap_or_else(new_uuid).into_datum();
     let values: append::Values = [
         event_id,
-        Some(pg_sys::Datum::from(compat::pg_timestamp(super::now()))),
+        Some(pg_sys::Datum::from(compat::pg_timestamp(crate::pg::now()))),
         new.topic.into_datum(),
         new.partition.into_datum(),
         new.key,

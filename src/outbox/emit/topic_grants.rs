@@ -4,16 +4,16 @@
 
 use std::cell::RefCell;
 
-use event_outbox_domain::topic::Pattern;
+use event_outbox_policy::event::topic::Pattern;
 use pgrx::prelude::*;
 
-use super::acting::{Acting, Owner};
-use super::catalog;
-use super::errors::Complaint;
-use super::functions::{Arguments, sql_function};
-use super::relcache::Watched;
-use super::spi::{self, Access, Statement};
-use super::statements::Snapshot;
+use crate::outbox::table::statements::Snapshot;
+use crate::pg::catalog;
+use crate::pg::function::{Arguments, sql_function};
+use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_context::{Acting, Owner};
+use crate::pg::user_error::Complaint;
+use crate::pg::watch::Watched;
 
 /// Each grant, and whether it counts: its role has the right to see the table of them, which `grant_topic()` gives it.
 /// `DROP OWNED` takes that right as it takes others, and with it the grants; so nothing of ours need run then. A session

@@ -3,15 +3,18 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use event_outbox_domain::backoff;
-use event_outbox_domain::event::Draft;
+use event_outbox_policy::delivery::attempts;
+use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 
-use super::acting::{Acting, Owner};
-use super::errors::Complaint;
-use super::functions::{self, Arguments, sql_function};
-use super::spi::Row;
-use super::{catalog, compat, emit, settings, topic_rights, wake};
+use super::{functions, topic_grants};
+use crate::pg::function::{self, Arguments, sql_function};
+use crate::pg::spi::Row;
+use crate::pg::user_context::{Acting, Owner};
+use crate::pg::user_error::Complaint;
+use crate::pg::{catalog, compat};
+use crate::settings;
+use crate::worker::at_commit;
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
 sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
@@ -24,7 +27,7 @@ thread_local! {
 }
 
 /// Before each statement that inserts: takes the transaction's id now, before the first event id is
-/// drawn. The relay's search rests on that order (see `event_outbox_domain::sweep`).
+/// drawn. The relay's search rests on that order (see `event_outbox_policy::reading::floor`).
 fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     announce();
     GIVEN_AWAY.set(given_away().unwrap_or(0));
@@ -35,7 +38,7 @@ fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
 pub fn announce() {
     // SAFETY: in a transaction; assigns its id if it has none.
     unsafe { pg_sys::GetTopTransactionId() };
-    wake::at_commit();
+    at_commit::at_commit();
 }
 
 /// The last id that the sequence gave away.
@@ -58,7 +61,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let tuple = if is_change { firing.tg_newtuple } else { firing.tg_trigtuple };
     let row = Row::of_trigger(firing, tuple);
     let topic: Option<&str> = row.named(c"topic");
-    emit::check(&Draft {
+    functions::check(&Draft {
         topic,
         partition: row.named(c"partition"),
         key_bytes: row.length(c"key"),
@@ -71,7 +74,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // To change what others have emitted is an operator's right.
     if !is_change {
         let owner = Owner::of(c"events");
-        topic_rights::check(topic.unwrap_or_default(), owner);
+        topic_grants::check(topic.unwrap_or_default(), owner);
         check_id(row.named(c"id").unwrap_or(0), owner);
     }
     Some(pg_sys::Datum::from(tuple))
@@ -81,7 +84,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
 /// sequence comes to it, and another's event fail. Only the owner may take it, who sets the sequence, too.
 fn check_id(id: i64, owner: Owner) {
     if id <= GIVEN_AWAY.get() {
-        wake::reread_at_commit();
+        at_commit::reread_at_commit();
         return;
     }
     // SAFETY: plain globals of this process.
@@ -99,7 +102,7 @@ fn check_id(id: i64, owner: Owner) {
 
 /// After each statement that sets the time of next attempts: the relay remembers the old one.
 fn after_retiming(_arguments: &Arguments) -> Option<pg_sys::Datum> {
-    wake::reread_at_commit();
+    at_commit::reread_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
@@ -110,17 +113,17 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let before = Row::of_trigger(firing, firing.tg_trigtuple);
     let after = Row::of_trigger(firing, firing.tg_newtuple);
     let attempts = before.named::<i32>(c"attempts").unwrap_or(0).saturating_add(1);
-    let now = super::now();
+    let now = crate::pg::now();
     let first = before.named::<i64>(c"first_refused_at").unwrap_or(compat::pg_timestamp(now));
     let since_first = now.saturating_sub(compat::unix_micros(first));
-    let refusal = backoff::Refusal {
+    let refusal = attempts::Refusal {
         attempts,
         class: after.named(c"error_class"),
         since_first: Duration::from_micros(u64::try_from(since_first).unwrap_or(0)),
     };
     let next = (!refusal.is_last(settings::max_attempts(), settings::grace_period())).then(|| {
         let (base, cap) = settings::retry_backoff();
-        let delay = backoff::delay(attempts.unsigned_abs(), base, cap, functions::random());
+        let delay = attempts::delay(attempts.unsigned_abs(), base, cap, function::random());
         now.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX))
     });
     let tuple = after.with(&[
@@ -129,7 +132,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
         (c"first_refused_at", Some(pg_sys::Datum::from(first))),
     ]);
     // Whoever reports the refusal, the relay has to know of the new date.
-    wake::at_commit();
+    at_commit::at_commit();
     Some(pg_sys::Datum::from(tuple))
 }
 

@@ -1,13 +1,13 @@
 //! `outbox.try_emit()`: a message that may be invalid is taken in, by `outbox.take_in()` (`sql/intake.sql`).
 
-use event_outbox_domain::topic;
+use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
 
-use super::acting::{Acting, Owner};
-use super::emit::json_of;
-use super::functions::{Arguments, sql_function};
-use super::spi::{self, Access, Statement};
-use super::topic_rights;
+use super::functions::json_of;
+use super::topic_grants;
+use crate::pg::function::{Arguments, sql_function};
+use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_context::{Acting, Owner};
 
 static TAKE_IN: Statement = Statement::new(
     c"SELECT t.status, t.attempt, t.event_id, t.error FROM outbox.take_in($1, $2, $3, $4, $5, $6, $7, $8) AS t",
@@ -37,7 +37,7 @@ fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
 fn take_in(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
     // A topic that the caller may not emit to is no fault of the message; one that is none, or missing, is.
     if let Some(topic) = arguments.text(1).filter(|name| topic::is_valid(name)) {
-        topic_rights::check(topic, Owner::of(c"events"));
+        topic_grants::check(topic, Owner::of(c"events"));
     }
     let mut values: [_; 8] = std::array::from_fn(|at| arguments.datum(at));
     values[2] = payload;

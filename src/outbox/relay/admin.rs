@@ -3,11 +3,11 @@
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
-use super::turn::Relay;
-use crate::kafka::doorbell::RingAtEnd;
-use crate::kafka::publisher::with_signals_blocked;
+use super::main_loop::Relay;
+use crate::kafka::producer::handle::with_signals_blocked;
+use crate::kafka::wakeup_fd::RingAtEnd;
 use crate::kafka::{admin, config};
-use crate::pg::mailbox::{Ticket, mailbox};
+use crate::worker::admin_request::{Ticket, mailbox};
 
 /// The topics that Kafka is asked about, at most, of those that the relay has met.
 const MOST_TOPICS: usize = 500;

@@ -6,13 +6,13 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::apart::{self, Failure, Parted};
-use event_outbox_domain::caution::End;
-use event_outbox_domain::outcome::{Outcome, Report};
+use event_outbox_policy::delivery::bisection::{self, Failure, Parted};
+use event_outbox_policy::delivery::outcome::{Outcome, Report};
+use event_outbox_policy::delivery::topic_ramp::End;
 
-use super::pause::Pause;
-use super::turn::Relay;
-use crate::pg::transaction::Failed;
+use super::main_loop::Relay;
+use crate::worker::backoff::Pause;
+use crate::worker::transaction::Failed;
 
 /// First and longest time between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
@@ -124,7 +124,7 @@ impl Relay {
     }
 
     fn settle_apart(&mut self, batch: Vec<Report>, failed: Failed) -> Parted<Report, Failed> {
-        apart::settle(batch, failed, TRIES, |piece| {
+        bisection::settle(batch, failed, TRIES, |piece| {
             self.settle_together(piece).map_err(|(piece, failed)| {
                 let can_be_of_rows = failed.can_be_of_rows();
                 (piece, if can_be_of_rows { Failure::OfRows(failed) } else { Failure::OfTheWorld(failed) })

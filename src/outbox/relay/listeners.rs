@@ -7,13 +7,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::notify::{Missed, Mode, Notification, Published};
+use event_outbox_policy::delivery::notify::{Missed, Mode, Notification, Published};
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::pause::Pause;
-use super::turn::Relay;
-use crate::pg::statements::{self, Refusal, Snapshot};
-use crate::pg::transaction::{self, Failed};
+use super::main_loop::Relay;
+use crate::outbox::table::statements::{self, Refusal, Snapshot};
+use crate::worker::backoff::Pause;
+use crate::worker::transaction::{self, Failed};
 
 /// First and longest time between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));

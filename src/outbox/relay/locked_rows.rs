@@ -7,9 +7,9 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::outcome::Report;
+use event_outbox_policy::delivery::outcome::Report;
 
-use super::pause::Pause;
+use crate::worker::backoff::Pause;
 
 /// First and longest time between two looks at rows that others have locked.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));

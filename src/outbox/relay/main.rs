@@ -2,20 +2,20 @@
 
 use std::ffi::c_int;
 
-use event_outbox_domain::envelope;
+use event_outbox_policy::event::envelope;
 use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::turn::{Ending, Relay};
-use super::waiting;
-use crate::kafka::doorbell::Doorbell;
-use crate::pg::hindrance::Hindrance;
-use crate::pg::process::Exit;
-use crate::pg::shared::{self, Phase, Request, Slot};
-use crate::pg::state::State;
-use crate::pg::statements::{self, Outbox};
-use crate::pg::{listen, log, mailbox, process, transaction};
+use super::main_loop::{Ending, Relay};
+use super::readiness::Hindrance;
+use super::wait_ready;
+use crate::kafka::wakeup_fd::Doorbell;
+use crate::outbox::table::statements::{self, Outbox};
+use crate::worker::process::Exit;
+use crate::worker::slots::{self, Phase, Request, Slot};
+use crate::worker::state::State;
+use crate::worker::{admin_request, listen, log, process, transaction};
 
 /// This process' slot, for the callback at its end.
 static SLOT: OnceCell<&'static Slot> = OnceCell::new();
@@ -31,7 +31,7 @@ static GONE: AtomicBool = AtomicBool::new(false);
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
     let database = pg_sys::Oid::from(argument.value() as u32);
-    let Some(slot) = shared::roster().find(database) else { process::exit(Exit::Done) };
+    let Some(slot) = slots::roster().find(database) else { process::exit(Exit::Done) };
     take_slot(slot);
     process::attach_signals();
     // SAFETY: a background worker that was registered with a database connection, before any other use
@@ -66,13 +66,13 @@ fn take_slot(slot: &'static Slot) {
     slot.bell.hang();
     slot.advance(Phase::Starting, Phase::Running);
     // The launcher may be waiting to start the next.
-    shared::roster().launcher.ring();
+    slots::roster().launcher.ring();
 }
 
 /// A relay, as soon as it can work in this database; none if that lacks the extension, or the relay is told to end.
 fn open(slot: &'static Slot) -> Option<Relay> {
     slot.paused_changed.store(true, Ordering::Release);
-    let source = waiting::until_free(slot, || match transaction::run(c"event_outbox: starting", look) {
+    let source = wait_ready::until_free(slot, || match transaction::run(c"event_outbox: starting", look) {
         Ok(found) => {
             GONE.store(found.is_none(), Ordering::Relaxed);
             found
@@ -110,7 +110,7 @@ unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     slot.bell.take_down();
     slot.pid.store(0, Ordering::Relaxed);
     slot.figures.end();
-    mailbox::mailbox().leave_unanswered();
+    admin_request::mailbox().leave_unanswered();
     let order = slot.order();
     if order == Request::Restart {
         slot.count_restart();
@@ -125,5 +125,5 @@ unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     };
     slot.forget_request();
     slot.enter(next);
-    shared::roster().launcher.ring();
+    slots::roster().launcher.ring();
 }

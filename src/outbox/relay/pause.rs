@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use super::turn::Relay;
-use crate::pg::statements::Outbox;
-use crate::pg::transaction;
+use super::main_loop::Relay;
+use crate::outbox::table::statements::Outbox;
+use crate::worker::transaction;
 
 impl Relay {
     /// Finds out, when it has begun or was told that it may have changed.

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::time::Instant;
 
-use event_outbox_domain::pace::Pace;
+use event_outbox_policy::reading::pace::Pace;
 
-use super::turn::{Relay, THREAD_END};
-use crate::kafka::publisher::{News, Publisher};
-use crate::pg::state::Connection;
+use super::main_loop::{Relay, THREAD_END};
+use crate::kafka::producer::handle::{News, Publisher};
+use crate::worker::state::Connection;
 
 impl Relay {
     /// Has a producer if one is wanted, and only then.

@@ -3,19 +3,19 @@
 //! 1. the reader of new rows, from the floor on, which passes over the topics that are behind;
 //! 2. the look-up of events whose wait is over;
 //! 3. the safety net, which goes once through the whole table now and then;
-//! 4. the topics that are behind, in turns (see [`event_outbox_domain::backlog`]).
+//! 4. the topics that are behind, in turns (see [`event_outbox_policy::reading::backlog`]).
 //!
 //! Each reads a bounded number of rows and goes on in the next pass.
 
-use event_outbox_domain::backlog::{Ended, Topic};
-use event_outbox_domain::order::Freed;
-use event_outbox_domain::sweep::Reached;
+use event_outbox_policy::delivery::lanes::Freed;
+use event_outbox_policy::reading::backlog::{Ended, Topic};
+use event_outbox_policy::reading::floor::Reached;
 
+use super::main_loop::Relay;
 use super::sweep::Catch;
-use super::turn::Relay;
 use super::window::Room;
 use crate::failpoints;
-use crate::pg::rows::Events;
+use crate::outbox::table::rows::Events;
 
 /// While the topics that are behind go at full speed, so much less is read of what is new: they are to catch up.
 const RESTRAINT: usize = 8;

@@ -1,11 +1,11 @@
 //! What can keep a relay from working in a database that has the extension, until somebody changes it.
 
-use event_outbox_domain::version::{Fit, Version};
+use event_outbox_policy::worker::version::{Fit, Version};
 use pgrx::prelude::*;
 
-use super::errors::Complaint;
-use super::state::State;
-use super::statements::Outbox;
+use crate::outbox::table::statements::Outbox;
+use crate::pg::user_error::Complaint;
+use crate::worker::state::State;
 
 /// The version of this library, which is that of the objects in `sql/`.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");

@@ -6,21 +6,22 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use event_outbox_domain::caution::End;
-use event_outbox_domain::notify::{self, Published};
-use event_outbox_domain::outcome::{Failure, Outcome, Report};
-use event_outbox_domain::repeats::Said;
-use event_outbox_domain::timestamps;
+use event_outbox_policy::delivery::notify::{self, Published};
+use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
+use event_outbox_policy::delivery::topic_ramp::End;
+use event_outbox_policy::event::timestamps;
+use event_outbox_policy::worker::repeats::Said;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::listeners::is_full_queue;
-use super::turn::Relay;
+use super::main_loop::Relay;
 use super::window::Ticket;
 use crate::failpoints::{self, Point};
-use crate::pg::rows::RowIdentity;
-use crate::pg::statements::{self, Noted, Refusal, Snapshot};
-use crate::pg::transaction::Failed;
-use crate::pg::{compat, shared, transaction};
+use crate::outbox::table::rows::RowIdentity;
+use crate::outbox::table::statements::{self, Noted, Refusal, Snapshot};
+use crate::pg::compat;
+use crate::worker::transaction::Failed;
+use crate::worker::{slots, transaction};
 
 /// How long an event rests that came back for no fault of its own, in microseconds.
 pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
@@ -298,7 +299,7 @@ impl Relay {
         self.take_care_of(sorted);
         self.look |= self.backlog.has_saturated();
         self.count(sorted);
-        shared::roster().tell_settled();
+        slots::roster().tell_settled();
     }
 
     /// The event is done with: those that waited behind it may go.

@@ -6,24 +6,25 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use event_outbox_domain::backlog::Topic;
-use event_outbox_domain::caution::{Admission, Route};
-use event_outbox_domain::event;
-use event_outbox_domain::outcome::{Failure, Outcome, Report};
-use event_outbox_domain::packed::{Extent, Packed};
-use event_outbox_domain::size::{self, LARGEST_EVENT, Reason, Size};
-use event_outbox_domain::sweep::{Floor, Horizon, Reached};
+use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
+use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
+use event_outbox_policy::event::draft;
+use event_outbox_policy::event::event_batch::{Extent, Packed};
+use event_outbox_policy::event::size::{self, LARGEST_EVENT, Reason, Size};
+use event_outbox_policy::reading::backlog::Topic;
+use event_outbox_policy::reading::floor::{Floor, Horizon, Reached};
 
+use super::main_loop::{Relay, STALL};
 use super::readers::{Pass, Reader, Verdict};
 use super::settle::RETURN_REST_MICROS;
-use super::turn::{Relay, STALL};
 use super::window::{Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
-use crate::kafka::publisher::Batch;
-use crate::pg::durable::{Commits, Place};
-use crate::pg::rows::Found;
-use crate::pg::statements::{self, Outbox, Snapshot};
-use crate::pg::{process, transaction, varlena};
+use crate::kafka::producer::handle::Batch;
+use crate::outbox::table::rows::Found;
+use crate::outbox::table::statements::{self, Outbox, Snapshot};
+use crate::pg::durability::{Commits, Place};
+use crate::pg::varlena;
+use crate::worker::{process, transaction};
 
 /// What the relay can sleep at least: less, and it had better be woken.
 const WORTH_MUTING: Duration = Duration::from_millis(1);
@@ -280,7 +281,7 @@ impl Relay {
             return Verdict::Next;
         }
         // Before it is unpacked.
-        if !room.fits(event::weight(size)) {
+        if !room.fits(draft::weight(size)) {
             return Verdict::NoRoom;
         }
         if size.total() >= LARGE {
@@ -357,7 +358,7 @@ impl Relay {
             // No broker has to answer.
             is_open: false,
             place: 0,
-            weight: event::weight(Size::default()),
+            weight: draft::weight(Size::default()),
             topic: self.shared_topic(&row.topic()),
         });
     }

@@ -6,9 +6,9 @@
 
 use std::time::{Duration, Instant};
 
+use super::main_loop::Relay;
 use super::sweep::Catch;
-use super::turn::Relay;
-use crate::pg::durable::{self, Place};
+use crate::pg::durability::{self, Place};
 
 /// First and longest time between two looks.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
@@ -44,7 +44,7 @@ impl Relay {
     /// Hands a batch over, or keeps it until its commits, which end at `place`, are where they must be.
     pub(super) fn hand_over_replicated(&mut self, catch: Catch, place: Option<Place>) {
         match place {
-            Some(place) if !catch.is_empty() && !durable::is_on_standbys(place) => {
+            Some(place) if !catch.is_empty() && !durability::is_on_standbys(place) => {
                 let now = Instant::now();
                 let (next_look, pause) = (now + PAUSE.0, PAUSE.0);
                 self.unreplicated =
@@ -61,7 +61,7 @@ impl Relay {
             self.put_back(&batch.catch);
             return;
         }
-        if durable::is_on_standbys(batch.place) {
+        if durability::is_on_standbys(batch.place) {
             if batch.told {
                 tracing::info!("the standbys have confirmed what was committed, events go on");
             }

@@ -1,14 +1,14 @@
 //! A relay that has found its database in a state in which it must not work: it says so once, in the log and in
-//! `outbox.status`, and waits. Events wait with it. Whoever changes that state has the relay restarted (`pg/hooks.rs`).
+//! `outbox.status`, and waits. Events wait with it. Whoever changes that state has the relay restarted (`worker/lifecycle.rs`).
 
 use std::time::{Duration, Instant};
 
-use super::errand;
-use crate::pg::hindrance::Hindrance;
-use crate::pg::process;
-use crate::pg::shared::{Request, Slot};
-use crate::pg::sleep::Sleep;
-use crate::pg::state::Connection;
+use super::admin;
+use super::readiness::Hindrance;
+use crate::pg::wait_set::Sleep;
+use crate::worker::process;
+use crate::worker::slots::{Request, Slot};
+use crate::worker::state::Connection;
 
 /// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -50,7 +50,7 @@ fn rest(slot: &Slot, sleep: &Sleep) -> bool {
         if process::stop_requested() || slot.order() != Request::None {
             return false;
         }
-        errand::decline("The relay waits; outbox.status says for what.");
+        admin::decline("The relay waits; outbox.status says for what.");
         let left = next.saturating_duration_since(Instant::now());
         if slot.bell.is_rung() && left.is_zero() {
             return true;

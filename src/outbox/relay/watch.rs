@@ -4,13 +4,13 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
-use event_outbox_domain::watchdog::{Advice, Health, Subject, Watchdog};
+use event_outbox_policy::worker::watchdog::{Advice, Health, Subject, Watchdog};
 
-use super::turn::Relay;
+use super::main_loop::Relay;
 use crate::kafka::admin;
 use crate::kafka::config;
-use crate::kafka::doorbell::RingAtEnd;
-use crate::kafka::publisher::with_signals_blocked;
+use crate::kafka::producer::handle::with_signals_blocked;
+use crate::kafka::wakeup_fd::RingAtEnd;
 
 /// Time for Kafka to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);

@@ -3,10 +3,10 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use event_outbox_domain::by_id::ById;
+use event_outbox_policy::delivery::id_ring::ById;
 
-use crate::pg::rows::RowIdentity;
-use crate::pg::settings::Limits;
+use crate::outbox::table::rows::RowIdentity;
+use crate::settings::Limits;
 
 /// An event in flight, as far as it is needed to settle it.
 #[derive(Debug)]

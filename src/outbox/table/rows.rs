@@ -8,14 +8,14 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 
-use event_outbox_domain::event::Event;
-use event_outbox_domain::size::{self, Size};
-use event_outbox_domain::timestamps;
-use event_outbox_domain::topic::MAX_TOPIC_BYTES;
+use event_outbox_policy::event::draft::Event;
+use event_outbox_policy::event::size::{self, Size};
+use event_outbox_policy::event::timestamps;
+use event_outbox_policy::event::topic::MAX_TOPIC_BYTES;
 use pgrx::prelude::*;
 
-use super::errors::Complaint;
-use super::{catalog, compat, varlena};
+use crate::pg::user_error::Complaint;
+use crate::pg::{catalog, compat, varlena};
 
 /// Which row is meant, though others may have come to its ctid or even its id since it was read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

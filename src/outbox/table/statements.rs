@@ -9,16 +9,16 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::sync::Arc;
 
-use event_outbox_domain::notify::Notification;
-use event_outbox_domain::sweep::Horizon;
+use event_outbox_policy::delivery::notify::Notification;
+use event_outbox_policy::reading::floor::Horizon;
 use pgrx::prelude::*;
 
-use super::acting::{Acting, Owner};
-use super::catalog;
-use super::compat;
-use super::process::force_setting;
 use super::rows::{Events, RowIdentity, RowPlace};
-use super::spi::{self, Access, Statement};
+use crate::pg::catalog;
+use crate::pg::compat;
+use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_context::{Acting, Owner};
+use crate::worker::process::force_setting;
 
 /// Where somebody has a trigger on the deletion; else rows are deleted in place. By ctid, which needs no index; and by
 /// event_id, since a ctid can come to hold another row.

@@ -30,7 +30,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
-use crate::backlog::Topic;
+use crate::reading::backlog::Topic;
 
 /// The identity of a topic and key, hashed by the caller. Two that collide merely wait for each other.
 /// `None` stands for an event without a key: it can wait itself, but nothing waits for it.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::topic;
+use crate::event::topic;
 
 /// How consumers are told: `event_outbox.notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

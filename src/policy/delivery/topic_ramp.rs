@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::order::Lane;
+use super::lanes::Lane;
 
 /// A group so large is no caution any more.
 const FREE: usize = 16_384;

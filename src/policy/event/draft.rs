@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::hash::BuildHasher;
 
-use crate::headers::{self, HeaderError};
-use crate::size::Size;
-use crate::topic;
+use super::headers::{self, HeaderError};
+use super::size::Size;
+use super::topic;
 
 /// Media type of a payload that `emit()` makes.
 pub const JSON: &str = "application/json";

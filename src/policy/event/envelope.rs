@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use crate::event::Event;
-use crate::headers;
+use super::draft::Event;
+use super::headers;
 
 const SPEC_VERSION: &str = "1.0";
 const CONTENT_TYPE: &str = "content-type";

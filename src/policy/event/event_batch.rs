@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-use crate::event::Event;
+use super::draft::Event;
 
 /// Events in the order in which they were pushed.
 #[derive(Debug, Default)]

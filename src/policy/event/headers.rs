@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::json;
+use super::json;
 
 /// The prefix of the CloudEvents attributes in the Kafka protocol binding: ours alone to write.
 pub const RESERVED_PREFIX: &str = "ce_";

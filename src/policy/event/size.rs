@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::topic;
+use super::topic;
 
 /// The most bytes of an event that any request can carry, and the most that `event_outbox.max_event_bytes` can be. A
 /// broker that is set up as usual closes the connection on a request of more than 104857600 bytes

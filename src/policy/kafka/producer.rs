@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::envelope::Envelope;
+use crate::event::envelope::Envelope;
 
 /// The way to Kafka, and what goes along it. Two that are equal make the same producer, but for the contents of
 /// the file.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::property_rules::{Rule, canonical, rule};
+use super::property_rules::{Rule, canonical, rule};
 
 /// The properties of one producer, in the order given.
 pub type Properties = Vec<(String, String)>;

@@ -1,6 +1,6 @@
 //! Takes secrets out of what librdkafka says, before anybody reads it.
 
-use crate::property_rules::{canonical, is_secret};
+use super::property_rules::{canonical, is_secret};
 
 /// Written in place of a secret.
 const STARS: &str = "********";

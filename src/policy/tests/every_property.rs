@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use event_outbox_domain::property_rules::{Rule, canonical, is_secret, rule};
+use event_outbox_policy::kafka::property_rules::{Rule, canonical, is_secret, rule};
 
 /// Where librdkafka's source lies, as cargo unpacked it.
 fn librdkafka() -> PathBuf {

@@ -2,12 +2,12 @@
 //! never in a panic. Bounded by the number of cases; `PROPTEST_CASES=1000000` looks further.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-use event_outbox_domain::envelope::{Envelope, default_source};
-use event_outbox_domain::event::{Draft, Event};
-use event_outbox_domain::headers::{self, HeaderError, RESERVED_PREFIX};
-use event_outbox_domain::json;
-use event_outbox_domain::properties::{self, PropertyError};
-use event_outbox_domain::topic::{self, Pattern};
+use event_outbox_policy::event::draft::{Draft, Event};
+use event_outbox_policy::event::envelope::{Envelope, default_source};
+use event_outbox_policy::event::headers::{self, HeaderError, RESERVED_PREFIX};
+use event_outbox_policy::event::json;
+use event_outbox_policy::event::topic::{self, Pattern};
+use event_outbox_policy::kafka::properties::{self, PropertyError};
 use proptest::prelude::*;
 use serde_json::Value;
 

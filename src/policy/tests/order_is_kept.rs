@@ -5,8 +5,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use event_outbox_domain::backlog::{Backlog, Ended, Topic};
-use event_outbox_domain::order::{Freed, Lane, Lanes, Micros};
+use event_outbox_policy::delivery::lanes::{Freed, Lane, Lanes, Micros};
+use event_outbox_policy::reading::backlog::{Backlog, Ended, Topic};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRunner};
 

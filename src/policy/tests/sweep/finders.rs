@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use event_outbox_domain::sweep::{Floor, Horizon, Reached};
+use event_outbox_policy::reading::floor::{Floor, Horizon, Reached};
 
 /// What the simulated relay asks.
 pub trait Finder {

@@ -1,6 +1,6 @@
 //! No pass misses a row that its snapshot shows, none is handed out twice, and at rest nothing is left.
 
-use event_outbox_domain::sweep::Floor;
+use event_outbox_policy::reading::floor::Floor;
 use proptest::strategy::Strategy;
 use proptest::test_runner::{Config, RngAlgorithm, RngSeed, TestCaseError, TestError, TestRunner};
 

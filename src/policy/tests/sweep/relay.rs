@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use event_outbox_domain::sweep::{Horizon, Reached};
+use event_outbox_policy::reading::floor::{Horizon, Reached};
 
 use crate::finders::Finder;
 use crate::postgres::{Postgres, Snapshot};

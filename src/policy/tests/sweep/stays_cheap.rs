@@ -1,6 +1,6 @@
 //! A long writing transaction costs one longer sweep when it ends, and nothing before.
 
-use event_outbox_domain::sweep::Floor;
+use event_outbox_policy::reading::floor::Floor;
 
 use crate::postgres::{Op, Postgres};
 use crate::relay::{IN_ORDER, Relay};

@@ -1,0 +1,9 @@
+//! Storing events: `emit()` and its siblings, the triggers of plain INSERTs, and who may write to which topic.
+//!
+//! Runs in: client backends.
+
+pub mod append;
+pub mod functions;
+pub mod topic_grants;
+pub mod triggers;
+pub mod try_emit;

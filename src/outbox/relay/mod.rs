@@ -1,0 +1,24 @@
+//! The relay: from the table to Kafka and back, one per database.
+//!
+//! [`main`] is the worker's entry point; it runs the [`Relay`](main_loop::Relay)'s loop. Only this main thread touches
+//! Postgres; only the Kafka thread, behind [`Publisher`](crate::kafka::producer::handle::Publisher), touches librdkafka.
+//!
+//! Runs in: a background worker, one for each database that has the extension.
+
+pub mod admin;
+pub mod faulty;
+pub mod listeners;
+pub mod locked_rows;
+pub mod main;
+pub mod main_loop;
+pub mod pause;
+pub mod producer;
+pub mod readers;
+pub mod readiness;
+pub mod settle;
+pub mod stalled_topics;
+pub mod sweep;
+pub mod unreplicated;
+pub mod wait_ready;
+pub mod watch;
+pub mod window;

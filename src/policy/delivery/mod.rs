@@ -1,0 +1,9 @@
+//! What becomes of an event between its reading and its settlement.
+
+pub mod attempts;
+pub mod bisection;
+pub mod id_ring;
+pub mod lanes;
+pub mod notify;
+pub mod outcome;
+pub mod topic_ramp;

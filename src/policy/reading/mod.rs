@@ -1,0 +1,5 @@
+//! Which rows to read next, and how soon.
+
+pub mod backlog;
+pub mod floor;
+pub mod pace;

@@ -1,0 +1,19 @@
+//! Background workers of a database: they are started, woken, sent away and seen by what is here.
+//!
+//! [`launcher`] starts one for each database that has the extension, in a slot of shared memory ([`slots`]);
+//! [`at_commit`] and [`lifecycle`] tell it of what sessions do.
+
+pub mod admin_request;
+pub mod at_commit;
+pub mod backoff;
+pub mod databases;
+pub mod launcher;
+pub mod lifecycle;
+pub mod listen;
+pub mod log;
+pub mod metrics;
+pub mod process;
+pub mod slots;
+pub mod state;
+pub mod transaction;
+pub mod vacate;
