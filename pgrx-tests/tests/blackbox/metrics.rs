@@ -153,10 +153,10 @@ fn alerts_and_dashboard_name_metrics_that_there_are() -> Result<()> {
 
 #[test]
 fn the_metrics_are_all_documented() -> Result<()> {
-    let page = fs::read_to_string(layout::repository().join("docs/monitoring.md"))?;
+    let page = fs::read_to_string(layout::repository().join("docs/operations/monitoring.md"))?;
     assert_eq!(named_in(&page), metrics()?);
     for alert in monitoring("alerts.yaml")?.lines().filter_map(|line| line.trim().strip_prefix("- alert: ")) {
-        assert!(page.contains(&format!("`{alert}`")), "{alert} is not in docs/monitoring.md");
+        assert!(page.contains(&format!("`{alert}`")), "{alert} is not in docs/operations/monitoring.md");
     }
     Ok(())
 }
