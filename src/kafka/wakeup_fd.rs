@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 /// Rung by one thread, waited for by another.
 #[derive(Debug)]
-pub struct Doorbell(OwnedFd);
+pub struct WakeupFd(OwnedFd);
 
-impl Doorbell {
+impl WakeupFd {
     /// A bell that has not been rung.
     ///
     /// # Errors
@@ -22,14 +22,14 @@ impl Doorbell {
     }
 
     /// Rings; stays rung until answered.
-    pub fn ring(&self) {
+    pub fn set(&self) {
         let one = 1_u64.to_ne_bytes();
         // SAFETY: writes 8 bytes that exist. It can fail only where the bell has rung 2^64 times already.
         unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
     /// Takes note: the bell is silent until it is rung again. What it was rung for is looked for afterwards.
-    pub fn answer(&self) {
+    pub fn clear(&self) {
         let mut count = [0_u8; 8];
         // SAFETY: reads 8 bytes into an array of 8; does not block.
         unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
@@ -43,10 +43,10 @@ impl Doorbell {
 }
 
 /// Rings when its thread ends, however it does: who waits for the thread is to look.
-pub struct RingAtEnd(pub Arc<Doorbell>);
+pub struct SignalAtEnd(pub Arc<WakeupFd>);
 
-impl Drop for RingAtEnd {
+impl Drop for SignalAtEnd {
     fn drop(&mut self) {
-        self.0.ring();
+        self.0.set();
     }
 }

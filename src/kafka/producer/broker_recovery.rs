@@ -1,4 +1,4 @@
-//! A reminder for librdkafka of the brokers that it began with.
+//! A recovery for librdkafka of the brokers that it began with.
 //!
 //! A cluster tells of no broker at all while its only one, or the last of them, is about to join it again.
 //! librdkafka then forgets all it knew, those it began with too; it says nothing, and would never look for any
@@ -22,13 +22,13 @@ use super::callbacks::Context;
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
 
 /// When to look whether a producer must be reminded.
-pub struct Reminder {
+pub struct BrokerRecovery {
     servers: CString,
     at: Instant,
     pause: Duration,
 }
 
-impl Reminder {
+impl BrokerRecovery {
     /// For a producer of this configuration.
     #[must_use]
     pub fn new(config: &ClientConfig) -> Self {

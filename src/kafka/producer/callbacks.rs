@@ -17,7 +17,7 @@ use crate::kafka::error_class;
 
 /// What the callbacks have noted since the last look.
 #[derive(Debug, Default)]
-pub struct Notes {
+pub struct CallbackLog {
     /// Delivery reports.
     pub reports: Vec<Report>,
     /// Something went wrong: it is to be found out whether any broker still answers, since librdkafka does not
@@ -41,7 +41,7 @@ pub struct Notes {
 /// taken out.
 #[derive(Debug, Default, Clone)]
 pub struct Context {
-    notes: Arc<Mutex<Notes>>,
+    notes: Arc<Mutex<CallbackLog>>,
     redactor: Arc<Redactor>,
 }
 
@@ -59,14 +59,14 @@ impl Context {
     }
 
     /// The notes, to read and to empty.
-    pub fn notes(&self) -> MutexGuard<'_, Notes> {
+    pub fn callback_log(&self) -> MutexGuard<'_, CallbackLog> {
         self.notes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that an event for `topic` could not be published.
+    /// CallbackLog that an event for `topic` could not be published.
     pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
         let outcome = error_class::outcome(error);
-        let mut notes = self.notes();
+        let mut notes = self.callback_log();
         if let Outcome::Failed { failure: Failure::Stopped, error, .. } = &outcome {
             notes.stopped.get_or_insert_with(|| error.clone());
         }
@@ -82,14 +82,14 @@ impl Context {
         notes.reports.push(Report { id, outcome });
     }
 
-    /// Notes that an event could not be handed over for now.
+    /// CallbackLog that an event could not be handed over for now.
     pub fn put_off(&self, id: i64) {
         let outcome = Outcome::Failed {
             failure: Failure::Outage,
             class: "other",
             error: "no producer could be made".into(),
         };
-        self.notes().reports.push(Report { id, outcome });
+        self.callback_log().reports.push(Report { id, outcome });
     }
 }
 
@@ -101,7 +101,7 @@ impl ClientContext for Context {
             _ if facility == "FATAL" => tracing::debug!("Kafka: {facility}: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::warn!("Kafka: {facility}: {message}");
-                self.notes().has_spoken = true;
+                self.callback_log().has_spoken = true;
             }
             // Connection trouble repeats with every try. It is told once, as the state of the relay;
             // librdkafka's own lines are for those who look closer.
@@ -109,7 +109,7 @@ impl ClientContext for Context {
         }
         // Of requests that no broker answers, librdkafka speaks in its log only.
         if matches!(facility, "REQTMOUT" | "FAIL") {
-            let mut notes = self.notes();
+            let mut notes = self.callback_log();
             notes.trouble = true;
             notes.cause = Some(message);
         }
@@ -118,7 +118,7 @@ impl ClientContext for Context {
     /// Called where the user has set `statistics.interval.ms`.
     fn stats(&self, told: Statistics) {
         let trips = || told.brokers.values().filter_map(|broker| broker.rtt.as_ref());
-        self.notes().statistics = Some(KafkaStatistics {
+        self.callback_log().statistics = Some(KafkaStatistics {
             // librdkafka's own time is in seconds.
             taken_at: told.time.saturating_mul(1_000_000),
             round_trip: trips().map(|trip| trip.avg).max().unwrap_or(0),
@@ -130,7 +130,7 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let reason = self.redact(reason);
-        let mut notes = self.notes();
+        let mut notes = self.callback_log();
         match error.rdkafka_error_code() {
             // A fatal error comes here by the name of what caused it: `trouble` has the producers asked. This one's
             // cause is no trouble.
@@ -156,7 +156,7 @@ impl ProducerContext for Context {
         match result {
             Ok(message) => {
                 let outcome = Outcome::Delivered { partition: message.partition(), offset: message.offset() };
-                self.notes().reports.push(Report { id, outcome });
+                self.callback_log().reports.push(Report { id, outcome });
             }
             Err((error, message)) => self.failed(id, message.topic(), error),
         }

@@ -12,11 +12,11 @@ use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
-use super::broker_recovery::Reminder;
+use super::broker_recovery::BrokerRecovery;
 use super::callbacks::Context;
 use super::existence::Existence;
 use super::record::{Record, Topic};
-use crate::kafka::wakeup_fd::Doorbell;
+use crate::kafka::wakeup_fd::WakeupFd;
 
 /// How long to let librdkafka work when its queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
@@ -26,18 +26,18 @@ pub struct Client {
     // Before the producer, so that it is given back before the producer ends.
     queue: MainQueue,
     producer: BaseProducer<Context>,
-    reminder: Reminder,
+    recovery: BrokerRecovery,
 }
 
 impl Client {
-    /// Has `call` rung when there is something to serve.
+    /// Has `wakeup` rung when there is something to serve.
     ///
     /// # Errors
     /// librdkafka's, if it does not take the configuration.
-    pub fn open(config: &ClientConfig, context: Context, call: &Doorbell) -> Result<Self, KafkaError> {
+    pub fn open(config: &ClientConfig, context: Context, wakeup: &WakeupFd) -> Result<Self, KafkaError> {
         let producer: BaseProducer<Context> = BaseProducer::from_config_and_context(config, context)?;
-        let queue = MainQueue::of(&producer, call);
-        Ok(Self { queue, producer, reminder: Reminder::new(config) })
+        let queue = MainQueue::of(&producer, wakeup);
+        Ok(Self { queue, producer, recovery: BrokerRecovery::new(config) })
     }
 
     /// Hands events to librdkafka, each given with the place of its topic in `topics`. What becomes of them is noted, now
@@ -106,14 +106,14 @@ impl Client {
     }
 
     /// Reminds librdkafka of its brokers, if need be and if it is time. `none_answers`: it has asked them, and waited.
-    pub fn remind(&mut self, none_answers: bool) {
-        self.reminder.look(&self.producer, none_answers);
+    pub fn recover_brokers(&mut self, none_answers: bool) {
+        self.recovery.look(&self.producer, none_answers);
     }
 
     /// When it will be time.
     #[must_use]
-    pub fn next_reminder(&self) -> Option<Instant> {
-        (!self.is_idle()).then(|| self.reminder.at())
+    pub fn next_recovery(&self) -> Option<Instant> {
+        (!self.is_idle()).then(|| self.recovery.at())
     }
 
     /// Why it takes no more events, if it does not, and in words.
@@ -155,15 +155,15 @@ struct MainQueue {
 }
 
 impl MainQueue {
-    /// Has `call` rung when something arrives.
-    fn of(producer: &BaseProducer<Context>, call: &Doorbell) -> Self {
+    /// Has `wakeup` rung when something arrives.
+    fn of(producer: &BaseProducer<Context>, wakeup: &WakeupFd) -> Self {
         let client = producer.client().native_ptr();
         let one = 1_u64.to_ne_bytes();
         // SAFETY: the client is alive. librdkafka copies the bytes and writes them to the descriptor, which
         // outlives the producer since the thread owns it.
         unsafe {
             let queue = rdsys::rd_kafka_queue_get_main(client);
-            rdsys::rd_kafka_queue_io_event_enable(queue, call.fd(), one.as_ptr().cast(), one.len());
+            rdsys::rd_kafka_queue_io_event_enable(queue, wakeup.fd(), one.as_ptr().cast(), one.len());
             Self { queue, client }
         }
     }

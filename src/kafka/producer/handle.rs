@@ -7,91 +7,61 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
-use event_outbox_policy::delivery::outcome::Report;
-use event_outbox_policy::event::event_batch::Packed;
 use event_outbox_policy::kafka::producer::ProducerConfig;
-use event_outbox_policy::kafka::statistics::KafkaStatistics;
 
+use super::messages::{ProduceBatch, ProducerEvent};
 use super::thread::KafkaThread;
 use crate::kafka::config::{self, ConfigError};
-use crate::kafka::wakeup_fd::Doorbell;
+use crate::kafka::wakeup_fd::WakeupFd;
 
 /// Batches that may wait for the Kafka thread. Their events are bounded by the window in flight.
 const WAITING_BATCHES: usize = 64;
 
-/// Pieces of news that may wait for the main thread; the Kafka thread stops for it beyond that.
-const WAITING_NEWS: usize = 1024;
+/// What the producer tells that may wait for the main thread; the Kafka thread stops for it beyond that.
+const WAITING_EVENTS: usize = 1024;
 
 /// How often a stopping publisher looks whether its thread has ended, in the last moments.
 const JOIN_STEP: Duration = Duration::from_millis(2);
 
-/// Events handed over together, in the order of their ids.
-#[derive(Debug, Default)]
-pub struct Batch {
-    /// For the producer of nearly all events.
-    pub common: Packed,
-    /// For the one of what may be refused.
-    pub apart: Packed,
-}
-
-/// What the Kafka thread tells.
-#[derive(Debug)]
-pub enum News {
-    /// What became of events.
-    Reports(Vec<Report>),
-    /// A broker answers.
-    Connected,
-    /// None does, and why.
-    Disconnected(String),
-    /// What librdkafka tells of itself, where it is asked to.
-    Statistics(KafkaStatistics),
-    /// The producer has stopped, so that nothing comes before what the broker refused.
-    Gap,
-    /// The producer has nothing to do, and knows topics that it had better forget.
-    Stale,
-    /// The producer cannot be used, or no longer, and why.
-    Broken(String),
-}
-
 /// A producer on a thread of its own.
 #[derive(Debug)]
-pub struct Publisher {
-    batches: Sender<Batch>,
-    news: Receiver<News>,
-    call: Arc<Doorbell>,
+pub struct ProducerHandle {
+    batches: Sender<ProduceBatch>,
+    events: Receiver<ProducerEvent>,
+    wakeup: Arc<WakeupFd>,
     thread: JoinHandle<()>,
 }
 
-impl Publisher {
-    /// Starts the thread, which makes the producer. `bell` rings when there is news.
+impl ProducerHandle {
+    /// Starts the thread, which makes the producer. `main_wakeup` is set when it has something to tell.
     ///
     /// # Errors
     /// [`StartError`]: the settings are wrong, or the system has no thread or descriptor left.
-    pub fn start(producer: &ProducerConfig, bell: Arc<Doorbell>) -> Result<Self, StartError> {
+    pub fn start(producer: &ProducerConfig, main_wakeup: Arc<WakeupFd>) -> Result<Self, StartError> {
         let client_config = config::client_config(producer).map_err(StartError::Config)?;
-        let call = Arc::new(Doorbell::new().map_err(StartError::System)?);
+        let wakeup = Arc::new(WakeupFd::new().map_err(StartError::System)?);
         let (batches, from_main) = bounded(WAITING_BATCHES);
-        let (to_main, news) = bounded(WAITING_NEWS);
-        let thread = KafkaThread::new(
-            client_config,
-            producer.envelope.clone(),
-            from_main,
-            to_main,
-            call.clone(),
-            bell,
-        );
+        let (to_main, events) = bounded(WAITING_EVENTS);
+        let thread = KafkaThread {
+            config: client_config,
+            envelope: producer.envelope.clone(),
+            batches: from_main,
+            events: to_main,
+            wakeup: wakeup.clone(),
+            main_wakeup,
+        };
         let thread = with_signals_blocked(|| {
             std::thread::Builder::new().name("kafka".into()).spawn(move || thread.run())
         });
-        Ok(Self { batches, news, call, thread: thread.map_err(StartError::System)? })
+        Ok(Self { batches, events, wakeup, thread: thread.map_err(StartError::System)? })
     }
 
     /// Hands over a batch; `false` if it is not taken, since the thread has enough to do for now.
     #[must_use]
-    pub fn publish(&self, batch: Batch) -> bool {
+    pub fn publish(&self, batch: ProduceBatch) -> bool {
         let taken = self.batches.try_send(batch).is_ok();
         if taken {
-            self.call.ring();
+            self.wakeup.set();
         }
         taken
     }
@@ -109,17 +79,17 @@ impl Publisher {
     }
 
     /// The news that have arrived.
-    pub fn news(&self) -> impl Iterator<Item = News> + '_ {
-        self.news.try_iter()
+    pub fn events(&self) -> impl Iterator<Item = ProducerEvent> + '_ {
+        self.events.try_iter()
     }
 
     /// Ends the thread and its producer; what is still in flight becomes unknown. Says whether it ended
     /// by `deadline`; else it is left alone, and ends with the process.
     pub fn stop(self, deadline: Instant) -> bool {
-        let Self { batches, news, call, thread } = self;
+        let Self { batches, events, wakeup, thread } = self;
         // Without its channels the thread ends, whatever it waits for.
-        drop((batches, news));
-        call.ring();
+        drop((batches, events));
+        wakeup.set();
         while !thread.is_finished() {
             if Instant::now() >= deadline {
                 return false;

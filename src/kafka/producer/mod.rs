@@ -5,5 +5,6 @@ pub mod callbacks;
 pub mod client;
 pub mod existence;
 pub mod handle;
+pub mod messages;
 pub mod record;
 pub mod thread;

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_policy::delivery::outcome::Outcome;
 use event_outbox_policy::event::envelope::Envelope;
-use event_outbox_policy::event::event_batch::Packed;
+use event_outbox_policy::event::event_batch::EventBatch;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::callbacks::Context;
 use super::client::Client;
 use super::existence::Existence;
-use super::handle::{Batch, News};
+use super::messages::{ProduceBatch, ProducerEvent};
 use crate::failpoints;
 use crate::kafka::config;
-use crate::kafka::wakeup_fd::{Doorbell, RingAtEnd};
+use crate::kafka::wakeup_fd::{SignalAtEnd, WakeupFd};
 
 /// Time for a broker to answer whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -34,8 +34,8 @@ const SERVE_EVERY: usize = 256;
 /// Time between two looks at a producer that has stopped, until all its events have come back.
 const STOPPED_LOOK: Duration = Duration::from_millis(5);
 
-/// How long the producer apart is kept when it has nothing to do.
-const APART_IDLE: Duration = Duration::from_secs(30);
+/// How long the quarantine producer is kept when it has nothing to do.
+const QUARANTINE_IDLE: Duration = Duration::from_secs(30);
 
 /// How long the producers have had nothing to do when it is asked whether they know too much.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
@@ -44,39 +44,26 @@ const FORGET_AFTER: Duration = Duration::from_secs(30);
 const MOST_OPENED: usize = 2_000;
 const MOST_GHOSTS: usize = 100;
 
-/// Everything the thread owns.
+/// What the thread is given: its ends of both channels, the descriptor that it sleeps on, and that of the main thread.
 pub struct KafkaThread {
-    config: ClientConfig,
-    envelope: Envelope,
-    batches: Receiver<Batch>,
-    news: Sender<News>,
-    call: Arc<Doorbell>,
-    bell: Arc<Doorbell>,
+    pub(super) config: ClientConfig,
+    pub(super) envelope: Envelope,
+    pub(super) batches: Receiver<ProduceBatch>,
+    pub(super) events: Sender<ProducerEvent>,
+    pub(super) wakeup: Arc<WakeupFd>,
+    pub(super) main_wakeup: Arc<WakeupFd>,
 }
 
 impl KafkaThread {
-    /// To be run on a thread of its own: `call` is the bell it answers, `bell` the one it rings.
-    #[must_use]
-    pub fn new(
-        config: ClientConfig,
-        envelope: Envelope,
-        batches: Receiver<Batch>,
-        news: Sender<News>,
-        call: Arc<Doorbell>,
-        bell: Arc<Doorbell>,
-    ) -> Self {
-        Self { config, envelope, batches, news, call, bell }
-    }
-
     /// Makes the producer and works until the main thread lets go of its channels.
     pub fn run(self) {
-        let _ringing = RingAtEnd(self.bell.clone());
+        let _ringing = SignalAtEnd(self.main_wakeup.clone());
         match Session::open(&self) {
             Ok(mut session) => while session.turn().is_ok() {},
             Err(error) => {
                 // Should the main thread be gone, nobody needs to know.
-                let _ = self.news.send(News::Broken(config::in_words(&self.config, &error)));
-                self.bell.ring();
+                let _ = self.events.send(ProducerEvent::Broken(config::in_words(&self.config, &error)));
+                self.main_wakeup.set();
             }
         }
     }
@@ -90,11 +77,11 @@ struct Session<'a> {
     thread: &'a KafkaThread,
     context: Context,
     /// Stops at the first gap in a sequence, so that nothing comes before what was refused.
-    common: Client,
+    gapless: Client,
     /// For what is likely to be refused: it goes on. Made when there is such.
-    apart: Option<Client>,
+    quarantine: Option<Client>,
     /// Until when to keep it.
-    apart_until: Instant,
+    quarantine_until: Instant,
     /// While it is not known that a broker answers.
     probe: Option<Probe>,
     /// A producer has stopped, and the main thread knows.
@@ -132,14 +119,14 @@ impl Probe {
 impl<'a> Session<'a> {
     fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
         let context = Context::new(config::redactor(&thread.config));
-        let common = Client::open(&thread.config, context.clone(), &thread.call)?;
-        let (apart_until, probe) = (Instant::now(), Some(Probe::soon()));
+        let gapless = Client::open(&thread.config, context.clone(), &thread.wakeup)?;
+        let (quarantine_until, probe) = (Instant::now(), Some(Probe::soon()));
         Ok(Self {
             thread,
             context,
-            common,
-            apart: None,
-            apart_until,
+            gapless,
+            quarantine: None,
+            quarantine_until,
             probe,
             stopped: false,
             existence: Existence::default(),
@@ -151,13 +138,13 @@ impl<'a> Session<'a> {
     /// One turn: sleep until there is something to do, do it, tell of it.
     fn turn(&mut self) -> Result<(), Closed> {
         self.serve();
-        self.tell()?;
+        self.report()?;
         self.sleep();
-        self.thread.call.answer();
+        self.thread.wakeup.clear();
         self.take_batches()?;
         self.refresh_topics();
         self.tidy();
-        self.remind();
+        self.recover_brokers();
         self.forget()?;
         self.look_for_broker()
     }
@@ -165,9 +152,9 @@ impl<'a> Session<'a> {
     fn take_batches(&mut self) -> Result<(), Closed> {
         loop {
             match self.thread.batches.try_recv() {
-                Ok(Batch { common, apart }) => {
-                    self.produce(&common, |session| Some(&session.common))?;
-                    self.produce(&apart, Self::apart)?;
+                Ok(ProduceBatch { gapless, quarantine }) => {
+                    self.produce(&gapless, |session| Some(&session.gapless))?;
+                    self.produce(&quarantine, Self::quarantine)?;
                 }
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Closed),
@@ -177,7 +164,7 @@ impl<'a> Session<'a> {
 
     fn produce(
         &mut self,
-        batch: &Packed,
+        batch: &EventBatch,
         client: impl Fn(&mut Self) -> Option<&Client>,
     ) -> Result<(), Closed> {
         let missing = self.missing(batch.topics());
@@ -198,9 +185,9 @@ impl<'a> Session<'a> {
                 None => some.for_each(|(_, event)| self.context.put_off(event.id)),
             }
             self.serve();
-            self.tell()?;
+            self.report()?;
         }
-        failpoints::after_produce(self.common.handle());
+        failpoints::after_produce(self.gapless.handle());
         Ok(())
     }
 
@@ -210,7 +197,7 @@ impl<'a> Session<'a> {
         let mut missing = HashSet::new();
         // Where Kafka may create topics, it is the producer's question that makes it do so.
         if !self.unanswered && !config::creates_topics(&self.thread.config) {
-            match self.common.missing(&mut self.existence, topics, PROBE_TIMEOUT) {
+            match self.gapless.missing(&mut self.existence, topics, PROBE_TIMEOUT) {
                 Some(found) => missing = found,
                 None => {
                     self.unanswered = true;
@@ -226,12 +213,13 @@ impl<'a> Session<'a> {
     /// Tells the main thread if the producers have nothing to do, and know what they had better forget: too much, or
     /// topics that Kafka would create again, should they be deleted, when librdkafka asks about them.
     fn forget(&mut self) -> Result<(), Closed> {
-        let gone = std::mem::take(&mut self.context.notes().gone_topics);
+        let gone = std::mem::take(&mut self.context.callback_log().gone_topics);
         gone.iter().for_each(|topic| self.existence.is_gone(topic));
         if self.forget_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        if !self.common.is_idle() || self.apart.as_ref().is_some_and(|apart| !apart.is_idle()) {
+        if !self.gapless.is_idle() || self.quarantine.as_ref().is_some_and(|quarantine| !quarantine.is_idle())
+        {
             self.forget_at = Some(Instant::now() + FORGET_AFTER);
             return Ok(());
         }
@@ -239,53 +227,53 @@ impl<'a> Session<'a> {
         let (opened, ghosts) = (self.existence.opened(), self.existence.ghosts());
         let creates = config::creates_topics(&self.thread.config) && opened > 0;
         if creates || opened > MOST_OPENED || ghosts > MOST_GHOSTS {
-            return self.send(News::Stale);
+            return self.send(ProducerEvent::Stale);
         }
         Ok(())
     }
 
-    /// The producer apart, made now if need be.
-    fn apart(&mut self) -> Option<&Client> {
-        self.apart_until = Instant::now() + APART_IDLE;
-        if self.apart.is_none() {
+    /// The quarantine producer, made now if there is none.
+    fn quarantine(&mut self) -> Option<&Client> {
+        self.quarantine_until = Instant::now() + QUARANTINE_IDLE;
+        if self.quarantine.is_none() {
             let config = config::going_on(&self.thread.config);
-            // It is the common one's configuration, which librdkafka has taken: what may lack is a thread.
-            self.apart = Client::open(&config, self.context.clone(), &self.thread.call).ok();
+            // This is the configuration of the gapless one, which librdkafka has taken: what may lack is a thread.
+            self.quarantine = Client::open(&config, self.context.clone(), &self.thread.wakeup).ok();
         }
-        self.apart.as_ref()
+        self.quarantine.as_ref()
     }
 
-    /// Calls back what the common producer holds if it has stopped. Gives the producer apart up when it has had
-    /// nothing to do for a while.
+    /// Purges what the gapless producer holds once it has stopped. Closes the quarantine producer when it has been idle
+    /// for a while.
     fn tidy(&mut self) {
         if self.is_stopping() {
-            self.common.give_up_queued();
+            self.gapless.give_up_queued();
         }
-        if Instant::now() >= self.apart_until && self.apart.as_ref().is_some_and(Client::is_idle) {
-            self.apart = None;
+        if Instant::now() >= self.quarantine_until && self.quarantine.as_ref().is_some_and(Client::is_idle) {
+            self.quarantine = None;
         }
     }
 
-    fn remind(&mut self) {
+    fn recover_brokers(&mut self) {
         let none_answers = self.probe.as_ref().is_some_and(Probe::has_failed);
-        self.common.remind(none_answers);
-        self.apart.iter_mut().for_each(|apart| apart.remind(none_answers));
+        self.gapless.recover_brokers(none_answers);
+        self.quarantine.iter_mut().for_each(|quarantine| quarantine.recover_brokers(none_answers));
     }
 
-    /// Whether the common producer has stopped, and has events that are to come back.
+    /// Whether the gapless producer has stopped, and has events that are to come back.
     fn is_stopping(&self) -> bool {
-        self.stopped && !self.common.is_idle()
+        self.stopped && !self.gapless.is_idle()
     }
 
     fn serve(&self) {
-        self.common.serve();
-        self.apart.iter().for_each(Client::serve);
+        self.gapless.serve();
+        self.quarantine.iter().for_each(Client::serve);
     }
 
     /// Tells the main thread what was noted.
-    fn tell(&mut self) -> Result<(), Closed> {
+    fn report(&mut self) -> Result<(), Closed> {
         let (reports, trouble, stopped, has_spoken, statistics) = {
-            let mut notes = self.context.notes();
+            let mut notes = self.context.callback_log();
             (
                 std::mem::take(&mut notes.reports),
                 std::mem::take(&mut notes.trouble),
@@ -297,20 +285,20 @@ impl<'a> Session<'a> {
         // Before the reports, of which those of the refused batch are the reason.
         let fatal = if trouble || stopped.is_some() { self.fatal_error() } else { None };
         if fatal.is_some() || stopped.is_some() {
-            self.tell_stopped(fatal, stopped.unwrap_or_default())?;
+            self.report_stopped(fatal, stopped.unwrap_or_default())?;
         }
         let delivered = reports.iter().any(|report| matches!(report.outcome, Outcome::Delivered { .. }));
         if !reports.is_empty() {
-            self.send(News::Reports(reports))?;
+            self.send(ProducerEvent::Reports(reports))?;
         }
         if delivered && self.probe.is_some() {
             self.connected()?;
         }
         if has_spoken {
-            self.thread.bell.ring();
+            self.thread.main_wakeup.set();
         }
         if let Some(statistics) = statistics {
-            self.send(News::Statistics(statistics))?;
+            self.send(ProducerEvent::Statistics(statistics))?;
         }
         if trouble {
             self.probe.get_or_insert_with(Probe::soon);
@@ -320,12 +308,13 @@ impl<'a> Session<'a> {
 
     /// Why a producer takes no more events, if one does not, and in words.
     fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
-        let (code, reason) = self.common.fatal_error().or_else(|| self.apart.as_ref()?.fatal_error())?;
+        let (code, reason) =
+            self.gapless.fatal_error().or_else(|| self.quarantine.as_ref()?.fatal_error())?;
         Some((code, self.context.redact(&reason)))
     }
 
     /// A producer takes no more events. One that stopped at a gap has only kept its promise.
-    fn tell_stopped(
+    fn report_stopped(
         &mut self,
         fatal: Option<(RDKafkaErrorCode, String)>,
         reason: String,
@@ -334,32 +323,32 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         match fatal {
-            Some((RDKafkaErrorCode::GaplessGuarantee, _)) => self.send(News::Gap),
-            Some((_, reason)) => self.send(News::Broken(reason)),
-            None => self.send(News::Broken(reason)),
+            Some((RDKafkaErrorCode::GaplessGuarantee, _)) => self.send(ProducerEvent::Gap),
+            Some((_, reason)) => self.send(ProducerEvent::Broken(reason)),
+            None => self.send(ProducerEvent::Broken(reason)),
         }
     }
 
     /// Sends and rings. Where there is no room, the main thread is behind: it is waited for.
-    fn send(&self, news: News) -> Result<(), Closed> {
-        let sent = match self.thread.news.try_send(news) {
-            Err(TrySendError::Full(news)) => {
-                self.thread.bell.ring();
-                self.thread.news.send(news).map_err(|_| Closed)
+    fn send(&self, event: ProducerEvent) -> Result<(), Closed> {
+        let sent = match self.thread.events.try_send(event) {
+            Err(TrySendError::Full(event)) => {
+                self.thread.main_wakeup.set();
+                self.thread.events.send(event).map_err(|_| Closed)
             }
             other => other.map_err(|_| Closed),
         };
-        self.thread.bell.ring();
+        self.thread.main_wakeup.set();
         sent
     }
 
     /// Asks anew about topics for which an event was refused: partitions may have been added, of which the
     /// producer would else learn within minutes only. The refused event's next attempt then finds them.
     fn refresh_topics(&self) {
-        let stale = std::mem::take(&mut self.context.notes().stale_topics);
+        let stale = std::mem::take(&mut self.context.callback_log().stale_topics);
         for topic in stale {
-            self.common.refresh(&topic, PROBE_TIMEOUT);
-            self.apart.iter().for_each(|apart| apart.refresh(&topic, PROBE_TIMEOUT));
+            self.gapless.refresh(&topic, PROBE_TIMEOUT);
+            self.quarantine.iter().for_each(|quarantine| quarantine.refresh(&topic, PROBE_TIMEOUT));
         }
     }
 
@@ -368,37 +357,38 @@ impl<'a> Session<'a> {
         if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
             return Ok(());
         }
-        if self.common.broker_answers(PROBE_TIMEOUT) {
+        if self.gapless.broker_answers(PROBE_TIMEOUT) {
             return self.connected();
         }
         self.serve();
         if let Some(probe) = &mut self.probe {
             probe.later();
         }
-        let cause = self.context.notes().cause.clone();
+        let cause = self.context.callback_log().cause.clone();
         // Told at each try: the cause may have become another.
-        self.send(News::Disconnected(cause.unwrap_or_else(|| "no answer in time".into())))
+        self.send(ProducerEvent::Disconnected(cause.unwrap_or_else(|| "no answer in time".into())))
     }
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
         self.unanswered = false;
-        self.context.notes().cause = None;
-        self.send(News::Connected)
+        self.context.callback_log().cause = None;
+        self.send(ProducerEvent::Connected)
     }
 
     /// Until the main thread rings, librdkafka does, or there is something to do without them.
     fn sleep(&self) {
         let probe = self.probe.as_ref().map(|probe| probe.at);
-        let tidy = self.apart.as_ref().map(|_| self.apart_until);
+        let tidy = self.quarantine.as_ref().map(|_| self.quarantine_until);
         let look = self.is_stopping().then(|| Instant::now() + STOPPED_LOOK);
-        let remind = std::iter::once(&self.common).chain(&self.apart).filter_map(Client::next_reminder).min();
+        let remind =
+            std::iter::once(&self.gapless).chain(&self.quarantine).filter_map(Client::next_recovery).min();
         let timeout =
             [probe, tidy, look, remind, self.forget_at].into_iter().flatten().min().map_or(-1, |until| {
                 let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
                 i32::try_from(left).unwrap_or(i32::MAX)
             });
-        let mut wait = libc::pollfd { fd: self.thread.call.fd(), events: libc::POLLIN, revents: 0 };
+        let mut wait = libc::pollfd { fd: self.thread.wakeup.fd(), events: libc::POLLIN, revents: 0 };
         // SAFETY: one descriptor, which lives as long as the thread.
         unsafe { libc::poll(&mut wait, 1, timeout) };
     }

@@ -5,7 +5,7 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
 use super::main_loop::Relay;
 use crate::kafka::producer::handle::with_signals_blocked;
-use crate::kafka::wakeup_fd::RingAtEnd;
+use crate::kafka::wakeup_fd::SignalAtEnd;
 use crate::kafka::{admin, config};
 use crate::worker::admin_request::{Ticket, mailbox};
 
@@ -13,30 +13,30 @@ use crate::worker::admin_request::{Ticket, mailbox};
 const MOST_TOPICS: usize = 500;
 
 /// One that is under way.
-pub(super) struct Errand {
+pub(super) struct AdminTask {
     ticket: Ticket,
     answer: Receiver<String>,
 }
 
 impl Relay {
     /// Answers the errand that is done, and takes the next. One that nobody waits for any more ends by itself, soon.
-    pub(super) fn run_errands(&mut self) {
-        if let Some(Errand { ticket, answer }) = self.errand.take() {
+    pub(super) fn run_admin_tasks(&mut self) {
+        if let Some(AdminTask { ticket, answer }) = self.admin_task.take() {
             match answer.try_recv() {
                 Ok(answer) => reply(ticket, &answer),
                 Err(TryRecvError::Disconnected) => {
                     let detail = "Its thread ended before it was done.";
                     reply(ticket, &admin::refuse("other", "the request to Kafka failed", detail));
                 }
-                Err(TryRecvError::Empty) => self.errand = Some(Errand { ticket, answer }),
+                Err(TryRecvError::Empty) => self.admin_task = Some(AdminTask { ticket, answer }),
             }
         }
-        if self.errand.is_some() {
+        if self.admin_task.is_some() {
             return;
         }
         if let Some((ticket, request)) = mailbox().fetch() {
             match self.begin(ticket, request) {
-                Ok(answer) => self.errand = Some(Errand { ticket, answer }),
+                Ok(answer) => self.admin_task = Some(AdminTask { ticket, answer }),
                 Err(refusal) => reply(ticket, &refusal),
             }
         }
@@ -50,12 +50,12 @@ impl Relay {
             .map(|config| config::for_requests(&config))
             .map_err(|error| refuse(error.to_string()))?;
         let (give, answer) = bounded(1);
-        let bell = self.bell.clone();
+        let bell = self.kafka_wakeup.clone();
         let interest = mailbox().interest(ticket);
         let met = self.topics.iter().take(MOST_TOPICS).cloned().collect();
         let work = move || {
             // Dropped after the answer is given.
-            let _ringing = RingAtEnd(bell);
+            let _ringing = SignalAtEnd(bell);
             // Should the relay be gone, nobody needs to know.
             let _ = give.send(admin::run(&config, &request, met, &|| interest.is_there()));
         };

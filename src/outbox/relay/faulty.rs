@@ -80,7 +80,7 @@ impl Faulty {
 impl Relay {
     /// Tries those again that are set aside, when it is time to.
     pub(super) fn retry_faulty(&mut self) {
-        if !self.faulty.is_due() || !self.database.is_over() {
+        if !self.faulty.is_due() || !self.db_backoff.is_over() {
             return;
         }
         let count = self.faulty.count().min(self.settings.batch_size);

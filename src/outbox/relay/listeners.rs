@@ -87,7 +87,7 @@ impl Relay {
 
     /// Tries to tell listeners what they have missed, when it is time to.
     pub(super) fn tell_untold(&mut self) {
-        if self.listeners.are_reachable() || !self.listeners.pause.is_over() || !self.database.is_over() {
+        if self.listeners.are_reachable() || !self.listeners.pause.is_over() || !self.db_backoff.is_over() {
             return;
         }
         let told = transaction::run(c"event_outbox: telling listeners what they missed", || {
@@ -105,7 +105,7 @@ impl Relay {
                 self.listeners = Listeners::default();
                 tracing::info!("listeners have been told what they missed while the NOTIFY queue was full");
             }
-            Ok(None) => self.gone = true,
+            Ok(None) => self.extension_dropped = true,
             Err(failed) if is_full_queue(&failed) => {
                 self.listeners.pause.failed();
                 self.slot.show_error(TEXT);

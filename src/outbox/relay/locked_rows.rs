@@ -16,21 +16,21 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 
 /// Reports of events whose rows are locked.
 #[derive(Debug)]
-pub struct Held {
+pub struct LockedRows {
     reports: Vec<Report>,
     pause: Pause,
 }
 
-impl Default for Held {
+impl Default for LockedRows {
     fn default() -> Self {
         Self { reports: Vec::new(), pause: Pause::new(PAUSE.0, PAUSE.1) }
     }
 }
 
-impl Held {
+impl LockedRows {
     /// Whether locked rows were met and are not all free again: settlements are to mind them.
     #[must_use]
-    pub fn is_minded(&self) -> bool {
+    pub fn skips_locked(&self) -> bool {
         self.pause.until().is_some()
     }
 

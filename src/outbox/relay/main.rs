@@ -8,9 +8,9 @@ use pgrx::prelude::*;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::main_loop::{Ending, Relay};
-use super::readiness::Hindrance;
+use super::readiness::NotReady;
 use super::wait_ready;
-use crate::kafka::wakeup_fd::Doorbell;
+use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::table::statements::{self, Outbox};
 use crate::worker::process::Exit;
 use crate::worker::slots::{self, Phase, Request, Slot};
@@ -82,16 +82,16 @@ fn open(slot: &'static Slot) -> Option<Relay> {
     if let Err(failed) = listen::start() {
         error!("could not listen on the channel outbox: {failed}");
     }
-    match Doorbell::new() {
+    match WakeupFd::new() {
         Ok(bell) => Some(Relay::new(slot, source, bell)),
         Err(cause) => error!("could not create an eventfd: {cause}"),
     }
 }
 
 /// What the relay calls this database in its events, or what keeps it from working there; none without the extension.
-fn look() -> Option<Result<String, Hindrance>> {
+fn look() -> Option<Result<String, NotReady>> {
     let outbox = Outbox::locate()?;
-    if let Some(hindrance) = Hindrance::of(outbox) {
+    if let Some(hindrance) = NotReady::of(outbox) {
         return Some(Err(hindrance));
     }
     if !outbox.has_exact_sequence() {

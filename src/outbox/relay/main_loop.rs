@@ -3,7 +3,7 @@
 //! ```text
 //!            ┌───────────────────────────────────────────────────────────┐
 //!            ▼                                                           │
-//!   take_news ──▶ settle ──▶ sweep ──▶ show ──▶ rest (sleeps) ──▶ reload ┘
+//!   drain_producer_events ──▶ settle ──▶ sweep ──▶ show ──▶ rest (sleeps) ──▶ reload ┘
 //!   from Kafka    one tx      one tx    status   until the bell of a commit, of the Kafka
 //!                                                thread, a signal, or the next date
 //! ```
@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use event_outbox_policy::delivery::lanes::Lanes;
 use event_outbox_policy::delivery::outcome::Report;
-use event_outbox_policy::delivery::topic_ramp::Caution;
-use event_outbox_policy::event::event_batch::Extent;
+use event_outbox_policy::delivery::topic_ramp::TopicRamp;
+use event_outbox_policy::event::event_batch::BatchSize;
 use event_outbox_policy::event::timestamps::Timestamps;
 use event_outbox_policy::reading::backlog::Backlog;
 use event_outbox_policy::reading::floor::Floor;
@@ -31,16 +31,16 @@ use event_outbox_policy::worker::repeats::Repeats;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
-use super::admin::Errand;
+use super::admin::AdminTask;
 use super::faulty::Faulty;
 use super::listeners::Listeners;
-use super::locked_rows::Held;
-use super::stalled_topics::Congestion;
+use super::locked_rows::LockedRows;
+use super::stalled_topics::StalledTopics;
 use super::unreplicated::Unreplicated;
 use super::watch::Watch;
 use super::window::Window;
-use crate::kafka::producer::handle::Publisher;
-use crate::kafka::wakeup_fd::Doorbell;
+use crate::kafka::producer::handle::ProducerHandle;
+use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::table::statements::Outbox;
 use crate::pg::wait_set::Sleep;
 use crate::settings::{Limits, Settings};
@@ -85,7 +85,7 @@ pub enum Ending {
 pub struct Relay {
     pub(super) slot: &'static Slot,
     pub(super) settings: Settings,
-    pub(super) publisher: Option<Publisher>,
+    pub(super) publisher: Option<ProducerHandle>,
     pub(super) window: Window,
     pub(super) floor: Floor,
     /// Where the sequence of the ids lies that the floor is about.
@@ -98,14 +98,14 @@ pub struct Relay {
     pub(super) stalled: Option<Instant>,
     /// The topics that are behind are catching up.
     pub(super) restrained: bool,
-    pub(super) caution: Caution,
+    pub(super) ramp: TopicRamp,
     pub(super) timestamps: Timestamps,
-    pub(super) congestion: Congestion,
+    pub(super) stalled_topics: StalledTopics,
     pub(super) watch: Watch,
     /// Reports that are not settled yet.
     pub(super) reports: VecDeque<Report>,
     /// Reports that cannot be settled while other sessions lock the rows.
-    pub(super) held: Held,
+    pub(super) locked_rows: LockedRows,
     /// Reports that cannot be settled, whatever is tried.
     pub(super) faulty: Faulty,
     /// Whom to tell what was published, and what they do not know yet.
@@ -115,17 +115,17 @@ pub struct Relay {
     /// Topics met, each kept once.
     pub(super) topics: HashSet<Arc<str>, RandomState>,
     /// How much the last batch was.
-    pub(super) last_batch: Extent,
+    pub(super) last_batch: BatchSize,
     /// Something may have become visible since the last sweep began.
-    pub(super) look: bool,
+    pub(super) reread_pending: bool,
     pub(super) next_full_sweep: Instant,
-    pub(super) gone: bool,
+    pub(super) extension_dropped: bool,
     /// The outbox it serves, once it has looked.
-    pub(super) served: OnceCell<Outbox>,
-    pub(super) database: Pause,
+    pub(super) served_outbox: OnceCell<Outbox>,
+    pub(super) db_backoff: Pause,
     pub(super) pace: Pace,
-    pub(super) born: Instant,
-    pub(super) producer: Pause,
+    pub(super) started_at: Instant,
+    pub(super) producer_backoff: Pause,
     /// `outbox.pause()` was called, and not yet `outbox.resume()`.
     pub(super) paused: bool,
     /// Refusals by topic and kind that the log has not been told of.
@@ -133,19 +133,19 @@ pub struct Relay {
     /// When notifications were last taken in.
     notified: Option<Instant>,
     /// What a backend asked of Kafka.
-    pub(super) errand: Option<Errand>,
+    pub(super) admin_task: Option<AdminTask>,
     /// The producer is to be replaced when nothing is in flight any more, or by this time.
     pub(super) renewal: Option<Instant>,
     default_source: String,
-    pub(super) bell: Arc<Doorbell>,
+    pub(super) kafka_wakeup: Arc<WakeupFd>,
     sleep: Sleep,
 }
 
 impl Relay {
     /// A relay that has not looked yet. `bell` is what the Kafka thread rings.
     #[must_use]
-    pub fn new(slot: &'static Slot, default_source: String, bell: Doorbell) -> Self {
-        let sleep = Sleep::new(c"EventOutboxRelay", Some(bell.fd()));
+    pub fn new(slot: &'static Slot, default_source: String, kafka_wakeup: WakeupFd) -> Self {
+        let sleep = Sleep::new(c"EventOutboxRelay", Some(kafka_wakeup.fd()));
         let settings = Settings::read(&default_source);
         Self {
             slot,
@@ -158,33 +158,33 @@ impl Relay {
             net: None,
             stalled: None,
             restrained: false,
-            caution: Caution::new(settings.producer.ordered),
+            ramp: TopicRamp::new(settings.producer.ordered),
             timestamps: Timestamps::default(),
             settings,
-            congestion: Congestion::default(),
+            stalled_topics: StalledTopics::default(),
             watch: Watch::default(),
             reports: VecDeque::new(),
-            held: Held::default(),
+            locked_rows: LockedRows::default(),
             faulty: Faulty::default(),
             listeners: Listeners::default(),
             unreplicated: None,
             topics: HashSet::default(),
-            last_batch: Extent::default(),
-            look: true,
+            last_batch: BatchSize::default(),
+            reread_pending: true,
             next_full_sweep: Instant::now(),
-            gone: false,
-            served: OnceCell::new(),
+            extension_dropped: false,
+            served_outbox: OnceCell::new(),
             pace: Pace::default(),
-            born: Instant::now(),
-            database: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
-            producer: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
+            started_at: Instant::now(),
+            db_backoff: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
+            producer_backoff: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             paused: false,
             refusals: Repeats::default(),
             notified: None,
-            errand: None,
+            admin_task: None,
             renewal: None,
             default_source,
-            bell: Arc::new(bell),
+            kafka_wakeup: Arc::new(kafka_wakeup),
             sleep,
         }
     }
@@ -193,9 +193,9 @@ impl Relay {
     pub fn run(mut self) -> Ending {
         while !self.must_end() {
             self.tend_producer();
-            self.take_news();
-            self.run_errands();
-            self.look_at_pause();
+            self.drain_producer_events();
+            self.run_admin_tasks();
+            self.read_pause();
             self.settle();
             self.tell_untold();
             self.look_at_standbys();
@@ -212,7 +212,7 @@ impl Relay {
     }
 
     fn must_end(&self) -> bool {
-        self.gone || process::stop_requested() || self.slot.order() != Request::None
+        self.extension_dropped || process::stop_requested() || self.slot.order() != Request::None
     }
 
     /// Shows in the status what the relay does.
@@ -223,7 +223,7 @@ impl Relay {
             State::Paused
         } else if self.publisher.is_none() {
             State::Misconfigured
-        } else if self.database.until().is_some() {
+        } else if self.db_backoff.until().is_some() {
             State::Failing
         } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_told) {
             State::Waiting
@@ -252,8 +252,8 @@ impl Relay {
         matches!(state, State::Idle | State::Publishing)
             && self.slot.connection().0 == Connection::Connected
             && self.lanes.waiting() == 0
-            && self.caution.is_empty()
-            && self.held.is_empty()
+            && self.ramp.is_empty()
+            && self.locked_rows.is_empty()
             && self.faulty.count() == 0
             && self.listeners.are_reachable()
     }
@@ -266,7 +266,7 @@ impl Relay {
     pub(super) fn note<R>(&mut self, result: Result<R, Failed>) -> Option<R> {
         match result {
             Ok(value) => {
-                if self.database.succeeded() {
+                if self.db_backoff.succeeded() {
                     tracing::info!("the relay works again");
                 }
                 Some(value)
@@ -275,7 +275,7 @@ impl Relay {
             Err(_) if process::stop_requested() => None,
             Err(failed) => {
                 self.slot.show_error(&failed.message);
-                if self.database.failed() {
+                if self.db_backoff.failed() {
                     tracing::warn!("the relay cannot work, and tries again: {failed}");
                 }
                 None
@@ -287,8 +287,8 @@ impl Relay {
     pub(super) fn can_sweep(&self) -> bool {
         self.may_publish()
             && self.unreplicated.is_none()
-            && self.publisher.as_ref().is_some_and(Publisher::has_room)
-            && self.database.is_over()
+            && self.publisher.as_ref().is_some_and(ProducerHandle::has_room)
+            && self.db_backoff.is_over()
             && self.has_room()
     }
 
@@ -306,20 +306,20 @@ impl Relay {
     pub(super) fn limits(&self) -> Limits {
         let Limits { events, bytes } = self.settings.limits;
         let (events, bytes) =
-            if self.caution.is_empty() { ((events * 3).div_ceil(4), bytes / 4 * 3) } else { (events, bytes) };
+            if self.ramp.is_empty() { ((events * 3).div_ceil(4), bytes / 4 * 3) } else { (events, bytes) };
         // Those that are set aside take no place from others.
         Limits { events: events + self.faulty.count(), bytes }
     }
 
     /// Whether there is so much room in the window that reading is worth it.
     pub(super) fn has_room(&self) -> bool {
-        let share = if self.caution.is_empty() { 4 } else { 16 };
+        let share = if self.ramp.is_empty() { 4 } else { 16 };
         self.window.is_worth_filling(self.limits(), share)
     }
 
     /// Whether there may be something new to read.
     pub(super) fn has_reason_to_sweep(&self) -> bool {
-        self.look || self.is_unfinished() || self.slot.bell.is_rung()
+        self.reread_pending || self.is_unfinished() || self.slot.bell.is_rung()
     }
 
     /// Whether there was more than could be read last time.
@@ -329,14 +329,14 @@ impl Relay {
 
     /// The time, as the pace is measured.
     pub(super) fn age(&self) -> Duration {
-        self.born.elapsed()
+        self.started_at.elapsed()
     }
 
     /// When to sweep, if there is a reason to and it can be done: at once if there was more than could be read last
     /// time, else not too soon after that.
     pub(super) fn next_sweep(&self) -> Option<Instant> {
         let ready = self.has_reason_to_sweep() && self.can_sweep();
-        let paced = || self.born + self.pace.next_sweep(self.age());
+        let paced = || self.started_at + self.pace.next_sweep(self.age());
         let date = ready.then(|| if self.is_unfinished() { Instant::now() } else { paced() });
         date.map(|date| self.stalled.map_or(date, |until| until.max(date)))
     }
@@ -347,7 +347,7 @@ impl Relay {
         if self.notification_date().is_some_and(|date| date <= Instant::now()) {
             self.notified = Some(Instant::now());
             let answered = listen::answer();
-            self.look |= self.note(answered).unwrap_or(false);
+            self.reread_pending |= self.note(answered).unwrap_or(false);
         }
         let settle_now = self.can_settle();
         let sweep_now = self.next_sweep().is_some_and(|date| date <= Instant::now());
@@ -371,10 +371,11 @@ impl Relay {
             self.next_settlement(),
             self.next_sweep(),
             self.renewal,
-            self.congestion.until(),
+            self.stalled_topics.until(),
             self.next_watch(),
         ];
-        let producer = self.producer.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
+        let producer =
+            self.producer_backoff.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
         let instant = |date: i64| {
             let left = u64::try_from(date - crate::pg::now()).unwrap_or(0);
@@ -383,7 +384,7 @@ impl Relay {
         let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(instant);
         let restart = self.slot.restart_date().map(instant);
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
-        let refusals = self.refusals.next_due().map(|due| self.born + due);
+        let refusals = self.refusals.next_due().map(|due| self.started_at + due);
         let others = [producer, full_sweep, retry, standbys, refusals, restart, self.notification_date()];
         pauses.into_iter().chain(others).flatten().min()
     }
@@ -397,11 +398,11 @@ impl Relay {
         let changed = self.settings.producer != before.producer || self.settings.enabled != before.enabled;
         // What a file holds may have changed though its name has not.
         if changed || self.settings.producer.properties_file.is_some() {
-            self.producer.succeeded();
+            self.producer_backoff.succeeded();
             self.renew_soon();
         }
         self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
-        self.look = true;
+        self.reread_pending = true;
     }
 
     /// Waits for what is in flight, as long as the settings allow, and settles it, so that nothing is
@@ -417,13 +418,14 @@ impl Relay {
         let deadline = Instant::now() + patience;
         loop {
             process::shield_from_cancel();
-            self.take_news();
+            self.drain_producer_events();
             self.settle();
             let left = deadline.saturating_duration_since(Instant::now());
             let settle_more = self.can_settle();
-            let nothing_comes = self.reports.is_empty() && self.held.is_empty() && self.is_disconnected();
+            let nothing_comes =
+                self.reports.is_empty() && self.locked_rows.is_empty() && self.is_disconnected();
             let only_faulty = self.reports.is_empty() && self.window.len() <= self.faulty.count();
-            if only_faulty || nothing_comes || self.gone || left.is_zero() {
+            if only_faulty || nothing_comes || self.extension_dropped || left.is_zero() {
                 break;
             }
             if !settle_more {
@@ -436,6 +438,6 @@ impl Relay {
             publisher.stop(Instant::now() + THREAD_END);
         }
         log::flush();
-        if self.gone { Ending::Gone } else { Ending::Told }
+        if self.extension_dropped { Ending::Gone } else { Ending::Told }
     }
 }

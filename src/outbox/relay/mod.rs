@@ -1,7 +1,7 @@
 //! The relay: from the table to Kafka and back, one per database.
 //!
 //! [`main`] is the worker's entry point; it runs the [`Relay`](main_loop::Relay)'s loop. Only this main thread touches
-//! Postgres; only the Kafka thread, behind [`Publisher`](crate::kafka::producer::handle::Publisher), touches librdkafka.
+//! Postgres; only the Kafka thread, behind [`ProducerHandle`](crate::kafka::producer::handle::ProducerHandle), touches librdkafka.
 //!
 //! Runs in: a background worker, one for each database that has the extension.
 

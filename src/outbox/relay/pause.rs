@@ -8,8 +8,8 @@ use crate::worker::transaction;
 
 impl Relay {
     /// Finds out, when it has begun or was told that it may have changed.
-    pub(super) fn look_at_pause(&mut self) {
-        if !self.slot.paused_changed.load(Ordering::Acquire) || !self.database.is_over() {
+    pub(super) fn read_pause(&mut self) {
+        if !self.slot.paused_changed.load(Ordering::Acquire) || !self.db_backoff.is_over() {
             return;
         }
         // Before the look, so that who changes it meanwhile has it looked at again.
@@ -27,7 +27,7 @@ impl Relay {
     pub(super) fn set_paused(&mut self, is_paused: bool) {
         if is_paused != self.paused {
             self.paused = is_paused;
-            self.look = true;
+            self.reread_pending = true;
             tracing::info!("publishing is {}", if is_paused { "paused" } else { "resumed" });
         }
     }

@@ -6,7 +6,8 @@ use std::time::Instant;
 use event_outbox_policy::reading::pace::Pace;
 
 use super::main_loop::{Relay, THREAD_END};
-use crate::kafka::producer::handle::{News, Publisher};
+use crate::kafka::producer::handle::ProducerHandle;
+use crate::kafka::producer::messages::ProducerEvent;
 use crate::worker::state::Connection;
 
 impl Relay {
@@ -15,11 +16,11 @@ impl Relay {
         if self.renewal_is_due() {
             self.drop_producer();
         }
-        if self.publisher.is_none() && self.settings.enabled && self.producer.is_over() {
-            match Publisher::start(&self.settings.producer, self.bell.clone()) {
+        if self.publisher.is_none() && self.settings.enabled && self.producer_backoff.is_over() {
+            match ProducerHandle::start(&self.settings.producer, self.kafka_wakeup.clone()) {
                 Ok(publisher) => {
                     self.publisher = Some(publisher);
-                    self.look = true;
+                    self.reread_pending = true;
                 }
                 Err(error) => self.producer_failed(&error.to_string(), error.file()),
             }
@@ -29,7 +30,7 @@ impl Relay {
     /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
     pub(super) fn renewal_is_due(&self) -> bool {
         self.renewal.is_some_and(|deadline| {
-            self.window.len() <= self.held.len() + self.faulty.count()
+            self.window.len() <= self.locked_rows.len() + self.faulty.count()
                 || self.is_disconnected()
                 || Instant::now() >= deadline
         })
@@ -50,7 +51,7 @@ impl Relay {
         }
         self.unreplicated = None;
         // But not of those that merely wait for their rows.
-        let mut settling = self.held.ids();
+        let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
         for ticket in self.window.iter().filter(|ticket| !settling.contains(&ticket.row.id)) {
             self.lanes.give_back(self.topic_of(&ticket.topic), ticket.lane, ticket.row.id);
@@ -58,39 +59,39 @@ impl Relay {
         self.window.keep_only(&settling);
         self.floor.rewind(0);
         self.lanes.recheck(|id| self.window.ticket(id).is_some());
-        self.caution.renew(self.settings.producer.ordered);
+        self.ramp.renew(self.settings.producer.ordered);
         self.backlog.allow_all();
-        self.look = true;
+        self.reread_pending = true;
         self.slot.show_connection(Connection::Unknown);
     }
 
     /// `file` is the one that is wrong: its path is for the log alone.
     fn producer_failed(&mut self, error: &str, file: Option<&Path>) {
         self.slot.figures.count_trouble("producer");
-        if self.producer.failed() {
+        if self.producer_backoff.failed() {
             let file = file.map_or_else(String::new, |path| format!(" (the file is {})", path.display()));
             tracing::warn!("the Kafka producer cannot be used, events wait: {error}{file}");
         }
         self.slot.show_error(error);
     }
 
-    pub(super) fn take_news(&mut self) {
-        self.bell.answer();
+    pub(super) fn drain_producer_events(&mut self) {
+        self.kafka_wakeup.clear();
         let Some(publisher) = &self.publisher else { return };
-        // Asked before the news are read, since the last ones tell why.
+        // Asked before they are read, since the last ones tell why.
         let ended = publisher.has_ended();
         let (mut renew, mut broken) = (false, None);
-        for news in publisher.news() {
-            match news {
-                News::Reports(reports) => self.reports.extend(reports),
-                News::Connected => {
-                    self.producer.succeeded();
+        for event in publisher.events() {
+            match event {
+                ProducerEvent::Reports(reports) => self.reports.extend(reports),
+                ProducerEvent::Connected => {
+                    self.producer_backoff.succeeded();
                     if self.slot.connection().0 == Connection::Disconnected {
                         tracing::info!("Kafka answers again");
                     }
                     self.slot.show_connection(Connection::Connected);
                 }
-                News::Disconnected(reason) => {
+                ProducerEvent::Disconnected(reason) => {
                     if self.slot.connection().0 != Connection::Disconnected {
                         tracing::warn!("no Kafka broker answers, events wait: {reason}");
                         self.slot.figures.count_trouble("disconnected");
@@ -98,9 +99,9 @@ impl Relay {
                     self.slot.show_error(&reason);
                     self.slot.show_connection(Connection::Disconnected);
                 }
-                News::Statistics(statistics) => self.slot.figures.kafka.set(&statistics),
-                News::Gap | News::Stale => renew = true,
-                News::Broken(error) => broken = Some(error),
+                ProducerEvent::Statistics(statistics) => self.slot.figures.kafka.set(&statistics),
+                ProducerEvent::Gap | ProducerEvent::Stale => renew = true,
+                ProducerEvent::Broken(error) => broken = Some(error),
             }
         }
         if ended && broken.is_none() && self.renewal.is_none() {

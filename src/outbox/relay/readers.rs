@@ -12,12 +12,12 @@ use event_outbox_policy::reading::backlog::{Ended, Topic};
 use event_outbox_policy::reading::floor::Reached;
 
 use super::main_loop::Relay;
-use super::sweep::Catch;
+use super::sweep::PendingBatch;
 use super::window::Room;
 use crate::failpoints;
 use crate::outbox::table::rows::Events;
 
-/// While the topics that are behind go at full speed, so much less is read of what is new: they are to catch up.
+/// While the topics that are behind go at full speed, so much less is read of what is new: they are to pending up.
 const RESTRAINT: usize = 8;
 
 /// A pass is shared among so many turns, if so many topics wait for theirs.
@@ -52,14 +52,14 @@ pub(super) struct Pass<'a> {
     pub events: &'a Events,
     pub now: i64,
     pub room: Room,
-    pub catch: &'a mut Catch,
+    pub pending: &'a mut PendingBatch,
     /// Rows above this id have not been seen by the reader of new rows.
     bound: i64,
 }
 
 impl<'a> Pass<'a> {
-    pub(super) fn new(events: &'a Events, now: i64, room: Room, catch: &'a mut Catch) -> Self {
-        Self { events, now, room, catch, bound: i64::MAX }
+    pub(super) fn new(events: &'a Events, now: i64, room: Room, pending: &'a mut PendingBatch) -> Self {
+        Self { events, now, room, pending, bound: i64::MAX }
     }
 }
 
@@ -80,17 +80,17 @@ impl Relay {
         let limit = self.settings.batch_size;
         let new = if self.restrained { limit.div_ceil(RESTRAINT) } else { limit };
         let reached = self.read_new(after, new, &mut pass);
-        let found_new = pass.catch.len();
+        let found_new = pass.pending.len();
         if old || self.has_old() {
             pass.room.end_reserve();
-            pass.catch.remember_ids();
+            pass.pending.remember_ids();
             if let Reached::Id(id) = reached {
                 pass.bound = id;
             }
             self.look_up_due(limit, &mut pass);
             self.mend_net(limit.div_ceil(2), &mut pass);
             let visited = self.take_turns(limit, &mut pass);
-            let taken = pass.catch.len() - found_new;
+            let taken = pass.pending.len() - found_new;
             // Refused ones are no progress.
             self.restrained = self.lanes.is_empty() && found_new == 0 && taken > 0 && taken * 2 >= visited;
         } else {
@@ -106,7 +106,7 @@ impl Relay {
         let after = failpoints::cursor(after);
         let (mut last_id, mut cut_off) = (after, false);
         let found = pass.events.read_new(after, limit, |row| {
-            cut_off = self.consider(row, Reader::New, pass) == Verdict::NoRoom;
+            cut_off = self.offer(row, Reader::New, pass) == Verdict::NoRoom;
             if !cut_off {
                 last_id = row.id();
             }
@@ -126,7 +126,7 @@ impl Relay {
             let mut verdict = None;
             pass.events.read_new(id.saturating_sub(1), 1, |row| {
                 if row.id() == id {
-                    verdict = Some(self.consider(row, Reader::Due, pass));
+                    verdict = Some(self.offer(row, Reader::Due, pass));
                 }
                 false
             });
@@ -151,7 +151,7 @@ impl Relay {
         let (mut last_id, mut stopped, mut done) = (after, false, false);
         let found = pass.events.read_new(after, limit, |row| {
             done = row.id() > pass.bound;
-            stopped = !done && self.consider(row, Reader::New, pass) == Verdict::NoRoom;
+            stopped = !done && self.offer(row, Reader::New, pass) == Verdict::NoRoom;
             if !done && !stopped {
                 last_id = row.id();
             }
@@ -190,7 +190,7 @@ impl Relay {
                 ended = Some(Ended::CaughtUp);
                 return false;
             }
-            match self.consider(row, Reader::Turn(topic), pass) {
+            match self.offer(row, Reader::Turn(topic), pass) {
                 Verdict::Next | Verdict::Denied { for_all: false } => {
                     last_id = row.id();
                     return true;
@@ -212,6 +212,6 @@ impl Relay {
             Some(id) => self.backlog.want(topic, id),
             None => self.backlog.let_go(topic, self.lanes.has_closed(topic)),
         }
-        self.look = true;
+        self.reread_pending = true;
     }
 }

@@ -15,14 +15,14 @@ const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 const OLDEST_OBJECTS: Version = Version::new(0, 1, 0);
 
 /// Why a relay must not work.
-pub struct Hindrance {
+pub struct NotReady {
     /// What its status shows.
     pub state: State,
     /// What is to be said.
     pub complaint: Complaint,
 }
 
-impl Hindrance {
+impl NotReady {
     /// Looks for one. In a transaction.
     #[must_use]
     pub fn of(outbox: Outbox) -> Option<Self> {

@@ -89,8 +89,8 @@ impl Relay {
         if !self.can_settle() {
             return;
         }
-        if self.held.is_due() {
-            self.held.put_back(&mut self.reports);
+        if self.locked_rows.is_due() {
+            self.locked_rows.put_back(&mut self.reports);
         }
         let count = self.reports.len().min(self.most_together());
         failpoints::reach(Point::AfterAck);
@@ -112,7 +112,7 @@ impl Relay {
     /// Settles these in one transaction, or gives them back.
     pub(super) fn settle_together(&mut self, reports: Vec<Report>) -> Result<(), (Vec<Report>, Failed)> {
         let mut manner =
-            Manner { mind_locks: self.held.is_minded(), quietly: !self.listeners.are_reachable() };
+            Manner { mind_locks: self.locked_rows.skips_locked(), quietly: !self.listeners.are_reachable() };
         let settled = loop {
             match self.commit(&reports, manner) {
                 // Perhaps it is rows that are locked, and not the table: the others need not wait.
@@ -128,7 +128,7 @@ impl Relay {
         failpoints::reach(Point::AfterSettle);
         match settled {
             Ok(Some(Settled { sorted, waiting, changed, locked })) => {
-                self.congestion.heard_of(sorted.published.iter().map(|event| &event.topic));
+                self.stalled_topics.heard_of(sorted.published.iter().map(|event| &event.topic));
                 if manner.quietly {
                     let noted = sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id));
                     self.remember_untold(&sorted.published, noted, &waiting);
@@ -138,7 +138,7 @@ impl Relay {
                 Ok(())
             }
             Ok(None) => {
-                self.gone = true;
+                self.extension_dropped = true;
                 Ok(())
             }
             Err(failed) => Err((reports, failed)),
@@ -153,13 +153,13 @@ impl Relay {
     /// Whether there is something to settle now.
     pub(super) fn can_settle(&self) -> bool {
         let is_time = || self.settlement_date().is_some_and(|date| date <= Instant::now());
-        self.database.is_over() && (self.held.is_due() || self.faulty.is_due() || is_time())
+        self.db_backoff.is_over() && (self.locked_rows.is_due() || self.faulty.is_due() || is_time())
     }
 
     /// When there will be, if nothing new comes.
     pub(super) fn next_settlement(&self) -> Option<Instant> {
-        let failed = self.database.until().filter(|_| !self.database.is_over());
-        let set_aside = self.held.until().into_iter().chain(self.faulty.until());
+        let failed = self.db_backoff.until().filter(|_| !self.db_backoff.is_over());
+        let set_aside = self.locked_rows.until().into_iter().chain(self.faulty.until());
         failed.or_else(|| set_aside.chain(self.listeners.until()).chain(self.settlement_date()).min())
     }
 
@@ -167,7 +167,7 @@ impl Relay {
     /// waits for room.
     fn settlement_date(&self) -> Option<Instant> {
         let full = self.reports.len() >= self.most_together() || !self.has_room();
-        let paced = || self.born + self.pace.next_settlement(self.age());
+        let paced = || self.started_at + self.pace.next_settlement(self.age());
         (!self.reports.is_empty()).then(|| if full { Instant::now() } else { paced() })
     }
 
@@ -205,8 +205,8 @@ impl Relay {
         reports.retain(|report| locked.contains(&report.id));
         let first = reports.first().map_or(0, |report| report.id);
         reports.iter().for_each(|report| self.keep_waiting(report));
-        if self.held.keep(reports) {
-            let count = self.held.len();
+        if self.locked_rows.keep(reports) {
+            let count = self.locked_rows.len();
             tracing::warn!(
                 "{count} event(s) cannot be settled, since other sessions have locked their rows, the first is {first}; others go on"
             );
@@ -241,7 +241,7 @@ impl Relay {
                         offset: *offset,
                     });
                 }
-                Outcome::Failed { failure: Failure::Suspect, .. } if !ticket.alone => {
+                Outcome::Failed { failure: Failure::Suspect, .. } if !ticket.sole_in_flight => {
                     sorted.suspect.push(*id)
                 }
                 // Without a broker, librdkafka answers from what it remembers, which may have been mended since.
@@ -297,7 +297,7 @@ impl Relay {
         }
         self.give_back(&sorted.stopped);
         self.take_care_of(sorted);
-        self.look |= self.backlog.has_saturated();
+        self.reread_pending |= self.backlog.has_saturated();
         self.count(sorted);
         slots::roster().tell_settled();
     }
@@ -326,7 +326,7 @@ impl Relay {
         }
         if let Some(lowest) = ids.iter().min() {
             self.floor.rewind(lowest - 1);
-            self.look = true;
+            self.reread_pending = true;
         }
     }
 
@@ -337,15 +337,15 @@ impl Relay {
             return;
         }
         for topic in &sorted.troubled {
-            self.caution.begin(topic, self.window.count(topic));
+            self.ramp.begin(topic, self.window.count(topic));
         }
     }
 
     /// The broker has answered for an event of this topic: the next group of it may be due.
     pub(super) fn answered(&mut self, topic: &Arc<str>, end: End) {
-        if let Some(turned_away) = self.caution.settled(topic, end) {
+        if let Some(turned_away) = self.ramp.settled(topic, end) {
             self.backlog.allow(self.topic_of(topic), turned_away);
-            self.look = true;
+            self.reread_pending = true;
         }
     }
 

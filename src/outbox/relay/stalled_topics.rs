@@ -18,12 +18,12 @@ const MAX_TOPICS: usize = 10_000;
 
 /// Since when there has been no room, and what was heard of which topic.
 #[derive(Debug, Default)]
-pub struct Congestion {
+pub struct StalledTopics {
     since: Option<Instant>,
     heard: HashMap<Arc<str>, Instant>,
 }
 
-impl Congestion {
+impl StalledTopics {
     /// Events of these topics have come back.
     pub fn heard_of<'a>(&mut self, topics: impl Iterator<Item = &'a Arc<str>>) {
         if self.heard.len() >= MAX_TOPICS {
@@ -58,25 +58,25 @@ impl Relay {
     pub(super) fn set_stuck_topics_aside(&mut self) {
         let waits = self.has_reason_to_sweep() && self.publisher.is_some() && !self.is_disconnected();
         if !waits || self.has_room() {
-            self.congestion.since = None;
+            self.stalled_topics.since = None;
             return;
         }
-        let since = *self.congestion.since.get_or_insert_with(Instant::now);
+        let since = *self.stalled_topics.since.get_or_insert_with(Instant::now);
         if since.elapsed() < PATIENCE {
             return;
         }
-        self.congestion.since = None;
+        self.stalled_topics.since = None;
         let silent: HashSet<Arc<str>> = self
             .window
             .topics()
-            .filter(|topic| !self.caution.holds(topic))
-            .filter(|topic| self.congestion.heard.get(*topic).is_none_or(|heard| *heard < since))
+            .filter(|topic| !self.ramp.holds(topic))
+            .filter(|topic| self.stalled_topics.heard.get(*topic).is_none_or(|heard| *heard < since))
             .cloned()
             .collect();
         for topic in silent {
             tracing::warn!("nothing is heard of topic {topic} from Kafka: its events wait, others go on");
             self.slot.show_error(&format!("nothing is heard of topic {topic} from Kafka"));
-            self.caution.begin(&topic, self.window.count(&topic));
+            self.ramp.begin(&topic, self.window.count(&topic));
         }
     }
 }

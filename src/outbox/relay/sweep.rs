@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
 use event_outbox_policy::event::draft;
-use event_outbox_policy::event::event_batch::{Extent, Packed};
+use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
 use event_outbox_policy::event::size::{self, LARGEST_EVENT, Reason, Size};
 use event_outbox_policy::reading::backlog::Topic;
 use event_outbox_policy::reading::floor::{Floor, Horizon, Reached};
@@ -19,8 +19,8 @@ use super::readers::{Pass, Reader, Verdict};
 use super::settle::RETURN_REST_MICROS;
 use super::window::{Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
-use crate::kafka::producer::handle::Batch;
-use crate::outbox::table::rows::Found;
+use crate::kafka::producer::messages::ProduceBatch;
+use crate::outbox::table::rows::EventRow;
 use crate::outbox::table::statements::{self, Outbox, Snapshot};
 use crate::pg::durability::{Commits, Place};
 use crate::pg::varlena;
@@ -43,8 +43,8 @@ const COPIES: usize = 3;
 
 /// A batch that was read and is not handed over yet.
 #[derive(Default)]
-pub(super) struct Catch {
-    batch: Batch,
+pub(super) struct PendingBatch {
+    batch: ProduceBatch,
     tickets: Vec<Ticket>,
     /// Those of the tickets whose events are not handed over, and why.
     unsendable: Vec<Report>,
@@ -58,10 +58,10 @@ pub(super) struct Catch {
     ids: Option<HashSet<i64>>,
 }
 
-impl Catch {
+impl PendingBatch {
     /// With room for a batch as the last one was: a backlog's batches are alike.
-    fn as_large_as(last: Extent) -> Self {
-        let batch = Batch { common: Packed::with_room(last), apart: Packed::default() };
+    fn as_large_as(last: BatchSize) -> Self {
+        let batch = ProduceBatch { gapless: EventBatch::with_room(last), quarantine: EventBatch::default() };
         Self { batch, tickets: Vec::with_capacity(last.events), ..Self::default() }
     }
 
@@ -110,7 +110,7 @@ impl Relay {
             return;
         }
         let now = crate::pg::now();
-        self.look |= self.lanes.due(now);
+        self.reread_pending |= self.lanes.due(now);
         if self.slot.reread.swap(false, Ordering::AcqRel) {
             self.lanes.end_waits();
             self.net = Some(0);
@@ -128,25 +128,25 @@ impl Relay {
         }
         // Answered before the look, so that a commit after it rings anew.
         self.slot.bell.answer();
-        self.look = false;
-        let mut catch = Catch::as_large_as(self.last_batch);
-        let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut catch));
+        self.reread_pending = false;
+        let mut pending = PendingBatch::as_large_as(self.last_batch);
+        let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut pending));
         if read.is_err() {
             self.floor.abandon();
             self.backlog.abandon();
-            self.put_back(&catch);
+            self.put_back(&pending);
         }
         match self.note(read) {
             Some(Some(reached)) => {
-                self.pace.swept(self.age(), catch.tickets.len());
-                self.expect_more(catch.tickets.len());
+                self.pace.swept(self.age(), pending.tickets.len());
+                self.expect_more(pending.tickets.len());
                 self.floor.end(reached);
-                let stalled = self.backlog.is_full() && catch.is_empty();
+                let stalled = self.backlog.is_full() && pending.is_empty();
                 self.stalled = stalled.then(|| Instant::now() + STALL);
-                let place = catch.place;
-                self.hand_over_replicated(catch, place);
+                let place = pending.place;
+                self.hand_over_replicated(pending, place);
             }
-            Some(None) => self.gone = true,
+            Some(None) => self.extension_dropped = true,
             None => {}
         }
     }
@@ -161,27 +161,27 @@ impl Relay {
 
     /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
     /// extension is gone.
-    fn read(&mut self, now: i64, catch: &mut Catch) -> Option<Reached> {
+    fn read(&mut self, now: i64, pending: &mut PendingBatch) -> Option<Reached> {
         let outbox = self.outbox()?;
-        let (horizon, snapshot) = self.look(outbox);
+        let (horizon, snapshot) = self.take_horizon(outbox);
         // Whoever paused it, and however: an event that was committed after that is not read.
         if outbox.is_paused_for_snapshot() {
             self.set_paused(true);
             return Some(Reached::End);
         }
-        catch.commits = Some(Commits::of_pass());
+        pending.commits = Some(Commits::of_pass());
         let pass = self.floor.begin(horizon);
         let (events, room) = (outbox.events(), self.window.room(self.limits()));
-        let reached = self.read_all(pass.after, Pass::new(&events, now, room, catch));
+        let reached = self.read_all(pass.after, Pass::new(&events, now, room, pending));
         if failpoints::sabotaged(Sabotage::DeleteBeforeAck) {
             let _ = statements::delete(
                 outbox,
-                &catch.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>(),
+                &pending.tickets.iter().map(|ticket| ticket.row).collect::<Vec<_>>(),
             );
         }
         drop(snapshot);
-        if !catch.tickets.is_empty() && !failpoints::sabotaged(Sabotage::PublishUnflushed) {
-            catch.place = catch.commits.as_ref().and_then(Commits::flush);
+        if !pending.tickets.is_empty() && !failpoints::sabotaged(Sabotage::PublishUnflushed) {
+            pending.place = pending.commits.as_ref().and_then(Commits::flush);
         }
         failpoints::reach(Point::AfterRead);
         self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
@@ -190,9 +190,9 @@ impl Relay {
 
     /// What is to be noted before rows are read. A sequence that begins anew, as after TRUNCATE … RESTART IDENTITY, may have
     /// come past where it was already; but it lies in another file then.
-    fn look(&mut self, outbox: Outbox) -> (Horizon, Snapshot) {
+    fn take_horizon(&mut self, outbox: Outbox) -> (Horizon, Snapshot) {
         loop {
-            let seen = outbox.look();
+            let seen = outbox.take_horizon();
             // After the snapshot: whatever it shows was numbered by this sequence.
             let file = outbox.sequence_file();
             match self.sequence_file.replace(file) {
@@ -206,7 +206,7 @@ impl Relay {
     /// its ids from 1 again: it is for another relay, which is rung for.
     pub(super) fn outbox(&self) -> Option<Outbox> {
         let found = Outbox::locate()?;
-        if *self.served.get_or_init(|| found) == found {
+        if *self.served_outbox.get_or_init(|| found) == found {
             return Some(found);
         }
         self.slot.bell.ring();
@@ -214,7 +214,7 @@ impl Relay {
     }
 
     /// Takes a row if it is to be published now.
-    pub(super) fn consider(&mut self, row: &Found<'_>, by: Reader, pass: &mut Pass<'_>) -> Verdict {
+    pub(super) fn offer(&mut self, row: &EventRow<'_>, by: Reader, pass: &mut Pass<'_>) -> Verdict {
         let id = row.id();
         let name = row.topic();
         let of = self.topic_of(&name);
@@ -235,10 +235,10 @@ impl Relay {
             self.backlog.want(of, id);
             return Verdict::Next;
         }
-        if by == Reader::New && self.backlog.is_full() && !self.congestion.has_heard_of(&name) {
+        if by == Reader::New && self.backlog.is_full() && !self.stalled_topics.has_heard_of(&name) {
             return Verdict::NoRoom;
         }
-        if pass.catch.has(id) {
+        if pass.pending.has(id) {
             return Verdict::Next;
         }
         let size = row.size();
@@ -255,7 +255,7 @@ impl Relay {
         if row.next_attempt_at().is_some() {
             self.backlog.leave_behind(of);
         }
-        if !self.lanes.admits(of, lane, id, row.next_attempt_at(), pass.now) {
+        if !self.lanes.try_admit(of, lane, id, row.next_attempt_at(), pass.now) {
             return Verdict::Next;
         }
         let verdict = self.take(row, (&name, of), lane, pass);
@@ -269,15 +269,15 @@ impl Relay {
     /// Takes a row that nobody holds back, if there is room for it.
     fn take(
         &mut self,
-        row: &Found<'_>,
+        row: &EventRow<'_>,
         (name, of): (&str, Topic),
         lane: Option<u64>,
         pass: &mut Pass<'_>,
     ) -> Verdict {
         let (id, size, room) = (row.id(), row.size(), &mut pass.room);
-        let catch = &mut *pass.catch;
+        let pending = &mut *pass.pending;
         if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
-            self.refuse(row, of, lane, reason, catch);
+            self.refuse(row, of, lane, reason, pending);
             return Verdict::Next;
         }
         // Before it is unpacked.
@@ -288,46 +288,46 @@ impl Relay {
             varlena::require_memory(COPIES * size.total());
         }
         // Most events go where the one before went.
-        let last = catch.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *name);
+        let last = pending.tickets.last().map(|ticket| &ticket.topic).filter(|last| ***last == *name);
         let topic = last.cloned().unwrap_or_else(|| self.shared_topic(name));
         let mut event = row.event(&topic);
         event.record_time =
             self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), pass.now);
         let size = event.size();
         if let Some(reason) = size::unsendable(topic.len(), size) {
-            self.refuse(row, of, lane, reason, catch);
+            self.refuse(row, of, lane, reason, pending);
             return Verdict::Next;
         }
         let weight = event.weight(size);
         if !room.fits(weight) {
             return Verdict::NoRoom;
         }
-        let Some(Admission { mut route, alone }) = self.caution.admits(&topic, id, lane) else {
+        let Some(Admission { mut route, sole_in_flight }) = self.ramp.try_admit(&topic, id, lane) else {
             self.backlog.deny(of);
-            return Verdict::Denied { for_all: !self.caution.takes_more(&topic) };
+            return Verdict::Denied { for_all: !self.ramp.takes_more(&topic) };
         };
-        if row.next_attempt_at().is_some() && !catch.is_on_its_way(lane, &self.window) {
+        if row.next_attempt_at().is_some() && !pending.is_on_its_way(lane, &self.window) {
             // What was refused may well be again.
-            route = Route::Apart;
+            route = Route::Quarantine;
         }
-        if let Some(commits) = catch.commits.as_mut().filter(|commits| commits.matter()) {
+        if let Some(commits) = pending.commits.as_mut().filter(|commits| commits.matter()) {
             commits.add(row.writer());
         }
         room.take(weight);
         let batch = match route {
-            Route::Common => &mut catch.batch.common,
-            Route::Apart => &mut catch.batch.apart,
+            Route::Gapless => &mut pending.batch.gapless,
+            Route::Quarantine => &mut pending.batch.quarantine,
         };
         if batch.push(&event).is_err() {
-            self.caution.withdraw(&topic);
+            self.ramp.withdraw(&topic);
             varlena::out_of_memory(event.size().total());
         }
-        catch.add(Ticket {
+        pending.add(Ticket {
             row: row.identity(Some(event.fingerprint())),
             emitted_at: event.emitted_at,
             record_time: event.record_time,
             lane,
-            alone,
+            sole_in_flight,
             is_open: true,
             place: 0,
             weight,
@@ -339,22 +339,22 @@ impl Relay {
     /// Takes a row of which it is known without sending it what becomes of it, and why.
     fn refuse(
         &mut self,
-        row: &Found<'_>,
+        row: &EventRow<'_>,
         of: Topic,
         lane: Option<u64>,
         (class, error): Reason,
-        catch: &mut Catch,
+        pending: &mut PendingBatch,
     ) {
         self.backlog.leave_behind(of);
         self.lanes.hold_back(of, lane, row.id());
         let outcome = Outcome::Failed { failure: Failure::Unsendable, class, error };
-        catch.unsendable.push(Report { id: row.id(), outcome });
-        catch.add(Ticket {
+        pending.unsendable.push(Report { id: row.id(), outcome });
+        pending.add(Ticket {
             row: row.identity(None),
             emitted_at: row.emitted_at(),
             record_time: row.emitted_at(),
             lane,
-            alone: true,
+            sole_in_flight: true,
             // No broker has to answer.
             is_open: false,
             place: 0,
@@ -386,18 +386,18 @@ impl Relay {
     }
 
     /// What was read is not sent after all, and is to be read again.
-    pub(super) fn put_back(&mut self, catch: &Catch) {
-        if let Some(first) = catch.lowest_id() {
-            self.withdraw(first, &catch.tickets);
+    pub(super) fn put_back(&mut self, pending: &PendingBatch) {
+        if let Some(first) = pending.lowest_id() {
+            self.withdraw(first, &pending.tickets);
         }
     }
 
     fn withdraw(&mut self, lowest_id: i64, tickets: &[Ticket]) {
-        self.look = true;
+        self.reread_pending = true;
         self.floor.rewind(lowest_id - 1);
         for ticket in tickets {
             if ticket.is_open {
-                self.caution.withdraw(&ticket.topic);
+                self.ramp.withdraw(&ticket.topic);
             }
             let of = self.topic_of(&ticket.topic);
             if self.lanes.is_held_by(ticket.lane, ticket.row.id) {
@@ -410,10 +410,10 @@ impl Relay {
         }
     }
 
-    pub(super) fn hand_over(&mut self, catch: Catch) {
-        let Some(lowest_id) = catch.lowest_id() else { return };
-        let Catch { batch, tickets, unsendable, .. } = catch;
-        self.last_batch = batch.common.extent();
+    pub(super) fn hand_over(&mut self, pending: PendingBatch) {
+        let Some(lowest_id) = pending.lowest_id() else { return };
+        let PendingBatch { batch, tickets, unsendable, .. } = pending;
+        self.last_batch = batch.gapless.extent();
         match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
             Some(true) => {
                 tickets.into_iter().for_each(|ticket| self.window.add(ticket));

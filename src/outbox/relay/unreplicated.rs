@@ -7,7 +7,7 @@
 use std::time::{Duration, Instant};
 
 use super::main_loop::Relay;
-use super::sweep::Catch;
+use super::sweep::PendingBatch;
 use crate::pg::durability::{self, Place};
 
 /// First and longest time between two looks.
@@ -18,7 +18,7 @@ const WORTH_TELLING: Duration = Duration::from_secs(1);
 
 /// The batch, and what it waits for.
 pub struct Unreplicated {
-    catch: Catch,
+    pending: PendingBatch,
     place: Place,
     since: Instant,
     next_look: Instant,
@@ -42,15 +42,15 @@ impl Unreplicated {
 
 impl Relay {
     /// Hands a batch over, or keeps it until its commits, which end at `place`, are where they must be.
-    pub(super) fn hand_over_replicated(&mut self, catch: Catch, place: Option<Place>) {
+    pub(super) fn hand_over_replicated(&mut self, pending: PendingBatch, place: Option<Place>) {
         match place {
-            Some(place) if !catch.is_empty() && !durability::is_on_standbys(place) => {
+            Some(place) if !pending.is_empty() && !durability::is_on_standbys(place) => {
                 let now = Instant::now();
                 let (next_look, pause) = (now + PAUSE.0, PAUSE.0);
                 self.unreplicated =
-                    Some(Unreplicated { catch, place, since: now, next_look, pause, told: false });
+                    Some(Unreplicated { pending, place, since: now, next_look, pause, told: false });
             }
-            _ => self.hand_over(catch),
+            _ => self.hand_over(pending),
         }
     }
 
@@ -58,14 +58,14 @@ impl Relay {
     pub(super) fn look_at_standbys(&mut self) {
         let Some(mut batch) = self.unreplicated.take() else { return };
         if !self.may_publish() {
-            self.put_back(&batch.catch);
+            self.put_back(&batch.pending);
             return;
         }
         if durability::is_on_standbys(batch.place) {
             if batch.told {
                 tracing::info!("the standbys have confirmed what was committed, events go on");
             }
-            self.hand_over(batch.catch);
+            self.hand_over(batch.pending);
             return;
         }
         let now = Instant::now();
@@ -86,7 +86,7 @@ impl Relay {
     /// Something has come back that others may have to wait for: what was read is read again, in its order.
     pub(super) fn give_up_unreplicated(&mut self) {
         if let Some(batch) = self.unreplicated.take() {
-            self.put_back(&batch.catch);
+            self.put_back(&batch.pending);
         }
     }
 }

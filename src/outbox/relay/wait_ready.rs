@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::admin;
-use super::readiness::Hindrance;
+use super::readiness::NotReady;
 use crate::pg::wait_set::Sleep;
 use crate::worker::process;
 use crate::worker::slots::{Request, Slot};
@@ -15,7 +15,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Looks for a hindrance until there is none; `None` if the relay is told to end before, or `look` gives none: then
 /// there is nothing to relay.
-pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, Hindrance>>) -> Option<R> {
+pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>) -> Option<R> {
     let mut sleep = None;
     let mut said = None;
     loop {

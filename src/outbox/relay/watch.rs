@@ -10,7 +10,7 @@ use super::main_loop::Relay;
 use crate::kafka::admin;
 use crate::kafka::config;
 use crate::kafka::producer::handle::with_signals_blocked;
-use crate::kafka::wakeup_fd::RingAtEnd;
+use crate::kafka::wakeup_fd::SignalAtEnd;
 
 /// Time for Kafka to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -54,7 +54,7 @@ impl Relay {
     /// When to look again, though nobody rings.
     pub(super) fn next_watch(&self) -> Option<Instant> {
         let something_is_out = !self.window.is_empty() || self.is_disconnected();
-        (something_is_out && self.publisher.is_some()).then(|| self.born + self.watch.dog.next_look())
+        (something_is_out && self.publisher.is_some()).then(|| self.started_at + self.watch.dog.next_look())
     }
 
     fn hear_answer(&mut self, now: Duration) {
@@ -93,10 +93,10 @@ impl Relay {
     fn ask_kafka(&self, subjects: Vec<Subject>) -> Option<Question> {
         let config = config::for_requests(&config::client_config(&self.settings.producer).ok()?);
         let (give, answer) = bounded(1);
-        let (bell, about) = (self.bell.clone(), subjects.clone());
+        let (bell, about) = (self.kafka_wakeup.clone(), subjects.clone());
         let work = move || {
             // Dropped after the answer is given.
-            let _ringing = RingAtEnd(bell);
+            let _ringing = SignalAtEnd(bell);
             // Should the relay be gone, nobody needs to know.
             let _ = give.send(admin::ask_health(&config, &about, ANSWER_TIMEOUT));
         };

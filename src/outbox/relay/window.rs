@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use event_outbox_policy::delivery::id_ring::ById;
+use event_outbox_policy::delivery::id_ring::IdRing;
 
 use crate::outbox::table::rows::RowIdentity;
 use crate::settings::Limits;
@@ -22,7 +22,7 @@ pub struct Ticket {
     /// With whom it keeps order.
     pub lane: Option<u64>,
     /// Whether it was sent without others of its topic, so that a refusal is its own.
-    pub alone: bool,
+    pub sole_in_flight: bool,
     /// Whether nothing is known yet of what the broker made of it.
     pub is_open: bool,
     /// When it was handed over, among all: set when it is added to the window.
@@ -34,7 +34,7 @@ pub struct Ticket {
 /// The events in flight by id, bounded in number and in bytes.
 #[derive(Debug, Default)]
 pub struct Window {
-    tickets: ById<Ticket>,
+    tickets: IdRing<Ticket>,
     bytes: usize,
     /// Events handed over so far.
     handed_over: u64,

@@ -127,12 +127,12 @@ impl Events {
 
     /// Reads up to `limit` rows behind `after`, by the active snapshot, in the order of their ids, until
     /// `visit` says stop. Gives how many were visited.
-    pub fn read_new(&self, after: i64, limit: usize, mut visit: impl FnMut(&Found<'_>) -> bool) -> usize {
+    pub fn read_new(&self, after: i64, limit: usize, mut visit: impl FnMut(&EventRow<'_>) -> bool) -> usize {
         let scan = IdScan::begin(self.relation, after);
         let mut visited = 0;
         while visited < limit && scan.next(self.slot, self.columns.width) {
             visited += 1;
-            let goes_on = visit(&Found { events: self });
+            let goes_on = visit(&EventRow { events: self });
             self.free_unpacked();
             if !goes_on {
                 break;
@@ -348,11 +348,11 @@ impl Drop for IdScan {
 
 /// A row as found, read as far as it is looked at: a large payload is fetched only for an event that is
 /// really taken.
-pub struct Found<'a> {
+pub struct EventRow<'a> {
     events: &'a Events,
 }
 
-impl Found<'_> {
+impl EventRow<'_> {
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         // SAFETY: the slot holds a row whose columns up to the last of `COLUMNS` have been taken apart.
         unsafe {

@@ -216,7 +216,7 @@ impl Outbox {
     /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
     /// the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]
-    pub fn look(self) -> (Horizon, Snapshot) {
+    pub fn take_horizon(self) -> (Horizon, Snapshot) {
         // The table first, as everybody does who locks both: two orders would make a deadlock.
         // SAFETY: in a transaction, which holds the lock to its end.
         unsafe { pg_sys::LockRelationOid(self.events, pg_sys::AccessShareLock as i32) };

@@ -11,7 +11,7 @@ const SLACK: usize = 1024;
 
 /// A map from ids to things.
 #[derive(Debug)]
-pub struct ById<T> {
+pub struct IdRing<T> {
     /// Strictly ascending; the first is there. Those that have gone leave their place empty.
     ascending: VecDeque<(i64, Option<T>)>,
     /// How many of them are there.
@@ -20,13 +20,13 @@ pub struct ById<T> {
     late: BTreeMap<i64, T>,
 }
 
-impl<T> Default for ById<T> {
+impl<T> Default for IdRing<T> {
     fn default() -> Self {
         Self { ascending: VecDeque::new(), present: 0, late: BTreeMap::new() }
     }
 }
 
-impl<T> ById<T> {
+impl<T> IdRing<T> {
     /// Puts a thing in; gives the one that had its id.
     pub fn insert(&mut self, id: i64, thing: T) -> Option<T> {
         if let Some(before) = self.get_mut(id) {
@@ -168,7 +168,7 @@ mod tests {
     proptest! {
         #[test]
         fn it_is_a_map(steps in prop::collection::vec(step(), 0..300)) {
-            let (mut ours, mut theirs) = (ById::default(), BTreeMap::new());
+            let (mut ours, mut theirs) = (IdRing::default(), BTreeMap::new());
             let mut highest = 0_i64;
             for (n, step) in steps.into_iter().enumerate() {
                 match step {
@@ -207,7 +207,7 @@ mod tests {
 
     #[test]
     fn one_that_stays_costs_no_memory_for_those_that_go() {
-        let mut things = ById::default();
+        let mut things = IdRing::default();
         things.insert(1, ());
         for id in 2..1_000_000 {
             things.insert(id, ());

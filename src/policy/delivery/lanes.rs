@@ -67,7 +67,7 @@ enum State {
 
 /// Why a gate is closed. It lets ids below `id` through.
 #[derive(Debug, Clone, Copy)]
-struct Hold {
+struct Block {
     topic: Topic,
     id: i64,
     state: State,
@@ -75,7 +75,7 @@ struct Hold {
     behind: Option<i64>,
 }
 
-impl Hold {
+impl Block {
     fn turn_away(&mut self, id: i64) {
         self.behind = lower(self.behind, Some(id));
     }
@@ -103,7 +103,7 @@ pub struct Freed {
 #[derive(Debug)]
 pub struct Lanes {
     limit: usize,
-    holds: BTreeMap<Gate, Hold>,
+    blocks: BTreeMap<Gate, Block>,
     /// Those of `holds` that are waiting, by time.
     timers: BTreeSet<(Micros, Gate)>,
     /// Those of `holds` that are due, by id.
@@ -119,7 +119,7 @@ impl Lanes {
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
-            holds: BTreeMap::new(),
+            blocks: BTreeMap::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
             topics: HashMap::default(),
@@ -148,7 +148,7 @@ impl Lanes {
 
     /// Whether a row that was read may be handed out now. `not_before` is the row's own next attempt,
     /// which only an event that was refused has.
-    pub fn admits(
+    pub fn try_admit(
         &mut self,
         topic: Topic,
         lane: Lane,
@@ -157,12 +157,12 @@ impl Lanes {
         now: Micros,
     ) -> bool {
         let gate = Gate::of(lane, id);
-        let hold = self.holds.get_mut(&gate).filter(|hold| hold.id <= id);
+        let hold = self.blocks.get_mut(&gate).filter(|hold| hold.id <= id);
         let refused_before = hold.is_some() || not_before.is_some();
         match (hold, not_before) {
             (_, Some(until)) if until > now => self.block(topic, lane, id, until),
             (Some(hold), _) if hold.id < id => hold.turn_away(id),
-            (Some(Hold { state: State::Waiting { .. }, .. }), until) => {
+            (Some(Block { state: State::Waiting { .. }, .. }), until) => {
                 // The row says that its wait is over: somebody shortened it, and `due` is to notice.
                 if let Some(until) = until {
                     self.block(topic, lane, id, until);
@@ -191,7 +191,7 @@ impl Lanes {
 
     /// Whether it is this event that holds its lane.
     pub fn is_held_by(&self, lane: Lane, id: i64) -> bool {
-        self.holds.get(&Gate::of(lane, id)).is_some_and(|hold| hold.id == id)
+        self.blocks.get(&Gate::of(lane, id)).is_some_and(|hold| hold.id == id)
     }
 
     /// Whether so many of the topic's lanes are closed that no event may be taken that could close another. What is refused
@@ -199,7 +199,7 @@ impl Lanes {
     pub fn is_saturated(&self, topic: Topic) -> bool {
         let closed = self.topics.get(&topic).copied().unwrap_or(0);
         let share =
-            if self.holds.len() >= self.limit { 1 } else { self.limit / self.topics.len().max(MIN_SHARES) };
+            if self.blocks.len() >= self.limit { 1 } else { self.limit / self.topics.len().max(MIN_SHARES) };
         closed > 0 && closed >= share
     }
 
@@ -217,8 +217,8 @@ impl Lanes {
     pub fn due(&mut self, now: Micros) -> bool {
         while let Some(&(until, gate)) = self.timers.first().filter(|&&(until, _)| until <= now) {
             self.timers.remove(&(until, gate));
-            if let Some(hold) = self.holds.get(&gate).copied() {
-                self.set(gate, Hold { state: State::Due, ..hold });
+            if let Some(hold) = self.blocks.get(&gate).copied() {
+                self.set(gate, Block { state: State::Due, ..hold });
             }
         }
         self.has_due()
@@ -236,22 +236,22 @@ impl Lanes {
 
     /// The first of the events to be looked up, by id, each with its topic.
     pub fn first_due(&self, most: usize) -> Vec<(i64, Topic)> {
-        let topic = |gate: &Gate| self.holds.get(gate).map_or(0, |hold| hold.topic);
+        let topic = |gate: &Gate| self.blocks.get(gate).map_or(0, |hold| hold.topic);
         self.due.iter().take(most).map(|(&id, gate)| (id, topic(gate))).collect()
     }
 
     /// An event that was due was not found: it was deleted by hand, or is dead. Those behind it may go.
     pub fn vanished(&mut self, id: i64) -> Option<Freed> {
         let gate = *self.due.get(&id)?;
-        self.remove(gate).map(Hold::freed)
+        self.remove(gate).map(Block::freed)
     }
 
     /// An event that was due is in flight already.
     pub fn is_in_flight(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)
-            && let Some(hold) = self.holds.get(&gate).copied()
+            && let Some(hold) = self.blocks.get(&gate).copied()
         {
-            self.set(gate, Hold { state: State::Trying, ..hold });
+            self.set(gate, Block { state: State::Trying, ..hold });
         }
     }
 
@@ -259,8 +259,8 @@ impl Lanes {
     /// up it knows nothing.
     pub fn release(&mut self, lane: Lane, id: i64) -> Option<Freed> {
         let gate = Gate::of(lane, id);
-        self.holds.get(&gate).filter(|hold| hold.id == id)?;
-        self.remove(gate).map(Hold::freed)
+        self.blocks.get(&gate).filter(|hold| hold.id == id)?;
+        self.remove(gate).map(Block::freed)
     }
 
     /// An event that was handed out comes back, and is to be sent again. If a later one of its lane waits, or comes to wait
@@ -268,7 +268,8 @@ impl Lanes {
     pub fn give_back(&mut self, topic: Topic, lane: Lane, id: i64) {
         let Some(number) = lane else { return };
         self.returned.insert((number, id));
-        if let Some(later) = self.holds.get(&Gate::Lane(number)).map(|hold| hold.id).filter(|held| *held > id)
+        if let Some(later) =
+            self.blocks.get(&Gate::Lane(number)).map(|hold| hold.id).filter(|held| *held > id)
         {
             self.let_returned_go_first(topic, lane, later);
         }
@@ -288,7 +289,7 @@ impl Lanes {
     /// Events that were let through and are not in flight after all, as the caller can tell: they are looked up, or have
     /// vanished.
     pub fn recheck(&mut self, in_flight: impl Fn(i64) -> bool) {
-        for (&gate, hold) in &mut self.holds {
+        for (&gate, hold) in &mut self.blocks {
             if hold.state == State::Trying && !in_flight(hold.id) {
                 hold.state = State::Due;
                 self.due.insert(hold.id, gate);
@@ -303,12 +304,12 @@ impl Lanes {
 
     /// How many lanes are closed.
     pub fn closed(&self) -> usize {
-        self.holds.len()
+        self.blocks.len()
     }
 
     /// Whether no lane is closed.
     pub fn is_empty(&self) -> bool {
-        self.holds.is_empty()
+        self.blocks.is_empty()
     }
 
     /// An event that was refused before keeps its lane closed until its fate is known.
@@ -323,8 +324,8 @@ impl Lanes {
 
     /// The lowest id is the one that holds the lane; the others are behind it.
     fn close(&mut self, topic: Topic, gate: Gate, id: i64, state: State) {
-        let mut hold = Hold { topic, id, state, behind: None };
-        if let Some(current) = self.holds.get_mut(&gate) {
+        let mut hold = Block { topic, id, state, behind: None };
+        if let Some(current) = self.blocks.get_mut(&gate) {
             if current.id < id {
                 current.turn_away(id);
                 return;
@@ -337,7 +338,7 @@ impl Lanes {
         self.set(gate, hold);
     }
 
-    fn set(&mut self, gate: Gate, hold: Hold) {
+    fn set(&mut self, gate: Gate, hold: Block) {
         self.remove(gate);
         match hold.state {
             State::Waiting { until } => {
@@ -349,11 +350,11 @@ impl Lanes {
             State::Trying => {}
         }
         *self.topics.entry(hold.topic).or_default() += 1;
-        self.holds.insert(gate, hold);
+        self.blocks.insert(gate, hold);
     }
 
-    fn remove(&mut self, gate: Gate) -> Option<Hold> {
-        let hold = self.holds.remove(&gate)?;
+    fn remove(&mut self, gate: Gate) -> Option<Block> {
+        let hold = self.blocks.remove(&gate)?;
         if let Some(closed) = self.topics.get_mut(&hold.topic) {
             *closed -= 1;
             if *closed == 0 {

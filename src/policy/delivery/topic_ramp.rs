@@ -28,18 +28,18 @@ use foldhash::fast::RandomState;
 use super::lanes::Lane;
 
 /// A group so large is no caution any more.
-const FREE: usize = 16_384;
+const FULL_SPEED: usize = 16_384;
 
-/// By how much groups grow that are sent with caution.
+/// By how much groups grow that are sent with ramp.
 const GROWTH: usize = 2;
 
 /// How many groups of a topic must go well in a row, before it is trusted again; twice as many for each time that it was
 /// before, up to a limit.
-const CALM: u32 = FREE.ilog2();
-const MAX_RELAPSES: u32 = 6;
+const CLEAN_GROUPS: u32 = FULL_SPEED.ilog2();
+const MAX_STRIKES: u32 = 6;
 
 /// When groups have grown to this, a new producer is known to the partitions of a topic that see traffic.
-const PROVEN: usize = 1_024;
+const WARM: usize = 1_024;
 
 /// By how much groups grow while a new producer gets known.
 const START_GROWTH: usize = 4;
@@ -48,9 +48,9 @@ const START_GROWTH: usize = 4;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
     /// That of nearly all events. It stops at the first gap in a sequence.
-    Common,
+    Gapless,
     /// For what may be refused: it goes on.
-    Apart,
+    Quarantine,
 }
 
 /// An event may be sent.
@@ -59,7 +59,7 @@ pub struct Admission {
     /// Through this producer.
     pub route: Route,
     /// It is the only one of its topic in flight, so that a refusal is its own.
-    pub alone: bool,
+    pub sole_in_flight: bool,
 }
 
 /// How an event in flight ended, from the best to the worst.
@@ -75,7 +75,7 @@ pub enum End {
 
 /// How each topic is handled.
 #[derive(Debug, Default)]
-pub struct Caution {
+pub struct TopicRamp {
     /// Whether order matters, so that topics begin in groups.
     in_order: bool,
     topics: HashMap<Arc<str>, Standing, RandomState>,
@@ -85,22 +85,22 @@ pub struct Caution {
 
 #[derive(Debug)]
 enum Standing {
-    /// As much as there is; and how often the topic was handled with caution.
-    Free { relapses: u32 },
+    /// As much as there is; and how often the topic was handled with ramp.
+    Open { strikes: u32 },
     /// In groups.
-    Groups(Group),
+    Ramping(Group),
 }
 
 impl Standing {
-    fn relapses(&self) -> u32 {
+    fn strikes(&self) -> u32 {
         match self {
-            Self::Free { relapses } | Self::Groups(Group { relapses, .. }) => *relapses,
+            Self::Open { strikes } | Self::Ramping(Group { strikes, .. }) => *strikes,
         }
     }
 
     /// Whether a topic that has nothing in flight differs from one never heard of.
     fn is_worth_keeping(&self) -> bool {
-        self.relapses() > 0 || matches!(self, Self::Groups(Group { route: Route::Apart, .. }))
+        self.strikes() > 0 || matches!(self, Self::Ramping(Group { route: Route::Quarantine, .. }))
     }
 }
 
@@ -116,9 +116,9 @@ struct Group {
     /// The worst that became of one of the group.
     worst: End,
     /// Groups in a row that went well.
-    calm: u32,
+    clean_groups: u32,
     /// How often the topic was handled with caution before.
-    relapses: u32,
+    strikes: u32,
     /// Those that have an event in this group.
     lanes: HashSet<u64, RandomState>,
     /// The lowest id that was turned away meanwhile.
@@ -126,26 +126,26 @@ struct Group {
 }
 
 impl Group {
-    fn new(route: Route, in_flight: usize, relapses: u32) -> Self {
+    fn new(route: Route, in_flight: usize, strikes: u32) -> Self {
         Self {
             route,
             most: 1,
             sent: 0,
             in_flight,
             worst: End::Well,
-            calm: 0,
-            relapses,
+            clean_groups: 0,
+            strikes,
             lanes: HashSet::default(),
             turned_away: None,
         }
     }
 
     /// Whether an event may join the group, and how it is sent then. Asked in ascending ids.
-    fn admits(&mut self, id: i64, lane: Lane) -> Option<Admission> {
+    fn try_admit(&mut self, id: i64, lane: Lane) -> Option<Admission> {
         if self.has_room() && lane.is_none_or(|lane| self.lanes.insert(lane)) {
             self.sent += 1;
             self.in_flight += 1;
-            return Some(Admission { route: self.route, alone: self.most == 1 });
+            return Some(Admission { route: self.route, sole_in_flight: self.most == 1 });
         }
         self.turned_away = Some(self.turned_away.map_or(id, |lowest| lowest.min(id)));
         None
@@ -159,11 +159,11 @@ impl Group {
     /// All of the group came back: how large the next one may be. Gives whether that is no caution any more.
     fn next(&mut self) -> bool {
         let (growth, most) = match self.route {
-            Route::Common => (START_GROWTH, PROVEN),
-            Route::Apart => (GROWTH, FREE),
+            Route::Gapless => (START_GROWTH, WARM),
+            Route::Quarantine => (GROWTH, FULL_SPEED),
         };
         if self.sent > 0 {
-            self.calm = if self.worst == End::Well { self.calm + 1 } else { 0 };
+            self.clean_groups = if self.worst == End::Well { self.clean_groups + 1 } else { 0 };
             self.most = match self.worst {
                 End::Suspect => (self.sent / 2).max(1),
                 End::Refused | End::Well => (self.most * growth).min(most),
@@ -171,15 +171,15 @@ impl Group {
         }
         (self.sent, self.worst) = (0, End::Well);
         self.lanes.clear();
-        let calm = match self.route {
-            Route::Common => 1,
-            Route::Apart => CALM << self.relapses.min(MAX_RELAPSES),
+        let clean_groups = match self.route {
+            Route::Gapless => 1,
+            Route::Quarantine => CLEAN_GROUPS << self.strikes.min(MAX_STRIKES),
         };
-        self.most >= most && self.calm >= calm
+        self.most >= most && self.clean_groups >= clean_groups
     }
 }
 
-impl Caution {
+impl TopicRamp {
     /// For a new producer. `in_order`: whether order matters.
     #[must_use]
     pub fn new(in_order: bool) -> Self {
@@ -192,28 +192,28 @@ impl Caution {
         self.in_order = in_order;
         for standing in self.topics.values_mut() {
             let group = match standing {
-                Standing::Groups(group) if group.route == Route::Apart => {
-                    Group { most: group.most, ..Group::new(Route::Apart, 0, group.relapses) }
+                Standing::Ramping(group) if group.route == Route::Quarantine => {
+                    Group { most: group.most, ..Group::new(Route::Quarantine, 0, group.strikes) }
                 }
-                Standing::Groups(Group { relapses, .. }) | Standing::Free { relapses } => {
-                    Group::new(Route::Common, 0, *relapses)
+                Standing::Ramping(Group { strikes, .. }) | Standing::Open { strikes } => {
+                    Group::new(Route::Gapless, 0, *strikes)
                 }
             };
-            *standing = Standing::Groups(group);
+            *standing = Standing::Ramping(group);
         }
         self.topics.retain(|_, standing| standing.is_worth_keeping());
     }
 
-    /// Whether no topic is handled with caution.
+    /// Whether no topic is handled with ramp.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.apart == 0
     }
 
-    /// Whether a topic is handled with caution.
+    /// Whether a topic is handled with ramp.
     #[must_use]
     pub fn holds(&self, topic: &str) -> bool {
-        matches!(self.topics.get(topic), Some(Standing::Groups(Group { route: Route::Apart, .. })))
+        matches!(self.topics.get(topic), Some(Standing::Ramping(Group { route: Route::Quarantine, .. })))
     }
 
     /// From now on this topic is handled with caution, while so many of its events are still in flight.
@@ -223,27 +223,27 @@ impl Caution {
             return;
         }
         let before = self.topics.get(topic);
-        let mut group = Group::new(Route::Apart, in_flight, before.map_or(0, Standing::relapses));
-        if let Some(Standing::Groups(before)) = before {
+        let mut group = Group::new(Route::Quarantine, in_flight, before.map_or(0, Standing::strikes));
+        if let Some(Standing::Ramping(before)) = before {
             group.turned_away = before.turned_away;
         }
-        self.topics.insert(topic.clone(), Standing::Groups(group));
+        self.topics.insert(topic.clone(), Standing::Ramping(group));
         self.apart += 1;
     }
 
     /// Whether an event may be sent now, and how; then it counts as in flight. Asked in ascending ids.
-    pub fn admits(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Admission> {
+    pub fn try_admit(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Admission> {
         match self.topics.get_mut(topic) {
-            Some(Standing::Groups(group)) if self.in_order || group.route == Route::Apart => {
-                group.admits(id, lane)
+            Some(Standing::Ramping(group)) if self.in_order || group.route == Route::Quarantine => {
+                group.try_admit(id, lane)
             }
             None if self.in_order => {
-                let mut group = Group::new(Route::Common, 0, 0);
-                let admission = group.admits(id, lane);
-                self.topics.insert(topic.clone(), Standing::Groups(group));
+                let mut group = Group::new(Route::Gapless, 0, 0);
+                let admission = group.try_admit(id, lane);
+                self.topics.insert(topic.clone(), Standing::Ramping(group));
                 admission
             }
-            _ => Some(Admission { route: Route::Common, alone: false }),
+            _ => Some(Admission { route: Route::Gapless, sole_in_flight: false }),
         }
     }
 
@@ -251,14 +251,16 @@ impl Caution {
     #[must_use]
     pub fn takes_more(&self, topic: &str) -> bool {
         match self.topics.get(topic) {
-            Some(Standing::Groups(group)) if self.in_order || group.route == Route::Apart => group.has_room(),
+            Some(Standing::Ramping(group)) if self.in_order || group.route == Route::Quarantine => {
+                group.has_room()
+            }
             _ => true,
         }
     }
 
     /// An event that was admitted has not been sent after all, and is to be read again.
     pub fn withdraw(&mut self, topic: &str) {
-        if let Some(Standing::Groups(group)) = self.topics.get_mut(topic) {
+        if let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) {
             group.sent = group.sent.saturating_sub(1);
             group.in_flight = group.in_flight.saturating_sub(1);
         }
@@ -267,7 +269,7 @@ impl Caution {
     /// An event of this topic is no longer in flight. Gives the lowest id that was turned away, if it is time
     /// to read it again.
     pub fn settled(&mut self, topic: &Arc<str>, end: End) -> Option<i64> {
-        let Some(Standing::Groups(group)) = self.topics.get_mut(topic) else { return None };
+        let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return None };
         group.in_flight = group.in_flight.saturating_sub(1);
         if group.sent > 0 {
             group.worst = group.worst.max(end);
@@ -276,18 +278,18 @@ impl Caution {
             return None;
         }
         let turned_away = group.turned_away.take();
-        let (route, relapses, went_well) = (group.route, group.relapses, group.worst == End::Well);
+        let (route, strikes, went_well) = (group.route, group.strikes, group.worst == End::Well);
         match (route, group.next()) {
-            (Route::Common, true) => {
-                self.topics.insert(topic.clone(), Standing::Free { relapses });
+            (Route::Gapless, true) => {
+                self.topics.insert(topic.clone(), Standing::Open { strikes });
             }
             // A name that no topic has leaves nothing behind, when it has no more events.
-            (Route::Common, false) if !went_well && relapses == 0 && turned_away.is_none() => {
+            (Route::Gapless, false) if !went_well && strikes == 0 && turned_away.is_none() => {
                 self.topics.remove(topic);
             }
-            (Route::Apart, true) => {
-                let start = Group::new(Route::Common, 0, relapses + 1);
-                self.topics.insert(topic.clone(), Standing::Groups(start));
+            (Route::Quarantine, true) => {
+                let start = Group::new(Route::Gapless, 0, strikes + 1);
+                self.topics.insert(topic.clone(), Standing::Ramping(start));
                 self.apart -= 1;
             }
             _ => {}

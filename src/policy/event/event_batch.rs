@@ -14,7 +14,7 @@ use super::draft::Event;
 
 /// Events in the order in which they were pushed.
 #[derive(Debug, Default)]
-pub struct Packed {
+pub struct EventBatch {
     entries: Vec<Entry>,
     /// Keys and payloads.
     bytes: Vec<u8>,
@@ -44,7 +44,7 @@ struct Entry {
 
 /// How much there is of everything.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Extent {
+pub struct BatchSize {
     /// Number of events.
     pub events: usize,
     /// Bytes of keys and payloads.
@@ -53,10 +53,10 @@ pub struct Extent {
     pub text: usize,
 }
 
-impl Packed {
+impl EventBatch {
     /// With room for so much, before memory must grow; with less, if there is none.
     #[must_use]
-    pub fn with_room(extent: Extent) -> Self {
+    pub fn with_room(extent: BatchSize) -> Self {
         let mut packed = Self { entries: Vec::with_capacity(extent.events), ..Self::default() };
         let _ = packed.bytes.try_reserve(extent.bytes).and_then(|()| packed.text.try_reserve(extent.text));
         packed
@@ -64,8 +64,8 @@ impl Packed {
 
     /// How much there is in it.
     #[must_use]
-    pub fn extent(&self) -> Extent {
-        Extent { events: self.entries.len(), bytes: self.bytes.len(), text: self.text.len() }
+    pub fn extent(&self) -> BatchSize {
+        BatchSize { events: self.entries.len(), bytes: self.bytes.len(), text: self.text.len() }
     }
 
     /// Adds a copy of the event.
@@ -94,7 +94,7 @@ impl Packed {
         Ok(())
     }
 
-    /// The events, each with the place of its topic in [`Packed::topics`].
+    /// The events, each with the place of its topic in [`EventBatch::topics`].
     pub fn events(&self) -> impl Iterator<Item = (usize, Event<'_>)> {
         self.entries.iter().map(|entry| (entry.topic, self.event(entry)))
     }
@@ -187,7 +187,7 @@ mod tests {
         ) {
             let topics = ["a", "b", "ab", "c", "d"].map(str::to_owned);
             let events: Vec<_> = written.iter().enumerate().map(|(n, written)| event(n, &topics, written)).collect();
-            let mut packed = Packed::default();
+            let mut packed = EventBatch::default();
             events.iter().for_each(|event| packed.push(event).unwrap());
             for ((place, unpacked), event) in packed.events().zip(&events) {
                 prop_assert_eq!(&*packed.topics()[place], event.topic);

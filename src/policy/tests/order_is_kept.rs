@@ -277,7 +277,7 @@ impl World {
         if not_before.is_some() {
             self.backlog.leave_behind(topic);
         }
-        let admitted = self.lanes.admits(topic, lane, id, not_before, self.now);
+        let admitted = self.lanes.try_admit(topic, lane, id, not_before, self.now);
         if !admitted && self.flaw != Flaw::NoLanes {
             return Ok(true);
         }

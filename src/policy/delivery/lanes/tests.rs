@@ -5,7 +5,7 @@ fn an_event_that_was_let_through_and_vanished_opens_its_lane() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, Some(1), 5, 0);
     assert!(lanes.due(0));
-    assert!(lanes.admits(T, Some(1), 5, None, 0) && !lanes.admits(T, Some(1), 6, None, 0));
+    assert!(lanes.try_admit(T, Some(1), 5, None, 0) && !lanes.try_admit(T, Some(1), 6, None, 0));
     assert_eq!(lanes.vanished(5), None);
     lanes.recheck(|id| id == 5);
     assert_eq!(lanes.vanished(5), None, "it is in flight");
@@ -29,43 +29,43 @@ const C: Lane = Some(3);
 fn a_refused_event_closes_its_lane_for_itself_and_higher_ids_and_no_other_lane() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 5, 100);
-    assert!(!lanes.admits(T, A, 5, Some(100), 0));
-    assert!(!lanes.admits(T, A, 6, None, 0));
-    assert!(lanes.admits(T, A, 4, None, 0));
-    assert!(lanes.admits(T, B, 7, None, 0));
-    assert!(lanes.admits(T, None, 8, None, 0));
+    assert!(!lanes.try_admit(T, A, 5, Some(100), 0));
+    assert!(!lanes.try_admit(T, A, 6, None, 0));
+    assert!(lanes.try_admit(T, A, 4, None, 0));
+    assert!(lanes.try_admit(T, B, 7, None, 0));
+    assert!(lanes.try_admit(T, None, 8, None, 0));
 }
 
 #[test]
 fn when_due_the_event_goes_first_and_those_behind_follow_its_delivery() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 5, 100);
-    assert!(!lanes.admits(T, A, 9, None, 0));
-    assert!(!lanes.admits(T, A, 7, None, 0));
+    assert!(!lanes.try_admit(T, A, 9, None, 0));
+    assert!(!lanes.try_admit(T, A, 7, None, 0));
     assert_eq!((lanes.next_due(), lanes.due(99)), (Some(100), false));
     assert_eq!((lanes.due(100), lanes.next_due()), (true, None));
-    assert!(lanes.admits(T, A, 5, Some(100), 100));
-    assert!(!lanes.admits(T, A, 7, None, 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
+    assert!(!lanes.try_admit(T, A, 7, None, 100));
     assert_eq!(lanes.release(A, 5), freed(Some(7)));
     assert!(lanes.is_empty());
-    assert!(lanes.admits(T, A, 7, None, 100));
+    assert!(lanes.try_admit(T, A, 7, None, 100));
 }
 
 #[test]
 fn an_event_that_is_not_sent_holds_its_lane_until_it_is_settled() {
     let mut lanes = Lanes::new(10);
-    assert!(lanes.admits(T, A, 5, None, 0) && lanes.admits(T, None, 6, None, 0));
+    assert!(lanes.try_admit(T, A, 5, None, 0) && lanes.try_admit(T, None, 6, None, 0));
     lanes.hold_back(T, A, 5);
     lanes.hold_back(T, None, 6);
     assert!(
-        !lanes.admits(T, A, 7, None, 0)
-            && lanes.admits(T, A, 4, None, 0)
-            && lanes.admits(T, None, 8, None, 0)
+        !lanes.try_admit(T, A, 7, None, 0)
+            && lanes.try_admit(T, A, 4, None, 0)
+            && lanes.try_admit(T, None, 8, None, 0)
     );
-    assert!(lanes.admits(T, A, 5, None, 0), "it is read again, after a transaction that failed");
+    assert!(lanes.try_admit(T, A, 5, None, 0), "it is read again, after a transaction that failed");
     lanes.block(T, A, 5, 100);
     assert!(lanes.due(100));
-    assert!(lanes.admits(T, A, 5, Some(100), 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
     lanes.hold_back(T, A, 5);
     assert_eq!(lanes.release(A, 5), freed(Some(7)));
 }
@@ -75,19 +75,19 @@ fn a_second_refusal_finds_nothing_ahead_of_it() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 5, 100);
     lanes.due(100);
-    assert!(lanes.admits(T, A, 5, Some(100), 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
     lanes.block(T, A, 5, 300);
-    assert!(!lanes.admits(T, A, 6, None, 200));
+    assert!(!lanes.try_admit(T, A, 6, None, 200));
     assert!(lanes.due(300));
 }
 
 #[test]
 fn after_a_restart_the_rows_own_times_close_the_lanes() {
     let mut lanes = Lanes::new(10);
-    assert!(!lanes.admits(T, A, 5, Some(100), 0), "still waiting");
-    assert!(!lanes.admits(T, A, 6, None, 0));
-    assert!(lanes.admits(T, B, 7, Some(-1), 0), "due while the relay was away");
-    assert!(!lanes.admits(T, B, 8, None, 0), "tries first");
+    assert!(!lanes.try_admit(T, A, 5, Some(100), 0), "still waiting");
+    assert!(!lanes.try_admit(T, A, 6, None, 0));
+    assert!(lanes.try_admit(T, B, 7, Some(-1), 0), "due while the relay was away");
+    assert!(!lanes.try_admit(T, B, 8, None, 0), "tries first");
     assert_eq!(lanes.release(B, 7), freed(Some(8)));
 }
 
@@ -100,7 +100,7 @@ fn the_lowest_refused_event_of_a_lane_decides() {
     assert_eq!(lanes.next_due(), Some(100));
     lanes.block(T, A, 5, 90);
     assert!(lanes.due(90));
-    assert!(lanes.admits(T, A, 5, Some(90), 90));
+    assert!(lanes.try_admit(T, A, 5, Some(90), 90));
     assert_eq!(lanes.release(A, 5), freed(Some(6)), "6 is to be read again");
 }
 
@@ -108,9 +108,9 @@ fn the_lowest_refused_event_of_a_lane_decides() {
 fn a_wait_that_was_shortened_by_hand_is_over_at_once() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 5, 1000);
-    assert!(!lanes.admits(T, A, 5, Some(20), 30));
+    assert!(!lanes.try_admit(T, A, 5, Some(20), 30));
     assert!(lanes.due(30));
-    assert!(lanes.admits(T, A, 5, Some(20), 30));
+    assert!(lanes.try_admit(T, A, 5, Some(20), 30));
 }
 
 #[test]
@@ -119,12 +119,12 @@ fn an_event_that_vanished_opens_its_lane() {
     lanes.block(T, A, 5, 100);
     lanes.block(T, None, 6, 100);
     assert!(lanes.due(100));
-    assert!(!lanes.admits(T, A, 7, None, 100));
+    assert!(!lanes.try_admit(T, A, 7, None, 100));
     assert_eq!(lanes.first_due(9), [(5, T), (6, T)]);
     assert_eq!(lanes.vanished(5), freed(Some(7)));
     assert_eq!(lanes.vanished(6), freed(None));
     assert!(lanes.is_empty());
-    assert!(lanes.admits(T, A, 7, None, 100));
+    assert!(lanes.try_admit(T, A, 7, None, 100));
 }
 
 #[test]
@@ -132,19 +132,19 @@ fn an_event_that_was_read_has_not_vanished() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 5, 100);
     lanes.due(100);
-    assert!(lanes.admits(T, A, 5, Some(100), 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
     assert_eq!(lanes.vanished(5), None);
-    assert!(!lanes.admits(T, A, 6, None, 100));
+    assert!(!lanes.try_admit(T, A, 6, None, 100));
 }
 
 #[test]
 fn an_event_without_a_key_waits_alone() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, None, 5, 100);
-    assert!(!lanes.admits(T, None, 5, None, 0));
-    assert!(lanes.admits(T, None, 6, None, 0));
+    assert!(!lanes.try_admit(T, None, 5, None, 0));
+    assert!(lanes.try_admit(T, None, 6, None, 0));
     assert!(lanes.due(100));
-    assert!(lanes.admits(T, None, 5, Some(100), 100));
+    assert!(lanes.try_admit(T, None, 5, Some(100), 100));
     assert!(lanes.is_empty());
     assert_eq!(lanes.release(None, 5), None);
 }
@@ -154,10 +154,10 @@ fn what_was_in_flight_at_a_broken_producer_goes_first_again() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 5, 100);
     lanes.due(100);
-    assert!(lanes.admits(T, A, 5, Some(100), 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
     lanes.resend();
-    assert!(lanes.admits(T, A, 5, Some(100), 100));
-    assert!(!lanes.admits(T, A, 6, None, 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
+    assert!(!lanes.try_admit(T, A, 6, None, 100));
     lanes.resend();
     assert_eq!(lanes.vanished(5), freed(Some(6)), "5 vanished");
 }
@@ -172,9 +172,9 @@ fn what_comes_back_goes_before_a_later_one_that_waits() {
     lanes.give_back(T, B, 9);
     assert!(!lanes.has_due() && lanes.due(100));
     assert_eq!(lanes.first_due(10), [(5, T)]);
-    assert!(lanes.admits(T, A, 5, None, 100) && !lanes.admits(T, A, 7, Some(100), 100));
+    assert!(lanes.try_admit(T, A, 5, None, 100) && !lanes.try_admit(T, A, 7, Some(100), 100));
     assert_eq!(lanes.release(A, 5), freed(Some(6)));
-    assert!(lanes.admits(T, A, 6, None, 100) && lanes.admits(T, A, 7, Some(100), 100));
+    assert!(lanes.try_admit(T, A, 6, None, 100) && lanes.try_admit(T, A, 7, Some(100), 100));
 }
 
 #[test]
@@ -187,16 +187,16 @@ fn what_came_back_goes_before_a_later_one_that_comes_to_wait() {
     lanes.block(T, A, 7, 100);
     assert!(lanes.due(200));
     assert_eq!(lanes.first_due(10), [(5, T)], "7 is due, and 5 was not read yet");
-    assert!(lanes.admits(T, A, 5, None, 200));
+    assert!(lanes.try_admit(T, A, 5, None, 200));
     assert_eq!(lanes.release(A, 5), freed(Some(7)));
-    assert!(!lanes.admits(T, A, 7, Some(300), 200), "6 goes first");
+    assert!(!lanes.try_admit(T, A, 7, Some(300), 200), "6 goes first");
     lanes.due(400);
     assert_eq!(lanes.first_due(10), [(6, T)]);
-    assert!(lanes.admits(T, A, 6, None, 400));
+    assert!(lanes.try_admit(T, A, 6, None, 400));
     assert_eq!(lanes.release(A, 6), freed(Some(7)));
-    assert!(lanes.admits(T, A, 7, Some(300), 400));
+    assert!(lanes.try_admit(T, A, 7, Some(300), 400));
     // What is read again, or is not there any more, holds up nobody.
-    assert!(lanes.admits(T, B, 8, None, 400));
+    assert!(lanes.try_admit(T, B, 8, None, 400));
     lanes.give_back(T, C, 9);
     lanes.all_read();
     lanes.block(T, B, 10, 500);
@@ -216,7 +216,7 @@ fn a_topic_is_saturated_when_it_has_its_share_of_what_can_be_closed() {
     assert!(lanes.is_saturated(T) && !lanes.is_saturated(U));
     lanes.block(U, B, 9, 100);
     assert!(lanes.is_held_by(B, 9) && !lanes.is_held_by(B, 10) && lanes.has_closed(U));
-    assert!(lanes.due(100) && lanes.admits(T, None, 0, Some(100), 100));
+    assert!(lanes.due(100) && lanes.try_admit(T, None, 0, Some(100), 100));
     assert!(!lanes.is_saturated(T), "one is on its way");
     (10..30).for_each(|id| lanes.block(T, None, id, 200));
     assert!(lanes.is_saturated(U), "all others are taken");
@@ -230,7 +230,7 @@ fn waits_are_ended_to_look_at_the_rows_again() {
     lanes.block(T, A, 5, 1000);
     lanes.end_waits();
     assert_eq!(lanes.first_due(9), [(5, T)]);
-    assert!(!lanes.admits(T, A, 5, Some(1000), 0));
+    assert!(!lanes.try_admit(T, A, 5, Some(1000), 0));
     assert!(!lanes.has_due());
     lanes.end_waits();
     lanes.is_in_flight(5);
