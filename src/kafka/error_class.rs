@@ -1,8 +1,8 @@
 //! Whose fault an error of Kafka is. The codes are those of librdkafka's `rd_kafka_resp_err_t` and of
 //! the Kafka protocol guide's table of errors.
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome};
-use event_outbox_policy::event::timestamps;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// Sorts an error of one message.
@@ -87,16 +87,16 @@ pub fn sort(code: Code) -> Failure {
 }
 
 /// The kind of a refusal, as `error_class` tells it.
-fn class(code: Code) -> &'static str {
+fn class(code: Code) -> ErrorClass {
     match code {
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => "too_large",
-        Code::UnknownTopic | Code::UnknownTopicOrPartition => "unknown_topic",
-        Code::UnknownPartition => "unknown_partition",
-        Code::TopicAuthorizationFailed => "not_authorized",
-        Code::InvalidTopic => "invalid_topic",
-        Code::InvalidTimestamp => timestamps::CLASS,
-        Code::InvalidRecord | Code::PolicyViolation | Code::InvalidArgument => "invalid_record",
-        _ => "other",
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => ErrorClass::TooLarge,
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => ErrorClass::UnknownTopic,
+        Code::UnknownPartition => ErrorClass::UnknownPartition,
+        Code::TopicAuthorizationFailed => ErrorClass::NotAuthorized,
+        Code::InvalidTopic => ErrorClass::InvalidTopic,
+        Code::InvalidTimestamp => ErrorClass::InvalidTimestamp,
+        Code::InvalidRecord | Code::PolicyViolation | Code::InvalidArgument => ErrorClass::InvalidRecord,
+        _ => ErrorClass::Other,
     }
 }
 
@@ -116,7 +116,7 @@ pub fn outcome(error: &KafkaError) -> Outcome {
         Some(code) => Outcome::Failed { failure: sort(code), class: class(code), error: in_words(code) },
         // A topic that is no C string: nothing that Kafka could take.
         None => {
-            Outcome::Failed { failure: Failure::Refused, class: "invalid_topic", error: error.to_string() }
+            Outcome::Failed { failure: Failure::Refused, class: ErrorClass::InvalidTopic, error: error.to_string() }
         }
     }
 }

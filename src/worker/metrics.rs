@@ -2,22 +2,8 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
+use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
-
-/// The kinds of trouble that are counted: refusals by their class, as `outbox.dead_letters` names them; then the times
-/// that no broker answered, and those that a producer could not be used.
-pub const TROUBLES: [&str; 10] = [
-    "too_large",
-    "unknown_topic",
-    "unknown_partition",
-    "not_authorized",
-    "invalid_topic",
-    "invalid_record",
-    "invalid_timestamp",
-    "other",
-    "disconnected",
-    "producer",
-];
 
 /// The time over which the rate of publishing is taken, in seconds.
 const RATE_SECONDS: f64 = 60.0;
@@ -48,7 +34,7 @@ pub struct Figures {
     /// What librdkafka tells, where it is asked to.
     pub kafka: KafkaFigures,
     rate: Rate,
-    troubles: [AtomicI64; TROUBLES.len()],
+    errors: [AtomicI64; CountedError::COUNT],
 }
 
 impl Figures {
@@ -65,17 +51,16 @@ impl Figures {
         self.rate.at(now)
     }
 
-    /// Something of this kind has happened.
-    pub fn count_trouble(&self, kind: &str) {
-        if let Some(at) = TROUBLES.iter().position(|known| *known == kind) {
-            self.troubles[at].fetch_add(1, Ordering::Relaxed);
-        }
+    /// Counts an error.
+    pub fn count_error(&self, kind: CountedError) {
+        self.errors[kind.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The kinds of trouble that have happened, and how often.
-    pub fn troubles(&self) -> impl Iterator<Item = (&'static str, i64)> + '_ {
-        let counts = self.troubles.iter().map(|count| count.load(Ordering::Relaxed));
-        TROUBLES.into_iter().zip(counts).filter(|(_, count)| *count > 0)
+    /// The kinds of errors that have happened, and how often.
+    pub fn error_counts(&self) -> impl Iterator<Item = (CountedError, i64)> + '_ {
+        CountedError::all()
+            .map(|kind| (kind, self.errors[kind.index()].load(Ordering::Relaxed)))
+            .filter(|(_, count)| *count > 0)
     }
 
     /// The relay has ended: what was in flight, and what it remembered, is not.
@@ -94,7 +79,7 @@ impl Figures {
         for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
             counter.store(0, Ordering::Relaxed);
         }
-        self.troubles.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+        self.errors.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         self.rate.clear();
     }
 }

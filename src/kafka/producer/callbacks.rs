@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::kafka::redactor::Redactor;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
@@ -86,7 +87,7 @@ impl Context {
     pub fn put_off(&self, id: i64) {
         let outcome = Outcome::Failed {
             failure: Failure::Outage,
-            class: "other",
+            class: ErrorClass::Other,
             error: "no producer could be made".into(),
         };
         self.callback_log().reports.push(Report { id, outcome });

@@ -20,7 +20,7 @@ use super::existence::Existence;
 use super::messages::{ProduceBatch, ProducerEvent};
 use crate::failpoints;
 use crate::kafka::config;
-use crate::kafka::wakeup_fd::{SignalAtEnd, WakeupFd};
+use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
 /// Time for a broker to answer whether it is there.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
@@ -57,7 +57,7 @@ pub struct KafkaThread {
 impl KafkaThread {
     /// Makes the producer and works until the main thread lets go of its channels.
     pub fn run(self) {
-        let _ringing = SignalAtEnd(self.main_wakeup.clone());
+        let _wake = SetAtEnd(self.main_wakeup.clone());
         match Session::open(&self) {
             Ok(mut session) => while session.turn().is_ok() {},
             Err(error) => {

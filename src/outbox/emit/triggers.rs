@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::attempts;
 use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
@@ -118,7 +119,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let since_first = now.saturating_sub(compat::unix_micros(first));
     let refusal = attempts::Refusal {
         attempts,
-        class: after.named(c"error_class"),
+        class: after.named(c"error_class").and_then(ErrorClass::parse),
         since_first: Duration::from_micros(u64::try_from(since_first).unwrap_or(0)),
     };
     let next = (!refusal.is_last(settings::max_attempts(), settings::grace_period())).then(|| {

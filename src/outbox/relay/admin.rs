@@ -5,7 +5,7 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 
 use super::main_loop::Relay;
 use crate::kafka::producer::handle::with_signals_blocked;
-use crate::kafka::wakeup_fd::SignalAtEnd;
+use crate::kafka::wakeup_fd::SetAtEnd;
 use crate::kafka::{admin, config};
 use crate::worker::admin_request::{Ticket, mailbox};
 
@@ -55,7 +55,7 @@ impl Relay {
         let met = self.topics.iter().take(MOST_TOPICS).cloned().collect();
         let work = move || {
             // Dropped after the answer is given.
-            let _ringing = SignalAtEnd(bell);
+            let _wake = SetAtEnd(bell);
             // Should the relay be gone, nobody needs to know.
             let _ = give.send(admin::run(&config, &request, met, &|| interest.is_there()));
         };

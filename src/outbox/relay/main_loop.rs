@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::lanes::Lanes;
 use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::delivery::topic_ramp::TopicRamp;
@@ -129,7 +130,7 @@ pub struct Relay {
     /// `outbox.pause()` was called, and not yet `outbox.resume()`.
     pub(super) paused: bool,
     /// Refusals by topic and kind that the log has not been told of.
-    pub(super) refusals: Repeats<(Arc<str>, &'static str)>,
+    pub(super) refusals: Repeats<(Arc<str>, ErrorClass)>,
     /// When notifications were last taken in.
     notified: Option<Instant>,
     /// What a backend asked of Kafka.

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
+use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::reading::pace::Pace;
 
 use super::main_loop::{Relay, THREAD_END};
@@ -67,7 +68,7 @@ impl Relay {
 
     /// `file` is the one that is wrong: its path is for the log alone.
     fn producer_failed(&mut self, error: &str, file: Option<&Path>) {
-        self.slot.figures.count_trouble("producer");
+        self.slot.figures.count_error(CountedError::Producer);
         if self.producer_backoff.failed() {
             let file = file.map_or_else(String::new, |path| format!(" (the file is {})", path.display()));
             tracing::warn!("the Kafka producer cannot be used, events wait: {error}{file}");
@@ -94,7 +95,7 @@ impl Relay {
                 ProducerEvent::Disconnected(reason) => {
                     if self.slot.connection().0 != Connection::Disconnected {
                         tracing::warn!("no Kafka broker answers, events wait: {reason}");
-                        self.slot.figures.count_trouble("disconnected");
+                        self.slot.figures.count_error(CountedError::Disconnected);
                     }
                     self.slot.show_error(&reason);
                     self.slot.show_connection(Connection::Disconnected);

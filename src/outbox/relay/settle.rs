@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
+use event_outbox_policy::delivery::error_class::{CountedError, ErrorClass};
 use event_outbox_policy::delivery::notify::{self, Published};
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::End;
-use event_outbox_policy::event::timestamps;
 use event_outbox_policy::worker::repeats::Said;
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -224,7 +224,7 @@ impl Relay {
             {
                 sorted.troubled.insert(ticket.topic.clone());
             }
-            if let Outcome::Failed { class: timestamps::CLASS, .. } = outcome {
+            if let Outcome::Failed { class: ErrorClass::InvalidTimestamp, .. } = outcome {
                 let farthest = sorted.untimely.entry(ticket.topic.clone()).or_insert(ticket.record_time);
                 *farthest = [*farthest, ticket.record_time]
                     .into_iter()
@@ -253,6 +253,7 @@ impl Relay {
                     class,
                     error,
                 } => {
+                    let class = *class;
                     let (row, topic) = (ticket.row, ticket.topic.clone());
                     sorted.refused.push(Refusal { row, topic, class, error: error.clone() });
                 }
@@ -369,7 +370,7 @@ impl Relay {
         if delivered > 0 {
             figures.count_published(delivered, crate::pg::now());
         }
-        sorted.refused.iter().for_each(|refusal| figures.count_trouble(refusal.class));
+        sorted.refused.iter().for_each(|refusal| figures.count_error(CountedError::Refusal(refusal.class)));
         if let Some(Refusal { row, error, .. }) = sorted.refused.first() {
             self.slot.show_error(&format!("event {} was refused: {error}", row.id));
         }
@@ -381,7 +382,7 @@ impl Relay {
         let now = self.age();
         for run in refused.chunk_by(|a, b| a.class == b.class && a.topic == b.topic) {
             let Some(Refusal { row, topic, class, error }) = run.first() else { continue };
-            if self.refusals.is_news(&(topic.clone(), class), run.len() as u64, now) {
+            if self.refusals.is_news(&(topic.clone(), *class), run.len() as u64, now) {
                 tracing::warn!("Kafka refused event {} of topic \"{topic}\": {error}", row.id);
             }
         }

@@ -4,13 +4,14 @@
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::worker::watchdog::{Advice, Health, Subject, Watchdog};
 
 use super::main_loop::Relay;
 use crate::kafka::admin;
 use crate::kafka::config;
 use crate::kafka::producer::handle::with_signals_blocked;
-use crate::kafka::wakeup_fd::SignalAtEnd;
+use crate::kafka::wakeup_fd::SetAtEnd;
 
 /// Time for Kafka to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
@@ -84,7 +85,7 @@ impl Relay {
             };
             tracing::warn!("{what} though Kafka is well: the producer is replaced");
             self.slot.show_error(&format!("{what} though Kafka is well"));
-            self.slot.figures.count_trouble("producer");
+            self.slot.figures.count_error(CountedError::Producer);
             self.renew_soon();
         }
     }
@@ -96,7 +97,7 @@ impl Relay {
         let (bell, about) = (self.kafka_wakeup.clone(), subjects.clone());
         let work = move || {
             // Dropped after the answer is given.
-            let _ringing = SignalAtEnd(bell);
+            let _wake = SetAtEnd(bell);
             // Should the relay be gone, nobody needs to know.
             let _ = give.send(admin::ask_health(&config, &about, ANSWER_TIMEOUT));
         };

@@ -8,9 +8,9 @@ use std::borrow::Cow;
 use std::cell::RefCell;
 use std::ffi::{CStr, c_int};
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::event::draft::Event;
 use event_outbox_policy::event::size::{self, Size};
-use event_outbox_policy::event::timestamps;
 use event_outbox_policy::event::topic::MAX_TOPIC_BYTES;
 use pgrx::prelude::*;
 
@@ -465,7 +465,7 @@ impl EventRow<'_> {
     /// Whether it was refused last for its time.
     #[must_use]
     pub fn is_untimely(&self) -> bool {
-        self.bytes(Column::ErrorClass).is_some_and(|class| *class == *timestamps::CLASS.as_bytes())
+        self.bytes(Column::ErrorClass).is_some_and(|class| *class == *ErrorClass::InvalidTimestamp.as_str().as_bytes())
     }
 
     /// When it was emitted, in microseconds since 1970.

@@ -9,6 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::ffi::CStr;
 use std::sync::Arc;
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::notify::Notification;
 use event_outbox_policy::reading::floor::Horizon;
 use pgrx::prelude::*;
@@ -398,7 +399,7 @@ pub struct Refusal {
     /// Its topic.
     pub topic: Arc<str>,
     /// The kind of the refusal.
-    pub class: &'static str,
+    pub class: ErrorClass,
     /// Why, in words.
     pub error: String,
 }
@@ -425,7 +426,7 @@ pub fn report_refused(outbox: Outbox, refused: &[Refusal]) -> Noted {
     let waiting = spi::connected(|| {
         let ids: Vec<i64> = refused.iter().map(|refusal| refusal.row.id).collect();
         let event_ids = uuid_array(refused.iter().map(|refusal| refusal.row.event_id));
-        let classes: Vec<&str> = refused.iter().map(|refusal| refusal.class).collect();
+        let classes: Vec<&str> = refused.iter().map(|refusal| refusal.class.as_str()).collect();
         let errors: Vec<&str> = refused.iter().map(|refusal| refusal.error.as_str()).collect();
         let arguments = [ids.into_datum(), event_ids, classes.into_datum(), errors.into_datum()];
         let rows = as_owner(outbox, || REPORT_REFUSED.execute(&arguments, Access::Write, 0));

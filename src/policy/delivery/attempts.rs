@@ -2,27 +2,26 @@
 
 use std::time::Duration;
 
-/// Kinds of refusals whose cause is outside of the event: an administrator, or another deployment, removes it.
-const FIXED_BY_OTHERS: [&str; 2] = ["unknown_topic", "not_authorized"];
+use super::error_class::ErrorClass;
 
 /// A refusal of an event.
 #[derive(Debug, Clone, Copy)]
-pub struct Refusal<'a> {
+pub struct Refusal {
     /// How often it has been refused, this time included.
     pub attempts: i32,
     /// The kind of this refusal, where it is known.
-    pub class: Option<&'a str>,
+    pub class: Option<ErrorClass>,
     /// Time since it was refused first.
     pub since_first: Duration,
 }
 
-impl Refusal<'_> {
+impl Refusal {
     /// Whether it was the last: the event is dead. One whose cause others can remove is tried for the grace period,
     /// however many attempts that takes: access rights that are missing for some seconds must not kill good events.
     #[must_use]
     pub fn is_last(&self, max_attempts: i32, grace: Duration) -> bool {
         let in_grace =
-            self.class.is_some_and(|class| FIXED_BY_OTHERS.contains(&class)) && self.since_first < grace;
+            self.class.is_some_and(ErrorClass::is_fixed_by_others) && self.since_first < grace;
         self.attempts >= max_attempts && !in_grace
     }
 }
@@ -83,7 +82,7 @@ mod tests {
     #[test]
     fn the_last_attempt_is_counted() {
         let refusal = |attempts, class, seconds| Refusal { attempts, class, since_first: BASE * seconds };
-        for class in [None, Some("too_large"), Some("unknown_partition")] {
+        for class in [None, Some(ErrorClass::TooLarge), Some(ErrorClass::UnknownPartition)] {
             assert!(!refusal(2, class, 1_000).is_last(3, BASE * 60));
             assert!(refusal(3, class, 0).is_last(3, BASE * 60));
         }
@@ -91,7 +90,7 @@ mod tests {
 
     #[test]
     fn what_others_can_fix_has_its_grace_too() {
-        for class in FIXED_BY_OTHERS {
+        for class in [ErrorClass::UnknownTopic, ErrorClass::NotAuthorized] {
             let refusal =
                 |attempts, seconds| Refusal { attempts, class: Some(class), since_first: BASE * seconds };
             assert!(!refusal(3, 59).is_last(3, BASE * 60));

@@ -2,6 +2,7 @@
 
 pub mod attempts;
 pub mod bisection;
+pub mod error_class;
 pub mod id_ring;
 pub mod lanes;
 pub mod notify;

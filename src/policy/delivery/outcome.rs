@@ -1,5 +1,7 @@
 //! What became of an event that was handed to Kafka.
 
+use super::error_class::ErrorClass;
+
 /// The kinds of trouble, as the promises sort them: only [`Failure::Refused`] and [`Failure::Unsendable`] are attempts,
 /// and [`Failure::Suspect`] becomes one if it happens to an event that was sent alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,8 +32,8 @@ pub enum Outcome {
     Failed {
         /// Whose fault it is.
         failure: Failure,
-        /// What kind of error it is, in a word that programs can go by.
-        class: &'static str,
+        /// Its class.
+        class: ErrorClass,
         /// The error in words, with its librdkafka name.
         error: String,
     },

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::topic;
+use crate::delivery::error_class::ErrorClass;
 
 /// The most bytes of an event that any request can carry, and the most that `event_outbox.max_event_bytes` can be. A
 /// broker that is set up as usual closes the connection on a request of more than 104857600 bytes
@@ -56,17 +57,17 @@ impl fmt::Display for Size {
     }
 }
 
-/// Why an event is refused: the kind, in a word that programs can go by, and in words.
-pub type Reason = (&'static str, String);
+/// Why an event is refused: the class, and in words.
+pub type Reason = (ErrorClass, String);
 
 /// Why Kafka can never be asked to take an event, which has come in past the checks.
 #[must_use]
 pub fn unsendable(topic_bytes: usize, size: Size) -> Option<Reason> {
     let bytes = topic::MAX_TOPIC_BYTES;
     if topic_bytes > bytes {
-        Some(("invalid_topic", format!("the topic's name has {topic_bytes} bytes, Kafka allows {bytes}")))
+        Some((ErrorClass::InvalidTopic, format!("the topic's name has {topic_bytes} bytes, Kafka allows {bytes}")))
     } else if size.total() > LARGEST_EVENT {
-        Some(("too_large", format!("it has {size}, a request can carry {LARGEST_EVENT}")))
+        Some((ErrorClass::TooLarge, format!("it has {size}, a request can carry {LARGEST_EVENT}")))
     } else {
         None
     }
@@ -88,7 +89,7 @@ mod tests {
         let large = Size { payload: LARGEST_EVENT, ..Size::default() };
         assert_eq!(unsendable(249, large), None);
         let class = |topic, size| unsendable(topic, size).map(|(class, _)| class);
-        assert_eq!(class(249, Size { key: 1, ..large }), Some("too_large"));
-        assert_eq!(class(250, Size::default()), Some("invalid_topic"));
+        assert_eq!(class(249, Size { key: 1, ..large }), Some(ErrorClass::TooLarge));
+        assert_eq!(class(250, Size::default()), Some(ErrorClass::InvalidTopic));
     }
 }

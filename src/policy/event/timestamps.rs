@@ -12,9 +12,6 @@ use foldhash::fast::RandomState;
 /// A time, or a span of it, in microseconds.
 pub type Micros = i64;
 
-/// The kind of such a refusal.
-pub const CLASS: &str = "invalid_timestamp";
-
 /// How long a topic's limits are remembered after the last refusal: they may have been changed.
 const REMEMBERED: Micros = 3_600_000_000;
 
