@@ -1,28 +1,23 @@
 //! What people ask of Kafka through the relay: to create a topic, to describe topics.
 //!
-//! A request and its answer are JSON documents, for they cross from one process to another:
-//!
-//! | request | `ok` of the answer |
-//! |---|---|
-//! | `{"create_topic": {"name", "partitions", "replication_factor", "config": {…}}}` | `null` |
-//! | `{"describe_topics": ["name", …], "and_those_met": bool}` | `[{"topic", "partitions", "replication_factor", "config": {…}, "error"}, …]` |
-//!
-//! A request that failed is answered `{"error": {"kind", "message", "detail"}}`.
+//! Runs in: a thread of its own for each request, in the relay's process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::kafka::admin::{
+    self as policy, Action, Answer, FailureKind, Request, TopicDescription,
+};
 use event_outbox_policy::worker::watchdog::{Health, Subject};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
-use serde_json::{Map, Value, json};
 
 use super::config;
 use super::error_class::in_words;
@@ -42,36 +37,33 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Does what `request` says, and gives the answer. Takes up to the request's own time, or ends soon after `is_wanted` says
 /// that nobody waits any more. `met` are the topics that the relay has met.
 #[must_use]
-pub fn run(config: &ClientConfig, request: &str, met: Vec<Arc<str>>, is_wanted: &dyn Fn() -> bool) -> String {
-    let request: Value = serde_json::from_str(request).unwrap_or(Value::Null);
-    let timeout = Duration::from_millis(request["timeout_ms"].as_u64().unwrap_or(0));
-    let done = Admin::open(config, timeout, is_wanted).and_then(|admin| {
-        let request = &request["request"];
-        if let Some(topic) = request.get("create_topic") {
-            admin.create_topic(topic)
-        } else {
-            let mut names = strings(&request["describe_topics"]);
-            if request["and_those_met"] == true {
+pub fn run(
+    config: &ClientConfig,
+    request: &Request,
+    met: &[Arc<str>],
+    is_wanted: &dyn Fn() -> bool,
+) -> Answer {
+    let done = Admin::open(config, request.timeout(), is_wanted).and_then(|admin| match &request.action {
+        Action::CreateTopic { create_topic } => admin.create_topic(create_topic).map(|()| None),
+        Action::DescribeTopics { describe_topics, and_those_met } => {
+            let mut names: BTreeSet<&str> = describe_topics.iter().flatten().map(|name| &**name).collect();
+            if *and_those_met {
                 names.extend(met.iter().map(|name| &**name));
             }
-            admin.describe_topics(&names)
+            admin.describe_topics(&names).map(Some)
         }
     });
     match done {
-        Ok(value) => json!({ "ok": value }).to_string(),
-        Err(failed) => refuse(failed.kind, failed.message, &config::redactor(config).redact(&failed.detail)),
+        Ok(topics) => Answer::Ok(topics),
+        Err(Failed { kind, message, detail }) => {
+            Answer::failed(kind, message, &config::redactor(config).redact(&detail))
+        }
     }
-}
-
-/// The answer to a request that cannot be done.
-#[must_use]
-pub fn refuse(kind: &str, message: &str, detail: &str) -> String {
-    json!({ "error": { "kind": kind, "message": message, "detail": detail } }).to_string()
 }
 
 /// Why a request failed.
 struct Failed {
-    kind: &'static str,
+    kind: FailureKind,
     message: &'static str,
     detail: String,
 }
@@ -79,19 +71,21 @@ struct Failed {
 impl Failed {
     fn by(code: Code, detail: String) -> Self {
         let (kind, message) = match code {
-            Code::TopicAlreadyExists => ("exists", "the topic exists already"),
+            Code::TopicAlreadyExists => (FailureKind::Exists, "the topic exists already"),
             Code::InvalidTopic
             | Code::InvalidPartitions
             | Code::InvalidReplicationFactor
             | Code::InvalidConfig
             | Code::InvalidArgument
             | Code::InvalidRequest
-            | Code::PolicyViolation => ("invalid", "Kafka refused the request"),
+            | Code::PolicyViolation => (FailureKind::Invalid, "Kafka refused the request"),
             Code::TopicAuthorizationFailed
             | Code::ClusterAuthorizationFailed
             | Code::SaslAuthenticationFailed
-            | Code::Authentication => ("denied", "Kafka does not allow the relay's user to do this"),
-            _ => ("unreachable", "Kafka did not answer"),
+            | Code::Authentication => {
+                (FailureKind::Denied, "Kafka does not allow the relay's user to do this")
+            }
+            _ => (FailureKind::Unreachable, "Kafka did not answer"),
         };
         Self { kind, message, detail }
     }
@@ -170,17 +164,10 @@ impl<'a> Admin<'a> {
         AdminOptions::new().request_timeout(Some(self.left())).operation_timeout(Some(self.left()))
     }
 
-    fn create_topic(&self, topic: &Value) -> Result<Value, Failed> {
-        let number = |name: &str| topic[name].as_i64().and_then(|n| i32::try_from(n).ok()).unwrap_or(-1);
-        let config: Vec<(String, String)> = topic["config"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), Into::into)))
-            .collect();
-        let replication = TopicReplication::Fixed(number("replication_factor"));
-        let mut new =
-            NewTopic::new(topic["name"].as_str().unwrap_or_default(), number("partitions"), replication);
+    fn create_topic(&self, topic: &policy::NewTopic) -> Result<(), Failed> {
+        let config = topic.config_texts();
+        let replication = TopicReplication::Fixed(topic.replication_factor);
+        let mut new = NewTopic::new(&topic.name, topic.partitions, replication);
         for (name, value) in &config {
             new = new.set(name, value);
         }
@@ -188,63 +175,57 @@ impl<'a> Admin<'a> {
             result
                 .map_err(|(name, code)| Failed::by(code, format!("topic \"{name}\": {}", in_words(code))))?;
         }
-        Ok(Value::Null)
+        Ok(())
     }
 
-    fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Value, Failed> {
+    fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Vec<TopicDescription>, Failed> {
         // Whether anybody answers at all, before each topic is asked for.
         self.ask(|slice| ask_any_broker(self.client.inner(), slice))?;
-        let mut topics: Vec<Value> =
-            names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
+        let mut topics: Vec<_> = names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
         self.add_config(&mut topics)?;
-        Ok(Value::Array(topics))
+        Ok(topics)
     }
 
-    fn describe(&self, name: &str) -> Result<Value, Failed> {
+    fn describe(&self, name: &str) -> Result<TopicDescription, Failed> {
         let metadata = self.ask(|slice| self.client.inner().fetch_metadata(Some(name), slice))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         let error = topic.and_then(|topic| topic.error()).map(|error| in_words(Code::from(error)));
-        let leaderless = topic.and_then(without_leader);
-        let in_sync = topic.and_then(|topic| topic.partitions().iter().map(least_in_sync).min());
-        let partitions = topic.map_or(0, |topic| topic.partitions().len());
-        let replicas = topic
-            .and_then(|topic| topic.partitions().iter().map(|partition| partition.replicas().len()).min());
-        Ok(if partitions == 0 {
+        let Some(topic) = topic.filter(|topic| !topic.partitions().is_empty()) else {
             let error = error.unwrap_or_else(|| in_words(Code::UnknownTopicOrPartition));
-            json!({ "topic": name, "error": error })
-        } else {
-            json!({
-                "topic": name, "partitions": partitions, "replication_factor": replicas,
-                "in_sync": in_sync, "ill": leaderless, "error": leaderless.clone().or(error),
-            })
+            return Ok(TopicDescription { topic: name.into(), error: Some(error), ..Default::default() });
+        };
+        let unwritable = without_leader(topic);
+        Ok(TopicDescription {
+            topic: name.into(),
+            partitions: Some(topic.partitions().len()),
+            replication_factor: topic.partitions().iter().map(|partition| partition.replicas().len()).min(),
+            in_sync: topic.partitions().iter().map(least_in_sync).min(),
+            error: unwritable.clone().or(error),
+            unwritable,
+            config: BTreeMap::new(),
         })
     }
 
     /// Adds the configuration of those that exist, where it may be read.
-    fn add_config(&self, topics: &mut [Value]) -> Result<(), Failed> {
-        let existing: Vec<String> = topics
-            .iter()
-            .filter(|topic| topic.get("partitions").is_some())
-            .filter_map(|topic| Some(topic["topic"].as_str()?.to_owned()))
-            .collect();
+    fn add_config(&self, topics: &mut [TopicDescription]) -> Result<(), Failed> {
+        let mut existing: Vec<_> = topics.iter_mut().filter(|topic| topic.partitions.is_some()).collect();
         if existing.is_empty() {
             return Ok(());
         }
-        let resources: Vec<_> = existing.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let names: Vec<String> = existing.iter().map(|topic| topic.topic.clone()).collect();
+        let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
         let described = self.wait(self.client.describe_configs(&resources, &self.options()))?;
-        for (name, resource) in existing.iter().zip(described) {
-            let Some(topic) = topics.iter_mut().find(|topic| topic["topic"] == **name) else { continue };
+        for (topic, resource) in existing.iter_mut().zip(described) {
             match resource {
                 Ok(resource) => {
-                    let config: Map<String, Value> = CONFIG_OF_INTEREST
+                    topic.config = CONFIG_OF_INTEREST
                         .into_iter()
-                        .filter_map(|key| Some((key.to_owned(), resource.get(key)?.value.clone().into())))
+                        .filter_map(|key| Some((key.to_owned(), resource.get(key)?.value.clone())))
                         .collect();
-                    topic["config"] = Value::Object(config);
-                    add_short_of_replicas(topic);
+                    topic.check_replicas();
                 }
-                Err(code) if topic["error"].is_null() => {
-                    topic["error"] = format!("its configuration cannot be read: {}", in_words(code)).into();
+                Err(code) if topic.error.is_none() => {
+                    topic.error = Some(format!("its configuration cannot be read: {}", in_words(code)));
                 }
                 Err(_) => {}
             }
@@ -269,32 +250,17 @@ fn least_in_sync(partition: &MetadataPartition) -> (usize, i32) {
     (partition.isr().len(), partition.id())
 }
 
-/// Says so if a partition has fewer replicas in sync than its topic wants.
-fn add_short_of_replicas(topic: &mut Value) {
-    let wanted = topic["config"]["min.insync.replicas"].as_str().and_then(|text| text.parse::<u64>().ok());
-    let (Some(wanted), Some(in_sync)) = (wanted, topic["in_sync"][0].as_u64()) else { return };
-    if in_sync < wanted && topic["ill"].is_null() {
-        let partition = &topic["in_sync"][1];
-        let ill =
-            format!("partition {partition} has {in_sync} of the {wanted} replicas in sync that it needs");
-        (topic["ill"], topic["error"]) = (ill.clone().into(), ill.into());
-    }
-}
-
 /// What Kafka says of each subject to a client that knows nothing yet.
 #[must_use]
 pub fn ask_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
     let names: BTreeSet<&str> = subjects.iter().flatten().map(|topic| &**topic).collect();
     let described = Admin::open(config, timeout, &|| true).and_then(|admin| admin.describe_topics(&names));
     let Ok(described) = described else { return vec![Health::Unknown; subjects.len()] };
-    let health = |topic: &str| {
-        let found = described.as_array().into_iter().flatten().find(|found| found["topic"] == *topic);
-        match found.map(|found| (found["partitions"].is_null(), &found["ill"], &found["error"])) {
-            Some((false, Value::Null, _)) => Health::Well,
-            Some((false, Value::String(ill), _)) => Health::Ill(ill.clone()),
-            Some((true, _, Value::String(error))) => Health::Ill(error.clone()),
-            _ => Health::Unknown,
-        }
+    let health = |topic: &str| match described.iter().find(|found| found.topic == topic) {
+        Some(TopicDescription { unwritable: Some(why), .. }) => Health::Ill(why.clone()),
+        Some(TopicDescription { partitions: Some(_), .. }) => Health::Well,
+        Some(TopicDescription { error: Some(error), .. }) => Health::Ill(error.clone()),
+        _ => Health::Unknown,
     };
     subjects.iter().map(|subject| subject.as_ref().map_or(Health::Well, |topic| health(topic))).collect()
 }
@@ -303,8 +269,4 @@ pub fn ask_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration
 fn is_silence(error: &KafkaError) -> bool {
     use Code::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
     matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut))
-}
-
-fn strings(list: &Value) -> BTreeSet<&str> {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
 }

@@ -89,7 +89,9 @@ pub fn sort(code: Code) -> Failure {
 /// The kind of a refusal, as `error_class` tells it.
 fn class(code: Code) -> ErrorClass {
     match code {
-        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => ErrorClass::TooLarge,
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
+            ErrorClass::TooLarge
+        }
         Code::UnknownTopic | Code::UnknownTopicOrPartition => ErrorClass::UnknownTopic,
         Code::UnknownPartition => ErrorClass::UnknownPartition,
         Code::TopicAuthorizationFailed => ErrorClass::NotAuthorized,
@@ -115,8 +117,10 @@ pub fn outcome(error: &KafkaError) -> Outcome {
     match error.rdkafka_error_code() {
         Some(code) => Outcome::Failed { failure: sort(code), class: class(code), error: in_words(code) },
         // A topic that is no C string: nothing that Kafka could take.
-        None => {
-            Outcome::Failed { failure: Failure::Refused, class: ErrorClass::InvalidTopic, error: error.to_string() }
-        }
+        None => Outcome::Failed {
+            failure: Failure::Refused,
+            class: ErrorClass::InvalidTopic,
+            error: error.to_string(),
+        },
     }
 }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use event_outbox_policy::kafka::admin::{self as policy, Action, Answer, FailureKind};
 use pgrx::datum::JsonString;
 use pgrx::prelude::*;
-use serde_json::{Value, json};
 
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::user_error::Complaint;
@@ -40,7 +40,7 @@ fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 /// Has the relay do something that only a Kafka client can; gives Kafka's answer, a JSON document. Both are those of
-/// `crate::kafka::admin`.
+/// [`policy`].
 fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = arguments.interval(1)?;
     let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));
@@ -52,19 +52,25 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     if request.len() > admin_request::LETTER_BYTES {
         complain(Unanswered::TooLong(admin_request::LETTER_BYTES)).raise();
     }
-    let request = json!({ "timeout_ms": timeout.as_millis() as u64, "request": raw(request) });
-    let answer = admin_request::mailbox().ask(&request.to_string(), timeout + HANDOVER, || slot.bell.rouse());
+    let action: Action =
+        serde_json::from_str(request).unwrap_or_else(|error| unknown_request(&error).raise());
+    let request = serde_json::to_string(&policy::Request::new(action, timeout)).unwrap_or_default();
+    let answer = admin_request::mailbox().ask(&request, timeout + HANDOVER, || slot.bell.rouse());
     let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
-    let mut answer = raw(&answer);
-    if let Some(failure) = answer.get("error") {
-        kafka_failed(failure).raise();
+    match serde_json::from_str(&answer) {
+        Ok(Answer::Ok(topics)) => JsonString(serde_json::to_string(&topics).unwrap_or_default()).into_datum(),
+        Ok(Answer::Error(failure)) => kafka_failed(failure).raise(),
+        Err(_) => complain(Unanswered::RelayEnded).raise(),
     }
-    JsonString(answer["ok"].take().to_string()).into_datum()
 }
 
-/// A JSON document that this library or Postgres has written.
-fn raw(text: &str) -> Value {
-    serde_json::from_str(text).unwrap_or(Value::Null)
+fn unknown_request(error: &serde_json::Error) -> Complaint {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        message: "invalid request to Kafka".into(),
+        detail: format!("{error}."),
+        hint: "Call outbox.create_topic() or outbox.describe_topics().".into(),
+    }
 }
 
 fn no_relay() -> Complaint {
@@ -106,31 +112,30 @@ fn complain(unanswered: Unanswered) -> Complaint {
 }
 
 /// What Kafka, or the way to it, said against the request.
-fn kafka_failed(failure: &Value) -> Complaint {
-    let word = |name: &str| failure[name].as_str().unwrap_or_default().to_owned();
-    let (code, hint) = match failure["kind"].as_str() {
-        Some("exists") => {
+fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> Complaint {
+    let (code, hint) = match kind {
+        FailureKind::Exists => {
             (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, "SELECT * FROM outbox.topics shows the topics in use.")
         }
-        Some("invalid") => (
+        FailureKind::Invalid => (
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "Compare the name, the partitions, the replication factor and the configuration with what the brokers allow.",
         ),
-        Some("denied") => (
+        FailureKind::Denied => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "Give the relay's Kafka user the right to it: CREATE on the topic or the cluster, DESCRIBE and DESCRIBE_CONFIGS to look.",
         ),
-        Some("waiting") => (
+        FailureKind::Waiting => (
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "Do what outbox.status says, and try again.",
         ),
-        Some("misconfigured") => {
+        FailureKind::Misconfigured => {
             (PgSqlErrorCode::ERRCODE_CONFIG_FILE_ERROR, "Correct the setting, and try again.")
         }
-        _ => (
+        FailureKind::Unreachable | FailureKind::Other => (
             PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             "Check event_outbox.bootstrap_servers, the network and the brokers; SELECT * FROM outbox.check() tells more.",
         ),
     };
-    Complaint { code, message: word("message"), detail: word("detail"), hint: hint.into() }
+    Complaint { code, message, detail, hint: hint.into() }
 }

@@ -68,7 +68,8 @@ fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
     ]);
     let kafka = figures.kafka.get();
     let millis = |micros: i64| micros as f64 / 1000.0;
-    let troubles = figures.error_counts().map(|(kind, count)| (kind.as_str().to_owned(), count.into())).collect();
+    let troubles =
+        figures.error_counts().map(|(kind, count)| (kind.as_str().to_owned(), count.into())).collect();
     columns[FIRST_COLUMNS..COLUMNS - 1].copy_from_slice(&[
         count(&figures.max_in_flight),
         count(&figures.waiting_retries),

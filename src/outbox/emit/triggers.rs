@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::time::Duration;
 
-use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::attempts;
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 

@@ -1,7 +1,8 @@
-//! An errand to Kafka for a backend of the same database: taken from the mailbox, done on a thread of its own,
-//! answered. It needs no producer, so it is done while the relay is paused or disabled too.
+//! Requests to Kafka by backends of the same database: each is taken from its slot, done on a thread of its own, and
+//! answered. They need no producer, so they are done while the relay is paused or disabled too.
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
+use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
 
 use super::main_loop::Relay;
 use crate::kafka::producer::handle::with_signals_blocked;
@@ -15,18 +16,18 @@ const MOST_TOPICS: usize = 500;
 /// One that is under way.
 pub(super) struct AdminTask {
     ticket: Ticket,
-    answer: Receiver<String>,
+    answer: Receiver<Answer>,
 }
 
 impl Relay {
-    /// Answers the errand that is done, and takes the next. One that nobody waits for any more ends by itself, soon.
+    /// Answers the request that is done, and takes the next. One that nobody waits for any more ends by itself, soon.
     pub(super) fn run_admin_tasks(&mut self) {
         if let Some(AdminTask { ticket, answer }) = self.admin_task.take() {
             match answer.try_recv() {
                 Ok(answer) => reply(ticket, &answer),
                 Err(TryRecvError::Disconnected) => {
                     let detail = "Its thread ended before it was done.";
-                    reply(ticket, &admin::refuse("other", "the request to Kafka failed", detail));
+                    reply(ticket, &Answer::failed(FailureKind::Other, "the request to Kafka failed", detail));
                 }
                 Err(TryRecvError::Empty) => self.admin_task = Some(AdminTask { ticket, answer }),
             }
@@ -35,7 +36,7 @@ impl Relay {
             return;
         }
         if let Some((ticket, request)) = mailbox().fetch() {
-            match self.begin(ticket, request) {
+            match self.begin(ticket, &request) {
                 Ok(answer) => self.admin_task = Some(AdminTask { ticket, answer }),
                 Err(refusal) => reply(ticket, &refusal),
             }
@@ -43,21 +44,25 @@ impl Relay {
     }
 
     /// Has a thread do it; gives the answer if it cannot be done.
-    fn begin(&self, ticket: Ticket, request: String) -> Result<Receiver<String>, String> {
-        let refuse =
-            |detail: String| admin::refuse("misconfigured", "no client for Kafka can be made", &detail);
+    fn begin(&self, ticket: Ticket, request: &str) -> Result<Receiver<Answer>, Answer> {
+        let refuse = |detail: String| {
+            Answer::failed(FailureKind::Misconfigured, "no client for Kafka can be made", &detail)
+        };
+        let request: Request = serde_json::from_str(request).map_err(|error| {
+            Answer::failed(FailureKind::Invalid, "the relay does not know this request", &error.to_string())
+        })?;
         let config = config::client_config(&self.settings.producer)
             .map(|config| config::for_requests(&config))
             .map_err(|error| refuse(error.to_string()))?;
         let (give, answer) = bounded(1);
-        let bell = self.kafka_wakeup.clone();
+        let wakeup = self.kafka_wakeup.clone();
         let interest = mailbox().interest(ticket);
-        let met = self.topics.iter().take(MOST_TOPICS).cloned().collect();
+        let met: Vec<_> = self.topics.iter().take(MOST_TOPICS).cloned().collect();
         let work = move || {
             // Dropped after the answer is given.
-            let _wake = SetAtEnd(bell);
+            let _wake = SetAtEnd(wakeup);
             // Should the relay be gone, nobody needs to know.
-            let _ = give.send(admin::run(&config, &request, met, &|| interest.is_there()));
+            let _ = give.send(admin::run(&config, &request, &met, &|| interest.is_there()));
         };
         let thread =
             with_signals_blocked(|| std::thread::Builder::new().name("kafka-admin".into()).spawn(work));
@@ -68,12 +73,15 @@ impl Relay {
 /// Says of a request, if there is one, that it cannot be done now, and why.
 pub(super) fn decline(reason: &str) {
     if let Some((ticket, _)) = mailbox().fetch() {
-        reply(ticket, &admin::refuse("waiting", "the relay cannot ask Kafka now", reason));
+        reply(ticket, &Answer::failed(FailureKind::Waiting, "the relay cannot ask Kafka now", reason));
     }
 }
 
-fn reply(ticket: Ticket, answer: &str) {
-    let too_long =
-        admin::refuse("invalid", "Kafka's answer is too long", "Ask about fewer topics at a time.");
-    mailbox().answer(ticket, answer, &too_long);
+fn reply(ticket: Ticket, answer: &Answer) {
+    let too_long = Answer::failed(
+        FailureKind::Invalid,
+        "Kafka's answer is too long",
+        "Ask about fewer topics at a time.",
+    );
+    mailbox().answer(ticket, &answer.to_json(), &too_long.to_json());
 }

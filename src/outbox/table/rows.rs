@@ -465,7 +465,8 @@ impl EventRow<'_> {
     /// Whether it was refused last for its time.
     #[must_use]
     pub fn is_untimely(&self) -> bool {
-        self.bytes(Column::ErrorClass).is_some_and(|class| *class == *ErrorClass::InvalidTimestamp.as_str().as_bytes())
+        self.bytes(Column::ErrorClass)
+            .is_some_and(|class| *class == *ErrorClass::InvalidTimestamp.as_str().as_bytes())
     }
 
     /// When it was emitted, in microseconds since 1970.

@@ -20,8 +20,7 @@ impl Refusal {
     /// however many attempts that takes: access rights that are missing for some seconds must not kill good events.
     #[must_use]
     pub fn is_last(&self, max_attempts: i32, grace: Duration) -> bool {
-        let in_grace =
-            self.class.is_some_and(ErrorClass::is_fixed_by_others) && self.since_first < grace;
+        let in_grace = self.class.is_some_and(ErrorClass::is_fixed_by_others) && self.since_first < grace;
         self.attempts >= max_attempts && !in_grace
     }
 }

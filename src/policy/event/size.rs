@@ -65,7 +65,10 @@ pub type Reason = (ErrorClass, String);
 pub fn unsendable(topic_bytes: usize, size: Size) -> Option<Reason> {
     let bytes = topic::MAX_TOPIC_BYTES;
     if topic_bytes > bytes {
-        Some((ErrorClass::InvalidTopic, format!("the topic's name has {topic_bytes} bytes, Kafka allows {bytes}")))
+        Some((
+            ErrorClass::InvalidTopic,
+            format!("the topic's name has {topic_bytes} bytes, Kafka allows {bytes}"),
+        ))
     } else if size.total() > LARGEST_EVENT {
         Some((ErrorClass::TooLarge, format!("it has {size}, a request can carry {LARGEST_EVENT}")))
     } else {

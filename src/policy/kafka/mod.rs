@@ -1,5 +1,6 @@
 //! What librdkafka is told, and what it tells.
 
+pub mod admin;
 pub mod producer;
 pub mod properties;
 pub mod property_rules;
