@@ -10,7 +10,7 @@ use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::Acting;
 use crate::pg::user_error::Complaint;
 use crate::pg::{compat, varlena};
-use crate::settings;
+use crate::settings::events;
 
 /// Where the table has been given more than the extension gave it. Its values are those of [`append::Values`].
 static INSERT: Statement = Statement::new(
@@ -108,7 +108,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
 
 /// Raises an error if the event could never be accepted by Kafka.
 pub fn check(draft: &Draft<'_>) {
-    if let Err(invalid) = draft.check(settings::max_event_bytes()) {
+    if let Err(invalid) = draft.check(events::max_event_bytes()) {
         Complaint::from(invalid).raise();
     }
 }
@@ -117,7 +117,7 @@ pub fn check(draft: &Draft<'_>) {
 pub fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
     /// How much larger than its text a jsonb can be: a digit in an array takes twelve bytes, and two as text.
     const MOST: usize = 6;
-    let limit = settings::max_event_bytes();
+    let limit = events::max_event_bytes();
     // SAFETY: an argument that is declared jsonb, alive until the call ends.
     unsafe {
         let bytes = varlena::length(value);

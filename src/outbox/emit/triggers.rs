@@ -14,7 +14,7 @@ use crate::pg::spi::Row;
 use crate::pg::user_context::{Acting, Owner};
 use crate::pg::user_error::Complaint;
 use crate::pg::{catalog, compat};
-use crate::settings;
+use crate::settings::events;
 use crate::worker::at_commit;
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
@@ -122,8 +122,8 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
         class: after.named(c"error_class").and_then(ErrorClass::parse),
         since_first: Duration::from_micros(u64::try_from(since_first).unwrap_or(0)),
     };
-    let next = (!refusal.is_last(settings::max_attempts(), settings::grace_period())).then(|| {
-        let (base, cap) = settings::retry_backoff();
+    let next = (!refusal.is_last(events::max_attempts(), events::grace_period())).then(|| {
+        let (base, cap) = events::retry_backoff();
         let delay = attempts::delay(attempts.unsigned_abs(), base, cap, function::random());
         now.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX))
     });

@@ -44,7 +44,7 @@ use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::table::statements::Outbox;
 use crate::pg::wait_set::Sleep;
-use crate::settings::{Limits, Settings};
+use crate::settings::relay::{Limits, Settings};
 use crate::worker::backoff::Pause;
 use crate::worker::slots::{Request, Slot};
 use crate::worker::state::{Connection, State};

@@ -1,0 +1,102 @@
+//! What sessions and triggers apply to events: their size, their attempts, and where dead ones are copied to.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::time::Duration;
+
+use event_outbox_policy::event::size::LARGEST_EVENT;
+use event_outbox_policy::event::topic;
+use pgrx::prelude::*;
+use pgrx::{GucFlags, GucRegistry, GucSetting};
+
+use super::{CONTEXT, Guc, millis, size};
+
+// Just below Kafka's own default limit of a record batch (1048588), so that what is accepted can be sent.
+static MAX_EVENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
+// Enough for a mistake that is fixed within minutes, few enough that nobody waits long behind it.
+static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
+static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+// Longer than a deployment takes that creates topics and grants rights a moment too late, short enough that a misspelt
+// name is noticed while its author is still there.
+static GRACE_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(60_000);
+static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
+static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+
+const DAY_MILLIS: i32 = 86_400_000;
+
+pub(super) fn init() {
+    Guc::new(
+        c"event_outbox.max_event_bytes",
+        c"Size of an event, at most.",
+        c"Payload, key, headers, type and content type together. The outbox itself adds two thousand bytes at most.",
+    )
+    .integer(&MAX_EVENT_BYTES, 1..=LARGEST_EVENT as i32, GucFlags::UNIT_BYTE);
+    Guc::new(
+        c"event_outbox.max_attempts",
+        c"Refusals after which an event is dead.",
+        c"A dead event is kept in outbox.dead_letters and never tried again by itself. Also limits outbox.try_emit().",
+    )
+    .integer(&MAX_ATTEMPTS, 1..=1_000_000, GucFlags::default());
+    // SAFETY: the hook has the signature of a check hook and changes nothing.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.dead_letter_topic",
+            c"Kafka topic to which a copy of each dead event is sent.",
+            c"If empty, none is sent.",
+            &DEAD_LETTER_TOPIC,
+            CONTEXT,
+            GucFlags::default(),
+            Some(check_topic),
+            None,
+            None,
+        );
+    }
+    Guc::new(
+        c"event_outbox.grace_period",
+        c"Least time for which an event is tried whose topic is missing or closed to the relay.",
+        c"Others can create the topic or grant the right; max_attempts counts only after that time.",
+    )
+    .integer(&GRACE_PERIOD, 0..=DAY_MILLIS, GucFlags::UNIT_MS);
+    Guc::new(
+        c"event_outbox.retry_backoff",
+        c"Time before a refused event is tried again; doubled at each further refusal.",
+        c"",
+    )
+    .integer(&RETRY_BACKOFF, 1..=DAY_MILLIS, GucFlags::UNIT_MS);
+    Guc::new(
+        c"event_outbox.retry_backoff_max",
+        c"Longest time between two attempts of a refused event.",
+        c"",
+    )
+    .integer(&RETRY_BACKOFF_MAX, 1..=DAY_MILLIS, GucFlags::UNIT_MS);
+}
+
+/// Check hook: empty, or a name that Kafka accepts.
+unsafe extern "C-unwind" fn check_topic(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a C string.
+    let name = unsafe { CStr::from_ptr(*value) }.to_bytes();
+    name.is_empty() || std::str::from_utf8(name).is_ok_and(topic::is_valid)
+}
+
+/// The size of an event, at most, in bytes.
+pub fn max_event_bytes() -> usize {
+    size(&MAX_EVENT_BYTES)
+}
+
+/// Refusals after which an event is dead.
+pub fn max_attempts() -> i32 {
+    MAX_ATTEMPTS.get()
+}
+
+/// Least time for which an event is tried if others can remove the cause of its refusal.
+pub fn grace_period() -> Duration {
+    millis(&GRACE_PERIOD)
+}
+
+/// The first delay after a refusal, and the longest.
+pub fn retry_backoff() -> (Duration, Duration) {
+    (millis(&RETRY_BACKOFF), millis(&RETRY_BACKOFF_MAX))
+}

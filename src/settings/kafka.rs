@@ -1,0 +1,71 @@
+//! The connection to Kafka.
+
+use std::ffi::CString;
+use std::path::PathBuf;
+
+use pgrx::{GucFlags, GucRegistry, GucSetting};
+
+use super::{CONTEXT, Guc, secret, text};
+
+// Kafka's own quick start, so that the first try works without configuration.
+static BOOTSTRAP_SERVERS: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"localhost:9092"));
+static KAFKA_PROPERTIES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static KAFKA_PROPERTIES_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+// Off: a misspelt name is to be refused, not to become a topic with whatever the brokers' defaults are.
+static AUTO_CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(false);
+
+pub(super) fn init() {
+    Guc::new(
+        c"event_outbox.bootstrap_servers",
+        c"Kafka brokers to start from.",
+        c"A list of host:port, separated by commas.",
+    )
+    .text(&BOOTSTRAP_SERVERS);
+    // SAFETY: the hooks have the signatures and keep the rules of GUC hooks; see each.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.kafka_properties",
+            c"librdkafka properties of the producer.",
+            c"A list of key=value, separated by commas; write a comma within a value as \\,. Never shown.",
+            &KAFKA_PROPERTIES,
+            CONTEXT,
+            GucFlags::SUPERUSER_ONLY | GucFlags::NO_SHOW_ALL,
+            Some(secret::take_aside),
+            Some(secret::keep_aside),
+            Some(secret::show_hidden),
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.kafka_properties_file",
+            c"File of librdkafka properties of the producer.",
+            c"One key=value a line, readable by the server only; the place for secrets. Set by superusers alone.",
+            &KAFKA_PROPERTIES_FILE,
+            CONTEXT,
+            GucFlags::SUPERUSER_ONLY,
+            Some(secret::check_file),
+            None,
+            None,
+        );
+    }
+    Guc::new(
+        c"event_outbox.auto_create_topics",
+        c"Lets Kafka create a topic that an event names.",
+        c"It does so where the brokers' auto.create.topics.enable is on too.",
+    )
+    .boolean(&AUTO_CREATE_TOPICS);
+}
+
+/// Brokers to start from, `host:port,…`.
+pub(super) fn bootstrap_servers() -> String {
+    text(&BOOTSTRAP_SERVERS)
+}
+
+/// A file of librdkafka properties.
+pub(super) fn properties_file() -> Option<PathBuf> {
+    Some(text(&KAFKA_PROPERTIES_FILE)).filter(|path| !path.is_empty()).map(Into::into)
+}
+
+/// Whether Kafka may create a topic because an event names it.
+pub(super) fn auto_create_topics() -> bool {
+    AUTO_CREATE_TOPICS.get()
+}

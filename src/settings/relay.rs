@@ -1,0 +1,216 @@
+//! What a relay works with, and the snapshot of it that it reads before each pass.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::time::Duration;
+
+use event_outbox_policy::delivery::notify::Mode;
+use event_outbox_policy::event::envelope::{Envelope, MAX_SOURCE_BYTES};
+use event_outbox_policy::kafka::producer::ProducerConfig;
+use pgrx::prelude::*;
+use pgrx::{GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+
+use super::{CONTEXT, Guc, kafka, millis, secret, size, text};
+
+/// `event_outbox.notify`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum NotifySetting {
+    #[name = c"batch"]
+    Batch,
+    #[name = c"event"]
+    Event,
+    #[name = c"off"]
+    Off,
+}
+
+/// `event_outbox.envelope`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum EnvelopeSetting {
+    #[name = c"cloudevents"]
+    CloudEvents,
+    #[name = c"none"]
+    None,
+}
+
+/// `event_outbox.ordering`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum OrderingSetting {
+    #[name = c"key"]
+    Key,
+    #[name = c"none"]
+    None,
+}
+
+// On: whoever creates the extension wants its events published.
+static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+// Enough to keep five requests of full batches under way to each of several brokers.
+static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(50_000);
+// Half of it is for events in flight; a batch takes the other half while it is read and settled.
+static RELAY_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64);
+// A read and a settlement of some ten milliseconds each: long enough to be cheap per event, short
+// enough that interrupts are answered.
+static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+static NOTIFY: GucSetting<NotifySetting> = GucSetting::<NotifySetting>::new(NotifySetting::Batch);
+static ENVELOPE: GucSetting<EnvelopeSetting> =
+    GucSetting::<EnvelopeSetting>::new(EnvelopeSetting::CloudEvents);
+static SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
+// A safety net for what bypasses triggers, not a polling interval.
+static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+
+const MEBIBYTE: usize = 1024 * 1024;
+
+pub(super) fn init() {
+    init_limits();
+    init_times();
+    Guc::new(
+        c"event_outbox.enabled",
+        c"Publishes the events of the database.",
+        c"When off, events are stored and wait.",
+    )
+    .boolean(&ENABLED);
+    Guc::new(
+        c"event_outbox.notify",
+        c"How consumers in the database are told about published events.",
+        c"\"batch\" sends one NOTIFY per topic, partition and settled batch, \"event\" one per event.",
+    )
+    .choice(&NOTIFY);
+    Guc::new(
+        c"event_outbox.envelope",
+        c"Headers written around each event.",
+        c"\"cloudevents\" writes those of the CloudEvents 1.0 Kafka binding, \"none\" only the author's own.",
+    )
+    .choice(&ENVELOPE);
+    // SAFETY: the hook has the signature of a check hook and changes nothing.
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.source",
+            c"The CloudEvents source of this database's events, a URI of up to 1000 bytes.",
+            c"If empty, postgresql://CLUSTER/DATABASE with cluster_name or else the system identifier.",
+            &SOURCE,
+            CONTEXT,
+            GucFlags::default(),
+            Some(check_source),
+            None,
+            None,
+        );
+    }
+    Guc::new(
+        c"event_outbox.ordering",
+        c"What keeps its order.",
+        c"\"key\": events with the same topic and key, so that a refused one holds back the later ones; \"none\": nothing waits for another.",
+    )
+    .choice(&ORDERING);
+}
+
+fn init_limits() {
+    Guc::new(
+        c"event_outbox.max_in_flight",
+        c"Events handed to the producer and not yet acknowledged, at most.",
+        c"Bounds what a crash may publish again; event_outbox.relay_memory bounds their bytes.",
+    )
+    .integer(&MAX_IN_FLIGHT, 1..=1_000_000, GucFlags::default());
+    Guc::new(
+        c"event_outbox.relay_memory",
+        c"Memory that a relay may use beyond what it uses when idle.",
+        c"When it is used up, events wait in the table. A single event is sent whatever its size.",
+    )
+    .integer(&RELAY_MEMORY, 8..=65_536, GucFlags::UNIT_MB);
+    Guc::new(c"event_outbox.batch_size", c"Events read, and settled, in one transaction, at most.", c"")
+        .integer(&BATCH_SIZE, 1..=100_000, GucFlags::default());
+}
+
+fn init_times() {
+    Guc::new(
+        c"event_outbox.sweep_interval",
+        c"Time between full reads of the table.",
+        c"The safety net for rows that came in past the triggers; others are found at once.",
+    )
+    .integer(&SWEEP_INTERVAL, 1..=86_400, GucFlags::UNIT_S);
+    Guc::new(
+        c"event_outbox.shutdown_timeout",
+        c"Time that a stopping relay waits for Kafka's acknowledgements.",
+        c"What is not acknowledged by then is published again by the next relay.",
+    )
+    .integer(&SHUTDOWN_TIMEOUT, 0..=600_000, GucFlags::UNIT_MS);
+}
+
+/// Check hook: short enough to be sent with every event.
+unsafe extern "C-unwind" fn check_source(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a C string.
+    unsafe { CStr::from_ptr(*value) }.count_bytes() <= MAX_SOURCE_BYTES
+}
+
+/// How much may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub events: usize,
+    /// Bytes of memory, by `Event::weight`.
+    pub bytes: usize,
+}
+
+/// What a relay goes by until it next looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Whether to publish at all.
+    pub enabled: bool,
+    /// How to reach Kafka.
+    pub producer: ProducerConfig,
+    /// How much may be in flight.
+    pub limits: Limits,
+    /// Events per transaction, at most.
+    pub batch_size: usize,
+    /// How consumers are told.
+    pub notify: Mode,
+    /// Time between full sweeps.
+    pub sweep_interval: Duration,
+    /// How long a stopping relay waits.
+    pub shutdown_timeout: Duration,
+}
+
+impl Settings {
+    /// The settings as they are now, in this process. `default_source` is sent as the events' source
+    /// where none is set.
+    #[must_use]
+    pub fn read(default_source: &str) -> Self {
+        let max_in_flight = size(&MAX_IN_FLIGHT);
+        Self {
+            enabled: ENABLED.get(),
+            producer: ProducerConfig {
+                bootstrap_servers: kafka::bootstrap_servers(),
+                properties: secret::value(),
+                properties_file: kafka::properties_file(),
+                envelope: envelope(default_source),
+                auto_create_topics: kafka::auto_create_topics(),
+                ordered: ORDERING.get() == OrderingSetting::Key,
+                max_in_flight,
+            },
+            limits: Limits { events: max_in_flight, bytes: size(&RELAY_MEMORY) * MEBIBYTE / 2 },
+            batch_size: size(&BATCH_SIZE),
+            notify: match NOTIFY.get() {
+                NotifySetting::Batch => Mode::Batch,
+                NotifySetting::Event => Mode::Event,
+                NotifySetting::Off => Mode::Off,
+            },
+            sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
+            shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
+        }
+    }
+}
+
+fn envelope(default_source: &str) -> Envelope {
+    match ENVELOPE.get() {
+        EnvelopeSetting::None => Envelope::None,
+        EnvelopeSetting::CloudEvents => {
+            let source = text(&SOURCE);
+            Envelope::CloudEvents {
+                source: if source.is_empty() { default_source.to_owned() } else { source },
+            }
+        }
+    }
+}
