@@ -77,7 +77,7 @@ impl Bound {
 /// A number as a reader wants it.
 pub fn short(number: f64) -> String {
     match number.abs() {
-        n if n >= 1000.0 => event_outbox_tests::progress::grouped(number.round() as usize),
+        n if n >= 1000.0 => event_outbox_lab::progress::grouped(number.round() as usize),
         n if n >= 100.0 => format!("{number:.0}"),
         n if n >= 10.0 => format!("{number:.1}"),
         n if n >= 0.1 || n == 0.0 => format!("{number:.2}"),

@@ -22,8 +22,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use event_outbox_tests::progress::step;
-use event_outbox_tests::{layout, process};
+use event_outbox_lab::progress::step;
+use event_outbox_lab::{layout, process};
 
 use crate::figures::Figures;
 use crate::scenario::Bench;

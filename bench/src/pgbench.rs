@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
-use event_outbox_tests::layout;
+use event_outbox_lab::layout;
 
 use crate::events;
 use crate::stage::{OURS, Stage};

@@ -7,8 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use event_outbox_tests::process::{Fate, Process};
-use event_outbox_tests::scratch::Scratch;
+use event_outbox_lab::process::{Fate, Process};
+use event_outbox_lab::scratch::Scratch;
 use inferno::collapse::Collapse;
 use inferno::collapse::perf::{Folder, Options as FolderOptions};
 use inferno::flamegraph::{self, Options as GraphOptions};

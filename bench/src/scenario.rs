@@ -13,7 +13,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
-use event_outbox_tests::layout;
+use event_outbox_lab::layout;
 
 use crate::figures::Figures;
 use crate::stage::Stage;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use event_outbox_tests::{Broker, Cluster, StopMode};
+use event_outbox_lab::{Broker, Cluster, StopMode};
 use postgres::Client;
 
 use crate::arrival::Watch;

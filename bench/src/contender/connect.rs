@@ -8,9 +8,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use event_outbox_tests::process::{Fate, Process};
-use event_outbox_tests::scratch::Scratch;
-use event_outbox_tests::{layout, ports, wait};
+use event_outbox_lab::process::{Fate, Process};
+use event_outbox_lab::scratch::Scratch;
+use event_outbox_lab::{layout, ports, wait};
 use serde_json::Value;
 
 const START_DEADLINE: Duration = Duration::from_secs(90);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use event_outbox_tests::wait;
+use event_outbox_lab::wait;
 use postgres::Client;
 use serde_json::{Value, json};
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use event_outbox_tests::wait;
+use event_outbox_lab::wait;
 use postgres::Client;
 
 use super::{Contender, Headers, Outbox};

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use event_outbox_tests::progress::{grouped, passed, passing};
+use event_outbox_lab::progress::{grouped, passed, passing};
 
 use super::Bench;
 use crate::arrival::{Arrival, Watch};

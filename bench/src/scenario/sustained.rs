@@ -4,7 +4,7 @@ use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
-use event_outbox_tests::progress::{grouped, passed, passing};
+use event_outbox_lab::progress::{grouped, passed, passing};
 use postgres::Client;
 
 use super::Bench;

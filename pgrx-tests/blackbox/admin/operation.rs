@@ -1,0 +1,212 @@
+//! What an operator does and sees: pause and resume, a restart, the relays of all databases, the backlog.
+
+use event_outbox_lab::{Cluster, Result, wait};
+
+use crate::support::database::{DEADLINE, Stage, emit};
+use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::server::Own;
+
+fn pause(stage: &mut Stage, call: &str) -> Result<bool> {
+    Ok(stage.client.query_one(&format!("SELECT outbox.{call}"), &[])?.get(0))
+}
+
+#[test]
+fn pause_and_resume() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("paused")?;
+    until_idle(&mut stage.client)?;
+    // Only the commit counts.
+    stage.client.batch_execute("BEGIN; SELECT outbox.pause(); ROLLBACK")?;
+    emit(&mut stage.client, &topic, 1)?;
+    until_drained(&mut stage.client)?;
+
+    assert!(pause(&mut stage, "pause('maintenance')")?);
+    assert!(!pause(&mut stage, "pause()")?);
+    until_status(&mut stage.client, "paused", |status| status.state == "paused")?;
+    emit(&mut stage.client, &topic, 2)?;
+    // Also of the relay that follows, and of a server that was restarted (see `dump` for a copy).
+    assert!(stage.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
+    until_status(&mut stage.client, "paused again", |status| status.state == "paused")?;
+    let row = stage.client.query_one("SELECT paused_by = session_user, reason FROM outbox.paused", &[])?;
+    assert_eq!((row.get(0), row.get(1)), (true, "maintenance"));
+    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert_eq!(left, 1);
+
+    assert!(pause(&mut stage, "resume()")?);
+    assert!(!pause(&mut stage, "resume()")?);
+    assert_eq!(stage.drained_values(&topic)?, ["1", "2"]);
+    Ok(())
+}
+
+/// It may be committed by another session, and long after.
+#[test]
+fn pause_and_resume_in_prepared_transactions() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("prepared")?;
+    until_idle(&mut stage.client)?;
+    let gid = stage.database.clone();
+    let prepare = format!("BEGIN; SELECT outbox.pause(); PREPARE TRANSACTION '{gid}'");
+    stage.client.batch_execute(&prepare)?;
+    emit(&mut stage.client, &topic, 1)?;
+    until_drained(&mut stage.client)?;
+    stage.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
+    // What is emitted after the commit is not published.
+    emit(&mut stage.client, &topic, 2)?;
+    until_status(&mut stage.client, "paused", |status| status.state == "paused")?;
+    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert_eq!(left, 1);
+
+    stage.client.batch_execute(&prepare.replace("pause", "resume"))?;
+    stage.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
+    assert_eq!(stage.drained_values(&topic)?, ["1", "2"]);
+    Ok(())
+}
+
+#[test]
+fn a_restart_by_hand_is_one_in_order_and_at_once() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("restarted")?;
+    for number in 1..=20 {
+        emit(&mut stage.client, &topic, number)?;
+        if number % 5 == 0 {
+            let before = stage.relay()?;
+            assert!(stage.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
+            wait::until_ok("another relay", DEADLINE, || Ok((stage.relay()? != before).then_some(())))?;
+        }
+    }
+    let all: Vec<_> = (1..=20).map(|number| number.to_string()).collect();
+    assert_eq!(stage.drained_values(&topic)?, all);
+    Ok(())
+}
+
+#[test]
+fn the_relays_of_all_databases_are_seen_from_each() -> Result<()> {
+    let (mut one, mut other) = (Stage::new()?, Stage::new()?);
+    let topic = other.own_topic("seen")?;
+    emit(&mut other.client, &topic, 1)?;
+    until_drained(&mut other.client)?;
+    let pid = other.relay()?;
+    one.relay()?;
+    let sql = "SELECT pid, published, publish_rate > 0, max_in_flight FROM outbox.relays WHERE database = $1";
+    let seen = wait::until_ok("the other relay", DEADLINE, || {
+        Ok(one.client.query_opt(sql, &[&other.database])?.filter(|row| row.get::<_, i64>(1) == 1))
+    })?;
+    assert_eq!((seen.get(0), seen.get(2), seen.get(3)), (pid, true, 50_000_i64));
+    // The own one is there too, and no database without a relay.
+    let sql = "SELECT count(*), count(*) FILTER (WHERE database = $1), count(*) FILTER (WHERE database = 'template1')
+                 FROM outbox.relays";
+    let row = one.client.query_one(sql, &[&one.database])?;
+    assert!(row.get::<_, i64>(0) >= 2);
+    assert_eq!((row.get::<_, i64>(1), row.get::<_, i64>(2)), (1, 0));
+    Ok(())
+}
+
+/// Whoever may read the status of one database may not read that of the others.
+#[test]
+fn the_relays_of_other_databases_are_for_those_who_are_allowed() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let user = format!("watch_{}", stage.database);
+    stage.client.batch_execute(&format!(
+        "CREATE ROLE {user} LOGIN; GRANT USAGE ON SCHEMA outbox TO {user}; GRANT SELECT ON outbox.status TO {user}"
+    ))?;
+    let mut client = stage.connect_as(&user)?;
+    client.query_one("SELECT * FROM outbox.status", &[])?;
+    for sql in [
+        "SELECT * FROM outbox.relays",
+        "SELECT outbox.relay_status(oid) FROM pg_database WHERE datname <> current_database()",
+        "SELECT outbox.pause()",
+        "SELECT outbox.resume()",
+        "SELECT outbox.restart_relay()",
+        "SELECT * FROM outbox.check()",
+        "SELECT * FROM outbox.backlog",
+        "SELECT outbox.create_topic('mine')",
+        "SELECT * FROM outbox.describe_topics()",
+    ] {
+        let error = client.query(sql, &[]).expect_err(sql);
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{sql}: {error}");
+    }
+    drop(client);
+    stage.client.batch_execute(&format!("DROP OWNED BY {user}; DROP ROLE {user}"))?;
+    Ok(())
+}
+
+#[test]
+fn the_backlog_is_seen_while_no_relay_publishes() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("waiting")?;
+    pause(&mut stage, "pause()")?;
+    let sql = "SELECT pending, oldest_event_at IS NULL, lag > '0', dead_letters FROM outbox.backlog";
+    let row = stage.client.query_one(sql, &[])?;
+    assert_eq!((row.get::<_, i64>(0), row.get(1), row.get(2), row.get::<_, i64>(3)), (0, true, false, 0));
+    stage
+        .client
+        .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 100) AS n", &[&topic])?;
+    // Statistics come a moment later, by another session's commit or the end of this one.
+    let another = stage.connect()?;
+    stage.client = another;
+    wait::until_ok("the count", DEADLINE, || {
+        let row = stage.client.query_one(sql, &[])?;
+        let seen = (row.get::<_, i64>(0), row.get::<_, bool>(1), row.get::<_, bool>(2));
+        Ok((seen == (100, false, true)).then_some(()))
+    })?;
+    pause(&mut stage, "resume()")?;
+    until_drained(&mut stage.client)?;
+    assert_eq!(stage.client.query_one(sql, &[])?.get::<_, i64>(0), 0);
+    Ok(())
+}
+
+/// Troubles by their kind; librdkafka's own figures, where they are asked for.
+#[test]
+fn figures() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.alter_database("SET event_outbox.kafka_properties = 'statistics.interval.ms=100'")?;
+    stage.alter_database("SET event_outbox.retry_backoff = '1h'")?;
+    let topic = stage.topic("narrow");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    let sql = "SELECT outbox.emit($1, '1', key => 'a', partition => 7)";
+    stage.client.query_one(sql, &[&topic])?;
+    emit(&mut stage.client, &topic, 1)?;
+    let sql = "SELECT troubles->>'unknown_partition', waiting_retries, held_keys, in_flight
+                 FROM outbox.status WHERE round_trip_ms > 0 AND round_trip_p99_ms >= round_trip_ms
+                                      AND queued IS NOT NULL AND open_requests IS NOT NULL AND waiting_retries = 1";
+    let row = wait::until_ok("the figures", DEADLINE, || Ok(stage.client.query_opt(sql, &[])?))?;
+    assert_eq!(
+        (row.get::<_, Option<&str>>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)),
+        (Some("1"), 1, 1)
+    );
+    Ok(())
+}
+
+/// Without a broker nothing is asked of it, but the wait for it can be cut short and bounded.
+#[test]
+fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
+    let own = Own::with(Cluster::options("unasked"), "127.0.0.1:9")?;
+    let mut client = own.connect()?;
+    let error =
+        client.query("SELECT outbox.create_topic('t', timeout => '300ms')", &[]).expect_err("no broker");
+    let refusal = error.as_db_error().expect("of the server");
+    assert_eq!(refusal.code().code(), "08006", "{error}");
+    assert!(refusal.detail().is_some() && refusal.hint().is_some());
+    // One who is cancelled leaves the mailbox to the next.
+    client.batch_execute("SET statement_timeout = '300ms'")?;
+    let error = client.query("SELECT outbox.create_topic('t')", &[]).expect_err("cancelled");
+    assert_eq!(error.code().map(|code| code.code()), Some("57014"));
+    client.batch_execute("RESET statement_timeout")?;
+    // So does one who is terminated.
+    let mut victim = own.connect()?;
+    let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+    let asking = std::thread::spawn(move || victim.query("SELECT outbox.create_topic('t')", &[]).map(|_| ()));
+    wait::until_ok("the victim to wait", DEADLINE, || {
+        let sql = "SELECT FROM pg_stat_activity WHERE pid = $1 AND wait_event_type = 'Extension'";
+        Ok(client.query_opt(sql, &[&pid])?)
+    })?;
+    client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
+    assert!(asking.join().is_ok_and(|answer| answer.is_err()));
+    let findings = client.query("SELECT subject, verdict, finding, hint FROM outbox.check()", &[])?;
+    let brokers = findings.iter().find(|row| row.get::<_, &str>(0) == "brokers").expect("brokers");
+    assert_eq!(brokers.get::<_, &str>(1), "error");
+    assert!(brokers.get::<_, Option<&str>>(3).is_some());
+    // It was Kafka that did not answer: those who left, with half a minute to go, kept nobody waiting.
+    assert!(brokers.get::<_, &str>(2).contains("Kafka did not answer"), "{brokers:?}");
+    Ok(())
+}

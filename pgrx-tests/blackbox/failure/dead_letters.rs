@@ -1,0 +1,301 @@
+//! An event that Kafka refuses to the last attempt is kept whole, and people send it again or throw it away.
+
+use event_outbox_lab::{Cluster, Consumer, Record, Result, wait};
+use postgres::error::SqlState;
+use postgres::fallible_iterator::FallibleIterator;
+use postgres::{Client, GenericClient};
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::support::database::{DEADLINE, PROMPTLY, Stage, values};
+use crate::support::relay::until_drained;
+use crate::support::server::{Own, Troubled};
+
+/// A partition that no topic here has.
+pub const NOWHERE: i32 = 7;
+
+/// All that a dead letter keeps of its event, as text.
+const WHOLE: &str =
+    "id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type";
+
+/// A stage where events die within a second, and a topic of one partition.
+pub fn deadly_stage() -> Result<(Stage, String)> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", "100ms")?;
+    let topic = stage.topic("narrow");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    Ok((stage, topic))
+}
+
+/// Emits `name` for a key, to a partition or to any.
+pub fn emit(
+    client: &mut impl GenericClient,
+    topic: &str,
+    key: &str,
+    name: &str,
+    partition: Option<i32>,
+) -> Result<Uuid> {
+    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2, partition => $4)";
+    Ok(client.query_one(sql, &[&topic, &key, &name, &partition])?.get(0))
+}
+
+/// The payloads of the dead letters, in the order in which their events were emitted.
+pub fn dead(client: &mut Client) -> Result<Vec<String>> {
+    let sql = "SELECT convert_from(payload, 'UTF8')::jsonb #>> '{}' FROM outbox.dead_letters ORDER BY id";
+    Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Waits until as many events are dead.
+pub fn until_dead(client: &mut Client, count: usize) -> Result<Vec<String>> {
+    wait::until_ok(&format!("{count} dead letters"), DEADLINE, || {
+        Ok(Some(dead(client)?).filter(|dead| dead.len() >= count))
+    })
+}
+
+/// Emits an event and reports its refusals by hand, so that it is dead when the transaction commits.
+fn emit_dead(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<Uuid> {
+    let mut transaction = client.transaction()?;
+    let id = emit(&mut transaction, topic, key, name, None)?;
+    for _ in 1..=3 {
+        transaction.execute("UPDATE outbox.events SET last_error = 'no' WHERE event_id = $1", &[&id])?;
+    }
+    transaction.commit()?;
+    Ok(id)
+}
+
+fn texts(client: &mut impl GenericClient, sql: &str) -> Result<Vec<String>> {
+    Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
+}
+
+fn number(client: &mut Client, sql: &str) -> Result<i64> {
+    Ok(client.query_one(sql, &[])?.get(0))
+}
+
+/// What listeners heard, until there are as many.
+fn heard(client: &mut Client, count: usize) -> Result<Vec<Value>> {
+    let mut heard = Vec::new();
+    while heard.len() < count {
+        let next = client.notifications().timeout_iter(PROMPTLY).next()?;
+        let next = next.unwrap_or_else(|| panic!("nothing more after {heard:?}"));
+        heard.push(serde_json::from_str(next.payload())?);
+    }
+    Ok(heard)
+}
+
+#[test]
+fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
+    let broker = Troubled::take()?;
+    broker.create_topic("dead.small", 1, &[("max.message.bytes", "2000")])?;
+    let options = Cluster::options("dead")
+        .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
+        .set("event_outbox.retry_backoff", "50ms");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let mut listener = own.connect()?;
+    listener.batch_execute("LISTEN outbox_dead_letter")?;
+    let mut transaction = client.transaction()?;
+    let sql =
+        "SELECT outbox.emit($1, to_jsonb(repeat('x', $2)), 'k', 'type', '{\"h\": [1, null]}', NULL, $3)";
+    for (topic, length, partition) in
+        [("dead.unknown", 1, None), ("dead.small", 10_000, None), ("dead.small", 1, Some(NOWHERE))]
+    {
+        transaction.query_one(sql, &[&topic, &length, &partition])?;
+    }
+    let emitted = texts(&mut transaction, &format!("SELECT ({WHOLE})::text FROM outbox.events ORDER BY id"))?;
+    transaction.commit()?;
+
+    until_drained(&mut client)?;
+    let kept = texts(&mut client, &format!("SELECT ({WHOLE})::text FROM outbox.dead_letters ORDER BY id"))?;
+    assert_eq!(kept, emitted);
+    let rows = client.query(
+        "SELECT error_class, attempts, error, event_id::text,
+                emitted_at <= first_refused_at AND first_refused_at < last_refused_at AND last_refused_at <= now()
+           FROM outbox.dead_letters ORDER BY id",
+        &[],
+    )?;
+    let classes: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
+    assert_eq!(classes, ["unknown_topic", "too_large", "unknown_partition"]);
+    let told = heard(&mut listener, 3)?;
+    for row in &rows {
+        let (class, error, id): (&str, &str, &str) = (row.get(0), row.get(2), row.get(3));
+        assert_eq!((row.get(1), row.get(4)), (3_i32, true), "{class}: {error}");
+        let told = told.iter().find(|told| told["event_id"] == id).expect("nothing was heard of it");
+        assert_eq!((told["error_class"].as_str(), told["error"].as_str()), (Some(class), Some(error)));
+        assert!(told["topic"].as_str().is_some_and(|topic| topic.starts_with("dead.")), "{told}");
+    }
+    // The relay is none the worse for it, and nothing of them arrived.
+    emit(&mut client, "dead.small", "k", "alive", None)?;
+    until_drained(&mut client)?;
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &["dead.small"])?;
+    assert_eq!(values(&records), [r#""alive""#]);
+    Ok(())
+}
+
+#[test]
+fn a_copy_goes_to_the_dead_letter_topic() -> Result<()> {
+    let (mut stage, topic) = deadly_stage()?;
+    let elsewhere = stage.topic("dead");
+    stage.broker.create_topic(&elsewhere, 1, &[("max.message.bytes", "5000")])?;
+    stage.configure("event_outbox.dead_letter_topic", &elsewhere)?;
+    let headers = r#"{"one": "1", "list": ["a", null]}"#;
+    let sql = "SELECT outbox.emit($1, '{\"a\": 1}', 'k', 'type', $2::text::jsonb, NULL, $3)";
+    let id: Uuid = stage.client.query_one(sql, &[&topic, &headers, &NOWHERE])?.get(0);
+    let records = stage.promptly(&elsewhere, 1)?;
+    let Record { key, value, headers, .. } = &records[0];
+    assert_eq!((key.as_deref(), value.as_deref()), (Some(&b"k"[..]), Some(&br#"{"a":1}"#[..])));
+    let header = |name| records[0].header(name).map(str::to_owned);
+    assert_eq!((header("ce_id"), header("ce_type")), (Some(id.to_string()), Some("type".into())));
+    let lists: Vec<_> =
+        headers.iter().filter(|(name, _)| name == "list").map(|(_, value)| value.as_deref()).collect();
+    assert_eq!((lists, header("one")), (vec![Some(&b"a"[..]), None], Some("1".into())));
+    assert_eq!(header("__outbox.errors.topic"), Some(topic.clone()));
+    assert_eq!(header("__outbox.errors.class"), Some("unknown_partition".into()));
+    assert_eq!(header("__outbox.errors.attempts"), Some("3".into()));
+    let error = texts(&mut stage.client, "SELECT error FROM outbox.dead_letters")?;
+    assert_eq!(header("__outbox.errors.message"), error.first().cloned());
+
+    // One that is too large for that topic as well is dead there too, and makes no copy of itself.
+    emit(&mut stage.client, &topic, "k", &"x".repeat(9000), Some(NOWHERE))?;
+    until_dead(&mut stage.client, 3)?;
+    assert_eq!(stage.drained(&elsewhere)?.len(), 1);
+    let topics = texts(&mut stage.client, "SELECT topic FROM outbox.dead_letters ORDER BY dead_letter_id")?;
+    assert_eq!(topics, [&*topic, &*topic, &*elsewhere]);
+    Ok(())
+}
+
+#[test]
+fn redriven_events_are_published_behind_the_others_and_in_order() -> Result<()> {
+    let (mut stage, topic) = deadly_stage()?;
+    let names: Vec<String> = (1..=300).map(|n| format!("dead {n}")).collect();
+    let mut ids = Vec::new();
+    for name in &names {
+        // Of one key they would die one after the other.
+        ids.push(emit(&mut stage.client, &topic, name, name, Some(NOWHERE))?);
+    }
+    // They die in whatever order; their own order is that of the outbox.
+    assert_eq!(until_dead(&mut stage.client, 300)?, names);
+    emit(&mut stage.client, &topic, "dead 1", "meanwhile", None)?;
+    stage.promptly(&topic, 1)?;
+    stage.client.batch_execute("UPDATE outbox.dead_letters SET partition = 0")?;
+    assert_eq!(number(&mut stage.client, "SELECT outbox.redrive(since => '-infinity')")?, 300);
+    let records = stage.promptly(&topic, 301)?;
+    assert_eq!(records[0].value_text(), Some(r#""meanwhile""#));
+    let arrived: Vec<_> =
+        records[1..].iter().map(|record| record.header("ce_id").unwrap_or_default()).collect();
+    assert_eq!(arrived, ids.iter().map(Uuid::to_string).collect::<Vec<_>>());
+    assert_eq!(stage.drained(&topic)?.len(), 301);
+    assert_eq!(dead(&mut stage.client)?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_redriven_event_has_all_its_attempts_again() -> Result<()> {
+    let (mut stage, topic) = deadly_stage()?;
+    let id = emit(&mut stage.client, &topic, "k", "poison", Some(NOWHERE))?;
+    until_dead(&mut stage.client, 1)?;
+    let first = "SELECT dead_letter_id FROM outbox.dead_letters";
+    let before = number(&mut stage.client, first)?;
+    stage.client.query_one("SELECT outbox.redrive($1)", &[&id])?;
+    wait::until_ok("it to die again", DEADLINE, || {
+        let found = stage
+            .client
+            .query_opt("SELECT dead_letter_id, attempts, event_id FROM outbox.dead_letters", &[])?;
+        Ok(found.filter(|row| {
+            row.get::<_, i64>(0) > before && row.get::<_, i32>(1) == 3 && row.get::<_, Uuid>(2) == id
+        }))
+    })?;
+    Ok(())
+}
+
+#[test]
+fn the_dead_are_chosen_by_id_topic_time_and_number() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let (a, b) = (stage.topic("a"), stage.topic("b"));
+    for name in ["a1", "a2", "a3"] {
+        emit_dead(&mut stage.client, &a, "k", name)?;
+    }
+    let since = texts(&mut stage.client, "SELECT clock_timestamp()::text")?.remove(0);
+    let b1 = emit_dead(&mut stage.client, &b, "k", "b1")?;
+    emit_dead(&mut stage.client, &a, "k", "a4")?;
+    emit_dead(&mut stage.client, &b, "k", "b2")?;
+    let client = &mut stage.client;
+    assert_eq!(number(client, &format!("SELECT outbox.discard('{b1}')"))?, 1);
+    assert_eq!(dead(client)?, ["a1", "a2", "a3", "a4", "b2"]);
+    assert_eq!(number(client, &format!("SELECT outbox.discard('{b1}')"))?, 0);
+    assert_eq!(number(client, &format!("SELECT outbox.redrive(topic => '{a}', max => 1)"))?, 1);
+    assert_eq!(number(client, &format!("SELECT outbox.redrive(topic => '{a}', since => '{since}')"))?, 1);
+    assert_eq!(dead(client)?, ["a2", "a3", "b2"]);
+    assert_eq!(number(client, "SELECT outbox.discard(max => 2)")?, 2);
+    assert_eq!(number(client, "SELECT outbox.redrive(topic => 'nothing')")?, 0);
+    assert_eq!(dead(client)?, ["b2"]);
+    for function in ["redrive", "discard"] {
+        let error = client.batch_execute(&format!("SELECT outbox.{function}()")).expect_err(function);
+        assert_eq!(error.code(), Some(&SqlState::NULL_VALUE_NOT_ALLOWED), "{error:?}");
+    }
+    // A redrive that is rolled back is none.
+    client.batch_execute("BEGIN; SELECT outbox.redrive(since => '-infinity'); ROLLBACK")?;
+    assert_eq!(values(&stage.promptly(&a, 2)?), [r#""a1""#, r#""a4""#]);
+    assert_eq!(dead(&mut stage.client)?, ["b2"]);
+    Ok(())
+}
+
+#[test]
+fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("granted");
+    emit_dead(&mut stage.client, &topic, "k", "1")?;
+    emit_dead(&mut stage.client, &topic, "k", "2")?;
+    let [app, medic, digger] = ["app", "medic", "digger"].map(|role| format!("{role}_{}", stage.database));
+    for (role, function) in
+        [(&app, "emit(text, jsonb, text, text, jsonb, uuid, int)"), (&medic, "redrive"), (&digger, "discard")]
+    {
+        stage.client.batch_execute(&format!(
+            "CREATE ROLE {role} LOGIN;
+             GRANT USAGE ON SCHEMA outbox TO {role};
+             GRANT EXECUTE ON FUNCTION outbox.{function} TO {role}"
+        ))?;
+    }
+    for (role, allowed) in
+        [(app, ""), (medic, "SELECT outbox.redrive(max => 1)"), (digger, "SELECT outbox.discard(max => 1)")]
+    {
+        let mut client = stage.connect_as(&role)?;
+        for sql in [
+            "SELECT outbox.redrive(max => 1)",
+            "SELECT outbox.discard(max => 1)",
+            "SELECT outbox.choose_dead_letters(NULL, NULL, NULL, 1)",
+            "SELECT FROM outbox.dead_letters",
+            "DELETE FROM outbox.dead_letters",
+            "UPDATE outbox.dead_letters SET topic = 'x'",
+            "SELECT nextval('outbox.dead_letters_dead_letter_id_seq')",
+            "SELECT FROM outbox.intake",
+            "SELECT FROM outbox.events",
+        ] {
+            match client.batch_execute(sql) {
+                Ok(()) => assert_eq!(sql, allowed),
+                Err(error) => {
+                    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{role}: {error:?}")
+                }
+            }
+        }
+    }
+    assert_eq!(dead(&mut stage.client)?.len(), 0);
+    assert_eq!(stage.drained_values(&topic)?, [r#""1""#]);
+    Ok(())
+}
+
+/// What makes no copy, for its size or for headers that only the table takes, must not stop the relay.
+#[test]
+fn an_event_without_a_possible_copy_dies_all_the_same() -> Result<()> {
+    let (mut stage, topic) = deadly_stage()?;
+    stage.configure("event_outbox.dead_letter_topic", &stage.topic("dead"))?;
+    let sql =
+        "INSERT INTO outbox.events (topic, partition, payload, headers) VALUES ($1, $2, $3, $4::text::json)";
+    let largest = vec![b'x'; 1_000_000];
+    stage.client.execute(sql, &[&topic, &NOWHERE, &largest, &None::<&str>])?;
+    stage.client.execute(sql, &[&topic, &NOWHERE, &&b"nul"[..], &r#"{"h": "\u0000"}"#])?;
+    stage.client.execute(sql, &[&topic, &NOWHERE, &&b"huge"[..], &r#"{"h": 1e200000}"#])?;
+    emit(&mut stage.client, &topic, "k", "alive", None)?;
+    assert_eq!(stage.drained_values(&topic)?, [r#""alive""#]);
+    assert_eq!(number(&mut stage.client, "SELECT count(*) FROM outbox.dead_letters")?, 3);
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! The server's disk is full: what cannot be stored fails in its own transaction, what is stored is published.
+
+use event_outbox_lab::full_disk::Part;
+use event_outbox_lab::{Broker, Cluster, FullDisk, Result, StopMode, wait};
+use postgres::Client;
+use postgres::error::SqlState;
+
+use crate::support::database::DEADLINE;
+use crate::support::ledger::Ledger;
+use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::server::Own;
+
+/// The line that tells of a relay that cannot work.
+const TROUBLE: &str = "the relay cannot work, and tries again";
+
+fn on(disk: &FullDisk) -> Result<(Own, Client)> {
+    let options = disk.serve(Cluster::options("disk"));
+    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let client = own.connect()?;
+    Ok((own, client))
+}
+
+#[test]
+fn no_room_for_more_events() -> Result<()> {
+    let disk = FullDisk::prepare()?;
+    let (own, mut client) = on(&disk)?;
+    let ledger = Ledger::open(&mut client, "disk.emit")?;
+    ledger.emit(&mut client, 1000)?;
+    disk.fill(Part::Data)?;
+    let error =
+        wait::until("a transaction to find no room", DEADLINE, || ledger.emit(&mut client, 500).err())?;
+    let error = error.downcast_ref::<postgres::Error>().and_then(postgres::Error::code);
+    assert_eq!(error, Some(&SqlState::DISK_FULL));
+    until_drained(&mut client)?;
+    disk.clear()?;
+    ledger.emit(&mut client, 500)?;
+    until_drained(&mut client)?;
+    assert!(!own.server.log().contains(TROUBLE), "to delete takes no room");
+    ledger.assert_exactly_once(&mut client, Broker::shared()?)
+}
+
+/// Refused events that die need room in another table; what was delivered with them waits for that, too.
+#[test]
+fn no_room_to_settle() -> Result<()> {
+    const DEAD: i32 = 2000;
+    let disk = FullDisk::prepare()?;
+    let (own, mut client) = on(&disk)?;
+    Broker::shared()?.create_topic("disk.settle", 1, &[])?;
+    own.server.set("event_outbox.max_attempts", 1)?;
+    own.server.set("event_outbox.enabled", "off")?;
+    own.server.reload()?;
+    let pid = until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?.pid;
+    let ledger = Ledger::open(&mut client, "disk.settle")?;
+    ledger.emit(&mut client, 500)?;
+    let sql = "SELECT count(outbox.emit('disk.settle', to_jsonb(repeat('x', 100)), partition => 7))
+                 FROM generate_series(1, $1::int)";
+    client.execute(sql, &[&DEAD])?;
+    ledger.emit(&mut client, 500)?;
+
+    disk.fill(Part::Data)?;
+    own.server.set("event_outbox.enabled", "on")?;
+    own.server.reload()?;
+    let failing = until_status(&mut client, "the relay to fail", |status| status.state == "failing")?;
+    assert!(failing.error().contains("No space left on device"), "{failing:?}");
+    // Once more, at least, while the disk is full.
+    let sql = "SELECT last_error_at::text FROM outbox.status";
+    let first: String = client.query_one(sql, &[])?.get(0);
+    wait::until_ok("another try", DEADLINE, || {
+        Ok((client.query_one(sql, &[])?.get::<_, String>(0) != first).then_some(()))
+    })?;
+    disk.clear()?;
+    until_drained(&mut client)?;
+    assert_eq!(Some(until_idle(&mut client)?), pid);
+    assert_eq!(own.server.log().matches(TROUBLE).count(), 1);
+    let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    assert_eq!(dead, i64::from(DEAD));
+    ledger.assert_exactly_once(&mut client, Broker::shared()?)
+}
+
+/// Without room for its log, PostgreSQL crashes. What was committed is published when there is room again.
+#[test]
+fn no_room_for_the_log() -> Result<()> {
+    let disk = FullDisk::prepare()?;
+    let (mut own, mut client) = on(&disk)?;
+    let ledger = Ledger::open(&mut client, "disk.log")?;
+    ledger.emit(&mut client, 1000)?;
+    disk.fill(Part::Wal)?;
+    wait::until("the log to find no room", DEADLINE, || ledger.emit(&mut client, 1000).err())?;
+    wait::until("the crash", DEADLINE, || own.server.log().contains("PANIC").then_some(()))?;
+    disk.clear()?;
+    // It may have come back by itself, or given up.
+    own.server.restart(StopMode::Immediate)?;
+    let mut client = own.connect()?;
+    until_drained(&mut client)?;
+    ledger.emit(&mut client, 1000)?;
+    until_drained(&mut client)?;
+    ledger.assert_at_least_once(&mut client, Broker::shared()?)
+}

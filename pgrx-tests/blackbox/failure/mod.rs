@@ -1,0 +1,12 @@
+//! Crashes, outages and refusals.
+
+pub mod crash;
+pub mod dead_letters;
+mod disk;
+mod durability;
+mod fatal;
+mod outage;
+mod progress;
+mod refusal_log;
+mod refused;
+mod stuck;

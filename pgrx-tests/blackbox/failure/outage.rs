@@ -1,0 +1,203 @@
+//! Kafka is away, dies, or freezes: events wait, in order, blamelessly.
+
+use std::fs;
+use std::time::Duration;
+
+use event_outbox_lab::{Broker, Cluster, Result, wait};
+use postgres::Client;
+
+use crate::support::ledger::Ledger;
+use crate::support::relay::{status, until_drained, until_idle, until_status};
+use crate::support::server::{Own, Troubled};
+
+/// The line that tells of an outage.
+const OUTAGE: &str = "no Kafka broker answers, events wait";
+
+/// From the broker's return to the last event: the relay looks for it every ten seconds at the latest.
+const RETURN: Duration = Duration::from_secs(45);
+
+fn outages_logged(own: &Own) -> usize {
+    own.server.log().matches(OUTAGE).count()
+}
+
+/// Nothing was held against the events that wait.
+fn assert_blameless(client: &mut Client) -> Result<()> {
+    let row =
+        client.query_one("SELECT count(*), max(attempts), count(last_error) FROM outbox.events", &[])?;
+    let (waiting, attempts, errors): (i64, Option<i32>, i64) = (row.get(0), row.get(1), row.get(2));
+    assert!(waiting > 0);
+    assert_eq!((attempts, errors), (Some(0), 0));
+    assert_eq!(status(client)?.refused, 0);
+    Ok(())
+}
+
+/// Waits until the status shows the outage, with its reason and since when.
+fn until_disconnected(client: &mut Client) -> Result<()> {
+    let seen = until_status(client, "the outage to be seen", |status| status.is_disconnected())?;
+    assert!(!seen.error().is_empty(), "{seen:?}");
+    let now: f64 = client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[])?.get(0);
+    let since = seen.connection_since.unwrap_or_default();
+    assert!(since <= now && now - since < 60.0, "{seen:?} at {now}");
+    Ok(())
+}
+
+fn until_back(client: &mut Client) -> Result<()> {
+    wait::until_ok("the events to be published", RETURN, || {
+        let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        Ok((left == 0).then_some(()))
+    })?;
+    until_idle(client)?;
+    Ok(())
+}
+
+#[test]
+fn kafka_comes_after_the_server() -> Result<()> {
+    let mut broker = Troubled::take()?;
+    broker.create_topic("outage.late", 3, &[])?;
+    broker.stop()?;
+    let mut own = Own::start(&broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.late")?;
+    ledger.emit(&mut client, 500)?;
+    until_disconnected(&mut client)?;
+    // Also when the server starts without Kafka, and with a backlog.
+    drop(client);
+    own.server.restart(event_outbox_lab::StopMode::Fast)?;
+    client = own.connect()?;
+    until_disconnected(&mut client)?;
+    ledger.emit(&mut client, 500)?;
+    assert_blameless(&mut client)?;
+    broker.start()?;
+    until_back(&mut client)?;
+    assert_eq!(outages_logged(&own), 2);
+    ledger.assert_exactly_once(&mut client, &broker)
+}
+
+#[test]
+fn kafka_dies_in_mid_stream() -> Result<()> {
+    let mut broker = Troubled::take()?;
+    broker.create_topic("outage.killed", 3, &[])?;
+    let options = Cluster::options("outage")
+        .set("event_outbox.batch_size", 100)
+        .set("event_outbox.max_in_flight", 1000);
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.killed")?;
+    ledger.emit(&mut client, 10)?;
+    until_drained(&mut client)?;
+    ledger.emit(&mut client, 20_000)?;
+    until_status(&mut client, "the stream to flow", |status| status.published > 500)?;
+    broker.kill()?;
+    until_disconnected(&mut client)?;
+    ledger.emit(&mut client, 100)?;
+    assert_blameless(&mut client)?;
+    broker.start()?;
+    until_back(&mut client)?;
+    assert_eq!(outages_logged(&own), 1);
+    ledger.assert_at_least_once(&mut client, &broker)
+}
+
+#[test]
+fn kafka_restarts_in_order() -> Result<()> {
+    let mut broker = Troubled::take()?;
+    broker.create_topic("outage.restarted", 3, &[])?;
+    let own = Own::start(&broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.restarted")?;
+    ledger.emit(&mut client, 10)?;
+    until_drained(&mut client)?;
+    until_idle(&mut client)?;
+    broker.stop()?;
+    // An idle relay sees it as well.
+    until_disconnected(&mut client)?;
+    ledger.emit(&mut client, 1000)?;
+    broker.start()?;
+    until_back(&mut client)?;
+    assert_eq!(outages_logged(&own), 1);
+    ledger.assert_exactly_once(&mut client, &broker)
+}
+
+/// Everything that can time out does so several times, and nothing comes of it.
+#[test]
+fn an_outage_longer_than_any_timeout() -> Result<()> {
+    const TIMEOUTS: &str = "request.timeout.ms=1000,socket.timeout.ms=1000,\
+        socket.connection.setup.timeout.ms=1000,topic.metadata.propagation.max.ms=1000,metadata.max.age.ms=1000";
+    const SECONDS: f64 = 6.0;
+    let mut broker = Troubled::take()?;
+    broker.create_topic("outage.long", 3, &[])?;
+    let options = Cluster::options("long").set("event_outbox.kafka_properties", TIMEOUTS);
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.long")?;
+    ledger.emit(&mut client, 10)?;
+    until_drained(&mut client)?;
+    broker.stop()?;
+    ledger.emit(&mut client, 500)?;
+    until_disconnected(&mut client)?;
+    let sql = "SELECT extract(epoch FROM clock_timestamp() - connection_since)::float8,
+                      oldest_event_at = (SELECT min(emitted_at) FROM outbox.events)
+                 FROM outbox.status WHERE connection = 'disconnected'";
+    wait::until_ok("the outage to last", RETURN, || {
+        // It is one outage, from its beginning to its end.
+        let row = client.query_one(sql, &[])?;
+        assert!(row.get::<_, bool>(1), "the oldest event is not shown");
+        Ok((row.get::<_, f64>(0) > SECONDS).then_some(()))
+    })?;
+    ledger.emit(&mut client, 500)?;
+    assert_blameless(&mut client)?;
+    broker.start()?;
+    until_back(&mut client)?;
+    assert_eq!(outages_logged(&own), 1);
+    let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    assert_eq!(dead, 0);
+    ledger.assert_exactly_once(&mut client, &broker)
+}
+
+#[test]
+fn kafka_freezes() -> Result<()> {
+    let broker = Troubled::take()?;
+    broker.create_topic("outage.frozen", 3, &[])?;
+    // A frozen broker is known by its silence alone; the default patience is half a minute and more.
+    let options = Cluster::options("frozen")
+        .set("event_outbox.kafka_properties", "request.timeout.ms=1500,socket.timeout.ms=2000");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.frozen")?;
+    ledger.emit(&mut client, 10)?;
+    until_drained(&mut client)?;
+    broker.pause()?;
+    ledger.emit(&mut client, 500)?;
+    until_disconnected(&mut client)?;
+    ledger.emit(&mut client, 500)?;
+    assert_blameless(&mut client)?;
+    broker.resume()?;
+    until_back(&mut client)?;
+    ledger.assert_at_least_once(&mut client, &broker)
+}
+
+/// A cluster that tells of no broker for seconds, again and again: its only one comes too late with its signs of
+/// life, and is fenced until the next. librdkafka forgets its brokers then.
+#[test]
+fn a_cluster_without_brokers_for_a_moment() -> Result<()> {
+    const SECONDS_FENCED: u64 = 2;
+    const TIMES: usize = 3;
+    let broker = Broker::options()
+        .set("broker.session.timeout.ms", 2000)
+        .set("broker.heartbeat.interval.ms", 2000 + SECONDS_FENCED * 1000)
+        .start()?;
+    let own = Own::start(&broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    let ledger = Ledger::open(&mut client, "outage.fenced")?;
+    wait::until("the broker to create a topic", RETURN, || {
+        broker.create_topic("outage.fenced", 3, &[]).ok()
+    })?;
+    let fenced =
+        || -> Result<usize> { Ok(fs::read_to_string(broker.log_path())?.matches("Fencing broker").count()) };
+    let before = fenced()?;
+    wait::until_ok("the broker to be fenced some times", RETURN, || {
+        ledger.emit(&mut client, 10)?;
+        Ok((fenced()? >= before + TIMES).then_some(()))
+    })?;
+    until_back(&mut client)?;
+    ledger.assert_exactly_once(&mut client, &broker)
+}

@@ -1,0 +1,228 @@
+//! Kafka refuses an event: the attempt is counted, the event waits and is tried again, its own key waits
+//! with it, and nobody else.
+
+use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
+use postgres::Client;
+
+use crate::support::database::{DEADLINE, Stage};
+use crate::support::relay::{until_drained, until_status};
+use crate::support::server::{Own, Troubled};
+
+/// Emits `name` for a key; gives the event's id in the outbox.
+fn emit(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<()> {
+    client.query_one("SELECT outbox.emit($1, to_jsonb($3::text), key => $2)", &[&topic, &key, &name])?;
+    Ok(())
+}
+
+/// What waits: attempts, whether a next attempt has a date in the future or just past, and the error.
+struct Waiting {
+    attempts: i32,
+    delay: Option<f64>,
+    error: Option<String>,
+}
+
+fn waiting(client: &mut Client, name: &str) -> Result<Option<Waiting>> {
+    let row = client.query_opt(
+        "SELECT attempts, extract(epoch FROM next_attempt_at - clock_timestamp())::float8, last_error
+           FROM outbox.events WHERE convert_from(payload, 'UTF8') LIKE '\"' || $1 || '%'",
+        &[&name],
+    )?;
+    Ok(row.map(|row| Waiting { attempts: row.get(0), delay: row.get(1), error: row.get(2) }))
+}
+
+fn until_refused(client: &mut Client, name: &str, attempts: i32) -> Result<Waiting> {
+    wait::until_ok(&format!("attempt {attempts} of {name}"), DEADLINE, || {
+        Ok(waiting(client, name)?.filter(|waiting| waiting.attempts >= attempts))
+    })
+}
+
+fn until_only_left(client: &mut Client, count: i64) -> Result<()> {
+    wait::until_ok(&format!("all but {count} events to leave"), DEADLINE, || {
+        let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        Ok((left == count).then_some(()))
+    })
+    .map_err(|error| error.context(plight(client)))
+}
+
+/// What is left and what the relay shows, for messages.
+fn plight(client: &mut Client) -> String {
+    let sql = "SELECT concat_ws(E'\n', (SELECT s::text FROM outbox.status AS s),
+                   (SELECT string_agg(format('%s %s attempts=%s next=%s %s', id, key, attempts, next_attempt_at,
+                                             last_error), E'\n' ORDER BY id) FROM outbox.events))";
+    client.query_one(sql, &[]).map_or_else(|error| error.to_string(), |row| row.get(0))
+}
+
+/// The refused event is to be looked at for as long as the test takes.
+fn never_die(stage: &mut Stage) -> Result<()> {
+    let sql = format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1000", stage.database);
+    Ok(stage.client.batch_execute(&sql)?)
+}
+
+fn values<'r>(records: &'r [Record], key: &str) -> Vec<&'r str> {
+    records.iter().filter(|record| record.key_text() == Some(key)).filter_map(Record::value_text).collect()
+}
+
+#[test]
+fn a_topic_that_does_not_exist_yet() -> Result<()> {
+    let broker = Troubled::take()?;
+    broker.create_topic("refused.known", 1, &[])?;
+    let options = Cluster::options("refused")
+        .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
+        .set("event_outbox.max_attempts", 1000)
+        .set("event_outbox.retry_backoff_max", "2s");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    emit(&mut client, "refused.unknown", "a", "first")?;
+    let refused = until_refused(&mut client, "first", 1)?;
+    assert!(refused.error.is_some_and(|error| error.to_lowercase().contains("topic")));
+    assert!(refused.delay.is_some_and(|delay| delay <= 2.0), "{:?}", refused.delay);
+    for name in ["second", "third"] {
+        emit(&mut client, "refused.unknown", "a", name)?;
+    }
+    // Other topics flow.
+    emit(&mut client, "refused.known", "a", "flows")?;
+    until_only_left(&mut client, 3)?;
+    until_refused(&mut client, "first", 2)?;
+    // Those behind it were not tried.
+    for name in ["second", "third"] {
+        let waiting = waiting(&mut client, name)?.expect("it is gone");
+        assert_eq!((waiting.attempts, waiting.delay, waiting.error), (0, None, None), "{name}");
+    }
+    let status = until_status(&mut client, "the refusals", |status| status.refused >= 2)?;
+    assert!(status.is_connected() && status.error().contains("refused"), "{status:?}");
+
+    broker.create_topic("refused.unknown", 1, &[])?;
+    until_drained(&mut client)?;
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &["refused.unknown"])?;
+    assert_eq!(values(&records, "a"), [r#""first""#, r#""second""#, r#""third""#]);
+    Ok(())
+}
+
+/// The topic takes less than the outbox does; other keys of the topic flow, also those of its batch.
+#[test]
+fn an_event_too_large_for_its_topic() -> Result<()> {
+    let mut stage = Stage::new()?;
+    never_die(&mut stage)?;
+    let topic = stage.topic("small");
+    Broker::shared()?.create_topic(&topic, 1, &[("max.message.bytes", "2000")])?;
+    let large = "large".to_owned() + &"x".repeat(10_000);
+    let mut transaction = stage.client.transaction()?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
+    for (key, name) in [("b", "before"), ("a", &*large), ("a", "behind"), ("b", "after")] {
+        transaction.query_one(sql, &[&topic, &key, &name])?;
+    }
+    transaction.commit()?;
+    until_only_left(&mut stage.client, 2)?;
+    let refused = until_refused(&mut stage.client, "large", 1)?;
+    assert!(refused.error.is_some_and(|error| error.contains("MessageSizeTooLarge")));
+    assert_eq!(waiting(&mut stage.client, "behind")?.map(|waiting| waiting.attempts), Some(0));
+    // The administrator gives the event up: those behind it go on.
+    stage.client.execute("DELETE FROM outbox.events WHERE length(payload) > 10000", &[])?;
+    let records = stage.drained(&topic)?;
+    assert_eq!(values(&records, "b"), [r#""before""#, r#""after""#]);
+    assert_eq!(values(&records, "a"), [r#""behind""#]);
+    Ok(())
+}
+
+/// What follows the refused event is in a batch of its own: the producer keeps it when it stops, and nothing else
+/// happens that would tell of that.
+#[test]
+fn an_event_too_large_for_its_topic_and_another_on_its_way() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.kafka_properties", "batch.num.messages=1")?;
+    let topic = stage.topic("small");
+    stage.broker.create_topic(&topic, 1, &[("max.message.bytes", "2000")])?;
+    let mut transaction = stage.client.transaction()?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
+    for (key, value) in [("b", "before"), ("a", &*"x".repeat(10_000)), ("b", "after")] {
+        transaction.query_one(sql, &[&topic, &key, &value])?;
+    }
+    transaction.commit()?;
+    until_only_left(&mut stage.client, 1)?;
+    Ok(())
+}
+
+#[test]
+fn a_partition_out_of_range() -> Result<()> {
+    let mut stage = Stage::new()?;
+    never_die(&mut stage)?;
+    let topic = stage.topic("narrow");
+    Broker::shared()?.create_topic(&topic, 2, &[])?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2, partition => $4)";
+    stage.client.query_one(sql, &[&topic, &"a", &"outside", &2_i32])?;
+    stage.client.query_one(sql, &[&topic, &"b", &"inside", &1_i32])?;
+    until_only_left(&mut stage.client, 1)?;
+    let refused = until_refused(&mut stage.client, "outside", 1)?;
+    assert!(refused.error.is_some_and(|error| error.to_lowercase().contains("partition")));
+    stage.broker.add_partitions(&topic, 3)?;
+    let records = stage.drained(&topic)?;
+    let places: Vec<_> = records.iter().map(|record| (record.key_text(), record.partition)).collect();
+    assert!(places.contains(&(Some("a"), 2)) && places.contains(&(Some("b"), 1)), "{places:?}");
+    Ok(())
+}
+
+/// A compacted topic takes no record without a key; those with one pass, also those of its batch.
+#[test]
+fn a_record_that_the_topic_does_not_take() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.alter_database("SET event_outbox.max_attempts = 2")?;
+    stage.alter_database("SET event_outbox.retry_backoff = '10ms'")?;
+    let topic = stage.topic("compacted");
+    stage.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
+    let mut transaction = stage.client.transaction()?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
+    for (key, name) in [(Some("b"), "before"), (None, "keyless"), (Some("a"), "after")] {
+        transaction.query_one(sql, &[&topic, &key, &name])?;
+    }
+    transaction.commit()?;
+    let records = stage.drained(&topic)?;
+    assert_eq!(values(&records, "b"), [r#""before""#]);
+    assert_eq!(values(&records, "a"), [r#""after""#]);
+    let dead = stage.client.query_one(
+        "SELECT convert_from(payload, 'UTF8'), error_class, attempts FROM outbox.dead_letters",
+        &[],
+    )?;
+    let dead: (String, String, i32) = (dead.get(0), dead.get(1), dead.get(2));
+    assert_eq!(dead, (r#""keyless""#.into(), "invalid_record".into(), 2));
+    Ok(())
+}
+
+/// Whoever has mended the cause need not wait for the next attempt.
+#[test]
+fn a_wait_shortened_by_hand() -> Result<()> {
+    let mut stage = Stage::new()?;
+    for setting in ["retry_backoff = '1h'", "retry_backoff_max = '1h'", "sweep_interval = '1h'"] {
+        stage.alter_database(&format!("SET event_outbox.{setting}"))?;
+    }
+    let topic = stage.topic("shortened");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    let sql = "SELECT outbox.emit($1, to_jsonb($2::text), key => 'k', partition => $3)";
+    stage.client.query_one(sql, &[&topic, &"refused", &1_i32])?;
+    until_refused(&mut stage.client, "refused", 1)?;
+    stage.client.query_one(sql, &[&topic, &"behind", &0_i32])?;
+    stage.broker.add_partitions(&topic, 2)?;
+    stage.client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
+    let records = stage.promptly(&topic, 2)?;
+    assert_eq!(values(&records, "k").len(), 2);
+    Ok(())
+}
+
+#[test]
+fn a_refusal_reported_by_hand_counts() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("byhand");
+    let mut transaction = stage.client.transaction()?;
+    transaction.query_one("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
+    for attempts in 1..=2 {
+        let update = "UPDATE outbox.events SET last_error = 'no' RETURNING attempts, next_attempt_at > now()";
+        let row = transaction.query_one(update, &[])?;
+        assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (attempts, true));
+    }
+    // Other columns can be changed without an attempt.
+    transaction.execute("UPDATE outbox.events SET next_attempt_at = now() + interval '1 second'", &[])?;
+    let attempts: i32 = transaction.query_one("SELECT attempts FROM outbox.events", &[])?.get(0);
+    assert_eq!(attempts, 2);
+    transaction.commit()?;
+    assert_eq!(stage.drained(&topic)?.len(), 1);
+    Ok(())
+}

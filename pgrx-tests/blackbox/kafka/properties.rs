@@ -1,0 +1,228 @@
+//! librdkafka's properties: what a setting may hold, what only the server's file may, and what neither.
+
+use std::fs;
+
+use event_outbox_lab::{Broker, Cluster, Result, run_as};
+use postgres::error::SqlState;
+
+use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::server::Own;
+
+/// Must never be seen anywhere.
+const SECRET: &str = "hunter2";
+
+const KERBEROS: &str = "security.protocol=sasl_plaintext,sasl.mechanisms=GSSAPI";
+
+fn start() -> Result<Own> {
+    Own::with(Cluster::options("properties"), &Broker::shared()?.bootstrap_servers())
+}
+
+fn set(own: &Own, properties: &str) -> Result<()> {
+    own.server.set("event_outbox.kafka_properties", properties)?;
+    own.server.reload()
+}
+
+/// Has the relay go by these properties in the file.
+fn write(own: &Own, properties: &str) -> Result<()> {
+    let path = own.server.data_dir().join("kafka.properties");
+    fs::write(&path, properties)?;
+    run_as::give_to_server(&path)?;
+    own.server.set("event_outbox.kafka_properties_file", path.display())?;
+    own.server.reload()
+}
+
+/// What runs programs, loads code or reads files as the server's user is refused where the setting has it. The
+/// setting can be granted.
+#[test]
+fn a_setting_runs_nothing() -> Result<()> {
+    let own = start()?;
+    let mut client = own.connect()?;
+    let mark = own.server.data_dir().join("run");
+    let touch = format!("touch {}", mark.display());
+    for (properties, name) in [
+        (format!("{KERBEROS},sasl.kerberos.kinit.cmd={touch}"), "sasl.kerberos.kinit.cmd"),
+        (format!("{KERBEROS},sasl.kerberos.principal=$({touch})"), "sasl.kerberos.principal"),
+        (format!("{KERBEROS},sasl.kerberos.keytab=$({touch})"), "sasl.kerberos.keytab"),
+        (format!("{KERBEROS},sasl.kerberos.service.name=$({touch})"), "sasl.kerberos.service.name"),
+        ("plugin.library.paths=x".into(), "plugin.library.paths"),
+        ("ssl.engine.location=x".into(), "ssl.engine.location"),
+        ("ssl.providers=x".into(), "ssl.providers"),
+        ("ssl.key.location=/etc/passwd".into(), "ssl.key.location"),
+        ("sasl.oauthbearer.assertion.file=/etc/passwd".into(), "sasl.oauthbearer.assertion.file"),
+        ("sasl.oauthbearer.token.endpoint.url=http://x".into(), "sasl.oauthbearer.token.endpoint.url"),
+        ("enable.ssl.certificate.verification=false".into(), "enable.ssl.certificate.verification"),
+    ] {
+        set(&own, &properties)?;
+        until_status(&mut client, name, |status| {
+            status.state == "misconfigured"
+                && status
+                    .error()
+                    .contains(&format!("\"{name}\" is taken from event_outbox.kafka_properties_file only"))
+        })?;
+    }
+    assert!(!mark.exists());
+
+    // In the server's own file it is what its administrator wants. librdkafka logs the command that failed.
+    own.server.set("log_min_messages", "debug1")?;
+    set(&own, "")?;
+    write(
+        &own,
+        &format!("{}\nsasl.kerberos.kinit.cmd={touch}; : {SECRET}; false\n", KERBEROS.replace(',', "\n")),
+    )?;
+    event_outbox_lab::wait::until("the command to run", crate::support::database::DEADLINE, || {
+        mark.exists().then_some(())
+    })?;
+    event_outbox_lab::wait::until("the log of it", crate::support::database::DEADLINE, || {
+        own.server.log().contains("ticket refresh failed").then_some(())
+    })?;
+    assert!(!own.server.log().contains(SECRET));
+    Ok(())
+}
+
+/// librdkafka can play a broker, for tests: events would be deleted that no Kafka has.
+#[test]
+fn a_mock_is_no_kafka() -> Result<()> {
+    let own = start()?;
+    let mut client = own.connect()?;
+    until_idle(&mut client)?;
+    for name in ["test.mock.num.brokers", "test.mock.broker.rtt", "ut_handle_ProduceResponse"] {
+        set(&own, &format!("{name}=1"))?;
+        until_status(&mut client, name, |status| {
+            status.state == "misconfigured" && status.error().contains(&format!("\"{name}\" cannot be set"))
+        })?;
+    }
+    set(&own, "")?;
+    until_idle(&mut client)?;
+    write(&own, "test.mock.num.brokers=1\n")?;
+    until_status(&mut client, "the file's", |status| {
+        status.state == "misconfigured" && status.error().contains("test.mock.num.brokers")
+    })?;
+    client.query_one("SELECT outbox.emit('properties.mock', '{}')", &[])?;
+    let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert_eq!(left, 1);
+    Ok(())
+}
+
+/// What the outbox sets itself is refused with the reason, and not replaced in silence.
+#[test]
+fn nothing_is_overridden_in_silence() -> Result<()> {
+    let own = start()?;
+    let mut client = own.connect()?;
+    for (property, words) in [
+        ("message.max.bytes=1000000", "event_outbox.max_event_bytes"),
+        ("log_level=7", "log_min_messages"),
+        ("enable.idempotence=FALSE", "retry"),
+    ] {
+        set(&own, property)?;
+        until_status(&mut client, property, |status| {
+            status.state == "misconfigured" && status.error().contains(words)
+        })?;
+    }
+    Ok(())
+}
+
+/// What is granted of the settings does not reach the server's files.
+#[test]
+fn the_file_is_named_by_superusers_alone() -> Result<()> {
+    let own = start()?;
+    own.connect()?.batch_execute(&format!(
+        "CREATE ROLE granted LOGIN;
+         GRANT SET, ALTER SYSTEM ON PARAMETER event_outbox.kafka_properties_file, event_outbox.kafka_properties TO granted;
+         ALTER DATABASE {} OWNER TO granted",
+        own.database
+    ))?;
+    let mut granted = own.server.connect_as(&own.database, "granted")?;
+    for sql in [
+        "SET event_outbox.kafka_properties_file = '/etc/hostname'".to_owned(),
+        format!("ALTER DATABASE {} SET event_outbox.kafka_properties_file = '/etc/hostname'", own.database),
+        "ALTER ROLE granted SET event_outbox.kafka_properties_file = '/etc/hostname'".to_owned(),
+        "ALTER SYSTEM SET event_outbox.kafka_properties_file = '/etc/hostname'".to_owned(),
+    ] {
+        let error = granted.simple_query(&sql).expect_err(&sql);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
+    }
+    granted.batch_execute("SET event_outbox.kafka_properties = 'linger.ms=1'")?;
+    // Who may set it does; others go on where it is set.
+    let path = own.server.data_dir().join("kafka.properties");
+    fs::write(&path, "linger.ms=1\n")?;
+    run_as::give_to_server(&path)?;
+    own.alter("kafka_properties_file", &path.display().to_string())?;
+    granted = own.server.connect_as(&own.database, "granted")?;
+    granted.batch_execute("BEGIN; SELECT 1")?;
+    own.server.reload()?;
+    granted.batch_execute("SELECT 1; COMMIT")?;
+    let mut client = own.connect()?;
+    client.query_one("SELECT outbox.emit('properties.granted', '{}')", &[])?;
+    until_drained(&mut client)
+}
+
+/// librdkafka quotes values in its errors and its log.
+#[test]
+fn what_librdkafka_quotes_is_hidden() -> Result<()> {
+    let own = start()?;
+    own.server.set("log_min_messages", "debug1")?;
+    let mut client = own.connect()?;
+    let oauth = "security.protocol=sasl_plaintext\nsasl.mechanisms=OAUTHBEARER\n";
+    for (properties, words) in [
+        (
+            format!("{oauth}enable.sasl.oauthbearer.unsecure.jwt=true\nsasl.oauthbearer.config={SECRET}\n"),
+            "auth",
+        ),
+        (
+            format!(
+                "{oauth}enable.sasl.oauthbearer.unsecure.jwt=true\nsasl.oauthbearer.config=principal=x scope={SECRET} {SECRET}x\n"
+            ),
+            "auth",
+        ),
+        (
+            format!(
+                "{oauth}enable.sasl.oauthbearer.unsecure.jwt=true\nsasl.oauthbearer.config=principal=x\nsasl.oauthbearer.extensions={SECRET}\n"
+            ),
+            "",
+        ),
+        (format!("security.protocol=ssl\nssl.key.pem={SECRET}\n"), "ssl"),
+        (format!("security.protocol=ssl\nssl.key.password={SECRET}\nssl.key.location=/nowhere\n"), "ssl"),
+        (
+            format!(
+                "security.protocol=ssl\nssl.keystore.password={SECRET}\nssl.keystore.location=/nowhere\n"
+            ),
+            "ssl",
+        ),
+        (
+            format!(
+                "{oauth}sasl.oauthbearer.method=oidc\nsasl.oauthbearer.client.id=x\nsasl.oauthbearer.client.secret={SECRET}\nsasl.oauthbearer.token.endpoint.url=http://me:{SECRET}@127.0.0.1:1/?key={SECRET}\n"
+            ),
+            "token",
+        ),
+    ] {
+        write(&own, "")?;
+        until_idle(&mut client)?;
+        write(&own, &properties)?;
+        let seen = until_status(&mut client, &properties, |status| {
+            status.state != "idle" && status.error().to_lowercase().contains(words)
+                || status.is_disconnected()
+        })?;
+        assert!(!seen.error().contains(SECRET), "{seen:?}");
+    }
+    let log = own.server.log();
+    let leak = log.lines().find(|line| line.contains(SECRET));
+    assert!(leak.is_none(), "{leak:?}");
+    Ok(())
+}
+
+/// The path of the file is in the log; who sees the status need not know it.
+#[test]
+fn the_path_of_the_file_is_not_for_all() -> Result<()> {
+    let own = start()?;
+    let mut client = own.connect()?;
+    write(&own, "nonsense\n")?;
+    let seen = until_status(&mut client, "the error", |status| {
+        status.state == "misconfigured" && status.error().contains("entry 1")
+    })?;
+    assert!(!seen.error().contains("kafka.properties:") && !seen.error().contains('/'), "{seen:?}");
+    let path = own.server.data_dir().join("kafka.properties").display().to_string();
+    event_outbox_lab::wait::until("the log's line", crate::support::database::DEADLINE, || {
+        own.server.log().contains(&path).then_some(())
+    })?;
+    Ok(())
+}

@@ -1,0 +1,294 @@
+//! The way to Kafka is secured: TLS, passwords, client certificates, rights. One broker has a listener for
+//! each kind; what a relay brings along stands in its properties file.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::anyhow;
+use event_outbox_lab::{Authority, Broker, Consumer, IdentityProvider, Result, identity, run_as};
+
+use crate::support::database::{Stage, emit};
+use crate::support::relay::{Status, status, until_drained, until_status};
+
+/// Listeners: TLS; TLS with the certificate of another host; TLS with a client certificate; passwords and tokens
+/// over TLS.
+const TLS: &str = "TLS";
+const IMPOSTOR: &str = "IMPOSTOR";
+const MUTUAL: &str = "MUTUAL";
+const PASSWORD: &str = "PASSWORD";
+
+const SHOP_PASSWORD: &str = "correct-horse";
+const CLERK_PASSWORD: &str = "clerks-own";
+const WRONG_PASSWORD: &str = "battery-staple";
+
+/// A broker, and who vouches for it.
+struct Fortress {
+    broker: Broker,
+    authority: Authority,
+}
+
+fn fortress() -> Result<&'static Fortress> {
+    static SHARED: OnceLock<Result<Fortress>> = OnceLock::new();
+    SHARED.get_or_init(build).as_ref().map_err(|error| anyhow!("no secured broker: {error:#}"))
+}
+
+fn build() -> Result<Fortress> {
+    let authority = Authority::new("lab")?;
+    let pem = |path: &Path| path.display().to_string();
+    let plain = format!(
+        "org.apache.kafka.common.security.plain.PlainLoginModule required \
+         user_shop=\"{SHOP_PASSWORD}\" user_clerk=\"{CLERK_PASSWORD}\";"
+    );
+    let broker = Broker::options()
+        .listener(TLS, "SSL")
+        .listener(IMPOSTOR, "SSL")
+        .listener(MUTUAL, "SSL")
+        .listener(PASSWORD, "SASL_SSL")
+        .set("ssl.keystore.type", "PEM")
+        .set("ssl.keystore.location", pem(&authority.issue("localhost")?))
+        .set("ssl.truststore.type", "PEM")
+        .set("ssl.truststore.location", pem(&authority.certificate()))
+        .set("listener.name.impostor.ssl.keystore.location", pem(&authority.issue("impostor.example")?))
+        .set("listener.name.impostor.ssl.keystore.type", "PEM")
+        .set("listener.name.mutual.ssl.client.auth", "required")
+        .set("listener.name.password.sasl.enabled.mechanisms", "PLAIN,SCRAM-SHA-512,OAUTHBEARER")
+        .set("listener.name.password.plain.sasl.jaas.config", plain)
+        .set(
+            "listener.name.password.scram-sha-512.sasl.jaas.config",
+            "org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        )
+        // A broker that is not told of an identity provider takes unsigned tokens.
+        .set(
+            "listener.name.password.oauthbearer.sasl.jaas.config",
+            "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
+        )
+        .scram_user("shop", SHOP_PASSWORD)
+        .set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
+        // Those who come without a name are the lab itself, and clients of whom none is asked.
+        .set("super.users", "User:ANONYMOUS;User:shop;User:CN=shop.example")
+        .start()?;
+    Ok(Fortress { broker, authority })
+}
+
+/// What a client needs to trust the broker.
+fn trust(authority: &Authority) -> String {
+    format!("security.protocol=ssl\nssl.ca.location={}\n", authority.certificate().display())
+}
+
+/// What a client needs to be known by a password.
+fn login(mechanism: &str, user: &str, password: &str) -> Result<String> {
+    Ok(format!(
+        "{}security.protocol=sasl_ssl\nsasl.mechanism={mechanism}\nsasl.username={user}\nsasl.password={password}\n",
+        trust(&fortress()?.authority)
+    ))
+}
+
+/// A database whose relay goes to the secured broker, with what its properties file holds.
+struct Visitor {
+    stage: Stage,
+    broker: &'static Broker,
+    topic: String,
+    file: PathBuf,
+}
+
+impl Visitor {
+    fn new(listener: &str, properties: &str) -> Result<Self> {
+        let broker = &fortress()?.broker;
+        let stage = Stage::new()?;
+        let file = stage.server.data_dir().join(format!("{}.properties", stage.database));
+        let mut visitor = Self { topic: stage.topic("secured"), stage, broker, file };
+        visitor.write(properties)?;
+        let file = visitor.file.display().to_string();
+        visitor.stage.configure("event_outbox.kafka_properties_file", &file)?;
+        // With the lines that librdkafka writes for those who look closer.
+        visitor.stage.configure("log_min_messages", "debug1")?;
+        visitor.stage.configure("event_outbox.bootstrap_servers", &broker.bootstrap_servers_by(listener)?)?;
+        Ok(visitor)
+    }
+
+    fn write(&self, properties: &str) -> Result<()> {
+        fs::write(&self.file, properties)?;
+        run_as::give_to_server(&self.file)
+    }
+
+    /// Corrects the file, has it read, and waits for the producer that goes by it.
+    fn correct(&mut self, properties: &str) -> Result<()> {
+        let before = status(&mut self.stage.client)?.connection_since;
+        self.write(properties)?;
+        self.stage.server.reload()?;
+        let client = &mut self.stage.client;
+        until_status(client, "another producer", |status| status.connection_since != before)?;
+        Ok(())
+    }
+
+    fn emit(&mut self, numbers: std::ops::RangeInclusive<i32>) -> Result<()> {
+        for number in numbers {
+            emit(&mut self.stage.client, &self.topic, number)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until exactly the events up to `last` have arrived.
+    fn until_arrived(&mut self, last: usize) -> Result<()> {
+        until_drained(&mut self.stage.client)?;
+        let mut arrived = self.arrived()?;
+        arrived.sort();
+        let emitted: Vec<_> = (1..=last).map(|number| number.to_string()).collect();
+        assert_eq!(arrived, emitted);
+        until_status(&mut self.stage.client, "the connection", Status::is_connected)?;
+        Ok(())
+    }
+
+    fn arrived(&self) -> Result<Vec<String>> {
+        Ok(crate::support::database::values(&Consumer::read_all(
+            &self.broker.bootstrap_servers(),
+            &[&self.topic],
+        )?))
+    }
+
+    /// Waits until the status tells in these words that there is no way to Kafka; nothing has gone there, and no
+    /// event is blamed.
+    fn until_turned_away(&mut self, words: &str) -> Result<Status> {
+        let client = &mut self.stage.client;
+        let seen = until_status(client, &format!("to be turned away with \"{words}\""), |status| {
+            status.is_disconnected() && status.error().contains(words)
+        })?;
+        let row = client.query_one("SELECT count(*), max(attempts) FROM outbox.events", &[])?;
+        assert!(row.get::<_, i64>(0) > 0);
+        assert_eq!((row.get::<_, Option<i32>>(1), seen.refused), (Some(0), 0));
+        assert!(self.arrived()?.is_empty());
+        Ok(seen)
+    }
+
+    /// Neither the status nor the log holds a secret, though the log tells of the trouble seen.
+    fn assert_untold(&mut self, secrets: &[&str], trouble: &Status) -> Result<()> {
+        let log = self.stage.server.log();
+        assert!(log.contains(trouble.error()), "{trouble:?}");
+        let sql = "SELECT s::text FROM outbox.status AS s";
+        let shown: String = self.stage.client.query_one(sql, &[])?.get(0);
+        for line in log.lines().chain([shown.as_str()]) {
+            assert!(!secrets.iter().any(|secret| line.contains(secret)), "{line}");
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Visitor {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.file);
+    }
+}
+
+#[test]
+fn an_authority_that_is_not_the_brokers() -> Result<()> {
+    let stranger = Authority::new("stranger")?;
+    let mut visitor = Visitor::new(TLS, &trust(&stranger))?;
+    visitor.emit(1..=3)?;
+    visitor.until_turned_away("certificate verify failed")?;
+    visitor.correct(&trust(&fortress()?.authority))?;
+    visitor.emit(4..=5)?;
+    visitor.until_arrived(5)
+}
+
+/// The broker's certificate is genuine, but another host's.
+#[test]
+fn a_certificate_for_another_host() -> Result<()> {
+    let trusting = trust(&fortress()?.authority);
+    let mut visitor = Visitor::new(IMPOSTOR, &trusting)?;
+    visitor.emit(1..=2)?;
+    visitor.until_turned_away("certificate verify failed")?;
+    // Nothing else was wrong with it.
+    visitor.correct(&format!("{trusting}ssl.endpoint.identification.algorithm=none\n"))?;
+    visitor.until_arrived(2)
+}
+
+#[test]
+fn a_client_certificate() -> Result<()> {
+    let authority = &fortress()?.authority;
+    let mut visitor = Visitor::new(MUTUAL, &trust(authority))?;
+    visitor.emit(1..=2)?;
+    visitor.until_turned_away("certificate")?;
+    let own = authority.issue("shop.example")?;
+    let shown = format!("ssl.certificate.location={0}\nssl.key.location={0}\n", own.display());
+    visitor.correct(&(trust(authority) + &shown))?;
+    visitor.until_arrived(2)
+}
+
+/// A password that is wrong at first, and never told to anyone.
+fn a_password(mechanism: &str) -> Result<()> {
+    let mut visitor = Visitor::new(PASSWORD, &login(mechanism, "shop", WRONG_PASSWORD)?)?;
+    visitor.emit(1..=2)?;
+    let trouble = visitor.until_turned_away("uthentication failed")?;
+    visitor.correct(&login(mechanism, "shop", SHOP_PASSWORD)?)?;
+    visitor.emit(3..=3)?;
+    visitor.until_arrived(3)?;
+    visitor.assert_untold(&[WRONG_PASSWORD, SHOP_PASSWORD], &trouble)
+}
+
+#[test]
+fn a_password_by_scram() -> Result<()> {
+    a_password("SCRAM-SHA-512")
+}
+
+#[test]
+fn a_password_in_plain() -> Result<()> {
+    a_password("PLAIN")
+}
+
+/// By tokens of an identity provider, which librdkafka fetches.
+#[test]
+fn a_token() -> Result<()> {
+    let provider = IdentityProvider::start()?;
+    let (client, secret) = identity::CLIENT;
+    let properties = |secret: &str| {
+        anyhow::Ok(format!(
+            "{}security.protocol=sasl_ssl\nsasl.mechanism=OAUTHBEARER\nsasl.oauthbearer.method=oidc\n\
+             sasl.oauthbearer.client.id={client}\nsasl.oauthbearer.client.secret={secret}\n\
+             sasl.oauthbearer.token.endpoint.url={}\n",
+            trust(&fortress()?.authority),
+            provider.token_url()
+        ))
+    };
+    let mut visitor = Visitor::new(PASSWORD, &properties(WRONG_PASSWORD)?)?;
+    visitor.emit(1..=2)?;
+    let trouble = visitor.until_turned_away("token")?;
+    visitor.correct(&properties(secret)?)?;
+    visitor.until_arrived(2)?;
+    visitor.assert_untold(&[WRONG_PASSWORD, secret], &trouble)
+}
+
+/// The right to write is all that a user needs. Without it to a topic, seen or unseen, the events of that topic
+/// are refused, and no others.
+#[test]
+fn rights() -> Result<()> {
+    let mut clerk = Visitor::new(PASSWORD, &login("PLAIN", "clerk", CLERK_PASSWORD)?)?;
+    clerk.stage.configure("event_outbox.max_attempts", "1")?;
+    let (seen, unseen) = (clerk.stage.topic("seen"), clerk.stage.topic("unseen"));
+    for topic in [&clerk.topic, &seen, &unseen] {
+        clerk.broker.create_topic(topic, 1, &[])?;
+    }
+    clerk.broker.allow("clerk", "Write", &clerk.topic)?;
+    clerk.broker.allow("clerk", "Describe", &seen)?;
+    clerk.emit(1..=1)?;
+    for topic in [&seen, &unseen] {
+        emit(&mut clerk.stage.client, topic, 7)?;
+    }
+    clerk.emit(2..=2)?;
+    clerk.until_arrived(2)?;
+    let sql = "SELECT topic, error_class FROM outbox.dead_letters ORDER BY topic";
+    let dead: Vec<(String, String)> =
+        clerk.stage.client.query(sql, &[])?.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let class = "not_authorized".to_string();
+    assert_eq!(dead, [(seen.clone(), class.clone()), (unseen.clone(), class)]);
+
+    // Another user may.
+    clerk.correct(&login("SCRAM-SHA-512", "shop", SHOP_PASSWORD)?)?;
+    clerk.stage.client.query_one("SELECT outbox.redrive(since => '-infinity')", &[])?;
+    for topic in [seen, unseen] {
+        clerk.topic = topic;
+        until_drained(&mut clerk.stage.client)?;
+        assert_eq!(clerk.arrived()?, ["7"]);
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! The relay is not in the way of commands that need its database to themselves, and comes back after
+//! them. Only those who may carry such a command out can send it away.
+
+use std::time::{Duration, Instant};
+
+use event_outbox_lab::{Result, wait};
+use postgres::Client;
+use postgres::error::SqlState;
+
+use crate::support::database::{DEADLINE, Stage};
+use crate::support::relay::{processes, until_another, until_drained, until_idle, until_processes};
+
+/// What a command may take that sends an idle relay away; Postgres gives up after five seconds.
+const PROMPT: Duration = Duration::from_secs(3);
+
+fn promptly(client: &mut Client, sql: &str) -> Result<()> {
+    let begin = Instant::now();
+    client.batch_execute(sql)?;
+    let took = begin.elapsed();
+    assert!(took < PROMPT, "{sql} took {took:?}");
+    Ok(())
+}
+
+/// A stage with a running relay, to which nobody else is connected, and a client outside it.
+fn alone() -> Result<(Stage, Client)> {
+    let mut stage = Stage::new()?;
+    until_idle(&mut stage.client)?;
+    stage.client = stage.server.connect("postgres")?;
+    let (server, name) = (stage.server, stage.database.clone());
+    let mut outside = server.connect("postgres")?;
+    wait::until_ok("the session to leave", DEADLINE, || {
+        let sql =
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'";
+        let left: i64 = outside.query_one(sql, &[&name])?.get(0);
+        Ok((left == 0).then_some(()))
+    })?;
+    Ok((stage, outside))
+}
+
+/// What is emitted in the database arrives.
+fn works(stage: &Stage, database: &str) -> Result<()> {
+    let mut client = stage.server.connect(database)?;
+    client.query_one("SELECT outbox.emit($1, '{}')", &[&format!("{database}.works")])?;
+    until_drained(&mut client)
+}
+
+#[test]
+fn drop_database() -> Result<()> {
+    let (stage, mut outside) = alone()?;
+    promptly(&mut outside, &format!("DROP DATABASE {}", stage.database))?;
+    assert_eq!(processes(stage.server, &stage.database)?, [0_i32; 0]);
+    Ok(())
+}
+
+#[test]
+fn drop_database_while_events_wait_for_kafka() -> Result<()> {
+    let (stage, mut outside) = alone()?;
+    outside.batch_execute(&format!(
+        "ALTER DATABASE {} SET event_outbox.bootstrap_servers = '127.0.0.1:1'",
+        stage.database
+    ))?;
+    let mut client = stage.server.connect(&stage.database)?;
+    client.query_one("SELECT outbox.emit('nowhere', '{}')", &[])?;
+    crate::support::relay::until_status(&mut client, "an event in flight", |status| status.in_flight == 1)?;
+    client.close()?;
+    promptly(&mut outside, &format!("DROP DATABASE {}", stage.database))
+}
+
+#[test]
+fn rename_database() -> Result<()> {
+    let (mut stage, mut outside) = alone()?;
+    let renamed = format!("{}_renamed", stage.database);
+    promptly(&mut outside, &format!("ALTER DATABASE {} RENAME TO {renamed}", stage.database))?;
+    until_processes(stage.server, &renamed, 1)?;
+    stage.database.clone_from(&renamed);
+    works(&stage, &renamed)
+}
+
+#[test]
+fn copy_database() -> Result<()> {
+    let (stage, mut outside) = alone()?;
+    let copy = format!("{}_copied", stage.database);
+    promptly(&mut outside, &format!("CREATE DATABASE {copy} TEMPLATE {}", stage.database))?;
+    until_processes(stage.server, &stage.database, 1)?;
+    works(&stage, &stage.database)?;
+    works(&stage, &copy)?;
+    Ok(outside.batch_execute(&format!("DROP DATABASE {copy} WITH (FORCE)"))?)
+}
+
+#[test]
+fn move_database() -> Result<()> {
+    let (stage, mut outside) = alone()?;
+    let space = format!("{}_space", stage.database);
+    outside.batch_execute("SET allow_in_place_tablespaces = on")?;
+    outside.batch_execute(&format!("CREATE TABLESPACE {space} LOCATION ''"))?;
+    promptly(&mut outside, &format!("ALTER DATABASE {} SET TABLESPACE {space}", stage.database))?;
+    works(&stage, &stage.database)?;
+    promptly(&mut outside, &format!("ALTER DATABASE {} SET TABLESPACE pg_default", stage.database))?;
+    works(&stage, &stage.database)?;
+    Ok(outside.batch_execute(&format!("DROP TABLESPACE {space}"))?)
+}
+
+#[test]
+fn a_drop_refused_because_of_another_session_brings_the_relay_back() -> Result<()> {
+    let (stage, mut outside) = alone()?;
+    let [before] = processes(stage.server, &stage.database)?[..] else { panic!("not one relay") };
+    let mut session = stage.server.connect(&stage.database)?;
+    let error = outside.batch_execute(&format!("DROP DATABASE {}", stage.database)).expect_err("dropped");
+    assert_eq!(error.code(), Some(&SqlState::OBJECT_IN_USE));
+    until_another(&mut session, before)?;
+    works(&stage, &stage.database)
+}
+
+#[test]
+fn those_who_may_not_cannot_disturb_the_relay() -> Result<()> {
+    let (stage, mut outside) = alone()?;
+    let name = stage.database.clone();
+    let before = processes(stage.server, &name)?;
+    assert_eq!(before.len(), 1);
+    let role = format!("{name}_stranger");
+    outside.batch_execute(&format!("CREATE ROLE {role} LOGIN CREATEDB"))?;
+    let mut stranger = stage.server.connect_as("postgres", &role)?;
+    for attempt in [
+        format!("DROP DATABASE {name}"),
+        format!("DROP DATABASE {name} WITH (FORCE)"),
+        format!("ALTER DATABASE {name} RENAME TO {name}_mine"),
+        format!("ALTER DATABASE {name} SET TABLESPACE pg_default"),
+        format!("ALTER DATABASE {name} SET event_outbox.enabled = off"),
+        format!("CREATE DATABASE {name}_mine TEMPLATE {name}"),
+        format!("ALTER ROLE {role} IN DATABASE {name} SET event_outbox.enabled = off"),
+    ] {
+        let error = stranger.batch_execute(&attempt).expect_err(&attempt);
+        assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{attempt}: {error}");
+        assert_eq!(processes(stage.server, &name)?, before, "{attempt}");
+    }
+    works(&stage, &name)?;
+    assert_eq!(processes(stage.server, &name)?, before);
+    drop(stranger);
+    Ok(outside.batch_execute(&format!("DROP ROLE {role}"))?)
+}

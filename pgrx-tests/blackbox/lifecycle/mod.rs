@@ -1,0 +1,12 @@
+//! When a relay starts, makes way and stops.
+
+mod arrival;
+mod guest;
+mod install;
+mod life;
+mod making_way;
+mod shutdown;
+mod signals;
+mod standby;
+mod surroundings;
+mod workers;

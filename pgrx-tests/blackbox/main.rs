@@ -1,0 +1,19 @@
+//! The extension seen from outside: SQL goes in, Kafka records come out.
+//!
+//! One binary, so that all tests share one broker and one server; a test that crashes or restarts something
+//! starts its own. Needs the release build in the private tree: `make test` puts it there.
+
+mod admin;
+mod docs;
+mod failure;
+mod kafka;
+mod lab;
+mod lifecycle;
+mod ordering;
+mod outbox;
+mod performance;
+mod security;
+mod smoke;
+mod support;
+mod upgrade;
+mod versions;

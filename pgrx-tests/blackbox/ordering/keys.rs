@@ -1,0 +1,307 @@
+//! The order per key through refusals, restarts and deaths; and nobody else waits.
+
+use std::collections::HashSet;
+
+use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, StopMode, wait};
+use postgres::Client;
+
+use crate::failure::dead_letters::{NOWHERE, dead, deadly_stage, emit, until_dead};
+use crate::support::database::{DEADLINE, PROMPTLY, Stage};
+use crate::support::ledger::Ledger;
+use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
+use crate::support::server::{Own, Troubled};
+
+/// Longer than any test.
+const LONG: &str = "1h";
+
+/// What is known of a refused event that waits, as text: all that a restart must not change.
+fn books(client: &mut Client) -> Result<Option<String>> {
+    let sql = "SELECT (id, attempts, next_attempt_at, last_error, first_refused_at)::text FROM outbox.events WHERE attempts > 0";
+    Ok(client.query_opt(sql, &[])?.map(|row| row.get(0)))
+}
+
+/// Waits until one event was refused; gives its books.
+fn until_refused(client: &mut Client) -> Result<String> {
+    wait::until_ok("a refusal", DEADLINE, || books(client))
+}
+
+fn terminate(client: &mut Client) -> Result<()> {
+    let relay = until_idle(client)?;
+    client.execute("SELECT pg_terminate_backend($1)", &[&relay])?;
+    until_another(client, relay)?;
+    Ok(())
+}
+
+/// The first record of each event: a crash may have some published again.
+fn firsts(records: &[Record]) -> Vec<Record> {
+    let mut seen = HashSet::new();
+    records.iter().filter(|record| seen.insert(record.header("ce_id"))).cloned().collect()
+}
+
+fn arrived(broker: &Broker, topic: &str, count: usize) -> Result<Vec<Record>> {
+    let mut consumer = Consumer::new(&broker.bootstrap_servers(), &[topic])?;
+    let what = format!("{count} events");
+    let records = consumer.read_until_that(&what, PROMPTLY, |records| firsts(records).len() >= count)?;
+    Ok(firsts(records))
+}
+
+/// The values of one key, in the order of their arrival.
+fn of_key(records: &[Record], key: &str) -> Vec<String> {
+    let of_key = records.iter().filter(|record| record.key_text() == Some(key));
+    of_key.map(|record| record.value_text().unwrap_or("(no text)").trim_matches('"').to_owned()).collect()
+}
+
+fn numbered(range: std::ops::Range<i32>) -> Vec<String> {
+    range.map(|n| n.to_string()).collect()
+}
+
+/// Restarts of the relay and of the server change neither the books of an event that waits nor the order
+/// of its key; and when it is dead, its key goes on.
+#[test]
+fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
+    let broker = Broker::shared()?;
+    let options = Cluster::options("waits").set("event_outbox.retry_backoff", LONG);
+    let mut own = Own::with(options, &broker.bootstrap_servers())?;
+    let (topic, other) = ("ordering.restarts", "ordering.other");
+    broker.create_topic(topic, 1, &[])?;
+    let mut client = own.connect()?;
+    emit(&mut client, topic, "a", "poison", Some(NOWHERE))?;
+    let before = until_refused(&mut client)?;
+    let mut flown = 0;
+    let mut behind = 0;
+    for round in 0..3 {
+        // More of the key than a restart could overlook, and some of others.
+        for _ in 0..3 {
+            emit(&mut client, topic, "a", &behind.to_string(), None)?;
+            behind += 1;
+            emit(&mut client, topic, "b", &flown.to_string(), None)?;
+            emit(&mut client, other, "a", &flown.to_string(), None)?;
+            flown += 1;
+        }
+        assert_eq!(of_key(&arrived(broker, topic, flown)?, "b"), numbered(0..flown as i32));
+        assert_eq!(of_key(&arrived(broker, other, flown)?, "a"), numbered(0..flown as i32));
+        assert_eq!(books(&mut client)?.as_ref(), Some(&before), "after {round} restarts");
+        match round {
+            0 => terminate(&mut client)?,
+            _ => {
+                until_idle(&mut client)?;
+                drop(client);
+                own.server.restart(if round == 1 { StopMode::Immediate } else { StopMode::Fast })?;
+                client = own.connect()?;
+            }
+        }
+    }
+    until_idle(&mut client)?;
+    assert_eq!(books(&mut client)?, Some(before));
+    let blameless = "SELECT count(*) FROM outbox.events WHERE attempts = 0 AND next_attempt_at IS NULL";
+    assert_eq!(client.query_one(blameless, &[])?.get::<_, i64>(0), i64::from(behind));
+    // Its last attempt comes, and its key goes on.
+    own.alter("max_attempts", "2")?;
+    client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
+    until_dead(&mut client, 1)?;
+    until_drained(&mut client)?;
+    let records = firsts(&Consumer::read_all(&broker.bootstrap_servers(), &[topic])?);
+    assert_eq!(of_key(&records, "a"), numbered(0..behind));
+    assert_eq!(records.len(), flown + behind as usize);
+    Ok(())
+}
+
+/// Several of a key die one after the other, and the good ones between them keep their order; those
+/// without a key wait for nobody.
+#[test]
+fn a_key_goes_on_behind_each_of_its_dead() -> Result<()> {
+    let (mut stage, topic) = deadly_stage()?;
+    let mut transaction = stage.client.transaction()?;
+    for n in 0..20 {
+        let partition = Some(NOWHERE).filter(|_| n % 8 == 2);
+        emit(&mut transaction, &topic, "a", &n.to_string(), partition)?;
+        let sql = "SELECT outbox.emit($1, to_jsonb('keyless ' || $2::int), partition => $3)";
+        transaction.query_one(sql, &[&topic, &n, &partition])?;
+    }
+    transaction.commit()?;
+    let records = stage.drained(&topic)?;
+    let good: Vec<String> = (0..20).filter(|n| n % 8 != 2).map(|n| n.to_string()).collect();
+    assert_eq!(of_key(&records, "a"), good);
+    assert_eq!(records.len(), 2 * good.len());
+    let names = dead(&mut stage.client)?;
+    assert_eq!(names, ["2", "keyless 2", "10", "keyless 10", "18", "keyless 18"]);
+    Ok(())
+}
+
+#[test]
+fn without_ordering_nothing_waits() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", LONG)?;
+    stage.configure("event_outbox.ordering", "none")?;
+    let topic = stage.topic("unordered");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    emit(&mut stage.client, &topic, "a", "poison", Some(NOWHERE))?;
+    let waits = until_refused(&mut stage.client)?;
+    for n in 0..5 {
+        emit(&mut stage.client, &topic, "a", &n.to_string(), None)?;
+    }
+    assert_eq!(of_key(&stage.promptly(&topic, 5)?, "a"), numbered(0..5));
+    // Nor after a restart, which finds it waiting.
+    terminate(&mut stage.client)?;
+    emit(&mut stage.client, &topic, "a", "5", None)?;
+    assert_eq!(of_key(&stage.promptly(&topic, 6)?, "a"), numbered(0..6));
+    assert_eq!(books(&mut stage.client)?, Some(waits));
+    // With it, they do.
+    stage.configure("event_outbox.ordering", "key")?;
+    emit(&mut stage.client, &topic, "a", "6", None)?;
+    emit(&mut stage.client, &topic, "b", "0", None)?;
+    let records = stage.promptly(&topic, 7)?;
+    assert_eq!((of_key(&records, "a"), of_key(&records, "b")), (numbered(0..6), numbered(0..1)));
+    Ok(())
+}
+
+/// The broker refuses whole batches for it, or takes smaller ones only; its batch-mates bear no blame.
+#[test]
+fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", "100ms")?;
+    let topic = stage.topic("batch");
+    stage.broker.create_topic(&topic, 2, &[("max.message.bytes", "20000")])?;
+    let ledger = Ledger::open(&mut stage.client, &topic)?;
+    let client = &mut stage.client;
+    client.batch_execute("BEGIN")?;
+    ledger.emit(client, 1000)?;
+    // Its key is also that of good ones, before and behind it.
+    emit(client, &topic, "3", &"poison".repeat(5000), None)?;
+    ledger.emit(client, 1000)?;
+    client.batch_execute("COMMIT")?;
+    until_drained(client)?;
+    assert!(matches!(&dead(client)?[..], [poison] if poison.starts_with("poison")));
+    let (class, attempts) = {
+        let row = client.query_one("SELECT error_class, attempts FROM outbox.dead_letters", &[])?;
+        (row.get::<_, String>(0), row.get::<_, i32>(1))
+    };
+    assert_eq!((&*class, attempts), ("too_large", 3));
+    assert_eq!(status(client)?.refused, 3, "others were charged");
+    let verdict = ledger.verdict(client, stage.broker)?;
+    assert!(verdict.is_clean(), "{verdict:?}");
+    Ok(())
+}
+
+/// The first thing that a producer sends to a partition is refused, when the broker knows no sequence of it
+/// yet and would take whatever follows.
+#[test]
+fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", "100ms")?;
+    stage.configure("event_outbox.enabled", "off")?;
+    let topic = stage.topic("head");
+    stage.broker.create_topic(&topic, 1, &[("max.message.bytes", "20000")])?;
+    let ledger = Ledger::open(&mut stage.client, &topic)?;
+    let client = &mut stage.client;
+    client.batch_execute("BEGIN")?;
+    ledger.emit(client, 10)?;
+    emit(client, &topic, "3", &"poison".repeat(5000), None)?;
+    ledger.emit(client, 3000)?;
+    client.batch_execute("COMMIT")?;
+    stage.configure("event_outbox.enabled", "on")?;
+    until_drained(&mut stage.client)?;
+    assert_eq!(dead(&mut stage.client)?.len(), 1);
+    let verdict = ledger.verdict(&mut stage.client, stage.broker)?;
+    assert!(verdict.is_clean(), "{verdict:?}");
+    Ok(())
+}
+
+/// It is due again while the one before it is still on its way: a new producer needs half a second to begin.
+#[test]
+fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", "100ms")?;
+    stage.configure("event_outbox.enabled", "off")?;
+    let topic = stage.topic("byhand");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    for n in 0..30 {
+        let mut transaction = stage.client.transaction()?;
+        for part in ["first", "second", "third"] {
+            emit(&mut transaction, &topic, &n.to_string(), part, None)?;
+        }
+        transaction.execute(
+            "UPDATE outbox.events SET last_error = 'by hand'
+              WHERE key = convert_to($1, 'UTF8') AND payload = convert_to('\"second\"', 'UTF8')",
+            &[&n.to_string()],
+        )?;
+        transaction.commit()?;
+    }
+    stage.configure("event_outbox.enabled", "on")?;
+    let records = stage.drained(&topic)?;
+    for n in 0..30 {
+        assert_eq!(of_key(&records, &n.to_string()), ["first", "second", "third"]);
+    }
+    Ok(())
+}
+
+/// A compacted topic takes no record without a key, and refuses the batch that has one. What is refused
+/// there neither repeats nor reorders what goes to another topic.
+#[test]
+fn records_that_a_topic_does_not_take_die_alone() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.retry_backoff", "100ms")?;
+    let (compacted, plain) = (stage.topic("compacted"), stage.topic("plain"));
+    stage.broker.create_topic(&compacted, 2, &[("cleanup.policy", "compact")])?;
+    stage.broker.create_topic(&plain, 2, &[])?;
+    let (picky, patient) =
+        (Ledger::open(&mut stage.client, &compacted)?, Ledger::open(&mut stage.client, &plain)?);
+    let client = &mut stage.client;
+    for n in 0..20 {
+        client.batch_execute("BEGIN")?;
+        picky.emit(client, 50)?;
+        patient.emit(client, 50)?;
+        if n % 5 == 1 {
+            client.query_one("SELECT outbox.emit($1, to_jsonb('keyless'::text))", &[&compacted])?;
+        }
+        client.batch_execute("COMMIT")?;
+    }
+    until_drained(client)?;
+    assert_eq!(dead(client)?.len(), 4);
+    let sql =
+        "SELECT count(*) FROM outbox.dead_letters WHERE error_class = 'invalid_record' AND attempts = 3";
+    assert_eq!(client.query_one(sql, &[])?.get::<_, i64>(0), 4);
+    for ledger in [picky, patient] {
+        let verdict = ledger.verdict(client, stage.broker)?;
+        assert!(verdict.is_clean(), "{verdict:?}");
+    }
+    Ok(())
+}
+
+/// Neither a new event nor one that was refused before the outage is charged with it, however many of its
+/// attempts fall into it.
+#[test]
+fn an_outage_is_no_attempt() -> Result<()> {
+    let mut broker = Troubled::take()?;
+    let topic = "ordering.outage";
+    let options = Cluster::options("blameless")
+        .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
+        .set("event_outbox.retry_backoff", "2s")
+        .set("event_outbox.retry_backoff_max", "2s");
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    emit(&mut client, topic, "a", "0", None)?;
+    until_refused(&mut client)?;
+    broker.kill()?;
+    until_status(&mut client, "the outage", |status| status.is_disconnected())?;
+    let before = until_refused(&mut client)?;
+    for n in 1..5 {
+        emit(&mut client, topic, "a", &n.to_string(), None)?;
+        emit(&mut client, "ordering.new", "b", &n.to_string(), None)?;
+    }
+    wait::until_ok("two attempts' time to pass", DEADLINE, || {
+        let sql = "SELECT max(next_attempt_at) + interval '4s' < clock_timestamp() FROM outbox.events";
+        Ok(client.query_one(sql, &[])?.get::<_, Option<bool>>(0).is_none_or(|passed| passed).then_some(()))
+    })?;
+    let now = books(&mut client)?;
+    assert_eq!(now, Some(before), "the dead: {:?}", dead(&mut client)?);
+    broker.start()?;
+    for topic in [topic, "ordering.new"] {
+        broker.create_topic(topic, 1, &[])?;
+    }
+    until_drained(&mut client)?;
+    assert_eq!(dead(&mut client)?.len(), 0);
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &[topic])?;
+    assert_eq!(of_key(&records, "a"), numbered(0..5));
+    Ok(())
+}

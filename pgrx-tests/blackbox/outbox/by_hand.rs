@@ -1,0 +1,76 @@
+//! What people do to the table by hand while events are under way.
+
+use event_outbox_lab::{Consumer, Result};
+
+use crate::support::database::{PROMPTLY, Stage, emit, values};
+use crate::support::relay::until_status;
+
+/// The one event of the topic is published, and another session has locked its row with `sql` until `then` is done.
+fn while_published(name: &str, sql: &str, more: &str) -> Result<Vec<String>> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic(name)?;
+    stage.configure("event_outbox.enabled", "off")?;
+    stage.client.batch_execute(more)?;
+    emit(&mut stage.client, &topic, 1)?;
+    let mut other = stage.connect()?;
+    let mut changing = other.transaction()?;
+    changing.batch_execute(sql)?;
+    stage.configure("event_outbox.enabled", "on")?;
+    let mut consumer = Consumer::new(&stage.broker.bootstrap_servers(), &[&topic])?;
+    consumer.read_until(1, PROMPTLY)?;
+    until_status(&mut stage.client, "the locked row to be met", |status| status.error().contains("locked"))?;
+    changing.commit()?;
+    let records = stage.drained(&topic)?;
+    let ids: Vec<_> = records.iter().map(|record| record.header("ce_id")).collect();
+    assert!(ids.iter().all(|id| *id == ids[0]), "another event: {ids:?}");
+    Ok(values(&records))
+}
+
+#[test]
+fn what_is_changed_while_it_is_published_is_published_again() -> Result<()> {
+    let sql = "UPDATE outbox.events SET payload = '\"changed\"'";
+    assert_eq!(while_published("changed", sql, "")?, ["1", "\"changed\""]);
+    Ok(())
+}
+
+/// The same where the owner has a trigger on deletions, and rows are deleted in SQL.
+#[test]
+fn what_is_changed_is_published_again_where_a_trigger_sees_deletions() -> Result<()> {
+    let sql = "UPDATE outbox.events SET payload = '\"changed\"'";
+    let trigger = "CREATE FUNCTION public.look() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+                   CREATE TRIGGER look BEFORE DELETE ON outbox.events FOR EACH ROW EXECUTE FUNCTION public.look()";
+    assert_eq!(while_published("triggered", sql, trigger)?, ["1", "\"changed\""]);
+    Ok(())
+}
+
+/// What Kafka gets does not change: nothing is sent again.
+#[test]
+fn a_change_of_the_books_alone_publishes_nothing() -> Result<()> {
+    let sql = "UPDATE outbox.events SET next_attempt_at = NULL, attempts = 0";
+    assert_eq!(while_published("books", sql, "")?, ["1"]);
+    Ok(())
+}
+
+/// A table that is emptied counts its ids from 1 again, below what the relay has read already.
+#[test]
+fn events_behind_a_truncation_come_in_their_order() -> Result<()> {
+    for reset in
+        ["TRUNCATE outbox.events RESTART IDENTITY", "ALTER TABLE outbox.events ALTER id RESTART WITH 1"]
+    {
+        let mut stage = Stage::new()?;
+        let topic = stage.own_topic("truncated")?;
+        for number in 1..=10 {
+            emit(&mut stage.client, &topic, number)?;
+        }
+        stage.drained(&topic)?;
+        // As many and more come before the relay looks.
+        let mut emitting = stage.client.transaction()?;
+        emitting.batch_execute(reset)?;
+        let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(11, 40) AS n";
+        emitting.execute(sql, &[&topic])?;
+        emitting.commit()?;
+        let expected: Vec<_> = (1..=40).map(|number| number.to_string()).collect();
+        assert_eq!(values(&stage.promptly(&topic, 40)?), expected, "{reset}");
+    }
+    Ok(())
+}

@@ -1,0 +1,278 @@
+//! `outbox.emit()` and its siblings are found with the types that callers have and that their drivers send.
+
+use event_outbox_lab::Result;
+use postgres::Client;
+use postgres::types::Type;
+
+use crate::support::database::Stage;
+
+/// Without a relay, so that events stay to be looked at.
+fn quiet() -> Result<Stage> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.enabled", "off")?;
+    Ok(stage)
+}
+
+/// Key, payload, headers and partition of the last event.
+type Seen = (Option<String>, Option<String>, Option<String>, Option<i32>);
+
+fn last(client: &mut Client) -> Result<Seen> {
+    let sql = "SELECT outbox.readable(key), outbox.readable(payload), headers::jsonb::text, partition
+                 FROM outbox.events ORDER BY id DESC LIMIT 1";
+    let row = client.query_one(sql, &[])?;
+    Ok((row.get(0), row.get(1), row.get(2), row.get(3)))
+}
+
+const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
+
+#[test]
+fn emit_takes_what_sql_has() -> Result<()> {
+    let mut stage = quiet()?;
+    let keys = [
+        ("'7'", "7"),
+        ("'7'::text", "7"),
+        ("'7'::varchar", "7"),
+        ("'7'::varchar(9)", "7"),
+        ("'7'::char(9)", "7"),
+        ("'7'::name", "7"),
+        ("7", "7"),
+        ("7::smallint", "7"),
+        ("7::bigint", "7"),
+        ("7.5", "7.5"),
+        ("'01890a5d-ac96-774b-bcce-b302099a8057'::uuid", ID),
+    ];
+    let payloads = [
+        r#"'{"a": 1}'"#,
+        r#"'{"a": 1}'::text"#,
+        r#"'{"a": 1}'::varchar"#,
+        r#"'{"a": 1}'::json"#,
+        r#"'{"a": 1}'::jsonb"#,
+        "row_to_json(t)",
+        "to_jsonb(t)",
+        "json_build_object('a', a)",
+    ];
+    let topics = ["'t'", "'t'::text", "'t'::varchar", "'t'::char(3)", "'t'::name"];
+    for (payload, topic) in payloads.iter().flat_map(|payload| topics.map(|topic| (payload, topic))) {
+        for (key, stored) in keys {
+            let sql =
+                format!("SELECT outbox.emit({topic}, {payload}, key => {key}) FROM (SELECT 1 AS a) AS t");
+            stage.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            let seen = last(&mut stage.client)?;
+            assert_eq!(seen, (Some(stored.into()), Some(r#"{"a":1}"#.into()), None, None), "{sql}");
+        }
+        let sql = format!("SELECT outbox.emit({topic}, {payload}) FROM (SELECT 1 AS a) AS t");
+        stage.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+        assert_eq!(last(&mut stage.client)?, (None, Some(r#"{"a":1}"#.into()), None, None), "{sql}");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
+    let mut stage = quiet()?;
+    let headers = ["'{\"h\": 1}'", "'{\"h\": 1}'::text", "'{\"h\": 1}'::json", "'{\"h\": 1}'::jsonb", "NULL"];
+    let ids =
+        [format!("'{ID}'"), format!("'{ID}'::text"), format!("'{ID}'::varchar"), format!("'{ID}'::uuid")];
+    let partitions = ["3", "3::bigint", "3::smallint", "'3'"];
+    let bodies = [
+        ("emit", "'{\"a\": 1}'", "7", Some("{\"a\":1}")),
+        ("emit", "'{\"a\": 1}'", "'7'", Some("{\"a\":1}")),
+        ("emit", "row_to_json(t)", "'7'::varchar", Some("{\"a\":1}")),
+        ("emit", "to_jsonb(t)", "7", Some("{\"a\":1}")),
+        ("emit", "NULL", "7", None),
+        ("emit", "NULL", "'7'", None),
+        ("emit", "NULL::json", "'7'", None),
+        ("emit_bytes", "'x'", "'7'", Some("x")),
+        ("emit_bytes", "'x'::bytea", "'7'::bytea", Some("x")),
+        ("emit_bytes", "NULL", "'7'", None),
+    ];
+    for (function, payload, key, stored) in bodies {
+        for (header, id, partition) in headers.iter().flat_map(|header| {
+            ids.iter().flat_map(move |id| partitions.map(move |partition| (header, id, partition)))
+        }) {
+            let sql = format!(
+                "SELECT outbox.{function}('t', {payload}, key => {key}, event_type => 'e', headers => {header},
+                                          event_id => {id}, partition => {partition})::text FROM (SELECT 1 AS a) AS t"
+            );
+            let row = stage.client.query_one(&sql, &[]).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            assert_eq!(row.get::<_, &str>(0), ID);
+            let headers = (*header != "NULL").then(|| "{\"h\": 1}".into());
+            let seen = last(&mut stage.client)?;
+            assert_eq!(seen, (Some("7".into()), stored.map(Into::into), headers, Some(3)), "{sql}");
+        }
+    }
+    // Each alone.
+    for argument in
+        ["event_id => NULL", "partition => NULL", "headers => NULL", "key => NULL", "event_type => NULL"]
+    {
+        for call in ["emit('t', '1'", "emit_bytes('t', '1'", "emit('t', '1'::json", "emit('t', '1'::jsonb"] {
+            let sql = format!("SELECT outbox.{call}, {argument})");
+            stage.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            assert_eq!(last(&mut stage.client)?, (None, Some("1".into()), None, None), "{sql}");
+        }
+    }
+    // A key that is not bytes.
+    for key in ["7", "'7'::text", "'7'::varchar", "7::bigint"] {
+        stage.client.batch_execute(&format!("SELECT outbox.emit_bytes('t', 'x'::bytea, key => {key})"))?;
+        assert_eq!(last(&mut stage.client)?, (Some("7".into()), Some("x".into()), None, None), "{key}");
+    }
+    Ok(())
+}
+
+#[test]
+fn try_emit_takes_what_sql_has() -> Result<()> {
+    let mut stage = quiet()?;
+    let payloads = ["'1'", "'1'::text", "'1'::varchar", "'1'::json", "'1'::jsonb", "to_json(1)"];
+    let keys = ["'7'", "'7'::varchar", "7", "7::bigint"];
+    let mut number = 0;
+    for (payload, key) in payloads.iter().flat_map(|payload| keys.map(|key| (payload, key))) {
+        for (source, more) in
+            [("", ""), ("::varchar", ""), ("", ", partition => 3::bigint"), ("", ", partition => 3")]
+        {
+            number += 1;
+            let sql = format!(
+                "SELECT status, event_id::text FROM
+                 outbox.try_emit('{number}'{source}, 't', {payload}, key => {key}, event_id => '{ID}'::text{more})"
+            );
+            let row = stage.client.query_one(&sql, &[]).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("stored", ID), "{sql}");
+            let partition = (!more.is_empty()).then_some(3);
+            let seen = last(&mut stage.client)?;
+            assert_eq!(seen, (Some("7".into()), Some("1".into()), None, partition), "{sql}");
+        }
+    }
+    Ok(())
+}
+
+/// Drivers that ask the server for the types of parameters (asyncpg, pgx, tokio-postgres, postgres.js) encode by them.
+#[test]
+fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
+    let mut stage = quiet()?;
+    let all =
+        "outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, event_id => $6, partition => $7)";
+    let types = [Type::TEXT, Type::JSONB, Type::TEXT, Type::TEXT, Type::JSONB, Type::UUID, Type::INT4];
+    for (call, types) in [
+        (all, &types[..]),
+        ("outbox.emit($1, $2, $3, $4, $5, $6, $7)", &types[..]),
+        ("outbox.emit($1, $2)", &types[..2]),
+        ("outbox.emit($1, $2, $3)", &types[..3]),
+        ("outbox.emit($1, $2, key => $3)", &types[..3]),
+        ("outbox.emit_bytes($1, $2, key => $3)", &[Type::TEXT, Type::BYTEA, Type::BYTEA][..]),
+        ("outbox.try_emit($1, $2, $3, key => $4)", &[Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT][..]),
+    ] {
+        let statement = stage.client.prepare(&format!("SELECT {call}"))?;
+        assert_eq!(statement.params(), types, "{call}");
+    }
+    Ok(())
+}
+
+/// As JDBC sends strings, and longs.
+#[test]
+fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
+    let mut stage = quiet()?;
+    let types = [
+        Type::VARCHAR,
+        Type::VARCHAR,
+        Type::VARCHAR,
+        Type::VARCHAR,
+        Type::VARCHAR,
+        Type::VARCHAR,
+        Type::INT8,
+    ];
+    let sql = "SELECT outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, event_id => $6, partition => $7)::text";
+    let statement = stage.client.prepare_typed(sql, &types)?;
+    let row =
+        stage.client.query_one(&statement, &[&"t", &"{\"a\":1}", &"7", &"e", &"{\"h\":1}", &ID, &3_i64])?;
+    assert_eq!(row.get::<_, &str>(0), ID);
+    let seen = (Some("7".into()), Some("{\"a\":1}".into()), Some("{\"h\": 1}".into()), Some(3));
+    assert_eq!(last(&mut stage.client)?, seen);
+    // Of the types that are not strings, the driver sends the own.
+    for key in [Type::INT4, Type::INT8] {
+        let statement = stage.client.prepare_typed(
+            "SELECT outbox.emit($1, $2, key => $3)",
+            &[Type::VARCHAR, Type::VARCHAR, key.clone()],
+        )?;
+        match key {
+            Type::INT4 => stage.client.query_one(&statement, &[&"t", &"1", &8_i32])?,
+            _ => stage.client.query_one(&statement, &[&"t", &"1", &8_i64])?,
+        };
+        assert_eq!(last(&mut stage.client)?, (Some("8".into()), Some("1".into()), None, None));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
+    let mut stage = quiet()?;
+    for (id, value, stored) in [("bigint", "7", "7"), ("int", "7", "7"), ("uuid", ID, ID)] {
+        for json in ["row_to_json(NEW)", "to_jsonb(NEW)", "to_json(NEW)"] {
+            stage.client.batch_execute(&format!(
+                "DROP TABLE IF EXISTS orders;
+                 CREATE TABLE orders (id {id} PRIMARY KEY);
+                 CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     PERFORM outbox.emit('t', {json}, key => NEW.id);
+                     RETURN NULL;
+                 END $$;
+                 CREATE TRIGGER tell AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tell();
+                 INSERT INTO orders VALUES ('{value}')"
+            ))?;
+            assert_eq!(last(&mut stage.client)?.0.as_deref(), Some(stored), "{id}, {json}");
+        }
+    }
+    Ok(())
+}
+
+/// A right to the one is a right to the others, and there is no other right to them.
+#[test]
+fn the_right_to_emit_is_one() -> Result<()> {
+    let mut stage = quiet()?;
+    let role = format!("{}_app", stage.database);
+    stage
+        .client
+        .batch_execute(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}"))?;
+    let mut app = stage.connect_as(&role)?;
+    let calls = [
+        "emit('t', '{}')",
+        "emit('t', to_jsonb(1), key => 7)",
+        "emit('t', to_json(1), key => 7)",
+        "emit('t', '1', partition => 1::bigint)",
+    ];
+    for call in calls {
+        let error = app.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{call}: {error}");
+    }
+    stage.client.batch_execute(&format!(
+        "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
+    ))?;
+    for call in calls {
+        app.batch_execute(&format!("SELECT outbox.{call}"))?;
+    }
+    for call in ["emit_bytes('t', 'x'::bytea, key => 7)", "try_emit('1', 't', to_json(1), key => 7)"] {
+        let error = app.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
+        assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{call}: {error}");
+    }
+    stage.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+    Ok(())
+}
+
+/// What is wrong with a value is said as for the type it stands for.
+#[test]
+fn what_cannot_be_read_is_refused() -> Result<()> {
+    let mut stage = quiet()?;
+    for (call, code) in [
+        ("emit('t', 'no json'::text)", "22P02"),
+        ("emit('t', '1'::json, event_id => 'no id'::text)", "22P02"),
+        ("emit('t', '1'::json, headers => 'no json'::text)", "22P02"),
+        ("emit('t', '1'::json, headers => '[]'::json)", "22023"),
+        ("emit('t', '1'::json, partition => 3000000000)", "22003"),
+        ("emit('t', '1'::json, partition => -1)", "22023"),
+        ("emit('t', NULL::json)", "22004"),
+        ("emit(NULL, '1'::json)", "22004"),
+        ("emit('t', now())", "42883"),
+        ("emit('t', '1'::jsonb, key => now())", "42883"),
+    ] {
+        let error = stage.client.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
+        assert_eq!(error.code().map(|code| code.code()), Some(code), "{call}: {error}");
+    }
+    Ok(())
+}

@@ -1,0 +1,201 @@
+//! Rows that other sessions have locked: those events wait to be settled, and nobody else does.
+
+use std::time::Duration;
+
+use event_outbox_lab::{Broker, Consumer, Result, wait};
+use postgres::Client;
+
+use crate::support::database::{DEADLINE, Stage, emit, values};
+use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::server::Own;
+
+/// The line that tells of locked rows.
+const TOLD: &str = "since other sessions have locked their rows";
+
+/// Far less than a relay takes that tries a locked batch again and again with growing pauses.
+const SOON: Duration = Duration::from_secs(5);
+
+fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
+    let sql = "SELECT coalesce(array_agg(payload ORDER BY id), '{}') FROM outbox.pending";
+    let mut last: Vec<String> = Vec::new();
+    wait::until_ok(&format!("only {numbers:?} to be left"), SOON, || {
+        last = client.query_one(sql, &[])?.get(0);
+        Ok((last == numbers).then_some(()))
+    })
+    .map_err(|error| error.context(format!("last seen: {last:?}")))
+}
+
+/// Three events wait, and another session does `sql` with the second when the relay begins.
+fn with_a_locked_row(
+    name: &str,
+    sql: &str,
+    meanwhile: impl FnOnce(&mut Stage, &str) -> Result<()>,
+) -> Result<Stage> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic(name);
+    stage.configure("event_outbox.enabled", "off")?;
+    for number in 1..=3 {
+        emit(&mut stage.client, &topic, number)?;
+    }
+    let mut other = stage.connect()?;
+    let mut locking = other.transaction()?;
+    locking.query(sql, &[])?;
+    stage.configure("event_outbox.enabled", "on")?;
+    until_left(&mut stage.client, &["2"])?;
+    meanwhile(&mut stage, &topic)?;
+    locking.commit()?;
+    assert_eq!(stage.drained_values(&topic)?.iter().filter(|value| *value == "2").count(), 1);
+    Ok(stage)
+}
+
+#[test]
+fn a_locked_row_holds_up_nobody_else() -> Result<()> {
+    let mut stage = with_a_locked_row(
+        "row",
+        "SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE",
+        |stage, topic| {
+            let pid = stage.relay()?;
+            // In the same settlement as another look at the locked row, and in others.
+            for number in 4..=20 {
+                emit(&mut stage.client, topic, number)?;
+                until_left(&mut stage.client, &["2"])?;
+            }
+            let seen = until_status(&mut stage.client, "the lock to be shown", |status| {
+                status.error().contains("locked") && status.state == "publishing"
+            })?;
+            assert_eq!((seen.pid, seen.in_flight), (Some(pid), 1));
+            Ok(())
+        },
+    )?;
+    let pid = until_idle(&mut stage.client)?;
+    let log = stage.server.log();
+    let told = log.lines().filter(|line| line.contains(TOLD) && line.contains(&format!("[{pid}]")));
+    assert_eq!(told.count(), 1);
+    let records = stage.drained(&stage.topic("row"))?;
+    assert_eq!(values(&records), (1..=20).map(|number| number.to_string()).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn a_row_that_is_being_deleted() -> Result<()> {
+    with_a_locked_row("deleted", "DELETE FROM outbox.events WHERE payload = '2'", |_, _| Ok(()))?;
+    Ok(())
+}
+
+/// The row moves to another place in the table. What is in it stays as it was published.
+#[test]
+fn a_row_that_is_being_changed() -> Result<()> {
+    with_a_locked_row("changed", "UPDATE outbox.events SET attempts = 0 WHERE payload = '2'", |_, _| Ok(()))?;
+    Ok(())
+}
+
+/// What was published and only waits for its row is not sent again by a new producer.
+#[test]
+fn a_new_producer_while_a_row_is_locked() -> Result<()> {
+    const TOPIC: &str = "locks.renewed";
+    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
+    let set = |setting: &str, value: &str| own.server.set(setting, value).and_then(|()| own.server.reload());
+    let (mut client, mut other) = (own.connect()?, own.connect()?);
+    set("event_outbox.enabled", "off")?;
+    until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
+    for number in 1..=3 {
+        emit(&mut client, TOPIC, number)?;
+    }
+    let mut locking = other.transaction()?;
+    locking.query("SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE", &[])?;
+    set("event_outbox.enabled", "on")?;
+    until_left(&mut client, &["2"])?;
+    set("event_outbox.kafka_properties", "linger.ms=1")?;
+    for number in 4..=6 {
+        emit(&mut client, TOPIC, number)?;
+        until_left(&mut client, &["2"])?;
+    }
+    locking.commit()?;
+    until_drained(&mut client)?;
+    let read = Consumer::read_all(&Broker::shared()?.bootstrap_servers(), &[TOPIC])?;
+    assert_eq!(values(&read), ["1", "2", "3", "4", "5", "6"]);
+    Ok(())
+}
+
+/// An attempt is counted when the row is free, and once.
+#[test]
+fn a_refused_event_whose_row_is_locked() -> Result<()> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.max_attempts", "1")?;
+    stage.configure("event_outbox.enabled", "off")?;
+    let topic = stage.topic("refused");
+    stage.broker.create_topic(&topic, 1, &[])?;
+    stage.client.execute("SELECT outbox.emit($1, '0', partition => 9)", &[&topic])?;
+    emit(&mut stage.client, &topic, 1)?;
+    let mut other = stage.connect()?;
+    let mut locking = other.transaction()?;
+    locking.query("SELECT FROM outbox.events WHERE payload = '0' FOR UPDATE", &[])?;
+    stage.configure("event_outbox.enabled", "on")?;
+    until_left(&mut stage.client, &["0"])?;
+    until_status(&mut stage.client, "the lock to be shown", |status| status.error().contains("locked"))?;
+    locking.commit()?;
+    until_drained(&mut stage.client)?;
+    let dead = stage.client.query_one("SELECT attempts, error_class FROM outbox.dead_letters", &[])?;
+    assert_eq!((dead.get::<_, i32>(0), dead.get::<_, String>(1)), (1, "unknown_partition".into()));
+    let read = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+    assert_eq!(values(&read), ["1"]);
+    Ok(())
+}
+
+/// Its attempt is not counted yet, so what follows in its key waits: at first, and with a new producer.
+#[test]
+fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
+    const TOPIC: &str = "locks.behind";
+    let broker = Broker::shared()?;
+    broker.create_topic(TOPIC, 1, &[])?;
+    let own = Own::start(&broker.bootstrap_servers())?;
+    let set = |setting: &str, value: &str| own.server.set(setting, value).and_then(|()| own.server.reload());
+    let (mut client, mut other) = (own.connect()?, own.connect()?);
+    set("event_outbox.max_attempts", "1")?;
+    set("event_outbox.enabled", "off")?;
+    until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
+    let keyed = |client: &mut Client, arguments: &str| {
+        client.batch_execute(&format!("SELECT outbox.emit('{TOPIC}', {arguments}, key => 'k')"))
+    };
+    keyed(&mut client, "'0', partition => 9")?;
+    let mut locking = other.transaction()?;
+    locking.query("SELECT FROM outbox.events FOR UPDATE", &[])?;
+    set("event_outbox.enabled", "on")?;
+    until_status(&mut client, "the lock to be shown", |status| status.error().contains("locked"))?;
+    keyed(&mut client, "'1'")?;
+    for (number, linger) in [(2, "linger.ms=1"), (3, "linger.ms=2")] {
+        emit(&mut client, TOPIC, number)?;
+        until_left(&mut client, &["0", "1"])?;
+        set("event_outbox.kafka_properties", linger)?;
+    }
+    emit(&mut client, TOPIC, 4)?;
+    until_left(&mut client, &["0", "1"])?;
+    locking.commit()?;
+    until_drained(&mut client)?;
+    let read = Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?;
+    assert_eq!(values(&read), ["2", "3", "4", "1"]);
+    Ok(())
+}
+
+/// Many rows at a time, more than a batch, by a change of them all that takes its time.
+#[test]
+fn many_locked_rows() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("many");
+    stage.configure("event_outbox.enabled", "off")?;
+    stage.configure("event_outbox.batch_size", "100")?;
+    let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 1000) AS n";
+    stage.client.execute(sql, &[&topic])?;
+    let mut other = stage.connect()?;
+    let mut locking = other.transaction()?;
+    locking.execute("UPDATE outbox.events SET attempts = 0 WHERE id % 2 = 0", &[])?;
+    stage.configure("event_outbox.enabled", "on")?;
+    wait::until_ok("the free half to be settled", DEADLINE, || {
+        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        Ok((left == 500).then_some(()))
+    })?;
+    locking.commit()?;
+    let expected: Vec<_> = (1..=1000).map(|number| number.to_string()).collect();
+    assert_eq!(stage.drained_values(&topic)?, expected);
+    Ok(())
+}

@@ -1,0 +1,18 @@
+//! Events on their way into the table and out of it.
+
+mod additions;
+mod backlog;
+mod by_hand;
+mod callers;
+mod functions;
+mod intake;
+mod locks;
+mod notify;
+mod notify_queue;
+mod sizes;
+mod table;
+mod transactions;
+mod undeletable;
+mod validation;
+mod wait_published;
+mod wake;

@@ -1,0 +1,155 @@
+//! Consumers in the database hear of published events, and where to find them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use event_outbox_lab::{Record, Result};
+use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
+use serde_json::Value;
+
+use crate::support::database::{PROMPTLY, Stage};
+
+const PARTITIONS: i32 = 3;
+
+/// A client that listens for a topic.
+struct Listener {
+    client: Client,
+    channel: String,
+    heard: Vec<Value>,
+}
+
+impl Listener {
+    fn on(stage: &Stage, topic: &str) -> Result<Self> {
+        let mut client = stage.connect()?;
+        let channel: String = client.query_one("SELECT outbox.channel($1)", &[&topic])?.get(0);
+        client.batch_execute(&format!("LISTEN \"{channel}\""))?;
+        Ok(Self { client, channel, heard: Vec::new() })
+    }
+
+    /// Waits until what was heard satisfies `enough`.
+    fn until(&mut self, enough: impl Fn(&[Value]) -> bool) -> Result<&[Value]> {
+        while !enough(&self.heard) {
+            let next = self.client.notifications().timeout_iter(PROMPTLY).next()?;
+            let next = next.unwrap_or_else(|| panic!("nothing more on {}: {:?}", self.channel, self.heard));
+            assert_eq!(next.channel(), self.channel);
+            self.heard.push(serde_json::from_str(next.payload())?);
+        }
+        Ok(&self.heard)
+    }
+}
+
+fn number(told: &Value, field: &str) -> i64 {
+    told[field].as_i64().unwrap_or_else(|| panic!("no {field} in {told}"))
+}
+
+fn emit_some(stage: &mut Stage, topic: &str, count: i32) -> Result<()> {
+    let sql = "SELECT outbox.emit($1, to_jsonb(n), key => n::text) FROM generate_series(1, $2::int) AS n";
+    stage.client.execute(sql, &[&topic, &count])?;
+    Ok(())
+}
+
+/// Partition and offset of each record.
+fn places(records: &[Record]) -> BTreeSet<(i64, i64)> {
+    records.iter().map(|record| (record.partition.into(), record.offset)).collect()
+}
+
+#[test]
+fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let (topic, other) = (stage.topic("batch"), stage.topic("other"));
+    stage.broker.create_topic(&topic, PARTITIONS, &[])?;
+    let mut listener = Listener::on(&stage, &topic)?;
+    emit_some(&mut stage, &other, 10)?;
+    for round in 1..=5 {
+        emit_some(&mut stage, &topic, 200)?;
+        let told =
+            listener.until(|told| told.iter().map(|t| number(t, "count")).sum::<i64>() >= round * 200)?;
+        let mut covered = BTreeMap::new();
+        for told in told {
+            let fields: Vec<_> = told.as_object().map(|object| object.keys().collect()).unwrap_or_default();
+            assert_eq!(fields, ["count", "first_offset", "last_offset", "partition", "topic"]);
+            assert_eq!(told["topic"], topic.as_str());
+            let (first, last) = (number(told, "first_offset"), number(told, "last_offset"));
+            assert_eq!(number(told, "count"), last - first + 1, "{told}");
+            for offset in first..=last {
+                *covered.entry((number(told, "partition"), offset)).or_insert(0) += 1;
+            }
+        }
+        assert!(covered.values().all(|times| *times == 1), "told twice: {covered:?}");
+        let told: BTreeSet<_> = covered.into_keys().collect();
+        // Told means published: the consumer finds all of it at once.
+        let read = event_outbox_lab::Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+        assert_eq!(told, places(&read));
+    }
+    Ok(())
+}
+
+#[test]
+fn a_notification_comes_when_the_row_is_gone() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("gone");
+    let mut listener = Listener::on(&stage, &topic)?;
+    emit_some(&mut stage, &topic, 1)?;
+    listener.until(|told| !told.is_empty())?;
+    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert_eq!(left, 0);
+    Ok(())
+}
+
+#[test]
+fn notify_event_tells_of_each_by_itself() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("event");
+    stage.broker.create_topic(&topic, PARTITIONS, &[])?;
+    stage.configure("event_outbox.notify", "event")?;
+    let mut listener = Listener::on(&stage, &topic)?;
+    emit_some(&mut stage, &topic, 100)?;
+    let told = listener.until(|told| told.len() >= 100)?.to_vec();
+    let records = stage.drained(&topic)?;
+    let expected: BTreeSet<_> = records
+        .iter()
+        .map(|record| {
+            let id = record.header("ce_id").unwrap_or_default().to_string();
+            (i64::from(record.partition), record.offset, id)
+        })
+        .collect();
+    let found: BTreeSet<_> = told
+        .iter()
+        .map(|told| {
+            let id = told["event_id"].as_str().unwrap_or_default().to_string();
+            (number(told, "partition"), number(told, "offset"), id)
+        })
+        .collect();
+    assert_eq!((found, told.len()), (expected, 100));
+    assert!(told.iter().all(|told| told["topic"] == topic.as_str()));
+    Ok(())
+}
+
+#[test]
+fn notify_off_is_silent() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("off");
+    stage.configure("event_outbox.notify", "off")?;
+    let mut listener = Listener::on(&stage, &topic)?;
+    emit_some(&mut stage, &topic, 10)?;
+    stage.drained(&topic)?;
+    // Notifications arrive in the order of their commits: the first heard is this one.
+    stage.client.execute("SELECT pg_notify($1, '\"the end\"')", &[&listener.channel])?;
+    assert_eq!(listener.until(|told| !told.is_empty())?, ["the end"]);
+    Ok(())
+}
+
+#[test]
+fn topics_too_long_for_a_channel_have_channels_of_their_own() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let stem = stage.topic(&"x".repeat(230));
+    let (one, two) = (format!("{stem}1"), format!("{stem}2"));
+    let mut listeners = [Listener::on(&stage, &one)?, Listener::on(&stage, &two)?];
+    assert_ne!(listeners[0].channel, listeners[1].channel);
+    for (listener, topic) in listeners.iter_mut().zip([&one, &two]) {
+        assert!(listener.channel.len() <= 63, "{}", listener.channel);
+        emit_some(&mut stage, topic, 1)?;
+        assert_eq!(listener.until(|told| !told.is_empty())?[0]["topic"], topic.as_str());
+    }
+    Ok(())
+}

@@ -1,0 +1,158 @@
+//! A row that cannot be settled is set aside, as one that is locked: the others go on.
+
+use event_outbox_lab::{Consumer, Result, wait};
+use postgres::Client;
+
+use crate::support::database::{DEADLINE, PROMPTLY, Stage, emit, values};
+use crate::support::relay::{until_drained, until_status};
+
+fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
+    let sql = "SELECT coalesce(array_agg(payload ORDER BY id), '{}') FROM outbox.pending";
+    let mut last: Vec<String> = Vec::new();
+    wait::until_ok(&format!("only {numbers:?} to be left"), PROMPTLY, || {
+        last = client.query_one(sql, &[])?.get(0);
+        Ok((last == numbers).then_some(()))
+    })
+    .map_err(|error| error.context(format!("last seen: {last:?}")))
+}
+
+/// Has `hindrance` in the way of the second event of ten, all of them in one batch; and `remedy` out of it later.
+fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic(name)?;
+    stage.configure("event_outbox.enabled", "off")?;
+    for number in 1..=10 {
+        emit(&mut stage.client, &topic, number)?;
+    }
+    stage.client.batch_execute(hindrance)?;
+    stage.configure("event_outbox.enabled", "on")?;
+    until_left(&mut stage.client, &["2"])?;
+    // Those that come later are not held up either.
+    for number in 11..=15 {
+        emit(&mut stage.client, &topic, number)?;
+        until_left(&mut stage.client, &["2"])?;
+    }
+    let id: i64 = stage.client.query_one("SELECT id FROM outbox.events", &[])?.get(0);
+    let shown = until_status(&mut stage.client, "the row to be shown", |status| {
+        status.error().contains(&format!("event {id} ")) && status.state == "publishing"
+    })?;
+    assert_eq!(shown.in_flight, 1);
+    let sql = "SELECT verdict, finding, hint FROM outbox.check() WHERE subject = 'settlement'";
+    let row = stage.client.query_one(sql, &[])?;
+    assert_eq!(row.get::<_, String>(0), "error");
+    assert!(row.get::<_, String>(1).contains(&format!("event {id} ")), "{row:?}");
+    stage.client.batch_execute(remedy)?;
+    let published = stage.drained_values(&topic)?;
+    assert_eq!(published, (1..=15).map(|number| number.to_string()).collect::<Vec<_>>());
+    Ok(())
+}
+
+#[test]
+fn a_row_that_a_foreign_key_refers_to() -> Result<()> {
+    with_a_faulty_row(
+        "referred",
+        "CREATE TABLE public.refers (event bigint REFERENCES outbox.events);
+         INSERT INTO public.refers SELECT id FROM outbox.pending WHERE payload = '2'",
+        "DELETE FROM public.refers",
+    )
+}
+
+#[test]
+fn a_row_whose_reference_is_deferred() -> Result<()> {
+    with_a_faulty_row(
+        "deferred",
+        "CREATE TABLE public.refers (event bigint REFERENCES outbox.events DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO public.refers SELECT id FROM outbox.pending WHERE payload = '2'",
+        "DELETE FROM public.refers",
+    )
+}
+
+#[test]
+fn a_row_for_which_a_trigger_raises() -> Result<()> {
+    with_a_faulty_row(
+        "raising",
+        "CREATE FUNCTION public.raise() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN IF OLD.payload = '2' THEN RAISE 'not this one'; END IF; RETURN OLD; END$$;
+         CREATE TRIGGER keep BEFORE DELETE ON outbox.events FOR EACH ROW EXECUTE FUNCTION public.raise()",
+        "DROP TRIGGER keep ON outbox.events",
+    )
+}
+
+/// A trigger that says nothing, and keeps the row: it would be published again and again.
+#[test]
+fn a_row_that_a_trigger_keeps() -> Result<()> {
+    with_a_faulty_row(
+        "kept",
+        "CREATE FUNCTION public.keep() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN RETURN CASE WHEN OLD.payload <> '2' THEN OLD END; END$$;
+         CREATE TRIGGER keep BEFORE DELETE ON outbox.events FOR EACH ROW EXECUTE FUNCTION public.keep()",
+        "DROP TRIGGER keep ON outbox.events",
+    )
+}
+
+#[test]
+fn a_row_that_a_rule_keeps() -> Result<()> {
+    with_a_faulty_row(
+        "ruled",
+        "CREATE RULE keep AS ON DELETE TO outbox.events WHERE OLD.payload = '2' DO INSTEAD NOTHING",
+        "DROP RULE keep ON outbox.events",
+    )
+}
+
+/// The book-keeping of a refusal can fail as well: then the events of its key wait, and no others.
+#[test]
+fn a_refusal_that_cannot_be_noted() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("unnoted")?;
+    stage.configure("event_outbox.max_attempts", "1")?;
+    stage.client.batch_execute("ALTER TABLE outbox.dead_letters ADD CHECK (payload <> '0')")?;
+    stage.configure("event_outbox.enabled", "off")?;
+    let bad = "SELECT outbox.emit($1, to_jsonb($2::int), partition => 9)";
+    stage.client.execute(bad, &[&topic, &0])?;
+    stage.client.execute(bad, &[&topic, &1])?;
+    for number in 2..=10 {
+        emit(&mut stage.client, &topic, number)?;
+    }
+    stage.configure("event_outbox.enabled", "on")?;
+    until_left(&mut stage.client, &["0"])?;
+    emit(&mut stage.client, &topic, 11)?;
+    until_left(&mut stage.client, &["0"])?;
+    let sql = "SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.dead_letters'::regclass AND contype = 'c'";
+    let name: String = stage.client.query_one(sql, &[])?.get(0);
+    stage.client.batch_execute(&format!("ALTER TABLE outbox.dead_letters DROP CONSTRAINT {name}"))?;
+    until_drained(&mut stage.client)?;
+    let dead: i64 = stage.client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    assert_eq!(dead, 2);
+    let read = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+    assert_eq!(values(&read), (2..=11).map(|number| number.to_string()).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// Thousands at a time, among as many others.
+#[test]
+fn many_rows_that_cannot_be_deleted() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("many")?;
+    stage.configure("event_outbox.enabled", "off")?;
+    let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 4000) AS n";
+    stage.client.execute(sql, &[&topic])?;
+    stage.client.batch_execute(
+        "CREATE TABLE public.refers (event bigint REFERENCES outbox.events);
+         CREATE INDEX ON public.refers (event);
+         INSERT INTO public.refers SELECT id FROM outbox.events WHERE id % 4 = 0",
+    )?;
+    stage.configure("event_outbox.enabled", "on")?;
+    wait::until_ok("the others to be settled", DEADLINE, || {
+        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        Ok((left == 1000).then_some(()))
+    })?;
+    emit(&mut stage.client, &topic, 4001)?;
+    wait::until_ok("what comes later to be settled", PROMPTLY, || {
+        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        Ok((left == 1000).then_some(()))
+    })?;
+    stage.client.batch_execute("DELETE FROM public.refers")?;
+    let expected: Vec<_> = (1..=4001).map(|number| number.to_string()).collect();
+    assert_eq!(stage.drained_values(&topic)?, expected);
+    Ok(())
+}

@@ -1,0 +1,4 @@
+//! What a relay costs.
+
+mod idle;
+mod memory;

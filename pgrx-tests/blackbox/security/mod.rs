@@ -1,0 +1,9 @@
+//! What a role must not be able to do, see or break.
+
+mod chosen;
+mod hostile;
+mod privileges;
+mod search_path;
+mod secrets;
+mod topic_administration;
+pub mod topic_grants;

@@ -1,0 +1,313 @@
+//! Grants per topic: while there are none all topics are open; with the first, a role can emit to its own alone.
+
+use std::io::Write;
+
+use event_outbox_lab::{Result, wait};
+use postgres::Client;
+use postgres::error::SqlState;
+
+use crate::support::database::{DEADLINE, PROMPTLY, Stage};
+
+/// A stage whose relay leaves the events where tests count them.
+pub fn stage() -> Result<Stage> {
+    let mut stage = Stage::new()?;
+    stage.configure("event_outbox.enabled", "off")?;
+    Ok(stage)
+}
+
+/// A role that can emit in each way, and no more; gives its name.
+pub fn emitter(stage: &mut Stage, name: &str) -> Result<String> {
+    let role = format!("{name}_{}", stage.database);
+    stage.client.batch_execute(&format!(
+        "CREATE ROLE {role} LOGIN;
+         GRANT USAGE ON SCHEMA outbox TO {role};
+         GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer),
+             outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, integer, text),
+             outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer),
+             outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) TO {role};
+         GRANT INSERT ON outbox.events TO {role}"
+    ))?;
+    Ok(role)
+}
+
+pub fn grant(stage: &mut Stage, role: &str, pattern: &str) -> Result<()> {
+    stage.client.execute("SELECT outbox.grant_topic($1::text::regrole, $2)", &[&role, &pattern])?;
+    Ok(())
+}
+
+pub fn revoke(client: &mut Client, role: &str, pattern: Option<&str>) -> Result<i64> {
+    let sql = "SELECT outbox.revoke_topic($1::text::regrole, $2)";
+    Ok(client.query_one(sql, &[&role, &pattern])?.get(0))
+}
+
+pub fn emit(client: &mut Client, topic: &str) -> Result<(), postgres::Error> {
+    client.execute("SELECT outbox.emit($1, '1')", &[&topic]).map(drop)
+}
+
+fn copy(client: &mut Client, topic: &str) -> Result<(), postgres::Error> {
+    let mut copy = client.copy_in("COPY outbox.events (topic, payload) FROM STDIN")?;
+    // A failed write means that the server has refused already; `finish` tells why.
+    let _ = writeln!(copy, "{topic}\t1");
+    copy.finish().map(drop)
+}
+
+type Way = fn(&mut Client, &str) -> Result<(), postgres::Error>;
+
+/// All ways of an event into the outbox.
+const WAYS: [(&str, Way); 6] = [
+    ("emit", emit),
+    ("emit_bytes", |client, topic| client.execute("SELECT outbox.emit_bytes($1, '1')", &[&topic]).map(drop)),
+    ("try_emit", |client, topic| {
+        let sql = "SELECT * FROM outbox.try_emit(gen_random_uuid()::text, $1, '1'::text)";
+        client.query_one(sql, &[&topic]).map(drop)
+    }),
+    ("try_emit of jsonb", |client, topic| {
+        let sql = "SELECT * FROM outbox.try_emit(gen_random_uuid()::text, $1, '1'::jsonb)";
+        client.query_one(sql, &[&topic]).map(drop)
+    }),
+    ("INSERT", |client, topic| {
+        client.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '1')", &[&topic]).map(drop)
+    }),
+    ("COPY", copy),
+];
+
+fn is_refused(client: &mut Client, topic: &str) {
+    for (way, put) in WAYS {
+        let error = put(client, topic).expect_err(&format!("{way} to {topic}"));
+        let told = error.as_db_error().unwrap_or_else(|| panic!("{way}: {error}"));
+        assert_eq!(told.code(), &SqlState::INSUFFICIENT_PRIVILEGE, "{way}: {told:?}");
+        assert_eq!(told.message(), format!("permission denied for topic \"{topic}\""), "{way}");
+        assert!(told.detail().unwrap_or_default().contains("was granted this topic"), "{way}: {told:?}");
+        assert!(told.hint().unwrap_or_default().contains("outbox.grant_topic"), "{way}: {told:?}");
+    }
+}
+
+fn is_allowed(client: &mut Client, topic: &str) {
+    for (way, put) in WAYS {
+        put(client, topic).unwrap_or_else(|error| panic!("{way} to {topic}: {error:?}"));
+    }
+}
+
+pub fn code_of(client: &mut Client, sql: &str) -> SqlState {
+    let error = client.batch_execute(sql).expect_err(sql);
+    let told = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
+    assert!(told.code().code().starts_with("42501") || told.hint().is_some(), "{sql}: no hint");
+    told.code().clone()
+}
+
+#[test]
+fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<()> {
+    let mut stage = stage()?;
+    let (shop, other) = (emitter(&mut stage, "shop")?, emitter(&mut stage, "other")?);
+    let (mut shops, mut others) = (stage.connect_as(&shop)?, stage.connect_as(&other)?);
+    is_allowed(&mut shops, "orders");
+    is_allowed(&mut others, "orders");
+
+    grant(&mut stage, &shop, "orders")?;
+    is_allowed(&mut shops, "orders");
+    for topic in ["orders.eu", "order", "Orders", "users"] {
+        is_refused(&mut shops, topic);
+    }
+    is_refused(&mut others, "orders");
+    is_allowed(&mut stage.client, "users");
+
+    grant(&mut stage, &other, "orders.*")?;
+    is_allowed(&mut others, "orders.eu");
+    is_refused(&mut others, "orders");
+    is_refused(&mut shops, "orders.eu");
+
+    // Twice the same is one grant.
+    grant(&mut stage, &shop, "orders")?;
+    grant(&mut stage, &shop, "*")?;
+    is_allowed(&mut shops, "users");
+    assert_eq!(revoke(&mut stage.client, &shop, Some("*"))?, 1);
+    is_refused(&mut shops, "users");
+    is_allowed(&mut shops, "orders");
+    assert_eq!(revoke(&mut stage.client, &shop, Some("users"))?, 0);
+    assert_eq!(revoke(&mut stage.client, &shop, None)?, 1);
+    is_refused(&mut shops, "orders");
+    assert_eq!(revoke(&mut stage.client, &other, None)?, 1);
+    is_allowed(&mut shops, "users");
+    Ok(())
+}
+
+/// What is wrong with a message is told as ever; that its topic is closed is an error of the caller.
+#[test]
+fn an_invalid_message_is_not_a_matter_of_rights() -> Result<()> {
+    let mut stage = stage()?;
+    let shop = emitter(&mut stage, "shop")?;
+    grant(&mut stage, &shop, "orders")?;
+    let mut client = stage.connect_as(&shop)?;
+    for (source, topic) in [("m1", Some("or ders")), ("m2", None)] {
+        let sql = "SELECT status FROM outbox.try_emit($1, $2, '1'::text)";
+        assert_eq!(client.query_one(sql, &[&source, &topic])?.get::<_, &str>(0), "invalid");
+    }
+    assert_eq!(code_of(&mut client, "SELECT outbox.emit('or ders', '1')"), SqlState::INVALID_NAME);
+    // A message that was refused for its topic leaves no trace.
+    assert!(client.execute("SELECT outbox.try_emit('m3', 'users', '1'::text)", &[]).is_err());
+    let taken: i64 = stage.client.query_one("SELECT count(*) FROM outbox.intake", &[])?.get(0);
+    assert_eq!(taken, 2);
+    Ok(())
+}
+
+#[test]
+fn rights_are_inherited_as_others_are() -> Result<()> {
+    let mut stage = stage()?;
+    let (member, stranger) = (emitter(&mut stage, "member")?, emitter(&mut stage, "stranger")?);
+    let group = format!("group_{}", stage.database);
+    stage.client.batch_execute(&format!("CREATE ROLE {group}; GRANT {group} TO {member}"))?;
+    grant(&mut stage, &group, "orders")?;
+    let mut client = stage.connect_as(&member)?;
+    is_allowed(&mut client, "orders");
+    is_refused(&mut stage.connect_as(&stranger)?, "orders");
+    // The right to become the group is not yet its rights.
+    stage.client.batch_execute(&format!(
+        "REVOKE {group} FROM {member}; ALTER ROLE {member} NOINHERIT; GRANT {group} TO {member};
+         GRANT USAGE ON SCHEMA outbox TO {group}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {group}"
+    ))?;
+    is_refused(&mut client, "orders");
+    client.batch_execute(&format!("SET ROLE {group}"))?;
+    emit(&mut client, "orders")?;
+    Ok(())
+}
+
+/// As with every other right, the function's owner counts, not its caller; nor who has logged in.
+#[test]
+fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
+    let mut stage = stage()?;
+    let (shop, clerk) = (emitter(&mut stage, "shop")?, emitter(&mut stage, "clerk")?);
+    grant(&mut stage, &shop, "orders")?;
+    grant(&mut stage, &clerk, "notes")?;
+    stage.client.batch_execute(&format!(
+        "CREATE FUNCTION put(topic text) RETURNS uuid LANGUAGE sql SECURITY DEFINER
+             SET search_path = pg_catalog, pg_temp RETURN outbox.emit(topic, '1');
+         ALTER FUNCTION put OWNER TO {shop};
+         CREATE FUNCTION try_put(topic text) RETURNS text LANGUAGE sql SECURITY DEFINER
+             SET search_path = pg_catalog, pg_temp AS
+             $$ SELECT t.status FROM outbox.try_emit(gen_random_uuid()::text, topic, '1'::jsonb) AS t $$;
+         ALTER FUNCTION try_put OWNER TO {shop}"
+    ))?;
+    let mut client = stage.connect_as(&clerk)?;
+    for function in ["put", "try_put"] {
+        client.batch_execute(&format!("SELECT {function}('orders')"))?;
+        let sql = format!("SELECT {function}('notes')");
+        assert_eq!(code_of(&mut client, &sql), SqlState::INSUFFICIENT_PRIVILEGE);
+    }
+    // Afterwards the session is what it was.
+    is_allowed(&mut client, "notes");
+    is_refused(&mut client, "orders");
+    // A superuser who acts as somebody has somebody's rights.
+    stage.client.batch_execute(&format!("SET ROLE {clerk}"))?;
+    is_refused(&mut stage.client, "orders");
+    Ok(())
+}
+
+#[test]
+fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
+    let mut stage = stage()?;
+    let shop = emitter(&mut stage, "shop")?;
+    grant(&mut stage, &shop, "orders")?;
+    let mut shops = stage.connect_as(&shop)?;
+    is_refused(&mut shops, "users");
+
+    // Not before the commit, and not at all after a rollback, of a savepoint either.
+    let mut other = stage.connect()?;
+    let mut granting = other.transaction()?;
+    granting.execute("SELECT outbox.grant_topic($1::text::regrole, 'users')", &[&shop])?;
+    is_refused(&mut shops, "users");
+    granting.rollback()?;
+    is_refused(&mut shops, "users");
+    let mut granting = other.transaction()?;
+    let mut inner = granting.savepoint("s")?;
+    inner.execute("SELECT outbox.grant_topic($1::text::regrole, 'users')", &[&shop])?;
+    // Whoever grants sees it already.
+    inner.batch_execute(&format!("SET LOCAL ROLE {shop}; SELECT outbox.emit('users', '1')"))?;
+    inner.rollback()?;
+    granting.batch_execute(&format!("SET LOCAL ROLE {shop}"))?;
+    assert!(granting.execute("SELECT outbox.emit('users', '1')", &[]).is_err());
+    granting.rollback()?;
+
+    // Within a transaction that began before, whatever its snapshot.
+    shops.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT outbox.emit('orders', '1')")?;
+    grant(&mut stage, &shop, "users")?;
+    emit(&mut shops, "users")?;
+    revoke(&mut stage.client, &shop, Some("users"))?;
+    let error = emit(&mut shops, "users").expect_err("it was revoked");
+    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
+    shops.batch_execute("ROLLBACK")?;
+
+    // By hand as well.
+    for sql in ["UPDATE outbox.topic_grants SET pattern = 'users'", "TRUNCATE outbox.topic_grants"] {
+        stage.client.batch_execute(sql)?;
+        emit(&mut shops, "users")?;
+    }
+    emit(&mut shops, "orders")?;
+    Ok(())
+}
+
+#[test]
+fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
+    let mut stage = stage()?;
+    let shop = emitter(&mut stage, "shop")?;
+    grant(&mut stage, &shop, "orders")?;
+    let mut client = stage.connect_as(&shop)?;
+    let seen = client.query("SELECT role::text, pattern FROM outbox.topic_grants", &[])?;
+    assert_eq!(seen.iter().map(|row| row.get(1)).collect::<Vec<String>>(), ["orders"]);
+    for sql in [
+        &format!("SELECT outbox.grant_topic('{shop}', '*')"),
+        &format!("SELECT outbox.revoke_topic('{shop}')"),
+        &format!("INSERT INTO outbox.topic_grants VALUES ('{shop}', '*')"),
+        "UPDATE outbox.topic_grants SET pattern = '*'",
+        "DELETE FROM outbox.topic_grants",
+        "TRUNCATE outbox.topic_grants",
+        "ALTER TABLE outbox.topic_grants DISABLE TRIGGER ALL",
+        "CREATE TRIGGER t BEFORE INSERT ON outbox.topic_grants FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger()",
+        "SELECT outbox.take_in('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)",
+    ] {
+        assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE, "{sql}");
+    }
+    // With all functions at hand, take_in() still has the rights of its caller only.
+    stage.client.batch_execute(&format!("GRANT EXECUTE ON FUNCTION outbox.take_in TO {shop}"))?;
+    let sql = "SELECT outbox.take_in('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)";
+    assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE);
+    // A view of somebody with more rights is no way around.
+    stage.client.batch_execute(&format!(
+        "CREATE VIEW way AS SELECT topic, payload FROM outbox.events; GRANT INSERT ON way TO {shop}"
+    ))?;
+    client.batch_execute("INSERT INTO way VALUES ('orders', '1')")?;
+    let sql = "INSERT INTO way VALUES ('users', '1')";
+    assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE);
+    Ok(())
+}
+
+/// The events of a role that has no right to the dead letter topic, and those that an operator sends again, who has
+/// a right to none: both have been accepted once.
+#[test]
+fn dead_letters_go_their_ways_unhindered() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let (topic, dead) = (stage.topic("orders"), stage.topic("dead"));
+    stage.configure("event_outbox.max_attempts", "1")?;
+    stage.configure("event_outbox.dead_letter_topic", &dead)?;
+    let (shop, operator) = (emitter(&mut stage, "shop")?, format!("operator_{}", stage.database));
+    stage.client.batch_execute(&format!(
+        "CREATE ROLE {operator} LOGIN; GRANT USAGE ON SCHEMA outbox TO {operator};
+         GRANT EXECUTE ON FUNCTION outbox.redrive TO {operator}"
+    ))?;
+    grant(&mut stage, &shop, &topic)?;
+    let mut client = stage.connect_as(&shop)?;
+    client.execute("SELECT outbox.emit($1, '7', partition => 99)", &[&topic])?;
+    is_refused(&mut client, &dead);
+    assert_eq!(stage.promptly(&dead, 1)?[0].value_text(), Some("7"));
+    wait::until_ok("the outbox to be empty", DEADLINE, || {
+        Ok(stage.client.query_opt("SELECT FROM outbox.events HAVING count(*) = 0", &[])?)
+    })?;
+    stage.client.batch_execute("UPDATE outbox.dead_letters SET partition = NULL")?;
+    let mut operators = stage.connect_as(&operator)?;
+    let redriven = operators.query_one("SELECT outbox.redrive(topic => $1)", &[&topic])?;
+    assert_eq!(redriven.get::<_, i64>(0), 1);
+    assert_eq!(stage.promptly(&topic, 1)?[0].value_text(), Some("7"));
+    wait::until_ok("nothing to be left", PROMPTLY, || {
+        Ok(stage.client.query_opt("SELECT FROM outbox.events HAVING count(*) = 0", &[])?)
+    })
+    .map(drop)
+}

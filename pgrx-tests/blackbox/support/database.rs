@@ -1,0 +1,163 @@
+//! What a test gets: the shared server and broker, and a database of its own with the extension.
+
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::anyhow;
+use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, released, wait};
+use postgres::{Client, GenericClient};
+use uuid::Uuid;
+
+/// Ample for anything that should take milliseconds, on a busy machine.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// What a wake-up at commit achieves in milliseconds; the periodic sweep comes long after it.
+pub const PROMPTLY: Duration = Duration::from_secs(15);
+
+/// A database of its own on the shared server; dropped with the test.
+pub struct Stage {
+    pub server: &'static Cluster,
+    pub broker: &'static Broker,
+    pub database: String,
+    pub client: Client,
+}
+
+impl Stage {
+    pub fn new() -> Result<Self> {
+        let mut stage = Self::of(shared_server()?.create_database()?)?;
+        stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
+        Ok(stage)
+    }
+
+    /// With the extension as an earlier release installed it.
+    pub fn of_version(version: &str) -> Result<Self> {
+        assert!(released::versions()?.iter().any(|known| known == version), "{version} was never released");
+        let mut stage = Self::of(shared_server()?.create_database()?)?;
+        stage.client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{version}'"))?;
+        Ok(stage)
+    }
+
+    /// With a database of the shared server that is there already.
+    pub fn of(database: String) -> Result<Self> {
+        let (server, broker) = (shared_server()?, Broker::shared()?);
+        let client = server.connect(&database)?;
+        Ok(Self { server, broker, database, client })
+    }
+
+    /// The full name of a topic that no other test uses.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.database)
+    }
+
+    /// A topic that no other test uses, created with one partition.
+    pub fn own_topic(&self, name: &str) -> Result<String> {
+        let topic = self.topic(name);
+        self.broker.create_topic(&topic, 1, &[])?;
+        Ok(topic)
+    }
+
+    /// Another connection to the database.
+    pub fn connect(&self) -> Result<Client> {
+        self.server.connect(&self.database)
+    }
+
+    /// Another connection, as `user`.
+    pub fn connect_as(&self, user: &str) -> Result<Client> {
+        self.server.connect_as(&self.database, user)
+    }
+
+    /// Changes a setting for this database; waits until the relay goes by it.
+    pub fn configure(&mut self, setting: &str, value: &str) -> Result<()> {
+        self.alter_database(&format!("SET {setting} = '{value}'"))
+    }
+
+    /// Changes what holds for the sessions of this database; waits until it holds for the relay.
+    pub fn alter_database(&mut self, change: &str) -> Result<()> {
+        let before = self.relay()?;
+        self.client.batch_execute(&format!("ALTER DATABASE {} {change}", self.database))?;
+        if !change.contains("event_outbox.") && change != "RESET ALL" {
+            // What is not the extension's own is no reason for a relay to begin anew.
+            self.client.query_one("SELECT outbox.restart_relay()", &[])?;
+        }
+        wait::until_ok("the relay to read its settings", DEADLINE, || {
+            Ok((self.relay()? != before).then_some(()))
+        })
+    }
+
+    /// The process of the relay, once it is at work.
+    pub fn relay(&mut self) -> Result<i32> {
+        let found = wait::until_ok("a relay", DEADLINE, || {
+            let sql = "SELECT pid FROM outbox.status WHERE state NOT IN ('absent', 'starting', 'stopping')";
+            Ok(self.client.query_opt(sql, &[])?.map(|row| row.get(0)))
+        });
+        found.map_err(|error| error.context(self.status()))
+    }
+
+    /// All that the relay shows, for messages.
+    fn status(&mut self) -> String {
+        let row = self.client.query_one("SELECT s::text FROM outbox.status AS s", &[]);
+        row.map_or_else(|error| error.to_string(), |row| row.get(0))
+    }
+
+    /// Waits until the relay shows this state; gives the last error that it shows.
+    pub fn until_state(&mut self, state: &str) -> Result<String> {
+        wait::until_ok(&format!("a relay that is {state}"), DEADLINE, || {
+            let sql = "SELECT coalesce(last_error, '') FROM outbox.status WHERE state = $1";
+            Ok(self.client.query_opt(sql, &[&state])?.map(|row| row.get(0)))
+        })
+    }
+
+    /// Waits until `count` records of the topic have arrived; long before the periodic sweep.
+    pub fn promptly(&self, topic: &str, count: usize) -> Result<Vec<Record>> {
+        let mut consumer = Consumer::new(&self.broker.bootstrap_servers(), &[topic])?;
+        Ok(consumer.read_until(count, PROMPTLY)?.to_vec())
+    }
+
+    /// Waits until nothing is left to publish; gives the values that the topic then holds, as text.
+    pub fn drained_values(&mut self, topic: &str) -> Result<Vec<String>> {
+        Ok(values(&self.drained(topic)?))
+    }
+
+    /// Waits until nothing is left to publish; gives all that the topic then holds.
+    pub fn drained(&mut self, topic: &str) -> Result<Vec<Record>> {
+        wait::until_ok("outbox.events to be empty", DEADLINE, || {
+            let empty = self.client.query_one("SELECT NOT EXISTS (SELECT FROM outbox.events)", &[])?;
+            Ok(empty.get::<_, bool>(0).then_some(()))
+        })?;
+        Consumer::read_all(&self.broker.bootstrap_servers(), &[topic])
+    }
+}
+
+/// The values of records, as text.
+pub fn values(records: &[Record]) -> Vec<String> {
+    records.iter().map(|record| record.value_text().unwrap_or("(no text)").to_string()).collect()
+}
+
+/// Emits a number, without a key.
+pub fn emit(client: &mut impl GenericClient, topic: &str, number: i32) -> Result<Uuid> {
+    Ok(client.query_one("SELECT outbox.emit($1, to_jsonb($2::int))", &[&topic, &number])?.get(0))
+}
+
+impl Drop for Stage {
+    fn drop(&mut self) {
+        // Gives the relay's worker slot back.
+        if let Ok(mut client) = self.server.connect("postgres") {
+            let _ = client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.database));
+        }
+    }
+}
+
+fn shared_server() -> Result<&'static Cluster> {
+    static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
+    SHARED
+        .get_or_init(|| {
+            let bootstrap = Broker::shared()?.bootstrap_servers();
+            Cluster::options("shared")
+                .set("event_outbox.bootstrap_servers", bootstrap)
+                .set("max_worker_processes", 64)
+                .set("max_connections", 200)
+                .start()
+        })
+        .as_ref()
+        .map_err(|error| anyhow!("the shared server did not start: {error:#}"))
+}

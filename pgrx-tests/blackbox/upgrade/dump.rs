@@ -1,0 +1,250 @@
+//! A dump carries what waits to be published.
+
+use std::io::Write;
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use event_outbox_lab::{Broker, Cluster, Consumer, Result};
+use postgres::Client;
+
+use crate::support::database::Stage;
+use crate::support::relay::{until_drained, until_status};
+
+/// Everything of every pending event that is to survive, in the order of publishing.
+fn pending(client: &mut Client) -> Result<Vec<String>> {
+    let rows = client.query("SELECT e::text FROM outbox.events AS e ORDER BY id", &[])?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+/// Restores a dump into another database of the same server.
+pub fn dump_and_restore(from: &Stage, to: &str) -> Result<()> {
+    restore(&dump(from, &[])?, from.server, to, &[])
+}
+
+fn dump(from: &Stage, options: &[&str]) -> Result<Vec<u8>> {
+    let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").args(options).output()?;
+    ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    Ok(dump.stdout)
+}
+
+fn restore(dump: &[u8], server: &Cluster, to: &str, options: &[&str]) -> Result<()> {
+    let mut restore = server
+        .client_program("pg_restore", to)
+        .args(["--exit-on-error", "--dbname", to])
+        .args(options)
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()?;
+    restore.stdin.take().context("no stdin")?.write_all(dump)?;
+    let restored = restore.wait_with_output()?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    Ok(())
+}
+
+/// The same from a file, by several processes at once.
+fn restore_in_parallel(dump: &[u8], server: &Cluster, to: &str) -> Result<()> {
+    let file = std::env::temp_dir().join(format!("{to}.dump"));
+    std::fs::write(&file, dump)?;
+    let restored = server
+        .client_program("pg_restore", to)
+        .args(["--exit-on-error", "--jobs", "2", "--dbname", to])
+        .arg(&file)
+        .output()?;
+    std::fs::remove_file(&file)?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    Ok(())
+}
+
+/// Nothing of it is published before somebody resumes there, however it is restored.
+#[test]
+fn a_dump_of_a_paused_outbox_is_paused_before_its_events_are_there() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.own_topic("paused")?;
+    stage.client.query_one("SELECT outbox.pause('a move')", &[])?;
+    stage
+        .client
+        .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 20000) AS n", &[&topic])?;
+    let dumped = dump(&stage, &[])?;
+    for in_parallel in [false, true] {
+        let mut restored = Stage::of(stage.server.create_database()?)?;
+        if in_parallel {
+            restore_in_parallel(&dumped, stage.server, &restored.database)?;
+        } else {
+            restore(&dumped, stage.server, &restored.database, &[])?;
+        }
+        restored.until_state("paused")?;
+        assert_eq!(
+            Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?.len(),
+            0,
+            "{in_parallel}"
+        );
+        assert_eq!(pending(&mut restored.client)?.len(), 20_000);
+    }
+    Ok(())
+}
+
+/// A database made with this one as its template.
+fn copy_of(stage: &mut Stage) -> Result<Stage> {
+    let name = format!("{}_copy", stage.database);
+    let copy = format!("CREATE DATABASE {name} TEMPLATE {}", stage.database);
+    // A template must be left by all; its relay makes way by itself.
+    stage.client = stage.server.connect("postgres")?;
+    stage.client.batch_execute(&copy)?;
+    stage.client = stage.connect()?;
+    Stage::of(name)
+}
+
+/// Emits what a dump could spoil: bytes, nulls, tombstones, headers, and gaps in the sequence.
+fn emit_some(stage: &mut Stage, topic: &str) -> Result<()> {
+    stage.client.execute(
+        "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 100) AS n",
+        &[&topic],
+    )?;
+    stage.client.execute("SELECT outbox.emit($1, NULL, key => 'k')", &[&topic])?;
+    stage.client.execute(
+        r#"SELECT outbox.emit_bytes($1, '\x00ff0a09', key => 'k', headers => '{"h": ["\t\n\\", null]}',
+                                    event_type => E'a\tb', content_type => 'x/y', partition => 0)"#,
+        &[&topic],
+    )?;
+    let mut undone = stage.client.transaction()?;
+    undone.execute("SELECT outbox.emit($1, '0')", &[&topic])?;
+    undone.rollback()?;
+    stage.client.execute("DELETE FROM outbox.events WHERE id BETWEEN 10 AND 19", &[])?;
+    Ok(())
+}
+
+#[test]
+fn a_restored_database_publishes_what_waited() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("dumped");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut stage, &topic)?;
+    let before = pending(&mut stage.client)?;
+    assert_eq!(before.len(), 92);
+
+    let mut restored = Stage::of(stage.server.create_database()?)?;
+    // Before the extension is there, so that no relay takes what is to be compared.
+    let off = format!("ALTER DATABASE {} SET event_outbox.enabled = off", restored.database);
+    restored.client.batch_execute(&off)?;
+    dump_and_restore(&stage, &restored.database)?;
+
+    assert_eq!(pending(&mut restored.client)?, before);
+    restored.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
+    let highest = "SELECT id FROM outbox.events WHERE payload = '\"last\"' AND id = (SELECT max(id) FROM outbox.events)";
+    assert!(restored.client.query_opt(highest, &[])?.is_some(), "the sequence fell back");
+
+    restored.configure("event_outbox.enabled", "on")?;
+    let records = restored.drained(&topic)?;
+    assert_eq!(records.len(), 93);
+    let numbers: Vec<i32> = records.iter().filter_map(|record| record.value_text()?.parse().ok()).collect();
+    assert!(numbers.is_sorted() && numbers.len() == 90, "{numbers:?}");
+    assert_eq!(records[90].value, None);
+    assert_eq!(records[91].value.as_deref(), Some(&b"\x00\xff\n\t"[..]));
+    assert_eq!(records[91].header("h"), Some("\t\n\\"));
+    assert_eq!(records[92].value_text(), Some("\"last\""));
+    // What is restored keeps its identity, for consumers to drop what they have already.
+    assert_eq!(pending(&mut stage.client)?, before);
+    let first: String =
+        stage.client.query_one("SELECT event_id::text FROM outbox.events ORDER BY id LIMIT 1", &[])?.get(0);
+    assert_eq!(records[0].header("ce_id"), Some(first.as_str()));
+    Ok(())
+}
+
+/// All that `outbox` holds and goes by in a database, for a comparison.
+fn everything(client: &mut Client) -> Result<Vec<Vec<String>>> {
+    let read = |sql: &str| -> Result<Vec<String>> {
+        Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
+    };
+    [
+        "SELECT e::text FROM outbox.events AS e ORDER BY id",
+        "SELECT d::text FROM outbox.dead_letters AS d ORDER BY dead_letter_id",
+        "SELECT i::text FROM outbox.intake AS i ORDER BY source_id",
+        "SELECT (schemaname, sequencename, last_value)::text FROM pg_sequences ORDER BY 1",
+        "SELECT unnest(setconfig) FROM pg_db_role_setting AS s JOIN pg_database AS d ON d.oid = s.setdatabase
+          WHERE datname = current_database() ORDER BY 1",
+        "SELECT p.oid::regprocedure || ': ' || acl::text FROM pg_proc AS p, unnest(proacl) AS acl
+          WHERE pronamespace = 'outbox'::regnamespace ORDER BY 1",
+    ]
+    .into_iter()
+    .map(read)
+    .collect()
+}
+
+/// With its settings, as for a move to another machine; and nothing is published there before somebody says so.
+#[test]
+fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("moved");
+    let app = format!("{}_app", stage.database);
+    stage.configure("event_outbox.enabled", "off")?;
+    stage.configure("event_outbox.source", "//shop/orders")?;
+    emit_some(&mut stage, &topic)?;
+    let dead = stage.topic("died");
+    stage.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 4) AS n", &[&dead])?;
+    for _ in 0..3 {
+        stage.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
+    }
+    stage.client.query_one("SELECT outbox.discard(max => 1)", &[])?;
+    stage.client.execute("SELECT outbox.try_emit('m1', $1, '{\"n\": 1}', key => 'k')", &[&topic])?;
+    stage
+        .client
+        .batch_execute(&format!("CREATE ROLE {app}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {app}"))?;
+    let before = everything(&mut stage.client)?;
+    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>()[..5], [93, 3, 1, 2, 2]);
+
+    let options = Cluster::options("fresh")
+        .set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers())
+        .set("event_outbox.enabled", "off");
+    let fresh = options.start()?;
+    fresh.connect("postgres")?.batch_execute(&format!("CREATE ROLE {app}"))?;
+    restore(&dump(&stage, &["--create"])?, &fresh, "postgres", &["--create"])?;
+    let mut client = fresh.connect(&stage.database)?;
+    assert_eq!(everything(&mut client)?, before);
+
+    // Both the configuration and the database's own setting keep it silent.
+    fresh.set("event_outbox.enabled", "on")?;
+    fresh.reload()?;
+    until_status(&mut client, "a relay", |status| status.state == "disabled")?;
+    assert_eq!(Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic, &dead])?.len(), 0);
+    client.query_one("SELECT outbox.redrive(topic => $1)", &[&dead])?;
+    client.batch_execute(&format!("ALTER DATABASE {} RESET event_outbox.enabled", stage.database))?;
+    until_drained(&mut client)?;
+    let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic, &dead])?;
+    assert_eq!(records.len(), 96);
+    assert!(records.iter().all(|record| record.header("ce_source") == Some("//shop/orders")));
+    Ok(stage
+        .client
+        .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) FROM {app}; DROP ROLE {app}"))?)
+}
+
+/// What still waits is there already, and is not stored a second time.
+#[test]
+fn data_restored_over_itself_is_published_once() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("over_itself");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut stage, &topic)?;
+    let before = pending(&mut stage.client)?;
+    let dumped = dump(&stage, &["--data-only"])?;
+    let refused = restore(&dumped, stage.server, &stage.database, &["--data-only"]).expect_err("restored");
+    assert!(refused.to_string().contains("events_pkey"), "{refused:#}");
+    assert_eq!(pending(&mut stage.client)?, before);
+    stage.configure("event_outbox.enabled", "on")?;
+    assert_eq!(stage.drained(&topic)?.len(), before.len());
+    Ok(())
+}
+
+#[test]
+fn a_copied_database_has_its_own_relay() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("copied");
+    stage.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut stage, &topic)?;
+    let before = pending(&mut stage.client)?;
+    let mut copy = copy_of(&mut stage)?;
+    // The settings of the original are not the copy's: its relay is on.
+    copy.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
+    assert_eq!(copy.drained(&topic)?.len(), 93);
+    assert_eq!(pending(&mut stage.client)?, before);
+    Ok(())
+}

@@ -1,0 +1,339 @@
+//! From one release to the next: what `ALTER EXTENSION … UPDATE` makes of an earlier one, and what works before it.
+
+use std::collections::BTreeSet;
+use std::sync::mpsc;
+use std::thread;
+
+use anyhow::{anyhow, ensure};
+use event_outbox_lab::{Broker, Cluster, Result, released};
+use postgres::Client;
+
+use crate::support::database::Stage;
+use crate::support::ledger::Ledger;
+use crate::support::relay::{processes, status, until_another, until_drained, until_idle, until_status};
+use crate::support::server::Own;
+
+const UPDATE: &str = "ALTER EXTENSION event_outbox UPDATE";
+
+/// All that the extension has put into the catalogs of a database, a statement each: pg_dump leaves an
+/// extension's members out, but for an upgrade of the server, where it writes down all of them.
+fn catalog(stage: &mut Stage) -> Result<BTreeSet<String>> {
+    let mut pg_dump = stage.server.client_program("pg_dump", &stage.database);
+    let dump = pg_dump.args(["--binary-upgrade", "--schema-only"]).output()?;
+    ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
+    let dump = String::from_utf8(dump.stdout)?;
+    let is_of_this_dump = |line: &&str| {
+        const OF_THIS_DUMP: [&str; 5] = [
+            "binary_upgrade_set_next_",
+            "binary_upgrade_create_empty_extension",
+            "relfrozenxid",
+            "WHERE oid = ",
+            "restrict ",
+        ];
+        OF_THIS_DUMP.iter().any(|part| line.contains(part))
+    };
+    let mut all: BTreeSet<_> = dump
+        .split("\n--\n-- Name: ")
+        .skip(1)
+        .map(|object| object.lines().filter(|line| !is_of_this_dump(line)).collect::<Vec<_>>().join("\n"))
+        .collect();
+    // What was left out with the oids in it.
+    let rows = stage.client.query(
+        "SELECT extversion, extnamespace::regnamespace::text, extrelocatable, extowner::regrole::text,
+                c.oid::regclass::text, c.condition
+           FROM pg_extension LEFT JOIN unnest(extconfig, extcondition) AS c(oid, condition) ON true
+          WHERE extname = 'event_outbox'",
+        &[],
+    )?;
+    all.extend(rows.iter().map(|row| {
+        let texts = [0, 1, 3].map(|at| row.get::<_, String>(at));
+        let [table, condition] = [4, 5].map(|at| row.get::<_, Option<String>>(at));
+        format!(
+            "extension {texts:?}, relocatable {}, dumps {table:?} where {condition:?}",
+            row.get::<_, bool>(2)
+        )
+    }));
+    Ok(all)
+}
+
+#[test]
+fn an_updated_extension_is_the_same_as_a_new_one() -> Result<()> {
+    let fresh = catalog(&mut Stage::new()?)?;
+    assert!(fresh.len() > 100, "that is not all: {fresh:#?}");
+    for version in released::versions()? {
+        let mut stage = Stage::of_version(version)?;
+        stage.client.batch_execute(UPDATE)?;
+        let updated = catalog(&mut stage)?;
+        let missing: Vec<_> = fresh.difference(&updated).collect();
+        let left_over: Vec<_> = updated.difference(&fresh).collect();
+        assert!(
+            missing.is_empty() && left_over.is_empty(),
+            "updated from {version}, it lacks {missing:#?} and has {left_over:#?} instead"
+        );
+    }
+    Ok(())
+}
+
+/// What the test above rests on.
+#[test]
+fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let mut before = catalog(&mut stage)?;
+    assert!(before == catalog(&mut stage)?, "two looks at the same differ");
+    for change in [
+        "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) STABLE",
+        "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) SECURITY DEFINER",
+        "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) PARALLEL SAFE",
+        "ALTER FUNCTION outbox.bury_event() SET search_path = public",
+        "CREATE OR REPLACE FUNCTION outbox.bury_event() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
+        "ALTER EXTENSION event_outbox DROP FUNCTION outbox.channel",
+        "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO PUBLIC",
+        "REVOKE EXECUTE ON FUNCTION outbox.readable FROM PUBLIC",
+        "COMMENT ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) IS NULL",
+        "COMMENT ON COLUMN outbox.events.key IS 'other'",
+        "ALTER TABLE outbox.events SET (fillfactor = 90)",
+        "ALTER TABLE outbox.events RESET (autovacuum_vacuum_cost_delay)",
+        "ALTER TABLE outbox.events ALTER attempts SET DEFAULT 1",
+        "ALTER TABLE outbox.events ALTER attempts DROP NOT NULL",
+        "ALTER TABLE outbox.events ADD more text",
+        "ALTER TABLE outbox.intake ALTER attempts TYPE bigint",
+        "ALTER TABLE outbox.intake DROP CONSTRAINT intake_status_check",
+        "ALTER TABLE outbox.events DISABLE TRIGGER check_event",
+        "DROP TRIGGER check_event ON outbox.events",
+        "DROP INDEX outbox.dead_letters_event_id",
+        "ALTER SEQUENCE outbox.events_id_seq CACHE 10",
+        "CREATE OR REPLACE VIEW outbox.status AS SELECT * FROM outbox.relay_status(NULL) WHERE true",
+        "ALTER VIEW outbox.status SET (security_barrier)",
+        "UPDATE pg_extension SET extconfig = extconfig[2:], extcondition = extcondition[2:]
+          WHERE extname = 'event_outbox'",
+    ] {
+        stage.client.batch_execute(change)?;
+        let after = catalog(&mut stage)?;
+        assert!(before != after, "{change}");
+        before = after;
+    }
+    Ok(())
+}
+
+#[test]
+fn what_an_earlier_release_holds_survives_the_update() -> Result<()> {
+    for version in released::versions()? {
+        let mut stage = Stage::of_version(version)?;
+        let (topic, dead) = (stage.topic("held"), stage.topic("dead"));
+        stage.configure("event_outbox.enabled", "off")?;
+        stage.client.execute(
+            "SELECT outbox.emit($1, to_jsonb(n), key => 'k', headers => '{\"h\": [\"1\", null]}') FROM generate_series(1, 50) AS n",
+            &[&topic],
+        )?;
+        stage
+            .client
+            .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 3) AS n", &[&dead])?;
+        for _ in 0..3 {
+            stage.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
+        }
+        stage.client.execute("SELECT outbox.try_emit('m1', $1, '51', key => 'k')", &[&topic])?;
+        stage.client.execute("SELECT outbox.try_emit('m2', $1, '{')", &[&topic])?;
+        let before = held(&mut stage.client)?;
+        assert_eq!((before[0].len(), before[1].len(), before[2].len()), (51, 3, 2));
+
+        stage.client.batch_execute(UPDATE)?;
+        assert_eq!(held(&mut stage.client)?, before);
+
+        let again = "SELECT status FROM outbox.try_emit('m1', $1, '51', key => 'k')";
+        assert_eq!(stage.client.query_one(again, &[&topic])?.get::<_, &str>(0), "duplicate");
+        stage.client.query_one("SELECT outbox.emit($1, '52', key => 'k')", &[&topic])?;
+        stage.client.query_one("SELECT outbox.redrive(topic => $1)", &[&dead])?;
+        stage.configure("event_outbox.enabled", "on")?;
+        let values = stage.drained_values(&topic)?;
+        assert_eq!(values, (1..=52).map(|n| n.to_string()).collect::<Vec<_>>());
+        assert_eq!(stage.drained(&dead)?.len(), 3);
+    }
+    Ok(())
+}
+
+/// Events, dead letters and intake, whole, by the columns that every release has.
+fn held(client: &mut Client) -> Result<[Vec<String>; 3]> {
+    let mut held = [const { Vec::new() }; 3];
+    for (rows, sql) in held.iter_mut().zip([
+        "SELECT (id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type,
+                 attempts, next_attempt_at, last_error, error_class, first_refused_at)::text
+           FROM outbox.events ORDER BY id",
+        "SELECT (dead_letter_id, id, event_id, emitted_at, topic, partition, key, payload, headers, event_type,
+                 content_type, attempts, error, error_class, first_refused_at, last_refused_at)::text
+           FROM outbox.dead_letters ORDER BY dead_letter_id",
+        "SELECT (source_id, status, attempts, event_id, error, first_at, last_at)::text
+           FROM outbox.intake ORDER BY source_id",
+    ]) {
+        *rows = client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    }
+    Ok(held)
+}
+
+/// A package brings the library, and it may be days until somebody updates the extension in each database.
+#[test]
+fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
+    for version in released::versions()? {
+        let mut stage = Stage::of_version(version)?;
+        let topic = stage.topic("between");
+        until_idle(&mut stage.client)?;
+        let emit_all = |client: &mut Client| -> Result<()> {
+            client.execute("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
+            client.execute("SELECT outbox.emit_bytes($1, '2', key => 'k')", &[&topic])?;
+            client.execute(
+                "INSERT INTO outbox.events (topic, payload, key) VALUES ($1, '3', 'k')",
+                &[&topic],
+            )?;
+            client
+                .execute("SELECT outbox.try_emit(gen_random_uuid()::text, $1, '4', key => 'k')", &[&topic])?;
+            let waited = client.query_one("SELECT outbox.wait_published('30 s')", &[])?;
+            assert!(waited.get::<_, bool>(0));
+            Ok(())
+        };
+        emit_all(&mut stage.client)?;
+        let refused = "SELECT outbox.emit('a topic', '{}')";
+        assert!(stage.client.execute(refused, &[]).is_err());
+        let log = stage.server.log();
+        let hint = "HINT:  Run ALTER EXTENSION event_outbox UPDATE in this database";
+        assert!(log.contains(&format!("of the older version {version}")) && log.contains(hint));
+
+        // A session that has plans and functions of before goes on after it, and the relay is another.
+        let before = until_idle(&mut stage.client)?;
+        stage.client.batch_execute(UPDATE)?;
+        until_another(&mut stage.client, before)?;
+        emit_all(&mut stage.client)?;
+        assert_eq!(stage.drained_values(&topic)?, ["1", "2", "3", "4", "1", "2", "3", "4"]);
+    }
+    Ok(())
+}
+
+/// Sessions that are open, and a relay with a backlog, go through an update without noticing.
+#[test]
+fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
+    let options = Cluster::options("update")
+        .set("event_outbox.batch_size", 100)
+        .set("event_outbox.max_in_flight", 1000);
+    let broker = Broker::shared()?;
+    let own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    client.batch_execute("DROP EXTENSION event_outbox")?;
+    client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{}'", released::versions()?[0]))?;
+    let backlog = Ledger::open(&mut client, "upgrade.backlog")?;
+    let written = Ledger::open(&mut client, "upgrade.written")?;
+    backlog.emit(&mut client, 20_000)?;
+    until_status(&mut client, "the first to be published", |status| status.published > 500)?;
+
+    let (done, is_done) = mpsc::channel::<()>();
+    let mut session = own.connect()?;
+    let writer = thread::spawn(move || -> Result<usize> {
+        let mut count = 0;
+        while is_done.try_recv() == Err(mpsc::TryRecvError::Empty) {
+            written.emit(&mut session, 3)?;
+            session.query_one(
+                "SELECT status FROM outbox.try_emit(gen_random_uuid()::text, 'upgrade.tried', '{}')",
+                &[],
+            )?;
+            count += 1;
+        }
+        Ok(count)
+    });
+    client.batch_execute(UPDATE)?;
+    let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    assert!(left > 0, "the backlog was gone before the update");
+    let before = status(&mut client)?.published;
+    until_status(&mut client, "publishing to go on", |status| status.published > before + 1000)?;
+    drop(done);
+    let rounds = writer.join().map_err(|_| anyhow!("the writer panicked"))??;
+    assert!(rounds > 10, "{rounds} rounds");
+    until_drained(&mut client)?;
+    backlog.assert_exactly_once(&mut client, broker)?;
+    Ledger::open(&mut client, "upgrade.written")?.assert_exactly_once(&mut client, broker)
+}
+
+/// Makes the extension of this database say it is of another version.
+fn forge_version(client: &mut Client, version: &str) -> Result<()> {
+    client.execute("UPDATE pg_extension SET extversion = $1 WHERE extname = 'event_outbox'", &[&version])?;
+    Ok(())
+}
+
+/// Has the relay begin anew.
+fn terminate_relay_of(stage: &mut Stage) -> Result<()> {
+    let pid = until_idle(&mut stage.client)?;
+    stage.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
+    until_another(&mut stage.client, pid)?;
+    Ok(())
+}
+
+#[test]
+fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() -> Result<()> {
+    let first = &released::versions()?[0];
+    let mut stage = Stage::of_version(first)?;
+    let topic = stage.topic("too_old");
+    until_idle(&mut stage.client)?;
+    forge_version(&mut stage.client, "0.0.7")?;
+    terminate_relay_of(&mut stage)?;
+    let incompatible =
+        until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
+    assert!(incompatible.error().contains("version 0.0.7"), "{incompatible:?}");
+    assert!(incompatible.error().contains("ALTER EXTENSION event_outbox UPDATE"), "{incompatible:?}");
+
+    // Applications do not notice; and the relay waits in one process, and says it once.
+    for number in 1..=20 {
+        crate::support::database::emit(&mut stage.client, &topic, number)?;
+    }
+    let published = stage.client.query_one("SELECT outbox.wait_published('2 s')", &[])?;
+    assert!(!published.get::<_, bool>(0));
+    let now = status(&mut stage.client)?;
+    assert_eq!((now.pid, now.state.as_str(), now.published), (incompatible.pid, "incompatible", 0));
+    assert!(!now.is_connected(), "{now:?}");
+    let said = "cannot work with the extension event_outbox of version 0.0.7";
+    assert_eq!(stage.server.log().matches(said).count(), 1);
+
+    // An update that is taken back changes nothing; one that is not brings the relay to work at once.
+    forge_version(&mut stage.client, first)?;
+    stage.client.batch_execute(&format!("BEGIN; {UPDATE}; ROLLBACK"))?;
+    stage.client.batch_execute(UPDATE)?;
+    until_drained(&mut stage.client)?;
+    assert_eq!(stage.drained(&topic)?.len(), 20);
+    Ok(())
+}
+
+/// What `outbox.check()` thinks of the relay, and what it advises.
+pub fn checked(client: &mut Client) -> Result<(String, String)> {
+    let sql = "SELECT verdict, coalesce(hint, '') FROM outbox.check() WHERE subject = 'relay'";
+    let row = client.query_one(sql, &[])?;
+    Ok((row.get(0), row.get(1)))
+}
+
+/// As when the package was replaced and the extension updated, and the server still runs with the old library.
+#[test]
+fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let topic = stage.topic("newer");
+    until_idle(&mut stage.client)?;
+    forge_version(&mut stage.client, "99.0.0")?;
+    terminate_relay_of(&mut stage)?;
+    let waiting = until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
+    assert!(waiting.error().contains("version 99.0.0"), "{waiting:?}");
+    assert!(waiting.error().contains("Restart the server"), "{waiting:?}");
+    let (verdict, hint) = checked(&mut stage.client)?;
+    assert_eq!(verdict, "error");
+    assert!(hint.starts_with("Restart the server"), "{hint}");
+    // Whoever asks it about Kafka is told at once.
+    let error =
+        stage.client.query("SELECT outbox.create_topic('t', timeout => '1 hour')", &[]).expect_err("waits");
+    assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error}");
+    crate::support::database::emit(&mut stage.client, &topic, 1)?;
+    // It is in nobody's way meanwhile: it leaves for those who need the database to themselves, and for good with the
+    // extension.
+    stage.client.batch_execute("DROP EXTENSION event_outbox")?;
+    crate::support::relay::until_processes(stage.server, &stage.database, 0)?;
+    stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
+    until_idle(&mut stage.client)?;
+    forge_version(&mut stage.client, "99.0.0")?;
+    terminate_relay_of(&mut stage)?;
+    until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
+    stage.client = stage.server.connect("postgres")?;
+    stage.client.batch_execute(&format!("DROP DATABASE {}", stage.database))?;
+    assert!(processes(stage.server, &stage.database)?.is_empty());
+    Ok(())
+}

@@ -1,0 +1,104 @@
+//! Logical replication of the outbox makes a copy, from which nothing is published as long as it is one.
+
+use event_outbox_lab::{Broker, Cluster, Consumer, Result, StopMode, wait};
+use postgres::Client;
+
+use crate::support::database::{DEADLINE, emit, values};
+use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::server::Own;
+use crate::upgrade::releases::checked;
+
+const TOPIC: &str = "replication.events";
+
+/// The numbers that have arrived, sorted.
+fn arrived(broker: &Broker) -> Result<Vec<i32>> {
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?;
+    let mut numbers: Vec<i32> = values(&records).iter().filter_map(|value| value.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+fn until_it_holds(client: &mut Client, count: i64) -> Result<()> {
+    wait::until_ok(&format!("{count} events in the copy"), DEADLINE, || {
+        let found: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        Ok((found == count).then_some(()))
+    })
+}
+
+/// Every table of the database `from` is replicated into the one of `client`, which lies in the same server.
+fn subscribe(own: &Own, from: &str, client: &mut Client) -> Result<()> {
+    let mut publisher = own.server.connect(from)?;
+    publisher.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES")?;
+    publisher.execute("SELECT pg_create_logical_replication_slot('copy', 'pgoutput')", &[])?;
+    Ok(client.batch_execute(&format!(
+        "CREATE SUBSCRIPTION copy CONNECTION 'host={} port={} user=postgres dbname={from}' PUBLICATION everything
+         WITH (create_slot = false, slot_name = 'copy')",
+        own.server.socket_dir().display(),
+        own.server.port(),
+    ))?)
+}
+
+#[test]
+fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
+    let broker = Broker::shared()?;
+    let options = Cluster::options("replication").set("wal_level", "logical");
+    let mut own = Own::with(options, &broker.bootstrap_servers())?;
+    let original = own.database.clone();
+    let copy = own.server.create_database()?;
+    let switch = |own: &Own, enabled: &str| -> Result<()> {
+        let state = if enabled == "on" { "idle" } else { "disabled" };
+        own.alter("enabled", enabled)?;
+        until_status(&mut own.connect()?, "the switch", |status| status.state == state).map(drop)
+    };
+    let mut source = own.connect()?;
+    until_idle(&mut source)?;
+    switch(&own, "off")?;
+    for number in 1..=10 {
+        emit(&mut source, TOPIC, number)?;
+    }
+    let mut client = own.server.connect(&copy)?;
+    client.batch_execute("CREATE EXTENSION event_outbox")?;
+    until_idle(&mut client)?;
+
+    // Those of before come by a copy of the table, those of after one by one.
+    subscribe(&own, &original, &mut client)?;
+    let replica = until_status(&mut client, "the copy", |status| status.state == "replica")?;
+    assert!(replica.error().contains("subscription \"copy\""), "{replica:?}");
+    let (verdict, hint) = checked(&mut client)?;
+    assert_eq!(verdict, "warning");
+    assert!(hint.contains("drop the subscription"), "{hint}");
+    until_it_holds(&mut client, 10)?;
+    for number in 11..=20 {
+        emit(&mut source, TOPIC, number)?;
+    }
+    until_it_holds(&mut client, 20)?;
+    // What is emitted in the copy itself waits with the others, whatever wakes the relay.
+    client.batch_execute("SELECT setval('outbox.events_id_seq', 1000); NOTIFY outbox")?;
+    emit(&mut client, TOPIC, 100)?;
+    let published = client.query_one("SELECT outbox.wait_published('3 s')", &[])?;
+    assert!(!published.get::<_, bool>(0));
+    assert_eq!(arrived(broker)?, [0; 0]);
+
+    // A restart does not change what it is.
+    drop((source, client));
+    own.server.restart(StopMode::Fast)?;
+    let mut client = own.server.connect(&copy)?;
+    until_status(&mut client, "the copy", |status| status.state == "replica")?;
+    // The original publishes, and what it deletes is deleted in the copy.
+    switch(&own, "on")?;
+    let mut source = own.connect()?;
+    until_drained(&mut source)?;
+    until_it_holds(&mut client, 1)?;
+    assert_eq!(arrived(broker)?, (1..=20).collect::<Vec<_>>());
+
+    // The original falls silent, and the copy takes over what it left.
+    switch(&own, "off")?;
+    for number in 21..=25 {
+        emit(&mut source, TOPIC, number)?;
+    }
+    until_it_holds(&mut client, 6)?;
+    client.batch_execute("DROP SUBSCRIPTION copy")?;
+    until_drained(&mut client)?;
+    assert_eq!(arrived(broker)?, (1..=25).chain([100]).collect::<Vec<_>>());
+    Ok(())
+}

@@ -1,0 +1,31 @@
+//! The laboratory of the demo, the black-box tests and the torture test: real PostgreSQL servers, real Kafka brokers, real
+//! consumers, each started in seconds and gone with the process that started it.
+//!
+//! `scripts/bootstrap` prepares what this crate starts: a private PostgreSQL tree and Kafka's jars.
+
+pub mod certificates;
+pub mod consumer;
+pub mod full_disk;
+pub mod identity;
+pub mod kafka;
+pub mod layout;
+pub mod notify_queue;
+pub mod ports;
+pub mod postgres;
+pub mod process;
+pub mod progress;
+pub mod proxy;
+pub mod released;
+pub mod run_as;
+pub mod scratch;
+pub mod verdict;
+pub mod wait;
+
+pub use anyhow::Result;
+pub use certificates::Authority;
+pub use consumer::{Consumer, Record};
+pub use full_disk::FullDisk;
+pub use identity::IdentityProvider;
+pub use kafka::{Broker, KafkaCluster};
+pub use notify_queue::FullQueue;
+pub use postgres::{Cluster, StopMode};

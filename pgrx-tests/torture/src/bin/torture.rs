@@ -1,0 +1,55 @@
+//! `make torture`: the torture test from the command line.
+
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use event_outbox_lab::{Result, process};
+use event_outbox_torture::{Mode, Options};
+
+fn main() -> ExitCode {
+    process::exit_in_order_on_signals();
+    match options().and_then(|options| {
+        println!("SEED={} MODE={:?}", options.seed, options.mode);
+        event_outbox_torture::run(&options)
+    }) {
+        Ok(report) => {
+            println!("{report}");
+            if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => {
+            if !process::interrupted() {
+                eprintln!("\nerror: {error:#}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `torture MINUTES kafka|cluster|mock [SEED [FAULTS]]`; without a seed, one by the clock; with the faults only whose names
+/// hold one of these words, which commas part.
+fn options() -> Result<Options> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let [minutes, mode, more @ ..] = &args[..] else {
+        bail!("usage: torture MINUTES kafka|cluster|mock [SEED [FAULTS]]");
+    };
+    let minutes: f64 = minutes.parse().context("MINUTES")?;
+    let mode = match &**mode {
+        "kafka" => Mode::Kafka,
+        "cluster" => Mode::Cluster,
+        "mock" => Mode::Mock,
+        other => bail!("MODE is kafka, cluster or mock, not {other}"),
+    };
+    let seed = match more.first().filter(|seed| !seed.is_empty()) {
+        Some(seed) => seed.parse().context("SEED")?,
+        None => SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs(),
+    };
+    let mut options = Options::new(mode, Duration::try_from_secs_f64(minutes * 60.0)?, seed);
+    if let Some(faults) = more.get(1) {
+        options.faults.retain(|fault| {
+            let name = fault.to_string();
+            faults.split(',').any(|part| name.contains(part))
+        });
+    }
+    Ok(options)
+}

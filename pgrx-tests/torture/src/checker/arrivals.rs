@@ -1,0 +1,70 @@
+//! Which events arrived, and whether each record is what was written.
+
+use std::collections::HashMap;
+
+use uuid::Uuid;
+
+use super::{Crime, Verdict};
+use crate::evidence::{Evidence, Seen, key_digest};
+use crate::journal::{Entry, Lot, Millis};
+use crate::topics::key_text;
+
+/// The records of each event that somebody wrote, as positions in the evidence.
+pub struct Arrivals<'a> {
+    evidence: &'a Evidence,
+    records: HashMap<Uuid, Vec<usize>>,
+}
+
+impl<'a> Arrivals<'a> {
+    /// Takes stock, and accuses what is not what was written.
+    pub fn take(evidence: &'a Evidence, entries: &HashMap<Uuid, &Entry>, verdict: &mut Verdict) -> Self {
+        let mut records: HashMap<Uuid, Vec<usize>> = HashMap::new();
+        for (at, record) in evidence.records.iter().enumerate() {
+            let Some(entry) = record.event_id.and_then(|event_id| entries.get(&event_id)) else {
+                verdict.accuse(Crime::Invented, || format!("{record:?}"));
+                continue;
+            };
+            if !evidence.is_committed(entry) {
+                verdict.accuse(Crime::Ghost, || format!("{entry:?} came as {record:?}"));
+            }
+            if !is_unaltered(entry, record) {
+                verdict.accuse(Crime::Altered, || format!("{entry:?} came as {record:?}"));
+            }
+            records.entry(entry.event_id).or_default().push(at);
+        }
+        Self { evidence, records }
+    }
+
+    /// Whether the event arrived.
+    pub fn contains(&self, event_id: Uuid) -> bool {
+        self.records.contains_key(&event_id)
+    }
+
+    /// The events and their records.
+    pub fn iter(&self) -> impl Iterator<Item = (&Uuid, &Vec<usize>)> {
+        self.records.iter()
+    }
+
+    /// When events came again, that were there already.
+    pub fn repetitions(&self) -> impl Iterator<Item = (&Uuid, Millis)> {
+        self.records.iter().filter(|(_, records)| records.len() > 1).flat_map(|(event_id, records)| {
+            let mut times: Vec<Millis> = records.iter().map(|at| self.evidence.records[*at].at).collect();
+            times.sort_unstable();
+            times.into_iter().skip(1).map(move |at| (event_id, at))
+        })
+    }
+}
+
+fn is_unaltered(entry: &Entry, record: &Seen) -> bool {
+    let key = entry.key.map(key_text);
+    record.topic == entry.topic
+        && record.key == key_digest(key.as_deref().map(str::as_bytes))
+        && record.content == Some(entry.content)
+}
+
+impl Lot {
+    /// Whether the event keeps its place in the order of its key.
+    pub fn keeps_order(self) -> bool {
+        matches!(self, Lot::Arrives | Lot::MayArrive)
+    }
+}

@@ -1,0 +1,29 @@
+//! Connections to a server that may be down, without a hold on the server itself.
+
+use std::time::Duration;
+
+use postgres::{Client, Config, NoTls};
+
+use event_outbox_lab::Cluster;
+use event_outbox_lab::postgres::SUPERUSER;
+
+/// How to connect to a database of a server, while others stop and start it.
+#[derive(Clone)]
+pub struct Dial(Config);
+
+impl Dial {
+    /// The way to this database.
+    pub fn new(cluster: &Cluster, database: &str) -> Self {
+        let mut config = Config::new();
+        config.host_path(cluster.socket_dir()).port(cluster.port()).user(SUPERUSER).dbname(database);
+        config.connect_timeout(Duration::from_secs(5));
+        Self(config)
+    }
+
+    /// A connection, if the server takes one now.
+    pub fn connect(&self, settings: &str) -> Option<Client> {
+        let mut client = self.0.connect(NoTls).ok()?;
+        client.batch_execute(settings).ok()?;
+        Some(client)
+    }
+}

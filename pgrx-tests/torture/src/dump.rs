@@ -1,0 +1,34 @@
+//! What is kept of a run in which something is wrong, for those who look into it.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::evidence::Evidence;
+use event_outbox_lab::layout;
+
+/// Writes down the journal, the records and the faults, and the server's log. Gives the directory.
+pub fn write(evidence: &Evidence, seed: u64, server_log: &str) -> Result<PathBuf> {
+    let directory = layout::lab()?.join("torture").join(seed.to_string());
+    fs::create_dir_all(&directory)?;
+    let mut text = String::new();
+    for entry in &evidence.journal.entries {
+        let ending = evidence.journal.endings.get(&entry.transaction);
+        writeln!(text, "{entry:?} {ending:?} committed {}", evidence.committed.contains(&entry.transaction))?;
+    }
+    fs::write(directory.join("journal"), &text)?;
+    text.clear();
+    for record in &evidence.records {
+        writeln!(text, "{record:?}")?;
+    }
+    fs::write(directory.join("records"), &text)?;
+    text.clear();
+    for (span, fault) in &evidence.disturbed {
+        writeln!(text, "{} {} {fault}", span.from, span.to)?;
+    }
+    fs::write(directory.join("faults"), &text)?;
+    fs::write(directory.join("postgres.log"), server_log)?;
+    Ok(directory)
+}

@@ -1,0 +1,293 @@
+//! The faults: what each does to the stage, and the deck from which they are drawn.
+
+mod broker;
+mod database;
+mod mock;
+mod network;
+mod refused;
+mod settings;
+mod topics;
+
+use std::fmt;
+
+use anyhow::Result;
+
+pub use mock::Refusal;
+pub use settings::Change;
+
+use super::kafka::Mode;
+use super::random::Random;
+use super::stage::{Harm, Stage};
+
+/// The points of the relay at which faults can be placed: see `src/failpoints.rs`.
+const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settle", "after_settle"];
+
+/// One kind of fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// At a named point of the relay: a signal, an error, a broken producer or a pause.
+    At(&'static str, &'static str),
+    /// The relay is asked to end.
+    TerminateRelay,
+    /// The relay gets SIGKILL, which restarts the server.
+    KillRelay,
+    /// `pg_ctl stop -m immediate`, and a start.
+    Crash,
+    /// Nobody waits for the disk and nothing is written to it; then all processes of the server are killed.
+    PowerFailure,
+    /// `pg_ctl stop -m fast`, and a start.
+    Restart,
+    /// The brokers cannot be reached; then the server crashes.
+    CrashInOutage,
+    /// Kafka is stopped in order and started.
+    StopKafka,
+    /// Kafka is killed and started.
+    KillKafka,
+    /// Kafka is frozen for a while.
+    FreezeKafka,
+    /// All connections to Kafka are cut.
+    Cut,
+    /// All that goes to and from Kafka is late.
+    Slow,
+    /// Connections to Kafka are open, and nothing passes.
+    HalfOpen,
+    /// Kafka gets what it is sent; its answers are lost.
+    NoAnswers,
+    /// Nobody listens where Kafka was.
+    Refused,
+    /// Brokers come back at other addresses.
+    MoveKafka,
+    /// Brokers are stopped and started in turn.
+    RestartInTurn,
+    /// Partitions get other leaders.
+    ElectLeaders,
+    /// A topic is deleted, missed for a while, and created again.
+    DeleteTopic,
+    /// A topic is deleted and created again before anybody misses it.
+    RecreateTopic,
+    /// A topic that was missed is created, and its dead letters are sent again.
+    Mend,
+    /// A setting is changed.
+    Reload(Change),
+    /// Thousands of events that no broker takes.
+    Flood,
+    /// An event whose key is larger than any request.
+    HugeKey,
+    /// DROP and CREATE EXTENSION in another database.
+    SecondDatabase,
+    /// The mock cluster answers produce requests with an error, several times.
+    Answer(Refusal),
+    /// Brokers of the mock cluster go down and up.
+    MockDown,
+    /// The mock cluster's partitions get other leaders.
+    MockLeaders,
+    /// The mock cluster is slow to answer.
+    MockSlow,
+    /// The mock cluster gives no producer ids for a while.
+    MockNoIds,
+    /// The mock cluster denies that a topic exists.
+    MockNoTopic,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::At(point, action) => {
+                let action = action.split(' ').next().unwrap_or(action);
+                return write!(f, "relay: {action} {}", point.replace('_', " "));
+            }
+            Self::Reload(change) => return write!(f, "reload: {change}"),
+            Self::Answer(refusal) => return write!(f, "mock: {refusal}"),
+            Self::TerminateRelay => "relay: terminated",
+            Self::KillRelay => "relay: killed",
+            Self::Crash => "PostgreSQL: immediate stop",
+            Self::PowerFailure => "PostgreSQL: killed with commits in memory",
+            Self::Restart => "PostgreSQL: fast stop",
+            Self::CrashInOutage => "PostgreSQL: immediate stop in an outage",
+            Self::StopKafka => "Kafka: stopped",
+            Self::KillKafka => "Kafka: killed",
+            Self::FreezeKafka => "Kafka: frozen",
+            Self::Cut => "network: cut",
+            Self::Slow => "network: slow",
+            Self::HalfOpen => "network: half-open",
+            Self::NoAnswers => "network: answers lost",
+            Self::Refused => "network: refused",
+            Self::MoveKafka => "Kafka: at another address",
+            Self::RestartInTurn => "Kafka: restarted in turn",
+            Self::ElectLeaders => "Kafka: other leaders",
+            Self::DeleteTopic => "topic: deleted, missed, created again",
+            Self::RecreateTopic => "topic: deleted, created at once",
+            Self::Mend => "topic: created, dead sent again",
+            Self::Flood => "events: thousands refused",
+            Self::HugeKey => "events: a huge key",
+            Self::SecondDatabase => "second database: DROP, CREATE EXTENSION",
+            Self::MockDown => "mock: brokers down",
+            Self::MockLeaders => "mock: other leaders",
+            Self::MockSlow => "mock: slow",
+            Self::MockNoIds => "mock: no producer ids",
+            Self::MockNoTopic => "mock: topic denied",
+        };
+        f.write_str(name)
+    }
+}
+
+impl Fault {
+    /// What it may do to events.
+    fn harm(self) -> Harm {
+        match self {
+            // These take their time, and break nothing.
+            Self::SecondDatabase | Self::Mend | Self::Flood | Self::HugeKey | Self::Slow | Self::MockSlow => {
+                Harm::None
+            }
+            Self::At(_, action) if action.starts_with("pause") => Harm::None,
+            Self::Reload(change) if !change.renews_producer() => Harm::None,
+            Self::At(_, "kill")
+            | Self::KillRelay
+            | Self::Crash
+            | Self::CrashInOutage
+            | Self::PowerFailure => Harm::Crash,
+            _ => Harm::Repetition,
+        }
+    }
+
+    /// Lets it happen, and waits until the relay has got over it.
+    pub fn inflict(self, stage: &mut Stage) -> Result<()> {
+        stage.strike(&self.to_string(), self.harm(), |stage| match self {
+            Self::At(point, action) => stage.strike_at(point, action),
+            Self::TerminateRelay => stage.terminate_relay(),
+            Self::KillRelay => stage.kill_relay(),
+            Self::Crash => stage.restart(event_outbox_lab::StopMode::Immediate),
+            Self::PowerFailure => stage.power_failure(),
+            Self::Restart => stage.restart(event_outbox_lab::StopMode::Fast),
+            Self::CrashInOutage => stage.crash_in_outage(),
+            Self::StopKafka => stage.stop_kafka(),
+            Self::KillKafka => stage.kill_kafka(),
+            Self::FreezeKafka => stage.freeze_kafka(),
+            Self::Cut => stage.cut(),
+            Self::Slow => stage.slow_down(),
+            Self::HalfOpen => stage.half_open(),
+            Self::NoAnswers => stage.lose_answers(),
+            Self::Refused => stage.refuse_connections(),
+            Self::MoveKafka => stage.move_kafka(),
+            Self::RestartInTurn => stage.restart_in_turn(),
+            Self::ElectLeaders => stage.elect_leaders(),
+            Self::DeleteTopic => stage.delete_topic(true),
+            Self::RecreateTopic => stage.delete_topic(false),
+            Self::Mend => stage.mend(),
+            Self::Reload(change) => stage.reload(change),
+            Self::Flood => stage.flood(),
+            Self::HugeKey => stage.huge_key(),
+            Self::SecondDatabase => stage.second_database(),
+            Self::Answer(refusal) => stage.answer(refusal),
+            Self::MockDown => stage.mock_down(),
+            Self::MockLeaders => stage.mock_leaders(),
+            Self::MockSlow => stage.mock_slow(),
+            Self::MockNoIds => stage.mock_no_ids(),
+            Self::MockNoTopic => stage.mock_no_topic(),
+        })
+    }
+}
+
+/// Faults of the relay and the server, besides those at points of the relay.
+const EVERYWHERE: [Fault; 12] = [
+    Fault::TerminateRelay,
+    Fault::KillRelay,
+    Fault::Crash,
+    Fault::Crash,
+    Fault::PowerFailure,
+    Fault::PowerFailure,
+    Fault::Restart,
+    Fault::CrashInOutage,
+    Fault::SecondDatabase,
+    Fault::Flood,
+    Fault::At("after_produce", "fatal"),
+    Fault::At("after_produce", "panic"),
+];
+
+/// Faults of Apache Kafka and the way to it, each as often as it is worth.
+const OF_KAFKA: [Fault; 20] = [
+    Fault::StopKafka,
+    Fault::KillKafka,
+    Fault::KillKafka,
+    Fault::FreezeKafka,
+    Fault::FreezeKafka,
+    Fault::Cut,
+    Fault::Cut,
+    Fault::Slow,
+    Fault::HalfOpen,
+    Fault::HalfOpen,
+    Fault::NoAnswers,
+    Fault::NoAnswers,
+    Fault::Refused,
+    Fault::HugeKey,
+    Fault::DeleteTopic,
+    Fault::DeleteTopic,
+    Fault::RecreateTopic,
+    Fault::MoveKafka,
+    Fault::Mend,
+    Fault::Mend,
+];
+
+/// Faults that several brokers make possible, and what is worth more with them.
+const OF_CLUSTER: [Fault; 9] = [
+    Fault::MoveKafka,
+    Fault::RestartInTurn,
+    Fault::RestartInTurn,
+    Fault::ElectLeaders,
+    Fault::ElectLeaders,
+    Fault::StopKafka,
+    Fault::KillKafka,
+    Fault::RecreateTopic,
+    Fault::RecreateTopic,
+];
+
+/// Faults of the mock cluster, besides its refusals.
+const OF_MOCK: [Fault; 5] =
+    [Fault::MockDown, Fault::MockLeaders, Fault::MockSlow, Fault::MockNoIds, Fault::MockNoTopic];
+
+/// All faults of a mode, each as often as it is worth.
+pub fn all(mode: Mode) -> Vec<Fault> {
+    let mut all = EVERYWHERE.to_vec();
+    for point in POINTS {
+        all.extend(["kill", "terminate", "pause 1500"].map(|action| Fault::At(point, action)));
+        // On the Kafka thread there is no transaction that could fail.
+        if point != "after_produce" {
+            all.push(Fault::At(point, "error"));
+        }
+    }
+    all.extend(Change::ALL.map(Fault::Reload));
+    match mode {
+        Mode::Kafka => all.extend(OF_KAFKA),
+        Mode::Cluster => {
+            all.extend(OF_KAFKA);
+            all.extend(OF_CLUSTER);
+        }
+        Mode::Mock => {
+            all.extend(OF_MOCK);
+            all.extend(Refusal::ALL.map(Fault::Answer));
+        }
+    }
+    all
+}
+
+/// Faults in a random order, in which none comes twice as often as another.
+pub struct Deck {
+    all: Vec<Fault>,
+    left: Vec<Fault>,
+}
+
+impl Deck {
+    /// A deck of these.
+    pub fn new(all: Vec<Fault>) -> Self {
+        Self { all, left: Vec::new() }
+    }
+
+    /// The next; none if the deck has none at all.
+    pub fn draw(&mut self, random: &mut Random) -> Option<Fault> {
+        if self.left.is_empty() {
+            self.left = self.all.clone();
+            random.shuffle(&mut self.left);
+        }
+        self.left.pop()
+    }
+}

@@ -1,0 +1,53 @@
+//! Faults of the ways to the real brokers.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::stage::Stage;
+use event_outbox_lab::proxy::Weather;
+
+impl Stage {
+    fn weather(&mut self, weather: Weather, from_millis: usize, to_millis: usize) -> Result<()> {
+        self.kafka.proxies().for_each(|proxy| proxy.set_weather(weather));
+        self.hold(from_millis, to_millis);
+        self.kafka.proxies().for_each(|proxy| proxy.set_weather(Weather::Fair));
+        Ok(())
+    }
+
+    fn cut_all(&self) {
+        for proxy in self.kafka.proxies() {
+            proxy.cut();
+        }
+    }
+
+    pub(super) fn cut(&mut self) -> Result<()> {
+        for _ in 0..self.random.between(1, 4) {
+            self.cut_all();
+            self.hold(20, 400);
+        }
+        Ok(())
+    }
+
+    pub(super) fn slow_down(&mut self) -> Result<()> {
+        let delay = Duration::from_millis(self.random.between(20, 300) as u64);
+        self.weather(Weather::Slow(delay), 1000, 3000)
+    }
+
+    /// Cut in the end, as if the other side had forgotten the connection, or as if nothing had been.
+    pub(super) fn half_open(&mut self) -> Result<()> {
+        self.weather(Weather::HalfOpen, 500, 6000)?;
+        if self.random.permille(500) {
+            self.cut_all();
+        }
+        Ok(())
+    }
+
+    pub(super) fn lose_answers(&mut self) -> Result<()> {
+        self.weather(Weather::NoAnswers, 200, 5000)
+    }
+
+    pub(super) fn refuse_connections(&mut self) -> Result<()> {
+        self.weather(Weather::Refused, 500, 3000)
+    }
+}

@@ -1,0 +1,104 @@
+//! Topics that go, and topics that come late.
+
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::evidence::Seen;
+use crate::stage::Stage;
+use crate::topics::{self, LOST, PARTITIONS, VOLATILE};
+use event_outbox_lab::{Consumer, wait};
+
+const DEADLINE: Duration = Duration::from_secs(90);
+/// How long a refusal is waited for, while a topic is missing: nobody may happen to write to it.
+const REFUSAL: Duration = Duration::from_secs(5);
+
+const IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1)";
+const IS_REFUSED: &str = "SELECT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
+const NONE_IS_REFUSED: &str =
+    "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1 AND attempts > 0)";
+const IS_OVER: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1) \
+                          AND NOT EXISTS (SELECT FROM outbox.dead_letters WHERE topic = $1)";
+const REDRIVE: &str = "SELECT outbox.redrive(topic => $1)";
+
+impl Stage {
+    /// What the topic holds is read before; what is emitted while it is missing waits, and keeps its order. `is_missed`: until
+    /// the relay has been refused an event.
+    pub(super) fn delete_topic(&mut self, is_missed: bool) -> Result<()> {
+        let topic = topics::names()[VOLATILE].clone();
+        let shared = Arc::clone(&self.shared);
+        let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
+        self.until("all of a topic to be published", DEADLINE, IS_EMPTY, &topic)?;
+        self.archive(VOLATILE)?;
+        // None of those to come is to die of it.
+        self.configure("event_outbox.max_attempts", "1000")?;
+        // The relay knows by then, and what was told of the topic has reached the listener.
+        self.hold(500, 800);
+        let deleted = self.delete_and_create(&topic, nobody_writes, is_missed);
+        self.configure("event_outbox.max_attempts", "4")?;
+        deleted
+    }
+
+    fn delete_and_create(
+        &mut self,
+        topic: &str,
+        nobody_writes: RwLockWriteGuard<'_, ()>,
+        is_missed: bool,
+    ) -> Result<()> {
+        let cluster = self.real()?;
+        cluster.delete_topic(topic)?;
+        // A broker that has not heard of it yet would take events, and delete them.
+        wait::until("all brokers to know", DEADLINE, || {
+            cluster.brokers().iter().all(|broker| broker.has_topic(topic).is_ok_and(|has| !has)).then_some(())
+        })?;
+        self.next_generation(VOLATILE);
+        if is_missed {
+            drop(nobody_writes);
+            // A topic that nobody needed meanwhile makes a poorer fault, not a wrong one.
+            let _ = self.until("a refusal", REFUSAL, IS_REFUSED, topic);
+            self.hold(0, 1000);
+        }
+        self.create(topic)?;
+        self.until("what was refused to be published", DEADLINE, NONE_IS_REFUSED, topic)
+    }
+
+    /// Keeps what a topic holds.
+    pub fn archive(&mut self, topic: usize) -> Result<()> {
+        let generation = self.generations[topic].load(std::sync::atomic::Ordering::Relaxed);
+        let name = topics::names()[topic].clone();
+        let servers = self.real()?.bootstrap_servers();
+        let archive = &mut self.archive;
+        Consumer::visit_all(&servers, &[&name], |record| {
+            archive.push(Seen::of(&record, topic, generation, None));
+        })
+    }
+
+    /// A deletion takes its time, even when it is said to be done.
+    fn create(&mut self, topic: &str) -> Result<()> {
+        let kafka = &self.kafka;
+        wait::until("a topic to be created", DEADLINE, || kafka.create_topic(topic, PARTITIONS, &[]).ok())
+    }
+
+    /// The topic that writers miss is created, when all that they sent to it is dead; then it is sent again.
+    pub(super) fn mend(&mut self) -> Result<()> {
+        let number = {
+            let mut created = self.shared.created.write().unwrap_or_else(PoisonError::into_inner);
+            if *created + 1 >= LOST {
+                return Ok(());
+            }
+            *created += 1;
+            topics::lost(*created - 1)
+        };
+        let topic = topics::names()[number].clone();
+        self.until("all of a missing topic to be dead", DEADLINE, IS_EMPTY, &topic)?;
+        self.create(&topic)?;
+        self.mended.insert(number);
+        let mut client = self.connect()?;
+        // The producer may not know the topic yet, and some die again.
+        wait::until_ok("the dead to be published", DEADLINE, || {
+            client.execute(REDRIVE, &[&topic])?;
+            Ok(client.query_one(IS_OVER, &[&topic])?.get::<_, bool>(0).then_some(()))
+        })
+    }
+}

@@ -1,0 +1,166 @@
+//! What is published to: real brokers behind proxies, or librdkafka's mock cluster.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+
+use super::topics;
+use event_outbox_lab::proxy::{Proxy, Weather};
+use event_outbox_lab::{Broker, KafkaCluster, ports};
+
+/// Timeouts that suit faults of seconds.
+const TIMEOUTS: &str = "socket.timeout.ms=4000,topic.metadata.propagation.max.ms=1000,\
+                        reconnect.backoff.max.ms=1000,topic.metadata.refresh.interval.ms=5000";
+
+/// The listener of a real broker that only the proxies use.
+const BEHIND: &str = "BEHIND";
+
+/// Brokers of the mock cluster.
+pub const MOCK_BROKERS: i32 = 3;
+
+/// Which brokers are published to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Apache Kafka with a single broker.
+    Kafka,
+    /// Apache Kafka with three brokers.
+    Cluster,
+    /// librdkafka's mock cluster, which answers with any error it is told to.
+    Mock,
+}
+
+/// The brokers, and the hold on them that faults need.
+pub enum Kafka {
+    /// Real ones.
+    Real {
+        /// The brokers.
+        cluster: KafkaCluster,
+        /// The ways to each.
+        ways: Vec<Ways>,
+    },
+    /// A mock cluster in this process.
+    Mock(MockCluster<'static, DefaultProducerContext>),
+}
+
+/// The ways by which the relay comes to a broker.
+pub struct Ways {
+    /// Where it asks first: this never changes.
+    pub entrance: Proxy,
+    /// Where it is told to go.
+    pub address: Proxy,
+}
+
+impl Kafka {
+    /// Starts it, with all topics that exist from the beginning.
+    pub fn start(mode: Mode) -> Result<Self> {
+        let kafka = match mode {
+            Mode::Kafka => Self::start_real(1)?,
+            Mode::Cluster => Self::start_real(3)?,
+            Mode::Mock => Self::Mock(MockCluster::new(MOCK_BROKERS)?),
+        };
+        topics::create(|name, partitions, configs| kafka.create_topic(name, partitions, configs))?;
+        Ok(kafka)
+    }
+
+    fn start_real(count: usize) -> Result<Self> {
+        let listen = || Proxy::listen(ports::free()?);
+        let ways: Vec<Ways> = (0..count)
+            .map(|_| Ok(Ways { entrance: listen()?, address: listen()? }))
+            .collect::<Result<_>>()?;
+        let cluster = KafkaCluster::start_each(count, |place| {
+            let options = Broker::options().set("auto.create.topics.enable", "false");
+            // One may be missing.
+            let options = options.set("min.insync.replicas", count.div_ceil(2));
+            options.listener_behind(BEHIND, ways[place].address.port())
+        })?;
+        for (ways, broker) in ways.iter().zip(cluster.brokers()) {
+            ways.entrance.forward_to(broker.port_of(BEHIND)?);
+            ways.address.forward_to(broker.port_of(BEHIND)?);
+        }
+        Ok(Self::Real { cluster, ways })
+    }
+
+    /// Creates a topic. A record's time is that of its arrival, where the broker can be told so.
+    pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+        match self {
+            Self::Real { cluster, .. } => {
+                let configs = [configs, &[("message.timestamp.type", "LogAppendTime")]].concat();
+                cluster.create_topic(name, partitions, &configs)
+            }
+            Self::Mock(mock) => {
+                mock.create_topic(name, partitions, MOCK_BROKERS).with_context(|| format!("topic {name}"))
+            }
+        }
+    }
+
+    /// What the relay connects to.
+    pub fn bootstrap_servers(&self) -> String {
+        match self {
+            Self::Real { ways, .. } => {
+                let servers: Vec<String> =
+                    ways.iter().map(|ways| format!("127.0.0.1:{}", ways.entrance.port())).collect();
+                servers.join(",")
+            }
+            Self::Mock(mock) => mock.bootstrap_servers(),
+        }
+    }
+
+    /// Gives a broker, which does not run, another address; nobody listens at the old one any more.
+    pub fn move_broker(&mut self, number: usize) -> Result<()> {
+        let Self::Real { cluster, ways } = self else { bail!("there is no real broker") };
+        let address = Proxy::listen(ports::free()?)?;
+        let broker = cluster.broker(number);
+        address.forward_to(broker.port_of(BEHIND)?);
+        broker.advertise(BEHIND, address.port())?;
+        ways[number].address = address;
+        Ok(())
+    }
+
+    /// All ways to the brokers.
+    pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
+        let ways: &[Ways] = match self {
+            Self::Real { ways, .. } => ways,
+            Self::Mock(_) => &[],
+        };
+        ways.iter().flat_map(|ways| [&ways.entrance, &ways.address])
+    }
+
+    /// The relay's `event_outbox.kafka_properties`.
+    pub fn properties(&self) -> String {
+        match self {
+            Self::Real { .. } => TIMEOUTS.into(),
+            // It looks at sequence numbers in transactions only. A broker refuses what comes behind a batch that it
+            // has refused; this one takes it, and librdkafka concludes that it has taken the first as well.
+            Self::Mock(_) => format!("{TIMEOUTS},max.in.flight=1"),
+        }
+    }
+
+    /// Lets nothing through to the brokers, or all again.
+    pub fn set_reachable(&self, is_reachable: bool) -> Result<()> {
+        match self {
+            Self::Real { .. } => {
+                let weather = if is_reachable { Weather::Fair } else { Weather::HalfOpen };
+                self.proxies().for_each(|proxy| proxy.set_weather(weather));
+            }
+            Self::Mock(mock) => {
+                for number in 1..=MOCK_BROKERS {
+                    if is_reachable { mock.broker_up(number)? } else { mock.broker_down(number)? }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts an end to all that may still be wrong with the network.
+    pub fn heal(&self) -> Result<()> {
+        self.set_reachable(true)?;
+        if let Self::Mock(mock) = self {
+            for number in 1..=MOCK_BROKERS {
+                mock.broker_round_trip_time(number, Duration::ZERO)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,238 @@
+//! The torture test: many writers, a seeded sequence of real faults, and a judge who compares what the writers
+//! wrote with all that Kafka holds.
+//!
+//! ```text
+//!   writers ──▶ PostgreSQL ──▶ relay ──▶ proxy ──▶ Kafka ──▶ evidence ──▶ judge ──▶ verdict
+//!      │            ▲            ▲         ▲         ▲          ▲
+//!      │            └────────────┴─ faults ┴─────────┘          │
+//!      └──────────────────── journal ───────────────────────────┘
+//! ```
+//!
+//! What is random comes from the seed. What threads make of it differs from run to run: a seed repeats what is
+//! done, and not at which moment.
+
+pub mod checker;
+pub mod clock;
+pub mod dial;
+mod dump;
+pub mod evidence;
+pub mod faults;
+pub mod journal;
+pub mod kafka;
+pub mod listener;
+pub mod random;
+pub mod reader;
+pub mod report;
+pub mod stage;
+pub mod topics;
+pub mod writers;
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+pub use checker::{Crime, Verdict};
+use evidence::{Evidence, Span};
+use faults::Deck;
+pub use faults::Fault;
+use journal::Journal;
+use kafka::Kafka;
+pub use kafka::Mode;
+use listener::{Heard, Listener};
+use reader::Reader;
+pub use report::Report;
+use stage::{Stage, Stroke};
+use writers::{Habits, Writers};
+
+use event_outbox_lab::progress::{grouped, milestone, passed, passing, step};
+
+/// What a run is to be like.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long faults are inflicted. What has begun is ended, so a run takes longer.
+    pub duration: Duration,
+    /// Where all randomness comes from.
+    pub seed: u64,
+    /// Which broker is published to.
+    pub mode: Mode,
+    /// The faults, drawn in a random order again and again. Without any, writers write.
+    pub faults: Vec<Fault>,
+    /// How many writers there are.
+    pub writers: usize,
+    /// What they do.
+    pub habits: Habits,
+    /// A mistake that the relay is to make: see `src/failpoints.rs`.
+    pub sabotage: Option<&'static str>,
+    /// `event_outbox.sweep_interval`.
+    pub sweep_interval: &'static str,
+    /// How long the relay may take to be at work again after a fault.
+    pub recovery: Duration,
+    /// How long the outbox may take to get emptier at the end.
+    pub patience: Duration,
+}
+
+impl Options {
+    /// All faults of a mode.
+    pub fn new(mode: Mode, duration: Duration, seed: u64) -> Self {
+        // The mock cluster takes events of any size, and creates topics that it is asked for.
+        let is_real = mode != Mode::Mock;
+        Self {
+            duration,
+            seed,
+            mode,
+            faults: faults::all(mode),
+            writers: 8,
+            habits: Habits {
+                poison: 3,
+                by_hand: 60,
+                asynchronous: 250,
+                oversized: is_real,
+                lost: if is_real { 5 } else { 0 },
+                rest: 50,
+            },
+            sabotage: None,
+            sweep_interval: "1min",
+            recovery: Duration::from_secs(120),
+            patience: Duration::from_secs(90),
+        }
+    }
+}
+
+/// Calm between two faults, in milliseconds; and now and then a longer one, to see that nothing is published twice in
+/// it.
+const CALM: (usize, usize) = (100, 1000);
+const LONG_CALM: (usize, usize) = (4000, 8000);
+const LONG_CALMS_PERMILLE: usize = 150;
+
+/// How often a log is told how far the run is.
+const TELL_EVERY: Duration = Duration::from_secs(60);
+
+/// Runs the test.
+///
+/// # Errors
+/// The test itself could not be carried out. What is wrong with the relay is in the report.
+pub fn run(options: &Options) -> Result<Report> {
+    let kafka = step(&format!("starting {:?}", options.mode), || Kafka::start(options.mode))?;
+    let mut stage = step("starting PostgreSQL", || Stage::set(options, kafka))?;
+    let dial = stage.shared.dial.clone();
+    let listener = Listener::start(&dial, &stage.shared.topics, &stage.generations)?;
+    let reader = match &stage.kafka {
+        Kafka::Real { .. } => None,
+        Kafka::Mock(mock) => {
+            Some(Reader::start(&mock.bootstrap_servers(), &stage.shared.topics[..topics::EXISTING]))
+        }
+    };
+    let writers = Writers::start(options.writers, options.seed, &stage.shared);
+    let what = format!("{} s of writers and faults", options.duration.as_secs());
+    // What went wrong here is part of the report, beside what is found in Kafka.
+    let trouble = step(&what, || Ok(torture(&mut stage, options).err()))?;
+    if trouble.is_some() {
+        stage.heal()?;
+    }
+    let journal = step("stopping the writers", || writers.stop())?;
+    let left = step("waiting for the outbox to be empty", || stage.drain(options.patience))?;
+    let heard = listener.stop()?;
+    step("reading Kafka", || match reader {
+        Some(reader) => {
+            stage.archive.extend(reader.stop()?);
+            Ok(())
+        }
+        None => read_topics(&mut stage),
+    })?;
+    let aside = (stage.status(), stage.cluster.log());
+    let (strokes, evidence) = collect(stage, journal, heard, left)?;
+    let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
+    let report = Report::new(options, verdict, &strokes, &evidence, trouble, &aside);
+    if !report.is_clean() {
+        let kept = dump::write(&evidence, options.seed, &aside.1)?;
+        eprintln!("journal, records and the server's log are kept in {}", kept.display());
+    }
+    Ok(report)
+}
+
+/// Takes from the stage what is to be judged, and ends it.
+fn collect(
+    mut stage: Stage,
+    mut journal: Journal,
+    heard: Heard,
+    left: usize,
+) -> Result<(Vec<Stroke>, Evidence)> {
+    let (committed, dead, settled) = read_database(&stage)?;
+    let strokes = std::mem::take(&mut stage.strokes);
+    let Stage { mended, archive: records, pulse, shared, from, .. } = stage;
+    let lasted = Span { from, to: clock::now() };
+    journal.merge(pulse.into_journal());
+    let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
+    let crashes = strokes.iter().filter_map(|stroke| stroke.crash).collect();
+    let topics = shared.topics.clone();
+    let Heard { notices, deaf } = heard;
+    let evidence = Evidence {
+        topics,
+        journal,
+        committed,
+        mended,
+        records,
+        dead,
+        left,
+        settled,
+        notices,
+        deaf,
+        crashes,
+        disturbed,
+        lasted,
+    };
+    Ok((strokes, evidence))
+}
+
+/// Inflicts faults until the time is over.
+fn torture(stage: &mut Stage, options: &Options) -> Result<()> {
+    let begin = Instant::now();
+    let mut deck = Deck::new(options.faults.clone());
+    stage.recover()?;
+    stage.from = clock::now();
+    let mut told = begin;
+    while begin.elapsed() < options.duration {
+        let calm = if stage.random.permille(LONG_CALMS_PERMILLE) { LONG_CALM } else { CALM };
+        stage.hold(calm.0, calm.1);
+        let Some(fault) = deck.draw(&mut stage.random) else { continue };
+        let written = grouped(stage.shared.written.load(Ordering::Relaxed));
+        let seconds = begin.elapsed().as_secs();
+        let faults = stage.strokes.len();
+        passing(&format!("{seconds} s, {written} events, {faults} faults, now {fault}"));
+        if told.elapsed() >= TELL_EVERY {
+            told = Instant::now();
+            milestone(&format!("{seconds} s: {written} events, {faults} faults"));
+        }
+        fault.inflict(stage)?;
+    }
+    passed();
+    Ok(())
+}
+
+/// All topics that are there now.
+fn read_topics(stage: &mut Stage) -> Result<()> {
+    let mended: Vec<usize> = stage.mended.iter().copied().collect();
+    for topic in (0..topics::EXISTING).chain(mended) {
+        stage.archive(topic).with_context(|| stage.shared.topics[topic].clone())?;
+    }
+    Ok(())
+}
+
+type Settled = std::collections::HashMap<uuid::Uuid, journal::Millis>;
+
+/// The markers of the transactions that committed, the dead letters, and when events were settled last.
+fn read_database(stage: &Stage) -> Result<(HashSet<i64>, Vec<uuid::Uuid>, Settled)> {
+    let mut client = stage.connect()?;
+    let committed = client.query("SELECT number FROM torture.transactions", &[])?;
+    let dead = client.query("SELECT event_id FROM outbox.dead_letters", &[])?;
+    let settled =
+        "SELECT event_id, (extract(epoch FROM max(at)) * 1000)::int8 FROM torture.settled GROUP BY 1";
+    let settled = client.query(settled, &[])?;
+    Ok((
+        committed.iter().map(|row| row.get(0)).collect(),
+        dead.iter().map(|row| row.get(0)).collect(),
+        settled.iter().map(|row| (row.get(0), row.get(1))).collect(),
+    ))
+}

@@ -1,0 +1,134 @@
+//! The table of faults, the figures, and the verdict.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use super::Options;
+use super::checker::Verdict;
+use super::evidence::Evidence;
+use super::stage::Stroke;
+use event_outbox_lab::progress::grouped;
+
+/// Lines of the server's log that are shown if something is wrong.
+const LOG_TAIL: usize = 40;
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Report {
+    /// The judge's.
+    pub verdict: Verdict,
+    /// What kept the test from going on.
+    pub trouble: Option<anyhow::Error>,
+    title: String,
+    lines: BTreeMap<String, Line>,
+    figures: Vec<(&'static str, String)>,
+    aside: String,
+}
+
+impl Report {
+    /// Puts the report together; `aside` are the relay's status and the server's log.
+    pub fn new(
+        options: &Options,
+        verdict: Verdict,
+        strokes: &[Stroke],
+        evidence: &Evidence,
+        trouble: Option<anyhow::Error>,
+        aside: &(String, String),
+    ) -> Self {
+        let Options { seed, mode, duration, writers, .. } = options;
+        let title = format!("{mode:?}, {} s, {writers} writers, SEED={seed}", duration.as_secs());
+        let figures = figures(&verdict, evidence);
+        let (status, log) = aside;
+        let log: Vec<_> = log.lines().collect();
+        let tail = log[log.len().saturating_sub(LOG_TAIL)..].join("\n");
+        let aside = format!("status: {status}\nthe server's log ends with\n{tail}");
+        let mut lines: BTreeMap<String, Line> = BTreeMap::new();
+        for stroke in strokes {
+            let line = lines.entry(stroke.name.clone()).or_default();
+            line.count += 1;
+            line.longest = line.longest.max(stroke.recovery);
+        }
+        Self { verdict, trouble, title, lines, figures, aside }
+    }
+
+    /// Whether all is as it should be.
+    pub fn is_clean(&self) -> bool {
+        self.verdict.is_clean() && self.trouble.is_none()
+    }
+}
+
+/// What is told of one kind of fault.
+#[derive(Debug, Default)]
+struct Line {
+    count: usize,
+    longest: Duration,
+}
+
+fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)> {
+    let [transactions, committed, prepared, unknown, deadlocks, asynchronous, taken_back] = [
+        evidence.journal.endings.len(),
+        evidence.committed.len(),
+        evidence.journal.prepared,
+        verdict.unknown,
+        evidence.journal.deadlocks,
+        verdict.asynchronous,
+        verdict.taken_back,
+    ]
+    .map(grouped);
+    let [events, rolled_back, keys] = [verdict.committed, verdict.rolled_back, verdict.keys].map(grouped);
+    let [records, duplicates] = [verdict.records, verdict.duplicates.values().sum()].map(grouped);
+    let [dead, revived] = [verdict.dead, verdict.revived].map(grouped);
+    let [heard, unheard_of] = [verdict.heard, verdict.unheard_of].map(grouped);
+    vec![
+        (
+            "transactions",
+            format!(
+                "{transactions}: {committed} committed, {prepared} prepared, {unknown} of unknown end, \
+                 {deadlocks} deadlocks"
+            ),
+        ),
+        (
+            "asynchronous",
+            format!(
+                "{asynchronous} commits that did not wait for the disk, of which crashes took {taken_back} back"
+            ),
+        ),
+        ("events", format!("{events} committed, {rolled_back} rolled back, {keys} keys with several")),
+        ("calm", format!("{} % of the time, in which no event may come twice", evidence.calm_percent())),
+        ("records", format!("{records}, of which {duplicates} duplicates")),
+        ("dead", format!("{dead} dead letters, {revived} sent again and published")),
+        ("notifications", format!("{heard} events told of, {unheard_of} settled while nobody listened")),
+    ]
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "\n{}\n", self.title)?;
+        writeln!(f, "  {:<44}{:>7}{:>12}{:>14}", "fault", "count", "duplicates", "recovery")?;
+        for (name, Line { count, longest }) in &self.lines {
+            let duplicates = grouped(self.verdict.duplicates.get(name).copied().unwrap_or(0));
+            writeln!(f, "  {name:<44}{count:>7}{duplicates:>12}{:>12.1} s", longest.as_secs_f64())?;
+        }
+        let faults: usize = self.lines.values().map(|line| line.count).sum();
+        writeln!(f, "  {:<44}{faults:>7}\n", "all")?;
+        for (name, figure) in &self.figures {
+            writeln!(f, "  {name:<16}{figure}")?;
+        }
+        writeln!(f)?;
+        for (crime, count) in &self.verdict.crimes {
+            writeln!(f, "! {crime:?}: {}", grouped(*count))?;
+        }
+        for (crime, case) in &self.verdict.cases {
+            writeln!(f, "!   {crime:?}: {case}")?;
+        }
+        if let Some(trouble) = &self.trouble {
+            writeln!(f, "! {trouble:#}")?;
+        }
+        if self.is_clean() {
+            write!(f, "PASSED")
+        } else {
+            write!(f, "\n{}\n\nFAILED ({})", self.aside, self.title)
+        }
+    }
+}

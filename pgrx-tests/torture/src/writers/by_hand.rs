@@ -1,0 +1,94 @@
+//! What people do to an outbox by hand, while it is at work.
+
+use postgres::Error;
+use uuid::Uuid;
+
+use super::Writer;
+use super::events::Target;
+use crate::journal::Lot;
+use crate::topics;
+
+const NOTIFY: &str = "NOTIFY outbox";
+const HURRY: &str = "UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0";
+/// Those that no broker takes die again.
+const REDRIVE_SOME: &str = "SELECT outbox.redrive(topic => $1, max => 2)";
+const REFUSE: &str = "UPDATE outbox.events SET last_error = 'by hand' WHERE event_id = $1";
+const KILL: &str = "SET LOCAL event_outbox.max_attempts = 1";
+const REDRIVE: &str = "SELECT outbox.redrive(event_id => $1)";
+const DELETE: &str = "DELETE FROM outbox.events WHERE event_id = $1";
+
+impl Writer {
+    /// One of the things that people do.
+    pub(super) fn change_by_hand(&mut self) -> Result<(), Error> {
+        match self.random.below(8) {
+            0 => self.execute(NOTIFY),
+            1 => self.execute(HURRY),
+            2 => {
+                let topic = self.shared.topics[self.random.below(topics::VOLATILE)].clone();
+                self.query(REDRIVE_SOME, &topic)
+            }
+            3 => self.kill_and_redrive(),
+            4 => self.delete(),
+            _ => self.refuse(),
+        }
+    }
+
+    fn query(&mut self, sql: &str, value: &(dyn postgres::types::ToSql + Sync)) -> Result<(), Error> {
+        self.client.as_mut().map_or(Ok(()), |client| client.execute(sql, &[value]).map(drop))
+    }
+
+    /// A steady topic, with a key.
+    fn choose_keyed(&mut self) -> Target {
+        let Target { topic, key } = self.choose_target();
+        Target { topic: topic % topics::VOLATILE, key: key.or(Some(0)) }
+    }
+
+    /// An event that counts as refused from the beginning: it waits, and its key with it.
+    fn refuse(&mut self) -> Result<(), Error> {
+        let (number, target) = (self.begin_notes(), self.choose_keyed());
+        self.begin(number)?;
+        self.lock(target)?;
+        self.emit(number, target, Lot::Arrives)?;
+        let refused = self.emit(number, target, Lot::Arrives)?;
+        self.emit(number, target, Lot::Arrives)?;
+        self.query(REFUSE, &refused)?;
+        self.commit(number)
+    }
+
+    /// An event that is declared dead, and sent again later.
+    fn kill_and_redrive(&mut self) -> Result<(), Error> {
+        let (number, target) = (self.begin_notes(), self.choose_keyed());
+        self.begin(number)?;
+        self.lock(target)?;
+        self.execute(KILL)?;
+        let killed = self.emit(number, target, Lot::Arrives)?;
+        self.query(REFUSE, &killed)?;
+        // Somebody else may send it again.
+        self.set_lot(killed, Lot::DiesOrArrivesLate);
+        self.commit(number)?;
+        let number = self.begin_notes();
+        self.begin(number)?;
+        self.query(REDRIVE, &killed)?;
+        self.commit(number)?;
+        self.set_lot(killed, Lot::ArrivesLate);
+        Ok(())
+    }
+
+    /// An event that somebody deletes, perhaps before it is published.
+    fn delete(&mut self) -> Result<(), Error> {
+        let (number, target) = (self.begin_notes(), self.choose_keyed());
+        self.begin(number)?;
+        self.lock(target)?;
+        let doomed = self.emit(number, target, Lot::Arrives)?;
+        self.commit(number)?;
+        self.set_lot(doomed, Lot::MayArrive);
+        self.query(DELETE, &doomed)
+    }
+
+    fn set_lot(&mut self, event_id: Uuid, lot: Lot) {
+        let newest = self.journal.entries.iter_mut().rev();
+        if let Some(entry) = newest.take(10).find(|entry| entry.event_id == event_id) {
+            entry.lot = lot;
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! The transactions: every way that one can go and end.
+
+use std::sync::Arc;
+
+use postgres::Error;
+use postgres::error::SqlState;
+
+use super::Writer;
+use super::events::Target;
+use crate::clock;
+use crate::journal::{Ending, Lot};
+use crate::topics::{self, KEYS};
+
+/// Seconds that a long transaction stays open, at most.
+const LONG: f64 = 4.0;
+
+/// Events of a transaction, at most; and of one that copies.
+const EVENTS: usize = 6;
+const COPIED: usize = 60;
+
+/// How a transaction goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Commit,
+    RollBack,
+    /// It runs into an error, and the rest of it does not count.
+    Fail,
+    Savepoints,
+    Prepare,
+    /// It takes its locks in no order.
+    Deadlock,
+    /// It stays open, with ids that are lower than those of others.
+    Long,
+    Copy,
+}
+
+/// The ways, as often as they are gone.
+const WAYS: [(Way, usize); 8] = [
+    (Way::Commit, 50),
+    (Way::RollBack, 10),
+    (Way::Fail, 4),
+    (Way::Savepoints, 12),
+    (Way::Prepare, 8),
+    (Way::Deadlock, 8),
+    (Way::Long, 2),
+    (Way::Copy, 3),
+];
+
+const ASYNCHRONOUS: &str = "SET LOCAL synchronous_commit = off";
+const MARK: &str = "INSERT INTO torture.transactions VALUES ($1)";
+const LOCK: &str = "SELECT FROM torture.aggregates WHERE topic = $1 AND key = $2 FOR UPDATE";
+const IS_PREPARED: &str = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)";
+
+impl Writer {
+    /// One transaction, of one kind or another.
+    pub(super) fn step(&mut self) {
+        // What is done by hand is on disk when it is done, and would take all others' commits there.
+        let is_hasty = self.shared.is_hasty();
+        if !is_hasty && self.random.permille(self.shared.habits.by_hand) {
+            let done = self.change_by_hand();
+            return self.clean_up(done);
+        }
+        let mut at = self.random.below(WAYS.iter().map(|(_, weight)| weight).sum());
+        let way = WAYS.iter().find(|(_, weight)| {
+            let found = at < *weight;
+            at = at.saturating_sub(*weight);
+            found
+        });
+        let way = way.map_or(Way::Commit, |(way, _)| *way);
+        let way = if is_hasty && way == Way::Prepare { Way::Commit } else { way };
+        let number = self.begin_notes();
+        let done = self.go(way, number);
+        self.clean_up(done);
+    }
+
+    /// After an error the connection is made fit for the next transaction, or given up.
+    pub(super) fn clean_up(&mut self, done: Result<(), Error>) {
+        let Err(error) = done else { return };
+        if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
+            self.journal.deadlocks += 1;
+        }
+        let is_usable = self.client.as_mut().is_some_and(|client| client.batch_execute("ROLLBACK").is_ok());
+        if !is_usable {
+            self.client = None;
+        }
+    }
+
+    fn go(&mut self, way: Way, number: i64) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        let mut targets = self.choose_targets(way);
+        // Held to the end: whoever deletes or creates a topic waits until nobody emits to it. A panic while
+        // one is held ends the run anyway.
+        let _volatile = targets
+            .iter()
+            .any(|target| target.topic == topics::VOLATILE)
+            .then(|| shared.volatile.read().unwrap_or_else(std::sync::PoisonError::into_inner));
+        let gets_lost = way != Way::Prepare && self.random.permille(shared.habits.lost);
+        let created =
+            gets_lost.then(|| shared.created.read().unwrap_or_else(std::sync::PoisonError::into_inner));
+        self.begin(number)?;
+        if way != Way::Prepare && (shared.is_hasty() || self.random.permille(shared.habits.asynchronous)) {
+            self.execute(ASYNCHRONOUS)?;
+            self.is_asynchronous = true;
+        }
+        if way != Way::Deadlock {
+            // In one order, as applications do that know each other.
+            targets.sort_unstable();
+        }
+        for target in &targets {
+            self.lock(*target)?;
+        }
+        if way == Way::Copy {
+            let count = self.random.between(1, COPIED);
+            self.copy(number, targets[0], count)?;
+        }
+        let count = self.random.between(1, EVENTS);
+        for _ in 0..count {
+            self.emit_one(number, &targets, way)?;
+        }
+        if let Some(created) = &created {
+            let lost = Target { topic: topics::lost(**created), ..targets[0] };
+            self.emit(number, lost, Lot::Dies)?;
+        }
+        self.finish(way, number)
+    }
+
+    /// Begins a transaction that leaves a marker if it commits.
+    pub(super) fn begin(&mut self, number: i64) -> Result<(), Error> {
+        self.is_asynchronous = false;
+        let Some(client) = self.client.as_mut() else { return Ok(()) };
+        client.batch_execute("BEGIN")?;
+        client.execute(MARK, &[&number])?;
+        Ok(())
+    }
+
+    /// Waits for other writers of a key.
+    pub(super) fn lock(&mut self, target: Target) -> Result<(), Error> {
+        let (Some(client), Some(key)) = (self.client.as_mut(), target.key) else { return Ok(()) };
+        client.execute(LOCK, &[&self.shared.topics[target.topic], &key.to_string()])?;
+        Ok(())
+    }
+
+    fn choose_targets(&mut self, way: Way) -> Vec<Target> {
+        let count = self.random.between(1, 3);
+        let mut targets: Vec<Target> = (0..count).map(|_| self.choose_target()).collect();
+        match way {
+            // What is prepared may be committed long after its topic was deleted and created.
+            Way::Prepare => targets.iter_mut().for_each(|target| target.topic %= topics::VOLATILE),
+            // Few keys, so that they meet.
+            Way::Deadlock => {
+                let low = |random: &mut super::Random| Some(random.below(KEYS / 10) as u16);
+                targets = vec![Target { topic: 2, key: low(&mut self.random) }, targets[0]];
+                targets.push(Target { topic: 2, key: low(&mut self.random) });
+            }
+            _ => {}
+        }
+        targets
+    }
+
+    fn emit_one(&mut self, number: i64, targets: &[Target], way: Way) -> Result<(), Error> {
+        let target = *self.random.one_of(targets);
+        // While a topic is missing nothing of it dies: poison would hold its key for as long.
+        let is_poison = target.topic != topics::VOLATILE && self.wants_poison();
+        let lot = if is_poison { Lot::Dies } else { Lot::Arrives };
+        if way != Way::Savepoints || self.random.permille(500) {
+            return self.emit(number, target, lot).map(drop);
+        }
+        self.execute("SAVEPOINT s")?;
+        let before = self.journal.entries.len();
+        self.emit(number, target, lot)?;
+        if self.random.permille(500) {
+            // Whatever comes of the transaction, of these nothing does.
+            self.journal.entries[before..].iter_mut().for_each(|entry| entry.lot = Lot::Never);
+            self.execute("ROLLBACK TO SAVEPOINT s")?;
+        }
+        self.execute("RELEASE SAVEPOINT s")
+    }
+
+    fn finish(&mut self, way: Way, number: i64) -> Result<(), Error> {
+        match way {
+            Way::RollBack => self.execute("ROLLBACK"),
+            Way::Fail => self.execute("SELECT outbox.emit('no topic!', '{}')"),
+            Way::Prepare => self.prepare(number),
+            Way::Long => {
+                let seconds = LONG * self.random.below(1000) as f64 / 1000.0;
+                self.execute(&format!("SELECT pg_sleep({seconds})"))?;
+                self.commit(number)
+            }
+            Way::Commit | Way::Savepoints | Way::Deadlock | Way::Copy => self.commit(number),
+        }
+    }
+
+    /// Commits, and knows of it only if it is told.
+    pub(super) fn commit(&mut self, number: i64) -> Result<(), Error> {
+        self.note(number, Ending::Unknown);
+        self.execute("COMMIT")?;
+        let ending = match self.is_asynchronous {
+            true => Ending::CommittedAsynchronously(clock::now()),
+            false => Ending::Committed,
+        };
+        self.note(number, ending);
+        Ok(())
+    }
+
+    fn prepare(&mut self, number: i64) -> Result<(), Error> {
+        let commits = self.random.permille(800);
+        if commits {
+            self.note(number, Ending::Unknown);
+        }
+        self.limbo = Some((number, commits));
+        if let Err(error) = self.execute(&format!("PREPARE TRANSACTION '{number}'")) {
+            // The server says no: there is nothing to end.
+            if error.code().is_some() && self.client.as_ref().is_some_and(|client| !client.is_closed()) {
+                self.limbo = None;
+            }
+            return Err(error);
+        }
+        self.journal.prepared += 1;
+        self.leave_limbo()
+    }
+
+    /// Ends what was prepared, perhaps by a connection that is gone.
+    pub(super) fn leave_limbo(&mut self) -> Result<(), Error> {
+        let Some((number, commits)) = self.limbo else { return Ok(()) };
+        let Some(client) = self.client.as_mut() else { return Ok(()) };
+        let gid = number.to_string();
+        let is_prepared: bool = client.query_one(IS_PREPARED, &[&gid])?.get(0);
+        if is_prepared {
+            let verb = if commits { "COMMIT" } else { "ROLLBACK" };
+            self.execute(&format!("{verb} PREPARED '{gid}'"))?;
+            if commits {
+                self.note(number, Ending::Committed);
+            }
+        }
+        self.limbo = None;
+        Ok(())
+    }
+
+    pub(super) fn execute(&mut self, sql: &str) -> Result<(), Error> {
+        self.client.as_mut().map_or(Ok(()), |client| client.batch_execute(sql))
+    }
+}
