@@ -1,15 +1,15 @@
-//! Errands to Kafka: a backend asks the relay of its database for something that only a Kafka client can
-//! do, and waits for the answer.
+//! Administrative requests: a backend asks a worker of its database for something that only a Kafka client can do, and
+//! waits for the answer. Runs in: the backend that asks, and the worker's main thread.
 //!
 //! ```text
-//!   Free ──take──▶ Writing ──ask──▶ Asked ──fetch──▶ Working ──answer──▶ Answered
+//!   Free ──claim──▶ Writing ──ask──▶ Asked ──fetch──▶ Working ──answer──▶ Answered
 //!     ▲               │               │                 │                    │
 //!     └───────────────┴───────────────┴─ the backend leaves, at any time ────┘
 //! ```
-//! Each turn has a ticket of its own: an answer to a backend that has left is not taken for the next one's, and who
-//! works on it sees that nobody waits any more.
-//! A database has one errand at a time, and the server a few of them; who comes meanwhile waits for the turn, and may be
-//! cancelled. Errands are what people type, not what applications do.
+//! Each claim of a slot has a number of its own. So the next caller does not get the answer to a request whose caller has
+//! left, and the worker sees that the caller has left.
+//! A database has one request at a time, and the server a few of them. Further callers wait for their turn, and can be
+//! cancelled. People make these requests, applications do not.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
@@ -22,87 +22,88 @@ use super::{process, slots};
 use crate::pg::compat;
 
 /// The most bytes of a request, and of an answer.
-pub const LETTER_BYTES: usize = 128 * 1024;
+pub const BUFFER_BYTES: usize = 128 * 1024;
 
-/// Databases that can have an errand at the same time.
-const PLACES: usize = 4;
+/// Databases that can have a request at the same time.
+const SLOTS: usize = 4;
 
 // SAFETY: the names are this extension's own; atomics, and a condition variable that Postgres guards itself.
-static MAILBOX: PgAtomic<AssertPGRXSharedMemory<Mailbox>> = unsafe { PgAtomic::new(c"event_outbox_mailbox") };
+static REQUESTS: PgAtomic<AssertPGRXSharedMemory<RequestSlots>> =
+    unsafe { PgAtomic::new(c"event_outbox_requests") };
 // SAFETY: as above; plain bytes.
-static LETTERS: PgLwLock<AssertPGRXSharedMemory<Letters>> = unsafe { PgLwLock::new(c"event_outbox_letters") };
+static BUFFERS: PgLwLock<AssertPGRXSharedMemory<Buffers>> = unsafe { PgLwLock::new(c"event_outbox_buffers") };
 
 /// Requests the shared memory.
 pub fn init() {
-    pg_shmem_init!(MAILBOX = slots::shareable(Mailbox::default()));
-    pg_shmem_init!(LETTERS = slots::shareable(Letters::default()));
+    pg_shmem_init!(REQUESTS = slots::shareable(RequestSlots::default()));
+    pg_shmem_init!(BUFFERS = slots::shareable(Buffers::default()));
 }
 
-/// The mailbox.
-pub fn mailbox() -> &'static Mailbox {
-    MAILBOX.get()
+/// The request slots.
+pub fn requests() -> &'static RequestSlots {
+    REQUESTS.get()
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-enum Stage {
+enum Step {
     Free,
     Writing,
     Asked,
     Working,
     Answered,
-    /// The relay ended before it could answer.
+    /// The worker ended before it could answer.
     Lost,
 }
 
-/// How many stages there are, or more.
-const STAGES: u32 = 8;
+/// How many steps there are, or more.
+const STEPS: u32 = 8;
 
-/// Which turn at which place a request was made in.
+/// Identifies a request: its slot, and the number of the claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Ticket {
-    place: usize,
+pub struct RequestId {
+    slot: usize,
     number: u32,
 }
 
-impl Ticket {
-    fn at(self, stage: Stage) -> u32 {
-        self.number * STAGES + stage as u32
+impl RequestId {
+    fn at(self, step: Step) -> u32 {
+        self.number * STEPS + step as u32
     }
 }
 
-/// Tells, on any thread, whether somebody still waits for the answer.
+/// Tells, on any thread, whether the caller still waits for the answer.
 #[derive(Clone, Copy)]
 pub struct Interest {
-    turn: &'static AtomicU32,
+    claim: &'static AtomicU32,
     working: u32,
 }
 
 impl Interest {
-    /// Whether somebody does.
+    /// Whether the caller does.
     #[must_use]
     pub fn is_there(self) -> bool {
-        self.turn.load(Ordering::Acquire) == self.working
+        self.claim.load(Ordering::Acquire) == self.working
     }
 }
 
-/// The requests and answers, by place.
+/// The requests and answers, by slot.
 #[derive(Clone, Copy)]
-struct Letters([Letter; PLACES]);
+struct Buffers([Buffer; SLOTS]);
 
 #[derive(Clone, Copy)]
-struct Letter {
+struct Buffer {
     length: usize,
-    bytes: [u8; LETTER_BYTES],
+    bytes: [u8; BUFFER_BYTES],
 }
 
-impl Default for Letters {
+impl Default for Buffers {
     fn default() -> Self {
-        Self([Letter { length: 0, bytes: [0; LETTER_BYTES] }; PLACES])
+        Self([Buffer { length: 0, bytes: [0; BUFFER_BYTES] }; SLOTS])
     }
 }
 
-impl Letter {
+impl Buffer {
     fn write(&mut self, text: &str) {
         self.length = text.len();
         self.bytes[..text.len()].copy_from_slice(text.as_bytes());
@@ -113,7 +114,7 @@ impl Letter {
     }
 }
 
-/// Why an errand brought no answer.
+/// Why there is no answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unanswered {
     /// The request has too many bytes: how many there may be.
@@ -122,161 +123,160 @@ pub enum Unanswered {
     Queued,
     /// The time is up.
     TimedOut,
-    /// The relay ended meanwhile.
-    RelayEnded,
+    /// The worker ended meanwhile.
+    WorkerEnded,
 }
 
-/// Where requests and answers lie.
-pub struct Mailbox {
-    places: [Place; PLACES],
+/// The requests of all databases.
+pub struct RequestSlots {
+    slots: [RequestSlot; SLOTS],
     changed: pg_sys::ConditionVariable,
 }
 
-/// One errand at a time.
+/// One request at a time.
 #[derive(Default)]
-struct Place {
-    /// The turn's number, and below it, in the lowest bits, the stage: both change as one.
-    turn: AtomicU32,
-    /// Process of the backend whose errand it is.
+struct RequestSlot {
+    /// The claim's number, and in the lowest bits the step: both change at once.
+    claim: AtomicU32,
+    /// Process of the backend whose request it is.
     owner: AtomicI32,
-    /// Whose relay is asked, or was.
+    /// The database whose worker is asked, or was.
     database: AtomicU32,
 }
 
-impl Place {
-    fn is_at(&self, stage: Stage) -> bool {
-        self.turn.load(Ordering::Acquire) % STAGES == stage as u32
+impl RequestSlot {
+    fn is_at(&self, step: Step) -> bool {
+        self.claim.load(Ordering::Acquire) % STEPS == step as u32
     }
 
     fn is_of(&self, database: u32) -> bool {
         self.database.load(Ordering::Relaxed) == database
     }
 
-    fn advance(&self, from: Stage, to: Stage) -> bool {
+    fn advance(&self, from: Step, to: Step) -> bool {
         self.step(from, to).is_some()
     }
 
-    /// Gives the number of the turn, if it was at `from`.
-    fn step(&self, from: Stage, to: Stage) -> Option<u32> {
-        let step = |turn: u32| (turn % STAGES == from as u32).then(|| turn - from as u32 + to as u32);
-        let before = self.turn.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()?;
-        Some(before / STAGES)
+    /// The number of the claim, if it was at `from`.
+    fn step(&self, from: Step, to: Step) -> Option<u32> {
+        let step = |claim: u32| (claim % STEPS == from as u32).then(|| claim - from as u32 + to as u32);
+        let before = self.claim.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()?;
+        Some(before / STEPS)
     }
 }
 
-impl Default for Mailbox {
+impl Default for RequestSlots {
     fn default() -> Self {
         let mut changed = pg_sys::ConditionVariable::default();
         // SAFETY: initialises a value that holds no address of its own, so that it may move afterwards.
         unsafe { pg_sys::ConditionVariableInit(&mut changed) };
         // What is all zeros is free.
-        Self { places: Default::default(), changed }
+        Self { slots: Default::default(), changed }
     }
 }
 
-impl Mailbox {
-    /// Asks the relay of this database, which `call` wakes, and waits for its answer. Can be cancelled.
+impl RequestSlots {
+    /// Asks the worker of this database, which `wake` wakes, and waits for its answer. Can be cancelled.
     ///
     /// # Errors
     /// [`Unanswered`].
-    pub fn ask(&self, request: &str, timeout: Duration, call: impl Fn()) -> Result<String, Unanswered> {
-        if request.len() > LETTER_BYTES {
-            return Err(Unanswered::TooLong(LETTER_BYTES));
+    pub fn ask(&self, request: &str, timeout: Duration, wake: impl Fn()) -> Result<String, Unanswered> {
+        if request.len() > BUFFER_BYTES {
+            return Err(Unanswered::TooLong(BUFFER_BYTES));
         }
         let deadline = Instant::now() + timeout;
-        // Its end gives the place back, whatever happens here.
-        let turn = self.take_turn(deadline).ok_or(Unanswered::Queued)?;
-        let place = &self.places[turn.place];
-        LETTERS.exclusive().0[turn.place].write(request);
-        place.advance(Stage::Writing, Stage::Asked);
-        call();
-        let ended = || place.is_at(Stage::Answered) || place.is_at(Stage::Lost);
+        // Dropping the claim gives the slot back, whatever happens here.
+        let claim = self.claim(deadline).ok_or(Unanswered::Queued)?;
+        let slot = &self.slots[claim.slot];
+        BUFFERS.exclusive().0[claim.slot].write(request);
+        slot.advance(Step::Writing, Step::Asked);
+        wake();
+        let ended = || slot.is_at(Step::Answered) || slot.is_at(Step::Lost);
         match self.wait_until(c"EventOutboxKafkaAnswer", deadline, ended) {
             false => Err(Unanswered::TimedOut),
-            true if place.is_at(Stage::Lost) => Err(Unanswered::RelayEnded),
-            true => Ok(LETTERS.share().0[turn.place].read()),
+            true if slot.is_at(Step::Lost) => Err(Unanswered::WorkerEnded),
+            true => Ok(BUFFERS.share().0[claim.slot].read()),
         }
     }
 
-    /// For the relay of this database: a request that it is to work on now, and then to answer.
-    pub fn fetch(&self) -> Option<(Ticket, String)> {
+    /// For the worker of this database: a request to work on now, and then to answer.
+    pub fn fetch(&self) -> Option<(RequestId, String)> {
         let here = this_database();
-        let is_mine = |place: &Place| place.is_at(Stage::Asked) && place.is_of(here);
-        let place = self.places.iter().position(is_mine)?;
-        let number = self.places[place].step(Stage::Asked, Stage::Working)?;
-        Some((Ticket { place, number }, LETTERS.share().0[place].read()))
+        let is_mine = |slot: &RequestSlot| slot.is_at(Step::Asked) && slot.is_of(here);
+        let slot = self.slots.iter().position(is_mine)?;
+        let number = self.slots[slot].step(Step::Asked, Step::Working)?;
+        Some((RequestId { slot, number }, BUFFERS.share().0[slot].read()))
     }
 
-    /// Tells of a request that was fetched whether it is still wanted.
+    /// Tells whether the caller of a fetched request still waits.
     #[must_use]
-    pub fn interest(&'static self, ticket: Ticket) -> Interest {
-        Interest { turn: &self.places[ticket.place].turn, working: ticket.at(Stage::Working) }
+    pub fn interest(&'static self, id: RequestId) -> Interest {
+        Interest { claim: &self.slots[id.slot].claim, working: id.at(Step::Working) }
     }
 
-    /// Answers the request that was fetched. One that is too long is replaced by `too_long`.
-    pub fn answer(&self, ticket: Ticket, answer: &str, too_long: &str) {
-        let turn = &self.places[ticket.place].turn;
-        let mut letters = LETTERS.exclusive();
-        if turn.load(Ordering::Acquire) == ticket.at(Stage::Working) {
-            letters.0[ticket.place].write(if answer.len() > LETTER_BYTES { too_long } else { answer });
-            // Should the backend leave at this moment, the next one writes its own letter when this lock is free.
-            let _ = turn.compare_exchange(
-                ticket.at(Stage::Working),
-                ticket.at(Stage::Answered),
+    /// Answers a fetched request. `too_long` replaces an answer that does not fit.
+    pub fn answer(&self, id: RequestId, answer: &str, too_long: &str) {
+        let claim = &self.slots[id.slot].claim;
+        let mut buffers = BUFFERS.exclusive();
+        if claim.load(Ordering::Acquire) == id.at(Step::Working) {
+            buffers.0[id.slot].write(if answer.len() > BUFFER_BYTES { too_long } else { answer });
+            // If the backend leaves at this moment, the next caller writes its own text once this lock is free.
+            let _ = claim.compare_exchange(
+                id.at(Step::Working),
+                id.at(Step::Answered),
                 Ordering::AcqRel,
                 Ordering::Acquire,
             );
         }
-        drop(letters);
-        self.tell();
+        drop(buffers);
+        self.broadcast();
     }
 
-    /// The relay of this database ends, and may not have answered what it fetched.
+    /// The worker of this database ends, and may not have answered a request that it fetched.
     pub fn leave_unanswered(&self) {
         let here = this_database();
-        let lost = self.places.iter().filter(|place| place.is_of(here));
-        if lost.filter(|place| place.advance(Stage::Working, Stage::Lost)).count() > 0 {
-            self.tell();
+        let lost = self.slots.iter().filter(|slot| slot.is_of(here));
+        if lost.filter(|slot| slot.advance(Step::Working, Step::Lost)).count() > 0 {
+            self.broadcast();
         }
     }
 
-    fn take_turn(&self, deadline: Instant) -> Option<Turn<'_>> {
+    fn claim(&self, deadline: Instant) -> Option<Claim<'_>> {
         give_back_at_exit();
         let mut taken = None;
         self.wait_until(c"EventOutboxKafkaTurn", deadline, || {
-            taken = self.take_place();
+            taken = self.take_slot();
             taken.is_some()
         });
-        taken.map(|place| Turn { mailbox: self, place })
+        taken.map(|slot| Claim { requests: self, slot })
     }
 
-    /// A place for this database, if it has none yet and there is one.
-    fn take_place(&self) -> Option<usize> {
-        // One after the other.
-        let _letters = LETTERS.exclusive();
+    /// A free slot for this database, unless it has one already.
+    fn take_slot(&self) -> Option<usize> {
+        let _lock = BUFFERS.exclusive();
         let here = this_database();
-        if self.places.iter().any(|place| place.is_of(here) && !place.is_at(Stage::Free)) {
+        if self.slots.iter().any(|slot| slot.is_of(here) && !slot.is_at(Step::Free)) {
             return None;
         }
-        let at = self.places.iter().position(|place| place.is_at(Stage::Free))?;
-        let place = &self.places[at];
-        place.database.store(here, Ordering::Relaxed);
+        let at = self.slots.iter().position(|slot| slot.is_at(Step::Free))?;
+        let slot = &self.slots[at];
+        slot.database.store(here, Ordering::Relaxed);
         // SAFETY: a plain global of this process.
-        place.owner.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
-        place.advance(Stage::Free, Stage::Writing);
+        slot.owner.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
+        slot.advance(Step::Free, Step::Writing);
         Some(at)
     }
 
-    /// The backend is done with it.
-    fn give_back(&self, place: &Place) {
-        place.owner.store(0, Ordering::Relaxed);
-        let next = (place.turn.load(Ordering::Acquire) / STAGES).wrapping_add(1) % (u32::MAX / STAGES);
-        place.turn.store(next * STAGES + Stage::Free as u32, Ordering::Release);
-        self.tell();
+    /// Frees the slot; the backend is done with it.
+    fn give_back(&self, slot: &RequestSlot) {
+        slot.owner.store(0, Ordering::Relaxed);
+        let next = (slot.claim.load(Ordering::Acquire) / STEPS).wrapping_add(1) % (u32::MAX / STEPS);
+        slot.claim.store(next * STEPS + Step::Free as u32, Ordering::Release);
+        self.broadcast();
     }
 
-    fn tell(&self) {
-        // SAFETY: initialised with the mailbox, in shared memory.
+    fn broadcast(&self) {
+        // SAFETY: initialised with the requests, in shared memory.
         unsafe { pg_sys::ConditionVariableBroadcast(self.changed_ptr()) }
     }
 
@@ -311,15 +311,15 @@ impl Mailbox {
     }
 }
 
-/// A place is this backend's while this lives. An ERROR unwinds, and ends it too.
-struct Turn<'a> {
-    mailbox: &'a Mailbox,
-    place: usize,
+/// Keeps a slot for this backend. An ERROR unwinds, and so drops it too.
+struct Claim<'a> {
+    requests: &'a RequestSlots,
+    slot: usize,
 }
 
-impl Drop for Turn<'_> {
+impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.mailbox.give_back(&self.mailbox.places[self.place]);
+        self.requests.give_back(&self.requests.slots[self.slot]);
     }
 }
 
@@ -328,15 +328,15 @@ fn this_database() -> u32 {
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
-/// A backend that is terminated does not unwind: it gives its place back while it leaves shared memory.
+/// A terminated backend does not unwind: it gives its slot back while it detaches from shared memory.
 fn give_back_at_exit() {
     static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
     #[pg_guard]
     unsafe extern "C-unwind" fn give_back(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
         // SAFETY: a plain global of this process.
         let me = unsafe { pg_sys::MyProcPid };
-        let mine = |place: &&Place| place.owner.load(Ordering::Relaxed) == me;
-        mailbox().places.iter().filter(mine).for_each(|place| mailbox().give_back(place));
+        let mine = |slot: &&RequestSlot| slot.owner.load(Ordering::Relaxed) == me;
+        requests().slots.iter().filter(mine).for_each(|slot| requests().give_back(slot));
     }
     if !IS_REGISTERED.swap(true, Ordering::Relaxed) {
         process::at_exit(give_back);

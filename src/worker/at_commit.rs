@@ -1,7 +1,8 @@
-//! From commit to the relay: a transaction that emitted rings the relay's bell when it commits.
+//! Wakes workers at commit: a transaction notes what it will tell them, and tells them when it commits. Runs in: client
+//! backends.
 //!
-//! No NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE
-//! TRANSACTION. The way from the commit to the bell is a flag of the backend, an atomic and a latch.
+//! Not by NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE TRANSACTION. Between a
+//! commit and the worker there are a variable of the backend, an atomic and a latch.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -9,7 +10,9 @@ use std::sync::atomic::Ordering;
 
 use pgrx::prelude::*;
 
-use super::slots::{self, Request, Slot};
+use super::phase::Request;
+use super::slot::Slot;
+use super::slots;
 use super::vacate;
 
 /// What the current transaction will do when it commits. A subtransaction's rollback does not take it
@@ -25,12 +28,12 @@ struct Intent {
     /// The slot of a database whose settings were changed.
     restart: Option<&'static Slot>,
     /// The launcher is to look into all databases.
-    survey: bool,
+    rescan: bool,
 }
 
 thread_local! {
     static INTENT: Cell<Intent> = const {
-        Cell::new(Intent { wake: None, reread: false, pause: false, restart: None, survey: false })
+        Cell::new(Intent { wake: None, reread: false, pause: false, restart: None, rescan: false })
     };
 }
 
@@ -42,47 +45,47 @@ pub fn init() {
 
 /// The current transaction emits: wake the relay of this database when it commits, or have one started
 /// if there is none (the database may be a copy of one that had it).
-pub fn at_commit() {
+pub fn wake_at_commit() {
     // SAFETY: a plain global of this process.
     let database = unsafe { pg_sys::MyDatabaseId };
     let intent = INTENT.get();
     if intent.wake.is_some_and(|slot| slot.database() == database) {
         return;
     }
-    INTENT.set(Intent { wake: slots::roster().reserve(database), ..intent });
+    INTENT.set(Intent { wake: slots::all().reserve(database), ..intent });
 }
 
 /// The current transaction changes events that wait: have the relay of this database read them again.
 pub fn reread_at_commit() {
-    at_commit();
+    wake_at_commit();
     INTENT.set(Intent { reread: true, ..INTENT.get() });
 }
 
 /// The current transaction pauses or resumes the outbox: have the relay of this database find out which.
-pub fn look_at_pause_at_commit() {
-    at_commit();
+pub fn reread_pause_at_commit() {
+    wake_at_commit();
     INTENT.set(Intent { pause: true, ..INTENT.get() });
 }
 
 /// Wake the relay of this database at commit, if there is one. What was committed may be anything, also that the outbox is
 /// paused or resumed.
-pub fn at_commit_if_present() {
+pub fn wake_if_present_at_commit() {
     // SAFETY: a plain global of this process.
-    if let Some(slot) = slots::roster().find(unsafe { pg_sys::MyDatabaseId }) {
+    if let Some(slot) = slots::all().find(unsafe { pg_sys::MyDatabaseId }) {
         INTENT.set(Intent { wake: Some(slot), pause: true, ..INTENT.get() });
     }
 }
 
 /// Have the relay of `database` read its settings anew when the current transaction commits.
 pub fn restart_at_commit(database: pg_sys::Oid) {
-    if let Some(slot) = slots::roster().find(database) {
+    if let Some(slot) = slots::all().find(database) {
         INTENT.set(Intent { restart: Some(slot), ..INTENT.get() });
     }
 }
 
 /// Have the launcher look into all databases when the current transaction commits.
-pub fn survey_at_commit() {
-    INTENT.set(Intent { survey: true, ..INTENT.get() });
+pub fn rescan_at_commit() {
+    INTENT.set(Intent { rescan: true, ..INTENT.get() });
 }
 
 /// Whether the current transaction has emitted.
@@ -104,8 +107,8 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
             if let Some(slot) = intent.restart {
                 slot.ask(Request::Restart);
             }
-            if intent.survey {
-                slots::roster().survey();
+            if intent.rescan {
+                slots::all().request_rescan();
             }
             if let Some(slot) = intent.wake {
                 if intent.reread {
@@ -113,11 +116,11 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
                 }
                 if intent.pause {
                     slot.paused_changed.store(true, Ordering::Release);
-                    // A relay that is paused does not answer its bell.
-                    slot.bell.rouse();
+                    // A paused relay ignores its wakeup.
+                    slot.wakeup.set_latch();
                 }
                 // SAFETY: a plain global of this process.
-                slots::roster().wake(slot, unsafe { pg_sys::MyDatabaseId });
+                slots::all().wake(slot, unsafe { pg_sys::MyDatabaseId });
             }
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {

@@ -34,8 +34,8 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
 /// Whether a relay may run in a database: it exists, takes connections and is no template. A template is
 /// to be copied, not to be worked in, and a session in it would be in the way. In a transaction.
 ///
-/// Read from the table, not from the catalog cache: who changes a database rings the launcher at commit, a moment before
-/// the caches of others hear of the change.
+/// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at commit, a
+/// moment before the invalidation reaches the caches of others.
 #[must_use]
 pub fn is_relayable(database: pg_sys::Oid) -> bool {
     connectable().contains(&database)

@@ -1,19 +1,6 @@
-//! The launcher: keeps one relay per database that has the extension.
+//! The launcher: starts the workers of all databases. Runs in: a background worker without a database.
 //!
-//! ```text
-//!            reserve                  start                  connected
-//!   (free) ──────────▶ Wanted ─────────────────▶ Starting ──────────────▶ Running
-//!      ▲                 ▲  ▲                        │                       │
-//!      │                 │  ├── in a moment ─── Ended ◀── signal ────────────┤
-//!      │                 │  └── after a pause ─ Failed ◀── error ────────────┤
-//!      │                 └───── called back ──── Away ◀── asked to leave ────┤
-//!      └───────────────────────────────────────  Gone ◀── no extension ──────┘
-//! ```
-//!
-//! After a start of the server it does not know which databases have the extension, for only a process
-//! inside a database can see that: it starts a relay in each, and those that find nothing end as Gone.
-//! Backends reserve a slot when they create the extension, or emit where no relay runs; relays move their
-//! own slot; all ring the launcher's bell.
+//! `README.md` beside this file draws the phases of a worker's life, and says who causes each transition.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;
@@ -27,8 +14,10 @@ use pgrx::bgworkers::{
 use pgrx::prelude::*;
 
 use super::backoff::Pause;
+use super::phase::Phase;
 use super::process::Exit;
-use super::slots::{self, Phase, Slot};
+use super::slot::Slot;
+use super::slots;
 use super::{databases, log, process, transaction};
 use crate::pg::user_error::Complaint;
 use crate::pg::wait_set::Sleep;
@@ -42,15 +31,15 @@ const RELAY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::fro
 /// A relay that ran this long had no trouble starting: its next pause is a short one.
 const STEADY: Duration = Duration::from_secs(60);
 
-/// How long a relay stays away if nobody calls it back.
-const AWAY_AT_MOST: Duration = Duration::from_secs(30);
+/// How long a worker stays away if nobody calls it back.
+const VACATED_AT_MOST: Duration = Duration::from_secs(30);
 
 /// Relays that look for the extension at the same time after a start of the server; the worker slots
 /// are shared with others.
 const PROBES_AT_ONCE: usize = 2;
 
-/// How often all databases are looked into; what comes between is one look more.
-const SURVEYS: Allowance = Allowance { burst: 5, period: Duration::from_secs(5) };
+/// How often all databases are examined. Further requests count as one.
+const RESCANS: Allowance = Allowance { burst: 5, period: Duration::from_secs(5) };
 
 /// Registers the launcher with the postmaster.
 pub fn init() {
@@ -77,15 +66,15 @@ pub unsafe extern "C-unwind" fn event_outbox_launcher_main(_argument: pg_sys::Da
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     process::show_name(c"event_outbox launcher");
     log::init();
-    process::at_exit(take_bell_down);
-    slots::roster().launcher.hang();
+    process::at_exit(detach);
+    slots::all().launcher.attach();
     Launcher::new().run();
     process::exit(Exit::Again)
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn take_bell_down(_code: c_int, _argument: pg_sys::Datum) {
-    slots::roster().launcher.take_down();
+unsafe extern "C-unwind" fn detach(_code: c_int, _argument: pg_sys::Datum) {
+    slots::all().launcher.detach();
 }
 
 fn list_databases() -> VecDeque<pg_sys::Oid> {
@@ -95,8 +84,8 @@ fn list_databases() -> VecDeque<pg_sys::Oid> {
     }
 }
 
-fn has_ended(worker: &DynamicBackgroundWorker) -> bool {
-    matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped))
+fn has_ended(process: &DynamicBackgroundWorker) -> bool {
+    matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
 
 fn no_worker_for(database: &str) -> Complaint {
@@ -111,28 +100,28 @@ fn no_worker_for(database: &str) -> Complaint {
 }
 
 struct Launcher {
-    /// Databases not looked into yet.
+    /// Databases not examined yet.
     unknown: VecDeque<pg_sys::Oid>,
-    relays: HashMap<pg_sys::Oid, Charge>,
-    /// What is remembered of the surveys; see [`Allowance`].
-    surveys: i64,
+    relays: HashMap<pg_sys::Oid, WorkerState>,
+    /// The history of the rescans; see [`Allowance`].
+    rescans: i64,
     sleep: Sleep,
 }
 
-/// What the launcher remembers of a database's relay.
-struct Charge {
+/// What the launcher remembers of a worker.
+struct WorkerState {
     pause: Pause,
-    worker: Option<DynamicBackgroundWorker>,
-    /// No background worker was left for it.
+    process: Option<DynamicBackgroundWorker>,
+    /// All of Postgres' background workers were in use.
     starved: bool,
-    /// When it was last started, or seen away.
+    /// When it was last started, or found vacated.
     since: Instant,
 }
 
-impl Default for Charge {
+impl Default for WorkerState {
     fn default() -> Self {
         let pause = Pause::new(RELAY_PAUSE.0, RELAY_PAUSE.1);
-        Self { pause, worker: None, starved: false, since: Instant::now() }
+        Self { pause, process: None, starved: false, since: Instant::now() }
     }
 }
 
@@ -141,92 +130,94 @@ impl Launcher {
         Self {
             unknown: list_databases(),
             relays: HashMap::new(),
-            surveys: 0,
+            rescans: 0,
             sleep: Sleep::new(c"EventOutboxLauncher", None),
         }
     }
 
     fn run(mut self) {
         while !process::stop_requested() {
-            slots::roster().launcher.answer();
+            slots::all().launcher.take();
             process::reload_if_asked();
             process::answer_interrupts();
-            self.survey();
+            self.rescan();
             self.probe();
-            for slot in slots::roster().taken() {
+            for slot in slots::all().in_use() {
                 self.tend(slot);
             }
             log::flush();
-            if !slots::roster().launcher.is_rung() && !process::has_orders() {
+            if !slots::all().launcher.is_set() && !process::has_orders() {
                 self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
             }
         }
     }
 
-    /// Finds all databases anew, if that was asked for and is not done too often.
-    fn survey(&mut self) {
-        if SURVEYS.next(self.surveys) <= crate::pg::now() && slots::roster().is_to_be_surveyed() {
-            self.surveys = SURVEYS.done(self.surveys, crate::pg::now());
+    /// Lists all databases again, if that was requested and is not done too often.
+    fn rescan(&mut self) {
+        if RESCANS.next(self.rescans) <= crate::pg::now() && slots::all().take_rescan() {
+            self.rescans = RESCANS.done(self.rescans, crate::pg::now());
             self.unknown = list_databases();
         }
     }
 
-    /// When to do it, if it was asked for.
-    fn survey_date(&self) -> Option<Instant> {
-        let left = u64::try_from(SURVEYS.next(self.surveys) - crate::pg::now()).unwrap_or(0);
-        slots::roster().survey_is_pending().then(|| Instant::now() + Duration::from_micros(left))
+    /// When to do it, if it was requested.
+    fn rescan_date(&self) -> Option<Instant> {
+        let left = u64::try_from(RESCANS.next(self.rescans) - crate::pg::now()).unwrap_or(0);
+        slots::all().rescan_is_pending().then(|| Instant::now() + Duration::from_micros(left))
     }
 
-    /// Has the next unknown databases looked into, a few at a time.
+    /// Has the next unknown databases examined, a few at a time.
     fn probe(&mut self) {
         let starting = || {
-            let early = |slot: &&Slot| matches!(slot.phase(), Phase::Wanted | Phase::Starting);
-            slots::roster().taken().filter(early).count()
+            let early = |slot: &&Slot| matches!(slot.phase(), Phase::Requested | Phase::Starting);
+            slots::all().in_use().filter(early).count()
         };
         while starting() < PROBES_AT_ONCE {
             let Some(database) = self.unknown.pop_front() else { return };
-            if slots::roster().reserve(database).is_none() {
+            if slots::all().reserve(database).is_none() {
                 tracing::warn!("more than {} databases have relays: one is left out", slots::MAX_RELAYS);
             }
         }
     }
 
-    /// Does what the phase of a relay's life asks for.
+    /// Does what the phase of a worker's life asks for.
     fn tend(&mut self, slot: &Slot) {
         let database = slot.database();
-        let charge = self.relays.entry(database).or_default();
+        let state = self.relays.entry(database).or_default();
         match slot.phase() {
-            Phase::Wanted if charge.pause.is_over() => self.start(slot),
+            Phase::Requested if state.pause.is_over() => self.start(slot),
             Phase::Starting | Phase::Running => {
-                // It ended before it could say so, while it was being started.
-                if charge.worker.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
-                    charge.worker = None;
+                // It ended before it could take its slot.
+                if state.process.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
+                    state.process = None;
                     slot.enter(Phase::Failed);
-                    slots::roster().launcher.ring();
+                    slots::all().launcher.set();
                 }
             }
-            Phase::Ended => {
-                charge.pause.paused();
-                slot.enter(Phase::Wanted);
+            Phase::Exited => {
+                state.pause.paused();
+                slot.enter(Phase::Requested);
             }
             Phase::Failed => {
-                if charge.since.elapsed() >= STEADY {
-                    charge.pause.succeeded();
+                if state.since.elapsed() >= STEADY {
+                    state.pause.succeeded();
                 }
-                charge.pause.failed();
-                slot.enter(Phase::Wanted);
+                state.pause.failed();
+                slot.enter(Phase::Requested);
             }
-            // The extension may have come, or an event, since the relay looked.
-            Phase::Gone if slot.bell.answer() => slot.enter(Phase::Wanted),
-            Phase::Gone => self.release(slot),
-            Phase::Away => {
-                if charge.worker.take().is_some() {
-                    charge.since = Instant::now();
-                } else if charge.since.elapsed() >= AWAY_AT_MOST {
-                    slot.advance(Phase::Away, Phase::Wanted);
+            Phase::NotInstalled => {
+                // The extension, or an event, may have come since the worker looked.
+                let was_woken = slot.wakeup.take();
+                if was_woken { slot.enter(Phase::Requested) } else { self.release(slot) }
+            }
+            Phase::Vacated => {
+                if state.process.take().is_some() {
+                    state.since = Instant::now();
+                } else if state.since.elapsed() >= VACATED_AT_MOST {
+                    slot.advance(Phase::Vacated, Phase::Requested);
                 }
             }
-            Phase::Wanted => {}
+            Phase::Requested => {}
         }
     }
 
@@ -250,17 +241,17 @@ impl Launcher {
             .set_notify_pid(pid)
             .enable_spi_access()
             .load_dynamic();
-        let charge = self.relays.entry(database).or_default();
-        charge.since = Instant::now();
+        let state = self.relays.entry(database).or_default();
+        state.since = Instant::now();
         match started {
-            Ok(worker) => {
-                charge.worker = Some(worker);
-                charge.starved = false;
+            Ok(process) => {
+                state.process = Some(process);
+                state.starved = false;
             }
             Err(_) => {
-                slot.enter(Phase::Wanted);
-                charge.pause.failed();
-                if !std::mem::replace(&mut charge.starved, true) {
+                slot.enter(Phase::Requested);
+                state.pause.failed();
+                if !std::mem::replace(&mut state.starved, true) {
                     let complaint = no_worker_for(&name);
                     slot.show_error(&complaint.to_string());
                     complaint.log(PgLogLevel::WARNING);
@@ -269,24 +260,26 @@ impl Launcher {
         }
     }
 
-    /// Gives a slot back. Its background worker may be what others wait for.
+    /// Frees a slot. Others may have waited for its background worker.
     fn release(&mut self, slot: &Slot) {
         self.relays.remove(&slot.database());
-        slots::roster().release(slot);
-        for charge in self.relays.values_mut().filter(|charge| charge.starved) {
-            charge.pause.paused();
+        slots::all().release(slot);
+        for state in self.relays.values_mut().filter(|state| state.starved) {
+            state.pause.paused();
         }
     }
 
     fn next_date(&self) -> Option<Instant> {
-        let relays = slots::roster().taken().filter_map(|slot| {
-            let charge = self.relays.get(&slot.database())?;
+        let relays = slots::all().in_use().filter_map(|slot| {
+            let state = self.relays.get(&slot.database())?;
             match slot.phase() {
-                Phase::Wanted => charge.pause.until().or(Some(Instant::now())),
-                Phase::Away => Some(charge.since + AWAY_AT_MOST),
-                Phase::Starting | Phase::Running | Phase::Ended | Phase::Failed | Phase::Gone => None,
+                Phase::Requested => state.pause.until().or(Some(Instant::now())),
+                Phase::Vacated => Some(state.since + VACATED_AT_MOST),
+                Phase::Starting | Phase::Running | Phase::Exited | Phase::Failed | Phase::NotInstalled => {
+                    None
+                }
             }
         });
-        relays.chain(self.survey_date()).min()
+        relays.chain(self.rescan_date()).min()
     }
 }

@@ -48,7 +48,7 @@ enum Concern {
     /// The command needs this database to itself.
     Vacate(pg_sys::Oid),
     /// A database may have come to take connections: look into all when this commits.
-    Survey,
+    Rescan,
 }
 
 /// Sees every utility command of every session, of which hardly any concerns a relay.
@@ -119,10 +119,10 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) -> Concern {
 #[pg_guard]
 unsafe extern "C-unwind" fn after(concern: Concern) {
     match concern {
-        Concern::Start => at_commit::at_commit(),
-        Concern::Look => at_commit::at_commit_if_present(),
+        Concern::Start => at_commit::wake_at_commit(),
+        Concern::Look => at_commit::wake_if_present_at_commit(),
         Concern::Reconfigure(database) => at_commit::restart_at_commit(database),
-        Concern::Survey => at_commit::survey_at_commit(),
+        Concern::Rescan => at_commit::rescan_at_commit(),
         Concern::Vacate(_) => vacate::call_back(),
         Concern::None => {}
     }
@@ -194,7 +194,7 @@ impl Concern {
                     if has(c"tablespace") {
                         Self::vacate(alter.dbname)
                     } else if has(c"allow_connections") || has(c"is_template") {
-                        Self::Survey
+                        Self::Rescan
                     } else {
                         Self::None
                     }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::slots::{self, Phase, Request, Slot};
+use super::phase::{Phase, Request};
+use super::slot::Slot;
+use super::slots;
 
 /// How long a command waits for a relay to leave its database. Postgres itself then waits 5 s more
 /// before it gives up with "database is being accessed by other users".
@@ -19,7 +21,7 @@ thread_local! {
 /// Asks the relay of a database to leave and to stay away, and waits until it has left or the time is up: then Postgres
 /// says that the database is in use, which is true.
 pub fn ask(database: pg_sys::Oid) {
-    let Some(slot) = slots::roster().find(database) else { return };
+    let Some(slot) = slots::all().find(database) else { return };
     VACATED.set(Some(slot));
     slot.ask(Request::Leave);
     let deadline = Instant::now() + LEAVE_TIMEOUT;
@@ -29,9 +31,9 @@ pub fn ask(database: pg_sys::Oid) {
         check_for_interrupts!();
     }
     // One that is not running is not to be started now.
-    let _ = [Phase::Wanted, Phase::Ended, Phase::Failed]
+    let _ = [Phase::Requested, Phase::Exited, Phase::Failed]
         .into_iter()
-        .any(|phase| slot.advance(phase, Phase::Away));
+        .any(|phase| slot.advance(phase, Phase::Vacated));
 }
 
 /// Calls the relay back that was sent away, if one was: after the command, or when it has failed. Cannot fail.
@@ -39,7 +41,7 @@ pub fn call_back() {
     if let Some(slot) = VACATED.take() {
         // The launcher looks whether the database is still there.
         slot.forget_request();
-        slot.advance(Phase::Away, Phase::Wanted);
-        slots::roster().launcher.ring();
+        slot.advance(Phase::Vacated, Phase::Requested);
+        slots::all().launcher.set();
     }
 }

@@ -10,7 +10,8 @@ use crate::pg::function::{Arguments, sql_function};
 use crate::pg::user_error::Complaint;
 use crate::worker::admin_request::{self, Unanswered};
 use crate::worker::at_commit;
-use crate::worker::slots::{self, Request};
+use crate::worker::phase::Request;
+use crate::worker::slots;
 
 sql_function!(outbox_after_pause, pg_finfo_outbox_after_pause, after_pause);
 sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay);
@@ -24,17 +25,17 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// After each statement that changes `outbox.paused`.
 fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
-    at_commit::look_at_pause_at_commit();
+    at_commit::reread_pause_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
 /// Whether there was a relay to restart.
 fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: a plain global of this process.
-    let slot = slots::roster().find(unsafe { pg_sys::MyDatabaseId });
+    let slot = slots::all().find(unsafe { pg_sys::MyDatabaseId });
     if let Some(slot) = slot {
         slot.ask(Request::Restart);
-        slots::roster().launcher.ring();
+        slots::all().launcher.set();
     }
     slot.is_some().into_datum()
 }
@@ -46,21 +47,21 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));
     let timeout = timeout.clamp(Duration::from_millis(1), LONGEST);
     // SAFETY: a plain global of this process.
-    let Some(slot) = slots::roster().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
+    let Some(slot) = slots::all().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
     let request = arguments.json(0)?;
     // Before it is copied.
-    if request.len() > admin_request::LETTER_BYTES {
-        complain(Unanswered::TooLong(admin_request::LETTER_BYTES)).raise();
+    if request.len() > admin_request::BUFFER_BYTES {
+        complain(Unanswered::TooLong(admin_request::BUFFER_BYTES)).raise();
     }
     let action: Action =
         serde_json::from_str(request).unwrap_or_else(|error| unknown_request(&error).raise());
     let request = serde_json::to_string(&policy::Request::new(action, timeout)).unwrap_or_default();
-    let answer = admin_request::mailbox().ask(&request, timeout + HANDOVER, || slot.bell.rouse());
+    let answer = admin_request::requests().ask(&request, timeout + HANDOVER, || slot.wakeup.set_latch());
     let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
     match serde_json::from_str(&answer) {
         Ok(Answer::Ok(topics)) => JsonString(serde_json::to_string(&topics).unwrap_or_default()).into_datum(),
         Ok(Answer::Error(failure)) => kafka_failed(failure).raise(),
-        Err(_) => complain(Unanswered::RelayEnded).raise(),
+        Err(_) => complain(Unanswered::WorkerEnded).raise(),
     }
 }
 
@@ -102,7 +103,7 @@ fn complain(unanswered: Unanswered) -> Complaint {
             detail: "It may be starting, or busy.".into(),
             hint: "Look at outbox.status, and try again with a longer timeout.".into(),
         },
-        Unanswered::RelayEnded => Complaint {
+        Unanswered::WorkerEnded => Complaint {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "the relay ended before it could answer".into(),
             detail: "What Kafka was asked may have been done or not.".into(),

@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 use crate::pg::catalog;
 use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
-use crate::worker::slots::{self, Slot};
+use crate::worker::slot::Slot;
+use crate::worker::slots;
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
@@ -26,7 +27,7 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_select(if database == here { c"status" } else { c"relays" });
     let mut columns = [None; COLUMNS];
     columns[1] = "absent".into_datum();
-    if let Some(slot) = slots::roster().find(database) {
+    if let Some(slot) = slots::all().find(database) {
         describe_life(slot, &mut columns);
         describe_figures(slot, &mut columns);
     }

@@ -43,7 +43,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
         NEWEST.execute(&[], Access::Read, 1).iter().next().and_then(|row| row.get::<i64>(1))
     });
     let Some(newest) = newest else { return true.into_datum() };
-    let condition = slots::roster().settled_ptr();
+    let condition = slots::all().settled_ptr();
     let event = compat::wait_event(c"EventOutboxPublished");
     // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
     // between them is cleaned up by the end of the transaction.

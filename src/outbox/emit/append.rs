@@ -116,7 +116,7 @@ impl Table {
         if id <= 0 {
             return false;
         }
-        at_commit::at_commit();
+        at_commit::wake_at_commit();
         // SAFETY: the relation is open and locked for writing. The slot is one of it, and has as many columns; the values
         // are of the columns' types. The index is its primary key, a b-tree of the id alone.
         unsafe {

@@ -39,7 +39,7 @@ fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
 pub fn announce() {
     // SAFETY: in a transaction; assigns its id if it has none.
     unsafe { pg_sys::GetTopTransactionId() };
-    at_commit::at_commit();
+    at_commit::wake_at_commit();
 }
 
 /// The last id that the sequence gave away.
@@ -133,7 +133,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
         (c"first_refused_at", Some(pg_sys::Datum::from(first))),
     ]);
     // Whoever reports the refusal, the relay has to know of the new date.
-    at_commit::at_commit();
+    at_commit::wake_at_commit();
     Some(pg_sys::Datum::from(tuple))
 }
 

@@ -8,43 +8,43 @@ use super::main_loop::Relay;
 use crate::kafka::producer::handle::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;
 use crate::kafka::{admin, config};
-use crate::worker::admin_request::{Ticket, mailbox};
+use crate::worker::admin_request::{RequestId, requests};
 
 /// The topics that Kafka is asked about, at most, of those that the relay has met.
 const MOST_TOPICS: usize = 500;
 
 /// One that is under way.
 pub(super) struct AdminTask {
-    ticket: Ticket,
+    id: RequestId,
     answer: Receiver<Answer>,
 }
 
 impl Relay {
     /// Answers the request that is done, and takes the next. One that nobody waits for any more ends by itself, soon.
     pub(super) fn run_admin_tasks(&mut self) {
-        if let Some(AdminTask { ticket, answer }) = self.admin_task.take() {
+        if let Some(AdminTask { id, answer }) = self.admin_task.take() {
             match answer.try_recv() {
-                Ok(answer) => reply(ticket, &answer),
+                Ok(answer) => reply(id, &answer),
                 Err(TryRecvError::Disconnected) => {
                     let detail = "Its thread ended before it was done.";
-                    reply(ticket, &Answer::failed(FailureKind::Other, "the request to Kafka failed", detail));
+                    reply(id, &Answer::failed(FailureKind::Other, "the request to Kafka failed", detail));
                 }
-                Err(TryRecvError::Empty) => self.admin_task = Some(AdminTask { ticket, answer }),
+                Err(TryRecvError::Empty) => self.admin_task = Some(AdminTask { id, answer }),
             }
         }
         if self.admin_task.is_some() {
             return;
         }
-        if let Some((ticket, request)) = mailbox().fetch() {
-            match self.begin(ticket, &request) {
-                Ok(answer) => self.admin_task = Some(AdminTask { ticket, answer }),
-                Err(refusal) => reply(ticket, &refusal),
+        if let Some((id, request)) = requests().fetch() {
+            match self.begin(id, &request) {
+                Ok(answer) => self.admin_task = Some(AdminTask { id, answer }),
+                Err(refusal) => reply(id, &refusal),
             }
         }
     }
 
     /// Has a thread do it; gives the answer if it cannot be done.
-    fn begin(&self, ticket: Ticket, request: &str) -> Result<Receiver<Answer>, Answer> {
+    fn begin(&self, id: RequestId, request: &str) -> Result<Receiver<Answer>, Answer> {
         let refuse = |detail: String| {
             Answer::failed(FailureKind::Misconfigured, "no client for Kafka can be made", &detail)
         };
@@ -56,7 +56,7 @@ impl Relay {
             .map_err(|error| refuse(error.to_string()))?;
         let (give, answer) = bounded(1);
         let wakeup = self.kafka_wakeup.clone();
-        let interest = mailbox().interest(ticket);
+        let interest = requests().interest(id);
         let met: Vec<_> = self.topics.iter().take(MOST_TOPICS).cloned().collect();
         let work = move || {
             // Dropped after the answer is given.
@@ -72,16 +72,16 @@ impl Relay {
 
 /// Says of a request, if there is one, that it cannot be done now, and why.
 pub(super) fn decline(reason: &str) {
-    if let Some((ticket, _)) = mailbox().fetch() {
-        reply(ticket, &Answer::failed(FailureKind::Waiting, "the relay cannot ask Kafka now", reason));
+    if let Some((id, _)) = requests().fetch() {
+        reply(id, &Answer::failed(FailureKind::Waiting, "the relay cannot ask Kafka now", reason));
     }
 }
 
-fn reply(ticket: Ticket, answer: &Answer) {
+fn reply(id: RequestId, answer: &Answer) {
     let too_long = Answer::failed(
         FailureKind::Invalid,
         "Kafka's answer is too long",
         "Ask about fewer topics at a time.",
     );
-    mailbox().answer(ticket, &answer.to_json(), &too_long.to_json());
+    requests().answer(id, &answer.to_json(), &too_long.to_json());
 }

@@ -12,8 +12,10 @@ use super::readiness::NotReady;
 use super::wait_ready;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::table::statements::{self, Outbox};
+use crate::worker::phase::{Phase, Request};
 use crate::worker::process::Exit;
-use crate::worker::slots::{self, Phase, Request, Slot};
+use crate::worker::slot::Slot;
+use crate::worker::slots;
 use crate::worker::state::State;
 use crate::worker::{admin_request, listen, log, process, transaction};
 
@@ -31,7 +33,7 @@ static GONE: AtomicBool = AtomicBool::new(false);
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
     let database = pg_sys::Oid::from(argument.value() as u32);
-    let Some(slot) = slots::roster().find(database) else { process::exit(Exit::Done) };
+    let Some(slot) = slots::all().find(database) else { process::exit(Exit::Done) };
     take_slot(slot);
     process::attach_signals();
     // SAFETY: a background worker that was registered with a database connection, before any other use
@@ -63,10 +65,10 @@ fn take_slot(slot: &'static Slot) {
         slot.forget_request();
     }
     slot.show(State::Starting);
-    slot.bell.hang();
+    slot.wakeup.attach();
     slot.advance(Phase::Starting, Phase::Running);
     // The launcher may be waiting to start the next.
-    slots::roster().launcher.ring();
+    slots::all().launcher.set();
 }
 
 /// A relay, as soon as it can work in this database; none if that lacks the extension, or the relay is told to end.
@@ -107,23 +109,23 @@ fn look() -> Option<Result<String, NotReady>> {
 #[pg_guard]
 unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     let Some(slot) = SLOT.get() else { return };
-    slot.bell.take_down();
+    slot.wakeup.detach();
     slot.pid.store(0, Ordering::Relaxed);
     slot.figures.end();
-    admin_request::mailbox().leave_unanswered();
+    admin_request::requests().leave_unanswered();
     let order = slot.order();
     if order == Request::Restart {
         slot.count_restart();
     }
     let next = match order {
-        _ if GONE.load(Ordering::Relaxed) => Phase::Gone,
-        Request::Leave => Phase::Away,
-        Request::Restart => Phase::Wanted,
+        _ if GONE.load(Ordering::Relaxed) => Phase::NotInstalled,
+        Request::Leave => Phase::Vacated,
+        Request::Restart => Phase::Requested,
         // Terminated while it was starting, it ends by an error that is none.
-        Request::None if code == Exit::Done as c_int || process::stop_requested() => Phase::Ended,
+        Request::None if code == Exit::Done as c_int || process::stop_requested() => Phase::Exited,
         Request::None => Phase::Failed,
     };
     slot.forget_request();
     slot.enter(next);
-    slots::roster().launcher.ring();
+    slots::all().launcher.set();
 }

@@ -46,7 +46,8 @@ use crate::outbox::table::statements::Outbox;
 use crate::pg::wait_set::Sleep;
 use crate::settings::relay::{Limits, Settings};
 use crate::worker::backoff::Pause;
-use crate::worker::slots::{Request, Slot};
+use crate::worker::phase::Request;
+use crate::worker::slot::Slot;
 use crate::worker::state::{Connection, State};
 use crate::worker::transaction::Failed;
 use crate::worker::{listen, log, process};
@@ -320,7 +321,7 @@ impl Relay {
 
     /// Whether there may be something new to read.
     pub(super) fn has_reason_to_sweep(&self) -> bool {
-        self.reread_pending || self.is_unfinished() || self.slot.bell.is_rung()
+        self.reread_pending || self.is_unfinished() || self.slot.wakeup.is_set()
     }
 
     /// Whether there was more than could be read last time.

@@ -300,7 +300,7 @@ impl Relay {
         self.take_care_of(sorted);
         self.reread_pending |= self.backlog.has_saturated();
         self.count(sorted);
-        slots::roster().tell_settled();
+        slots::all().tell_settled();
     }
 
     /// The event is done with: those that waited behind it may go.

@@ -127,7 +127,7 @@ impl Relay {
             return;
         }
         // Answered before the look, so that a commit after it rings anew.
-        self.slot.bell.answer();
+        self.slot.wakeup.take();
         self.reread_pending = false;
         let mut pending = PendingBatch::as_large_as(self.last_batch);
         let read = transaction::run(c"event_outbox: reading new events", || self.read(now, &mut pending));
@@ -155,7 +155,7 @@ impl Relay {
     /// system call, and the relay a wake-up.
     fn expect_more(&self, found: usize) {
         if found > 0 && self.pace.next_sweep(self.age()) >= self.age() + WORTH_MUTING {
-            self.slot.bell.mute();
+            self.slot.wakeup.suppress();
         }
     }
 
@@ -209,7 +209,7 @@ impl Relay {
         if *self.served_outbox.get_or_init(|| found) == found {
             return Some(found);
         }
-        self.slot.bell.ring();
+        self.slot.wakeup.set();
         None
     }
 

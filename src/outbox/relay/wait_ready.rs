@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use super::admin;
 use super::readiness::NotReady;
 use crate::pg::wait_set::Sleep;
+use crate::worker::phase::Request;
 use crate::worker::process;
-use crate::worker::slots::{Request, Slot};
+use crate::worker::slot::Slot;
 use crate::worker::state::Connection;
 
 /// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
@@ -20,7 +21,7 @@ pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>
     let mut said = None;
     loop {
         // Answered before the look, so that whoever changes something meanwhile is noticed.
-        slot.bell.answer();
+        slot.wakeup.take();
         match look()? {
             Ok(found) => return Some(found),
             Err(hindrance) => {
@@ -52,12 +53,12 @@ fn rest(slot: &Slot, sleep: &Sleep) -> bool {
         }
         admin::decline("The relay waits; outbox.status says for what.");
         let left = next.saturating_duration_since(Instant::now());
-        if slot.bell.is_rung() && left.is_zero() {
+        if slot.wakeup.is_set() && left.is_zero() {
             return true;
         }
         let restart = slot
             .restart_date()
             .map(|date| Duration::from_micros(u64::try_from(date - crate::pg::now()).unwrap_or(0)));
-        sleep.wait(slot.bell.is_rung().then_some(left).into_iter().chain(restart).min());
+        sleep.wait(slot.wakeup.is_set().then_some(left).into_iter().chain(restart).min());
     }
 }
