@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use event_outbox_lab::{Consumer, Record, Result, layout, wait};
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 
 fn readme() -> Result<String> {
     Ok(std::fs::read_to_string(layout::repository().join("README.md"))?)
@@ -41,19 +41,19 @@ fn table_rows(text: &str) -> Vec<(&str, &str)> {
 
 #[test]
 fn the_examples_run_in_their_order() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let seen = Consumer::read_all(&stage.broker.bootstrap_servers(), &["orders"])?.len();
+    let mut db = TestDatabase::new()?;
+    let seen = Consumer::read_all(&db.broker.bootstrap_servers(), &["orders"])?.len();
     let examples = blocks(&readme()?, "sql");
     assert!(examples.len() >= 5, "the README has examples");
     // The role is the server's, which other tests share.
     let script = format!("BEGIN; DROP ROLE IF EXISTS shop; COMMIT;\n{}", examples.join("\n"));
-    let output = stage
+    let output = db
         .server
-        .client_program("psql", &stage.database)
+        .client_program("psql", &db.database)
         .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--command", "SELECT 1"])
         .arg("--file=-")
         .stdin({
-            let path = std::env::temp_dir().join(format!("{}.sql", stage.database));
+            let path = std::env::temp_dir().join(format!("{}.sql", db.database));
             std::fs::write(&path, script)?;
             let file = std::fs::File::open(&path)?;
             std::fs::remove_file(path)?;
@@ -61,13 +61,13 @@ fn the_examples_run_in_their_order() -> Result<()> {
         })
         .output()?;
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    stage.client.batch_execute("DROP OWNED BY shop; DROP ROLE shop")?;
+    db.client.batch_execute("DROP OWNED BY shop; DROP ROLE shop")?;
 
     wait::until_ok("the examples' events to be published", DEADLINE, || {
-        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
         Ok((left == 0).then_some(()))
     })?;
-    let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &["orders"])?;
+    let records = Consumer::read_all(&db.broker.bootstrap_servers(), &["orders"])?;
     // Among different keys there is no order.
     let (eights, sevens): (Vec<_>, Vec<_>) =
         records[seen..].iter().partition(|record| record.key_text() == Some("8"));
@@ -91,7 +91,7 @@ fn the_examples_run_in_their_order() -> Result<()> {
 
 #[test]
 fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let text = readme()?;
     let told: BTreeMap<_, _> =
         table_rows(&text).into_iter().filter(|(name, _)| name.starts_with("event_outbox.")).collect();
@@ -100,7 +100,7 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
 
     let mut settings = BTreeMap::new();
     for row in
-        stage.client.query("SELECT name, boot_val FROM pg_settings WHERE name LIKE 'event_outbox.%'", &[])?
+        db.client.query("SELECT name, boot_val FROM pg_settings WHERE name LIKE 'event_outbox.%'", &[])?
     {
         settings.insert(row.get::<_, String>(0), row.get::<_, Option<String>>(1).unwrap_or_default());
     }
@@ -109,7 +109,7 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
     assert_eq!(told_names, settings.keys().map(String::as_str).collect::<Vec<_>>());
 
     for (name, boot_value) in &settings {
-        let mut transaction = stage.client.transaction()?;
+        let mut transaction = db.client.transaction()?;
         // Units are Postgres' business: the told default must mean what the built-in one does.
         transaction.execute("SELECT set_config($1, $2, true)", &[name, &told[name.as_str()]])?;
         let meant: String =
@@ -121,11 +121,11 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
 
 #[test]
 fn the_sql_api_is_told_whole() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let text = readme()?;
     let told: Vec<&str> =
         table_rows(&text).iter().map(|(name, _)| name.split(['(', ' ']).next().unwrap_or(name)).collect();
-    let public = stage.client.query(
+    let public = db.client.query(
         "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
             AND prorettype <> 'trigger'::regtype \
             AND proname NOT IN ('relay_status', 'ask_kafka', 'topics_in_use', 'choose_dead_letters', 'take_in', 'act_as_owner') \

@@ -6,7 +6,7 @@ use event_outbox_lab::{Result, wait};
 use postgres::CancelToken;
 use postgres::NoTls;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 
 const ENDLESS: &str = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '1 hour')";
 
@@ -17,7 +17,7 @@ fn threads(pid: i32) -> Result<usize> {
 
 /// A database whose brokers do not answer, and where a session asks them for an hour.
 struct Asking {
-    stage: Stage,
+    db: TestDatabase,
     relay: i32,
     /// Threads of the relay before.
     before: usize,
@@ -27,16 +27,16 @@ struct Asking {
 
 impl Asking {
     fn start() -> Result<Self> {
-        let mut stage = Stage::new()?;
-        stage.configure("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
-        let relay = stage.relay()?;
+        let mut db = TestDatabase::new()?;
+        db.configure("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
+        let relay = db.relay()?;
         crate::support::relay::until_status(
-            &mut stage.client,
+            &mut db.client,
             "no broker",
             crate::support::relay::Status::is_disconnected,
         )?;
         let before = threads(relay)?;
-        let mut client = stage.connect()?;
+        let mut client = db.connect()?;
         let cancel = client.cancel_token();
         let session = thread::spawn(move || {
             client.query_one(ENDLESS, &[]).err()?.code().map(|code| code.code().to_owned())
@@ -44,30 +44,30 @@ impl Asking {
         wait::until_ok("the request to be worked on", DEADLINE, || {
             Ok((threads(relay)? > before).then_some(()))
         })?;
-        Ok(Self { stage, relay, before, cancel, session })
+        Ok(Self { db, relay, before, cancel, session })
     }
 
-    fn cancel(self) -> Result<(Stage, i32, usize)> {
+    fn cancel(self) -> Result<(TestDatabase, i32, usize)> {
         self.cancel.cancel_query(NoTls)?;
         assert_eq!(self.session.join().expect("no panic").as_deref(), Some("57014"));
-        Ok((self.stage, self.relay, self.before))
+        Ok((self.db, self.relay, self.before))
     }
 }
 
 #[test]
 fn a_request_that_is_cancelled_leaves_no_thread() -> Result<()> {
-    let (mut stage, relay, before) = Asking::start()?.cancel()?;
+    let (mut db, relay, before) = Asking::start()?.cancel()?;
     wait::until_ok("the request's threads to end", DEADLINE, || {
         Ok((threads(relay)? <= before).then_some(()))
     })?;
-    assert_eq!(stage.relay()?, relay);
+    assert_eq!(db.relay()?, relay);
     Ok(())
 }
 
 #[test]
 fn the_request_of_one_database_holds_up_no_other() -> Result<()> {
     let asking = Asking::start()?;
-    let mut other = Stage::new()?;
+    let mut other = TestDatabase::new()?;
     let sql = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '10 seconds')";
     assert_eq!(other.client.query_one(sql, &[])?.get::<_, i64>(0), 1);
     asking.cancel()?;
@@ -79,13 +79,13 @@ fn the_request_of_one_database_holds_up_no_other() -> Result<()> {
 fn who_waits_for_another_says_so() -> Result<()> {
     let mut asking = Asking::start()?;
     let sql = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '10 milliseconds')";
-    let error = asking.stage.client.query_one(sql, &[]).expect_err("it waits");
+    let error = asking.db.client.query_one(sql, &[]).expect_err("it waits");
     let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default().to_owned();
     assert!(detail.contains("another session"), "{error:?}");
-    let (mut stage, ..) = asking.cancel()?;
+    let (mut db, ..) = asking.cancel()?;
     // Its turn comes soon, though the brokers still do not answer.
     wait::until_ok("the turn", DEADLINE, || {
-        let error = stage.client.query_one(sql, &[]).expect_err("there is no broker");
+        let error = db.client.query_one(sql, &[]).expect_err("there is no broker");
         let message = error.as_db_error().map(|error| error.message().to_owned());
         Ok((message.as_deref() == Some("Kafka did not answer")).then_some(()))
     })

@@ -6,7 +6,7 @@ use std::fs;
 
 use event_outbox_lab::{Result, layout, wait};
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 
 /// An entry of `postgres_exporter.yaml`: a query, and its columns with the use that is made of each.
 struct Query {
@@ -71,20 +71,20 @@ fn named_in(text: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_exporters_user_can_run_its_queries() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("metrics")?;
-    stage.client.batch_execute(&monitoring("grants.sql")?)?;
-    stage.configure("event_outbox.max_attempts", "1")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("metrics")?;
+    db.client.batch_execute(&monitoring("grants.sql")?)?;
+    db.configure("event_outbox.max_attempts", "1")?;
     // Refused, so that there is some trouble and a dead letter.
-    stage.client.execute("SELECT outbox.emit($1, '1', partition => 999)", &[&topic])?;
+    db.client.execute("SELECT outbox.emit($1, '1', partition => 999)", &[&topic])?;
     wait::until_ok("the event to die", DEADLINE, || {
-        let dead: i64 = stage.client.query_one("SELECT dead_letters FROM outbox.backlog", &[])?.get(0);
+        let dead: i64 = db.client.query_one("SELECT dead_letters FROM outbox.backlog", &[])?.get(0);
         Ok((dead == 1).then_some(()))
     })?;
     let queries = queries()?;
     assert!(queries.len() >= 4, "{}", queries.len());
 
-    let mut transaction = stage.client.transaction()?;
+    let mut transaction = db.client.transaction()?;
     transaction.batch_execute("SET LOCAL ROLE metrics")?;
     for query in &queries {
         let statement = transaction.prepare(&query.sql)?;
@@ -100,15 +100,15 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
     let refused = transaction.execute("SELECT payload FROM outbox.dead_letters", &[]);
     assert!(refused.is_err(), "it may see what is in events");
     drop(transaction);
-    Ok(stage.client.batch_execute("DROP OWNED BY metrics; DROP ROLE metrics")?)
+    Ok(db.client.batch_execute("DROP OWNED BY metrics; DROP ROLE metrics")?)
 }
 
 #[test]
 fn every_state_of_a_relay_is_measured() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let sql = "SELECT col_description('outbox.status'::regclass, attnum) FROM pg_attribute \
                 WHERE attrelid = 'outbox.status'::regclass AND attname = 'state'";
-    let comment: String = stage.client.query_one(sql, &[])?.get(0);
+    let comment: String = db.client.query_one(sql, &[])?.get(0);
     // What is in parentheses explains a state.
     let words = comment
         .split('(')

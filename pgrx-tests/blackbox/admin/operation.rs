@@ -2,86 +2,86 @@
 
 use event_outbox_lab::{Cluster, Result, wait};
 
-use crate::support::database::{DEADLINE, Stage, emit};
+use crate::support::database::{DEADLINE, TestDatabase, emit};
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
-fn pause(stage: &mut Stage, call: &str) -> Result<bool> {
-    Ok(stage.client.query_one(&format!("SELECT outbox.{call}"), &[])?.get(0))
+fn pause(db: &mut TestDatabase, call: &str) -> Result<bool> {
+    Ok(db.client.query_one(&format!("SELECT outbox.{call}"), &[])?.get(0))
 }
 
 #[test]
 fn pause_and_resume() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("paused")?;
-    until_idle(&mut stage.client)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("paused")?;
+    until_idle(&mut db.client)?;
     // Only the commit counts.
-    stage.client.batch_execute("BEGIN; SELECT outbox.pause(); ROLLBACK")?;
-    emit(&mut stage.client, &topic, 1)?;
-    until_drained(&mut stage.client)?;
+    db.client.batch_execute("BEGIN; SELECT outbox.pause(); ROLLBACK")?;
+    emit(&mut db.client, &topic, 1)?;
+    until_drained(&mut db.client)?;
 
-    assert!(pause(&mut stage, "pause('maintenance')")?);
-    assert!(!pause(&mut stage, "pause()")?);
-    until_status(&mut stage.client, "paused", |status| status.state == "paused")?;
-    emit(&mut stage.client, &topic, 2)?;
+    assert!(pause(&mut db, "pause('maintenance')")?);
+    assert!(!pause(&mut db, "pause()")?);
+    until_status(&mut db.client, "paused", |status| status.state == "paused")?;
+    emit(&mut db.client, &topic, 2)?;
     // Also of the relay that follows, and of a server that was restarted (see `dump` for a copy).
-    assert!(stage.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
-    until_status(&mut stage.client, "paused again", |status| status.state == "paused")?;
-    let row = stage.client.query_one("SELECT paused_by = session_user, reason FROM outbox.paused", &[])?;
+    assert!(db.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
+    until_status(&mut db.client, "paused again", |status| status.state == "paused")?;
+    let row = db.client.query_one("SELECT paused_by = session_user, reason FROM outbox.paused", &[])?;
     assert_eq!((row.get(0), row.get(1)), (true, "maintenance"));
-    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
     assert_eq!(left, 1);
 
-    assert!(pause(&mut stage, "resume()")?);
-    assert!(!pause(&mut stage, "resume()")?);
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2"]);
+    assert!(pause(&mut db, "resume()")?);
+    assert!(!pause(&mut db, "resume()")?);
+    assert_eq!(db.drained_values(&topic)?, ["1", "2"]);
     Ok(())
 }
 
 /// It may be committed by another session, and long after.
 #[test]
 fn pause_and_resume_in_prepared_transactions() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("prepared")?;
-    until_idle(&mut stage.client)?;
-    let gid = stage.database.clone();
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("prepared")?;
+    until_idle(&mut db.client)?;
+    let gid = db.database.clone();
     let prepare = format!("BEGIN; SELECT outbox.pause(); PREPARE TRANSACTION '{gid}'");
-    stage.client.batch_execute(&prepare)?;
-    emit(&mut stage.client, &topic, 1)?;
-    until_drained(&mut stage.client)?;
-    stage.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
+    db.client.batch_execute(&prepare)?;
+    emit(&mut db.client, &topic, 1)?;
+    until_drained(&mut db.client)?;
+    db.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
     // What is emitted after the commit is not published.
-    emit(&mut stage.client, &topic, 2)?;
-    until_status(&mut stage.client, "paused", |status| status.state == "paused")?;
-    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    emit(&mut db.client, &topic, 2)?;
+    until_status(&mut db.client, "paused", |status| status.state == "paused")?;
+    let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
     assert_eq!(left, 1);
 
-    stage.client.batch_execute(&prepare.replace("pause", "resume"))?;
-    stage.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2"]);
+    db.client.batch_execute(&prepare.replace("pause", "resume"))?;
+    db.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
+    assert_eq!(db.drained_values(&topic)?, ["1", "2"]);
     Ok(())
 }
 
 #[test]
 fn a_restart_by_hand_is_one_in_order_and_at_once() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("restarted")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("restarted")?;
     for number in 1..=20 {
-        emit(&mut stage.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
         if number % 5 == 0 {
-            let before = stage.relay()?;
-            assert!(stage.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
-            wait::until_ok("another relay", DEADLINE, || Ok((stage.relay()? != before).then_some(())))?;
+            let before = db.relay()?;
+            assert!(db.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
+            wait::until_ok("another relay", DEADLINE, || Ok((db.relay()? != before).then_some(())))?;
         }
     }
     let all: Vec<_> = (1..=20).map(|number| number.to_string()).collect();
-    assert_eq!(stage.drained_values(&topic)?, all);
+    assert_eq!(db.drained_values(&topic)?, all);
     Ok(())
 }
 
 #[test]
 fn the_relays_of_all_databases_are_seen_from_each() -> Result<()> {
-    let (mut one, mut other) = (Stage::new()?, Stage::new()?);
+    let (mut one, mut other) = (TestDatabase::new()?, TestDatabase::new()?);
     let topic = other.own_topic("seen")?;
     emit(&mut other.client, &topic, 1)?;
     until_drained(&mut other.client)?;
@@ -104,12 +104,12 @@ fn the_relays_of_all_databases_are_seen_from_each() -> Result<()> {
 /// Whoever may read the status of one database may not read that of the others.
 #[test]
 fn the_relays_of_other_databases_are_for_those_who_are_allowed() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let user = format!("watch_{}", stage.database);
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let user = format!("watch_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {user} LOGIN; GRANT USAGE ON SCHEMA outbox TO {user}; GRANT SELECT ON outbox.status TO {user}"
     ))?;
-    let mut client = stage.connect_as(&user)?;
+    let mut client = db.connect_as(&user)?;
     client.query_one("SELECT * FROM outbox.status", &[])?;
     for sql in [
         "SELECT * FROM outbox.relays",
@@ -126,50 +126,48 @@ fn the_relays_of_other_databases_are_for_those_who_are_allowed() -> Result<()> {
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{sql}: {error}");
     }
     drop(client);
-    stage.client.batch_execute(&format!("DROP OWNED BY {user}; DROP ROLE {user}"))?;
+    db.client.batch_execute(&format!("DROP OWNED BY {user}; DROP ROLE {user}"))?;
     Ok(())
 }
 
 #[test]
 fn the_backlog_is_seen_while_no_relay_publishes() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("waiting")?;
-    pause(&mut stage, "pause()")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("waiting")?;
+    pause(&mut db, "pause()")?;
     let sql = "SELECT pending, oldest_event_at IS NULL, lag > '0', dead_letters FROM outbox.backlog";
-    let row = stage.client.query_one(sql, &[])?;
+    let row = db.client.query_one(sql, &[])?;
     assert_eq!((row.get::<_, i64>(0), row.get(1), row.get(2), row.get::<_, i64>(3)), (0, true, false, 0));
-    stage
-        .client
-        .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 100) AS n", &[&topic])?;
+    db.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 100) AS n", &[&topic])?;
     // Statistics come a moment later, by another session's commit or the end of this one.
-    let another = stage.connect()?;
-    stage.client = another;
+    let another = db.connect()?;
+    db.client = another;
     wait::until_ok("the count", DEADLINE, || {
-        let row = stage.client.query_one(sql, &[])?;
+        let row = db.client.query_one(sql, &[])?;
         let seen = (row.get::<_, i64>(0), row.get::<_, bool>(1), row.get::<_, bool>(2));
         Ok((seen == (100, false, true)).then_some(()))
     })?;
-    pause(&mut stage, "resume()")?;
-    until_drained(&mut stage.client)?;
-    assert_eq!(stage.client.query_one(sql, &[])?.get::<_, i64>(0), 0);
+    pause(&mut db, "resume()")?;
+    until_drained(&mut db.client)?;
+    assert_eq!(db.client.query_one(sql, &[])?.get::<_, i64>(0), 0);
     Ok(())
 }
 
 /// Troubles by their kind; librdkafka's own figures, where they are asked for.
 #[test]
 fn figures() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.alter_database("SET event_outbox.kafka_properties = 'statistics.interval.ms=100'")?;
-    stage.alter_database("SET event_outbox.retry_backoff = '1h'")?;
-    let topic = stage.topic("narrow");
-    stage.broker.create_topic(&topic, 1, &[])?;
+    let mut db = TestDatabase::new()?;
+    db.alter_database("SET event_outbox.kafka_properties = 'statistics.interval.ms=100'")?;
+    db.alter_database("SET event_outbox.retry_backoff = '1h'")?;
+    let topic = db.topic("narrow");
+    db.broker.create_topic(&topic, 1, &[])?;
     let sql = "SELECT outbox.emit($1, '1', key => 'a', partition => 7)";
-    stage.client.query_one(sql, &[&topic])?;
-    emit(&mut stage.client, &topic, 1)?;
+    db.client.query_one(sql, &[&topic])?;
+    emit(&mut db.client, &topic, 1)?;
     let sql = "SELECT troubles->>'unknown_partition', waiting_retries, held_keys, in_flight
                  FROM outbox.status WHERE round_trip_ms > 0 AND round_trip_p99_ms >= round_trip_ms
                                       AND queued IS NOT NULL AND open_requests IS NOT NULL AND waiting_retries = 1";
-    let row = wait::until_ok("the figures", DEADLINE, || Ok(stage.client.query_opt(sql, &[])?))?;
+    let row = wait::until_ok("the figures", DEADLINE, || Ok(db.client.query_opt(sql, &[])?))?;
     assert_eq!(
         (row.get::<_, Option<&str>>(0), row.get::<_, i64>(1), row.get::<_, i64>(2)),
         (Some("1"), 1, 1)
@@ -180,8 +178,8 @@ fn figures() -> Result<()> {
 /// Without a broker nothing is asked of it, but the wait for it can be cut short and bounded.
 #[test]
 fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
-    let own = Own::with(Cluster::options("unasked"), "127.0.0.1:9")?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(Cluster::options("unasked"), "127.0.0.1:9")?;
+    let mut client = dedicated.connect()?;
     let error =
         client.query("SELECT outbox.create_topic('t', timeout => '300ms')", &[]).expect_err("no broker");
     let refusal = error.as_db_error().expect("of the server");
@@ -193,7 +191,7 @@ fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
     assert_eq!(error.code().map(|code| code.code()), Some("57014"));
     client.batch_execute("RESET statement_timeout")?;
     // So does one who is terminated.
-    let mut victim = own.connect()?;
+    let mut victim = dedicated.connect()?;
     let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     let asking = std::thread::spawn(move || victim.query("SELECT outbox.create_topic('t')", &[]).map(|_| ()));
     wait::until_ok("the victim to wait", DEADLINE, || {

@@ -9,9 +9,10 @@ use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, run_as, wait};
 use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::broker::FaultyBroker;
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::relay::{until_another, until_drained, until_idle, until_status};
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 const EMIT: &str = "SELECT outbox.emit($1, '{}', key => 'k')";
 
@@ -24,10 +25,10 @@ fn set_and_reload(server: &Cluster, name: &str, value: &str) -> Result<()> {
 }
 
 /// Changes a setting that makes another producer, and waits for that to be connected.
-fn until_renewed(own: &Own, client: &mut Client, name: &str, value: &str) -> Result<()> {
+fn until_renewed(dedicated: &DedicatedServer, client: &mut Client, name: &str, value: &str) -> Result<()> {
     until_idle(client)?;
     let before = crate::support::relay::status(client)?.connection_since;
-    set_and_reload(&own.server, name, value)?;
+    set_and_reload(&dedicated.server, name, value)?;
     until_status(client, "another producer", |status| {
         status.is_connected() && status.connection_since > before
     })?;
@@ -36,14 +37,14 @@ fn until_renewed(own: &Own, client: &mut Client, name: &str, value: &str) -> Res
 
 #[test]
 fn other_brokers() -> Result<()> {
-    let (old, new) = (Broker::shared()?, Troubled::take()?);
+    let (old, new) = (Broker::shared()?, FaultyBroker::take()?);
     new.create_topic("settings.moved", 1, &[])?;
-    let own = Own::start(&old.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&old.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let pid = until_idle(&mut client)?;
     client.query_one(EMIT, &[&"settings.moved"])?;
     until_drained(&mut client)?;
-    until_renewed(&own, &mut client, "bootstrap_servers", &new.bootstrap_servers())?;
+    until_renewed(&dedicated, &mut client, "bootstrap_servers", &new.bootstrap_servers())?;
     for _ in 0..2 {
         client.query_one(EMIT, &[&"settings.moved"])?;
     }
@@ -58,11 +59,11 @@ fn other_brokers() -> Result<()> {
 #[test]
 fn brokers_that_never_answered() -> Result<()> {
     let broker = Broker::shared()?;
-    let own = Own::start("127.0.0.1:1")?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start("127.0.0.1:1")?;
+    let mut client = dedicated.connect()?;
     client.query_one(EMIT, &[&"settings.rescued"])?;
     until_status(&mut client, "the event in flight", |status| status.in_flight == 1)?;
-    set_and_reload(&own.server, "bootstrap_servers", &broker.bootstrap_servers())?;
+    set_and_reload(&dedicated.server, "bootstrap_servers", &broker.bootstrap_servers())?;
     until_drained(&mut client)?;
     assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &["settings.rescued"])?.len(), 1);
     Ok(())
@@ -71,11 +72,11 @@ fn brokers_that_never_answered() -> Result<()> {
 #[test]
 fn envelope() -> Result<()> {
     let broker = Broker::shared()?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     client.query_one(EMIT, &[&"settings.envelope"])?;
     until_drained(&mut client)?;
-    until_renewed(&own, &mut client, "envelope", "none")?;
+    until_renewed(&dedicated, &mut client, "envelope", "none")?;
     client.query_one(EMIT, &[&"settings.envelope"])?;
     until_drained(&mut client)?;
     let records = Consumer::read_all(&broker.bootstrap_servers(), &["settings.envelope"])?;
@@ -86,8 +87,8 @@ fn envelope() -> Result<()> {
 
 #[test]
 fn notify() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let (mut client, mut listener) = (own.connect()?, own.connect()?);
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let (mut client, mut listener) = (dedicated.connect()?, dedicated.connect()?);
     let channel: String = client.query_one("SELECT outbox.channel('settings.notify')", &[])?.get(0);
     listener.batch_execute(&format!("LISTEN \"{channel}\""))?;
     let mut hears = |word: &str| {
@@ -99,17 +100,17 @@ fn notify() -> Result<()> {
         })
     };
     hears("first_offset")?;
-    set_and_reload(&own.server, "notify", "event")?;
+    set_and_reload(&dedicated.server, "notify", "event")?;
     hears("event_id")?;
-    set_and_reload(&own.server, "notify", "batch")?;
+    set_and_reload(&dedicated.server, "notify", "batch")?;
     hears("first_offset")
 }
 
 #[test]
 fn wrong_properties_are_named_and_no_secret_is() -> Result<()> {
     let broker = Broker::shared()?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let pid = until_idle(&mut client)?;
     for (properties, named) in [
         (format!("sasl.password={SECRET},acks=1"), "acks"),
@@ -119,7 +120,7 @@ fn wrong_properties_are_named_and_no_secret_is() -> Result<()> {
         (format!("linger.ms={SECRET}"), "linger.ms"),
         (format!("ssl.key.pem={SECRET},security.protocol=ssl"), "ssl"),
     ] {
-        set_and_reload(&own.server, "kafka_properties", &properties)?;
+        set_and_reload(&dedicated.server, "kafka_properties", &properties)?;
         let status = until_status(&mut client, &format!("{named} to be seen"), |status| {
             status.state == "misconfigured" && status.error().contains(named)
         })?;
@@ -128,11 +129,11 @@ fn wrong_properties_are_named_and_no_secret_is() -> Result<()> {
     }
     let waiting: i64 = client.query_one("SELECT count(*) FROM outbox.events WHERE attempts = 0", &[])?.get(0);
     assert_eq!(waiting, 6);
-    set_and_reload(&own.server, "kafka_properties", "")?;
+    set_and_reload(&dedicated.server, "kafka_properties", "")?;
     until_drained(&mut client)?;
     assert_eq!(until_idle(&mut client)?, pid);
     assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &["settings.wrong"])?.len(), 6);
-    let log = own.server.log();
+    let log = dedicated.server.log();
     let leak = log.lines().find(|line| line.contains(SECRET));
     assert!(leak.is_none(), "{leak:?}");
     Ok(())
@@ -140,12 +141,12 @@ fn wrong_properties_are_named_and_no_secret_is() -> Result<()> {
 
 #[test]
 fn no_brokers_at_all() -> Result<()> {
-    let own = Own::start("")?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start("")?;
+    let mut client = dedicated.connect()?;
     let status = until_status(&mut client, "the complaint", |status| status.state == "misconfigured")?;
     assert!(status.error().contains("bootstrap_servers"), "{status:?}");
     client.query_one(EMIT, &[&"settings.none"])?;
-    set_and_reload(&own.server, "bootstrap_servers", &Broker::shared()?.bootstrap_servers())?;
+    set_and_reload(&dedicated.server, "bootstrap_servers", &Broker::shared()?.bootstrap_servers())?;
     until_drained(&mut client)
 }
 
@@ -169,13 +170,13 @@ fn the_properties_file() -> Result<()> {
     for topic in ["settings.java", "settings.crc", "settings.again"] {
         broker.create_topic(topic, 12, &[])?;
     }
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     until_idle(&mut client)?;
     let java = spread(&mut client, "settings.java")?;
 
     // A file that is not there, or not readable for the server's user.
-    let path = own.server.data_dir().join("kafka.properties");
+    let path = dedicated.server.data_dir().join("kafka.properties");
     let text = path.display().to_string();
     let misconfigured = |client: &mut Client, word: &str| {
         let status = until_status(client, &format!("a complaint with {word}"), |status| {
@@ -184,22 +185,22 @@ fn the_properties_file() -> Result<()> {
         assert!(!status.error().contains(&text) && !status.error().contains(SECRET), "{status:?}");
         anyhow::Ok(())
     };
-    set_and_reload(&own.server, "kafka_properties_file", &text)?;
+    set_and_reload(&dedicated.server, "kafka_properties_file", &text)?;
     misconfigured(&mut client, "No such file")?;
     fs::write(&path, format!("partitioner=consistent_random\n{SECRET}\n"))?;
     run_as::give_to_server(&path)?;
-    own.server.reload()?;
+    dedicated.server.reload()?;
     misconfigured(&mut client, "entry 2")?;
 
     // The file has the last word; a change of its contents counts with a reload.
     fs::write(&path, "# the CRC32 partitioner\npartitioner = consistent_random\n")?;
-    set_and_reload(&own.server, "kafka_properties", "partitioner=murmur2_random")?;
+    set_and_reload(&dedicated.server, "kafka_properties", "partitioner=murmur2_random")?;
     until_idle(&mut client)?;
     let crc = spread(&mut client, "settings.crc")?;
     assert_ne!(places(&crc), places(&java));
     fs::write(&path, "partitioner=murmur2_random\n")?;
     let before = crate::support::relay::status(&mut client)?.connection_since;
-    own.server.reload()?;
+    dedicated.server.reload()?;
     until_status(&mut client, "another producer", |status| {
         status.is_connected() && status.connection_since > before
     })?;
@@ -209,43 +210,43 @@ fn the_properties_file() -> Result<()> {
 
 #[test]
 fn of_a_database_at_once() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("altered");
-    let before = until_idle(&mut stage.client)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("altered");
+    let before = until_idle(&mut db.client)?;
     let alter = |client: &mut Client, what: &str| {
-        client.batch_execute(&format!("ALTER DATABASE {} {what}", stage.database))
+        client.batch_execute(&format!("ALTER DATABASE {} {what}", db.database))
     };
-    alter(&mut stage.client, "SET event_outbox.source = 'urn:mine'")?;
-    until_another(&mut stage.client, before)?;
-    stage.client.query_one(EMIT, &[&topic])?;
-    until_drained(&mut stage.client)?;
+    alter(&mut db.client, "SET event_outbox.source = 'urn:mine'")?;
+    until_another(&mut db.client, before)?;
+    db.client.query_one(EMIT, &[&topic])?;
+    until_drained(&mut db.client)?;
 
-    alter(&mut stage.client, "SET event_outbox.enabled = off")?;
-    until_status(&mut stage.client, "the relay to pause", |status| status.state == "disabled")?;
-    stage.client.query_one(EMIT, &[&topic])?;
-    alter(&mut stage.client, "SET event_outbox.enabled = on")?;
-    until_drained(&mut stage.client)?;
+    alter(&mut db.client, "SET event_outbox.enabled = off")?;
+    until_status(&mut db.client, "the relay to pause", |status| status.state == "disabled")?;
+    db.client.query_one(EMIT, &[&topic])?;
+    alter(&mut db.client, "SET event_outbox.enabled = on")?;
+    until_drained(&mut db.client)?;
 
-    alter(&mut stage.client, "RESET event_outbox.source")?;
-    until_idle(&mut stage.client)?;
-    stage.client.query_one(EMIT, &[&topic])?;
-    let records = stage.drained(&topic)?;
+    alter(&mut db.client, "RESET event_outbox.source")?;
+    until_idle(&mut db.client)?;
+    db.client.query_one(EMIT, &[&topic])?;
+    let records = db.drained(&topic)?;
     let sources: Vec<_> = records.iter().filter_map(|record| record.header("ce_source")).collect();
     assert_eq!(sources[..2], ["urn:mine", "urn:mine"]);
-    assert!(sources[2].ends_with(&stage.database), "{sources:?}");
+    assert!(sources[2].ends_with(&db.database), "{sources:?}");
     Ok(())
 }
 
 /// A setting that is taken back is not acted upon.
 #[test]
 fn of_a_database_rolled_back() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let pid = until_idle(&mut stage.client)?;
-    let sql = format!("BEGIN; ALTER DATABASE {} SET event_outbox.enabled = off; ROLLBACK", stage.database);
-    stage.client.batch_execute(&sql)?;
-    let topic = stage.topic("unaltered");
-    stage.client.query_one(EMIT, &[&topic])?;
-    assert_eq!(stage.drained(&topic)?.len(), 1);
-    assert_eq!(until_idle(&mut stage.client)?, pid);
+    let mut db = TestDatabase::new()?;
+    let pid = until_idle(&mut db.client)?;
+    let sql = format!("BEGIN; ALTER DATABASE {} SET event_outbox.enabled = off; ROLLBACK", db.database);
+    db.client.batch_execute(&sql)?;
+    let topic = db.topic("unaltered");
+    db.client.query_one(EMIT, &[&topic])?;
+    assert_eq!(db.drained(&topic)?.len(), 1);
+    assert_eq!(until_idle(&mut db.client)?, pid);
     Ok(())
 }

@@ -3,27 +3,27 @@
 use event_outbox_lab::Result;
 use uuid::Uuid;
 
-use crate::support::database::{Stage, emit};
+use crate::support::database::{TestDatabase, emit};
 
 #[test]
 fn pending_shows_what_waits_readable() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("pending");
-    stage.configure("event_outbox.enabled", "off")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("pending");
+    db.configure("event_outbox.enabled", "off")?;
     let sql =
         "SELECT outbox.emit($1, '{\"a\": \"é\"}', key => 'k', event_type => 't', headers => '{\"h\": 1}',
                                   partition => 7)";
-    let id: Uuid = stage.client.query_one(sql, &[&topic])?.get(0);
-    stage.client.execute(
+    let id: Uuid = db.client.query_one(sql, &[&topic])?.get(0);
+    db.client.execute(
         r"SELECT outbox.emit_bytes($1, '\x00ff10', key => '\xfe', content_type => 'x/y')",
         &[&topic],
     )?;
     // Text, but for the NUL that Postgres' text cannot hold; a tombstone; an empty payload.
-    stage.client.execute(r"SELECT outbox.emit_bytes($1, '\x610062')", &[&topic])?;
-    stage.client.execute("SELECT outbox.emit($1, NULL, key => 'gone')", &[&topic])?;
-    stage.client.execute("SELECT outbox.emit_bytes($1, '', key => '')", &[&topic])?;
+    db.client.execute(r"SELECT outbox.emit_bytes($1, '\x610062')", &[&topic])?;
+    db.client.execute("SELECT outbox.emit($1, NULL, key => 'gone')", &[&topic])?;
+    db.client.execute("SELECT outbox.emit_bytes($1, '', key => '')", &[&topic])?;
 
-    let rows = stage.client.query("SELECT key, payload FROM outbox.pending ORDER BY id", &[])?;
+    let rows = db.client.query("SELECT key, payload FROM outbox.pending ORDER BY id", &[])?;
     let shown: Vec<(Option<String>, Option<String>)> =
         rows.iter().map(|row| (row.get(0), row.get(1))).collect();
     let text = |text: &str| Some(text.to_string());
@@ -37,7 +37,7 @@ fn pending_shows_what_waits_readable() -> Result<()> {
             (text(""), text("")),
         ]
     );
-    let first = stage.client.query_one(
+    let first = db.client.query_one(
         "SELECT event_id, topic, partition, headers::text, event_type, content_type, attempts,
                 next_attempt_at IS NULL AND last_error IS NULL, age >= '0' AND age < '1 min',
                 age BETWEEN '0' AND clock_timestamp() - emitted_at
@@ -54,7 +54,7 @@ fn pending_shows_what_waits_readable() -> Result<()> {
     assert!(first.get::<_, bool>(8) && first.get::<_, bool>(9), "age");
 
     // The age grows while one looks, within a transaction too.
-    let mut transaction = stage.client.transaction()?;
+    let mut transaction = db.client.transaction()?;
     let mut age = || -> Result<f64> {
         let sql = "SELECT max(extract(epoch FROM age))::float8 FROM outbox.pending";
         Ok(transaction.query_one(sql, &[])?.get(0))
@@ -66,13 +66,13 @@ fn pending_shows_what_waits_readable() -> Result<()> {
 
 #[test]
 fn status_counts_and_names_its_relay() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("status");
-    let relay = stage.relay()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("status");
+    let relay = db.relay()?;
     for number in 0..7 {
-        emit(&mut stage.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
     }
-    stage.drained(&topic)?;
+    db.drained(&topic)?;
     let sql =
         "SELECT s.pid, a.backend_type, a.application_name, s.state, s.connection, s.last_error, s.published,
                       s.refused, s.in_flight, s.sweeps > 0, s.wakeups > 0,
@@ -80,7 +80,7 @@ fn status_counts_and_names_its_relay() -> Result<()> {
                           AND s.connection_since > now() - interval '10 min'
                  FROM outbox.status AS s LEFT JOIN pg_stat_activity AS a USING (pid)";
     let row = event_outbox_lab::wait::until_ok("an idle relay", crate::support::database::DEADLINE, || {
-        let row = stage.client.query_one(sql, &[])?;
+        let row = db.client.query_one(sql, &[])?;
         Ok((row.get::<_, &str>(3) == "idle" && row.get::<_, i64>(6) == 7).then_some(row))
     })?;
     assert_eq!(row.get::<_, i32>(0), relay);
@@ -93,12 +93,12 @@ fn status_counts_and_names_its_relay() -> Result<()> {
 
 #[test]
 fn status_tells_when_the_relay_is_disabled() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("disabled");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit(&mut stage.client, &topic, 1)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("disabled");
+    db.configure("event_outbox.enabled", "off")?;
+    emit(&mut db.client, &topic, 1)?;
     let sql = "SELECT state, published, in_flight FROM outbox.status";
-    let row = stage.client.query_one(sql, &[])?;
+    let row = db.client.query_one(sql, &[])?;
     assert_eq!((row.get(0), row.get(1), row.get(2)), ("disabled".to_string(), 0_i64, 0_i64));
     Ok(())
 }
@@ -106,17 +106,17 @@ fn status_tells_when_the_relay_is_disabled() -> Result<()> {
 /// A monitoring role needs no more than SELECT on the views, as with any other view.
 #[test]
 fn select_on_a_view_is_enough_to_read_it() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let role = format!("monitor_{}", stage.database);
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let role = format!("monitor_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
          GRANT SELECT ON outbox.status, outbox.pending TO {role}"
     ))?;
-    stage.configure("event_outbox.enabled", "off")?;
-    let topic = stage.topic("monitored");
-    emit(&mut stage.client, &topic, 1)?;
-    let mut monitor = stage.connect_as(&role)?;
+    db.configure("event_outbox.enabled", "off")?;
+    let topic = db.topic("monitored");
+    emit(&mut db.client, &topic, 1)?;
+    let mut monitor = db.connect_as(&role)?;
     let state: String = monitor.query_one("SELECT state FROM outbox.status", &[])?.get(0);
     assert_eq!(state, "disabled");
     let payload: String = monitor.query_one("SELECT payload FROM outbox.pending", &[])?.get(0);
@@ -126,8 +126,8 @@ fn select_on_a_view_is_enough_to_read_it() -> Result<()> {
 
 #[test]
 fn every_object_has_a_comment() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let rows = stage.client.query(
+    let mut db = TestDatabase::new()?;
+    let rows = db.client.query(
         "WITH objects (class, id, sub, what) AS (
              SELECT 'pg_namespace'::regclass, 'outbox'::regnamespace::oid, 0, 'schema outbox'
              UNION ALL

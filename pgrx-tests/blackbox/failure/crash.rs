@@ -5,29 +5,29 @@ use std::time::{Duration, Instant};
 use event_outbox_lab::{Broker, Cluster, Result, StopMode, process, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::ledger::Ledger;
 use crate::support::relay::{until_another, until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// A server with a backlog, and a relay that has just begun to publish it in small steps.
-pub fn draining(topic: &str) -> Result<(Own, Client, Ledger)> {
+pub fn draining(topic: &str) -> Result<(DedicatedServer, Client, Ledger)> {
     let options =
         Cluster::options("crash").set("event_outbox.batch_size", 100).set("event_outbox.max_in_flight", 1000);
-    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, topic)?;
-    own.alter("enabled", "off")?;
+    dedicated.alter("enabled", "off")?;
     until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
     ledger.emit(&mut client, 30_000)?;
-    own.alter("enabled", "on")?;
+    dedicated.alter("enabled", "on")?;
     until_status(&mut client, "the first to be published", |status| status.published > 500)?;
-    Ok((own, client, ledger))
+    Ok((dedicated, client, ledger))
 }
 
 /// A connection as soon as the server has recovered from the death of one of its processes.
-fn recovered(own: &Own) -> Result<Client> {
-    wait::until("the server to recover", DEADLINE, || own.connect().ok())
+fn recovered(dedicated: &DedicatedServer) -> Result<Client> {
+    wait::until("the server to recover", DEADLINE, || dedicated.connect().ok())
 }
 
 fn left(client: &mut Client) -> Result<i64> {
@@ -36,10 +36,10 @@ fn left(client: &mut Client) -> Result<i64> {
 
 #[test]
 fn the_server_crashes() -> Result<()> {
-    let (mut own, client, ledger) = draining("crash.server")?;
+    let (mut dedicated, client, ledger) = draining("crash.server")?;
     drop(client);
-    own.server.restart(StopMode::Immediate)?;
-    let mut client = own.connect()?;
+    dedicated.server.restart(StopMode::Immediate)?;
+    let mut client = dedicated.connect()?;
     assert!(left(&mut client)? > 0, "it did not crash in the middle");
     until_drained(&mut client)?;
     ledger.assert_at_least_once(&mut client, Broker::shared()?)
@@ -47,11 +47,11 @@ fn the_server_crashes() -> Result<()> {
 
 #[test]
 fn the_relay_is_killed() -> Result<()> {
-    let (own, mut client, ledger) = draining("crash.relay")?;
+    let (dedicated, mut client, ledger) = draining("crash.relay")?;
     let pid = until_status(&mut client, "a relay", |status| status.pid.is_some())?.pid.unwrap_or_default();
     process::send(pid as u32, libc::SIGKILL)?;
     wait::until("the server to end all its sessions", DEADLINE, || client.simple_query("").err())?;
-    let mut client = recovered(&own)?;
+    let mut client = recovered(&dedicated)?;
     until_drained(&mut client)?;
     ledger.assert_at_least_once(&mut client, Broker::shared()?)
 }
@@ -75,12 +75,12 @@ fn a_terminated_relay_is_back_in_a_moment_however_often() -> Result<()> {
     const TIMES: u32 = 5;
     // A second each; doubled each time, it would be half a minute.
     const LIMIT: Duration = Duration::from_secs(12);
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let begin = Instant::now();
     for _ in 0..TIMES {
-        let pid = until_idle(&mut stage.client)?;
-        stage.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
-        until_another(&mut stage.client, pid)?;
+        let pid = until_idle(&mut db.client)?;
+        db.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
+        until_another(&mut db.client, pid)?;
     }
     assert!(begin.elapsed() < LIMIT, "{TIMES} restarts took {:?}", begin.elapsed());
     Ok(())
@@ -89,8 +89,8 @@ fn a_terminated_relay_is_back_in_a_moment_however_often() -> Result<()> {
 #[test]
 fn the_launcher_is_terminated() -> Result<()> {
     const LAUNCHER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'event_outbox launcher'";
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let relay = until_idle(&mut client)?;
     let before: i32 = client.query_one(LAUNCHER, &[])?.get(0);
     client.query_one("SELECT pg_terminate_backend($1)", &[&before])?;
@@ -101,8 +101,8 @@ fn the_launcher_is_terminated() -> Result<()> {
     assert_eq!(until_idle(&mut client)?, relay);
     client.query_one("SELECT pg_terminate_backend($1)", &[&relay])?;
     until_another(&mut client, relay)?;
-    let other = own.server.create_database()?;
-    let mut client = own.server.connect(&other)?;
+    let other = dedicated.server.create_database()?;
+    let mut client = dedicated.server.connect(&other)?;
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     until_idle(&mut client)?;
     Ok(())
@@ -110,22 +110,22 @@ fn the_launcher_is_terminated() -> Result<()> {
 
 #[test]
 fn the_extension_is_dropped_in_the_middle() -> Result<()> {
-    let (own, mut client, _) = draining("crash.dropped")?;
+    let (dedicated, mut client, _) = draining("crash.dropped")?;
     assert!(left(&mut client)? > 0);
     client.batch_execute("DROP EXTENSION event_outbox")?;
-    crate::support::relay::until_processes(&own.server, &own.database, 0)?;
+    crate::support::relay::until_processes(&dedicated.server, &dedicated.database, 0)?;
     // The same session goes on, so the server did not restart; and all can begin anew.
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     client.query_one("SELECT outbox.emit('crash.created', '{}')", &[])?;
     until_drained(&mut client)?;
-    assert!(!own.server.log().contains("PANIC"));
+    assert!(!dedicated.server.log().contains("PANIC"));
     Ok(())
 }
 
 /// Two relays come and go at the same time, and keep to their own databases.
 #[test]
 fn one_relay_ends_and_another_goes_on() -> Result<()> {
-    let (mut one, mut two) = (Stage::new()?, Stage::new()?);
+    let (mut one, mut two) = (TestDatabase::new()?, TestDatabase::new()?);
     let (pid_one, pid_two) = (until_idle(&mut one.client)?, until_idle(&mut two.client)?);
     one.client.query_one("SELECT pg_terminate_backend($1)", &[&pid_one])?;
     two.client.query_one("SELECT outbox.emit($1, '{}')", &[&two.topic("on")])?;

@@ -7,9 +7,10 @@ use postgres::{Client, GenericClient};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::support::database::{DEADLINE, PROMPTLY, Stage, values};
+use crate::support::broker::FaultyBroker;
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, values};
 use crate::support::relay::until_drained;
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 /// A partition that no topic here has.
 pub const NOWHERE: i32 = 7;
@@ -18,13 +19,13 @@ pub const NOWHERE: i32 = 7;
 const WHOLE: &str =
     "id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type";
 
-/// A stage where events die within a second, and a topic of one partition.
-pub fn deadly_stage() -> Result<(Stage, String)> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.retry_backoff", "100ms")?;
-    let topic = stage.topic("narrow");
-    stage.broker.create_topic(&topic, 1, &[])?;
-    Ok((stage, topic))
+/// A database where events die within a second, and a topic of one partition.
+pub fn deadly_database() -> Result<(TestDatabase, String)> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", "100ms")?;
+    let topic = db.topic("narrow");
+    db.broker.create_topic(&topic, 1, &[])?;
+    Ok((db, topic))
 }
 
 /// Emits `name` for a key, to a partition or to any.
@@ -84,14 +85,14 @@ fn heard(client: &mut Client, count: usize) -> Result<Vec<Value>> {
 
 #[test]
 fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
-    let broker = Troubled::take()?;
+    let broker = FaultyBroker::take()?;
     broker.create_topic("dead.small", 1, &[("max.message.bytes", "2000")])?;
     let options = Cluster::options("dead")
         .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
         .set("event_outbox.retry_backoff", "50ms");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
-    let mut listener = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    let mut listener = dedicated.connect()?;
     listener.batch_execute("LISTEN outbox_dead_letter")?;
     let mut transaction = client.transaction()?;
     let sql =
@@ -133,14 +134,14 @@ fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
 
 #[test]
 fn a_copy_goes_to_the_dead_letter_topic() -> Result<()> {
-    let (mut stage, topic) = deadly_stage()?;
-    let elsewhere = stage.topic("dead");
-    stage.broker.create_topic(&elsewhere, 1, &[("max.message.bytes", "5000")])?;
-    stage.configure("event_outbox.dead_letter_topic", &elsewhere)?;
+    let (mut db, topic) = deadly_database()?;
+    let elsewhere = db.topic("dead");
+    db.broker.create_topic(&elsewhere, 1, &[("max.message.bytes", "5000")])?;
+    db.configure("event_outbox.dead_letter_topic", &elsewhere)?;
     let headers = r#"{"one": "1", "list": ["a", null]}"#;
     let sql = "SELECT outbox.emit($1, '{\"a\": 1}', 'k', 'type', $2::text::jsonb, NULL, $3)";
-    let id: Uuid = stage.client.query_one(sql, &[&topic, &headers, &NOWHERE])?.get(0);
-    let records = stage.promptly(&elsewhere, 1)?;
+    let id: Uuid = db.client.query_one(sql, &[&topic, &headers, &NOWHERE])?.get(0);
+    let records = db.promptly(&elsewhere, 1)?;
     let Record { key, value, headers, .. } = &records[0];
     assert_eq!((key.as_deref(), value.as_deref()), (Some(&b"k"[..]), Some(&br#"{"a":1}"#[..])));
     let header = |name| records[0].header(name).map(str::to_owned);
@@ -151,55 +152,54 @@ fn a_copy_goes_to_the_dead_letter_topic() -> Result<()> {
     assert_eq!(header("__outbox.errors.topic"), Some(topic.clone()));
     assert_eq!(header("__outbox.errors.class"), Some("unknown_partition".into()));
     assert_eq!(header("__outbox.errors.attempts"), Some("3".into()));
-    let error = texts(&mut stage.client, "SELECT error FROM outbox.dead_letters")?;
+    let error = texts(&mut db.client, "SELECT error FROM outbox.dead_letters")?;
     assert_eq!(header("__outbox.errors.message"), error.first().cloned());
 
     // One that is too large for that topic as well is dead there too, and makes no copy of itself.
-    emit(&mut stage.client, &topic, "k", &"x".repeat(9000), Some(NOWHERE))?;
-    until_dead(&mut stage.client, 3)?;
-    assert_eq!(stage.drained(&elsewhere)?.len(), 1);
-    let topics = texts(&mut stage.client, "SELECT topic FROM outbox.dead_letters ORDER BY dead_letter_id")?;
+    emit(&mut db.client, &topic, "k", &"x".repeat(9000), Some(NOWHERE))?;
+    until_dead(&mut db.client, 3)?;
+    assert_eq!(db.drained(&elsewhere)?.len(), 1);
+    let topics = texts(&mut db.client, "SELECT topic FROM outbox.dead_letters ORDER BY dead_letter_id")?;
     assert_eq!(topics, [&*topic, &*topic, &*elsewhere]);
     Ok(())
 }
 
 #[test]
 fn redriven_events_are_published_behind_the_others_and_in_order() -> Result<()> {
-    let (mut stage, topic) = deadly_stage()?;
+    let (mut db, topic) = deadly_database()?;
     let names: Vec<String> = (1..=300).map(|n| format!("dead {n}")).collect();
     let mut ids = Vec::new();
     for name in &names {
         // Of one key they would die one after the other.
-        ids.push(emit(&mut stage.client, &topic, name, name, Some(NOWHERE))?);
+        ids.push(emit(&mut db.client, &topic, name, name, Some(NOWHERE))?);
     }
     // They die in whatever order; their own order is that of the outbox.
-    assert_eq!(until_dead(&mut stage.client, 300)?, names);
-    emit(&mut stage.client, &topic, "dead 1", "meanwhile", None)?;
-    stage.promptly(&topic, 1)?;
-    stage.client.batch_execute("UPDATE outbox.dead_letters SET partition = 0")?;
-    assert_eq!(number(&mut stage.client, "SELECT outbox.redrive(since => '-infinity')")?, 300);
-    let records = stage.promptly(&topic, 301)?;
+    assert_eq!(until_dead(&mut db.client, 300)?, names);
+    emit(&mut db.client, &topic, "dead 1", "meanwhile", None)?;
+    db.promptly(&topic, 1)?;
+    db.client.batch_execute("UPDATE outbox.dead_letters SET partition = 0")?;
+    assert_eq!(number(&mut db.client, "SELECT outbox.redrive(since => '-infinity')")?, 300);
+    let records = db.promptly(&topic, 301)?;
     assert_eq!(records[0].value_text(), Some(r#""meanwhile""#));
     let arrived: Vec<_> =
         records[1..].iter().map(|record| record.header("ce_id").unwrap_or_default()).collect();
     assert_eq!(arrived, ids.iter().map(Uuid::to_string).collect::<Vec<_>>());
-    assert_eq!(stage.drained(&topic)?.len(), 301);
-    assert_eq!(dead(&mut stage.client)?.len(), 0);
+    assert_eq!(db.drained(&topic)?.len(), 301);
+    assert_eq!(dead(&mut db.client)?.len(), 0);
     Ok(())
 }
 
 #[test]
 fn a_redriven_event_has_all_its_attempts_again() -> Result<()> {
-    let (mut stage, topic) = deadly_stage()?;
-    let id = emit(&mut stage.client, &topic, "k", "poison", Some(NOWHERE))?;
-    until_dead(&mut stage.client, 1)?;
+    let (mut db, topic) = deadly_database()?;
+    let id = emit(&mut db.client, &topic, "k", "poison", Some(NOWHERE))?;
+    until_dead(&mut db.client, 1)?;
     let first = "SELECT dead_letter_id FROM outbox.dead_letters";
-    let before = number(&mut stage.client, first)?;
-    stage.client.query_one("SELECT outbox.redrive($1)", &[&id])?;
+    let before = number(&mut db.client, first)?;
+    db.client.query_one("SELECT outbox.redrive($1)", &[&id])?;
     wait::until_ok("it to die again", DEADLINE, || {
-        let found = stage
-            .client
-            .query_opt("SELECT dead_letter_id, attempts, event_id FROM outbox.dead_letters", &[])?;
+        let found =
+            db.client.query_opt("SELECT dead_letter_id, attempts, event_id FROM outbox.dead_letters", &[])?;
         Ok(found.filter(|row| {
             row.get::<_, i64>(0) > before && row.get::<_, i32>(1) == 3 && row.get::<_, Uuid>(2) == id
         }))
@@ -209,16 +209,16 @@ fn a_redriven_event_has_all_its_attempts_again() -> Result<()> {
 
 #[test]
 fn the_dead_are_chosen_by_id_topic_time_and_number() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (a, b) = (stage.topic("a"), stage.topic("b"));
+    let mut db = TestDatabase::new()?;
+    let (a, b) = (db.topic("a"), db.topic("b"));
     for name in ["a1", "a2", "a3"] {
-        emit_dead(&mut stage.client, &a, "k", name)?;
+        emit_dead(&mut db.client, &a, "k", name)?;
     }
-    let since = texts(&mut stage.client, "SELECT clock_timestamp()::text")?.remove(0);
-    let b1 = emit_dead(&mut stage.client, &b, "k", "b1")?;
-    emit_dead(&mut stage.client, &a, "k", "a4")?;
-    emit_dead(&mut stage.client, &b, "k", "b2")?;
-    let client = &mut stage.client;
+    let since = texts(&mut db.client, "SELECT clock_timestamp()::text")?.remove(0);
+    let b1 = emit_dead(&mut db.client, &b, "k", "b1")?;
+    emit_dead(&mut db.client, &a, "k", "a4")?;
+    emit_dead(&mut db.client, &b, "k", "b2")?;
+    let client = &mut db.client;
     assert_eq!(number(client, &format!("SELECT outbox.discard('{b1}')"))?, 1);
     assert_eq!(dead(client)?, ["a1", "a2", "a3", "a4", "b2"]);
     assert_eq!(number(client, &format!("SELECT outbox.discard('{b1}')"))?, 0);
@@ -234,22 +234,22 @@ fn the_dead_are_chosen_by_id_topic_time_and_number() -> Result<()> {
     }
     // A redrive that is rolled back is none.
     client.batch_execute("BEGIN; SELECT outbox.redrive(since => '-infinity'); ROLLBACK")?;
-    assert_eq!(values(&stage.promptly(&a, 2)?), [r#""a1""#, r#""a4""#]);
-    assert_eq!(dead(&mut stage.client)?, ["b2"]);
+    assert_eq!(values(&db.promptly(&a, 2)?), [r#""a1""#, r#""a4""#]);
+    assert_eq!(dead(&mut db.client)?, ["b2"]);
     Ok(())
 }
 
 #[test]
 fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("granted");
-    emit_dead(&mut stage.client, &topic, "k", "1")?;
-    emit_dead(&mut stage.client, &topic, "k", "2")?;
-    let [app, medic, digger] = ["app", "medic", "digger"].map(|role| format!("{role}_{}", stage.database));
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("granted");
+    emit_dead(&mut db.client, &topic, "k", "1")?;
+    emit_dead(&mut db.client, &topic, "k", "2")?;
+    let [app, medic, digger] = ["app", "medic", "digger"].map(|role| format!("{role}_{}", db.database));
     for (role, function) in
         [(&app, "emit(text, jsonb, text, text, jsonb, uuid, int)"), (&medic, "redrive"), (&digger, "discard")]
     {
-        stage.client.batch_execute(&format!(
+        db.client.batch_execute(&format!(
             "CREATE ROLE {role} LOGIN;
              GRANT USAGE ON SCHEMA outbox TO {role};
              GRANT EXECUTE ON FUNCTION outbox.{function} TO {role}"
@@ -258,7 +258,7 @@ fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
     for (role, allowed) in
         [(app, ""), (medic, "SELECT outbox.redrive(max => 1)"), (digger, "SELECT outbox.discard(max => 1)")]
     {
-        let mut client = stage.connect_as(&role)?;
+        let mut client = db.connect_as(&role)?;
         for sql in [
             "SELECT outbox.redrive(max => 1)",
             "SELECT outbox.discard(max => 1)",
@@ -278,24 +278,24 @@ fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
             }
         }
     }
-    assert_eq!(dead(&mut stage.client)?.len(), 0);
-    assert_eq!(stage.drained_values(&topic)?, [r#""1""#]);
+    assert_eq!(dead(&mut db.client)?.len(), 0);
+    assert_eq!(db.drained_values(&topic)?, [r#""1""#]);
     Ok(())
 }
 
 /// What makes no copy, for its size or for headers that only the table takes, must not stop the relay.
 #[test]
 fn an_event_without_a_possible_copy_dies_all_the_same() -> Result<()> {
-    let (mut stage, topic) = deadly_stage()?;
-    stage.configure("event_outbox.dead_letter_topic", &stage.topic("dead"))?;
+    let (mut db, topic) = deadly_database()?;
+    db.configure("event_outbox.dead_letter_topic", &db.topic("dead"))?;
     let sql =
         "INSERT INTO outbox.events (topic, partition, payload, headers) VALUES ($1, $2, $3, $4::text::json)";
     let largest = vec![b'x'; 1_000_000];
-    stage.client.execute(sql, &[&topic, &NOWHERE, &largest, &None::<&str>])?;
-    stage.client.execute(sql, &[&topic, &NOWHERE, &&b"nul"[..], &r#"{"h": "\u0000"}"#])?;
-    stage.client.execute(sql, &[&topic, &NOWHERE, &&b"huge"[..], &r#"{"h": 1e200000}"#])?;
-    emit(&mut stage.client, &topic, "k", "alive", None)?;
-    assert_eq!(stage.drained_values(&topic)?, [r#""alive""#]);
-    assert_eq!(number(&mut stage.client, "SELECT count(*) FROM outbox.dead_letters")?, 3);
+    db.client.execute(sql, &[&topic, &NOWHERE, &largest, &None::<&str>])?;
+    db.client.execute(sql, &[&topic, &NOWHERE, &&b"nul"[..], &r#"{"h": "\u0000"}"#])?;
+    db.client.execute(sql, &[&topic, &NOWHERE, &&b"huge"[..], &r#"{"h": 1e200000}"#])?;
+    emit(&mut db.client, &topic, "k", "alive", None)?;
+    assert_eq!(db.drained_values(&topic)?, [r#""alive""#]);
+    assert_eq!(number(&mut db.client, "SELECT count(*) FROM outbox.dead_letters")?, 3);
     Ok(())
 }

@@ -8,22 +8,22 @@ use postgres::error::SqlState;
 use crate::support::database::DEADLINE;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// The line that tells of a relay that cannot work.
 const TROUBLE: &str = "the relay cannot work, and tries again";
 
-fn on(disk: &FullDisk) -> Result<(Own, Client)> {
+fn on(disk: &FullDisk) -> Result<(DedicatedServer, Client)> {
     let options = disk.serve(Cluster::options("disk"));
-    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
-    let client = own.connect()?;
-    Ok((own, client))
+    let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let client = dedicated.connect()?;
+    Ok((dedicated, client))
 }
 
 #[test]
 fn no_room_for_more_events() -> Result<()> {
     let disk = FullDisk::prepare()?;
-    let (own, mut client) = on(&disk)?;
+    let (dedicated, mut client) = on(&disk)?;
     let ledger = Ledger::open(&mut client, "disk.emit")?;
     ledger.emit(&mut client, 1000)?;
     disk.fill(Part::Data)?;
@@ -35,7 +35,7 @@ fn no_room_for_more_events() -> Result<()> {
     disk.clear()?;
     ledger.emit(&mut client, 500)?;
     until_drained(&mut client)?;
-    assert!(!own.server.log().contains(TROUBLE), "to delete takes no room");
+    assert!(!dedicated.server.log().contains(TROUBLE), "to delete takes no room");
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
@@ -44,11 +44,11 @@ fn no_room_for_more_events() -> Result<()> {
 fn no_room_to_settle() -> Result<()> {
     const DEAD: i32 = 2000;
     let disk = FullDisk::prepare()?;
-    let (own, mut client) = on(&disk)?;
+    let (dedicated, mut client) = on(&disk)?;
     Broker::shared()?.create_topic("disk.settle", 1, &[])?;
-    own.server.set("event_outbox.max_attempts", 1)?;
-    own.server.set("event_outbox.enabled", "off")?;
-    own.server.reload()?;
+    dedicated.server.set("event_outbox.max_attempts", 1)?;
+    dedicated.server.set("event_outbox.enabled", "off")?;
+    dedicated.server.reload()?;
     let pid = until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?.pid;
     let ledger = Ledger::open(&mut client, "disk.settle")?;
     ledger.emit(&mut client, 500)?;
@@ -58,8 +58,8 @@ fn no_room_to_settle() -> Result<()> {
     ledger.emit(&mut client, 500)?;
 
     disk.fill(Part::Data)?;
-    own.server.set("event_outbox.enabled", "on")?;
-    own.server.reload()?;
+    dedicated.server.set("event_outbox.enabled", "on")?;
+    dedicated.server.reload()?;
     let failing = until_status(&mut client, "the relay to fail", |status| status.state == "failing")?;
     assert!(failing.error().contains("No space left on device"), "{failing:?}");
     // Once more, at least, while the disk is full.
@@ -71,7 +71,7 @@ fn no_room_to_settle() -> Result<()> {
     disk.clear()?;
     until_drained(&mut client)?;
     assert_eq!(Some(until_idle(&mut client)?), pid);
-    assert_eq!(own.server.log().matches(TROUBLE).count(), 1);
+    assert_eq!(dedicated.server.log().matches(TROUBLE).count(), 1);
     let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
     assert_eq!(dead, i64::from(DEAD));
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
@@ -81,16 +81,16 @@ fn no_room_to_settle() -> Result<()> {
 #[test]
 fn no_room_for_the_log() -> Result<()> {
     let disk = FullDisk::prepare()?;
-    let (mut own, mut client) = on(&disk)?;
+    let (mut dedicated, mut client) = on(&disk)?;
     let ledger = Ledger::open(&mut client, "disk.log")?;
     ledger.emit(&mut client, 1000)?;
     disk.fill(Part::Wal)?;
     wait::until("the log to find no room", DEADLINE, || ledger.emit(&mut client, 1000).err())?;
-    wait::until("the crash", DEADLINE, || own.server.log().contains("PANIC").then_some(()))?;
+    wait::until("the crash", DEADLINE, || dedicated.server.log().contains("PANIC").then_some(()))?;
     disk.clear()?;
     // It may have come back by itself, or given up.
-    own.server.restart(StopMode::Immediate)?;
-    let mut client = own.connect()?;
+    dedicated.server.restart(StopMode::Immediate)?;
+    let mut client = dedicated.connect()?;
     until_drained(&mut client)?;
     ledger.emit(&mut client, 1000)?;
     until_drained(&mut client)?;

@@ -5,26 +5,26 @@ use postgres::Client;
 
 use crate::support::database::{DEADLINE, PROMPTLY};
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 use crate::upgrade::releases::checked;
 
 /// A server that writes what is committed asynchronously only when it must.
-fn lazy_server(name: &str) -> Result<Own> {
+fn lazy_server(name: &str) -> Result<DedicatedServer> {
     let options = Cluster::options(name)
         .set("wal_level", "logical")
         .set("wal_writer_delay", "10s")
         .set("wal_writer_flush_after", "1GB")
         .set("checkpoint_timeout", "1h");
-    Own::with(options, &Broker::shared()?.bootstrap_servers())
+    DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())
 }
 
 /// Waits until a record has arrived, and kills the server at that moment; brings it back.
-fn crash_on_arrival(own: &mut Own, topic: &str) -> Result<Client> {
+fn crash_on_arrival(dedicated: &mut DedicatedServer, topic: &str) -> Result<Client> {
     let mut consumer = Consumer::new(&Broker::shared()?.bootstrap_servers(), &[topic])?;
     consumer.read_until(1, PROMPTLY)?;
-    own.server.kill()?;
-    own.server.start()?;
-    own.connect()
+    dedicated.server.kill()?;
+    dedicated.server.start()?;
+    dedicated.connect()
 }
 
 /// The distinct events of a topic.
@@ -44,9 +44,9 @@ fn count(client: &mut Client, table: &str) -> Result<i64> {
 #[test]
 fn an_asynchronous_commit_is_on_disk_before_its_event_is_in_kafka() -> Result<()> {
     const TOPIC: &str = "durability.asynchronous";
-    let mut own = lazy_server("lazy")?;
+    let mut dedicated = lazy_server("lazy")?;
     Broker::shared()?.create_topic(TOPIC, 1, &[])?;
-    let mut client = own.connect()?;
+    let mut client = dedicated.connect()?;
     client.batch_execute("CREATE TABLE orders (id integer)")?;
     until_idle(&mut client)?;
     client.batch_execute(&format!(
@@ -57,7 +57,7 @@ fn an_asynchronous_commit_is_on_disk_before_its_event_is_in_kafka() -> Result<()
          SELECT outbox.emit('{TOPIC}', '{{\"order\": 42}}');
          COMMIT"
     ))?;
-    let mut client = crash_on_arrival(&mut own, TOPIC)?;
+    let mut client = crash_on_arrival(&mut dedicated, TOPIC)?;
     assert_eq!(count(&mut client, "orders")?, 1, "Kafka has an event whose transaction never was");
     until_drained(&mut client)?;
     assert_eq!(event_ids(TOPIC)?.len(), 1);
@@ -68,14 +68,14 @@ fn an_asynchronous_commit_is_on_disk_before_its_event_is_in_kafka() -> Result<()
 #[test]
 fn an_event_of_a_subscriber_s_trigger_keeps_its_identity() -> Result<()> {
     const TOPIC: &str = "durability.applied";
-    let mut own = lazy_server("applied")?;
+    let mut dedicated = lazy_server("applied")?;
     Broker::shared()?.create_topic(TOPIC, 1, &[])?;
-    let source = own.server.create_database()?;
-    let mut publisher = own.server.connect(&source)?;
+    let source = dedicated.server.create_database()?;
+    let mut publisher = dedicated.server.connect(&source)?;
     publisher
         .batch_execute("CREATE TABLE orders (id integer); CREATE PUBLICATION orders FOR TABLE orders")?;
     publisher.execute("SELECT pg_create_logical_replication_slot('orders', 'pgoutput')", &[])?;
-    let mut client = own.connect()?;
+    let mut client = dedicated.connect()?;
     client.batch_execute(&format!(
         "CREATE TABLE orders (id integer);
          CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS
@@ -87,12 +87,12 @@ fn an_event_of_a_subscriber_s_trigger_keeps_its_identity() -> Result<()> {
     client.batch_execute(&format!(
         "CREATE SUBSCRIPTION orders CONNECTION 'host={} port={} user=postgres dbname={source}' PUBLICATION orders
          WITH (create_slot = false, slot_name = 'orders', copy_data = false)",
-        own.server.socket_dir().display(),
-        own.server.port(),
+        dedicated.server.socket_dir().display(),
+        dedicated.server.port(),
     ))?;
     publisher.batch_execute("INSERT INTO orders VALUES (42)")?;
     drop((publisher, client));
-    let mut client = crash_on_arrival(&mut own, TOPIC)?;
+    let mut client = crash_on_arrival(&mut dedicated, TOPIC)?;
     wait::until_ok("the order to be applied", DEADLINE, || {
         Ok((count(&mut client, "orders")? == 1).then_some(()))
     })?;
@@ -106,7 +106,7 @@ fn what_a_required_standby_does_not_have_is_not_published() -> Result<()> {
     const TOPIC: &str = "durability.replicated";
     let broker = Broker::shared()?;
     broker.create_topic(TOPIC, 1, &[])?;
-    let mut primary = Own::start(&broker.bootstrap_servers())?;
+    let mut primary = DedicatedServer::start(&broker.bootstrap_servers())?;
     let mut client = primary.connect()?;
     until_idle(&mut client)?;
     let mut standby = Cluster::options("required").start_standby_of(&primary.server)?;

@@ -7,7 +7,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 use crate::support::relay::{status, until_drained, until_idle};
 
 const EVENTS: i32 = 200;
@@ -16,36 +16,36 @@ const EVENTS: i32 = 200;
 const TOLD: &str = "the Kafka producer cannot be used";
 
 /// A relay that publishes to a mock.
-fn at_work(brokers: &MockCluster<'_, DefaultProducerContext>) -> Result<Stage> {
+fn at_work(brokers: &MockCluster<'_, DefaultProducerContext>) -> Result<TestDatabase> {
     brokers.create_topic("fatal", 1, 1)?;
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let servers = brokers.bootstrap_servers();
     // The mock minds no sequence: it would take what is under way behind a request that it refuses, and what librdkafka
     // has made ready to follow it. So all that is emitted at once goes in one.
-    stage.alter_database("SET event_outbox.kafka_properties = 'max.in.flight=1, linger.ms=50'")?;
-    stage.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
-    Ok(stage)
+    db.alter_database("SET event_outbox.kafka_properties = 'max.in.flight=1, linger.ms=50'")?;
+    db.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
+    Ok(db)
 }
 
-fn emit(stage: &mut Stage, from: i32, to: i32) -> Result<()> {
+fn emit(db: &mut TestDatabase, from: i32, to: i32) -> Result<()> {
     let sql =
         "SELECT count(outbox.emit('fatal', to_jsonb(n), key => 'k')) FROM generate_series($1::int, $2) AS n";
-    stage.client.query_one(sql, &[&from, &to])?;
+    db.client.query_one(sql, &[&from, &to])?;
     Ok(())
 }
 
 /// All have arrived, in order; some perhaps more than once. Nobody was charged, and it was told once.
-fn assert_blameless(stage: &mut Stage, servers: &str, pid: i32) -> Result<()> {
-    until_drained(&mut stage.client)?;
-    assert_eq!(until_idle(&mut stage.client)?, pid);
-    assert_eq!(status(&mut stage.client)?.refused, 0);
+fn assert_blameless(db: &mut TestDatabase, servers: &str, pid: i32) -> Result<()> {
+    until_drained(&mut db.client)?;
+    assert_eq!(until_idle(&mut db.client)?, pid);
+    assert_eq!(status(&mut db.client)?.refused, 0);
     let records = Consumer::read_all(servers, &["fatal"])?;
     let mut values: Vec<i32> =
         records.iter().filter_map(Record::value_text).filter_map(|text| text.parse().ok()).collect();
     let mut seen = HashSet::new();
     values.retain(|value| seen.insert(*value));
     assert_eq!(values, (1..=EVENTS).collect::<Vec<_>>());
-    let log = stage.server.log();
+    let log = db.server.log();
     let told = log.lines().filter(|line| line.contains(TOLD) && line.contains(&format!("[{pid}]")));
     assert_eq!(told.count(), 1);
     Ok(())
@@ -57,21 +57,21 @@ fn no_identity() -> Result<()> {
     let brokers = MockCluster::new(1)?;
     brokers
         .request_errors(Request::InitProducerId, &[Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
-    let mut stage = at_work(&brokers)?;
-    let pid = stage.relay()?;
-    emit(&mut stage, 1, EVENTS)?;
-    assert_blameless(&mut stage, &brokers.bootstrap_servers(), pid)
+    let mut db = at_work(&brokers)?;
+    let pid = db.relay()?;
+    emit(&mut db, 1, EVENTS)?;
+    assert_blameless(&mut db, &brokers.bootstrap_servers(), pid)
 }
 
 /// Events are under way when the broker no longer knows what came before them.
 #[test]
 fn a_lost_sequence() -> Result<()> {
     let brokers = MockCluster::new(1)?;
-    let mut stage = at_work(&brokers)?;
-    let pid = stage.relay()?;
-    emit(&mut stage, 1, EVENTS / 2)?;
-    until_drained(&mut stage.client)?;
+    let mut db = at_work(&brokers)?;
+    let pid = db.relay()?;
+    emit(&mut db, 1, EVENTS / 2)?;
+    until_drained(&mut db.client)?;
     brokers.request_errors(Request::Produce, &[Answer::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
-    emit(&mut stage, EVENTS / 2 + 1, EVENTS)?;
-    assert_blameless(&mut stage, &brokers.bootstrap_servers(), pid)
+    emit(&mut db, EVENTS / 2 + 1, EVENTS)?;
+    assert_blameless(&mut db, &brokers.bootstrap_servers(), pid)
 }

@@ -6,9 +6,10 @@ use std::time::Duration;
 use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 
+use crate::support::broker::FaultyBroker;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 /// The line that tells of an outage.
 const OUTAGE: &str = "no Kafka broker answers, events wait";
@@ -16,8 +17,8 @@ const OUTAGE: &str = "no Kafka broker answers, events wait";
 /// From the broker's return to the last event: the relay looks for it every ten seconds at the latest.
 const RETURN: Duration = Duration::from_secs(45);
 
-fn outages_logged(own: &Own) -> usize {
-    own.server.log().matches(OUTAGE).count()
+fn outages_logged(dedicated: &DedicatedServer) -> usize {
+    dedicated.server.log().matches(OUTAGE).count()
 }
 
 /// Nothing was held against the events that wait.
@@ -52,36 +53,36 @@ fn until_back(client: &mut Client) -> Result<()> {
 
 #[test]
 fn kafka_comes_after_the_server() -> Result<()> {
-    let mut broker = Troubled::take()?;
+    let mut broker = FaultyBroker::take()?;
     broker.create_topic("outage.late", 3, &[])?;
     broker.stop()?;
-    let mut own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let mut dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "outage.late")?;
     ledger.emit(&mut client, 500)?;
     until_disconnected(&mut client)?;
     // Also when the server starts without Kafka, and with a backlog.
     drop(client);
-    own.server.restart(event_outbox_lab::StopMode::Fast)?;
-    client = own.connect()?;
+    dedicated.server.restart(event_outbox_lab::StopMode::Fast)?;
+    client = dedicated.connect()?;
     until_disconnected(&mut client)?;
     ledger.emit(&mut client, 500)?;
     assert_blameless(&mut client)?;
     broker.start()?;
     until_back(&mut client)?;
-    assert_eq!(outages_logged(&own), 2);
+    assert_eq!(outages_logged(&dedicated), 2);
     ledger.assert_exactly_once(&mut client, &broker)
 }
 
 #[test]
 fn kafka_dies_in_mid_stream() -> Result<()> {
-    let mut broker = Troubled::take()?;
+    let mut broker = FaultyBroker::take()?;
     broker.create_topic("outage.killed", 3, &[])?;
     let options = Cluster::options("outage")
         .set("event_outbox.batch_size", 100)
         .set("event_outbox.max_in_flight", 1000);
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "outage.killed")?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
@@ -93,16 +94,16 @@ fn kafka_dies_in_mid_stream() -> Result<()> {
     assert_blameless(&mut client)?;
     broker.start()?;
     until_back(&mut client)?;
-    assert_eq!(outages_logged(&own), 1);
+    assert_eq!(outages_logged(&dedicated), 1);
     ledger.assert_at_least_once(&mut client, &broker)
 }
 
 #[test]
 fn kafka_restarts_in_order() -> Result<()> {
-    let mut broker = Troubled::take()?;
+    let mut broker = FaultyBroker::take()?;
     broker.create_topic("outage.restarted", 3, &[])?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "outage.restarted")?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
@@ -113,7 +114,7 @@ fn kafka_restarts_in_order() -> Result<()> {
     ledger.emit(&mut client, 1000)?;
     broker.start()?;
     until_back(&mut client)?;
-    assert_eq!(outages_logged(&own), 1);
+    assert_eq!(outages_logged(&dedicated), 1);
     ledger.assert_exactly_once(&mut client, &broker)
 }
 
@@ -123,11 +124,11 @@ fn an_outage_longer_than_any_timeout() -> Result<()> {
     const TIMEOUTS: &str = "request.timeout.ms=1000,socket.timeout.ms=1000,\
         socket.connection.setup.timeout.ms=1000,topic.metadata.propagation.max.ms=1000,metadata.max.age.ms=1000";
     const SECONDS: f64 = 6.0;
-    let mut broker = Troubled::take()?;
+    let mut broker = FaultyBroker::take()?;
     broker.create_topic("outage.long", 3, &[])?;
     let options = Cluster::options("long").set("event_outbox.kafka_properties", TIMEOUTS);
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "outage.long")?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
@@ -147,7 +148,7 @@ fn an_outage_longer_than_any_timeout() -> Result<()> {
     assert_blameless(&mut client)?;
     broker.start()?;
     until_back(&mut client)?;
-    assert_eq!(outages_logged(&own), 1);
+    assert_eq!(outages_logged(&dedicated), 1);
     let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
     assert_eq!(dead, 0);
     ledger.assert_exactly_once(&mut client, &broker)
@@ -155,13 +156,13 @@ fn an_outage_longer_than_any_timeout() -> Result<()> {
 
 #[test]
 fn kafka_freezes() -> Result<()> {
-    let broker = Troubled::take()?;
+    let broker = FaultyBroker::take()?;
     broker.create_topic("outage.frozen", 3, &[])?;
     // A frozen broker is known by its silence alone; the default patience is half a minute and more.
     let options = Cluster::options("frozen")
         .set("event_outbox.kafka_properties", "request.timeout.ms=1500,socket.timeout.ms=2000");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "outage.frozen")?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
@@ -185,8 +186,8 @@ fn a_cluster_without_brokers_for_a_moment() -> Result<()> {
         .set("broker.session.timeout.ms", 2000)
         .set("broker.heartbeat.interval.ms", 2000 + SECONDS_FENCED * 1000)
         .start()?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "outage.fenced")?;
     wait::until("the broker to create a topic", RETURN, || {
         broker.create_topic("outage.fenced", 3, &[]).ok()

@@ -8,7 +8,7 @@ use postgres::Client;
 
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// Ample for the watchdog's patience, and for the test's own patience with it.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -33,8 +33,8 @@ fn a_topic_that_was_created_again_with_lower_leader_epochs() -> Result<()> {
     const TOPIC: &str = "progress.recreated";
     let mut brokers = KafkaCluster::start()?;
     brokers.create_topic(TOPIC, 6, &[])?;
-    let own = Own::start(&brokers.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&brokers.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, TOPIC)?;
     ledger.emit(&mut client, 100)?;
     until_drained(&mut client)?;
@@ -50,7 +50,7 @@ fn a_topic_that_was_created_again_with_lower_leader_epochs() -> Result<()> {
     brokers.until_in_sync()?;
     ledger.emit(&mut client, 300)?;
     until_published(&mut client)?;
-    assert!(own.server.log().contains(RENEWED), "it recovered by itself");
+    assert!(dedicated.server.log().contains(RENEWED), "it recovered by itself");
     ledger.assert_at_least_once(&mut client, &brokers.brokers()[0])
 }
 
@@ -65,8 +65,8 @@ fn a_broker_that_has_moved_is_found_again() -> Result<()> {
     door.forward_to(port);
     old.forward_to(port);
     broker.create_topic(TOPIC, 3, &[])?;
-    let own = Own::start(&format!("127.0.0.1:{}", door.port()))?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&format!("127.0.0.1:{}", door.port()))?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, TOPIC)?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
@@ -88,8 +88,8 @@ fn a_partition_without_a_leader_is_named() -> Result<()> {
     const TOPIC: &str = "progress.leaderless";
     let mut brokers = KafkaCluster::start()?;
     brokers.create_topic_on(TOPIC, 1, 1, &[])?;
-    let own = Own::with(Cluster::options("leaderless"), &brokers.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(Cluster::options("leaderless"), &brokers.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, TOPIC)?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
@@ -111,7 +111,7 @@ fn a_partition_without_a_leader_is_named() -> Result<()> {
     assert_eq!(verdict, "error", "{finding}");
     assert!(names_it(&finding), "{finding}");
     assert!(row.get::<_, Option<String>>(2).is_some());
-    assert!(!own.server.log().contains(RENEWED), "an outage is no fault of the producer");
+    assert!(!dedicated.server.log().contains(RENEWED), "an outage is no fault of the producer");
     brokers.broker(place).start()?;
     until_published(&mut client)?;
     let records = Consumer::read_all(&brokers.bootstrap_servers(), &[TOPIC])?;
@@ -128,8 +128,8 @@ fn an_idle_relay_does_not_create_a_deleted_topic_again() -> Result<()> {
     let options = Cluster::options("deleted")
         .set("event_outbox.kafka_properties", "topic.metadata.refresh.interval.ms=1000")
         .set("event_outbox.auto_create_topics", "on");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     Ledger::open(&mut client, TOPIC)?.emit(&mut client, 10)?;
     until_drained(&mut client)?;
     let mut absent_since = Instant::now();

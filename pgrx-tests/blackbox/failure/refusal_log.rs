@@ -3,18 +3,18 @@
 use event_outbox_lab::{Broker, Result, wait};
 
 use crate::support::database::{DEADLINE, emit};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 #[test]
 fn a_flood_of_refusals_is_a_few_lines() -> Result<()> {
     const EVENTS: i64 = 2_000;
     let broker = Broker::shared()?;
     broker.create_topic("flooded", 1, &[])?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    own.alter("max_attempts", "2")?;
-    own.alter("retry_backoff", "100ms")?;
-    own.alter("batch_size", "10")?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    dedicated.alter("max_attempts", "2")?;
+    dedicated.alter("retry_backoff", "100ms")?;
+    dedicated.alter("batch_size", "10")?;
+    let mut client = dedicated.connect()?;
     client.execute(
         "SELECT outbox.emit('flooded', to_jsonb(i), partition => 999) FROM generate_series(1, $1::bigint) AS i",
         &[&EVENTS],
@@ -25,9 +25,9 @@ fn a_flood_of_refusals_is_a_few_lines() -> Result<()> {
     })?;
     // The first at once; the count of the others comes ten seconds after it.
     wait::until("the count", DEADLINE, || {
-        own.server.log().contains("more event(s) of topic \"flooded\"").then_some(())
+        dedicated.server.log().contains("more event(s) of topic \"flooded\"").then_some(())
     })?;
-    let log = own.server.log();
+    let log = dedicated.server.log();
     let lines = log.lines().filter(|line| line.contains("Kafka refused")).count();
     assert!((2..6).contains(&lines), "{lines} lines");
     Ok(())
@@ -36,19 +36,19 @@ fn a_flood_of_refusals_is_a_few_lines() -> Result<()> {
 #[test]
 fn a_topic_that_is_missing_for_a_while_kills_no_event() -> Result<()> {
     let broker = Broker::shared()?;
-    let own = Own::start(&broker.bootstrap_servers())?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
     // librdkafka itself waits for a topic that may have been created a moment ago.
-    own.alter("kafka_properties", "topic.metadata.propagation.max.ms=100")?;
+    dedicated.alter("kafka_properties", "topic.metadata.propagation.max.ms=100")?;
     for (setting, value) in [
         ("auto_create_topics", "off"),
         ("max_attempts", "2"),
         ("retry_backoff", "100ms"),
         ("retry_backoff_max", "500ms"),
     ] {
-        own.alter(setting, value)?;
+        dedicated.alter(setting, value)?;
     }
-    own.alter("grace_period", "1h")?;
-    let mut client = own.connect()?;
+    dedicated.alter("grace_period", "1h")?;
+    let mut client = dedicated.connect()?;
     emit(&mut client, "created_late", 1)?;
     wait::until_ok("more refusals than would kill it", DEADLINE, || {
         let attempts = client.query_opt("SELECT attempts FROM outbox.events WHERE attempts > 3", &[])?;
@@ -58,7 +58,7 @@ fn a_topic_that_is_missing_for_a_while_kills_no_event() -> Result<()> {
     assert!(client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     assert_eq!(client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get::<_, i64>(0), 0);
     // Without grace the attempts decide.
-    own.alter("grace_period", "0")?;
+    dedicated.alter("grace_period", "0")?;
     emit(&mut client, "never_created", 1)?;
     wait::until_ok("it to be dead", DEADLINE, || {
         Ok(client.query_opt(

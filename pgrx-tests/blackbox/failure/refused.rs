@@ -4,9 +4,10 @@
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::broker::FaultyBroker;
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::relay::{until_drained, until_status};
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 /// Emits `name` for a key; gives the event's id in the outbox.
 fn emit(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<()> {
@@ -53,9 +54,9 @@ fn plight(client: &mut Client) -> String {
 }
 
 /// The refused event is to be looked at for as long as the test takes.
-fn never_die(stage: &mut Stage) -> Result<()> {
-    let sql = format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1000", stage.database);
-    Ok(stage.client.batch_execute(&sql)?)
+fn never_die(db: &mut TestDatabase) -> Result<()> {
+    let sql = format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1000", db.database);
+    Ok(db.client.batch_execute(&sql)?)
 }
 
 fn values<'r>(records: &'r [Record], key: &str) -> Vec<&'r str> {
@@ -64,14 +65,14 @@ fn values<'r>(records: &'r [Record], key: &str) -> Vec<&'r str> {
 
 #[test]
 fn a_topic_that_does_not_exist_yet() -> Result<()> {
-    let broker = Troubled::take()?;
+    let broker = FaultyBroker::take()?;
     broker.create_topic("refused.known", 1, &[])?;
     let options = Cluster::options("refused")
         .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
         .set("event_outbox.max_attempts", 1000)
         .set("event_outbox.retry_backoff_max", "2s");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     emit(&mut client, "refused.unknown", "a", "first")?;
     let refused = until_refused(&mut client, "first", 1)?;
     assert!(refused.error.is_some_and(|error| error.to_lowercase().contains("topic")));
@@ -101,24 +102,24 @@ fn a_topic_that_does_not_exist_yet() -> Result<()> {
 /// The topic takes less than the outbox does; other keys of the topic flow, also those of its batch.
 #[test]
 fn an_event_too_large_for_its_topic() -> Result<()> {
-    let mut stage = Stage::new()?;
-    never_die(&mut stage)?;
-    let topic = stage.topic("small");
+    let mut db = TestDatabase::new()?;
+    never_die(&mut db)?;
+    let topic = db.topic("small");
     Broker::shared()?.create_topic(&topic, 1, &[("max.message.bytes", "2000")])?;
     let large = "large".to_owned() + &"x".repeat(10_000);
-    let mut transaction = stage.client.transaction()?;
+    let mut transaction = db.client.transaction()?;
     let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
     for (key, name) in [("b", "before"), ("a", &*large), ("a", "behind"), ("b", "after")] {
         transaction.query_one(sql, &[&topic, &key, &name])?;
     }
     transaction.commit()?;
-    until_only_left(&mut stage.client, 2)?;
-    let refused = until_refused(&mut stage.client, "large", 1)?;
+    until_only_left(&mut db.client, 2)?;
+    let refused = until_refused(&mut db.client, "large", 1)?;
     assert!(refused.error.is_some_and(|error| error.contains("MessageSizeTooLarge")));
-    assert_eq!(waiting(&mut stage.client, "behind")?.map(|waiting| waiting.attempts), Some(0));
+    assert_eq!(waiting(&mut db.client, "behind")?.map(|waiting| waiting.attempts), Some(0));
     // The administrator gives the event up: those behind it go on.
-    stage.client.execute("DELETE FROM outbox.events WHERE length(payload) > 10000", &[])?;
-    let records = stage.drained(&topic)?;
+    db.client.execute("DELETE FROM outbox.events WHERE length(payload) > 10000", &[])?;
+    let records = db.drained(&topic)?;
     assert_eq!(values(&records, "b"), [r#""before""#, r#""after""#]);
     assert_eq!(values(&records, "a"), [r#""behind""#]);
     Ok(())
@@ -128,34 +129,34 @@ fn an_event_too_large_for_its_topic() -> Result<()> {
 /// happens that would tell of that.
 #[test]
 fn an_event_too_large_for_its_topic_and_another_on_its_way() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.kafka_properties", "batch.num.messages=1")?;
-    let topic = stage.topic("small");
-    stage.broker.create_topic(&topic, 1, &[("max.message.bytes", "2000")])?;
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.kafka_properties", "batch.num.messages=1")?;
+    let topic = db.topic("small");
+    db.broker.create_topic(&topic, 1, &[("max.message.bytes", "2000")])?;
+    let mut transaction = db.client.transaction()?;
     let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
     for (key, value) in [("b", "before"), ("a", &*"x".repeat(10_000)), ("b", "after")] {
         transaction.query_one(sql, &[&topic, &key, &value])?;
     }
     transaction.commit()?;
-    until_only_left(&mut stage.client, 1)?;
+    until_only_left(&mut db.client, 1)?;
     Ok(())
 }
 
 #[test]
 fn a_partition_out_of_range() -> Result<()> {
-    let mut stage = Stage::new()?;
-    never_die(&mut stage)?;
-    let topic = stage.topic("narrow");
+    let mut db = TestDatabase::new()?;
+    never_die(&mut db)?;
+    let topic = db.topic("narrow");
     Broker::shared()?.create_topic(&topic, 2, &[])?;
     let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2, partition => $4)";
-    stage.client.query_one(sql, &[&topic, &"a", &"outside", &2_i32])?;
-    stage.client.query_one(sql, &[&topic, &"b", &"inside", &1_i32])?;
-    until_only_left(&mut stage.client, 1)?;
-    let refused = until_refused(&mut stage.client, "outside", 1)?;
+    db.client.query_one(sql, &[&topic, &"a", &"outside", &2_i32])?;
+    db.client.query_one(sql, &[&topic, &"b", &"inside", &1_i32])?;
+    until_only_left(&mut db.client, 1)?;
+    let refused = until_refused(&mut db.client, "outside", 1)?;
     assert!(refused.error.is_some_and(|error| error.to_lowercase().contains("partition")));
-    stage.broker.add_partitions(&topic, 3)?;
-    let records = stage.drained(&topic)?;
+    db.broker.add_partitions(&topic, 3)?;
+    let records = db.drained(&topic)?;
     let places: Vec<_> = records.iter().map(|record| (record.key_text(), record.partition)).collect();
     assert!(places.contains(&(Some("a"), 2)) && places.contains(&(Some("b"), 1)), "{places:?}");
     Ok(())
@@ -164,21 +165,21 @@ fn a_partition_out_of_range() -> Result<()> {
 /// A compacted topic takes no record without a key; those with one pass, also those of its batch.
 #[test]
 fn a_record_that_the_topic_does_not_take() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.alter_database("SET event_outbox.max_attempts = 2")?;
-    stage.alter_database("SET event_outbox.retry_backoff = '10ms'")?;
-    let topic = stage.topic("compacted");
-    stage.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    db.alter_database("SET event_outbox.max_attempts = 2")?;
+    db.alter_database("SET event_outbox.retry_backoff = '10ms'")?;
+    let topic = db.topic("compacted");
+    db.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
+    let mut transaction = db.client.transaction()?;
     let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2)";
     for (key, name) in [(Some("b"), "before"), (None, "keyless"), (Some("a"), "after")] {
         transaction.query_one(sql, &[&topic, &key, &name])?;
     }
     transaction.commit()?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     assert_eq!(values(&records, "b"), [r#""before""#]);
     assert_eq!(values(&records, "a"), [r#""after""#]);
-    let dead = stage.client.query_one(
+    let dead = db.client.query_one(
         "SELECT convert_from(payload, 'UTF8'), error_class, attempts FROM outbox.dead_letters",
         &[],
     )?;
@@ -190,28 +191,28 @@ fn a_record_that_the_topic_does_not_take() -> Result<()> {
 /// Whoever has mended the cause need not wait for the next attempt.
 #[test]
 fn a_wait_shortened_by_hand() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     for setting in ["retry_backoff = '1h'", "retry_backoff_max = '1h'", "sweep_interval = '1h'"] {
-        stage.alter_database(&format!("SET event_outbox.{setting}"))?;
+        db.alter_database(&format!("SET event_outbox.{setting}"))?;
     }
-    let topic = stage.topic("shortened");
-    stage.broker.create_topic(&topic, 1, &[])?;
+    let topic = db.topic("shortened");
+    db.broker.create_topic(&topic, 1, &[])?;
     let sql = "SELECT outbox.emit($1, to_jsonb($2::text), key => 'k', partition => $3)";
-    stage.client.query_one(sql, &[&topic, &"refused", &1_i32])?;
-    until_refused(&mut stage.client, "refused", 1)?;
-    stage.client.query_one(sql, &[&topic, &"behind", &0_i32])?;
-    stage.broker.add_partitions(&topic, 2)?;
-    stage.client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
-    let records = stage.promptly(&topic, 2)?;
+    db.client.query_one(sql, &[&topic, &"refused", &1_i32])?;
+    until_refused(&mut db.client, "refused", 1)?;
+    db.client.query_one(sql, &[&topic, &"behind", &0_i32])?;
+    db.broker.add_partitions(&topic, 2)?;
+    db.client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
+    let records = db.promptly(&topic, 2)?;
     assert_eq!(values(&records, "k").len(), 2);
     Ok(())
 }
 
 #[test]
 fn a_refusal_reported_by_hand_counts() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("byhand");
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("byhand");
+    let mut transaction = db.client.transaction()?;
     transaction.query_one("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
     for attempts in 1..=2 {
         let update = "UPDATE outbox.events SET last_error = 'no' RETURNING attempts, next_attempt_at > now()";
@@ -223,6 +224,6 @@ fn a_refusal_reported_by_hand_counts() -> Result<()> {
     let attempts: i32 = transaction.query_one("SELECT attempts FROM outbox.events", &[])?.get(0);
     assert_eq!(attempts, 2);
     transaction.commit()?;
-    assert_eq!(stage.drained(&topic)?.len(), 1);
+    assert_eq!(db.drained(&topic)?.len(), 1);
     Ok(())
 }

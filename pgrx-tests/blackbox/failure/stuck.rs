@@ -4,10 +4,11 @@ use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 use postgres::Client;
 use rdkafka::mocking::MockCluster;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::broker::FaultyBroker;
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_status};
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 /// More than the window holds.
 const STUCK: i32 = 1000;
@@ -26,25 +27,25 @@ fn a_topic_without_a_leader_does_not_starve_the_others() -> Result<()> {
     }
     brokers.partition_leader("stuck", 0, None)?;
 
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     for (name, value) in [
         ("bootstrap_servers", brokers.bootstrap_servers()),
         ("max_in_flight", "100".into()),
         ("batch_size", "50".into()),
     ] {
         // A relay that still goes by the old ones would publish to other brokers.
-        stage.configure(&format!("event_outbox.{name}"), &value)?;
+        db.configure(&format!("event_outbox.{name}"), &value)?;
     }
     let emit = "SELECT count(outbox.emit($1, to_jsonb(n), key => 'k')) FROM generate_series(1, $2::int) AS n";
-    stage.client.query_one(emit, &[&"stuck", &STUCK])?;
-    stage.client.query_one(emit, &[&"free", &FREE])?;
+    db.client.query_one(emit, &[&"stuck", &STUCK])?;
+    db.client.query_one(emit, &[&"free", &FREE])?;
 
     wait::until_ok("the events of the other topic to be published", DEADLINE, || {
         let left: i64 =
-            stage.client.query_one("SELECT count(*) FROM outbox.events WHERE topic = 'free'", &[])?.get(0);
+            db.client.query_one("SELECT count(*) FROM outbox.events WHERE topic = 'free'", &[])?.get(0);
         Ok((left == 0).then_some(()))
     })?;
-    let waiting = stage.client.query_one("SELECT count(*), max(attempts) FROM outbox.events", &[])?;
+    let waiting = db.client.query_one("SELECT count(*), max(attempts) FROM outbox.events", &[])?;
     assert_eq!(
         (waiting.get::<_, i64>(0), waiting.get::<_, i32>(1)),
         (i64::from(STUCK), 0),
@@ -53,7 +54,7 @@ fn a_topic_without_a_leader_does_not_starve_the_others() -> Result<()> {
 
     brokers.partition_leader("stuck", 0, Some(1))?;
     wait::until_ok("the events of the topic with a new leader to be published", DEADLINE, || {
-        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
         Ok((left == 0).then_some(()))
     })?;
     let read = |topic: &str| Consumer::read_all(&brokers.bootstrap_servers(), &[topic]);
@@ -69,15 +70,15 @@ fn left(client: &mut Client, topic: &str) -> Result<i64> {
 #[test]
 fn a_deleted_topic_does_not_starve_the_others() -> Result<()> {
     let (doomed, alive) = ("stuck.doomed", "stuck.alive");
-    let broker = Troubled::take()?;
+    let broker = FaultyBroker::take()?;
     let options = Cluster::options("deleted")
         .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
         .set("event_outbox.max_in_flight", 100)
         .set("event_outbox.batch_size", 50)
         .set("event_outbox.max_attempts", 1000)
         .set("event_outbox.retry_backoff_max", "1s");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let emit = "SELECT count(outbox.emit($1, to_jsonb(n), key => 'k')) FROM generate_series(1, $2::int) AS n";
     for topic in [doomed, alive] {
         broker.create_topic(topic, 1, &[])?;
@@ -108,8 +109,8 @@ fn throttling_is_nobodys_fault() -> Result<()> {
         "event_outbox.kafka_properties",
         "client.id=throttled,request.timeout.ms=1000,socket.timeout.ms=1500",
     );
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "stuck.throttled")?;
     for _ in 0..2 {
         // More than the quota allows for: the broker keeps the producer waiting for seconds.

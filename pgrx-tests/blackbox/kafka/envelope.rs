@@ -2,32 +2,32 @@
 
 use event_outbox_lab::{Cluster, Consumer, Result};
 
-use crate::support::database::{PROMPTLY, Stage};
+use crate::support::database::{PROMPTLY, TestDatabase};
 
 #[test]
 fn the_source_is_a_setting_of_the_database() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("source");
-    stage.configure("event_outbox.source", "https://shop.example/größe")?;
-    stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
-    let records = stage.drained(&topic)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("source");
+    db.configure("event_outbox.source", "https://shop.example/größe")?;
+    db.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
+    let records = db.drained(&topic)?;
     assert_eq!(records[0].header("ce_source"), Some("https://shop.example/größe"));
     Ok(())
 }
 
 #[test]
 fn the_default_source_names_the_cluster() -> Result<()> {
-    let stage = Stage::new()?;
+    let db = TestDatabase::new()?;
     let server = Cluster::options("named")
         .set("cluster_name", "shop eu")
-        .set("event_outbox.bootstrap_servers", stage.broker.bootstrap_servers())
+        .set("event_outbox.bootstrap_servers", db.broker.bootstrap_servers())
         .start()?;
     server.connect("postgres")?.batch_execute("CREATE DATABASE \"my shop\"")?;
     let mut client = server.connect("my shop")?;
-    let topic = stage.topic("named");
+    let topic = db.topic("named");
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
-    let mut consumer = Consumer::new(&stage.broker.bootstrap_servers(), &[&topic])?;
+    let mut consumer = Consumer::new(&db.broker.bootstrap_servers(), &[&topic])?;
     let records = consumer.read_until(1, PROMPTLY)?;
     assert_eq!(records[0].header("ce_source"), Some("postgresql://shop%20eu/my%20shop"));
     Ok(())
@@ -35,14 +35,13 @@ fn the_default_source_names_the_cluster() -> Result<()> {
 
 #[test]
 fn without_an_envelope_only_the_authors_headers_are_sent() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("bare");
-    stage.configure("event_outbox.envelope", "none")?;
-    stage.client.execute("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
-    stage
-        .client
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("bare");
+    db.configure("event_outbox.envelope", "none")?;
+    db.client.execute("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
+    db.client
         .execute("SELECT outbox.emit($1, '2', key => 'k', headers => '{\"trace\": \"7f\"}')", &[&topic])?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len(), 2);
     assert_eq!(records[0].headers, []);
     assert_eq!(records[1].headers, [("trace".to_string(), Some(b"7f".to_vec()))]);

@@ -7,21 +7,21 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, ensure};
 use event_outbox_lab::{Broker, Consumer, Record, Result, layout};
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 const PARTITIONS: i32 = 12;
 
 #[test]
 fn an_explicit_partition_wins_over_the_key() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("explicit");
-    stage.broker.create_topic(&topic, PARTITIONS, &[])?;
-    stage.client.execute(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("explicit");
+    db.broker.create_topic(&topic, PARTITIONS, &[])?;
+    db.client.execute(
         "SELECT outbox.emit($1, to_jsonb(n), key => k, partition => n)
            FROM generate_series(0, $2::int - 1) AS n, (VALUES ('same'), (NULL)) AS keys (k)",
         &[&topic, &PARTITIONS],
     )?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len() as i32, 2 * PARTITIONS);
     for record in &records {
         assert_eq!(record.value_text(), Some(record.partition.to_string().as_str()));
@@ -32,20 +32,20 @@ fn an_explicit_partition_wins_over_the_key() -> Result<()> {
 /// Kafka's own console producer says where the keys belong.
 #[test]
 fn the_partition_of_a_key_is_that_of_java_clients() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (ours, theirs) = (stage.topic("ours"), stage.topic("theirs"));
+    let mut db = TestDatabase::new()?;
+    let (ours, theirs) = (db.topic("ours"), db.topic("theirs"));
     for topic in [&ours, &theirs] {
-        stage.broker.create_topic(topic, PARTITIONS, &[])?;
+        db.broker.create_topic(topic, PARTITIONS, &[])?;
     }
     let keys = keys();
-    stage.client.execute(
+    db.client.execute(
         "SELECT outbox.emit($1, to_jsonb(n), key => k) FROM unnest($2::text[]) WITH ORDINALITY AS keys (k, n)",
         &[&ours, &keys],
     )?;
-    produce_with_java(stage.broker, &theirs, &keys)?;
+    produce_with_java(db.broker, &theirs, &keys)?;
 
-    let theirs = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&theirs])?;
-    let ours = stage.drained(&ours)?;
+    let theirs = Consumer::read_all(&db.broker.bootstrap_servers(), &[&theirs])?;
+    let ours = db.drained(&ours)?;
     let (expected, found) = (partitions(&theirs), partitions(&ours));
     assert_eq!((expected.len(), found.len()), (keys.len(), keys.len()));
     let differing: Vec<_> = expected.iter().filter(|(key, at)| found.get(*key) != Some(at)).collect();

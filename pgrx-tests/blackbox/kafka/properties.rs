@@ -6,38 +6,38 @@ use event_outbox_lab::{Broker, Cluster, Result, run_as};
 use postgres::error::SqlState;
 
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// Must never be seen anywhere.
 const SECRET: &str = "hunter2";
 
 const KERBEROS: &str = "security.protocol=sasl_plaintext,sasl.mechanisms=GSSAPI";
 
-fn start() -> Result<Own> {
-    Own::with(Cluster::options("properties"), &Broker::shared()?.bootstrap_servers())
+fn start() -> Result<DedicatedServer> {
+    DedicatedServer::with(Cluster::options("properties"), &Broker::shared()?.bootstrap_servers())
 }
 
-fn set(own: &Own, properties: &str) -> Result<()> {
-    own.server.set("event_outbox.kafka_properties", properties)?;
-    own.server.reload()
+fn set(dedicated: &DedicatedServer, properties: &str) -> Result<()> {
+    dedicated.server.set("event_outbox.kafka_properties", properties)?;
+    dedicated.server.reload()
 }
 
 /// Has the relay go by these properties in the file.
-fn write(own: &Own, properties: &str) -> Result<()> {
-    let path = own.server.data_dir().join("kafka.properties");
+fn write(dedicated: &DedicatedServer, properties: &str) -> Result<()> {
+    let path = dedicated.server.data_dir().join("kafka.properties");
     fs::write(&path, properties)?;
     run_as::give_to_server(&path)?;
-    own.server.set("event_outbox.kafka_properties_file", path.display())?;
-    own.server.reload()
+    dedicated.server.set("event_outbox.kafka_properties_file", path.display())?;
+    dedicated.server.reload()
 }
 
 /// What runs programs, loads code or reads files as the server's user is refused where the setting has it. The
 /// setting can be granted.
 #[test]
 fn a_setting_runs_nothing() -> Result<()> {
-    let own = start()?;
-    let mut client = own.connect()?;
-    let mark = own.server.data_dir().join("run");
+    let dedicated = start()?;
+    let mut client = dedicated.connect()?;
+    let mark = dedicated.server.data_dir().join("run");
     let touch = format!("touch {}", mark.display());
     for (properties, name) in [
         (format!("{KERBEROS},sasl.kerberos.kinit.cmd={touch}"), "sasl.kerberos.kinit.cmd"),
@@ -52,7 +52,7 @@ fn a_setting_runs_nothing() -> Result<()> {
         ("sasl.oauthbearer.token.endpoint.url=http://x".into(), "sasl.oauthbearer.token.endpoint.url"),
         ("enable.ssl.certificate.verification=false".into(), "enable.ssl.certificate.verification"),
     ] {
-        set(&own, &properties)?;
+        set(&dedicated, &properties)?;
         until_status(&mut client, name, |status| {
             status.state == "misconfigured"
                 && status
@@ -63,37 +63,37 @@ fn a_setting_runs_nothing() -> Result<()> {
     assert!(!mark.exists());
 
     // In the server's own file it is what its administrator wants. librdkafka logs the command that failed.
-    own.server.set("log_min_messages", "debug1")?;
-    set(&own, "")?;
+    dedicated.server.set("log_min_messages", "debug1")?;
+    set(&dedicated, "")?;
     write(
-        &own,
+        &dedicated,
         &format!("{}\nsasl.kerberos.kinit.cmd={touch}; : {SECRET}; false\n", KERBEROS.replace(',', "\n")),
     )?;
     event_outbox_lab::wait::until("the command to run", crate::support::database::DEADLINE, || {
         mark.exists().then_some(())
     })?;
     event_outbox_lab::wait::until("the log of it", crate::support::database::DEADLINE, || {
-        own.server.log().contains("ticket refresh failed").then_some(())
+        dedicated.server.log().contains("ticket refresh failed").then_some(())
     })?;
-    assert!(!own.server.log().contains(SECRET));
+    assert!(!dedicated.server.log().contains(SECRET));
     Ok(())
 }
 
 /// librdkafka can play a broker, for tests: events would be deleted that no Kafka has.
 #[test]
 fn a_mock_is_no_kafka() -> Result<()> {
-    let own = start()?;
-    let mut client = own.connect()?;
+    let dedicated = start()?;
+    let mut client = dedicated.connect()?;
     until_idle(&mut client)?;
     for name in ["test.mock.num.brokers", "test.mock.broker.rtt", "ut_handle_ProduceResponse"] {
-        set(&own, &format!("{name}=1"))?;
+        set(&dedicated, &format!("{name}=1"))?;
         until_status(&mut client, name, |status| {
             status.state == "misconfigured" && status.error().contains(&format!("\"{name}\" cannot be set"))
         })?;
     }
-    set(&own, "")?;
+    set(&dedicated, "")?;
     until_idle(&mut client)?;
-    write(&own, "test.mock.num.brokers=1\n")?;
+    write(&dedicated, "test.mock.num.brokers=1\n")?;
     until_status(&mut client, "the file's", |status| {
         status.state == "misconfigured" && status.error().contains("test.mock.num.brokers")
     })?;
@@ -106,14 +106,14 @@ fn a_mock_is_no_kafka() -> Result<()> {
 /// What the outbox sets itself is refused with the reason, and not replaced in silence.
 #[test]
 fn nothing_is_overridden_in_silence() -> Result<()> {
-    let own = start()?;
-    let mut client = own.connect()?;
+    let dedicated = start()?;
+    let mut client = dedicated.connect()?;
     for (property, words) in [
         ("message.max.bytes=1000000", "event_outbox.max_event_bytes"),
         ("log_level=7", "log_min_messages"),
         ("enable.idempotence=FALSE", "retry"),
     ] {
-        set(&own, property)?;
+        set(&dedicated, property)?;
         until_status(&mut client, property, |status| {
             status.state == "misconfigured" && status.error().contains(words)
         })?;
@@ -124,17 +124,20 @@ fn nothing_is_overridden_in_silence() -> Result<()> {
 /// What is granted of the settings does not reach the server's files.
 #[test]
 fn the_file_is_named_by_superusers_alone() -> Result<()> {
-    let own = start()?;
-    own.connect()?.batch_execute(&format!(
+    let dedicated = start()?;
+    dedicated.connect()?.batch_execute(&format!(
         "CREATE ROLE granted LOGIN;
          GRANT SET, ALTER SYSTEM ON PARAMETER event_outbox.kafka_properties_file, event_outbox.kafka_properties TO granted;
          ALTER DATABASE {} OWNER TO granted",
-        own.database
+        dedicated.database
     ))?;
-    let mut granted = own.server.connect_as(&own.database, "granted")?;
+    let mut granted = dedicated.server.connect_as(&dedicated.database, "granted")?;
     for sql in [
         "SET event_outbox.kafka_properties_file = '/etc/hostname'".to_owned(),
-        format!("ALTER DATABASE {} SET event_outbox.kafka_properties_file = '/etc/hostname'", own.database),
+        format!(
+            "ALTER DATABASE {} SET event_outbox.kafka_properties_file = '/etc/hostname'",
+            dedicated.database
+        ),
         "ALTER ROLE granted SET event_outbox.kafka_properties_file = '/etc/hostname'".to_owned(),
         "ALTER SYSTEM SET event_outbox.kafka_properties_file = '/etc/hostname'".to_owned(),
     ] {
@@ -143,15 +146,15 @@ fn the_file_is_named_by_superusers_alone() -> Result<()> {
     }
     granted.batch_execute("SET event_outbox.kafka_properties = 'linger.ms=1'")?;
     // Who may set it does; others go on where it is set.
-    let path = own.server.data_dir().join("kafka.properties");
+    let path = dedicated.server.data_dir().join("kafka.properties");
     fs::write(&path, "linger.ms=1\n")?;
     run_as::give_to_server(&path)?;
-    own.alter("kafka_properties_file", &path.display().to_string())?;
-    granted = own.server.connect_as(&own.database, "granted")?;
+    dedicated.alter("kafka_properties_file", &path.display().to_string())?;
+    granted = dedicated.server.connect_as(&dedicated.database, "granted")?;
     granted.batch_execute("BEGIN; SELECT 1")?;
-    own.server.reload()?;
+    dedicated.server.reload()?;
     granted.batch_execute("SELECT 1; COMMIT")?;
-    let mut client = own.connect()?;
+    let mut client = dedicated.connect()?;
     client.query_one("SELECT outbox.emit('properties.granted', '{}')", &[])?;
     until_drained(&mut client)
 }
@@ -159,9 +162,9 @@ fn the_file_is_named_by_superusers_alone() -> Result<()> {
 /// librdkafka quotes values in its errors and its log.
 #[test]
 fn what_librdkafka_quotes_is_hidden() -> Result<()> {
-    let own = start()?;
-    own.server.set("log_min_messages", "debug1")?;
-    let mut client = own.connect()?;
+    let dedicated = start()?;
+    dedicated.server.set("log_min_messages", "debug1")?;
+    let mut client = dedicated.connect()?;
     let oauth = "security.protocol=sasl_plaintext\nsasl.mechanisms=OAUTHBEARER\n";
     for (properties, words) in [
         (
@@ -195,16 +198,16 @@ fn what_librdkafka_quotes_is_hidden() -> Result<()> {
             "token",
         ),
     ] {
-        write(&own, "")?;
+        write(&dedicated, "")?;
         until_idle(&mut client)?;
-        write(&own, &properties)?;
+        write(&dedicated, &properties)?;
         let seen = until_status(&mut client, &properties, |status| {
             status.state != "idle" && status.error().to_lowercase().contains(words)
                 || status.is_disconnected()
         })?;
         assert!(!seen.error().contains(SECRET), "{seen:?}");
     }
-    let log = own.server.log();
+    let log = dedicated.server.log();
     let leak = log.lines().find(|line| line.contains(SECRET));
     assert!(leak.is_none(), "{leak:?}");
     Ok(())
@@ -213,16 +216,16 @@ fn what_librdkafka_quotes_is_hidden() -> Result<()> {
 /// The path of the file is in the log; who sees the status need not know it.
 #[test]
 fn the_path_of_the_file_is_not_for_all() -> Result<()> {
-    let own = start()?;
-    let mut client = own.connect()?;
-    write(&own, "nonsense\n")?;
+    let dedicated = start()?;
+    let mut client = dedicated.connect()?;
+    write(&dedicated, "nonsense\n")?;
     let seen = until_status(&mut client, "the error", |status| {
         status.state == "misconfigured" && status.error().contains("entry 1")
     })?;
     assert!(!seen.error().contains("kafka.properties:") && !seen.error().contains('/'), "{seen:?}");
-    let path = own.server.data_dir().join("kafka.properties").display().to_string();
+    let path = dedicated.server.data_dir().join("kafka.properties").display().to_string();
     event_outbox_lab::wait::until("the log's line", crate::support::database::DEADLINE, || {
-        own.server.log().contains(&path).then_some(())
+        dedicated.server.log().contains(&path).then_some(())
     })?;
     Ok(())
 }

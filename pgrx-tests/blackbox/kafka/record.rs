@@ -3,7 +3,7 @@
 use event_outbox_lab::{Record, Result};
 use uuid::Uuid;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 type Header = (String, Option<Vec<u8>>);
 
@@ -11,7 +11,7 @@ fn header(name: &str, value: &str) -> Header {
     (name.into(), Some(value.into()))
 }
 
-impl Stage {
+impl TestDatabase {
     /// Runs a statement whose `$1` is a new topic; gives the one record that comes of it.
     fn record_of(&mut self, name: &str, sql: &str) -> Result<Record> {
         let topic = self.topic(name);
@@ -24,8 +24,8 @@ impl Stage {
 
 #[test]
 fn an_event_becomes_a_cloudevent() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let record = stage.record_of(
+    let mut db = TestDatabase::new()?;
+    let record = db.record_of(
         "whole",
         r#"WITH event AS (SELECT outbox.emit($1, '{"b": [1, 2.50, null], "a": "x  y"}', key => 'key 1',
                 event_type => 'shop.paid', headers => '{"trace": "7f"}',
@@ -36,8 +36,8 @@ fn an_event_becomes_a_cloudevent() -> Result<()> {
     assert_eq!(record.value_text(), Some(r#"{"a":"x  y","b":[1,2.50,null]}"#));
     assert_eq!(record.key, Some(b"key 1".to_vec()));
 
-    let row = stage.client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[])?;
-    let source = format!("postgresql://{}/{}", row.get::<_, String>(0), stage.database);
+    let row = db.client.query_one("SELECT system_identifier::text FROM pg_control_system()", &[])?;
+    let source = format!("postgresql://{}/{}", row.get::<_, String>(0), db.database);
     let time = record.header("ce_time").unwrap_or_default().to_string();
     assert_eq!(
         record.headers,
@@ -56,10 +56,10 @@ fn an_event_becomes_a_cloudevent() -> Result<()> {
 
 #[test]
 fn the_topic_stands_in_for_the_type_and_the_id_is_what_emit_returned() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("plain");
-    let id: Uuid = stage.client.query_one("SELECT outbox.emit($1, '{}')", &[&topic])?.get(0);
-    let records = stage.drained(&topic)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("plain");
+    let id: Uuid = db.client.query_one("SELECT outbox.emit($1, '{}')", &[&topic])?.get(0);
+    let records = db.drained(&topic)?;
     let [record] = &records[..] else { panic!("not one record: {records:?}") };
     assert_eq!(record.header("ce_id"), Some(id.to_string().as_str()));
     assert_eq!(record.header("ce_type"), Some(topic.as_str()));
@@ -71,9 +71,9 @@ fn the_topic_stands_in_for_the_type_and_the_id_is_what_emit_returned() -> Result
 /// The time of emitting, which is neither the transaction's start nor the time of publishing.
 #[test]
 fn time_and_timestamp_are_those_of_emitting() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("time");
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("time");
+    let mut transaction = db.client.transaction()?;
     for _ in 0..3 {
         transaction.execute("SELECT outbox.emit($1, '0'), pg_sleep(0.002)", &[&topic])?;
     }
@@ -88,7 +88,7 @@ fn time_and_timestamp_are_those_of_emitting() -> Result<()> {
         &[],
     )?;
     transaction.commit()?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     assert_eq!((rows.len(), records.len()), (4, 4));
     for (row, record) in rows.iter().zip(&records) {
         let stored: String = row.get(2);
@@ -108,8 +108,8 @@ fn time_and_timestamp_are_those_of_emitting() -> Result<()> {
 
 #[test]
 fn headers_of_every_kind() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let record = stage.record_of(
+    let mut db = TestDatabase::new()?;
+    let record = db.record_of(
         "headers",
         r#"SELECT outbox.emit($1, '0', headers => '{"text": "a \"b\" \\ c", "none": null, "many": ["x", null, 3],
              "int": 12345678901234567890, "dec": 1.10, "yes": true, "map": {"k": [1, "é"]}, "empty": "", "nil": [],
@@ -140,8 +140,8 @@ fn headers_of_every_kind() -> Result<()> {
 /// The column of the table is json, which keeps order and repeats; a header of the author's wins.
 #[test]
 fn headers_of_a_plain_insert_keep_their_order() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let record = stage.record_of(
+    let mut db = TestDatabase::new()?;
+    let record = db.record_of(
         "inserted",
         r#"INSERT INTO outbox.events (topic, payload, content_type, headers)
            VALUES ($1, 'x', 'application/json', '{"z": 1, "Content-Type": "text/plain", "a": "2", "z": "3"}')"#,
@@ -153,15 +153,13 @@ fn headers_of_a_plain_insert_keep_their_order() -> Result<()> {
 
 #[test]
 fn a_tombstone_has_a_key_and_no_value() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("tombstone");
-    stage.client.execute("SELECT outbox.emit($1, NULL, key => 'k')", &[&topic])?;
-    stage
-        .client
-        .execute("SELECT outbox.emit_bytes($1, NULL, key => 'k', content_type => 'x/y')", &[&topic])?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("tombstone");
+    db.client.execute("SELECT outbox.emit($1, NULL, key => 'k')", &[&topic])?;
+    db.client.execute("SELECT outbox.emit_bytes($1, NULL, key => 'k', content_type => 'x/y')", &[&topic])?;
     // JSON's null is a value.
-    stage.client.execute("SELECT outbox.emit($1, 'null', key => 'k')", &[&topic])?;
-    let records = stage.drained(&topic)?;
+    db.client.execute("SELECT outbox.emit($1, 'null', key => 'k')", &[&topic])?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len(), 3);
     for tombstone in &records[..2] {
         assert_eq!((tombstone.key_text(), &tombstone.value), (Some("k"), &None));
@@ -174,15 +172,15 @@ fn a_tombstone_has_a_key_and_no_value() -> Result<()> {
 
 #[test]
 fn bytes_are_sent_as_they_are() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("bytes");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("bytes");
     let every_byte: Vec<u8> = (0..=255).collect();
     let key = [0_u8, 255, 0, 128];
     let sql = "SELECT outbox.emit_bytes($1, $2, key => $3, content_type => 'application/protobuf')";
-    stage.client.execute(sql, &[&topic, &every_byte, &&key[..]])?;
+    db.client.execute(sql, &[&topic, &every_byte, &&key[..]])?;
     // Empty is not null; without a content type there is no such header.
-    stage.client.execute("SELECT outbox.emit_bytes($1, '', key => '')", &[&topic])?;
-    let records = stage.drained(&topic)?;
+    db.client.execute("SELECT outbox.emit_bytes($1, '', key => '')", &[&topic])?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len(), 2);
     assert_eq!((records[0].key.as_deref(), records[0].value.as_ref()), (Some(&key[..]), Some(&every_byte)));
     assert_eq!(records[0].header("content-type"), Some("application/protobuf"));
@@ -193,12 +191,12 @@ fn bytes_are_sent_as_they_are() -> Result<()> {
 
 #[test]
 fn unicode_payloads_and_keys() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("unicode");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("unicode");
     let text = "Größe 漢字 🦀 \u{202e}\u{7f}\t\"quoted\" \\";
     let sql = "SELECT outbox.emit($1, to_jsonb($2::text), key => $2, event_type => $2)";
-    stage.client.execute(sql, &[&topic, &text])?;
-    let records = stage.drained(&topic)?;
+    db.client.execute(sql, &[&topic, &text])?;
+    let records = db.drained(&topic)?;
     let [record] = &records[..] else { panic!("not one record: {records:?}") };
     assert_eq!((record.key_text(), record.header("ce_type")), (Some(text), Some(text)));
     let value: String = serde_json::from_slice(record.value.as_deref().unwrap_or_default())?;
@@ -208,10 +206,10 @@ fn unicode_payloads_and_keys() -> Result<()> {
 
 #[test]
 fn payloads_of_900_kilobytes() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("large");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("large");
     // One that TOAST compresses, and one that it cannot.
-    stage.client.execute("SELECT outbox.emit($1, to_jsonb(repeat('x', 900000)), key => 'k')", &[&topic])?;
+    db.client.execute("SELECT outbox.emit($1, to_jsonb(repeat('x', 900000)), key => 'k')", &[&topic])?;
     let mut noise = 1_u32;
     let incompressible: Vec<u8> = std::iter::repeat_with(|| {
         noise = noise.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
@@ -221,9 +219,9 @@ fn payloads_of_900_kilobytes() -> Result<()> {
     .collect();
     for _ in 0..10 {
         let sql = "SELECT outbox.emit_bytes($1, $2, key => 'k')";
-        stage.client.execute(sql, &[&topic, &incompressible])?;
+        db.client.execute(sql, &[&topic, &incompressible])?;
     }
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len(), 11);
     assert_eq!(records[0].value.as_ref().map(Vec::len), Some(900_002));
     assert!(records[1..].iter().all(|record| record.value.as_ref() == Some(&incompressible)));

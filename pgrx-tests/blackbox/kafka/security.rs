@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use anyhow::anyhow;
 use event_outbox_lab::{Authority, Broker, Consumer, IdentityProvider, Result, identity, run_as};
 
-use crate::support::database::{Stage, emit};
+use crate::support::database::{TestDatabase, emit};
 use crate::support::relay::{Status, status, until_drained, until_status};
 
 /// Listeners: TLS; TLS with the certificate of another host; TLS with a client certificate; passwords and tokens
@@ -86,7 +86,7 @@ fn login(mechanism: &str, user: &str, password: &str) -> Result<String> {
 
 /// A database whose relay goes to the secured broker, with what its properties file holds.
 struct Visitor {
-    stage: Stage,
+    db: TestDatabase,
     broker: &'static Broker,
     topic: String,
     file: PathBuf,
@@ -95,15 +95,15 @@ struct Visitor {
 impl Visitor {
     fn new(listener: &str, properties: &str) -> Result<Self> {
         let broker = &fortress()?.broker;
-        let stage = Stage::new()?;
-        let file = stage.server.data_dir().join(format!("{}.properties", stage.database));
-        let mut visitor = Self { topic: stage.topic("secured"), stage, broker, file };
+        let db = TestDatabase::new()?;
+        let file = db.server.data_dir().join(format!("{}.properties", db.database));
+        let mut visitor = Self { topic: db.topic("secured"), db, broker, file };
         visitor.write(properties)?;
         let file = visitor.file.display().to_string();
-        visitor.stage.configure("event_outbox.kafka_properties_file", &file)?;
+        visitor.db.configure("event_outbox.kafka_properties_file", &file)?;
         // With the lines that librdkafka writes for those who look closer.
-        visitor.stage.configure("log_min_messages", "debug1")?;
-        visitor.stage.configure("event_outbox.bootstrap_servers", &broker.bootstrap_servers_by(listener)?)?;
+        visitor.db.configure("log_min_messages", "debug1")?;
+        visitor.db.configure("event_outbox.bootstrap_servers", &broker.bootstrap_servers_by(listener)?)?;
         Ok(visitor)
     }
 
@@ -114,29 +114,29 @@ impl Visitor {
 
     /// Corrects the file, has it read, and waits for the producer that goes by it.
     fn correct(&mut self, properties: &str) -> Result<()> {
-        let before = status(&mut self.stage.client)?.connection_since;
+        let before = status(&mut self.db.client)?.connection_since;
         self.write(properties)?;
-        self.stage.server.reload()?;
-        let client = &mut self.stage.client;
+        self.db.server.reload()?;
+        let client = &mut self.db.client;
         until_status(client, "another producer", |status| status.connection_since != before)?;
         Ok(())
     }
 
     fn emit(&mut self, numbers: std::ops::RangeInclusive<i32>) -> Result<()> {
         for number in numbers {
-            emit(&mut self.stage.client, &self.topic, number)?;
+            emit(&mut self.db.client, &self.topic, number)?;
         }
         Ok(())
     }
 
     /// Waits until exactly the events up to `last` have arrived.
     fn until_arrived(&mut self, last: usize) -> Result<()> {
-        until_drained(&mut self.stage.client)?;
+        until_drained(&mut self.db.client)?;
         let mut arrived = self.arrived()?;
         arrived.sort();
         let emitted: Vec<_> = (1..=last).map(|number| number.to_string()).collect();
         assert_eq!(arrived, emitted);
-        until_status(&mut self.stage.client, "the connection", Status::is_connected)?;
+        until_status(&mut self.db.client, "the connection", Status::is_connected)?;
         Ok(())
     }
 
@@ -150,7 +150,7 @@ impl Visitor {
     /// Waits until the status tells in these words that there is no way to Kafka; nothing has gone there, and no
     /// event is blamed.
     fn until_turned_away(&mut self, words: &str) -> Result<Status> {
-        let client = &mut self.stage.client;
+        let client = &mut self.db.client;
         let seen = until_status(client, &format!("to be turned away with \"{words}\""), |status| {
             status.is_disconnected() && status.error().contains(words)
         })?;
@@ -163,10 +163,10 @@ impl Visitor {
 
     /// Neither the status nor the log holds a secret, though the log tells of the trouble seen.
     fn assert_untold(&mut self, secrets: &[&str], trouble: &Status) -> Result<()> {
-        let log = self.stage.server.log();
+        let log = self.db.server.log();
         assert!(log.contains(trouble.error()), "{trouble:?}");
         let sql = "SELECT s::text FROM outbox.status AS s";
-        let shown: String = self.stage.client.query_one(sql, &[])?.get(0);
+        let shown: String = self.db.client.query_one(sql, &[])?.get(0);
         for line in log.lines().chain([shown.as_str()]) {
             assert!(!secrets.iter().any(|secret| line.contains(secret)), "{line}");
         }
@@ -263,8 +263,8 @@ fn a_token() -> Result<()> {
 #[test]
 fn rights() -> Result<()> {
     let mut clerk = Visitor::new(PASSWORD, &login("PLAIN", "clerk", CLERK_PASSWORD)?)?;
-    clerk.stage.configure("event_outbox.max_attempts", "1")?;
-    let (seen, unseen) = (clerk.stage.topic("seen"), clerk.stage.topic("unseen"));
+    clerk.db.configure("event_outbox.max_attempts", "1")?;
+    let (seen, unseen) = (clerk.db.topic("seen"), clerk.db.topic("unseen"));
     for topic in [&clerk.topic, &seen, &unseen] {
         clerk.broker.create_topic(topic, 1, &[])?;
     }
@@ -272,22 +272,22 @@ fn rights() -> Result<()> {
     clerk.broker.allow("clerk", "Describe", &seen)?;
     clerk.emit(1..=1)?;
     for topic in [&seen, &unseen] {
-        emit(&mut clerk.stage.client, topic, 7)?;
+        emit(&mut clerk.db.client, topic, 7)?;
     }
     clerk.emit(2..=2)?;
     clerk.until_arrived(2)?;
     let sql = "SELECT topic, error_class FROM outbox.dead_letters ORDER BY topic";
     let dead: Vec<(String, String)> =
-        clerk.stage.client.query(sql, &[])?.iter().map(|row| (row.get(0), row.get(1))).collect();
+        clerk.db.client.query(sql, &[])?.iter().map(|row| (row.get(0), row.get(1))).collect();
     let class = "not_authorized".to_string();
     assert_eq!(dead, [(seen.clone(), class.clone()), (unseen.clone(), class)]);
 
     // Another user may.
     clerk.correct(&login("SCRAM-SHA-512", "shop", SHOP_PASSWORD)?)?;
-    clerk.stage.client.query_one("SELECT outbox.redrive(since => '-infinity')", &[])?;
+    clerk.db.client.query_one("SELECT outbox.redrive(since => '-infinity')", &[])?;
     for topic in [seen, unseen] {
         clerk.topic = topic;
-        until_drained(&mut clerk.stage.client)?;
+        until_drained(&mut clerk.db.client)?;
         assert_eq!(clerk.arrived()?, ["7"]);
     }
     Ok(())

@@ -2,40 +2,40 @@
 
 use event_outbox_lab::{Result, wait};
 
-use crate::support::database::{DEADLINE, Stage, emit};
+use crate::support::database::{DEADLINE, TestDatabase, emit};
 use crate::support::relay::until_status;
 
 #[test]
 fn a_topic_is_created_and_described() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("new");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("new");
     let sql =
         "SELECT outbox.create_topic($1, 3, 1, '{\"retention.ms\": 3600000, \"min.insync.replicas\": \"1\"}')";
-    stage.client.query_one(sql, &[&topic])?;
+    db.client.query_one(sql, &[&topic])?;
     let sql = "SELECT partitions, replication_factor, max_message_bytes, retention = '1 hour', cleanup_policy, error
                  FROM outbox.describe_topics(ARRAY[$1])";
-    let row = stage.client.query_one(sql, &[&topic])?;
+    let row = db.client.query_one(sql, &[&topic])?;
     assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1), row.get::<_, i64>(2)), (3, 1, 1_048_588));
     assert_eq!((row.get::<_, bool>(3), row.get(4), row.get(5)), (true, "delete", None::<&str>));
     // It is there at once, whatever becomes of the transaction.
-    emit(&mut stage.client, &topic, 1)?;
-    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    emit(&mut db.client, &topic, 1)?;
+    assert_eq!(db.drained_values(&topic)?, ["1"]);
     // Numbers left out are the brokers' business.
-    let plain = stage.topic("plain");
-    stage.client.batch_execute(&format!("BEGIN; SELECT outbox.create_topic('{plain}'); ROLLBACK"))?;
-    let row = stage.client.query_one(sql, &[&plain])?;
+    let plain = db.topic("plain");
+    db.client.batch_execute(&format!("BEGIN; SELECT outbox.create_topic('{plain}'); ROLLBACK"))?;
+    let row = db.client.query_one(sql, &[&plain])?;
     assert_eq!(row.get::<_, i32>(0), 1);
     // In use is what the relay has met, what waits, and what died.
     let sql = "SELECT array_agg(topic) FROM outbox.topics";
-    assert_eq!(stage.client.query_one(sql, &[])?.get::<_, Vec<String>>(0), [topic]);
+    assert_eq!(db.client.query_one(sql, &[])?.get::<_, Vec<String>>(0), [topic]);
     Ok(())
 }
 
 #[test]
 fn what_cannot_be_created_says_why() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("once");
-    stage.client.query_one("SELECT outbox.create_topic($1)", &[&topic])?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("once");
+    db.client.query_one("SELECT outbox.create_topic($1)", &[&topic])?;
     for (arguments, code) in [
         (format!("'{topic}'"), "42710"),
         ("'a b'".to_owned(), "42602"),
@@ -51,13 +51,13 @@ fn what_cannot_be_created_says_why() -> Result<()> {
         ("'x', config => '{\"retention.ms\": \"soon\"}'".to_owned(), "22023"),
     ] {
         let sql = format!("SELECT outbox.create_topic({arguments})");
-        let error = stage.client.query(&sql, &[]).expect_err(&sql);
+        let error = db.client.query(&sql, &[]).expect_err(&sql);
         let refusal = error.as_db_error().expect("of the server");
         assert_eq!(refusal.code().code(), code, "{sql}: {error}");
         assert!(refusal.detail().is_some() && refusal.hint().is_some(), "{sql}: {refusal:?}");
     }
     let sql = "SELECT error IS NOT NULL, partitions FROM outbox.describe_topics('{no.such.topic}')";
-    let row = stage.client.query_one(sql, &[])?;
+    let row = db.client.query_one(sql, &[])?;
     assert_eq!((row.get(0), row.get(1)), (true, None::<i32>));
     Ok(())
 }
@@ -65,12 +65,12 @@ fn what_cannot_be_created_says_why() -> Result<()> {
 /// Two who ask at the same time take turns.
 #[test]
 fn many_ask_at_the_same_time() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.relay()?;
+    let mut db = TestDatabase::new()?;
+    db.relay()?;
     std::thread::scope(|scope| {
         let asking: Vec<_> = (0..6)
             .map(|number| {
-                let (topic, client) = (stage.topic(&format!("many{number}")), stage.connect());
+                let (topic, client) = (db.topic(&format!("many{number}")), db.connect());
                 scope.spawn(move || {
                     let mut client = client?;
                     client.query_one("SELECT outbox.create_topic($1, $2)", &[&topic, &(number + 1)])?;
@@ -89,47 +89,47 @@ fn many_ask_at_the_same_time() -> Result<()> {
 /// The broker of these tests would create any topic that a producer asks for.
 #[test]
 fn a_misspelt_name_does_not_become_a_topic() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.alter_database("SET event_outbox.auto_create_topics = off")?;
-    stage.alter_database("SET event_outbox.kafka_properties = 'topic.metadata.propagation.max.ms=100'")?;
-    stage.alter_database("SET event_outbox.max_attempts = 1")?;
-    let topic = stage.topic("odrers");
-    emit(&mut stage.client, &topic, 1)?;
-    until_status(&mut stage.client, "a refusal", |status| status.refused == 1)?;
+    let mut db = TestDatabase::new()?;
+    db.alter_database("SET event_outbox.auto_create_topics = off")?;
+    db.alter_database("SET event_outbox.kafka_properties = 'topic.metadata.propagation.max.ms=100'")?;
+    db.alter_database("SET event_outbox.max_attempts = 1")?;
+    let topic = db.topic("odrers");
+    emit(&mut db.client, &topic, 1)?;
+    until_status(&mut db.client, "a refusal", |status| status.refused == 1)?;
     let sql = "SELECT error_class FROM outbox.dead_letters";
-    assert_eq!(stage.client.query_one(sql, &[])?.get::<_, &str>(0), "unknown_topic");
+    assert_eq!(db.client.query_one(sql, &[])?.get::<_, &str>(0), "unknown_topic");
     let sql = "SELECT partitions FROM outbox.describe_topics(ARRAY[$1])";
-    assert_eq!(stage.client.query_one(sql, &[&topic])?.get::<_, Option<i32>>(0), None);
+    assert_eq!(db.client.query_one(sql, &[&topic])?.get::<_, Option<i32>>(0), None);
 
     // check() says what to type, and it helps.
     let sql =
         "SELECT hint FROM outbox.check() WHERE subject = 'topic' AND verdict = 'error' AND finding LIKE $1";
     // A new session, which goes by the database's settings.
-    stage.client = stage.connect()?;
-    let hint: String = stage.client.query_one(sql, &[&format!("\"{topic}\"%")])?.get(0);
+    db.client = db.connect()?;
+    let hint: String = db.client.query_one(sql, &[&format!("\"{topic}\"%")])?.get(0);
     let command = hint.split(';').next().unwrap_or_default();
-    stage.client.batch_execute(command)?;
+    db.client.batch_execute(command)?;
     // The producer has its usual time again to hear of a new topic.
-    stage.alter_database("RESET event_outbox.kafka_properties")?;
-    stage.client.query_one("SELECT outbox.redrive(topic => $1)", &[&topic])?;
-    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    db.alter_database("RESET event_outbox.kafka_properties")?;
+    db.client.query_one("SELECT outbox.redrive(topic => $1)", &[&topic])?;
+    assert_eq!(db.drained_values(&topic)?, ["1"]);
 
-    stage.alter_database("SET event_outbox.auto_create_topics = on")?;
-    let other = stage.topic("asked");
-    emit(&mut stage.client, &other, 2)?;
-    assert_eq!(stage.drained_values(&other)?, ["2"]);
+    db.alter_database("SET event_outbox.auto_create_topics = on")?;
+    let other = db.topic("asked");
+    emit(&mut db.client, &other, 2)?;
+    assert_eq!(db.drained_values(&other)?, ["2"]);
     Ok(())
 }
 
 /// Every subject of the check, when all is well; and each trouble that can be made here.
 #[test]
 fn check_tells_what_is_wrong() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("checked")?;
-    emit(&mut stage.client, &topic, 1)?;
-    stage.drained(&topic)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("checked")?;
+    emit(&mut db.client, &topic, 1)?;
+    db.drained(&topic)?;
     let mut verdicts = || -> Result<Vec<(String, String)>> {
-        let rows = stage.client.query("SELECT subject, verdict, finding, hint FROM outbox.check()", &[])?;
+        let rows = db.client.query("SELECT subject, verdict, finding, hint FROM outbox.check()", &[])?;
         for row in &rows {
             let (verdict, hint): (&str, Option<&str>) = (row.get(1), row.get(3));
             assert_eq!(verdict == "ok", hint.is_none(), "{row:?}");
@@ -159,10 +159,10 @@ fn check_tells_what_is_wrong() -> Result<()> {
     well.map_err(|error| error.context(format!("last seen: {last:?}")))?;
 
     let mut expect = |change: &str, subject: &str, verdict: &str| -> Result<()> {
-        stage.client.batch_execute(change)?;
+        db.client.batch_execute(change)?;
         let sql = "SELECT verdict FROM outbox.check() WHERE subject = $1 ORDER BY verdict = $2 DESC LIMIT 1";
         wait::until_ok(&format!("{subject} to be a {verdict} after {change}"), DEADLINE, || {
-            let found = stage.client.query_opt(sql, &[&subject, &verdict])?;
+            let found = db.client.query_opt(sql, &[&subject, &verdict])?;
             Ok(found.is_some_and(|row| row.get::<_, &str>(0) == verdict).then_some(()))
         })
     };
@@ -191,14 +191,14 @@ fn check_tells_what_is_wrong() -> Result<()> {
 /// A compacted topic takes no event without a key.
 #[test]
 fn check_tells_of_a_topic_that_wants_keys() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("compacted");
-    stage.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
-    emit(&mut stage.client, &topic, 1)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("compacted");
+    db.broker.create_topic(&topic, 1, &[("cleanup.policy", "compact")])?;
+    emit(&mut db.client, &topic, 1)?;
     let sql =
         "SELECT hint FROM outbox.check() WHERE subject = 'topic' AND verdict = 'error' AND finding LIKE $1";
     let hint: String = wait::until_ok("the verdict", DEADLINE, || {
-        Ok(stage.client.query_opt(sql, &[&format!("\"{topic}\" is compacted%")])?.map(|row| row.get(0)))
+        Ok(db.client.query_opt(sql, &[&format!("\"{topic}\" is compacted%")])?.map(|row| row.get(0)))
     })?;
     assert!(hint.contains("with a key"), "{hint}");
     Ok(())
@@ -207,34 +207,34 @@ fn check_tells_of_a_topic_that_wants_keys() -> Result<()> {
 /// A relay that is just being started is no trouble.
 #[test]
 fn check_waits_for_a_relay_that_is_starting() -> Result<()> {
-    let stage = Stage::new()?;
-    let database = stage.server.create_database()?;
-    let mut client = stage.server.connect(&database)?;
+    let db = TestDatabase::new()?;
+    let database = db.server.create_database()?;
+    let mut client = db.server.connect(&database)?;
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     let sql = "SELECT verdict, finding FROM outbox.check() WHERE subject = 'relay'";
     let row = client.query_one(sql, &[])?;
     assert_eq!(row.get::<_, &str>(0), "ok", "{row:?}");
     drop(client);
-    stage.server.connect("postgres")?.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)"))?;
+    db.server.connect("postgres")?.batch_execute(&format!("DROP DATABASE {database} WITH (FORCE)"))?;
     Ok(())
 }
 
 /// The last error stays to be read, with the time when it was over.
 #[test]
 fn an_error_that_is_over_has_an_end() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let servers = stage.broker.bootstrap_servers();
-    stage.relay()?;
+    let mut db = TestDatabase::new()?;
+    let servers = db.broker.bootstrap_servers();
+    db.relay()?;
     let sql = "SELECT last_error IS NOT NULL, recovered_at >= last_error_at FROM outbox.status";
     let mut until = |what: &str, expected: (bool, Option<bool>)| {
         wait::until_ok(what, DEADLINE, || {
-            let row = stage.client.query_one(sql, &[])?;
+            let row = db.client.query_one(sql, &[])?;
             Ok(((row.get(0), row.get(1)) == expected).then_some(()))
         })
     };
     let alter = |change: &str| -> Result<()> {
-        let sql = format!("ALTER DATABASE {} {change}", stage.database);
-        Ok(stage.server.connect("postgres")?.batch_execute(&sql)?)
+        let sql = format!("ALTER DATABASE {} {change}", db.database);
+        Ok(db.server.connect("postgres")?.batch_execute(&sql)?)
     };
     alter("SET event_outbox.bootstrap_servers = '127.0.0.1:1'")?;
     until("an error that lasts", (true, None))?;
@@ -244,14 +244,12 @@ fn an_error_that_is_over_has_an_end() -> Result<()> {
 
 #[test]
 fn a_refusal_names_its_code_once() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("once")?;
-    stage
-        .client
-        .batch_execute(&format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1", stage.database))?;
-    stage.client.query_one("SELECT outbox.emit($1, '{}', partition => 999)", &[&topic])?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("once")?;
+    db.client.batch_execute(&format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1", db.database))?;
+    db.client.query_one("SELECT outbox.emit($1, '{}', partition => 999)", &[&topic])?;
     let error: String = wait::until_ok("a dead letter", DEADLINE, || {
-        Ok(stage.client.query_opt("SELECT error FROM outbox.dead_letters", &[])?.map(|row| row.get(0)))
+        Ok(db.client.query_opt("SELECT error FROM outbox.dead_letters", &[])?.map(|row| row.get(0)))
     })?;
     assert_eq!(error, "Local: Unknown partition (UnknownPartition)");
     Ok(())
@@ -259,7 +257,7 @@ fn a_refusal_names_its_code_once() -> Result<()> {
 
 #[test]
 fn topics_of_kafkas_own_are_refused() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     for (sql, code) in [
         ("SELECT outbox.emit('__consumer_offsets', '{}')", "42939"),
         ("SELECT outbox.emit_bytes('__transaction_state', '')", "42939"),
@@ -267,7 +265,7 @@ fn topics_of_kafkas_own_are_refused() -> Result<()> {
         ("SELECT outbox.create_topic('__share_group_state')", "42602"),
         ("SET event_outbox.dead_letter_topic = '__consumer_offsets'", "22023"),
     ] {
-        let error = stage.client.simple_query(sql).expect_err(sql);
+        let error = db.client.simple_query(sql).expect_err(sql);
         assert_eq!(error.code().map(|code| code.code()), Some(code), "{sql}: {error}");
     }
     Ok(())

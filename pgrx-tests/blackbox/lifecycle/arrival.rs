@@ -42,12 +42,12 @@ fn an_extension_created_while_the_launcher_looks_has_its_relay() -> Result<()> {
 /// The old relay has just seen that there is nothing to relay when there is again.
 #[test]
 fn an_extension_created_again_has_its_relay() -> Result<()> {
-    let mut stage = crate::support::database::Stage::new()?;
+    let mut db = crate::support::database::TestDatabase::new()?;
     for _ in 0..50 {
-        stage.relay()?;
-        stage.client.batch_execute("DROP EXTENSION event_outbox")?;
-        stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
+        db.relay()?;
+        db.client.batch_execute("DROP EXTENSION event_outbox")?;
+        db.client.batch_execute("CREATE EXTENSION event_outbox")?;
     }
-    stage.relay()?;
+    db.relay()?;
     Ok(())
 }

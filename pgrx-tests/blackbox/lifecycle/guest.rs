@@ -4,8 +4,8 @@ use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
 use postgres::error::DbError;
 use postgres::{Client, SimpleQueryMessage};
 
-use crate::support::database::{DEADLINE, PROMPTLY, Stage, emit};
-use crate::support::server::Own;
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, emit};
+use crate::support::server::DedicatedServer;
 
 /// Statements that fail, in as many ways as errors have fields.
 const FAILING: [&str; 31] = [
@@ -90,7 +90,7 @@ fn errors(server: &Cluster) -> Result<Vec<String>> {
 #[test]
 fn errors_of_others_keep_all_their_fields() -> Result<()> {
     let without = errors(&Cluster::options("bare").without_preload().start()?)?;
-    let with = errors(&Own::start(&Broker::shared()?.bootstrap_servers())?.server)?;
+    let with = errors(&DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?.server)?;
     for (with, without) in with.iter().zip(&without) {
         assert_eq!(with, without);
     }
@@ -104,11 +104,11 @@ fn is_superuser(client: &mut Client, role: &str) -> Result<bool> {
 
 #[test]
 fn drop_owned_runs_nothing_that_bears_our_names() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     client.batch_execute("CREATE ROLE mallory LOGIN; CREATE ROLE victim")?;
     client.batch_execute("CREATE DATABASE tenant OWNER mallory")?;
-    let mut mallory = own.server.connect_as("tenant", "mallory")?;
+    let mut mallory = dedicated.server.connect_as("tenant", "mallory")?;
     mallory.batch_execute(
         "CREATE SCHEMA outbox;
          CREATE TABLE outbox.topic_grants (role oid, pattern text);
@@ -123,7 +123,7 @@ fn drop_owned_runs_nothing_that_bears_our_names() -> Result<()> {
              FOR EACH ROW EXECUTE FUNCTION outbox.evil();
          INSERT INTO outbox.topic_grants VALUES ('victim'::regrole, 'a'), ('mallory'::regrole, 'b')",
     )?;
-    let mut superuser = own.server.connect("tenant")?;
+    let mut superuser = dedicated.server.connect("tenant")?;
     superuser.batch_execute("DROP OWNED BY victim")?;
     assert!(!is_superuser(&mut superuser, "mallory")?);
     let rows: i64 = superuser.query_one("SELECT count(*) FROM outbox.topic_grants", &[])?.get(0);
@@ -134,9 +134,9 @@ fn drop_owned_runs_nothing_that_bears_our_names() -> Result<()> {
 /// In a database whose schema `outbox` is somebody else's, everything there stays his.
 #[test]
 fn objects_that_merely_bear_our_names_are_not_found() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    own.connect()?.batch_execute("CREATE DATABASE tenant")?;
-    let mut tenant = own.server.connect("tenant")?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    dedicated.connect()?.batch_execute("CREATE DATABASE tenant")?;
+    let mut tenant = dedicated.server.connect("tenant")?;
     // A superuser's mistake: the functions without the extension.
     tenant.batch_execute(
         "CREATE SCHEMA outbox;
@@ -179,19 +179,19 @@ fn relays_during(
 
 #[test]
 fn nobody_without_a_right_restarts_a_relay() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     client.batch_execute(&format!(
         "CREATE ROLE pauper LOGIN; CREATE ROLE landlord LOGIN; ALTER DATABASE {} OWNER TO landlord;
          REVOKE CONNECT ON DATABASE {0} FROM PUBLIC",
-        own.database
+        dedicated.database
     ))?;
-    let mut pauper = own.server.connect_as("postgres", "pauper")?;
-    let mut landlord = own.server.connect_as("postgres", "landlord")?;
+    let mut pauper = dedicated.server.connect_as("postgres", "pauper")?;
+    let mut landlord = dedicated.server.connect_as("postgres", "landlord")?;
     let of_himself = |time| {
         Ok(pauper.batch_execute(&format!(
             "ALTER ROLE pauper IN DATABASE {} SET work_mem = '{}kB'",
-            own.database,
+            dedicated.database,
             4096 + time
         ))?)
     };
@@ -199,7 +199,7 @@ fn nobody_without_a_right_restarts_a_relay() -> Result<()> {
     let of_the_database = |time| {
         Ok(landlord.batch_execute(&format!(
             "ALTER DATABASE {} SET work_mem = '{}kB'",
-            own.database,
+            dedicated.database,
             4096 + time
         ))?)
     };
@@ -209,17 +209,18 @@ fn nobody_without_a_right_restarts_a_relay() -> Result<()> {
 
 #[test]
 fn orders_that_come_fast_are_joined_and_none_is_lost() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
-    let mut operator = own.server.connect("postgres")?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    let mut operator = dedicated.server.connect("postgres")?;
     let alter = |time| {
-        let sql = format!("ALTER DATABASE {} SET event_outbox.batch_size = {}", own.database, 1_000 + time);
+        let sql =
+            format!("ALTER DATABASE {} SET event_outbox.batch_size = {}", dedicated.database, 1_000 + time);
         Ok(operator.batch_execute(&sql)?)
     };
     let relays = relays_during(&mut client, alter, 500)?;
     assert!((2..=14).contains(&relays), "{relays} relays");
     // The last one counts, if late.
-    own.alter("max_in_flight", "77")?;
+    dedicated.alter("max_in_flight", "77")?;
     wait::until_ok("the last order to be carried out", DEADLINE, || {
         Ok(client.query_opt("SELECT FROM outbox.status WHERE max_in_flight = 77", &[])?)
     })?;
@@ -228,24 +229,23 @@ fn orders_that_come_fast_are_joined_and_none_is_lost() -> Result<()> {
 
 #[test]
 fn a_role_that_the_database_sets_does_not_reach_the_relay() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (database, topic) = (stage.database.clone(), stage.topic("role"));
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let (database, topic) = (db.database.clone(), db.topic("role"));
+    db.client.batch_execute(&format!(
         "CREATE ROLE owner_{database} LOGIN; ALTER DATABASE {database} OWNER TO owner_{database}"
     ))?;
-    let mut owner = stage.server.connect_as("postgres", &format!("owner_{database}"))?;
+    let mut owner = db.server.connect_as("postgres", &format!("owner_{database}"))?;
     for setting in ["role", "session_authorization"] {
         owner.batch_execute(&format!("ALTER DATABASE {database} SET {setting} = 'owner_{database}'"))?;
-        let before = stage.relay()?;
-        stage.client.query_one("SELECT outbox.restart_relay()", &[])?;
-        wait::until_ok("another relay", DEADLINE, || Ok((stage.relay()? != before).then_some(())))?;
-        emit(&mut stage.client, &topic, 1)?;
-        stage.drained(&topic)?;
+        let before = db.relay()?;
+        db.client.query_one("SELECT outbox.restart_relay()", &[])?;
+        wait::until_ok("another relay", DEADLINE, || Ok((db.relay()? != before).then_some(())))?;
+        emit(&mut db.client, &topic, 1)?;
+        db.drained(&topic)?;
         owner.batch_execute(&format!("ALTER DATABASE {database} RESET {setting}"))?;
     }
     drop(owner);
-    stage
-        .client
+    db.client
         .batch_execute(&format!("ALTER DATABASE {database} OWNER TO postgres; DROP ROLE owner_{database}"))?;
     Ok(())
 }
@@ -264,8 +264,8 @@ fn no_setting_of_a_database_keeps_its_events_back() -> Result<()> {
         "CASE vartype WHEN 'enum' THEN enumvals[cardinality(enumvals)] WHEN 'integer' THEN max_val WHEN 'real' THEN max_val END",
         "CASE vartype WHEN 'string' THEN 'nonsense' END",
     ];
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     for (round, value) in VALUES.iter().enumerate() {
         let set = format!(
             "DO $$
@@ -283,7 +283,7 @@ fn no_setting_of_a_database_keeps_its_events_back() -> Result<()> {
                  END LOOP;
                  ASSERT n > 5, n;
              END $$",
-            database = own.database
+            database = dedicated.database
         );
         // This session began before, so that nothing of it holds here.
         client.batch_execute(&set)?;
@@ -298,7 +298,7 @@ fn no_setting_of_a_database_keeps_its_events_back() -> Result<()> {
             _ => None,
         });
         assert!(published, "round {round}: {shown:?}");
-        client.batch_execute(&format!("ALTER DATABASE {} RESET ALL", own.database))?;
+        client.batch_execute(&format!("ALTER DATABASE {} RESET ALL", dedicated.database))?;
         wait::until_ok("the relay", DEADLINE, || Ok((relay(&mut client)? != before).then_some(())))?;
     }
     Ok(())
@@ -307,59 +307,59 @@ fn no_setting_of_a_database_keeps_its_events_back() -> Result<()> {
 /// Every role can send notifications; a flood of them is not a read of the table each.
 #[test]
 fn a_flood_of_notifications_is_paced() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.relay()?;
+    let mut db = TestDatabase::new()?;
+    db.relay()?;
     let sweeps = |client: &mut Client| -> Result<i64> {
         Ok(client.query_one("SELECT sweeps FROM outbox.status", &[])?.get(0))
     };
-    let before = sweeps(&mut stage.client)?;
+    let before = sweeps(&mut db.client)?;
     let begin = std::time::Instant::now();
-    let mut flood = stage.connect()?;
+    let mut flood = db.connect()?;
     for _ in 0..20_000 {
         flood.batch_execute("NOTIFY outbox")?;
     }
     let seconds = begin.elapsed().as_secs_f64();
-    let during = sweeps(&mut stage.client)? - before;
+    let during = sweeps(&mut db.client)? - before;
     // Fifty a second, and some for other reasons.
     assert!((during as f64) < 60.0 * seconds + 60.0, "{during} reads in {seconds:.1} s");
     // The last one is heeded.
-    wait::until_ok("a read", DEADLINE, || Ok((sweeps(&mut stage.client)? > before).then_some(())))
+    wait::until_ok("a read", DEADLINE, || Ok((sweeps(&mut db.client)? > before).then_some(())))
 }
 
 /// The relay reads rows as they lie; so it must notice when they are not what it takes them for.
 #[test]
 fn a_column_of_another_type_is_not_read() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("typed");
-    stage.relay()?;
-    stage.client.batch_execute(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("typed");
+    db.relay()?;
+    db.client.batch_execute(
         "ALTER EXTENSION event_outbox DROP VIEW outbox.pending;
          DROP VIEW outbox.pending;
          DROP TRIGGER check_change ON outbox.events;
          ALTER TABLE outbox.events ALTER event_type TYPE integer USING 7",
     )?;
-    stage.client.batch_execute("NOTIFY outbox")?;
-    let error = stage.until_state("failing")?;
+    db.client.batch_execute("NOTIFY outbox")?;
+    let error = db.until_state("failing")?;
     assert!(error.contains("\"event_type\" of the type"), "{error}");
-    stage.client.batch_execute("ALTER TABLE outbox.events ALTER event_type TYPE text")?;
-    emit(&mut stage.client, &topic, 1)?;
-    stage.drained(&topic)?;
+    db.client.batch_execute("ALTER TABLE outbox.events ALTER event_type TYPE text")?;
+    emit(&mut db.client, &topic, 1)?;
+    db.drained(&topic)?;
     Ok(())
 }
 
 /// What made way comes back when the command fails.
 #[test]
 fn a_relay_that_made_way_for_a_command_that_fails_comes_back() -> Result<()> {
-    let mut own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
-    let rename = format!("ALTER DATABASE {} RENAME TO postgres", own.database);
+    let mut dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    let rename = format!("ALTER DATABASE {} RENAME TO postgres", dedicated.database);
     let caught = format!("DO $$ BEGIN {rename}; EXCEPTION WHEN OTHERS THEN NULL; END $$");
-    let mut other = own.server.connect("postgres")?;
+    let mut other = dedicated.server.connect("postgres")?;
     for (command, fails) in [(&rename, true), (&caught, false)] {
         let before = relay(&mut client)?;
         assert_eq!(other.batch_execute(command).is_err(), fails);
         wait::until_ok("another relay", PROMPTLY, || Ok((relay(&mut client)? != before).then_some(())))?;
     }
-    own.server.stop(StopMode::Fast)?;
+    dedicated.server.stop(StopMode::Fast)?;
     Ok(())
 }

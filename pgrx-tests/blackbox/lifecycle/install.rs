@@ -4,7 +4,7 @@ use event_outbox_lab::{Cluster, Result};
 use postgres::Client;
 use postgres::error::{DbError, SqlState};
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 use crate::support::relay;
 
 fn refusal(client: &mut Client) -> DbError {
@@ -31,16 +31,16 @@ fn without_preloading_it_says_what_to_do() -> Result<()> {
 
 #[test]
 fn a_database_that_is_not_utf8_is_refused() -> Result<()> {
-    let stage = Stage::new()?;
-    let latin = format!("{}_latin", stage.database);
-    let mut admin = stage.server.connect("postgres")?;
+    let db = TestDatabase::new()?;
+    let latin = format!("{}_latin", db.database);
+    let mut admin = db.server.connect("postgres")?;
     admin
         .batch_execute(&format!("CREATE DATABASE {latin} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0"))?;
-    let error = refusal(&mut stage.server.connect(&latin)?);
+    let error = refusal(&mut db.server.connect(&latin)?);
     assert_eq!(*error.code(), SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE);
     assert!(error.message().contains("UTF8"), "{error:?}");
     assert!(error.detail().unwrap_or_default().contains("LATIN1"), "{error:?}");
     assert!(error.hint().is_some(), "{error:?}");
-    relay::until_processes(stage.server, &latin, 0)?;
+    relay::until_processes(db.server, &latin, 0)?;
     Ok(admin.batch_execute(&format!("DROP DATABASE {latin}"))?)
 }

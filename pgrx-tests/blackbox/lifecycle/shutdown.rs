@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use event_outbox_lab::{Broker, Cluster, Result, StopMode, ports, wait};
 
+use crate::support::broker::FaultyBroker;
 use crate::support::database::DEADLINE;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 /// A stop with nothing in flight: milliseconds, on a machine that is busy with other things.
 const AT_ONCE: Duration = Duration::from_secs(3);
@@ -21,10 +22,10 @@ fn assert_within(took: Duration, limit: Duration) {
 
 #[test]
 fn with_an_idle_relay() -> Result<()> {
-    let mut own = Own::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
     for mode in [StopMode::Fast, StopMode::Smart] {
-        until_idle(&mut own.connect()?)?;
-        assert_within(own.server.restart(mode)?, AT_ONCE);
+        until_idle(&mut dedicated.connect()?)?;
+        assert_within(dedicated.server.restart(mode)?, AT_ONCE);
     }
     Ok(())
 }
@@ -37,19 +38,19 @@ fn with_a_busy_relay_nothing_is_published_twice() -> Result<()> {
     // Small steps, so that the middle lasts.
     let options =
         Cluster::options("busy").set("event_outbox.batch_size", 100).set("event_outbox.max_in_flight", 400);
-    let mut own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let mut dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "shutdown.busy")?;
     for mode in [StopMode::Fast, StopMode::Smart] {
-        own.alter("enabled", "off")?;
+        dedicated.alter("enabled", "off")?;
         until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
         ledger.emit(&mut client, 30_000)?;
         let before = status(&mut client)?.published;
-        own.alter("enabled", "on")?;
+        dedicated.alter("enabled", "on")?;
         until_status(&mut client, "the first to be published", |status| status.published > before + 500)?;
         drop(client);
-        assert_within(own.server.restart(mode)?, WITHIN_THE_TIMEOUT);
-        client = own.connect()?;
+        assert_within(dedicated.server.restart(mode)?, WITHIN_THE_TIMEOUT);
+        client = dedicated.connect()?;
         let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
         assert!(left > 0, "it was not stopped in the middle");
         until_drained(&mut client)?;
@@ -62,20 +63,20 @@ fn with_a_busy_relay_nothing_is_published_twice() -> Result<()> {
 fn without_kafka() -> Result<()> {
     // A port that nobody listens on.
     let nowhere = format!("127.0.0.1:{}", ports::free()?);
-    let mut own = Own::start(&nowhere)?;
-    let mut client = own.connect()?;
+    let mut dedicated = DedicatedServer::start(&nowhere)?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "shutdown.without_kafka")?;
     ledger.emit(&mut client, 1000)?;
     until_status(&mut client, "the relay to see it", |status| {
         status.is_disconnected() && status.in_flight > 0 && status.state == "waiting"
     })?;
     // It knows that waiting is in vain.
-    assert_within(own.server.stop(StopMode::Fast)?, AT_ONCE);
+    assert_within(dedicated.server.stop(StopMode::Fast)?, AT_ONCE);
 
     let broker = Broker::shared()?;
-    own.server.set("event_outbox.bootstrap_servers", broker.bootstrap_servers())?;
-    own.server.start()?;
-    client = own.connect()?;
+    dedicated.server.set("event_outbox.bootstrap_servers", broker.bootstrap_servers())?;
+    dedicated.server.start()?;
+    client = dedicated.connect()?;
     until_drained(&mut client)?;
     ledger.assert_exactly_once(&mut client, broker)
 }
@@ -83,17 +84,17 @@ fn without_kafka() -> Result<()> {
 /// Acknowledgements that do not come are waited for as long as the setting says, and no longer.
 #[test]
 fn with_kafka_frozen() -> Result<()> {
-    let broker = Troubled::take()?;
+    let broker = FaultyBroker::take()?;
     broker.create_topic("shutdown.frozen", 3, &[])?;
-    let mut own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let mut dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "shutdown.frozen")?;
     ledger.emit(&mut client, 100)?;
     until_drained(&mut client)?;
 
     for (timeout, least, most) in [("5s", 4500, 10_000), ("1s", 500, 4500), ("0", 0, 3000)] {
-        own.server.set("event_outbox.shutdown_timeout", timeout)?;
-        own.server.reload()?;
+        dedicated.server.set("event_outbox.shutdown_timeout", timeout)?;
+        dedicated.server.reload()?;
         wait::until_ok("the reload", DEADLINE, || {
             let sql = "SELECT current_setting('event_outbox.shutdown_timeout')";
             Ok((client.query_one(sql, &[])?.get::<_, String>(0) == timeout).then_some(()))
@@ -103,12 +104,12 @@ fn with_kafka_frozen() -> Result<()> {
         ledger.emit(&mut client, 100)?;
         until_status(&mut client, "events in flight", |status| status.in_flight == 100)?;
         drop(client);
-        let took = own.server.stop(StopMode::Fast)?;
+        let took = dedicated.server.stop(StopMode::Fast)?;
         broker.resume()?;
         let (least, most) = (Duration::from_millis(least), Duration::from_millis(most));
         assert!(took > least && took < most, "with a timeout of {timeout} the stop took {took:?}");
-        own.server.start()?;
-        client = own.connect()?;
+        dedicated.server.start()?;
+        client = dedicated.connect()?;
         until_drained(&mut client)?;
     }
     ledger.assert_at_least_once(&mut client, &broker)

@@ -10,14 +10,14 @@ use postgres::error::SqlState;
 use crate::failure::crash::draining;
 use crate::support::database::emit;
 use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// The first child of this server that is a relay and not process `before`: as soon as it has its name, long before
 /// it is connected to its database.
-fn newborn(own: &Own, before: i32) -> Result<i32> {
+fn newborn(dedicated: &DedicatedServer, before: i32) -> Result<i32> {
     // A second's pause before each start; much more if an end while starting were taken for a failure.
     const SOON: Duration = Duration::from_secs(4);
-    let postmaster = own.server.pid()?;
+    let postmaster = dedicated.server.pid()?;
     let begin = Instant::now();
     while begin.elapsed() < SOON {
         let children = std::fs::read_to_string(format!("/proc/{postmaster}/task/{postmaster}/children"))?;
@@ -35,17 +35,17 @@ fn newborn(own: &Own, before: i32) -> Result<i32> {
 
 #[test]
 fn a_relay_terminated_while_it_starts_is_started_again() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let mut last = until_idle(&mut client)?;
     for _ in 0..6 {
         process::send(u32::try_from(last)?, libc::SIGTERM)?;
-        last = newborn(&own, last).with_context(|| own.server.log())?;
+        last = newborn(&dedicated, last).with_context(|| dedicated.server.log())?;
     }
     emit(&mut client, "signals.start", 1)?;
     until_drained(&mut client)?;
     // The same session goes on: the server did not restart.
-    let log = own.server.log();
+    let log = dedicated.server.log();
     assert!(!log.contains("PANIC") && !log.contains("was terminated by signal"), "{log}");
     Ok(())
 }
@@ -54,13 +54,13 @@ fn a_relay_terminated_while_it_starts_is_started_again() -> Result<()> {
 #[test]
 fn a_relay_heeds_a_reload_that_came_while_it_started() -> Result<()> {
     let options = Cluster::options("signals").set("post_auth_delay", "1");
-    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let before = until_idle(&mut client)?;
     client.batch_execute("SELECT outbox.restart_relay()")?;
-    newborn(&own, before)?;
-    own.server.set("event_outbox.enabled", "off")?;
-    own.server.reload()?;
+    newborn(&dedicated, before)?;
+    dedicated.server.set("event_outbox.enabled", "off")?;
+    dedicated.server.reload()?;
     until_status(&mut client, "a relay that is off", |status| status.state == "disabled")?;
     Ok(())
 }
@@ -83,14 +83,14 @@ fn cancelling_a_relay_does_nothing() -> Result<()> {
 /// Also between its transactions, and while it writes to the log that it was cancelled a moment ago.
 #[test]
 fn cancelling_a_relay_again_and_again_does_nothing() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let pid = until_idle(&mut client)?;
     for round in 0..8 {
         emit(&mut client, "signals.burst", round)?;
         client.query_one("SELECT count(pg_cancel_backend($1)) FROM generate_series(1, 300000)", &[&pid])?;
         until_drained(&mut client)?;
-        assert_eq!(status(&mut client)?.pid, Some(pid), "{}", own.server.log());
+        assert_eq!(status(&mut client)?.pid, Some(pid), "{}", dedicated.server.log());
     }
     Ok(())
 }
@@ -104,9 +104,9 @@ fn drop_another(admin: &mut Client) -> Result<()> {
 #[test]
 fn a_relay_answers_barriers_whatever_it_does() -> Result<()> {
     let broker = Broker::shared()?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
-    let mut admin = own.server.connect("postgres")?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    let mut admin = dedicated.server.connect("postgres")?;
     admin.batch_execute("SET statement_timeout = '3s'")?;
     admin.batch_execute("CREATE DATABASE dropped")?;
     let relay = until_idle(&mut client)?;
@@ -120,13 +120,13 @@ fn a_relay_answers_barriers_whatever_it_does() -> Result<()> {
     // Idle. What was begun can only be ended.
     admin.batch_execute("DROP DATABASE dropped")?;
     // With events that Kafka does not take.
-    own.alter("bootstrap_servers", "127.0.0.1:1")?;
+    dedicated.alter("bootstrap_servers", "127.0.0.1:1")?;
     until_another(&mut client, relay)?;
     emit(&mut client, "signals.barrier", 1)?;
     until_status(&mut client, "an event in flight", |status| status.in_flight == 1)?;
     drop_another(&mut admin)?;
     // Without a producer.
-    own.alter("kafka_properties", "no.such=property")?;
+    dedicated.alter("kafka_properties", "no.such=property")?;
     until_status(&mut client, "no producer", |status| status.state == "misconfigured")?;
     drop_another(&mut admin)?;
     // Waiting for an update of the extension.

@@ -12,10 +12,10 @@ use uuid::Uuid;
 use crate::support::database::{DEADLINE, emit};
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// Waits until the standby has all that the primary has written so far.
-fn until_caught_up(primary: &Own, standby: &Cluster) -> Result<()> {
+fn until_caught_up(primary: &DedicatedServer, standby: &Cluster) -> Result<()> {
     let written: String =
         primary.connect()?.query_one("SELECT pg_current_wal_flush_lsn()::text", &[])?.get(0);
     let mut client = standby.connect("postgres")?;
@@ -29,7 +29,7 @@ fn until_caught_up(primary: &Own, standby: &Cluster) -> Result<()> {
 fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Result<()> {
     let broker = Broker::shared()?;
     // The primary cannot reach Kafka, so that what it emits waits.
-    let mut primary = Own::start("127.0.0.1:1")?;
+    let mut primary = DedicatedServer::start("127.0.0.1:1")?;
     let mut client = primary.connect()?;
     let ledger = Ledger::open(&mut client, "standby.promoted")?;
     ledger.emit(&mut client, 1000)?;
@@ -70,7 +70,7 @@ fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Re
 #[test]
 fn a_physical_copy_can_be_kept_from_publishing() -> Result<()> {
     let broker = Broker::shared()?;
-    let primary = Own::start("127.0.0.1:1")?;
+    let primary = DedicatedServer::start("127.0.0.1:1")?;
     emit(&mut primary.connect()?, "standby.copy", 1)?;
     let copy = Cluster::options("copy")
         .set("event_outbox.bootstrap_servers", broker.bootstrap_servers())
@@ -99,7 +99,7 @@ fn a_failover_loses_nothing_and_repeats_only_what_was_not_settled() -> Result<()
     let options = Cluster::options("primary")
         .set("event_outbox.batch_size", 100)
         .set("event_outbox.max_in_flight", 400);
-    let mut primary = Own::with(options, &broker.bootstrap_servers())?;
+    let mut primary = DedicatedServer::with(options, &broker.bootstrap_servers())?;
     let mut client = primary.connect()?;
     let ledger = Ledger::open(&mut client, "standby.failover")?;
     primary.alter("enabled", "off")?;

@@ -7,7 +7,7 @@ use event_outbox_lab::{Record, Result};
 use postgres::Client;
 use serde_json::Value;
 
-use crate::support::database::{Stage, emit, values};
+use crate::support::database::{TestDatabase, emit, values};
 
 const WRITERS: usize = 8;
 const TRANSACTIONS: u64 = 120;
@@ -15,49 +15,49 @@ const KEYS: u64 = 5;
 
 #[test]
 fn a_low_id_that_commits_late_is_published_promptly() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("late");
-    let mut slow = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("late");
+    let mut slow = db.connect()?;
     let mut late = slow.transaction()?;
     emit(&mut late, &topic, 1)?;
     // Others overtake it, one commit after the other, and the relay passes it by.
     for number in 2..=6 {
-        emit(&mut stage.client, &topic, number)?;
-        stage.promptly(&topic, number as usize - 1)?;
+        emit(&mut db.client, &topic, number)?;
+        db.promptly(&topic, number as usize - 1)?;
     }
     late.commit()?;
-    assert_eq!(values(&stage.promptly(&topic, 6)?), ["2", "3", "4", "5", "6", "1"]);
+    assert_eq!(values(&db.promptly(&topic, 6)?), ["2", "3", "4", "5", "6", "1"]);
     Ok(())
 }
 
 #[test]
 fn several_late_commits_are_found_in_whatever_order_they_come() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("several");
-    let mut clients: Vec<_> = (0..5).map(|_| stage.connect()).collect::<Result<_>>()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("several");
+    let mut clients: Vec<_> = (0..5).map(|_| db.connect()).collect::<Result<_>>()?;
     for (client, number) in clients.iter_mut().zip(1..) {
         client.batch_execute("BEGIN")?;
         emit(client, &topic, number)?;
     }
     for (at, count) in [(3, 1), (0, 2), (4, 3)] {
         clients[at].batch_execute("COMMIT")?;
-        stage.promptly(&topic, count)?;
+        db.promptly(&topic, count)?;
     }
     // One of those that still run emits again, with a higher id.
     emit(&mut clients[2], &topic, 6)?;
     clients[1].batch_execute("ROLLBACK")?;
     clients[2].batch_execute("COMMIT")?;
-    assert_eq!(values(&stage.promptly(&topic, 5)?), ["4", "1", "5", "3", "6"]);
-    assert_eq!(stage.drained(&topic)?.len(), 5);
+    assert_eq!(values(&db.promptly(&topic, 5)?), ["4", "1", "5", "3", "6"]);
+    assert_eq!(db.drained(&topic)?.len(), 5);
     Ok(())
 }
 
 /// More subtransactions than a snapshot lists: it knows them only by their parent.
 #[test]
 fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("savepoints");
-    let mut slow = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("savepoints");
+    let mut slow = db.connect()?;
     let mut late = slow.transaction()?;
     for number in 1..=100 {
         let mut savepoint = late.savepoint("part")?;
@@ -69,13 +69,13 @@ fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
         }
         // The relay looks while the transaction grows.
         if number % 20 == 0 {
-            emit(&mut stage.client, &topic, -number)?;
-            stage.promptly(&topic, number as usize / 20)?;
+            emit(&mut db.client, &topic, -number)?;
+            db.promptly(&topic, number as usize / 20)?;
         }
     }
     late.commit()?;
     let numbers: Vec<i32> =
-        stage.promptly(&topic, 95)?.iter().filter_map(|record| record.value_text()?.parse().ok()).collect();
+        db.promptly(&topic, 95)?.iter().filter_map(|record| record.value_text()?.parse().ok()).collect();
     assert_eq!(numbers[..5], [-20, -40, -60, -80, -100]);
     assert_eq!(numbers[5..], (1..=100).filter(|number| number % 10 != 0).collect::<Vec<_>>());
     Ok(())
@@ -83,20 +83,20 @@ fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
 
 #[test]
 fn two_databases_have_a_relay_each() -> Result<()> {
-    let mut stages = [Stage::new()?, Stage::new()?];
-    assert_ne!(stages[0].relay()?, stages[1].relay()?);
+    let mut databases = [TestDatabase::new()?, TestDatabase::new()?];
+    assert_ne!(databases[0].relay()?, databases[1].relay()?);
     // Both write to one topic, with the same ids.
-    let topic = stages[0].topic("shared");
+    let topic = databases[0].topic("shared");
     for number in 1..=50 {
-        for stage in &mut stages {
-            emit(&mut stage.client, &topic, number)?;
+        for db in &mut databases {
+            emit(&mut db.client, &topic, number)?;
         }
     }
-    stages[0].drained(&topic)?;
-    let records = stages[1].drained(&topic)?;
-    for stage in &stages {
+    databases[0].drained(&topic)?;
+    let records = databases[1].drained(&topic)?;
+    for db in &databases {
         let is_own = |record: &&Record| {
-            record.header("ce_source").is_some_and(|source| source.ends_with(&format!("/{}", stage.database)))
+            record.header("ce_source").is_some_and(|source| source.ends_with(&format!("/{}", db.database)))
         };
         let own: Vec<_> = records.iter().filter(is_own).cloned().collect();
         assert_eq!(values(&own), (1..=50).map(|number| number.to_string()).collect::<Vec<_>>());
@@ -107,18 +107,18 @@ fn two_databases_have_a_relay_each() -> Result<()> {
 
 #[test]
 fn eight_writers_keep_the_order_of_each_key() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("writers");
-    stage.broker.create_topic(&topic, 4, &[])?;
-    stage.client.batch_execute(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("writers");
+    db.broker.create_topic(&topic, 4, &[])?;
+    db.client.batch_execute(
         "CREATE TABLE accounts (key text PRIMARY KEY, seq bigint NOT NULL);
          CREATE TABLE promises (key text, seq bigint, event_id uuid, payload jsonb)",
     )?;
-    stage.client.execute(
+    db.client.execute(
         "INSERT INTO accounts SELECT 'key ' || n, 0 FROM generate_series(0, $1::int - 1) AS n",
         &[&(KEYS as i32)],
     )?;
-    let clients: Vec<_> = (0..WRITERS).map(|_| stage.connect()).collect::<Result<_>>()?;
+    let clients: Vec<_> = (0..WRITERS).map(|_| db.connect()).collect::<Result<_>>()?;
     let outcomes: Vec<Result<u64>> = thread::scope(|scope| {
         let writers: Vec<_> = (0_i32..)
             .zip(clients)
@@ -133,8 +133,8 @@ fn eight_writers_keep_the_order_of_each_key() -> Result<()> {
     });
     let committed: u64 = outcomes.into_iter().sum::<Result<u64>>()?;
 
-    let records = stage.drained(&topic)?;
-    let promises = promises(&mut stage.client)?;
+    let records = db.drained(&topic)?;
+    let promises = promises(&mut db.client)?;
     let verdict = Verdict::of(&promises, &records);
     assert!(verdict.is_clean(), "{verdict:?}");
     assert_eq!((promises.len() as u64, verdict.published as u64), (committed, committed));

@@ -5,24 +5,25 @@ use std::collections::HashSet;
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, StopMode, wait};
 use postgres::Client;
 
-use crate::failure::dead_letters::{NOWHERE, dead, deadly_stage, emit, until_dead};
-use crate::support::database::{DEADLINE, PROMPTLY, Stage};
+use crate::failure::dead_letters::{NOWHERE, dead, deadly_database, emit, until_dead};
+use crate::support::broker::FaultyBroker;
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
-use crate::support::server::{Own, Troubled};
+use crate::support::server::DedicatedServer;
 
 /// Longer than any test.
 const LONG: &str = "1h";
 
 /// What is known of a refused event that waits, as text: all that a restart must not change.
-fn books(client: &mut Client) -> Result<Option<String>> {
+fn retry_record(client: &mut Client) -> Result<Option<String>> {
     let sql = "SELECT (id, attempts, next_attempt_at, last_error, first_refused_at)::text FROM outbox.events WHERE attempts > 0";
     Ok(client.query_opt(sql, &[])?.map(|row| row.get(0)))
 }
 
 /// Waits until one event was refused; gives its books.
 fn until_refused(client: &mut Client) -> Result<String> {
-    wait::until_ok("a refusal", DEADLINE, || books(client))
+    wait::until_ok("a refusal", DEADLINE, || retry_record(client))
 }
 
 fn terminate(client: &mut Client) -> Result<()> {
@@ -33,7 +34,7 @@ fn terminate(client: &mut Client) -> Result<()> {
 }
 
 /// The first record of each event: a crash may have some published again.
-fn firsts(records: &[Record]) -> Vec<Record> {
+fn first_deliveries(records: &[Record]) -> Vec<Record> {
     let mut seen = HashSet::new();
     records.iter().filter(|record| seen.insert(record.header("ce_id"))).cloned().collect()
 }
@@ -41,8 +42,9 @@ fn firsts(records: &[Record]) -> Vec<Record> {
 fn arrived(broker: &Broker, topic: &str, count: usize) -> Result<Vec<Record>> {
     let mut consumer = Consumer::new(&broker.bootstrap_servers(), &[topic])?;
     let what = format!("{count} events");
-    let records = consumer.read_until_that(&what, PROMPTLY, |records| firsts(records).len() >= count)?;
-    Ok(firsts(records))
+    let records =
+        consumer.read_until_that(&what, PROMPTLY, |records| first_deliveries(records).len() >= count)?;
+    Ok(first_deliveries(records))
 }
 
 /// The values of one key, in the order of their arrival.
@@ -61,10 +63,10 @@ fn numbered(range: std::ops::Range<i32>) -> Vec<String> {
 fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     let broker = Broker::shared()?;
     let options = Cluster::options("waits").set("event_outbox.retry_backoff", LONG);
-    let mut own = Own::with(options, &broker.bootstrap_servers())?;
+    let mut dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
     let (topic, other) = ("ordering.restarts", "ordering.other");
     broker.create_topic(topic, 1, &[])?;
-    let mut client = own.connect()?;
+    let mut client = dedicated.connect()?;
     emit(&mut client, topic, "a", "poison", Some(NOWHERE))?;
     let before = until_refused(&mut client)?;
     let mut flown = 0;
@@ -80,27 +82,27 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
         }
         assert_eq!(of_key(&arrived(broker, topic, flown)?, "b"), numbered(0..flown as i32));
         assert_eq!(of_key(&arrived(broker, other, flown)?, "a"), numbered(0..flown as i32));
-        assert_eq!(books(&mut client)?.as_ref(), Some(&before), "after {round} restarts");
+        assert_eq!(retry_record(&mut client)?.as_ref(), Some(&before), "after {round} restarts");
         match round {
             0 => terminate(&mut client)?,
             _ => {
                 until_idle(&mut client)?;
                 drop(client);
-                own.server.restart(if round == 1 { StopMode::Immediate } else { StopMode::Fast })?;
-                client = own.connect()?;
+                dedicated.server.restart(if round == 1 { StopMode::Immediate } else { StopMode::Fast })?;
+                client = dedicated.connect()?;
             }
         }
     }
     until_idle(&mut client)?;
-    assert_eq!(books(&mut client)?, Some(before));
+    assert_eq!(retry_record(&mut client)?, Some(before));
     let blameless = "SELECT count(*) FROM outbox.events WHERE attempts = 0 AND next_attempt_at IS NULL";
     assert_eq!(client.query_one(blameless, &[])?.get::<_, i64>(0), i64::from(behind));
     // Its last attempt comes, and its key goes on.
-    own.alter("max_attempts", "2")?;
+    dedicated.alter("max_attempts", "2")?;
     client.execute("UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0", &[])?;
     until_dead(&mut client, 1)?;
     until_drained(&mut client)?;
-    let records = firsts(&Consumer::read_all(&broker.bootstrap_servers(), &[topic])?);
+    let records = first_deliveries(&Consumer::read_all(&broker.bootstrap_servers(), &[topic])?);
     assert_eq!(of_key(&records, "a"), numbered(0..behind));
     assert_eq!(records.len(), flown + behind as usize);
     Ok(())
@@ -110,8 +112,8 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
 /// without a key wait for nobody.
 #[test]
 fn a_key_goes_on_behind_each_of_its_dead() -> Result<()> {
-    let (mut stage, topic) = deadly_stage()?;
-    let mut transaction = stage.client.transaction()?;
+    let (mut db, topic) = deadly_database()?;
+    let mut transaction = db.client.transaction()?;
     for n in 0..20 {
         let partition = Some(NOWHERE).filter(|_| n % 8 == 2);
         emit(&mut transaction, &topic, "a", &n.to_string(), partition)?;
@@ -119,38 +121,38 @@ fn a_key_goes_on_behind_each_of_its_dead() -> Result<()> {
         transaction.query_one(sql, &[&topic, &n, &partition])?;
     }
     transaction.commit()?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     let good: Vec<String> = (0..20).filter(|n| n % 8 != 2).map(|n| n.to_string()).collect();
     assert_eq!(of_key(&records, "a"), good);
     assert_eq!(records.len(), 2 * good.len());
-    let names = dead(&mut stage.client)?;
+    let names = dead(&mut db.client)?;
     assert_eq!(names, ["2", "keyless 2", "10", "keyless 10", "18", "keyless 18"]);
     Ok(())
 }
 
 #[test]
 fn without_ordering_nothing_waits() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.retry_backoff", LONG)?;
-    stage.configure("event_outbox.ordering", "none")?;
-    let topic = stage.topic("unordered");
-    stage.broker.create_topic(&topic, 1, &[])?;
-    emit(&mut stage.client, &topic, "a", "poison", Some(NOWHERE))?;
-    let waits = until_refused(&mut stage.client)?;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", LONG)?;
+    db.configure("event_outbox.ordering", "none")?;
+    let topic = db.topic("unordered");
+    db.broker.create_topic(&topic, 1, &[])?;
+    emit(&mut db.client, &topic, "a", "poison", Some(NOWHERE))?;
+    let waits = until_refused(&mut db.client)?;
     for n in 0..5 {
-        emit(&mut stage.client, &topic, "a", &n.to_string(), None)?;
+        emit(&mut db.client, &topic, "a", &n.to_string(), None)?;
     }
-    assert_eq!(of_key(&stage.promptly(&topic, 5)?, "a"), numbered(0..5));
+    assert_eq!(of_key(&db.promptly(&topic, 5)?, "a"), numbered(0..5));
     // Nor after a restart, which finds it waiting.
-    terminate(&mut stage.client)?;
-    emit(&mut stage.client, &topic, "a", "5", None)?;
-    assert_eq!(of_key(&stage.promptly(&topic, 6)?, "a"), numbered(0..6));
-    assert_eq!(books(&mut stage.client)?, Some(waits));
+    terminate(&mut db.client)?;
+    emit(&mut db.client, &topic, "a", "5", None)?;
+    assert_eq!(of_key(&db.promptly(&topic, 6)?, "a"), numbered(0..6));
+    assert_eq!(retry_record(&mut db.client)?, Some(waits));
     // With it, they do.
-    stage.configure("event_outbox.ordering", "key")?;
-    emit(&mut stage.client, &topic, "a", "6", None)?;
-    emit(&mut stage.client, &topic, "b", "0", None)?;
-    let records = stage.promptly(&topic, 7)?;
+    db.configure("event_outbox.ordering", "key")?;
+    emit(&mut db.client, &topic, "a", "6", None)?;
+    emit(&mut db.client, &topic, "b", "0", None)?;
+    let records = db.promptly(&topic, 7)?;
     assert_eq!((of_key(&records, "a"), of_key(&records, "b")), (numbered(0..6), numbered(0..1)));
     Ok(())
 }
@@ -158,12 +160,12 @@ fn without_ordering_nothing_waits() -> Result<()> {
 /// The broker refuses whole batches for it, or takes smaller ones only; its batch-mates bear no blame.
 #[test]
 fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.retry_backoff", "100ms")?;
-    let topic = stage.topic("batch");
-    stage.broker.create_topic(&topic, 2, &[("max.message.bytes", "20000")])?;
-    let ledger = Ledger::open(&mut stage.client, &topic)?;
-    let client = &mut stage.client;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", "100ms")?;
+    let topic = db.topic("batch");
+    db.broker.create_topic(&topic, 2, &[("max.message.bytes", "20000")])?;
+    let ledger = Ledger::open(&mut db.client, &topic)?;
+    let client = &mut db.client;
     client.batch_execute("BEGIN")?;
     ledger.emit(client, 1000)?;
     // Its key is also that of good ones, before and behind it.
@@ -178,7 +180,7 @@ fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
     };
     assert_eq!((&*class, attempts), ("too_large", 3));
     assert_eq!(status(client)?.refused, 3, "others were charged");
-    let verdict = ledger.verdict(client, stage.broker)?;
+    let verdict = ledger.verdict(client, db.broker)?;
     assert!(verdict.is_clean(), "{verdict:?}");
     Ok(())
 }
@@ -187,22 +189,22 @@ fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
 /// yet and would take whatever follows.
 #[test]
 fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.retry_backoff", "100ms")?;
-    stage.configure("event_outbox.enabled", "off")?;
-    let topic = stage.topic("head");
-    stage.broker.create_topic(&topic, 1, &[("max.message.bytes", "20000")])?;
-    let ledger = Ledger::open(&mut stage.client, &topic)?;
-    let client = &mut stage.client;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", "100ms")?;
+    db.configure("event_outbox.enabled", "off")?;
+    let topic = db.topic("head");
+    db.broker.create_topic(&topic, 1, &[("max.message.bytes", "20000")])?;
+    let ledger = Ledger::open(&mut db.client, &topic)?;
+    let client = &mut db.client;
     client.batch_execute("BEGIN")?;
     ledger.emit(client, 10)?;
     emit(client, &topic, "3", &"poison".repeat(5000), None)?;
     ledger.emit(client, 3000)?;
     client.batch_execute("COMMIT")?;
-    stage.configure("event_outbox.enabled", "on")?;
-    until_drained(&mut stage.client)?;
-    assert_eq!(dead(&mut stage.client)?.len(), 1);
-    let verdict = ledger.verdict(&mut stage.client, stage.broker)?;
+    db.configure("event_outbox.enabled", "on")?;
+    until_drained(&mut db.client)?;
+    assert_eq!(dead(&mut db.client)?.len(), 1);
+    let verdict = ledger.verdict(&mut db.client, db.broker)?;
     assert!(verdict.is_clean(), "{verdict:?}");
     Ok(())
 }
@@ -210,13 +212,13 @@ fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
 /// It is due again while the one before it is still on its way: a new producer needs half a second to begin.
 #[test]
 fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.retry_backoff", "100ms")?;
-    stage.configure("event_outbox.enabled", "off")?;
-    let topic = stage.topic("byhand");
-    stage.broker.create_topic(&topic, 1, &[])?;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", "100ms")?;
+    db.configure("event_outbox.enabled", "off")?;
+    let topic = db.topic("byhand");
+    db.broker.create_topic(&topic, 1, &[])?;
     for n in 0..30 {
-        let mut transaction = stage.client.transaction()?;
+        let mut transaction = db.client.transaction()?;
         for part in ["first", "second", "third"] {
             emit(&mut transaction, &topic, &n.to_string(), part, None)?;
         }
@@ -227,8 +229,8 @@ fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
         )?;
         transaction.commit()?;
     }
-    stage.configure("event_outbox.enabled", "on")?;
-    let records = stage.drained(&topic)?;
+    db.configure("event_outbox.enabled", "on")?;
+    let records = db.drained(&topic)?;
     for n in 0..30 {
         assert_eq!(of_key(&records, &n.to_string()), ["first", "second", "third"]);
     }
@@ -239,14 +241,13 @@ fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
 /// there neither repeats nor reorders what goes to another topic.
 #[test]
 fn records_that_a_topic_does_not_take_die_alone() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.retry_backoff", "100ms")?;
-    let (compacted, plain) = (stage.topic("compacted"), stage.topic("plain"));
-    stage.broker.create_topic(&compacted, 2, &[("cleanup.policy", "compact")])?;
-    stage.broker.create_topic(&plain, 2, &[])?;
-    let (picky, patient) =
-        (Ledger::open(&mut stage.client, &compacted)?, Ledger::open(&mut stage.client, &plain)?);
-    let client = &mut stage.client;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", "100ms")?;
+    let (compacted, plain) = (db.topic("compacted"), db.topic("plain"));
+    db.broker.create_topic(&compacted, 2, &[("cleanup.policy", "compact")])?;
+    db.broker.create_topic(&plain, 2, &[])?;
+    let (picky, patient) = (Ledger::open(&mut db.client, &compacted)?, Ledger::open(&mut db.client, &plain)?);
+    let client = &mut db.client;
     for n in 0..20 {
         client.batch_execute("BEGIN")?;
         picky.emit(client, 50)?;
@@ -262,7 +263,7 @@ fn records_that_a_topic_does_not_take_die_alone() -> Result<()> {
         "SELECT count(*) FROM outbox.dead_letters WHERE error_class = 'invalid_record' AND attempts = 3";
     assert_eq!(client.query_one(sql, &[])?.get::<_, i64>(0), 4);
     for ledger in [picky, patient] {
-        let verdict = ledger.verdict(client, stage.broker)?;
+        let verdict = ledger.verdict(client, db.broker)?;
         assert!(verdict.is_clean(), "{verdict:?}");
     }
     Ok(())
@@ -272,14 +273,14 @@ fn records_that_a_topic_does_not_take_die_alone() -> Result<()> {
 /// attempts fall into it.
 #[test]
 fn an_outage_is_no_attempt() -> Result<()> {
-    let mut broker = Troubled::take()?;
+    let mut broker = FaultyBroker::take()?;
     let topic = "ordering.outage";
     let options = Cluster::options("blameless")
         .set("event_outbox.kafka_properties", "topic.metadata.propagation.max.ms=100")
         .set("event_outbox.retry_backoff", "2s")
         .set("event_outbox.retry_backoff_max", "2s");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     emit(&mut client, topic, "a", "0", None)?;
     until_refused(&mut client)?;
     broker.kill()?;
@@ -293,7 +294,7 @@ fn an_outage_is_no_attempt() -> Result<()> {
         let sql = "SELECT max(next_attempt_at) + interval '4s' < clock_timestamp() FROM outbox.events";
         Ok(client.query_one(sql, &[])?.get::<_, Option<bool>>(0).is_none_or(|passed| passed).then_some(()))
     })?;
-    let now = books(&mut client)?;
+    let now = retry_record(&mut client)?;
     assert_eq!(now, Some(before), "the dead: {:?}", dead(&mut client)?);
     broker.start()?;
     for topic in [topic, "ordering.new"] {

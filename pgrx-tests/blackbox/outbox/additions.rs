@@ -5,16 +5,16 @@ use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 /// A session that has emitted, and one that owns the table. Nothing is published.
-fn prepared() -> Result<(Stage, Client, String)> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.enabled", "off")?;
-    let mut session = stage.connect()?;
-    let topic = stage.topic("additions");
+fn prepared() -> Result<(TestDatabase, Client, String)> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.enabled", "off")?;
+    let mut session = db.connect()?;
+    let topic = db.topic("additions");
     emit(&mut session, &topic)?;
-    Ok((stage, session, topic))
+    Ok((db, session, topic))
 }
 
 fn emit(session: &mut Client, topic: &str) -> Result<(), postgres::Error> {
@@ -38,8 +38,8 @@ fn count(session: &mut Client, table: &str) -> Result<i64> {
 
 #[test]
 fn triggers() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute(
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute(
         "CREATE TABLE seen (id bigint);
          CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN NEW.content_type := ''stamped''; RETURN NEW; END';
@@ -51,21 +51,21 @@ fn triggers() -> Result<()> {
     )?;
     emit(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"));
-    stage.client.batch_execute(
+    db.client.batch_execute(
         "DROP TRIGGER stamp ON outbox.events;
          CREATE TRIGGER see AFTER INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION see()",
     )?;
     emit(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("application/json"));
     assert_eq!(count(&mut session, "seen")?, 1);
-    stage.client.batch_execute(
+    db.client.batch_execute(
         "DROP TRIGGER see ON outbox.events;
          CREATE TRIGGER see_all AFTER INSERT ON outbox.events REFERENCING NEW TABLE AS new_events
              FOR EACH STATEMENT EXECUTE FUNCTION see_all()",
     )?;
     emit(&mut session, &topic)?;
     assert_eq!(count(&mut session, "seen")?, 2);
-    stage.client.batch_execute("DROP TRIGGER see_all ON outbox.events")?;
+    db.client.batch_execute("DROP TRIGGER see_all ON outbox.events")?;
     emit(&mut session, &topic)?;
     assert_eq!(count(&mut session, "seen")?, 2);
     Ok(())
@@ -73,18 +73,16 @@ fn triggers() -> Result<()> {
 
 #[test]
 fn constraints() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage
-        .client
+    let (mut db, mut session, topic) = prepared()?;
+    db.client
         .batch_execute("ALTER TABLE outbox.events ADD CONSTRAINT short CHECK (length(key) > 1) NOT VALID")?;
     assert_eq!(code(emit(&mut session, &topic)), SqlState::CHECK_VIOLATION);
-    stage.client.batch_execute("ALTER TABLE outbox.events DROP CONSTRAINT short")?;
+    db.client.batch_execute("ALTER TABLE outbox.events DROP CONSTRAINT short")?;
     emit(&mut session, &topic)?;
-    stage
-        .client
+    db.client
         .batch_execute("TRUNCATE outbox.events; ALTER TABLE outbox.events ALTER event_type SET NOT NULL")?;
     assert_eq!(code(emit(&mut session, &topic)), SqlState::NOT_NULL_VIOLATION);
-    stage.client.batch_execute("ALTER TABLE outbox.events ALTER event_type DROP NOT NULL")?;
+    db.client.batch_execute("ALTER TABLE outbox.events ALTER event_type DROP NOT NULL")?;
     emit(&mut session, &topic)?;
     Ok(())
 }
@@ -108,19 +106,19 @@ fn constraints_of_the_same_transaction() -> Result<()> {
 
 #[test]
 fn columns() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute(
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute(
         "ALTER TABLE outbox.events ADD region text NOT NULL DEFAULT 'eu',
              ADD bytes integer GENERATED ALWAYS AS (length(payload)) STORED",
     )?;
     emit(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "region || ' ' || bytes")?.as_deref(), Some("eu 2"));
-    stage.client.batch_execute("ALTER TABLE outbox.events DROP region, DROP bytes")?;
+    db.client.batch_execute("ALTER TABLE outbox.events DROP region, DROP bytes")?;
     emit(&mut session, &topic)?;
     let whole = newest(&mut session, "(topic, convert_from(key, 'UTF8'), attempts, last_error)")?;
     assert_eq!(whole, Some(format!("({topic},k,0,)")));
     // Behind the dropped ones.
-    stage.client.batch_execute("ALTER TABLE outbox.events ADD region text DEFAULT 'us'")?;
+    db.client.batch_execute("ALTER TABLE outbox.events ADD region text DEFAULT 'us'")?;
     emit(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "region")?.as_deref(), Some("us"));
     Ok(())
@@ -129,17 +127,15 @@ fn columns() -> Result<()> {
 /// The extension's view and trigger hold the types of the columns that they name, until somebody takes them away.
 #[test]
 fn types_of_columns() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute(
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute(
         "ALTER EXTENSION event_outbox DROP VIEW outbox.pending; DROP VIEW outbox.pending CASCADE;
          DROP TRIGGER check_change ON outbox.events;
          TRUNCATE outbox.events; ALTER TABLE outbox.events ALTER topic TYPE varchar(5)",
     )?;
     assert!(topic.len() > 5);
     assert_eq!(code(emit(&mut session, &topic)), SqlState::STRING_DATA_RIGHT_TRUNCATION);
-    stage
-        .client
-        .batch_execute("ALTER TABLE outbox.events ALTER topic TYPE text, ALTER headers TYPE jsonb")?;
+    db.client.batch_execute("ALTER TABLE outbox.events ALTER topic TYPE text, ALTER headers TYPE jsonb")?;
     session.execute("SELECT outbox.emit($1, '{}', headers => '{\"a\": [1]}')", &[&topic])?;
     assert_eq!(newest(&mut session, "headers -> 'a' -> 0")?.as_deref(), Some("1"));
     Ok(())
@@ -147,20 +143,18 @@ fn types_of_columns() -> Result<()> {
 
 #[test]
 fn indexes() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute("CREATE INDEX CONCURRENTLY by_key ON outbox.events (key)")?;
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute("CREATE INDEX CONCURRENTLY by_key ON outbox.events (key)")?;
     emit(&mut session, &topic)?;
-    stage.client.batch_execute("SET enable_seqscan = off")?;
+    db.client.batch_execute("SET enable_seqscan = off")?;
     let found = "outbox.events WHERE key = 'k'::bytea";
-    assert_eq!(count(&mut stage.client, found)?, 2, "the index has it");
-    stage
-        .client
-        .batch_execute("DROP INDEX outbox.by_key; CREATE UNIQUE INDEX ON outbox.events (event_id)")?;
+    assert_eq!(count(&mut db.client, found)?, 2, "the index has it");
+    db.client.batch_execute("DROP INDEX outbox.by_key; CREATE UNIQUE INDEX ON outbox.events (event_id)")?;
     let twice = "SELECT outbox.emit($1, '{}', event_id => '00000000-0000-7000-8000-000000000000')";
     session.execute(twice, &[&topic])?;
     let refused = session.execute(twice, &[&topic]).map(|_| ());
     assert_eq!(code(refused), SqlState::UNIQUE_VIOLATION);
-    stage.client.batch_execute(
+    db.client.batch_execute(
         "ALTER TABLE outbox.events DROP CONSTRAINT events_pkey;
          ALTER TABLE outbox.events ADD CONSTRAINT events_pkey PRIMARY KEY (id) DEFERRABLE",
     )?;
@@ -170,8 +164,8 @@ fn indexes() -> Result<()> {
 
 #[test]
 fn rules() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute(
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute(
         "CREATE TABLE seen (topic text);
          CREATE RULE see AS ON INSERT TO outbox.events DO ALSO INSERT INTO seen VALUES (NEW.topic)",
     )?;
@@ -182,10 +176,10 @@ fn rules() -> Result<()> {
 
 #[test]
 fn the_sequence() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute("ALTER SEQUENCE outbox.events_id_seq MINVALUE -9 RESTART -5")?;
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute("ALTER SEQUENCE outbox.events_id_seq MINVALUE -9 RESTART -5")?;
     assert_eq!(code(emit(&mut session, &topic)), SqlState::CHECK_VIOLATION);
-    stage.client.batch_execute("ALTER SEQUENCE outbox.events_id_seq MINVALUE 1 RESTART 1")?;
+    db.client.batch_execute("ALTER SEQUENCE outbox.events_id_seq MINVALUE 1 RESTART 1")?;
     assert_eq!(code(emit(&mut session, &topic)), SqlState::UNIQUE_VIOLATION);
     emit(&mut session, &topic)?;
     Ok(())
@@ -193,15 +187,15 @@ fn the_sequence() -> Result<()> {
 
 #[test]
 fn another_table_of_the_same_name() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
+    let (mut db, mut session, topic) = prepared()?;
     for expected in 1..=3_i64 {
-        stage.client.batch_execute("DROP EXTENSION event_outbox; CREATE EXTENSION event_outbox")?;
+        db.client.batch_execute("DROP EXTENSION event_outbox; CREATE EXTENSION event_outbox")?;
         for _ in 0..expected {
             emit(&mut session, &topic)?;
         }
         assert_eq!(newest(&mut session, "id")?, Some(expected.to_string()));
     }
-    stage.client.batch_execute("DROP EXTENSION event_outbox; CREATE SCHEMA outbox")?;
+    db.client.batch_execute("DROP EXTENSION event_outbox; CREATE SCHEMA outbox")?;
     let missing = session.execute("SELECT outbox.emit('t', '{}')", &[]).map(|_| ());
     assert_eq!(code(missing), SqlState::UNDEFINED_FUNCTION);
     Ok(())
@@ -221,12 +215,12 @@ fn a_transaction_that_must_not_write() -> Result<()> {
 /// As a subscription's worker is, for which the table's triggers do not fire.
 #[test]
 fn a_session_that_replays_wakes_the_relay() -> Result<()> {
-    let stage = Stage::new()?;
-    let topic = stage.topic("replayed");
-    let mut session = stage.connect()?;
+    let db = TestDatabase::new()?;
+    let topic = db.topic("replayed");
+    let mut session = db.connect()?;
     session.batch_execute("SET session_replication_role = replica")?;
     emit(&mut session, &topic)?;
-    stage.promptly(&topic, 1)?;
+    db.promptly(&topic, 1)?;
     Ok(())
 }
 
@@ -234,8 +228,8 @@ fn a_session_that_replays_wakes_the_relay() -> Result<()> {
 #[test]
 fn triggers_under_the_extensions_names() -> Result<()> {
     for name in ["check_event", "before_insert"] {
-        let (mut stage, mut session, topic) = prepared()?;
-        stage.client.batch_execute(&format!(
+        let (mut db, mut session, topic) = prepared()?;
+        db.client.batch_execute(&format!(
             "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS
                  'BEGIN NEW.content_type := ''stamped''; RETURN NEW; END';
              DROP TRIGGER {name} ON outbox.events;
@@ -245,8 +239,8 @@ fn triggers_under_the_extensions_names() -> Result<()> {
         assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"), "{name}");
     }
     // The trigger is the extension's, its function no longer.
-    let (mut stage, mut session, topic) = prepared()?;
-    stage.client.batch_execute(
+    let (mut db, mut session, topic) = prepared()?;
+    db.client.batch_execute(
         "CREATE OR REPLACE FUNCTION outbox.check_event() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN NEW.content_type := ''stamped''; RETURN NEW; END'",
     )?;
@@ -259,8 +253,8 @@ fn triggers_under_the_extensions_names() -> Result<()> {
 fn a_constraint_under_the_extensions_name() -> Result<()> {
     for condition in ["length(key) > 1", "id > 1000", "id < 0", "attempts > 0", "id > 0 AND length(key) > 1"]
     {
-        let (mut stage, mut session, topic) = prepared()?;
-        stage.client.batch_execute(&format!(
+        let (mut db, mut session, topic) = prepared()?;
+        db.client.batch_execute(&format!(
             "ALTER TABLE outbox.events DROP CONSTRAINT events_id_check,
                  ADD CONSTRAINT events_id_check CHECK ({condition}) NOT VALID"
         ))?;
@@ -272,11 +266,11 @@ fn a_constraint_under_the_extensions_name() -> Result<()> {
 /// Without additions no trigger is called for what `emit()` has checked.
 #[test]
 fn nothing_is_added_by_an_installation() -> Result<()> {
-    let (mut stage, mut session, topic) = prepared()?;
+    let (mut db, mut session, topic) = prepared()?;
     session.batch_execute("SET track_functions = 'all'")?;
     let calls = "SELECT coalesce(sum(calls), 0)::bigint FROM pg_stat_xact_user_functions WHERE funcname = 'check_event'";
     let mut called = |addition: &str| -> Result<i64> {
-        stage.client.batch_execute(addition)?;
+        db.client.batch_execute(addition)?;
         let mut transaction = session.transaction()?;
         transaction.execute("SELECT outbox.emit($1, '{}', key => 'k')", &[&topic])?;
         Ok(transaction.query_one(calls, &[])?.get(0))
@@ -299,8 +293,8 @@ fn what_triggers_make_of_an_event_is_checked() -> Result<()> {
             "inserted",
         ),
     ] {
-        let (mut stage, mut session, topic) = prepared()?;
-        stage.client.batch_execute(&format!(
+        let (mut db, mut session, topic) = prepared()?;
+        db.client.batch_execute(&format!(
             "CREATE FUNCTION a_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
              CREATE TRIGGER a_change BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION a_change()"
         ))?;
@@ -312,14 +306,14 @@ fn what_triggers_make_of_an_event_is_checked() -> Result<()> {
 
 #[test]
 fn a_session_that_replays_wakes_the_relay_of_a_table_with_additions() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("replayed")?;
-    stage.client.batch_execute("ALTER TABLE outbox.events ADD region text")?;
-    let mut session = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("replayed")?;
+    db.client.batch_execute("ALTER TABLE outbox.events ADD region text")?;
+    let mut session = db.connect()?;
     session.batch_execute("SET session_replication_role = replica")?;
     for number in 1..=3 {
         session.execute("SELECT outbox.emit($1, to_jsonb($2::int), key => 'k')", &[&topic, &number])?;
-        stage.promptly(&topic, usize::try_from(number)?)?;
+        db.promptly(&topic, usize::try_from(number)?)?;
     }
     Ok(())
 }

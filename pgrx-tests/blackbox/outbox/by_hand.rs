@@ -2,25 +2,25 @@
 
 use event_outbox_lab::{Consumer, Result};
 
-use crate::support::database::{PROMPTLY, Stage, emit, values};
+use crate::support::database::{PROMPTLY, TestDatabase, emit, values};
 use crate::support::relay::until_status;
 
 /// The one event of the topic is published, and another session has locked its row with `sql` until `then` is done.
 fn while_published(name: &str, sql: &str, more: &str) -> Result<Vec<String>> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic(name)?;
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.client.batch_execute(more)?;
-    emit(&mut stage.client, &topic, 1)?;
-    let mut other = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic(name)?;
+    db.configure("event_outbox.enabled", "off")?;
+    db.client.batch_execute(more)?;
+    emit(&mut db.client, &topic, 1)?;
+    let mut other = db.connect()?;
     let mut changing = other.transaction()?;
     changing.batch_execute(sql)?;
-    stage.configure("event_outbox.enabled", "on")?;
-    let mut consumer = Consumer::new(&stage.broker.bootstrap_servers(), &[&topic])?;
+    db.configure("event_outbox.enabled", "on")?;
+    let mut consumer = Consumer::new(&db.broker.bootstrap_servers(), &[&topic])?;
     consumer.read_until(1, PROMPTLY)?;
-    until_status(&mut stage.client, "the locked row to be met", |status| status.error().contains("locked"))?;
+    until_status(&mut db.client, "the locked row to be met", |status| status.error().contains("locked"))?;
     changing.commit()?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     let ids: Vec<_> = records.iter().map(|record| record.header("ce_id")).collect();
     assert!(ids.iter().all(|id| *id == ids[0]), "another event: {ids:?}");
     Ok(values(&records))
@@ -57,20 +57,20 @@ fn events_behind_a_truncation_come_in_their_order() -> Result<()> {
     for reset in
         ["TRUNCATE outbox.events RESTART IDENTITY", "ALTER TABLE outbox.events ALTER id RESTART WITH 1"]
     {
-        let mut stage = Stage::new()?;
-        let topic = stage.own_topic("truncated")?;
+        let mut db = TestDatabase::new()?;
+        let topic = db.own_topic("truncated")?;
         for number in 1..=10 {
-            emit(&mut stage.client, &topic, number)?;
+            emit(&mut db.client, &topic, number)?;
         }
-        stage.drained(&topic)?;
+        db.drained(&topic)?;
         // As many and more come before the relay looks.
-        let mut emitting = stage.client.transaction()?;
+        let mut emitting = db.client.transaction()?;
         emitting.batch_execute(reset)?;
         let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(11, 40) AS n";
         emitting.execute(sql, &[&topic])?;
         emitting.commit()?;
         let expected: Vec<_> = (1..=40).map(|number| number.to_string()).collect();
-        assert_eq!(values(&stage.promptly(&topic, 40)?), expected, "{reset}");
+        assert_eq!(values(&db.promptly(&topic, 40)?), expected, "{reset}");
     }
     Ok(())
 }

@@ -4,13 +4,13 @@ use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::types::Type;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 /// Without a relay, so that events stay to be looked at.
-fn quiet() -> Result<Stage> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.enabled", "off")?;
-    Ok(stage)
+fn quiet() -> Result<TestDatabase> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.enabled", "off")?;
+    Ok(db)
 }
 
 /// Key, payload, headers and partition of the last event.
@@ -27,7 +27,7 @@ const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[test]
 fn emit_takes_what_sql_has() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     let keys = [
         ("'7'", "7"),
         ("'7'::text", "7"),
@@ -56,20 +56,20 @@ fn emit_takes_what_sql_has() -> Result<()> {
         for (key, stored) in keys {
             let sql =
                 format!("SELECT outbox.emit({topic}, {payload}, key => {key}) FROM (SELECT 1 AS a) AS t");
-            stage.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
-            let seen = last(&mut stage.client)?;
+            db.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            let seen = last(&mut db.client)?;
             assert_eq!(seen, (Some(stored.into()), Some(r#"{"a":1}"#.into()), None, None), "{sql}");
         }
         let sql = format!("SELECT outbox.emit({topic}, {payload}) FROM (SELECT 1 AS a) AS t");
-        stage.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
-        assert_eq!(last(&mut stage.client)?, (None, Some(r#"{"a":1}"#.into()), None, None), "{sql}");
+        db.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+        assert_eq!(last(&mut db.client)?, (None, Some(r#"{"a":1}"#.into()), None, None), "{sql}");
     }
     Ok(())
 }
 
 #[test]
 fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     let headers = ["'{\"h\": 1}'", "'{\"h\": 1}'::text", "'{\"h\": 1}'::json", "'{\"h\": 1}'::jsonb", "NULL"];
     let ids =
         [format!("'{ID}'"), format!("'{ID}'::text"), format!("'{ID}'::varchar"), format!("'{ID}'::uuid")];
@@ -94,10 +94,10 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
                 "SELECT outbox.{function}('t', {payload}, key => {key}, event_type => 'e', headers => {header},
                                           event_id => {id}, partition => {partition})::text FROM (SELECT 1 AS a) AS t"
             );
-            let row = stage.client.query_one(&sql, &[]).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            let row = db.client.query_one(&sql, &[]).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
             assert_eq!(row.get::<_, &str>(0), ID);
             let headers = (*header != "NULL").then(|| "{\"h\": 1}".into());
-            let seen = last(&mut stage.client)?;
+            let seen = last(&mut db.client)?;
             assert_eq!(seen, (Some("7".into()), stored.map(Into::into), headers, Some(3)), "{sql}");
         }
     }
@@ -107,21 +107,21 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
     {
         for call in ["emit('t', '1'", "emit_bytes('t', '1'", "emit('t', '1'::json", "emit('t', '1'::jsonb"] {
             let sql = format!("SELECT outbox.{call}, {argument})");
-            stage.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
-            assert_eq!(last(&mut stage.client)?, (None, Some("1".into()), None, None), "{sql}");
+            db.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            assert_eq!(last(&mut db.client)?, (None, Some("1".into()), None, None), "{sql}");
         }
     }
     // A key that is not bytes.
     for key in ["7", "'7'::text", "'7'::varchar", "7::bigint"] {
-        stage.client.batch_execute(&format!("SELECT outbox.emit_bytes('t', 'x'::bytea, key => {key})"))?;
-        assert_eq!(last(&mut stage.client)?, (Some("7".into()), Some("x".into()), None, None), "{key}");
+        db.client.batch_execute(&format!("SELECT outbox.emit_bytes('t', 'x'::bytea, key => {key})"))?;
+        assert_eq!(last(&mut db.client)?, (Some("7".into()), Some("x".into()), None, None), "{key}");
     }
     Ok(())
 }
 
 #[test]
 fn try_emit_takes_what_sql_has() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     let payloads = ["'1'", "'1'::text", "'1'::varchar", "'1'::json", "'1'::jsonb", "to_json(1)"];
     let keys = ["'7'", "'7'::varchar", "7", "7::bigint"];
     let mut number = 0;
@@ -134,10 +134,10 @@ fn try_emit_takes_what_sql_has() -> Result<()> {
                 "SELECT status, event_id::text FROM
                  outbox.try_emit('{number}'{source}, 't', {payload}, key => {key}, event_id => '{ID}'::text{more})"
             );
-            let row = stage.client.query_one(&sql, &[]).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            let row = db.client.query_one(&sql, &[]).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
             assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), ("stored", ID), "{sql}");
             let partition = (!more.is_empty()).then_some(3);
-            let seen = last(&mut stage.client)?;
+            let seen = last(&mut db.client)?;
             assert_eq!(seen, (Some("7".into()), Some("1".into()), None, partition), "{sql}");
         }
     }
@@ -147,7 +147,7 @@ fn try_emit_takes_what_sql_has() -> Result<()> {
 /// Drivers that ask the server for the types of parameters (asyncpg, pgx, tokio-postgres, postgres.js) encode by them.
 #[test]
 fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     let all =
         "outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, event_id => $6, partition => $7)";
     let types = [Type::TEXT, Type::JSONB, Type::TEXT, Type::TEXT, Type::JSONB, Type::UUID, Type::INT4];
@@ -160,7 +160,7 @@ fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
         ("outbox.emit_bytes($1, $2, key => $3)", &[Type::TEXT, Type::BYTEA, Type::BYTEA][..]),
         ("outbox.try_emit($1, $2, $3, key => $4)", &[Type::TEXT, Type::TEXT, Type::TEXT, Type::TEXT][..]),
     ] {
-        let statement = stage.client.prepare(&format!("SELECT {call}"))?;
+        let statement = db.client.prepare(&format!("SELECT {call}"))?;
         assert_eq!(statement.params(), types, "{call}");
     }
     Ok(())
@@ -169,7 +169,7 @@ fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
 /// As JDBC sends strings, and longs.
 #[test]
 fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     let types = [
         Type::VARCHAR,
         Type::VARCHAR,
@@ -180,33 +180,33 @@ fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
         Type::INT8,
     ];
     let sql = "SELECT outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, event_id => $6, partition => $7)::text";
-    let statement = stage.client.prepare_typed(sql, &types)?;
+    let statement = db.client.prepare_typed(sql, &types)?;
     let row =
-        stage.client.query_one(&statement, &[&"t", &"{\"a\":1}", &"7", &"e", &"{\"h\":1}", &ID, &3_i64])?;
+        db.client.query_one(&statement, &[&"t", &"{\"a\":1}", &"7", &"e", &"{\"h\":1}", &ID, &3_i64])?;
     assert_eq!(row.get::<_, &str>(0), ID);
     let seen = (Some("7".into()), Some("{\"a\":1}".into()), Some("{\"h\": 1}".into()), Some(3));
-    assert_eq!(last(&mut stage.client)?, seen);
+    assert_eq!(last(&mut db.client)?, seen);
     // Of the types that are not strings, the driver sends the own.
     for key in [Type::INT4, Type::INT8] {
-        let statement = stage.client.prepare_typed(
+        let statement = db.client.prepare_typed(
             "SELECT outbox.emit($1, $2, key => $3)",
             &[Type::VARCHAR, Type::VARCHAR, key.clone()],
         )?;
         match key {
-            Type::INT4 => stage.client.query_one(&statement, &[&"t", &"1", &8_i32])?,
-            _ => stage.client.query_one(&statement, &[&"t", &"1", &8_i64])?,
+            Type::INT4 => db.client.query_one(&statement, &[&"t", &"1", &8_i32])?,
+            _ => db.client.query_one(&statement, &[&"t", &"1", &8_i64])?,
         };
-        assert_eq!(last(&mut stage.client)?, (Some("8".into()), Some("1".into()), None, None));
+        assert_eq!(last(&mut db.client)?, (Some("8".into()), Some("1".into()), None, None));
     }
     Ok(())
 }
 
 #[test]
 fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     for (id, value, stored) in [("bigint", "7", "7"), ("int", "7", "7"), ("uuid", ID, ID)] {
         for json in ["row_to_json(NEW)", "to_jsonb(NEW)", "to_json(NEW)"] {
-            stage.client.batch_execute(&format!(
+            db.client.batch_execute(&format!(
                 "DROP TABLE IF EXISTS orders;
                  CREATE TABLE orders (id {id} PRIMARY KEY);
                  CREATE OR REPLACE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -216,7 +216,7 @@ fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
                  CREATE TRIGGER tell AFTER INSERT ON orders FOR EACH ROW EXECUTE FUNCTION tell();
                  INSERT INTO orders VALUES ('{value}')"
             ))?;
-            assert_eq!(last(&mut stage.client)?.0.as_deref(), Some(stored), "{id}, {json}");
+            assert_eq!(last(&mut db.client)?.0.as_deref(), Some(stored), "{id}, {json}");
         }
     }
     Ok(())
@@ -225,12 +225,10 @@ fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
 /// A right to the one is a right to the others, and there is no other right to them.
 #[test]
 fn the_right_to_emit_is_one() -> Result<()> {
-    let mut stage = quiet()?;
-    let role = format!("{}_app", stage.database);
-    stage
-        .client
-        .batch_execute(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}"))?;
-    let mut app = stage.connect_as(&role)?;
+    let mut db = quiet()?;
+    let role = format!("{}_app", db.database);
+    db.client.batch_execute(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}"))?;
+    let mut app = db.connect_as(&role)?;
     let calls = [
         "emit('t', '{}')",
         "emit('t', to_jsonb(1), key => 7)",
@@ -241,7 +239,7 @@ fn the_right_to_emit_is_one() -> Result<()> {
         let error = app.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{call}: {error}");
     }
-    stage.client.batch_execute(&format!(
+    db.client.batch_execute(&format!(
         "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
     ))?;
     for call in calls {
@@ -251,14 +249,14 @@ fn the_right_to_emit_is_one() -> Result<()> {
         let error = app.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{call}: {error}");
     }
-    stage.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+    db.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     Ok(())
 }
 
 /// What is wrong with a value is said as for the type it stands for.
 #[test]
 fn what_cannot_be_read_is_refused() -> Result<()> {
-    let mut stage = quiet()?;
+    let mut db = quiet()?;
     for (call, code) in [
         ("emit('t', 'no json'::text)", "22P02"),
         ("emit('t', '1'::json, event_id => 'no id'::text)", "22P02"),
@@ -271,7 +269,7 @@ fn what_cannot_be_read_is_refused() -> Result<()> {
         ("emit('t', now())", "42883"),
         ("emit('t', '1'::jsonb, key => now())", "42883"),
     ] {
-        let error = stage.client.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
+        let error = db.client.batch_execute(&format!("SELECT outbox.{call}")).expect_err(call);
         assert_eq!(error.code().map(|code| code.code()), Some(code), "{call}: {error}");
     }
     Ok(())

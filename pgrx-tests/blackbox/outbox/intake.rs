@@ -9,7 +9,7 @@ use postgres::error::SqlState;
 use postgres::{Client, GenericClient};
 use uuid::Uuid;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 const SESSIONS: usize = 6;
 const MESSAGES: i32 = 150;
@@ -41,10 +41,10 @@ fn statuses(client: &mut Client) -> Result<Vec<(String, String)>> {
 
 #[test]
 fn a_message_brought_by_many_sessions_is_stored_once() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("once");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("once");
     let begin = Barrier::new(SESSIONS);
-    let clients: Vec<_> = (0..SESSIONS).map(|_| stage.connect()).collect::<Result<_>>()?;
+    let clients: Vec<_> = (0..SESSIONS).map(|_| db.connect()).collect::<Result<_>>()?;
     let session = |at: usize, mut client: Client| -> Result<Vec<Answer>> {
         begin.wait();
         (0..MESSAGES)
@@ -79,7 +79,7 @@ fn a_message_brought_by_many_sessions_is_stored_once() -> Result<()> {
         }
         stored.extend(ids[0].map(|id| id.to_string()));
     }
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     let arrived: BTreeSet<_> = records.iter().filter_map(|r| r.header("ce_id")).map(str::to_owned).collect();
     assert_eq!((records.len(), arrived), (MESSAGES as usize, stored));
     Ok(())
@@ -87,9 +87,9 @@ fn a_message_brought_by_many_sessions_is_stored_once() -> Result<()> {
 
 #[test]
 fn the_transaction_goes_on_and_commits() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("goes.on");
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("goes.on");
+    let mut transaction = db.client.transaction()?;
     transaction.batch_execute("CREATE TABLE work (n int); INSERT INTO work VALUES (1)")?;
     assert_eq!(try_emit(&mut transaction, "good", &topic, "1")?.status, "stored");
     for (source, topic, payload) in [
@@ -106,11 +106,11 @@ fn the_transaction_goes_on_and_commits() -> Result<()> {
     assert_eq!(try_emit(&mut transaction, "better", &topic, "2")?.status, "stored");
     assert_eq!(try_emit(&mut transaction, "good", &topic, "1")?.status, "duplicate");
     transaction.commit()?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2"]);
-    let work: i64 = stage.client.query_one("SELECT count(*) FROM work", &[])?.get(0);
+    assert_eq!(db.drained_values(&topic)?, ["1", "2"]);
+    let work: i64 = db.client.query_one("SELECT count(*) FROM work", &[])?.get(0);
     assert_eq!(work, 2);
     let expected = ["better", "deep", "good", "no json", "no topic", "nul"];
-    let found = statuses(&mut stage.client)?;
+    let found = statuses(&mut db.client)?;
     assert_eq!(found.iter().map(|(source, _)| &**source).collect::<Vec<_>>(), expected);
     assert_eq!(found.iter().filter(|(_, status)| status == "stored").count(), 2);
     Ok(())
@@ -118,42 +118,42 @@ fn the_transaction_goes_on_and_commits() -> Result<()> {
 
 #[test]
 fn an_invalid_message_is_rejected_at_last_and_a_mended_one_is_stored() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("patience");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("patience");
     for attempt in 1..=2 {
-        let answer = try_emit(&mut stage.client, "bad", &topic, "{")?;
+        let answer = try_emit(&mut db.client, "bad", &topic, "{")?;
         assert_eq!((&*answer.status, answer.attempt), ("invalid", attempt));
     }
-    let rejected = try_emit(&mut stage.client, "bad", &topic, "{")?;
+    let rejected = try_emit(&mut db.client, "bad", &topic, "{")?;
     assert_eq!((&*rejected.status, rejected.attempt, rejected.event_id), ("rejected", 3, None));
     // It is not examined again, whatever it holds now.
-    assert_eq!(try_emit(&mut stage.client, "bad", &topic, "1")?, rejected);
+    assert_eq!(try_emit(&mut db.client, "bad", &topic, "1")?, rejected);
 
-    try_emit(&mut stage.client, "mended", &topic, "{")?;
-    let stored = try_emit(&mut stage.client, "mended", &topic, "2")?;
+    try_emit(&mut db.client, "mended", &topic, "{")?;
+    let stored = try_emit(&mut db.client, "mended", &topic, "2")?;
     assert_eq!((&*stored.status, stored.attempt, &stored.error), ("stored", 2, &None));
-    let again = try_emit(&mut stage.client, "mended", &topic, "3")?;
+    let again = try_emit(&mut db.client, "mended", &topic, "3")?;
     assert_eq!((&*again.status, again.event_id), ("duplicate", stored.event_id));
-    assert_eq!(stage.drained_values(&topic)?, ["2"]);
+    assert_eq!(db.drained_values(&topic)?, ["2"]);
     Ok(())
 }
 
 #[test]
 fn the_right_to_try_is_enough_and_gives_no_other() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("granted");
-    let [taker, emitter] = ["taker", "emitter"].map(|role| format!("{role}_{}", stage.database));
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("granted");
+    let [taker, emitter] = ["taker", "emitter"].map(|role| format!("{role}_{}", db.database));
     for (role, function) in [
         (&taker, "try_emit(text, text, text, text, text, jsonb, uuid, int)"),
         (&emitter, "emit(text, jsonb, text, text, jsonb, uuid, int)"),
     ] {
-        stage.client.batch_execute(&format!(
+        db.client.batch_execute(&format!(
             "CREATE ROLE {role} LOGIN;
              GRANT USAGE ON SCHEMA outbox TO {role};
              GRANT EXECUTE ON FUNCTION outbox.{function} TO {role}"
         ))?;
     }
-    let mut client = stage.connect_as(&taker)?;
+    let mut client = db.connect_as(&taker)?;
     assert_eq!(try_emit(&mut client, "1", &topic, "1")?.status, "stored");
     assert_eq!(try_emit(&mut client, "1", &topic, "1")?.status, "duplicate");
     assert_eq!(try_emit(&mut client, "2", &topic, "{")?.status, "invalid");
@@ -167,28 +167,28 @@ fn the_right_to_try_is_enough_and_gives_no_other() -> Result<()> {
         let error = client.batch_execute(sql).expect_err(sql);
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
     }
-    let error = stage.connect_as(&emitter)?.batch_execute("SELECT outbox.try_emit('3', 't', '1'::text)");
+    let error = db.connect_as(&emitter)?.batch_execute("SELECT outbox.try_emit('3', 't', '1'::text)");
     let error = error.expect_err("emit gives try_emit");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{error:?}");
     // The other form, for what is JSON already, is a right of its own.
-    stage.client.batch_execute(&format!(
+    db.client.batch_execute(&format!(
         "REVOKE ALL ON FUNCTION outbox.try_emit(text, text, text, text, text, jsonb, uuid, int) FROM {taker};
          GRANT EXECUTE ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, int) TO {taker}"
     ))?;
     let row = client.query_one("SELECT status FROM outbox.try_emit('3', $1, '3'::jsonb)", &[&topic])?;
     assert_eq!(row.get::<_, &str>(0), "stored");
-    assert_eq!(stage.drained_values(&topic)?, ["1", "3"]);
+    assert_eq!(db.drained_values(&topic)?, ["1", "3"]);
     Ok(())
 }
 
 /// Whatever the source calls its message, it cannot abort the transaction.
 #[test]
 fn a_source_id_of_any_length_is_answered() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("long");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("long");
     let sql = "SELECT string_agg(md5(n::text), '') FROM generate_series(1, 1000) AS n";
-    let long: String = stage.client.query_one(sql, &[])?.get(0);
-    let mut transaction = stage.client.transaction()?;
+    let long: String = db.client.query_one(sql, &[])?.get(0);
+    let mut transaction = db.client.transaction()?;
     try_emit(&mut transaction, &long, &topic, "1")?;
     assert_eq!(try_emit(&mut transaction, "short", &topic, "2")?.status, "stored");
     transaction.commit()?;

@@ -5,9 +5,9 @@ use std::time::Duration;
 use event_outbox_lab::{Broker, Consumer, Result, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, Stage, emit, values};
+use crate::support::database::{DEADLINE, TestDatabase, emit, values};
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// The line that tells of locked rows.
 const TOLD: &str = "since other sessions have locked their rows";
@@ -29,49 +29,46 @@ fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
 fn with_a_locked_row(
     name: &str,
     sql: &str,
-    meanwhile: impl FnOnce(&mut Stage, &str) -> Result<()>,
-) -> Result<Stage> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic(name);
-    stage.configure("event_outbox.enabled", "off")?;
+    meanwhile: impl FnOnce(&mut TestDatabase, &str) -> Result<()>,
+) -> Result<TestDatabase> {
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic(name);
+    db.configure("event_outbox.enabled", "off")?;
     for number in 1..=3 {
-        emit(&mut stage.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
     }
-    let mut other = stage.connect()?;
+    let mut other = db.connect()?;
     let mut locking = other.transaction()?;
     locking.query(sql, &[])?;
-    stage.configure("event_outbox.enabled", "on")?;
-    until_left(&mut stage.client, &["2"])?;
-    meanwhile(&mut stage, &topic)?;
+    db.configure("event_outbox.enabled", "on")?;
+    until_left(&mut db.client, &["2"])?;
+    meanwhile(&mut db, &topic)?;
     locking.commit()?;
-    assert_eq!(stage.drained_values(&topic)?.iter().filter(|value| *value == "2").count(), 1);
-    Ok(stage)
+    assert_eq!(db.drained_values(&topic)?.iter().filter(|value| *value == "2").count(), 1);
+    Ok(db)
 }
 
 #[test]
 fn a_locked_row_holds_up_nobody_else() -> Result<()> {
-    let mut stage = with_a_locked_row(
-        "row",
-        "SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE",
-        |stage, topic| {
-            let pid = stage.relay()?;
+    let mut db =
+        with_a_locked_row("row", "SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE", |db, topic| {
+            let pid = db.relay()?;
             // In the same settlement as another look at the locked row, and in others.
             for number in 4..=20 {
-                emit(&mut stage.client, topic, number)?;
-                until_left(&mut stage.client, &["2"])?;
+                emit(&mut db.client, topic, number)?;
+                until_left(&mut db.client, &["2"])?;
             }
-            let seen = until_status(&mut stage.client, "the lock to be shown", |status| {
+            let seen = until_status(&mut db.client, "the lock to be shown", |status| {
                 status.error().contains("locked") && status.state == "publishing"
             })?;
             assert_eq!((seen.pid, seen.in_flight), (Some(pid), 1));
             Ok(())
-        },
-    )?;
-    let pid = until_idle(&mut stage.client)?;
-    let log = stage.server.log();
+        })?;
+    let pid = until_idle(&mut db.client)?;
+    let log = db.server.log();
     let told = log.lines().filter(|line| line.contains(TOLD) && line.contains(&format!("[{pid}]")));
     assert_eq!(told.count(), 1);
-    let records = stage.drained(&stage.topic("row"))?;
+    let records = db.drained(&db.topic("row"))?;
     assert_eq!(values(&records), (1..=20).map(|number| number.to_string()).collect::<Vec<_>>());
     Ok(())
 }
@@ -93,9 +90,11 @@ fn a_row_that_is_being_changed() -> Result<()> {
 #[test]
 fn a_new_producer_while_a_row_is_locked() -> Result<()> {
     const TOPIC: &str = "locks.renewed";
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let set = |setting: &str, value: &str| own.server.set(setting, value).and_then(|()| own.server.reload());
-    let (mut client, mut other) = (own.connect()?, own.connect()?);
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let set = |setting: &str, value: &str| {
+        dedicated.server.set(setting, value).and_then(|()| dedicated.server.reload())
+    };
+    let (mut client, mut other) = (dedicated.connect()?, dedicated.connect()?);
     set("event_outbox.enabled", "off")?;
     until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
     for number in 1..=3 {
@@ -120,24 +119,24 @@ fn a_new_producer_while_a_row_is_locked() -> Result<()> {
 /// An attempt is counted when the row is free, and once.
 #[test]
 fn a_refused_event_whose_row_is_locked() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.max_attempts", "1")?;
-    stage.configure("event_outbox.enabled", "off")?;
-    let topic = stage.topic("refused");
-    stage.broker.create_topic(&topic, 1, &[])?;
-    stage.client.execute("SELECT outbox.emit($1, '0', partition => 9)", &[&topic])?;
-    emit(&mut stage.client, &topic, 1)?;
-    let mut other = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.max_attempts", "1")?;
+    db.configure("event_outbox.enabled", "off")?;
+    let topic = db.topic("refused");
+    db.broker.create_topic(&topic, 1, &[])?;
+    db.client.execute("SELECT outbox.emit($1, '0', partition => 9)", &[&topic])?;
+    emit(&mut db.client, &topic, 1)?;
+    let mut other = db.connect()?;
     let mut locking = other.transaction()?;
     locking.query("SELECT FROM outbox.events WHERE payload = '0' FOR UPDATE", &[])?;
-    stage.configure("event_outbox.enabled", "on")?;
-    until_left(&mut stage.client, &["0"])?;
-    until_status(&mut stage.client, "the lock to be shown", |status| status.error().contains("locked"))?;
+    db.configure("event_outbox.enabled", "on")?;
+    until_left(&mut db.client, &["0"])?;
+    until_status(&mut db.client, "the lock to be shown", |status| status.error().contains("locked"))?;
     locking.commit()?;
-    until_drained(&mut stage.client)?;
-    let dead = stage.client.query_one("SELECT attempts, error_class FROM outbox.dead_letters", &[])?;
+    until_drained(&mut db.client)?;
+    let dead = db.client.query_one("SELECT attempts, error_class FROM outbox.dead_letters", &[])?;
     assert_eq!((dead.get::<_, i32>(0), dead.get::<_, String>(1)), (1, "unknown_partition".into()));
-    let read = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+    let read = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
     assert_eq!(values(&read), ["1"]);
     Ok(())
 }
@@ -148,9 +147,11 @@ fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
     const TOPIC: &str = "locks.behind";
     let broker = Broker::shared()?;
     broker.create_topic(TOPIC, 1, &[])?;
-    let own = Own::start(&broker.bootstrap_servers())?;
-    let set = |setting: &str, value: &str| own.server.set(setting, value).and_then(|()| own.server.reload());
-    let (mut client, mut other) = (own.connect()?, own.connect()?);
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let set = |setting: &str, value: &str| {
+        dedicated.server.set(setting, value).and_then(|()| dedicated.server.reload())
+    };
+    let (mut client, mut other) = (dedicated.connect()?, dedicated.connect()?);
     set("event_outbox.max_attempts", "1")?;
     set("event_outbox.enabled", "off")?;
     until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
@@ -180,22 +181,22 @@ fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
 /// Many rows at a time, more than a batch, by a change of them all that takes its time.
 #[test]
 fn many_locked_rows() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("many");
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.configure("event_outbox.batch_size", "100")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("many");
+    db.configure("event_outbox.enabled", "off")?;
+    db.configure("event_outbox.batch_size", "100")?;
     let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 1000) AS n";
-    stage.client.execute(sql, &[&topic])?;
-    let mut other = stage.connect()?;
+    db.client.execute(sql, &[&topic])?;
+    let mut other = db.connect()?;
     let mut locking = other.transaction()?;
     locking.execute("UPDATE outbox.events SET attempts = 0 WHERE id % 2 = 0", &[])?;
-    stage.configure("event_outbox.enabled", "on")?;
+    db.configure("event_outbox.enabled", "on")?;
     wait::until_ok("the free half to be settled", DEADLINE, || {
-        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
         Ok((left == 500).then_some(()))
     })?;
     locking.commit()?;
     let expected: Vec<_> = (1..=1000).map(|number| number.to_string()).collect();
-    assert_eq!(stage.drained_values(&topic)?, expected);
+    assert_eq!(db.drained_values(&topic)?, expected);
     Ok(())
 }

@@ -7,7 +7,7 @@ use postgres::Client;
 use postgres::fallible_iterator::FallibleIterator;
 use serde_json::Value;
 
-use crate::support::database::{PROMPTLY, Stage};
+use crate::support::database::{PROMPTLY, TestDatabase};
 
 const PARTITIONS: i32 = 3;
 
@@ -19,8 +19,8 @@ struct Listener {
 }
 
 impl Listener {
-    fn on(stage: &Stage, topic: &str) -> Result<Self> {
-        let mut client = stage.connect()?;
+    fn on(db: &TestDatabase, topic: &str) -> Result<Self> {
+        let mut client = db.connect()?;
         let channel: String = client.query_one("SELECT outbox.channel($1)", &[&topic])?.get(0);
         client.batch_execute(&format!("LISTEN \"{channel}\""))?;
         Ok(Self { client, channel, heard: Vec::new() })
@@ -42,9 +42,9 @@ fn number(told: &Value, field: &str) -> i64 {
     told[field].as_i64().unwrap_or_else(|| panic!("no {field} in {told}"))
 }
 
-fn emit_some(stage: &mut Stage, topic: &str, count: i32) -> Result<()> {
+fn emit_some(db: &mut TestDatabase, topic: &str, count: i32) -> Result<()> {
     let sql = "SELECT outbox.emit($1, to_jsonb(n), key => n::text) FROM generate_series(1, $2::int) AS n";
-    stage.client.execute(sql, &[&topic, &count])?;
+    db.client.execute(sql, &[&topic, &count])?;
     Ok(())
 }
 
@@ -55,13 +55,13 @@ fn places(records: &[Record]) -> BTreeSet<(i64, i64)> {
 
 #[test]
 fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (topic, other) = (stage.topic("batch"), stage.topic("other"));
-    stage.broker.create_topic(&topic, PARTITIONS, &[])?;
-    let mut listener = Listener::on(&stage, &topic)?;
-    emit_some(&mut stage, &other, 10)?;
+    let mut db = TestDatabase::new()?;
+    let (topic, other) = (db.topic("batch"), db.topic("other"));
+    db.broker.create_topic(&topic, PARTITIONS, &[])?;
+    let mut listener = Listener::on(&db, &topic)?;
+    emit_some(&mut db, &other, 10)?;
     for round in 1..=5 {
-        emit_some(&mut stage, &topic, 200)?;
+        emit_some(&mut db, &topic, 200)?;
         let told =
             listener.until(|told| told.iter().map(|t| number(t, "count")).sum::<i64>() >= round * 200)?;
         let mut covered = BTreeMap::new();
@@ -78,7 +78,7 @@ fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
         assert!(covered.values().all(|times| *times == 1), "told twice: {covered:?}");
         let told: BTreeSet<_> = covered.into_keys().collect();
         // Told means published: the consumer finds all of it at once.
-        let read = event_outbox_lab::Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+        let read = event_outbox_lab::Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
         assert_eq!(told, places(&read));
     }
     Ok(())
@@ -86,26 +86,26 @@ fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
 
 #[test]
 fn a_notification_comes_when_the_row_is_gone() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("gone");
-    let mut listener = Listener::on(&stage, &topic)?;
-    emit_some(&mut stage, &topic, 1)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("gone");
+    let mut listener = Listener::on(&db, &topic)?;
+    emit_some(&mut db, &topic, 1)?;
     listener.until(|told| !told.is_empty())?;
-    let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
     assert_eq!(left, 0);
     Ok(())
 }
 
 #[test]
 fn notify_event_tells_of_each_by_itself() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("event");
-    stage.broker.create_topic(&topic, PARTITIONS, &[])?;
-    stage.configure("event_outbox.notify", "event")?;
-    let mut listener = Listener::on(&stage, &topic)?;
-    emit_some(&mut stage, &topic, 100)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("event");
+    db.broker.create_topic(&topic, PARTITIONS, &[])?;
+    db.configure("event_outbox.notify", "event")?;
+    let mut listener = Listener::on(&db, &topic)?;
+    emit_some(&mut db, &topic, 100)?;
     let told = listener.until(|told| told.len() >= 100)?.to_vec();
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     let expected: BTreeSet<_> = records
         .iter()
         .map(|record| {
@@ -127,28 +127,28 @@ fn notify_event_tells_of_each_by_itself() -> Result<()> {
 
 #[test]
 fn notify_off_is_silent() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("off");
-    stage.configure("event_outbox.notify", "off")?;
-    let mut listener = Listener::on(&stage, &topic)?;
-    emit_some(&mut stage, &topic, 10)?;
-    stage.drained(&topic)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("off");
+    db.configure("event_outbox.notify", "off")?;
+    let mut listener = Listener::on(&db, &topic)?;
+    emit_some(&mut db, &topic, 10)?;
+    db.drained(&topic)?;
     // Notifications arrive in the order of their commits: the first heard is this one.
-    stage.client.execute("SELECT pg_notify($1, '\"the end\"')", &[&listener.channel])?;
+    db.client.execute("SELECT pg_notify($1, '\"the end\"')", &[&listener.channel])?;
     assert_eq!(listener.until(|told| !told.is_empty())?, ["the end"]);
     Ok(())
 }
 
 #[test]
 fn topics_too_long_for_a_channel_have_channels_of_their_own() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let stem = stage.topic(&"x".repeat(230));
+    let mut db = TestDatabase::new()?;
+    let stem = db.topic(&"x".repeat(230));
     let (one, two) = (format!("{stem}1"), format!("{stem}2"));
-    let mut listeners = [Listener::on(&stage, &one)?, Listener::on(&stage, &two)?];
+    let mut listeners = [Listener::on(&db, &one)?, Listener::on(&db, &two)?];
     assert_ne!(listeners[0].channel, listeners[1].channel);
     for (listener, topic) in listeners.iter_mut().zip([&one, &two]) {
         assert!(listener.channel.len() <= 63, "{}", listener.channel);
-        emit_some(&mut stage, topic, 1)?;
+        emit_some(&mut db, topic, 1)?;
         assert_eq!(listener.until(|told| !told.is_empty())?[0]["topic"], topic.as_str());
     }
     Ok(())

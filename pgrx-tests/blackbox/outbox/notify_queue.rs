@@ -7,28 +7,28 @@ use serde_json::Value;
 
 use crate::support::database::{DEADLINE, PROMPTLY};
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
-fn server() -> Result<Own> {
-    let mut own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    if FullQueue::can_be_made_small(&own.server)? {
-        own.server.set("max_notify_queue_pages", 64)?;
-        own.server.restart(StopMode::Fast)?;
+fn server() -> Result<DedicatedServer> {
+    let mut dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    if FullQueue::can_be_made_small(&dedicated.server)? {
+        dedicated.server.set("max_notify_queue_pages", 64)?;
+        dedicated.server.restart(StopMode::Fast)?;
     }
-    Ok(own)
+    Ok(dedicated)
 }
 
 #[test]
 fn a_full_queue_stops_nothing_and_listeners_hear_later() -> Result<()> {
     const TOPIC: &str = "queue.full";
-    let own = server()?;
+    let dedicated = server()?;
     Broker::shared()?.create_topic(TOPIC, 1, &[])?;
-    let (mut client, mut listener) = (own.connect()?, own.connect()?);
-    own.alter("max_attempts", "1")?;
+    let (mut client, mut listener) = (dedicated.connect()?, dedicated.connect()?);
+    dedicated.alter("max_attempts", "1")?;
     until_idle(&mut client)?;
     listener.batch_execute(&format!("LISTEN \"outbox:{TOPIC}\"; LISTEN outbox_dead_letter"))?;
 
-    let full = FullQueue::fill(&own.server)?;
+    let full = FullQueue::fill(&dedicated.server)?;
     let refused = client.batch_execute("NOTIFY anything").expect_err("the queue has room");
     assert_eq!(refused.code().map(|code| code.code()), Some("54000"));
     let sql = format!("SELECT outbox.emit('{TOPIC}', to_jsonb($1::int))");
@@ -66,7 +66,7 @@ fn a_full_queue_stops_nothing_and_listeners_hear_later() -> Result<()> {
     wait::until_ok("the warning to be gone", DEADLINE, || {
         Ok((client.query_one(sql, &[])?.get::<_, String>(0) == "ok").then_some(()))
     })?;
-    let log = own.server.log();
+    let log = dedicated.server.log();
     assert_eq!(log.matches("WARNING:  event_outbox: the NOTIFY queue").count(), 1, "told once");
     Ok(())
 }
@@ -74,14 +74,14 @@ fn a_full_queue_stops_nothing_and_listeners_hear_later() -> Result<()> {
 /// Who keeps the queue from being emptied is named.
 #[test]
 fn the_session_that_holds_the_queue_is_named() -> Result<()> {
-    let own = server()?;
-    let (mut client, mut holder) = (own.connect()?, own.connect()?);
+    let dedicated = server()?;
+    let (mut client, mut holder) = (dedicated.connect()?, dedicated.connect()?);
     until_idle(&mut client)?;
     // One after the other: it listens once that is committed.
     holder.batch_execute("LISTEN anything")?;
     holder.batch_execute("BEGIN; SELECT 1")?;
     let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[])?.get(0);
-    let full = FullQueue::fill(&own.server)?;
+    let full = FullQueue::fill(&dedicated.server)?;
     client.execute("SELECT outbox.emit('queue.named', '1')", &[])?;
     until_status(&mut client, "the full queue to be shown", |status| {
         status.error().contains("NOTIFY queue")

@@ -7,9 +7,9 @@ use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// What a relay may use beyond what it uses when idle, by default.
 const RELAY_MEMORY: u64 = 64 << 20;
@@ -35,12 +35,12 @@ fn refusal(client: &mut Client, sql: &str) -> (SqlState, String, String) {
 
 #[test]
 fn every_part_counts_however_it_comes_in() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.enabled", "off")?;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.enabled", "off")?;
     let long = "repeat('x', 999999)";
     // An array repeats its header's name for each element.
     let headers = "jsonb_build_object(repeat('n', 99999), array_fill(1, ARRAY[20]))";
-    stage.client.batch_execute(&format!("SELECT outbox.emit('t', '1', key => {long})"))?;
+    db.client.batch_execute(&format!("SELECT outbox.emit('t', '1', key => {long})"))?;
     let cases = [
         (format!("outbox.emit('t', '1', key => {long} || 'x')"), "1000001 bytes: payload 1, key 1000000"),
         (
@@ -58,7 +58,7 @@ fn every_part_counts_however_it_comes_in() -> Result<()> {
         ),
     ];
     for (call, found) in &cases {
-        let (code, message, detail) = refusal(&mut stage.client, &format!("SELECT {call}"));
+        let (code, message, detail) = refusal(&mut db.client, &format!("SELECT {call}"));
         assert_eq!((code, &*message), (SqlState::PROGRAM_LIMIT_EXCEEDED, "event is too large"), "{call}");
         assert_eq!(detail, format!("It has {found}. event_outbox.max_event_bytes is 1000000."));
     }
@@ -66,13 +66,13 @@ fn every_part_counts_however_it_comes_in() -> Result<()> {
         [("key", format!("convert_to({long}, 'UTF8') || '\\x00'")), ("event_type", format!("{long} || 'x'"))]
     {
         let sql = format!("INSERT INTO outbox.events (topic, payload, {column}) VALUES ('t', '1', {value})");
-        let (code, message, _) = refusal(&mut stage.client, &sql);
+        let (code, message, _) = refusal(&mut db.client, &sql);
         assert_eq!((code, &*message), (SqlState::PROGRAM_LIMIT_EXCEEDED, "event is too large"), "{column}");
     }
     let sql = format!("SELECT status, error FROM outbox.try_emit('m', 't', '1', key => {long} || 'x')");
-    let row = stage.client.query_one(&sql, &[])?;
+    let row = db.client.query_one(&sql, &[])?;
     assert_eq!((row.get(0), row.get(1)), ("invalid", Some("event is too large")));
-    let stored: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let stored: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
     assert_eq!(stored, 1);
     Ok(())
 }
@@ -80,16 +80,16 @@ fn every_part_counts_however_it_comes_in() -> Result<()> {
 /// Rows that came in past the checks: by a restored dump, or as a replica.
 #[test]
 fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (bad, good) = (stage.own_topic("bad")?, stage.own_topic("good")?);
-    stage.configure("event_outbox.max_attempts", "2")?;
-    stage.configure("event_outbox.retry_backoff", "10ms")?;
-    stage.client.execute("SELECT outbox.emit($1, '1')", &[&good])?;
-    stage.promptly(&good, 1)?;
-    let relay = stage.relay()?;
+    let mut db = TestDatabase::new()?;
+    let (bad, good) = (db.own_topic("bad")?, db.own_topic("good")?);
+    db.configure("event_outbox.max_attempts", "2")?;
+    db.configure("event_outbox.retry_backoff", "10ms")?;
+    db.client.execute("SELECT outbox.emit($1, '1')", &[&good])?;
+    db.promptly(&good, 1)?;
+    let relay = db.relay()?;
     let before = own_peak(relay)?;
     let headers = "json_build_object(repeat('n', 10000), array_fill(1, ARRAY[20000]))";
-    let mut transaction = stage.client.transaction()?;
+    let mut transaction = db.client.transaction()?;
     transaction.batch_execute("SET LOCAL session_replication_role = replica")?;
     for (column, value) in [("key", HUGE), ("payload", HUGE), ("headers", headers)] {
         let sql = format!("INSERT INTO outbox.events (topic, {column}) VALUES ($1, {value})");
@@ -108,10 +108,10 @@ fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
     }
     transaction.execute("SELECT outbox.emit($1, '3')", &[&good])?;
     transaction.commit()?;
-    stage.promptly(&good, 4)?;
+    db.promptly(&good, 4)?;
     let dead = wait::until_ok("six dead letters", DEADLINE, || {
         let sql = "SELECT length(topic), error_class, attempts, error FROM outbox.dead_letters ORDER BY id";
-        let rows = stage.client.query(sql, &[])?;
+        let rows = db.client.query(sql, &[])?;
         Ok((rows.len() == 6).then_some(rows))
     })?;
     for row in &dead {
@@ -122,10 +122,10 @@ fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
         assert_eq!((&*class, attempts), (expected, 2), "{error}");
         assert!(error.contains(told), "{error}");
     }
-    let records = stage.drained(&good)?;
+    let records = db.drained(&good)?;
     let last = records.iter().filter(|record| record.key.is_some()).count();
     assert_eq!((records.len(), last), (4, 2));
-    assert_eq!(stage.relay()?, relay, "the relay did not survive");
+    assert_eq!(db.relay()?, relay, "the relay did not survive");
     let growth = own_peak(relay)?.saturating_sub(before);
     assert!(growth <= RELAY_MEMORY, "the relay took {} MiB", growth >> 20);
     Ok(())
@@ -150,8 +150,9 @@ fn no_value_is_so_large_that_it_ends_the_server() -> Result<()> {
                to_jsonb(repeat('x', 20000000)) AS text,
                jsonb_build_object('h', jsonb_build_object('o', repeat('x', 20000000))) AS headers,
                jsonb_build_object(repeat(chr(1), 4000000), 1) AS name;";
-    let own = Own::with(Cluster::options("sizes").set("event_outbox.enabled", "off"), "127.0.0.1:1")?;
-    let mut witness = own.connect()?;
+    let dedicated =
+        DedicatedServer::with(Cluster::options("sizes").set("event_outbox.enabled", "off"), "127.0.0.1:1")?;
+    let mut witness = dedicated.connect()?;
     witness.batch_execute(VALUES)?;
     let emit = |arguments: &str| {
         format!(
@@ -177,7 +178,7 @@ fn no_value_is_so_large_that_it_ends_the_server() -> Result<()> {
     let mut failed = 0;
     for sql in &statements {
         for tenths in [5, 15, 25, 40] {
-            let mut client = own.connect()?;
+            let mut client = dedicated.connect()?;
             client.batch_execute("SELECT outbox.emit('t', '1', headers => '{\"a\": 1}'), count(*) FROM v")?;
             let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
             limit_memory(&mut witness, pid, 20_000_000 * tenths / 10)?;
@@ -205,8 +206,8 @@ fn an_event_waits_for_memory() -> Result<()> {
     let broker = Broker::shared()?;
     broker.create_topic("sizes.memory", 1, &[("max.message.bytes", "90000000")])?;
     let options = Cluster::options("sizes").set("event_outbox.max_event_bytes", 100_000_000);
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     client.batch_execute("SELECT outbox.emit('sizes.memory', '1')")?;
     until_drained(&mut client)?;
     let relay = until_idle(&mut client)?;

@@ -6,7 +6,7 @@ use event_outbox_lab::{Consumer, Record, Result, wait};
 use postgres::Client;
 use rdkafka::mocking::MockCluster;
 
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
 
 fn emit(client: &mut Client, topic: &str, count: i32) -> Result<()> {
@@ -20,21 +20,21 @@ fn emit(client: &mut Client, topic: &str, count: i32) -> Result<()> {
 fn bears(command: &str, left: impl Fn(i32) -> bool) -> Result<()> {
     const ROUNDS: usize = 3;
     const EVENTS: i32 = 20_000;
-    let mut stage = Stage::new()?;
-    let pid = until_idle(&mut stage.client)?;
-    let topic = stage.topic("borne");
+    let mut db = TestDatabase::new()?;
+    let pid = until_idle(&mut db.client)?;
+    let topic = db.topic("borne");
     for _ in 0..ROUNDS {
-        let before = status(&mut stage.client)?.published;
-        emit(&mut stage.client, &topic, EVENTS)?;
-        until_status(&mut stage.client, "the first to leave", |status| status.published > before)?;
-        stage.client.batch_execute(command)?;
+        let before = status(&mut db.client)?.published;
+        emit(&mut db.client, &topic, EVENTS)?;
+        until_status(&mut db.client, "the first to leave", |status| status.published > before)?;
+        db.client.batch_execute(command)?;
     }
-    until_drained(&mut stage.client)?;
-    let later = stage.topic("later");
-    emit(&mut stage.client, &later, 10)?;
-    assert_eq!(stage.drained(&later)?.len(), 10);
-    assert_eq!(until_idle(&mut stage.client)?, pid);
-    let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+    until_drained(&mut db.client)?;
+    let later = db.topic("later");
+    emit(&mut db.client, &later, 10)?;
+    assert_eq!(db.drained(&later)?.len(), 10);
+    assert_eq!(until_idle(&mut db.client)?, pid);
+    let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
     let number = |record: &Record| record.value_text().and_then(|text| text.parse().ok());
     let published: HashSet<_> = records
         .iter()
@@ -80,34 +80,34 @@ fn rows_in_the_places_of_others() -> Result<()> {
     let brokers = MockCluster::new(1)?;
     brokers.create_topic("places", 1, 1)?;
     brokers.partition_leader("places", 0, None)?;
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let servers = brokers.bootstrap_servers();
-    stage.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
+    db.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
     // All that there is room for at once, and no room for more.
-    stage.alter_database("SET event_outbox.ordering = 'none'")?;
-    stage.alter_database("SET event_outbox.max_in_flight = 8")?;
-    emit(&mut stage.client, "places", 6)?;
-    until_status(&mut stage.client, "events in flight", |status| status.in_flight == 6)?;
-    let before: Vec<String> = stage.client.query_one(PLACES, &[])?.get(0);
-    stage.client.batch_execute("DELETE FROM outbox.events")?;
-    stage.client.batch_execute("VACUUM outbox.events")?;
-    emit(&mut stage.client, "places", 6)?;
-    let after: Vec<String> = stage.client.query_one(PLACES, &[])?.get(0);
+    db.alter_database("SET event_outbox.ordering = 'none'")?;
+    db.alter_database("SET event_outbox.max_in_flight = 8")?;
+    emit(&mut db.client, "places", 6)?;
+    until_status(&mut db.client, "events in flight", |status| status.in_flight == 6)?;
+    let before: Vec<String> = db.client.query_one(PLACES, &[])?.get(0);
+    db.client.batch_execute("DELETE FROM outbox.events")?;
+    db.client.batch_execute("VACUUM outbox.events")?;
+    emit(&mut db.client, "places", 6)?;
+    let after: Vec<String> = db.client.query_one(PLACES, &[])?.get(0);
     assert_eq!(before, after);
     brokers.partition_leader("places", 0, Some(1))?;
-    until_drained(&mut stage.client)?;
+    until_drained(&mut db.client)?;
     assert_eq!(Consumer::read_all(&servers, &["places"])?.len(), 12);
     Ok(())
 }
 
 #[test]
 fn a_column_added() -> Result<()> {
-    let mut stage = Stage::new()?;
-    until_idle(&mut stage.client)?;
-    let topic = stage.topic("wide");
-    stage.client.batch_execute("ALTER TABLE outbox.events ADD COLUMN mine integer DEFAULT 1")?;
-    emit(&mut stage.client, &topic, 10)?;
-    assert_eq!(stage.drained(&topic)?.len(), 10);
+    let mut db = TestDatabase::new()?;
+    until_idle(&mut db.client)?;
+    let topic = db.topic("wide");
+    db.client.batch_execute("ALTER TABLE outbox.events ADD COLUMN mine integer DEFAULT 1")?;
+    emit(&mut db.client, &topic, 10)?;
+    assert_eq!(db.drained(&topic)?.len(), 10);
     Ok(())
 }
 
@@ -115,26 +115,26 @@ fn a_column_added() -> Result<()> {
 #[test]
 fn a_table_that_is_locked() -> Result<()> {
     const TROUBLE: &str = "the relay cannot work, and tries again";
-    let mut stage = Stage::new()?;
-    let pid = until_idle(&mut stage.client)?;
-    let topic = stage.topic("locked");
-    let mut locker = stage.server.connect(&stage.database)?;
+    let mut db = TestDatabase::new()?;
+    let pid = until_idle(&mut db.client)?;
+    let topic = db.topic("locked");
+    let mut locker = db.server.connect(&db.database)?;
     let mut lock = locker.transaction()?;
     lock.batch_execute("LOCK TABLE outbox.events IN ACCESS EXCLUSIVE MODE")?;
     lock.query_one("SELECT outbox.emit($1, '{}')", &[&topic])?;
-    stage.client.batch_execute("NOTIFY outbox")?;
-    let failing = until_status(&mut stage.client, "the relay to fail", |status| status.state == "failing")?;
+    db.client.batch_execute("NOTIFY outbox")?;
+    let failing = until_status(&mut db.client, "the relay to fail", |status| status.state == "failing")?;
     assert!(failing.error().contains("lock"), "{failing:?}");
     // Once more, at least, while the lock is held.
     let sql = "SELECT last_error_at::text FROM outbox.status";
-    let first: String = stage.client.query_one(sql, &[])?.get(0);
+    let first: String = db.client.query_one(sql, &[])?.get(0);
     wait::until_ok("another try", DEADLINE, || {
-        Ok((stage.client.query_one(sql, &[])?.get::<_, String>(0) != first).then_some(()))
+        Ok((db.client.query_one(sql, &[])?.get::<_, String>(0) != first).then_some(()))
     })?;
     lock.commit()?;
-    assert_eq!(stage.drained(&topic)?.len(), 1);
-    assert_eq!(until_idle(&mut stage.client)?, pid);
-    let log = stage.server.log();
+    assert_eq!(db.drained(&topic)?.len(), 1);
+    assert_eq!(until_idle(&mut db.client)?, pid);
+    let log = db.server.log();
     let told = log.lines().filter(|line| line.contains(TROUBLE) && line.contains(&format!("[{pid}]")));
     assert_eq!(told.count(), 1);
     Ok(())
@@ -142,18 +142,18 @@ fn a_table_that_is_locked() -> Result<()> {
 
 #[test]
 fn a_transaction_open_for_long_holds_nobody_back() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("long");
-    let mut idler = stage.server.connect(&stage.database)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("long");
+    let mut idler = db.server.connect(&db.database)?;
     let mut open = idler.transaction()?;
     open.query_one("SELECT outbox.emit($1, '\"long\"')", &[&topic])?;
     for _ in 0..5 {
-        emit(&mut stage.client, &topic, 100)?;
+        emit(&mut db.client, &topic, 100)?;
     }
-    assert_eq!(stage.drained(&topic)?.len(), 500);
+    assert_eq!(db.drained(&topic)?.len(), 500);
     // Its lower id is found when it commits after all.
     open.commit()?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len(), 501);
     assert!(records.iter().any(|record| record.value_text() == Some("\"long\"")));
     Ok(())
@@ -161,17 +161,17 @@ fn a_transaction_open_for_long_holds_nobody_back() -> Result<()> {
 
 #[test]
 fn a_reader_with_an_old_snapshot_holds_nobody_back() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("snapshot");
-    emit(&mut stage.client, &topic, 1000)?;
-    let mut reader = stage.server.connect(&stage.database)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("snapshot");
+    emit(&mut db.client, &topic, 1000)?;
+    let mut reader = db.server.connect(&db.database)?;
     let mut old =
         reader.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start()?;
     let count = "SELECT count(*) FROM outbox.events";
     let before: i64 = old.query_one(count, &[])?.get(0);
     for round in 2..=4 {
-        emit(&mut stage.client, &topic, 1000)?;
-        assert_eq!(stage.drained(&topic)?.len(), round * 1000);
+        emit(&mut db.client, &topic, 1000)?;
+        assert_eq!(db.drained(&topic)?.len(), round * 1000);
     }
     assert_eq!(old.query_one(count, &[])?.get::<_, i64>(0), before);
     Ok(())
@@ -180,35 +180,32 @@ fn a_reader_with_an_old_snapshot_holds_nobody_back() -> Result<()> {
 /// The relay holds no snapshot and no transaction while events wait for Kafka.
 #[test]
 fn an_outage_does_not_hold_back_vacuum() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let alter =
-        format!("ALTER DATABASE {} SET event_outbox.bootstrap_servers = '127.0.0.1:1'", stage.database);
-    stage.client.batch_execute(&alter)?;
-    stage.alter_database("SET event_outbox.ordering = 'none'")?;
-    emit(&mut stage.client, "nowhere", 100)?;
-    let waits = until_status(&mut stage.client, "events in flight", |status| status.in_flight == 100)?;
+    let mut db = TestDatabase::new()?;
+    let alter = format!("ALTER DATABASE {} SET event_outbox.bootstrap_servers = '127.0.0.1:1'", db.database);
+    db.client.batch_execute(&alter)?;
+    db.alter_database("SET event_outbox.ordering = 'none'")?;
+    emit(&mut db.client, "nowhere", 100)?;
+    let waits = until_status(&mut db.client, "events in flight", |status| status.in_flight == 100)?;
     let sql = "SELECT backend_xmin IS NULL AND xact_start IS NULL FROM pg_stat_activity WHERE pid = $1";
     wait::until_ok("the relay to let go of its snapshot", DEADLINE, || {
-        let free: bool = stage.client.query_one(sql, &[&waits.pid])?.get(0);
+        let free: bool = db.client.query_one(sql, &[&waits.pid])?.get(0);
         Ok(free.then_some(()))
     })
 }
 
 #[test]
 fn an_extension_dropped_with_events_in_flight() -> Result<()> {
-    let mut stage = Stage::new()?;
-    until_idle(&mut stage.client)?;
-    let topic = stage.topic("dropped");
-    emit(&mut stage.client, &topic, 50_000)?;
-    until_status(&mut stage.client, "events in flight", |status| {
-        status.in_flight > 0 || status.published > 0
-    })?;
-    stage.client.batch_execute("DROP EXTENSION event_outbox")?;
-    until_processes(stage.server, &stage.database, 0)?;
+    let mut db = TestDatabase::new()?;
+    until_idle(&mut db.client)?;
+    let topic = db.topic("dropped");
+    emit(&mut db.client, &topic, 50_000)?;
+    until_status(&mut db.client, "events in flight", |status| status.in_flight > 0 || status.published > 0)?;
+    db.client.batch_execute("DROP EXTENSION event_outbox")?;
+    until_processes(db.server, &db.database, 0)?;
     // What it published before is whole.
-    let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+    let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
     assert!(records.len() <= 50_000 && records.iter().all(|record| record.header("ce_id").is_some()));
-    stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
-    until_idle(&mut stage.client)?;
+    db.client.batch_execute("CREATE EXTENSION event_outbox")?;
+    until_idle(&mut db.client)?;
     Ok(())
 }

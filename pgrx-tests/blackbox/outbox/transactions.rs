@@ -4,30 +4,30 @@ use event_outbox_lab::Result;
 use postgres::IsolationLevel;
 use postgres::error::SqlState;
 
-use crate::support::database::{Stage, emit, values};
+use crate::support::database::{TestDatabase, emit, values};
 
 #[test]
 fn a_rollback_leaves_no_trace() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("rollback");
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("rollback");
+    let mut transaction = db.client.transaction()?;
     emit(&mut transaction, &topic, 1)?;
     transaction.rollback()?;
     // An error ends a transaction as well.
-    let mut transaction = stage.client.transaction()?;
+    let mut transaction = db.client.transaction()?;
     emit(&mut transaction, &topic, 2)?;
     assert!(transaction.batch_execute("SELECT 1/0").is_err());
     transaction.commit()?;
-    emit(&mut stage.client, &topic, 3)?;
-    assert_eq!(stage.drained_values(&topic)?, ["3"]);
+    emit(&mut db.client, &topic, 3)?;
+    assert_eq!(db.drained_values(&topic)?, ["3"]);
     Ok(())
 }
 
 #[test]
 fn rollback_to_savepoint_takes_back_only_what_came_after_it() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("savepoint");
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("savepoint");
+    let mut transaction = db.client.transaction()?;
     emit(&mut transaction, &topic, 1)?;
     let mut savepoint = transaction.savepoint("first")?;
     emit(&mut savepoint, &topic, 2)?;
@@ -40,63 +40,63 @@ fn rollback_to_savepoint_takes_back_only_what_came_after_it() -> Result<()> {
     emit(&mut savepoint, &topic, 5)?;
     savepoint.commit()?;
     transaction.commit()?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "4", "5"]);
+    assert_eq!(db.drained_values(&topic)?, ["1", "4", "5"]);
     Ok(())
 }
 
 /// The transaction as a whole had no id yet when its first event was emitted, in a subtransaction.
 #[test]
 fn an_event_of_a_savepoint_alone_is_published() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("savepoint_only");
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("savepoint_only");
+    let mut transaction = db.client.transaction()?;
     let mut savepoint = transaction.savepoint("first")?;
     emit(&mut savepoint, &topic, 1)?;
     savepoint.commit()?;
     transaction.commit()?;
-    assert_eq!(values(&stage.promptly(&topic, 1)?), ["1"]);
+    assert_eq!(values(&db.promptly(&topic, 1)?), ["1"]);
     Ok(())
 }
 
 #[test]
 fn a_prepared_transaction_is_published_when_another_connection_commits_it() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("prepared");
-    let name = stage.database.clone();
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("prepared");
+    let name = db.database.clone();
     for (number, gid) in [(1, "commit"), (2, "rollback")] {
-        stage.client.batch_execute("BEGIN")?;
-        emit(&mut stage.client, &topic, number)?;
-        stage.client.batch_execute(&format!("PREPARE TRANSACTION '{name}.{gid}'"))?;
+        db.client.batch_execute("BEGIN")?;
+        emit(&mut db.client, &topic, number)?;
+        db.client.batch_execute(&format!("PREPARE TRANSACTION '{name}.{gid}'"))?;
     }
     // The relay passes by the prepared events, whose ids are lower.
-    emit(&mut stage.client, &topic, 3)?;
-    assert_eq!(values(&stage.promptly(&topic, 1)?), ["3"]);
+    emit(&mut db.client, &topic, 3)?;
+    assert_eq!(values(&db.promptly(&topic, 1)?), ["3"]);
 
-    let mut other = stage.connect()?;
+    let mut other = db.connect()?;
     other.batch_execute(&format!("ROLLBACK PREPARED '{name}.rollback'"))?;
     other.batch_execute(&format!("COMMIT PREPARED '{name}.commit'"))?;
-    assert_eq!(values(&stage.promptly(&topic, 2)?), ["3", "1"]);
-    emit(&mut stage.client, &topic, 4)?;
-    assert_eq!(stage.drained_values(&topic)?, ["3", "1", "4"]);
+    assert_eq!(values(&db.promptly(&topic, 2)?), ["3", "1"]);
+    emit(&mut db.client, &topic, 4)?;
+    assert_eq!(db.drained_values(&topic)?, ["3", "1", "4"]);
     Ok(())
 }
 
 #[test]
 fn a_query_emits_its_rows_in_their_order() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("set");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("set");
     let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 1000) AS n";
-    assert_eq!(stage.client.query(sql, &[&topic])?.len(), 1000);
+    assert_eq!(db.client.query(sql, &[&topic])?.len(), 1000);
     let expected: Vec<_> = (1..=1000).map(|n| n.to_string()).collect();
-    assert_eq!(stage.drained_values(&topic)?, expected);
+    assert_eq!(db.drained_values(&topic)?, expected);
     Ok(())
 }
 
 #[test]
 fn a_row_trigger_emits() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("trigger");
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("trigger");
+    db.client.batch_execute(&format!(
         "CREATE TABLE orders (id int PRIMARY KEY, state text);
          CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$
          BEGIN
@@ -109,7 +109,7 @@ fn a_row_trigger_emits() -> Result<()> {
          UPDATE orders SET state = 'paid' WHERE id = 2;
          DELETE FROM orders WHERE id = 1;"
     ))?;
-    let records = stage.drained(&topic)?;
+    let records = db.drained(&topic)?;
     let told = |key: &str| -> Vec<_> {
         let of_key = records.iter().filter(|record| record.key_text() == Some(key));
         of_key.map(|record| (record.header("ce_type"), record.value_text())).collect()
@@ -124,9 +124,9 @@ fn a_row_trigger_emits() -> Result<()> {
 
 #[test]
 fn plpgsql_undoes_the_events_of_a_block_that_failed() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("plpgsql");
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("plpgsql");
+    db.client.batch_execute(&format!(
         "DO $$
          BEGIN
              PERFORM outbox.emit('{topic}', '1');
@@ -144,15 +144,15 @@ fn plpgsql_undoes_the_events_of_a_block_that_failed() -> Result<()> {
              END;
          END $$"
     ))?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "3", "5"]);
+    assert_eq!(db.drained_values(&topic)?, ["1", "3", "5"]);
     Ok(())
 }
 
 #[test]
 fn a_procedure_that_commits_on_its_way_wakes_the_relay_each_time() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("procedure");
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("procedure");
+    db.client.batch_execute(&format!(
         "CREATE PROCEDURE work() LANGUAGE plpgsql AS $$
          BEGIN
              FOR n IN 1..6 LOOP
@@ -161,58 +161,58 @@ fn a_procedure_that_commits_on_its_way_wakes_the_relay_each_time() -> Result<()>
              END LOOP;
          END $$"
     ))?;
-    stage.client.batch_execute("CALL work()")?;
-    assert_eq!(values(&stage.promptly(&topic, 4)?), ["1", "2", "4", "5"]);
-    assert_eq!(stage.drained_values(&topic)?.len(), 4);
+    db.client.batch_execute("CALL work()")?;
+    assert_eq!(values(&db.promptly(&topic, 4)?), ["1", "2", "4", "5"]);
+    assert_eq!(db.drained_values(&topic)?.len(), 4);
     Ok(())
 }
 
 #[test]
 fn prepared_statements_emit() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("statement");
-    let statement = stage.client.prepare("SELECT outbox.emit($1, to_jsonb($2::int))")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("statement");
+    let statement = db.client.prepare("SELECT outbox.emit($1, to_jsonb($2::int))")?;
     // Beyond the fifth execution Postgres may use a generic plan.
     for number in 1..=8 {
-        stage.client.query_one(&statement, &[&topic, &number])?;
+        db.client.query_one(&statement, &[&topic, &number])?;
     }
-    stage.client.batch_execute(&format!(
+    db.client.batch_execute(&format!(
         "PREPARE emit (int) AS SELECT outbox.emit('{topic}', to_jsonb($1)); EXECUTE emit(9)"
     ))?;
     // The plan of emit's own INSERT, too, is made anew when the table changes.
-    stage.client.batch_execute("VACUUM FULL outbox.events")?;
-    stage.client.batch_execute("EXECUTE emit(10)")?;
+    db.client.batch_execute("VACUUM FULL outbox.events")?;
+    db.client.batch_execute("EXECUTE emit(10)")?;
     let expected: Vec<_> = (1..=10).map(|n| n.to_string()).collect();
-    assert_eq!(stage.drained_values(&topic)?, expected);
+    assert_eq!(db.drained_values(&topic)?, expected);
     Ok(())
 }
 
 #[test]
 fn every_isolation_level_emits() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("isolation");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("isolation");
     let levels =
         [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable];
     for (level, number) in levels.into_iter().zip(1..) {
-        let mut transaction = stage.client.build_transaction().isolation_level(level).start()?;
+        let mut transaction = db.client.build_transaction().isolation_level(level).start()?;
         emit(&mut transaction, &topic, number)?;
         transaction.commit()?;
     }
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2", "3"]);
+    assert_eq!(db.drained_values(&topic)?, ["1", "2", "3"]);
     Ok(())
 }
 
 #[test]
 fn the_events_of_a_serialization_failure_are_not_published() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("serialization");
-    stage.client.batch_execute(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("serialization");
+    db.client.batch_execute(
         "CREATE TABLE doctors (id int, on_call bool);
                                 INSERT INTO doctors VALUES (1, true), (2, true)",
     )?;
-    let mut other = stage.connect()?;
+    let mut other = db.connect()?;
     let serializable = IsolationLevel::Serializable;
-    let mut first = stage.client.build_transaction().isolation_level(serializable).start()?;
+    let mut first = db.client.build_transaction().isolation_level(serializable).start()?;
     let mut second = other.build_transaction().isolation_level(serializable).start()?;
     for (transaction, doctor) in [(&mut first, 1), (&mut second, 2)] {
         transaction.query_one("SELECT count(*) FROM doctors WHERE on_call", &[])?;
@@ -222,16 +222,16 @@ fn the_events_of_a_serialization_failure_are_not_published() -> Result<()> {
     first.commit()?;
     let error = second.commit().expect_err("a write skew was committed");
     assert_eq!(error.code(), Some(&SqlState::T_R_SERIALIZATION_FAILURE));
-    emit(&mut stage.client, &topic, 3)?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "3"]);
+    emit(&mut db.client, &topic, 3)?;
+    assert_eq!(db.drained_values(&topic)?, ["1", "3"]);
     Ok(())
 }
 
 #[test]
 fn a_read_only_transaction_cannot_emit() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("read_only");
-    let mut transaction = stage.client.build_transaction().read_only(true).start()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("read_only");
+    let mut transaction = db.client.build_transaction().read_only(true).start()?;
     let error = emit(&mut transaction, &topic, 1).expect_err("it emitted");
     let error = error.downcast::<postgres::Error>()?;
     assert_eq!(error.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));

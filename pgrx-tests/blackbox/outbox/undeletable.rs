@@ -3,7 +3,7 @@
 use event_outbox_lab::{Consumer, Result, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, PROMPTLY, Stage, emit, values};
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, emit, values};
 use crate::support::relay::{until_drained, until_status};
 
 fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
@@ -18,31 +18,31 @@ fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
 
 /// Has `hindrance` in the way of the second event of ten, all of them in one batch; and `remedy` out of it later.
 fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic(name)?;
-    stage.configure("event_outbox.enabled", "off")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic(name)?;
+    db.configure("event_outbox.enabled", "off")?;
     for number in 1..=10 {
-        emit(&mut stage.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
     }
-    stage.client.batch_execute(hindrance)?;
-    stage.configure("event_outbox.enabled", "on")?;
-    until_left(&mut stage.client, &["2"])?;
+    db.client.batch_execute(hindrance)?;
+    db.configure("event_outbox.enabled", "on")?;
+    until_left(&mut db.client, &["2"])?;
     // Those that come later are not held up either.
     for number in 11..=15 {
-        emit(&mut stage.client, &topic, number)?;
-        until_left(&mut stage.client, &["2"])?;
+        emit(&mut db.client, &topic, number)?;
+        until_left(&mut db.client, &["2"])?;
     }
-    let id: i64 = stage.client.query_one("SELECT id FROM outbox.events", &[])?.get(0);
-    let shown = until_status(&mut stage.client, "the row to be shown", |status| {
+    let id: i64 = db.client.query_one("SELECT id FROM outbox.events", &[])?.get(0);
+    let shown = until_status(&mut db.client, "the row to be shown", |status| {
         status.error().contains(&format!("event {id} ")) && status.state == "publishing"
     })?;
     assert_eq!(shown.in_flight, 1);
     let sql = "SELECT verdict, finding, hint FROM outbox.check() WHERE subject = 'settlement'";
-    let row = stage.client.query_one(sql, &[])?;
+    let row = db.client.query_one(sql, &[])?;
     assert_eq!(row.get::<_, String>(0), "error");
     assert!(row.get::<_, String>(1).contains(&format!("event {id} ")), "{row:?}");
-    stage.client.batch_execute(remedy)?;
-    let published = stage.drained_values(&topic)?;
+    db.client.batch_execute(remedy)?;
+    let published = db.drained_values(&topic)?;
     assert_eq!(published, (1..=15).map(|number| number.to_string()).collect::<Vec<_>>());
     Ok(())
 }
@@ -102,28 +102,28 @@ fn a_row_that_a_rule_keeps() -> Result<()> {
 /// The book-keeping of a refusal can fail as well: then the events of its key wait, and no others.
 #[test]
 fn a_refusal_that_cannot_be_noted() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("unnoted")?;
-    stage.configure("event_outbox.max_attempts", "1")?;
-    stage.client.batch_execute("ALTER TABLE outbox.dead_letters ADD CHECK (payload <> '0')")?;
-    stage.configure("event_outbox.enabled", "off")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("unnoted")?;
+    db.configure("event_outbox.max_attempts", "1")?;
+    db.client.batch_execute("ALTER TABLE outbox.dead_letters ADD CHECK (payload <> '0')")?;
+    db.configure("event_outbox.enabled", "off")?;
     let bad = "SELECT outbox.emit($1, to_jsonb($2::int), partition => 9)";
-    stage.client.execute(bad, &[&topic, &0])?;
-    stage.client.execute(bad, &[&topic, &1])?;
+    db.client.execute(bad, &[&topic, &0])?;
+    db.client.execute(bad, &[&topic, &1])?;
     for number in 2..=10 {
-        emit(&mut stage.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
     }
-    stage.configure("event_outbox.enabled", "on")?;
-    until_left(&mut stage.client, &["0"])?;
-    emit(&mut stage.client, &topic, 11)?;
-    until_left(&mut stage.client, &["0"])?;
+    db.configure("event_outbox.enabled", "on")?;
+    until_left(&mut db.client, &["0"])?;
+    emit(&mut db.client, &topic, 11)?;
+    until_left(&mut db.client, &["0"])?;
     let sql = "SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.dead_letters'::regclass AND contype = 'c'";
-    let name: String = stage.client.query_one(sql, &[])?.get(0);
-    stage.client.batch_execute(&format!("ALTER TABLE outbox.dead_letters DROP CONSTRAINT {name}"))?;
-    until_drained(&mut stage.client)?;
-    let dead: i64 = stage.client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    let name: String = db.client.query_one(sql, &[])?.get(0);
+    db.client.batch_execute(&format!("ALTER TABLE outbox.dead_letters DROP CONSTRAINT {name}"))?;
+    until_drained(&mut db.client)?;
+    let dead: i64 = db.client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
     assert_eq!(dead, 2);
-    let read = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+    let read = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
     assert_eq!(values(&read), (2..=11).map(|number| number.to_string()).collect::<Vec<_>>());
     Ok(())
 }
@@ -131,28 +131,28 @@ fn a_refusal_that_cannot_be_noted() -> Result<()> {
 /// Thousands at a time, among as many others.
 #[test]
 fn many_rows_that_cannot_be_deleted() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("many")?;
-    stage.configure("event_outbox.enabled", "off")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("many")?;
+    db.configure("event_outbox.enabled", "off")?;
     let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 4000) AS n";
-    stage.client.execute(sql, &[&topic])?;
-    stage.client.batch_execute(
+    db.client.execute(sql, &[&topic])?;
+    db.client.batch_execute(
         "CREATE TABLE public.refers (event bigint REFERENCES outbox.events);
          CREATE INDEX ON public.refers (event);
          INSERT INTO public.refers SELECT id FROM outbox.events WHERE id % 4 = 0",
     )?;
-    stage.configure("event_outbox.enabled", "on")?;
+    db.configure("event_outbox.enabled", "on")?;
     wait::until_ok("the others to be settled", DEADLINE, || {
-        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
         Ok((left == 1000).then_some(()))
     })?;
-    emit(&mut stage.client, &topic, 4001)?;
+    emit(&mut db.client, &topic, 4001)?;
     wait::until_ok("what comes later to be settled", PROMPTLY, || {
-        let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
         Ok((left == 1000).then_some(()))
     })?;
-    stage.client.batch_execute("DELETE FROM public.refers")?;
+    db.client.batch_execute("DELETE FROM public.refers")?;
     let expected: Vec<_> = (1..=4001).map(|number| number.to_string()).collect();
-    assert_eq!(stage.drained_values(&topic)?, expected);
+    assert_eq!(db.drained_values(&topic)?, expected);
     Ok(())
 }

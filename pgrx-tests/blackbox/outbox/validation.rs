@@ -6,7 +6,7 @@ use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::error::{DbError, SqlState};
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 /// An event and what is wrong with it.
 struct Case {
@@ -185,12 +185,12 @@ const WAYS: [Way; 4] = [("emit", emit), ("emit_bytes", emit_bytes), ("INSERT", i
 
 #[test]
 fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
-    let mut stage = Stage::new()?;
-    stage.client.batch_execute("SET event_outbox.max_event_bytes = 35")?;
+    let mut db = TestDatabase::new()?;
+    db.client.batch_execute("SET event_outbox.max_event_bytes = 35")?;
     for case in cases() {
         for (way, put) in WAYS {
             let what = format!("{way}: {}", case.detail);
-            let error = put(&mut stage.client, &case.event).expect_err(&what);
+            let error = put(&mut db.client, &case.event).expect_err(&what);
             let told: &DbError = error.as_db_error().unwrap_or_else(|| panic!("{what}: {error}"));
             assert_eq!(told.code(), &case.code, "{what}");
             assert_eq!(
@@ -200,11 +200,11 @@ fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
             );
         }
     }
-    let stored: i64 = stage.client.query_one("SELECT last_value FROM outbox.events_id_seq", &[])?.get(0);
+    let stored: i64 = db.client.query_one("SELECT last_value FROM outbox.events_id_seq", &[])?.get(0);
     // INSERT and COPY draw an id before the row is refused; emit() does not come so far.
     assert!(stored <= 2 * cases().len() as i64, "{stored}");
-    let published: i64 = stage.client.query_one("SELECT published FROM outbox.status", &[])?.get(0);
-    let pending: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let published: i64 = db.client.query_one("SELECT published FROM outbox.status", &[])?.get(0);
+    let pending: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
     assert_eq!((published, pending), (0, 0));
     Ok(())
 }
@@ -213,9 +213,9 @@ fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
 #[test]
 fn what_is_just_right_is_accepted() -> Result<()> {
     const LONGEST: &str = LONG.split_at(249).0;
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.client.batch_execute("SET event_outbox.max_event_bytes = 35")?;
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.enabled", "off")?;
+    db.client.batch_execute("SET event_outbox.max_event_bytes = 35")?;
     let good = [
         GOOD,
         Event { topic: Some(LONGEST), ..GOOD },
@@ -229,10 +229,10 @@ fn what_is_just_right_is_accepted() -> Result<()> {
     ];
     for event in &good {
         for (_, put) in WAYS {
-            put(&mut stage.client, event)?;
+            put(&mut db.client, event)?;
         }
     }
-    let stored: i64 = stage.client.query_one("SELECT count(*) FROM outbox.pending", &[])?.get(0);
+    let stored: i64 = db.client.query_one("SELECT count(*) FROM outbox.pending", &[])?.get(0);
     assert_eq!(stored, (good.len() * WAYS.len()) as i64);
     Ok(())
 }
@@ -240,10 +240,10 @@ fn what_is_just_right_is_accepted() -> Result<()> {
 /// The relay reads the table from the first id of the sequence on.
 #[test]
 fn an_id_that_the_sequence_never_gives_is_refused() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     for id in [0, -7] {
         let sql = format!("INSERT INTO outbox.events (id, topic, payload) VALUES ({id}, 'orders', '1')");
-        let error = stage.client.batch_execute(&sql).expect_err(&sql);
+        let error = db.client.batch_execute(&sql).expect_err(&sql);
         assert_eq!(error.code(), Some(&SqlState::CHECK_VIOLATION));
     }
     Ok(())
@@ -251,12 +251,12 @@ fn an_id_that_the_sequence_never_gives_is_refused() -> Result<()> {
 
 #[test]
 fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     for time in ["infinity", "-infinity", "1969-12-31 23:59:59Z", "10000-01-01 00:00:00Z", "0044-03-15 BC"] {
         let sql = format!(
             "INSERT INTO outbox.events (topic, payload, emitted_at) VALUES ('orders', '1', '{time}')"
         );
-        let error = stage.client.batch_execute(&sql).expect_err(&sql);
+        let error = db.client.batch_execute(&sql).expect_err(&sql);
         let told = error.as_db_error().unwrap_or_else(|| panic!("{time}: {error}"));
         assert_eq!(told.code(), &SqlState::DATETIME_FIELD_OVERFLOW, "{time}");
         assert_eq!(told.message(), "time of the event is out of range", "{time}");
@@ -268,19 +268,19 @@ fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
 /// A json column takes what no header can hold.
 #[test]
 fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("unsendable");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("unsendable");
     for headers in ["{\"a\\u0000b\": 1}", "{\"a\": \"\\ud800\"}", "{\"\\ud800\": 1}"] {
         let event = Event { headers: Some(headers), ..GOOD };
         for (way, put) in [("INSERT", insert as fn(&mut Client, &Event) -> _), ("COPY", copy_escaped)] {
-            let error = put(&mut stage.client, &event).expect_err(&format!("{way}: {headers}"));
+            let error = put(&mut db.client, &event).expect_err(&format!("{way}: {headers}"));
             let told = error.as_db_error().unwrap_or_else(|| panic!("{way}: {headers}: {error}"));
             assert_eq!(told.code(), &SqlState::INVALID_PARAMETER_VALUE, "{way}: {headers}");
         }
     }
     // The relay has survived it.
-    stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
-    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    db.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
+    assert_eq!(db.drained_values(&topic)?, ["1"]);
     Ok(())
 }
 

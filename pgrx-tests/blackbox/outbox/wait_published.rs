@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use event_outbox_lab::{Consumer, Result, wait};
 use postgres::{Client, IsolationLevel};
 
-use crate::support::database::{DEADLINE, Stage, emit};
+use crate::support::database::{DEADLINE, TestDatabase, emit};
 
 /// A timeout that no test waits for to the end.
 const LONG: &str = "5 minutes";
@@ -21,16 +21,15 @@ fn pending(client: &mut Client) -> Result<i64> {
 
 #[test]
 fn true_once_all_has_left() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("wait");
-    assert_eq!(wait_published(&mut stage.client, "0")?, Some(true));
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("wait");
+    assert_eq!(wait_published(&mut db.client, "0")?, Some(true));
     for round in 1..=5 {
-        stage
-            .client
+        db.client
             .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 500) AS n", &[&topic])?;
-        assert_eq!(wait_published(&mut stage.client, LONG)?, Some(true));
-        assert_eq!(pending(&mut stage.client)?, 0);
-        let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?;
+        assert_eq!(wait_published(&mut db.client, LONG)?, Some(true));
+        assert_eq!(pending(&mut db.client)?, 0);
+        let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
         assert_eq!(records.len(), round * 500);
     }
     Ok(())
@@ -38,13 +37,13 @@ fn true_once_all_has_left() -> Result<()> {
 
 #[test]
 fn false_when_the_time_is_up() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("time_up");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit(&mut stage.client, &topic, 1)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("time_up");
+    db.configure("event_outbox.enabled", "off")?;
+    emit(&mut db.client, &topic, 1)?;
     for (timeout, millis) in [("0", 0), ("-1 day", 0), ("50 milliseconds", 50), ("1.2 seconds", 1200)] {
         let begin = Instant::now();
-        assert_eq!(wait_published(&mut stage.client, timeout)?, Some(false), "{timeout}");
+        assert_eq!(wait_published(&mut db.client, timeout)?, Some(false), "{timeout}");
         assert!(begin.elapsed() >= Duration::from_millis(millis), "{timeout}: {:?}", begin.elapsed());
         assert!(begin.elapsed() < DEADLINE, "{timeout}: {:?}", begin.elapsed());
     }
@@ -55,20 +54,20 @@ fn false_when_the_time_is_up() -> Result<()> {
 #[test]
 fn a_backlog_is_not_read_to_its_end_to_see_that_there_is_one() -> Result<()> {
     const BACKLOG: i64 = 20_000;
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("backlog");
-    stage.configure("event_outbox.enabled", "off")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("backlog");
+    db.configure("event_outbox.enabled", "off")?;
     let sql = "SELECT outbox.emit($1, '1') FROM generate_series(1, $2::bigint)";
-    stage.client.execute(sql, &[&topic, &BACKLOG])?;
+    db.client.execute(sql, &[&topic, &BACKLOG])?;
     let mut reads = || -> Result<i64> {
-        stage.client.execute("SELECT pg_stat_force_next_flush()", &[])?;
+        db.client.execute("SELECT pg_stat_force_next_flush()", &[])?;
         let sql = "SELECT seq_tup_read + (SELECT sum(idx_tup_read)::bigint FROM pg_stat_user_indexes AS i
                                            WHERE i.relid = t.relid)
                      FROM pg_stat_user_tables AS t WHERE t.relid = 'outbox.events'::regclass";
-        let before: i64 = stage.client.query_one(sql, &[])?.get(0);
-        assert_eq!(wait_published(&mut stage.client, "0")?, Some(false));
-        stage.client.execute("SELECT pg_stat_force_next_flush()", &[])?;
-        Ok(stage.client.query_one(sql, &[])?.get::<_, i64>(0) - before)
+        let before: i64 = db.client.query_one(sql, &[])?.get(0);
+        assert_eq!(wait_published(&mut db.client, "0")?, Some(false));
+        db.client.execute("SELECT pg_stat_force_next_flush()", &[])?;
+        Ok(db.client.query_one(sql, &[])?.get::<_, i64>(0) - before)
     };
     for _ in 0..10 {
         let rows = reads()?;
@@ -79,8 +78,8 @@ fn a_backlog_is_not_read_to_its_end_to_see_that_there_is_one() -> Result<()> {
 
 #[test]
 fn no_timeout_no_answer() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let answer: Option<bool> = stage.client.query_one("SELECT outbox.wait_published(NULL)", &[])?.get(0);
+    let mut db = TestDatabase::new()?;
+    let answer: Option<bool> = db.client.query_one("SELECT outbox.wait_published(NULL)", &[])?.get(0);
     assert_eq!(answer, None);
     Ok(())
 }
@@ -88,50 +87,50 @@ fn no_timeout_no_answer() -> Result<()> {
 /// The caller waits while the relay is off, and is woken when it is on again.
 #[test]
 fn a_waiting_caller_hears_of_the_end() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("woken");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit(&mut stage.client, &topic, 1)?;
-    let mut waiting = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("woken");
+    db.configure("event_outbox.enabled", "off")?;
+    emit(&mut db.client, &topic, 1)?;
+    let mut waiting = db.connect()?;
     let waiter = thread::spawn(move || wait_published(&mut waiting, LONG));
     wait::until_ok("the caller to wait", DEADLINE, || {
         let sql = "SELECT count(*) FROM pg_stat_activity
                     WHERE datname = current_database() AND state = 'active' AND wait_event_type IS NOT NULL
                       AND query LIKE '%wait\\_published%' AND pid <> pg_backend_pid()";
-        Ok((stage.client.query_one(sql, &[])?.get::<_, i64>(0) == 1).then_some(()))
+        Ok((db.client.query_one(sql, &[])?.get::<_, i64>(0) == 1).then_some(()))
     })?;
     assert!(!waiter.is_finished());
-    stage.configure("event_outbox.enabled", "on")?;
+    db.configure("event_outbox.enabled", "on")?;
     assert_eq!(waiter.join().expect("the waiter panicked")?, Some(true));
-    assert_eq!(pending(&mut stage.client)?, 0);
+    assert_eq!(pending(&mut db.client)?, 0);
     Ok(())
 }
 
 #[test]
 fn a_waiting_caller_can_be_cancelled() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("cancelled");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit(&mut stage.client, &topic, 1)?;
-    stage.client.batch_execute("SET statement_timeout = '200ms'")?;
-    let error = wait_published(&mut stage.client, LONG).expect_err("it was not cancelled");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("cancelled");
+    db.configure("event_outbox.enabled", "off")?;
+    emit(&mut db.client, &topic, 1)?;
+    db.client.batch_execute("SET statement_timeout = '200ms'")?;
+    let error = wait_published(&mut db.client, LONG).expect_err("it was not cancelled");
     let error = error.downcast::<postgres::Error>()?;
     assert_eq!(error.code(), Some(&postgres::error::SqlState::QUERY_CANCELED));
-    stage.client.batch_execute("RESET statement_timeout")?;
-    assert_eq!(wait_published(&mut stage.client, "1 ms")?, Some(false));
+    db.client.batch_execute("RESET statement_timeout")?;
+    assert_eq!(wait_published(&mut db.client, "1 ms")?, Some(false));
     Ok(())
 }
 
 /// As long as Postgres can say.
 #[test]
 fn the_longest_timeout_is_no_short_one() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("longest");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit(&mut stage.client, &topic, 1)?;
-    stage.client.batch_execute("SET statement_timeout = '200ms'")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("longest");
+    db.configure("event_outbox.enabled", "off")?;
+    emit(&mut db.client, &topic, 1)?;
+    db.client.batch_execute("SET statement_timeout = '200ms'")?;
     for timeout in ["2000 years", "178000000 years"] {
-        let error = wait_published(&mut stage.client, timeout).expect_err("it did not wait");
+        let error = wait_published(&mut db.client, timeout).expect_err("it did not wait");
         let error = error.downcast::<postgres::Error>()?;
         assert_eq!(error.code(), Some(&postgres::error::SqlState::QUERY_CANCELED), "{timeout}: {error}");
     }
@@ -141,12 +140,12 @@ fn the_longest_timeout_is_no_short_one() -> Result<()> {
 /// A transaction's own events are published only after it: to wait for them would be to wait for oneself.
 #[test]
 fn a_transaction_does_not_wait_for_its_own_events() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("own");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("own");
     for level in [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable]
     {
-        let mut other = stage.connect()?;
-        let mut transaction = stage.client.build_transaction().isolation_level(level).start()?;
+        let mut other = db.connect()?;
+        let mut transaction = db.client.build_transaction().isolation_level(level).start()?;
         emit(&mut transaction, &topic, 1)?;
         let mut savepoint = transaction.savepoint("part")?;
         emit(&mut savepoint, &topic, 2)?;
@@ -160,17 +159,17 @@ fn a_transaction_does_not_wait_for_its_own_events() -> Result<()> {
         transaction.commit()?;
         assert_eq!(wait_published(&mut other, LONG)?, Some(true));
     }
-    assert_eq!(stage.drained(&topic)?.len(), 12);
+    assert_eq!(db.drained(&topic)?.len(), 12);
     Ok(())
 }
 
 #[test]
 fn a_transaction_with_events_of_its_own_waits_for_those_of_others() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("others");
-    stage.configure("event_outbox.enabled", "off")?;
-    let mut other = stage.connect()?;
-    let mut transaction = stage.client.transaction()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("others");
+    db.configure("event_outbox.enabled", "off")?;
+    let mut other = db.connect()?;
+    let mut transaction = db.client.transaction()?;
     emit(&mut transaction, &topic, 1)?;
     assert_eq!(wait_published(&mut transaction, "0")?, Some(true));
     emit(&mut other, &topic, 2)?;
@@ -181,15 +180,15 @@ fn a_transaction_with_events_of_its_own_waits_for_those_of_others() -> Result<()
 /// What others have emitted and not yet committed was not committed before the call.
 #[test]
 fn open_transactions_of_others_are_not_waited_for() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("open");
-    let mut other = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("open");
+    let mut other = db.connect()?;
     let mut open = other.transaction()?;
     emit(&mut open, &topic, 1)?;
-    emit(&mut stage.client, &topic, 2)?;
-    assert_eq!(wait_published(&mut stage.client, LONG)?, Some(true));
+    emit(&mut db.client, &topic, 2)?;
+    assert_eq!(wait_published(&mut db.client, LONG)?, Some(true));
     open.commit()?;
-    assert_eq!(wait_published(&mut stage.client, LONG)?, Some(true));
-    assert_eq!(stage.drained_values(&topic)?, ["2", "1"]);
+    assert_eq!(wait_published(&mut db.client, LONG)?, Some(true));
+    assert_eq!(db.drained_values(&topic)?, ["2", "1"]);
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use event_outbox_lab::{Broker, Cluster, Result, wait};
 
 use crate::support::relay::{status, until_drained, until_idle};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 const OBSERVED: Duration = Duration::from_secs(60);
 
@@ -31,8 +31,8 @@ fn sixty_idle_seconds_cost_one_wake_up_at_most() -> Result<()> {
     }
     // Where Kafka may create topics, a producer is replaced once after a while, lest it ask for deleted ones.
     let options = Cluster::options("idle").set("event_outbox.auto_create_topics", "off");
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     client.query_one("SELECT outbox.emit('idle.before', '{}')", &[])?;
     until_drained(&mut client)?;
     let pid = until_idle(&mut client)?;

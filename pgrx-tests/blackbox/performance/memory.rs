@@ -10,7 +10,7 @@ use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 
 use crate::support::relay::{status, until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 /// The default of `event_outbox.relay_memory`.
 const BOUND: u64 = 64 * MEBIBYTE;
@@ -103,8 +103,8 @@ fn until_empty(client: &mut Client) -> Result<()> {
 #[test]
 fn a_large_backlog() -> Result<()> {
     let count = env::var("EVENT_OUTBOX_MEMORY_EVENTS").map_or(Ok(150_000), |count| count.parse())?;
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
     emit(&mut client, "memory.backlog", count, 1000)?;
     until_empty(&mut client)?;
@@ -116,8 +116,8 @@ fn a_large_backlog() -> Result<()> {
 fn in_an_outage(what: &str, emit: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
     // A producer that has had no answer yet is given one event of a topic, lest its order suffer.
     let options = Cluster::options("memory").set("event_outbox.ordering", "none");
-    let own = Own::with(options, "127.0.0.1:1")?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, "127.0.0.1:1")?;
+    let mut client = dedicated.connect()?;
     let away = until_status(&mut client, "the outage", |status| status.is_disconnected())?;
     let watch = Watch::start(away.pid.unwrap_or_default())?;
     emit(&mut client)?;
@@ -171,8 +171,8 @@ fn many_headers_in_an_outage() -> Result<()> {
 
 #[test]
 fn large_events() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
     emit(&mut client, "memory.large", 400, 900_000)?;
     until_empty(&mut client)?;
@@ -184,8 +184,8 @@ fn large_events() -> Result<()> {
 #[test]
 fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
     let options = Cluster::options("memory").set("event_outbox.sweep_interval", "10");
-    let own = Own::with(options, &Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
     emit(&mut client, "memory.backlog", 100_000, 1000)?;
     until_empty(&mut client)?;
@@ -199,8 +199,8 @@ fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
 /// As many as may be in flight, of next to no size.
 #[test]
 fn small_events() -> Result<()> {
-    let own = Own::start(&Broker::shared()?.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
     emit(&mut client, "memory.small", 300_000, 1)?;
     until_empty(&mut client)?;
@@ -218,8 +218,8 @@ fn names_that_no_topic_has_are_not_kept() -> Result<()> {
         .set("event_outbox.max_attempts", 1)
         .set("event_outbox.auto_create_topics", "off")
         .set("event_outbox.grace_period", 0);
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     let pid = until_idle(&mut client)?;
     let idle = own_memory(pid)?;
     let sql = "SELECT count(outbox.emit('ghost.' || n, '1')) FROM generate_series(1, $1::int) AS n";

@@ -3,15 +3,15 @@
 
 use event_outbox_lab::Result;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 /// A header, topic or other part that is changed is checked as at first.
 #[test]
 fn an_update_is_checked() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("changed");
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.client.execute("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("changed");
+    db.configure("event_outbox.enabled", "off")?;
+    db.client.execute("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
     for (change, code) in [
         ("headers = '[]'", "22023"),
         ("headers = '{\"ce_id\": \"1\"}'", "42939"),
@@ -23,12 +23,12 @@ fn an_update_is_checked() -> Result<()> {
         ("emitted_at = '-infinity'", "22008"),
     ] {
         let sql = format!("UPDATE outbox.events SET {change}");
-        let error = stage.client.batch_execute(&sql).expect_err(change);
+        let error = db.client.batch_execute(&sql).expect_err(change);
         assert_eq!(error.code().map(|code| code.code()), Some(code), "{change}: {error}");
     }
-    stage.client.batch_execute("UPDATE outbox.events SET headers = '{\"h\": 1}', event_type = 'e'")?;
-    stage.configure("event_outbox.enabled", "on")?;
-    let records = stage.drained(&topic)?;
+    db.client.batch_execute("UPDATE outbox.events SET headers = '{\"h\": 1}', event_type = 'e'")?;
+    db.configure("event_outbox.enabled", "on")?;
+    let records = db.drained(&topic)?;
     assert_eq!(records.len(), 1);
     assert_eq!((records[0].header("h"), records[0].header("ce_type")), (Some("1"), Some("e")));
     Ok(())
@@ -37,15 +37,15 @@ fn an_update_is_checked() -> Result<()> {
 /// An id that the sequence has yet to give would make another's `emit()` fail when it comes to it.
 #[test]
 fn coming_ids_cannot_be_taken() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("taken");
-    let role = format!("{}_taker", stage.database);
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("taken");
+    let role = format!("{}_taker", db.database);
+    db.configure("event_outbox.enabled", "off")?;
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}; GRANT INSERT ON outbox.events TO {role}"
     ))?;
-    stage.client.execute("SELECT outbox.emit($1, '1') FROM generate_series(1, 5)", &[&topic])?;
-    let mut taker = stage.connect_as(&role)?;
+    db.client.execute("SELECT outbox.emit($1, '1') FROM generate_series(1, 5)", &[&topic])?;
+    let mut taker = db.connect_as(&role)?;
     let insert =
         |id: &str| format!("INSERT INTO outbox.events (id, topic, payload) VALUES ({id}, '{topic}', '1')");
     for id in ["6", "1000", "9223372036854775807"] {
@@ -57,11 +57,11 @@ fn coming_ids_cannot_be_taken() -> Result<()> {
     taker.batch_execute(&format!(
         "INSERT INTO outbox.events (topic, payload) SELECT '{topic}', '1' FROM generate_series(1, 100)"
     ))?;
-    stage.client.batch_execute("DELETE FROM outbox.events WHERE id = 3")?;
+    db.client.batch_execute("DELETE FROM outbox.events WHERE id = 3")?;
     taker.batch_execute(&insert("3"))?;
-    stage.client.execute("SELECT outbox.emit($1, '1') FROM generate_series(1, 5)", &[&topic])?;
+    db.client.execute("SELECT outbox.emit($1, '1') FROM generate_series(1, 5)", &[&topic])?;
     // The owner restores a dump before the sequence is set.
-    stage.client.batch_execute(&insert("1000"))?;
-    stage.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+    db.client.batch_execute(&insert("1000"))?;
+    db.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     Ok(())
 }

@@ -6,12 +6,12 @@ use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use serde_json::Value;
 
-use crate::support::database::{DEADLINE, PROMPTLY, Stage};
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
 use crate::support::relay::until_drained;
 
-fn role(stage: &mut Stage, name: &str, rights: &str) -> Result<String> {
-    let role = format!("{name}_{}", stage.database);
-    stage.client.batch_execute(&format!(
+fn role(db: &mut TestDatabase, name: &str, rights: &str) -> Result<String> {
+    let role = format!("{name}_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}; {}",
         rights.replace("ROLE", &role)
     ))?;
@@ -30,13 +30,13 @@ fn is_refused(client: &mut Client, sql: &str) {
 /// Whatever would run with the rights of those who emit, or of the relay.
 #[test]
 fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let mallory = role(
-        &mut stage,
+        &mut db,
         "mallory",
         "GRANT INSERT, SELECT, UPDATE, DELETE ON outbox.events TO ROLE; GRANT ALL ON SCHEMA public TO ROLE",
     )?;
-    let mut client = stage.connect_as(&mallory)?;
+    let mut client = db.connect_as(&mallory)?;
     client.batch_execute(
         "CREATE FUNCTION trap() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''trapped''; END';
          CREATE FUNCTION trap(bigint) RETURNS bigint LANGUAGE sql IMMUTABLE AS 'SELECT 1/0::bigint'",
@@ -67,20 +67,20 @@ fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
     ] {
         is_refused(&mut client, sql);
     }
-    let topic = stage.topic("unharmed");
-    stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
-    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    let topic = db.topic("unharmed");
+    db.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
+    assert_eq!(db.drained_values(&topic)?, ["1"]);
     Ok(())
 }
 
 /// A trigger of the owner is the owner's own: the relay, a superuser, lends it no rights.
 #[test]
 fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("owned");
-    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
-    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
-    let mut client = stage.connect_as(&keeper)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("owned");
+    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut client = db.connect_as(&keeper)?;
     client.batch_execute(
         "CREATE TABLE seen (command text, seen_by name, can_become boolean, search_path text, timeouts text);
          CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -102,11 +102,11 @@ fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
          CREATE CONSTRAINT TRIGGER at_refusal_deferred AFTER UPDATE ON outbox.events
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION look()",
     )?;
-    stage.client.batch_execute(&format!("ALTER DATABASE {} SET row_security = off", stage.database))?;
-    stage.configure("event_outbox.max_attempts", "5")?;
-    stage.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
-    stage.client.execute("SELECT outbox.emit($1, '2', partition => 99)", &[&topic])?;
-    assert_eq!(stage.promptly(&topic, 1)?[0].value_text(), Some("1"));
+    db.client.batch_execute(&format!("ALTER DATABASE {} SET row_security = off", db.database))?;
+    db.configure("event_outbox.max_attempts", "5")?;
+    db.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
+    db.client.execute("SELECT outbox.emit($1, '2', partition => 99)", &[&topic])?;
+    assert_eq!(db.promptly(&topic, 1)?[0].value_text(), Some("1"));
     let expected = format!("{keeper} false pg_catalog 0 500ms on origin");
     for trigger in ["at_delete", "at_delete_deferred", "at_refusal", "at_refusal_deferred"] {
         let sql =
@@ -122,12 +122,12 @@ fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
 /// What the owner's code leaves behind, to be run when the owner's rights are given back.
 #[test]
 fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("trap");
-    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
-    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("trap");
+    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
     // Nothing that the trap does must fail, or it would be taken back: each is tried by itself.
-    let mut client = stage.connect_as(&keeper)?;
+    let mut client = db.connect_as(&keeper)?;
     client.batch_execute(&format!(
         "CREATE TABLE seen (seen_by name, path text);
          CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
@@ -160,10 +160,10 @@ fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
          CREATE TRIGGER trap AFTER DELETE ON outbox.events FOR EACH STATEMENT EXECUTE FUNCTION trap()"
     ))?;
     for number in 1..=2 {
-        crate::support::database::emit(&mut stage.client, &topic, number)?;
-        until_drained(&mut stage.client)?;
+        crate::support::database::emit(&mut db.client, &topic, number)?;
+        until_drained(&mut db.client)?;
     }
-    assert!(!is_superuser(&mut stage.client, &keeper)?, "the owner became superuser");
+    assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
     let seen = client.query("SELECT DISTINCT seen_by::text, path FROM seen", &[])?;
     let seen: Vec<(String, String)> = seen.iter().map(|row| (row.get(0), row.get(1))).collect();
     assert_eq!(seen, [(keeper, "pg_catalog".to_owned())]);
@@ -173,13 +173,13 @@ fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
 /// An event that dies goes through functions that have more rights than the tables' owner.
 #[test]
 fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (topic, dead) = (stage.topic("dying"), stage.topic("dead"));
-    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
-    stage.configure("event_outbox.max_attempts", "1")?;
-    stage.configure("event_outbox.dead_letter_topic", &dead)?;
-    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
-    let mut client = stage.connect_as(&keeper)?;
+    let mut db = TestDatabase::new()?;
+    let (topic, dead) = (db.topic("dying"), db.topic("dead"));
+    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    db.configure("event_outbox.max_attempts", "1")?;
+    db.configure("event_outbox.dead_letter_topic", &dead)?;
+    db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut client = db.connect_as(&keeper)?;
     client.batch_execute(
         "CREATE TABLE seen (command text, seen_by name);
          CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -189,9 +189,9 @@ fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
          CREATE TRIGGER look AFTER INSERT OR UPDATE OR DELETE ON outbox.events
              FOR EACH ROW EXECUTE FUNCTION look()",
     )?;
-    stage.client.execute("SELECT outbox.emit($1, '1', partition => 99)", &[&topic])?;
-    assert_eq!(stage.promptly(&dead, 1)?.len(), 1);
-    until_drained(&mut stage.client)?;
+    db.client.execute("SELECT outbox.emit($1, '1', partition => 99)", &[&topic])?;
+    assert_eq!(db.promptly(&dead, 1)?.len(), 1);
+    until_drained(&mut db.client)?;
     let sql = "SELECT string_agg(DISTINCT command, ' ' ORDER BY command), string_agg(DISTINCT seen_by, ' ') FROM seen";
     let seen = client.query_one(sql, &[])?;
     assert_eq!((seen.get::<_, &str>(0), seen.get::<_, &str>(1)), ("DELETE INSERT UPDATE", keeper.as_str()));
@@ -201,19 +201,19 @@ fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
 /// What operators call has more rights than they have; the tables' owner does not get them by a trigger.
 #[test]
 fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("operated");
-    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
-    stage.configure("event_outbox.max_attempts", "1")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("operated");
+    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    db.configure("event_outbox.max_attempts", "1")?;
     let tables = ["events", "dead_letters", "paused", "topic_grants"];
     for table in tables {
-        stage.client.batch_execute(&format!("ALTER TABLE outbox.{table} OWNER TO {keeper}"))?;
+        db.client.batch_execute(&format!("ALTER TABLE outbox.{table} OWNER TO {keeper}"))?;
     }
     for partition in [98, 99] {
-        stage.client.execute("SELECT outbox.emit($1, '1', partition => $2::int)", &[&topic, &partition])?;
+        db.client.execute("SELECT outbox.emit($1, '1', partition => $2::int)", &[&topic, &partition])?;
     }
-    until_drained(&mut stage.client)?;
-    let mut client = stage.connect_as(&keeper)?;
+    until_drained(&mut db.client)?;
+    let mut client = db.connect_as(&keeper)?;
     client.batch_execute(
         "CREATE TABLE seen (place text, seen_by name);
          CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -229,12 +229,12 @@ fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
     let called: (bool, i64, i64, bool) = {
         let sql =
             "SELECT outbox.pause(), outbox.discard(max => 1), outbox.redrive(max => 1), outbox.resume()";
-        let row = stage.client.query_one(sql, &[])?;
+        let row = db.client.query_one(sql, &[])?;
         (row.get(0), row.get(1), row.get(2), row.get(3))
     };
     assert_eq!(called, (true, 1, 1, true));
     for sql in ["grant_topic($1::text::regrole, 'x')", "revoke_topic($1::text::regrole)"] {
-        stage.client.execute(&format!("SELECT outbox.{sql}"), &[&keeper])?;
+        db.client.execute(&format!("SELECT outbox.{sql}"), &[&keeper])?;
     }
     let sql =
         "SELECT string_agg(DISTINCT place, ' ' ORDER BY place), string_agg(DISTINCT seen_by, ' ') FROM seen";
@@ -247,11 +247,11 @@ fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
 /// An emit() lends the owner's triggers none of its caller's rights, not even later.
 #[test]
 fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("emitted");
-    let keeper = role(&mut stage, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
-    stage.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
-    let mut client = stage.connect_as(&keeper)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("emitted");
+    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
+    let mut client = db.connect_as(&keeper)?;
     client.batch_execute(&format!(
         "CREATE FUNCTION evil() RETURNS int LANGUAGE plpgsql AS $$ BEGIN
              IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN
@@ -269,11 +269,11 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
          END $$;
          CREATE TRIGGER trap AFTER INSERT ON outbox.events FOR EACH STATEMENT EXECUTE FUNCTION trap()"
     ))?;
-    crate::support::database::emit(&mut stage.client, &topic, 1)?;
-    assert!(!is_superuser(&mut stage.client, &keeper)?, "the owner became superuser");
-    let path: String = stage.client.query_one("SHOW search_path", &[])?.get(0);
+    crate::support::database::emit(&mut db.client, &topic, 1)?;
+    assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
+    let path: String = db.client.query_one("SHOW search_path", &[])?.get(0);
     assert_ne!(path, "nowhere");
-    assert_eq!(stage.promptly(&topic, 1)?.len(), 1);
+    assert_eq!(db.promptly(&topic, 1)?.len(), 1);
     // What is deferred would be run by the caller.
     client.batch_execute(
         "DROP TRIGGER trap ON outbox.events;
@@ -281,8 +281,8 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
          CREATE CONSTRAINT TRIGGER later AFTER INSERT ON outbox.events DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION later()",
     )?;
-    let emitted = crate::support::database::emit(&mut stage.client, &topic, 2);
-    assert!(!is_superuser(&mut stage.client, &keeper)?, "the owner became superuser");
+    let emitted = crate::support::database::emit(&mut db.client, &topic, 2);
+    assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
     let error = emitted.expect_err("a deferred trigger of somebody with fewer rights");
     assert!(format!("{error:?}").contains("security-restricted operation"), "{error:?}");
     Ok(())
@@ -291,14 +291,14 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
 /// The outbox neither opens nor needs the rows that row security hides.
 #[test]
 fn row_security_of_other_tables_holds() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("tenants");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("tenants");
     let tenant = role(
-        &mut stage,
+        &mut db,
         "tenant",
         "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO ROLE",
     )?;
-    stage.client.batch_execute(&format!(
+    db.client.batch_execute(&format!(
         "CREATE TABLE notes (tenant name DEFAULT current_user, note text);
          INSERT INTO notes VALUES ('other', 'secret');
          ALTER TABLE notes ENABLE ROW LEVEL SECURITY; ALTER TABLE notes FORCE ROW LEVEL SECURITY;
@@ -310,7 +310,7 @@ fn row_security_of_other_tables_holds() -> Result<()> {
          END $$;
          CREATE TRIGGER tell AFTER INSERT ON notes FOR EACH STATEMENT EXECUTE FUNCTION tell()"
     ))?;
-    let mut client = stage.connect_as(&tenant)?;
+    let mut client = db.connect_as(&tenant)?;
     client.batch_execute("INSERT INTO notes (note) VALUES ('mine')")?;
     // Arguments are evaluated by the caller, not by whom emit() acts for.
     let sql = "SELECT count(outbox.emit($1, to_jsonb(n.note))) FROM notes AS n";
@@ -318,7 +318,7 @@ fn row_security_of_other_tables_holds() -> Result<()> {
     client.batch_execute("SET row_security = off")?;
     client.execute("SELECT outbox.emit($1, '\"free\"')", &[&topic])?;
     assert!(client.execute(sql, &[&topic]).is_err());
-    let mut values = stage.drained_values(&topic)?;
+    let mut values = db.drained_values(&topic)?;
     values.sort();
     assert_eq!(values, ["\"free\"", "\"mine\"", "\"mine\""]);
     Ok(())
@@ -327,18 +327,18 @@ fn row_security_of_other_tables_holds() -> Result<()> {
 /// Kafka's headers have their lengths before them: nothing in a name or a value ends one and begins another.
 #[test]
 fn headers_are_not_broken_out_of() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("headers");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("headers");
     let headers = serde_json::json!({
         "a\r\nce_id": "1", "b": "2\r\nce_id: 3", " ce_type": "4", "c": "x\u{0}ce_id", "\u{ff43}e_id": "5", "ce-id": "6",
     });
     let sql = "SELECT outbox.emit($1, '1', headers => $2::text::jsonb, event_type => E'e\r\nce_id: 7')::text";
     // jsonb has no \u0000.
-    assert!(stage.client.query_one(sql, &[&topic, &headers.to_string()]).is_err());
+    assert!(db.client.query_one(sql, &[&topic, &headers.to_string()]).is_err());
     let sql = "INSERT INTO outbox.events (topic, payload, headers, event_type) VALUES ($1, '1', $2::text::json, E'e\r\nce_id: 7')
                RETURNING event_id::text";
-    let id: String = stage.client.query_one(sql, &[&topic, &headers.to_string()])?.get(0);
-    let record = &stage.drained(&topic)?[0];
+    let id: String = db.client.query_one(sql, &[&topic, &headers.to_string()])?.get(0);
+    let record = &db.drained(&topic)?[0];
     let named = |name: &str| -> Vec<_> {
         record.headers.iter().filter(|(header, _)| header == name).map(|(_, value)| value.clone()).collect()
     };
@@ -354,22 +354,22 @@ fn headers_are_not_broken_out_of() -> Result<()> {
 #[test]
 fn notifications_are_not_broken_out_of() -> Result<()> {
     const NASTY: &str = "'\"}, {\"topic\": \"x\\\\\" \r\n\u{1}\u{202e}漢); DROP TABLE outbox.events; --";
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("told");
-    let mut listener = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("told");
+    let mut listener = db.connect()?;
     let channel: String = listener.query_one("SELECT outbox.channel($1)", &[&topic])?.get(0);
     listener
         .batch_execute(&format!("LISTEN \"{channel}\"; LISTEN outbox_dead_letter; LISTEN \"outbox:x\""))?;
     let sql = "SELECT outbox.emit_bytes($1, convert_to($2, 'UTF8'), key => convert_to($2, 'UTF8'), event_type => $2,
                                         content_type => $2, headers => jsonb_build_object($2, $2))";
-    stage.client.execute(sql, &[&topic, &NASTY])?;
-    until_drained(&mut stage.client)?;
+    db.client.execute(sql, &[&topic, &NASTY])?;
+    until_drained(&mut db.client)?;
     // A refusal that is reported by hand, long enough to be cut.
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.client.batch_execute("SET event_outbox.max_attempts = 1")?;
-    stage.client.execute(sql, &[&topic, &NASTY])?;
+    db.configure("event_outbox.enabled", "off")?;
+    db.client.batch_execute("SET event_outbox.max_attempts = 1")?;
+    db.client.execute(sql, &[&topic, &NASTY])?;
     let error = NASTY.repeat(100);
-    stage.client.execute("UPDATE outbox.events SET last_error = $1, error_class = $2", &[&error, &NASTY])?;
+    db.client.execute("UPDATE outbox.events SET last_error = $1, error_class = $2", &[&error, &NASTY])?;
 
     let mut told = Vec::new();
     while told.len() < 2 {
@@ -389,15 +389,15 @@ fn notifications_are_not_broken_out_of() -> Result<()> {
 /// made.
 #[test]
 fn every_function_in_sql_has_a_search_path_of_its_own() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let sql = "SELECT p.oid::regprocedure::text FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
                 WHERE p.pronamespace = 'outbox'::regnamespace AND l.lanname IN ('sql', 'plpgsql')
                   AND p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
-    let without: Vec<String> = stage.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    let without: Vec<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     assert_eq!(without, [] as [String; 0]);
     // It is a check: there are such functions.
     let with =
         "SELECT count(*) FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND proconfig IS NOT NULL";
-    assert!(stage.client.query_one(with, &[])?.get::<_, i64>(0) >= 7);
+    assert!(db.client.query_one(with, &[])?.get::<_, i64>(0) >= 7);
     Ok(())
 }

@@ -4,12 +4,12 @@ use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::support::database::{Stage, emit};
+use crate::support::database::{TestDatabase, emit};
 
 /// A role that may emit, and no more; gives its name.
-fn emitter(stage: &mut Stage) -> Result<String> {
-    let role = format!("app_{}", stage.database);
-    stage.client.batch_execute(&format!(
+fn emitter(db: &mut TestDatabase) -> Result<String> {
+    let role = format!("app_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
          GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
@@ -24,10 +24,10 @@ fn is_refused(client: &mut Client, sql: &str) {
 
 #[test]
 fn the_right_to_emit_is_enough_to_emit() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("app");
-    let role = emitter(&mut stage)?;
-    let mut app = stage.connect_as(&role)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("app");
+    let role = emitter(&mut db)?;
+    let mut app = db.connect_as(&role)?;
     emit(&mut app, &topic, 1)?;
     // With every argument, and by COMMIT PREPARED.
     app.execute(
@@ -38,16 +38,16 @@ fn the_right_to_emit_is_enough_to_emit() -> Result<()> {
     emit(&mut app, &topic, 3)?;
     app.batch_execute(&format!("PREPARE TRANSACTION '{role}'"))?;
     app.batch_execute(&format!("COMMIT PREPARED '{role}'"))?;
-    stage.promptly(&topic, 3)?;
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2", "3"]);
+    db.promptly(&topic, 3)?;
+    assert_eq!(db.drained_values(&topic)?, ["1", "2", "3"]);
     Ok(())
 }
 
 #[test]
 fn the_right_to_emit_gives_no_other() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let role = emitter(&mut stage)?;
-    let mut app = stage.connect_as(&role)?;
+    let mut db = TestDatabase::new()?;
+    let role = emitter(&mut db)?;
+    let mut app = db.connect_as(&role)?;
     for sql in [
         "SELECT FROM outbox.events",
         "SELECT payload FROM outbox.pending",
@@ -82,13 +82,13 @@ fn the_right_to_emit_gives_no_other() -> Result<()> {
 
 #[test]
 fn without_grants_nothing_is_open() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let role = format!("nobody_{}", stage.database);
-    stage.client.batch_execute(&format!("CREATE ROLE {role} LOGIN"))?;
-    let mut nobody = stage.connect_as(&role)?;
+    let mut db = TestDatabase::new()?;
+    let role = format!("nobody_{}", db.database);
+    db.client.batch_execute(&format!("CREATE ROLE {role} LOGIN"))?;
+    let mut nobody = db.connect_as(&role)?;
     is_refused(&mut nobody, "SELECT outbox.emit('t', '1')");
     // The schema alone opens no function that writes, waits or reads events.
-    stage.client.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}"))?;
+    db.client.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}"))?;
     for sql in [
         "SELECT outbox.emit('t', '1')",
         "SELECT outbox.emit_bytes('t', '1')",
@@ -106,37 +106,37 @@ fn without_grants_nothing_is_open() -> Result<()> {
 /// Those functions run with the owner's rights, but trigger functions and C functions are not for calling.
 #[test]
 fn trigger_functions_cannot_be_called_by_hand() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     for function in ["before_insert", "check_event", "count_attempt"] {
         let sql = format!("SELECT outbox.{function}()");
-        let error = stage.client.batch_execute(&sql).expect_err(&sql);
+        let error = db.client.batch_execute(&sql).expect_err(&sql);
         let code = error.code().map(SqlState::code);
         assert!(matches!(code, Some("0A000" | "39P01")), "{sql}: {error:?}");
     }
     // Nor put on a table of one's own, which has none of the columns.
-    stage.client.batch_execute(
+    db.client.batch_execute(
         "CREATE TABLE mine (x int);
          CREATE TRIGGER t BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION outbox.check_event()",
     )?;
-    assert!(stage.client.batch_execute("INSERT INTO mine VALUES (1)").is_err());
-    stage.client.batch_execute("SELECT 1")?;
+    assert!(db.client.batch_execute("INSERT INTO mine VALUES (1)").is_err());
+    db.client.batch_execute("SELECT 1")?;
     Ok(())
 }
 
 /// An administrator may open the table as such to a role; the checks hold there too.
 #[test]
 fn insert_on_the_table_can_be_granted() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("granted");
-    let role = format!("loader_{}", stage.database);
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("granted");
+    let role = format!("loader_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
          GRANT INSERT ON outbox.events TO {role}"
     ))?;
-    let mut loader = stage.connect_as(&role)?;
+    let mut loader = db.connect_as(&role)?;
     loader.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '1')", &[&topic])?;
-    assert_eq!(stage.promptly(&topic, 1)?.len(), 1);
+    assert_eq!(db.promptly(&topic, 1)?.len(), 1);
     is_refused(&mut loader, "SELECT FROM outbox.events");
     assert!(loader.batch_execute("INSERT INTO outbox.events (topic, payload) VALUES ('a b', '1')").is_err());
     Ok(())

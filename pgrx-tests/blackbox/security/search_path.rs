@@ -3,7 +3,7 @@
 use event_outbox_lab::Result;
 use postgres::Client;
 
-use crate::support::database::{Stage, emit};
+use crate::support::database::{TestDatabase, emit};
 
 /// Comparisons and arithmetic of every type the outbox handles.
 const OPERATORS: [&str; 8] = ["=", "<>", "<", "<=", ">", ">=", "-", "+"];
@@ -76,18 +76,18 @@ fn assert_set(client: &mut Client) {
     }
 }
 
-fn attacker(stage: &mut Stage) -> Result<Client> {
-    let role = format!("mallory_{}", stage.database);
-    stage.client.batch_execute(&format!(
+fn attacker(db: &mut TestDatabase) -> Result<Client> {
+    let role = format!("mallory_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
          GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO {role};
          GRANT SELECT ON outbox.status, outbox.pending TO {role};
          GRANT CREATE, TEMP ON DATABASE {} TO {role};
          GRANT ALL ON SCHEMA public TO {role}",
-        stage.database
+        db.database
     ))?;
-    stage.connect_as(&role)
+    db.connect_as(&role)
 }
 
 /// Calls the functions whose bodies are SQL, with the owner's rights, so that the topic ends as it was.
@@ -118,9 +118,9 @@ fn written_in_sql(client: &mut Client, topic: &str) -> Result<()> {
 
 #[test]
 fn a_hostile_search_path_changes_no_function_and_no_view() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("mallory");
-    let mut mallory = attacker(&mut stage)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("mallory");
+    let mut mallory = attacker(&mut db)?;
     shadow(&mut mallory, "mallory")?;
     shadow(&mut mallory, "public")?;
     for path in ["mallory, public, pg_catalog", "pg_temp, mallory, pg_catalog", "mallory, outbox, pg_catalog"]
@@ -137,17 +137,17 @@ fn a_hostile_search_path_changes_no_function_and_no_view() -> Result<()> {
         mallory.query("SELECT * FROM outbox.pending", &[])?;
         let row = mallory.query_one("SELECT state, outbox.channel('orders') FROM outbox.status", &[])?;
         assert_eq!(row.get::<_, &str>(1), "outbox:orders");
-        mallory = stage.connect_as(&format!("mallory_{}", stage.database))?;
+        mallory = db.connect_as(&format!("mallory_{}", db.database))?;
     }
-    assert_eq!(stage.drained_values(&topic)?, ["1", "2", "1", "2", "1", "2"]);
+    assert_eq!(db.drained_values(&topic)?, ["1", "2", "1", "2", "1", "2"]);
     Ok(())
 }
 
 #[test]
 fn temporary_objects_are_not_taken_for_the_outboxs() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("temporary");
-    let mut mallory = attacker(&mut stage)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("temporary");
+    let mut mallory = attacker(&mut db)?;
     mallory.batch_execute(
         "CREATE TEMP TABLE events (id bigint, event_id uuid, topic text, payload bytea);
          CREATE TEMP TABLE pg_extension (oid oid, extname name);
@@ -170,49 +170,49 @@ fn temporary_objects_are_not_taken_for_the_outboxs() -> Result<()> {
     assert!(mallory.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     let shadowed: i64 = mallory.query_one("SELECT count(*) FROM pg_temp.events", &[])?.get(0);
     assert_eq!(shadowed, 0);
-    assert_eq!(stage.drained_values(&topic)?, ["1"]);
+    assert_eq!(db.drained_values(&topic)?, ["1"]);
     Ok(())
 }
 
 /// The database's own search path, which its relay would inherit, and that of whoever inserts.
 #[test]
 fn a_hostile_search_path_of_the_database_does_not_reach_the_relay() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("relay");
-    shadow(&mut stage.client, "mallory")?;
-    shadow(&mut stage.client, "public")?;
-    stage.alter_database("SET search_path = mallory, public, pg_catalog")?;
-    let mut client = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("relay");
+    shadow(&mut db.client, "mallory")?;
+    shadow(&mut db.client, "public")?;
+    db.alter_database("SET search_path = mallory, public, pg_catalog")?;
+    let mut client = db.connect()?;
     assert_set(&mut client);
     client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
     client.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '2')", &[&topic])?;
     // A refusal, too, is settled: no such partition.
     client.execute("SELECT outbox.emit($1, '3', partition => 99)", &[&topic])?;
-    stage.promptly(&topic, 2)?;
+    db.promptly(&topic, 2)?;
     event_outbox_lab::wait::until_ok("the refusal", crate::support::database::DEADLINE, || {
         let sql = "SELECT FROM outbox.events WHERE attempts > 0 AND last_error IS NOT NULL";
-        Ok(stage.client.query_opt(sql, &[])?)
+        Ok(db.client.query_opt(sql, &[])?)
     })?;
     let trapped = "SELECT FROM outbox.status WHERE last_error LIKE '%trapped%'";
-    assert!(stage.client.query_opt(trapped, &[])?.is_none(), "the relay was trapped");
+    assert!(db.client.query_opt(trapped, &[])?.is_none(), "the relay was trapped");
     Ok(())
 }
 
 /// As in a database that somebody has prepared for it.
 #[test]
 fn the_extension_is_created_among_hostile_objects() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("created");
-    stage.client.batch_execute("DROP EXTENSION event_outbox")?;
-    shadow(&mut stage.client, "mallory")?;
-    shadow(&mut stage.client, "public")?;
-    stage.client.batch_execute("SET search_path = mallory, public, pg_catalog")?;
-    assert_set(&mut stage.client);
-    stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
-    let mut client = stage.connect()?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("created");
+    db.client.batch_execute("DROP EXTENSION event_outbox")?;
+    shadow(&mut db.client, "mallory")?;
+    shadow(&mut db.client, "public")?;
+    db.client.batch_execute("SET search_path = mallory, public, pg_catalog")?;
+    assert_set(&mut db.client);
+    db.client.batch_execute("CREATE EXTENSION event_outbox")?;
+    let mut client = db.connect()?;
     client.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '1')", &[&topic])?;
     emit(&mut client, &topic, 2)?;
-    stage.promptly(&topic, 2)?;
+    db.promptly(&topic, 2)?;
     assert!(client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     client.query("SELECT * FROM outbox.pending, outbox.status", &[])?;
     Ok(())

@@ -5,7 +5,7 @@ use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 const SECRET: &str = "correcthorse";
 const OTHER_SECRET: &str = "batterystaple";
@@ -31,23 +31,23 @@ fn shown(client: &mut Client) -> Result<Vec<String>> {
     Ok(found)
 }
 
-fn server() -> Result<Own> {
+fn server() -> Result<DedicatedServer> {
     let options = Cluster::options("secrets")
         .set("event_outbox.kafka_properties", format!("sasl.password={SECRET},linger.ms=1"));
-    Own::with(options, &Broker::shared()?.bootstrap_servers())
+    DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())
 }
 
 #[test]
 fn sql_shows_stars() -> Result<()> {
-    let own = server()?;
-    let mut client = own.connect()?;
+    let dedicated = server()?;
+    let mut client = dedicated.connect()?;
     let seen = shown(&mut client)?;
     assert_eq!(seen[..2], ["********", "********"]);
     let leak = seen.iter().find(|text| text.contains(SECRET));
     assert!(leak.is_none(), "{leak:?}");
 
     client.batch_execute("CREATE ROLE reader LOGIN; GRANT pg_read_all_settings TO reader")?;
-    let mut reader = own.server.connect_as(&own.database, "reader")?;
+    let mut reader = dedicated.server.connect_as(&dedicated.database, "reader")?;
     let row = reader.query_one("SHOW event_outbox.kafka_properties", &[])?;
     assert_eq!(row.get::<_, String>(0), "********");
     Ok(())
@@ -55,9 +55,9 @@ fn sql_shows_stars() -> Result<()> {
 
 #[test]
 fn an_ordinary_role_may_neither_see_nor_set_it() -> Result<()> {
-    let own = server()?;
-    own.connect()?.batch_execute("CREATE ROLE ordinary LOGIN")?;
-    let mut ordinary = own.server.connect_as(&own.database, "ordinary")?;
+    let dedicated = server()?;
+    dedicated.connect()?.batch_execute("CREATE ROLE ordinary LOGIN")?;
+    let mut ordinary = dedicated.server.connect_as(&dedicated.database, "ordinary")?;
     for sql in [
         "SHOW event_outbox.kafka_properties",
         "SELECT current_setting('event_outbox.kafka_properties')",
@@ -74,34 +74,34 @@ fn an_ordinary_role_may_neither_see_nor_set_it() -> Result<()> {
 
 #[test]
 fn the_log_does_not_tell() -> Result<()> {
-    let mut own = server()?;
-    let mut client = own.connect()?;
+    let mut dedicated = server()?;
+    let mut client = dedicated.connect()?;
     until_idle(&mut client)?;
     // Postgres logs settings that a reload changes.
     for properties in
         [format!("sasl.password={OTHER_SECRET}"), String::new(), format!("sasl.password={SECRET}")]
     {
-        let before = own.server.log().matches("configuration").count();
-        own.server.set("event_outbox.kafka_properties", &properties)?;
-        own.server.reload()?;
+        let before = dedicated.server.log().matches("configuration").count();
+        dedicated.server.set("event_outbox.kafka_properties", &properties)?;
+        dedicated.server.reload()?;
         event_outbox_lab::wait::until("the reload", crate::support::database::DEADLINE, || {
-            (own.server.log().matches("configuration").count() > before).then_some(())
+            (dedicated.server.log().matches("configuration").count() > before).then_some(())
         })?;
     }
     // A broker that cannot be reached, and properties that are wrong.
-    own.server.set("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
-    own.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
-    own.server.reload()?;
+    dedicated.server.set("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
+    dedicated.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
+    dedicated.server.reload()?;
     until_status(&mut client, "the error", |status| status.state == "misconfigured")?;
     drop(client);
-    own.server.restart(StopMode::Fast)?;
-    own.server.set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers())?;
-    own.server.set("event_outbox.kafka_properties", format!("sasl.password={OTHER_SECRET}"))?;
-    own.server.reload()?;
-    client = own.connect()?;
+    dedicated.server.restart(StopMode::Fast)?;
+    dedicated.server.set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers())?;
+    dedicated.server.set("event_outbox.kafka_properties", format!("sasl.password={OTHER_SECRET}"))?;
+    dedicated.server.reload()?;
+    client = dedicated.connect()?;
     client.query_one("SELECT outbox.emit('secrets.log', '{}')", &[])?;
     until_drained(&mut client)?;
-    let log = own.server.log();
+    let log = dedicated.server.log();
     let leak = log.lines().find(|line| line.contains(SECRET) || line.contains(OTHER_SECRET));
     assert!(leak.is_none(), "{leak:?}");
     Ok(())
@@ -110,12 +110,12 @@ fn the_log_does_not_tell() -> Result<()> {
 /// Whatever a role may read, of the catalogs, the statistics and the outbox; with the rights of monitoring, too.
 #[test]
 fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
-    let own = server()?;
-    let file = own.server.data_dir().join("kafka.properties");
+    let dedicated = server()?;
+    let file = dedicated.server.data_dir().join("kafka.properties");
     std::fs::write(&file, format!("sasl.password={FILE_SECRET}\nssl.key.password={FILE_SECRET}\n"))?;
-    own.server.set("event_outbox.kafka_properties_file", file.display())?;
-    own.server.reload()?;
-    let mut client = own.connect()?;
+    dedicated.server.set("event_outbox.kafka_properties_file", file.display())?;
+    dedicated.server.reload()?;
+    let mut client = dedicated.connect()?;
     client.batch_execute(
         "CREATE ROLE ordinary LOGIN; GRANT USAGE ON SCHEMA outbox TO ordinary;
          GRANT SELECT ON ALL TABLES IN SCHEMA outbox TO ordinary;
@@ -123,29 +123,29 @@ fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
          CREATE ROLE watcher LOGIN IN ROLE ordinary, pg_monitor, pg_read_all_stats, pg_read_all_settings",
     )?;
     // A producer that cannot be made of them, and one that works.
-    own.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
-    own.server.reload()?;
+    dedicated.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
+    dedicated.server.reload()?;
     until_status(&mut client, "the error", |status| status.state == "misconfigured")?;
     client.batch_execute(&format!(
         "ALTER SYSTEM SET event_outbox.kafka_properties = 'sasl.password={OTHER_SECRET}'"
     ))?;
-    own.server.reload()?;
+    dedicated.server.reload()?;
     client.query_one("SELECT outbox.emit('secrets.relations', '{}')", &[])?;
     until_drained(&mut client)?;
     for user in ["ordinary", "watcher"] {
-        let mut reader = own.server.connect_as(&own.database, user)?;
+        let mut reader = dedicated.server.connect_as(&dedicated.database, user)?;
         assert_eq!(relations_that_show(&mut reader)?, [] as [String; 0], "{user}");
         let checked =
             reader.query("SELECT c::text FROM outbox.check() AS c WHERE c::text ~ $1", &[&ANY_SECRET])?;
         assert!(checked.is_empty(), "{user}");
     }
-    let log = own.server.log();
+    let log = dedicated.server.log();
     let leak = log.lines().find(|line| line.contains(FILE_SECRET));
     assert!(leak.is_none(), "{leak:?}");
 
     // What the documentation warns of; and so the search finds what there is to find.
-    own.alter("kafka_properties", &format!("sasl.password={OTHER_SECRET}"))?;
-    let mut reader = own.server.connect_as(&own.database, "ordinary")?;
+    dedicated.alter("kafka_properties", &format!("sasl.password={OTHER_SECRET}"))?;
+    let mut reader = dedicated.server.connect_as(&dedicated.database, "ordinary")?;
     assert_eq!(relations_that_show(&mut reader)?, ["pg_catalog.pg_db_role_setting"]);
     Ok(())
 }

@@ -6,18 +6,18 @@ use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::security::topic_grants::{code_of, emit, emitter, grant, revoke, stage};
-use crate::support::database::Stage;
+use crate::security::topic_grants::{code_of, emit, emitter, grant, quiet_database, revoke};
+use crate::support::database::TestDatabase;
 use crate::upgrade::dump::dump_and_restore;
 
 #[test]
 fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
-    let mut stage = stage()?;
-    let (shop, other) = (format!("shop_{}", stage.database), format!("other_{}", stage.database));
+    let mut db = quiet_database()?;
+    let (shop, other) = (format!("shop_{}", db.database), format!("other_{}", db.database));
     // Nothing but topics is granted to them.
-    stage.client.batch_execute(&format!("CREATE ROLE {shop} LOGIN; CREATE ROLE {other}"))?;
-    grant(&mut stage, &shop, "orders")?;
-    grant(&mut stage, &shop, "users")?;
+    db.client.batch_execute(&format!("CREATE ROLE {shop} LOGIN; CREATE ROLE {other}"))?;
+    grant(&mut db, &shop, "orders")?;
+    grant(&mut db, &shop, "users")?;
     let drop_role = format!("DROP ROLE {shop}");
     let drop_owned = format!("DROP OWNED BY {shop}");
     let refused = |client: &mut Client, sql: &str| {
@@ -27,50 +27,50 @@ fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
     let count = |client: &mut Client| -> Result<i64> {
         Ok(client.query_one("SELECT count(*) FROM outbox.topic_grants", &[])?.get(0))
     };
-    refused(&mut stage.client, &drop_role);
-    revoke(&mut stage.client, &shop, Some("users"))?;
-    refused(&mut stage.client, &drop_role);
+    refused(&mut db.client, &drop_role);
+    revoke(&mut db.client, &shop, Some("users"))?;
+    refused(&mut db.client, &drop_role);
 
     // What others have granted, a role cannot take from itself. With its rights its grants go, and count no more; which
     // does not open the topics again.
     let open =
         "GRANT USAGE ON SCHEMA outbox TO PUBLIC; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO PUBLIC";
-    stage.client.batch_execute(open)?;
-    let mut client = stage.connect_as(&shop)?;
+    db.client.batch_execute(open)?;
+    let mut client = db.connect_as(&shop)?;
     emit(&mut client, "orders")?;
     client.batch_execute("DROP OWNED BY CURRENT_USER")?;
     emit(&mut client, "orders")?;
-    stage.client.batch_execute(&drop_owned)?;
+    db.client.batch_execute(&drop_owned)?;
     for topic in ["orders", "users"] {
         let error = emit(&mut client, topic).expect_err("it is closed");
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     }
     drop(client);
-    assert_eq!(count(&mut stage.client)?, 1);
+    assert_eq!(count(&mut db.client)?, 1);
 
     // What counts no more is taken out with the next grant.
-    grant(&mut stage, &other, "users")?;
-    assert_eq!(count(&mut stage.client)?, 1);
-    stage.client.batch_execute(&format!("{drop_owned}; {drop_role}"))?;
-    revoke(&mut stage.client, &other, None)?;
-    stage.client.batch_execute(&format!("DROP ROLE {other}"))?;
+    grant(&mut db, &other, "users")?;
+    assert_eq!(count(&mut db.client)?, 1);
+    db.client.batch_execute(&format!("{drop_owned}; {drop_role}"))?;
+    revoke(&mut db.client, &other, None)?;
+    db.client.batch_execute(&format!("DROP ROLE {other}"))?;
     // Where there is no outbox, nor one with grants, the command is what it was.
-    stage.client.batch_execute("DROP OWNED BY CURRENT_USER RESTRICT").expect_err("pinned");
-    stage.client.batch_execute(&format!("CREATE ROLE {other}; DROP OWNED BY {other}; DROP ROLE {other}"))?;
+    db.client.batch_execute("DROP OWNED BY CURRENT_USER RESTRICT").expect_err("pinned");
+    db.client.batch_execute(&format!("CREATE ROLE {other}; DROP OWNED BY {other}; DROP ROLE {other}"))?;
     Ok(())
 }
 
 #[test]
 fn grants_survive_a_dump() -> Result<()> {
-    let mut stage = stage()?;
+    let mut db = quiet_database()?;
     // A name that needs its quotes.
-    let role = format!("\"Shop {}\"", stage.database);
-    stage.client.batch_execute(&format!(
+    let role = format!("\"Shop {}\"", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role}; GRANT USAGE ON SCHEMA outbox TO {role}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
     ))?;
-    grant(&mut stage, &role, "orders.*")?;
-    let mut restored = Stage::of(stage.server.create_database()?)?;
-    dump_and_restore(&stage, &restored.database)?;
+    grant(&mut db, &role, "orders.*")?;
+    let mut restored = TestDatabase::of(db.server.create_database()?)?;
+    dump_and_restore(&db, &restored.database)?;
     let row = restored.client.query_one("SELECT role::text, pattern FROM outbox.topic_grants", &[])?;
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), (role.as_str(), "orders.*"));
     restored.client.batch_execute(&format!("SET ROLE {role}"))?;
@@ -78,16 +78,16 @@ fn grants_survive_a_dump() -> Result<()> {
     let error = emit(&mut restored.client, "users").expect_err("it is closed");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     // In the restored database, too, the role is held.
-    revoke(&mut stage.client, &role, None)?;
-    stage.client.batch_execute(&format!("DROP OWNED BY {role}"))?;
-    let error = stage.client.batch_execute(&format!("DROP ROLE {role}")).expect_err("it has grants there");
+    revoke(&mut db.client, &role, None)?;
+    db.client.batch_execute(&format!("DROP OWNED BY {role}"))?;
+    let error = db.client.batch_execute(&format!("DROP ROLE {role}")).expect_err("it has grants there");
     assert_eq!(error.code(), Some(&SqlState::DEPENDENT_OBJECTS_STILL_EXIST));
     Ok(())
 }
 
 #[test]
 fn bad_grants_are_refused() -> Result<()> {
-    let mut stage = stage()?;
+    let mut db = quiet_database()?;
     for (arguments, code) in [
         ("NULL, 'orders'", SqlState::NULL_VALUE_NOT_ALLOWED),
         ("'postgres', NULL", SqlState::NULL_VALUE_NOT_ALLOWED),
@@ -101,18 +101,15 @@ fn bad_grants_are_refused() -> Result<()> {
         ("'postgres', repeat('x', 250)", SqlState::INVALID_NAME),
         ("'postgres', repeat('x', 249) || '*'", SqlState::INVALID_NAME),
     ] {
-        assert_eq!(code_of(&mut stage.client, &format!("SELECT outbox.grant_topic({arguments})")), code);
+        assert_eq!(code_of(&mut db.client, &format!("SELECT outbox.grant_topic({arguments})")), code);
     }
-    assert_eq!(
-        code_of(&mut stage.client, "SELECT outbox.revoke_topic(NULL)"),
-        SqlState::NULL_VALUE_NOT_ALLOWED
-    );
+    assert_eq!(code_of(&mut db.client, "SELECT outbox.revoke_topic(NULL)"), SqlState::NULL_VALUE_NOT_ALLOWED);
     // To the owner, who needs none; and what is just right.
     for pattern in ["repeat('x', 249)", "repeat('x', 248) || '*'", "'*'"] {
-        stage.client.batch_execute(&format!("SELECT outbox.grant_topic('postgres', {pattern})"))?;
+        db.client.batch_execute(&format!("SELECT outbox.grant_topic('postgres', {pattern})"))?;
     }
-    assert_eq!(revoke(&mut stage.client, "postgres", None)?, 3);
-    let row = stage.client.query_one(
+    assert_eq!(revoke(&mut db.client, "postgres", None)?, 3);
+    let row = db.client.query_one(
         "SELECT has_table_privilege('postgres', 'outbox.topic_grants', 'SELECT'),
                 (SELECT relacl::text FROM pg_class WHERE oid = 'outbox.topic_grants'::regclass)",
         &[],
@@ -125,12 +122,12 @@ fn bad_grants_are_refused() -> Result<()> {
 fn administrators_may_grant_at_the_same_time() -> Result<()> {
     const SESSIONS: usize = 4;
     const ROUNDS: usize = 25;
-    let mut stage = stage()?;
-    let keeper = emitter(&mut stage, "keeper")?;
-    grant(&mut stage, &keeper, "kept")?;
+    let mut db = quiet_database()?;
+    let keeper = emitter(&mut db, "keeper")?;
+    grant(&mut db, &keeper, "kept")?;
     let roles: Vec<String> =
-        (0..SESSIONS).map(|at| emitter(&mut stage, &format!("r{at}"))).collect::<Result<_>>()?;
-    let (server, database) = (stage.server, stage.database.as_str());
+        (0..SESSIONS).map(|at| emitter(&mut db, &format!("r{at}"))).collect::<Result<_>>()?;
+    let (server, database) = (db.server, db.database.as_str());
     let granting = |role: &str| -> Result<()> {
         let mut admin = server.connect(database)?;
         let mut client = server.connect_as(database, role)?;

@@ -6,19 +6,19 @@ use event_outbox_lab::{Result, wait};
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::support::database::{DEADLINE, PROMPTLY, Stage};
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
 
-/// A stage whose relay leaves the events where tests count them.
-pub fn stage() -> Result<Stage> {
-    let mut stage = Stage::new()?;
-    stage.configure("event_outbox.enabled", "off")?;
-    Ok(stage)
+/// A database whose relay leaves the events where tests count them.
+pub fn quiet_database() -> Result<TestDatabase> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.enabled", "off")?;
+    Ok(db)
 }
 
 /// A role that can emit in each way, and no more; gives its name.
-pub fn emitter(stage: &mut Stage, name: &str) -> Result<String> {
-    let role = format!("{name}_{}", stage.database);
-    stage.client.batch_execute(&format!(
+pub fn emitter(db: &mut TestDatabase, name: &str) -> Result<String> {
+    let role = format!("{name}_{}", db.database);
+    db.client.batch_execute(&format!(
         "CREATE ROLE {role} LOGIN;
          GRANT USAGE ON SCHEMA outbox TO {role};
          GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer),
@@ -30,8 +30,8 @@ pub fn emitter(stage: &mut Stage, name: &str) -> Result<String> {
     Ok(role)
 }
 
-pub fn grant(stage: &mut Stage, role: &str, pattern: &str) -> Result<()> {
-    stage.client.execute("SELECT outbox.grant_topic($1::text::regrole, $2)", &[&role, &pattern])?;
+pub fn grant(db: &mut TestDatabase, role: &str, pattern: &str) -> Result<()> {
+    db.client.execute("SELECT outbox.grant_topic($1::text::regrole, $2)", &[&role, &pattern])?;
     Ok(())
 }
 
@@ -97,36 +97,36 @@ pub fn code_of(client: &mut Client, sql: &str) -> SqlState {
 
 #[test]
 fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<()> {
-    let mut stage = stage()?;
-    let (shop, other) = (emitter(&mut stage, "shop")?, emitter(&mut stage, "other")?);
-    let (mut shops, mut others) = (stage.connect_as(&shop)?, stage.connect_as(&other)?);
+    let mut db = quiet_database()?;
+    let (shop, other) = (emitter(&mut db, "shop")?, emitter(&mut db, "other")?);
+    let (mut shops, mut others) = (db.connect_as(&shop)?, db.connect_as(&other)?);
     is_allowed(&mut shops, "orders");
     is_allowed(&mut others, "orders");
 
-    grant(&mut stage, &shop, "orders")?;
+    grant(&mut db, &shop, "orders")?;
     is_allowed(&mut shops, "orders");
     for topic in ["orders.eu", "order", "Orders", "users"] {
         is_refused(&mut shops, topic);
     }
     is_refused(&mut others, "orders");
-    is_allowed(&mut stage.client, "users");
+    is_allowed(&mut db.client, "users");
 
-    grant(&mut stage, &other, "orders.*")?;
+    grant(&mut db, &other, "orders.*")?;
     is_allowed(&mut others, "orders.eu");
     is_refused(&mut others, "orders");
     is_refused(&mut shops, "orders.eu");
 
     // Twice the same is one grant.
-    grant(&mut stage, &shop, "orders")?;
-    grant(&mut stage, &shop, "*")?;
+    grant(&mut db, &shop, "orders")?;
+    grant(&mut db, &shop, "*")?;
     is_allowed(&mut shops, "users");
-    assert_eq!(revoke(&mut stage.client, &shop, Some("*"))?, 1);
+    assert_eq!(revoke(&mut db.client, &shop, Some("*"))?, 1);
     is_refused(&mut shops, "users");
     is_allowed(&mut shops, "orders");
-    assert_eq!(revoke(&mut stage.client, &shop, Some("users"))?, 0);
-    assert_eq!(revoke(&mut stage.client, &shop, None)?, 1);
+    assert_eq!(revoke(&mut db.client, &shop, Some("users"))?, 0);
+    assert_eq!(revoke(&mut db.client, &shop, None)?, 1);
     is_refused(&mut shops, "orders");
-    assert_eq!(revoke(&mut stage.client, &other, None)?, 1);
+    assert_eq!(revoke(&mut db.client, &other, None)?, 1);
     is_allowed(&mut shops, "users");
     Ok(())
 }
@@ -134,10 +134,10 @@ fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<(
 /// What is wrong with a message is told as ever; that its topic is closed is an error of the caller.
 #[test]
 fn an_invalid_message_is_not_a_matter_of_rights() -> Result<()> {
-    let mut stage = stage()?;
-    let shop = emitter(&mut stage, "shop")?;
-    grant(&mut stage, &shop, "orders")?;
-    let mut client = stage.connect_as(&shop)?;
+    let mut db = quiet_database()?;
+    let shop = emitter(&mut db, "shop")?;
+    grant(&mut db, &shop, "orders")?;
+    let mut client = db.connect_as(&shop)?;
     for (source, topic) in [("m1", Some("or ders")), ("m2", None)] {
         let sql = "SELECT status FROM outbox.try_emit($1, $2, '1'::text)";
         assert_eq!(client.query_one(sql, &[&source, &topic])?.get::<_, &str>(0), "invalid");
@@ -145,23 +145,23 @@ fn an_invalid_message_is_not_a_matter_of_rights() -> Result<()> {
     assert_eq!(code_of(&mut client, "SELECT outbox.emit('or ders', '1')"), SqlState::INVALID_NAME);
     // A message that was refused for its topic leaves no trace.
     assert!(client.execute("SELECT outbox.try_emit('m3', 'users', '1'::text)", &[]).is_err());
-    let taken: i64 = stage.client.query_one("SELECT count(*) FROM outbox.intake", &[])?.get(0);
+    let taken: i64 = db.client.query_one("SELECT count(*) FROM outbox.intake", &[])?.get(0);
     assert_eq!(taken, 2);
     Ok(())
 }
 
 #[test]
 fn rights_are_inherited_as_others_are() -> Result<()> {
-    let mut stage = stage()?;
-    let (member, stranger) = (emitter(&mut stage, "member")?, emitter(&mut stage, "stranger")?);
-    let group = format!("group_{}", stage.database);
-    stage.client.batch_execute(&format!("CREATE ROLE {group}; GRANT {group} TO {member}"))?;
-    grant(&mut stage, &group, "orders")?;
-    let mut client = stage.connect_as(&member)?;
+    let mut db = quiet_database()?;
+    let (member, stranger) = (emitter(&mut db, "member")?, emitter(&mut db, "stranger")?);
+    let group = format!("group_{}", db.database);
+    db.client.batch_execute(&format!("CREATE ROLE {group}; GRANT {group} TO {member}"))?;
+    grant(&mut db, &group, "orders")?;
+    let mut client = db.connect_as(&member)?;
     is_allowed(&mut client, "orders");
-    is_refused(&mut stage.connect_as(&stranger)?, "orders");
+    is_refused(&mut db.connect_as(&stranger)?, "orders");
     // The right to become the group is not yet its rights.
-    stage.client.batch_execute(&format!(
+    db.client.batch_execute(&format!(
         "REVOKE {group} FROM {member}; ALTER ROLE {member} NOINHERIT; GRANT {group} TO {member};
          GRANT USAGE ON SCHEMA outbox TO {group}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {group}"
     ))?;
@@ -174,11 +174,11 @@ fn rights_are_inherited_as_others_are() -> Result<()> {
 /// As with every other right, the function's owner counts, not its caller; nor who has logged in.
 #[test]
 fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
-    let mut stage = stage()?;
-    let (shop, clerk) = (emitter(&mut stage, "shop")?, emitter(&mut stage, "clerk")?);
-    grant(&mut stage, &shop, "orders")?;
-    grant(&mut stage, &clerk, "notes")?;
-    stage.client.batch_execute(&format!(
+    let mut db = quiet_database()?;
+    let (shop, clerk) = (emitter(&mut db, "shop")?, emitter(&mut db, "clerk")?);
+    grant(&mut db, &shop, "orders")?;
+    grant(&mut db, &clerk, "notes")?;
+    db.client.batch_execute(&format!(
         "CREATE FUNCTION put(topic text) RETURNS uuid LANGUAGE sql SECURITY DEFINER
              SET search_path = pg_catalog, pg_temp RETURN outbox.emit(topic, '1');
          ALTER FUNCTION put OWNER TO {shop};
@@ -187,7 +187,7 @@ fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
              $$ SELECT t.status FROM outbox.try_emit(gen_random_uuid()::text, topic, '1'::jsonb) AS t $$;
          ALTER FUNCTION try_put OWNER TO {shop}"
     ))?;
-    let mut client = stage.connect_as(&clerk)?;
+    let mut client = db.connect_as(&clerk)?;
     for function in ["put", "try_put"] {
         client.batch_execute(&format!("SELECT {function}('orders')"))?;
         let sql = format!("SELECT {function}('notes')");
@@ -197,21 +197,21 @@ fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
     is_allowed(&mut client, "notes");
     is_refused(&mut client, "orders");
     // A superuser who acts as somebody has somebody's rights.
-    stage.client.batch_execute(&format!("SET ROLE {clerk}"))?;
-    is_refused(&mut stage.client, "orders");
+    db.client.batch_execute(&format!("SET ROLE {clerk}"))?;
+    is_refused(&mut db.client, "orders");
     Ok(())
 }
 
 #[test]
 fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
-    let mut stage = stage()?;
-    let shop = emitter(&mut stage, "shop")?;
-    grant(&mut stage, &shop, "orders")?;
-    let mut shops = stage.connect_as(&shop)?;
+    let mut db = quiet_database()?;
+    let shop = emitter(&mut db, "shop")?;
+    grant(&mut db, &shop, "orders")?;
+    let mut shops = db.connect_as(&shop)?;
     is_refused(&mut shops, "users");
 
     // Not before the commit, and not at all after a rollback, of a savepoint either.
-    let mut other = stage.connect()?;
+    let mut other = db.connect()?;
     let mut granting = other.transaction()?;
     granting.execute("SELECT outbox.grant_topic($1::text::regrole, 'users')", &[&shop])?;
     is_refused(&mut shops, "users");
@@ -229,16 +229,16 @@ fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
 
     // Within a transaction that began before, whatever its snapshot.
     shops.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT outbox.emit('orders', '1')")?;
-    grant(&mut stage, &shop, "users")?;
+    grant(&mut db, &shop, "users")?;
     emit(&mut shops, "users")?;
-    revoke(&mut stage.client, &shop, Some("users"))?;
+    revoke(&mut db.client, &shop, Some("users"))?;
     let error = emit(&mut shops, "users").expect_err("it was revoked");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     shops.batch_execute("ROLLBACK")?;
 
     // By hand as well.
     for sql in ["UPDATE outbox.topic_grants SET pattern = 'users'", "TRUNCATE outbox.topic_grants"] {
-        stage.client.batch_execute(sql)?;
+        db.client.batch_execute(sql)?;
         emit(&mut shops, "users")?;
     }
     emit(&mut shops, "orders")?;
@@ -247,10 +247,10 @@ fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
 
 #[test]
 fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
-    let mut stage = stage()?;
-    let shop = emitter(&mut stage, "shop")?;
-    grant(&mut stage, &shop, "orders")?;
-    let mut client = stage.connect_as(&shop)?;
+    let mut db = quiet_database()?;
+    let shop = emitter(&mut db, "shop")?;
+    grant(&mut db, &shop, "orders")?;
+    let mut client = db.connect_as(&shop)?;
     let seen = client.query("SELECT role::text, pattern FROM outbox.topic_grants", &[])?;
     assert_eq!(seen.iter().map(|row| row.get(1)).collect::<Vec<String>>(), ["orders"]);
     for sql in [
@@ -267,11 +267,11 @@ fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
         assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE, "{sql}");
     }
     // With all functions at hand, take_in() still has the rights of its caller only.
-    stage.client.batch_execute(&format!("GRANT EXECUTE ON FUNCTION outbox.take_in TO {shop}"))?;
+    db.client.batch_execute(&format!("GRANT EXECUTE ON FUNCTION outbox.take_in TO {shop}"))?;
     let sql = "SELECT outbox.take_in('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)";
     assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE);
     // A view of somebody with more rights is no way around.
-    stage.client.batch_execute(&format!(
+    db.client.batch_execute(&format!(
         "CREATE VIEW way AS SELECT topic, payload FROM outbox.events; GRANT INSERT ON way TO {shop}"
     ))?;
     client.batch_execute("INSERT INTO way VALUES ('orders', '1')")?;
@@ -284,30 +284,30 @@ fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
 /// a right to none: both have been accepted once.
 #[test]
 fn dead_letters_go_their_ways_unhindered() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let (topic, dead) = (stage.topic("orders"), stage.topic("dead"));
-    stage.configure("event_outbox.max_attempts", "1")?;
-    stage.configure("event_outbox.dead_letter_topic", &dead)?;
-    let (shop, operator) = (emitter(&mut stage, "shop")?, format!("operator_{}", stage.database));
-    stage.client.batch_execute(&format!(
+    let mut db = TestDatabase::new()?;
+    let (topic, dead) = (db.topic("orders"), db.topic("dead"));
+    db.configure("event_outbox.max_attempts", "1")?;
+    db.configure("event_outbox.dead_letter_topic", &dead)?;
+    let (shop, operator) = (emitter(&mut db, "shop")?, format!("operator_{}", db.database));
+    db.client.batch_execute(&format!(
         "CREATE ROLE {operator} LOGIN; GRANT USAGE ON SCHEMA outbox TO {operator};
          GRANT EXECUTE ON FUNCTION outbox.redrive TO {operator}"
     ))?;
-    grant(&mut stage, &shop, &topic)?;
-    let mut client = stage.connect_as(&shop)?;
+    grant(&mut db, &shop, &topic)?;
+    let mut client = db.connect_as(&shop)?;
     client.execute("SELECT outbox.emit($1, '7', partition => 99)", &[&topic])?;
     is_refused(&mut client, &dead);
-    assert_eq!(stage.promptly(&dead, 1)?[0].value_text(), Some("7"));
+    assert_eq!(db.promptly(&dead, 1)?[0].value_text(), Some("7"));
     wait::until_ok("the outbox to be empty", DEADLINE, || {
-        Ok(stage.client.query_opt("SELECT FROM outbox.events HAVING count(*) = 0", &[])?)
+        Ok(db.client.query_opt("SELECT FROM outbox.events HAVING count(*) = 0", &[])?)
     })?;
-    stage.client.batch_execute("UPDATE outbox.dead_letters SET partition = NULL")?;
-    let mut operators = stage.connect_as(&operator)?;
+    db.client.batch_execute("UPDATE outbox.dead_letters SET partition = NULL")?;
+    let mut operators = db.connect_as(&operator)?;
     let redriven = operators.query_one("SELECT outbox.redrive(topic => $1)", &[&topic])?;
     assert_eq!(redriven.get::<_, i64>(0), 1);
-    assert_eq!(stage.promptly(&topic, 1)?[0].value_text(), Some("7"));
+    assert_eq!(db.promptly(&topic, 1)?[0].value_text(), Some("7"));
     wait::until_ok("nothing to be left", PROMPTLY, || {
-        Ok(stage.client.query_opt("SELECT FROM outbox.events HAVING count(*) = 0", &[])?)
+        Ok(db.client.query_opt("SELECT FROM outbox.events HAVING count(*) = 0", &[])?)
     })
     .map(drop)
 }

@@ -15,26 +15,26 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const PROMPTLY: Duration = Duration::from_secs(15);
 
 /// A database of its own on the shared server; dropped with the test.
-pub struct Stage {
+pub struct TestDatabase {
     pub server: &'static Cluster,
     pub broker: &'static Broker,
     pub database: String,
     pub client: Client,
 }
 
-impl Stage {
+impl TestDatabase {
     pub fn new() -> Result<Self> {
-        let mut stage = Self::of(shared_server()?.create_database()?)?;
-        stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
-        Ok(stage)
+        let mut db = Self::of(shared_server()?.create_database()?)?;
+        db.client.batch_execute("CREATE EXTENSION event_outbox")?;
+        Ok(db)
     }
 
     /// With the extension as an earlier release installed it.
     pub fn of_version(version: &str) -> Result<Self> {
         assert!(released::versions()?.iter().any(|known| known == version), "{version} was never released");
-        let mut stage = Self::of(shared_server()?.create_database()?)?;
-        stage.client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{version}'"))?;
-        Ok(stage)
+        let mut db = Self::of(shared_server()?.create_database()?)?;
+        db.client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{version}'"))?;
+        Ok(db)
     }
 
     /// With a database of the shared server that is there already.
@@ -138,7 +138,7 @@ pub fn emit(client: &mut impl GenericClient, topic: &str, number: i32) -> Result
     Ok(client.query_one("SELECT outbox.emit($1, to_jsonb($2::int))", &[&topic, &number])?.get(0))
 }
 
-impl Drop for Stage {
+impl Drop for TestDatabase {
     fn drop(&mut self) {
         // Gives the relay's worker slot back.
         if let Ok(mut client) = self.server.connect("postgres") {

@@ -7,7 +7,7 @@ use anyhow::{Context, ensure};
 use event_outbox_lab::{Broker, Cluster, Consumer, Result};
 use postgres::Client;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 use crate::support::relay::{until_drained, until_status};
 
 /// Everything of every pending event that is to survive, in the order of publishing.
@@ -17,11 +17,11 @@ fn pending(client: &mut Client) -> Result<Vec<String>> {
 }
 
 /// Restores a dump into another database of the same server.
-pub fn dump_and_restore(from: &Stage, to: &str) -> Result<()> {
+pub fn dump_and_restore(from: &TestDatabase, to: &str) -> Result<()> {
     restore(&dump(from, &[])?, from.server, to, &[])
 }
 
-fn dump(from: &Stage, options: &[&str]) -> Result<Vec<u8>> {
+fn dump(from: &TestDatabase, options: &[&str]) -> Result<Vec<u8>> {
     let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").args(options).output()?;
     ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     Ok(dump.stdout)
@@ -58,75 +58,70 @@ fn restore_in_parallel(dump: &[u8], server: &Cluster, to: &str) -> Result<()> {
 /// Nothing of it is published before somebody resumes there, however it is restored.
 #[test]
 fn a_dump_of_a_paused_outbox_is_paused_before_its_events_are_there() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.own_topic("paused")?;
-    stage.client.query_one("SELECT outbox.pause('a move')", &[])?;
-    stage
-        .client
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("paused")?;
+    db.client.query_one("SELECT outbox.pause('a move')", &[])?;
+    db.client
         .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 20000) AS n", &[&topic])?;
-    let dumped = dump(&stage, &[])?;
+    let dumped = dump(&db, &[])?;
     for in_parallel in [false, true] {
-        let mut restored = Stage::of(stage.server.create_database()?)?;
+        let mut restored = TestDatabase::of(db.server.create_database()?)?;
         if in_parallel {
-            restore_in_parallel(&dumped, stage.server, &restored.database)?;
+            restore_in_parallel(&dumped, db.server, &restored.database)?;
         } else {
-            restore(&dumped, stage.server, &restored.database, &[])?;
+            restore(&dumped, db.server, &restored.database, &[])?;
         }
         restored.until_state("paused")?;
-        assert_eq!(
-            Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic])?.len(),
-            0,
-            "{in_parallel}"
-        );
+        assert_eq!(Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?.len(), 0, "{in_parallel}");
         assert_eq!(pending(&mut restored.client)?.len(), 20_000);
     }
     Ok(())
 }
 
 /// A database made with this one as its template.
-fn copy_of(stage: &mut Stage) -> Result<Stage> {
-    let name = format!("{}_copy", stage.database);
-    let copy = format!("CREATE DATABASE {name} TEMPLATE {}", stage.database);
+fn copy_of(db: &mut TestDatabase) -> Result<TestDatabase> {
+    let name = format!("{}_copy", db.database);
+    let copy = format!("CREATE DATABASE {name} TEMPLATE {}", db.database);
     // A template must be left by all; its relay makes way by itself.
-    stage.client = stage.server.connect("postgres")?;
-    stage.client.batch_execute(&copy)?;
-    stage.client = stage.connect()?;
-    Stage::of(name)
+    db.client = db.server.connect("postgres")?;
+    db.client.batch_execute(&copy)?;
+    db.client = db.connect()?;
+    TestDatabase::of(name)
 }
 
 /// Emits what a dump could spoil: bytes, nulls, tombstones, headers, and gaps in the sequence.
-fn emit_some(stage: &mut Stage, topic: &str) -> Result<()> {
-    stage.client.execute(
+fn emit_some(db: &mut TestDatabase, topic: &str) -> Result<()> {
+    db.client.execute(
         "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(1, 100) AS n",
         &[&topic],
     )?;
-    stage.client.execute("SELECT outbox.emit($1, NULL, key => 'k')", &[&topic])?;
-    stage.client.execute(
+    db.client.execute("SELECT outbox.emit($1, NULL, key => 'k')", &[&topic])?;
+    db.client.execute(
         r#"SELECT outbox.emit_bytes($1, '\x00ff0a09', key => 'k', headers => '{"h": ["\t\n\\", null]}',
                                     event_type => E'a\tb', content_type => 'x/y', partition => 0)"#,
         &[&topic],
     )?;
-    let mut undone = stage.client.transaction()?;
+    let mut undone = db.client.transaction()?;
     undone.execute("SELECT outbox.emit($1, '0')", &[&topic])?;
     undone.rollback()?;
-    stage.client.execute("DELETE FROM outbox.events WHERE id BETWEEN 10 AND 19", &[])?;
+    db.client.execute("DELETE FROM outbox.events WHERE id BETWEEN 10 AND 19", &[])?;
     Ok(())
 }
 
 #[test]
 fn a_restored_database_publishes_what_waited() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("dumped");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit_some(&mut stage, &topic)?;
-    let before = pending(&mut stage.client)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("dumped");
+    db.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut db, &topic)?;
+    let before = pending(&mut db.client)?;
     assert_eq!(before.len(), 92);
 
-    let mut restored = Stage::of(stage.server.create_database()?)?;
+    let mut restored = TestDatabase::of(db.server.create_database()?)?;
     // Before the extension is there, so that no relay takes what is to be compared.
     let off = format!("ALTER DATABASE {} SET event_outbox.enabled = off", restored.database);
     restored.client.batch_execute(&off)?;
-    dump_and_restore(&stage, &restored.database)?;
+    dump_and_restore(&db, &restored.database)?;
 
     assert_eq!(pending(&mut restored.client)?, before);
     restored.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
@@ -143,9 +138,9 @@ fn a_restored_database_publishes_what_waited() -> Result<()> {
     assert_eq!(records[91].header("h"), Some("\t\n\\"));
     assert_eq!(records[92].value_text(), Some("\"last\""));
     // What is restored keeps its identity, for consumers to drop what they have already.
-    assert_eq!(pending(&mut stage.client)?, before);
+    assert_eq!(pending(&mut db.client)?, before);
     let first: String =
-        stage.client.query_one("SELECT event_id::text FROM outbox.events ORDER BY id LIMIT 1", &[])?.get(0);
+        db.client.query_one("SELECT event_id::text FROM outbox.events ORDER BY id LIMIT 1", &[])?.get(0);
     assert_eq!(records[0].header("ce_id"), Some(first.as_str()));
     Ok(())
 }
@@ -173,23 +168,23 @@ fn everything(client: &mut Client) -> Result<Vec<Vec<String>>> {
 /// With its settings, as for a move to another machine; and nothing is published there before somebody says so.
 #[test]
 fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("moved");
-    let app = format!("{}_app", stage.database);
-    stage.configure("event_outbox.enabled", "off")?;
-    stage.configure("event_outbox.source", "//shop/orders")?;
-    emit_some(&mut stage, &topic)?;
-    let dead = stage.topic("died");
-    stage.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 4) AS n", &[&dead])?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("moved");
+    let app = format!("{}_app", db.database);
+    db.configure("event_outbox.enabled", "off")?;
+    db.configure("event_outbox.source", "//shop/orders")?;
+    emit_some(&mut db, &topic)?;
+    let dead = db.topic("died");
+    db.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 4) AS n", &[&dead])?;
     for _ in 0..3 {
-        stage.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
+        db.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
     }
-    stage.client.query_one("SELECT outbox.discard(max => 1)", &[])?;
-    stage.client.execute("SELECT outbox.try_emit('m1', $1, '{\"n\": 1}', key => 'k')", &[&topic])?;
-    stage
+    db.client.query_one("SELECT outbox.discard(max => 1)", &[])?;
+    db.client.execute("SELECT outbox.try_emit('m1', $1, '{\"n\": 1}', key => 'k')", &[&topic])?;
+    db
         .client
         .batch_execute(&format!("CREATE ROLE {app}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {app}"))?;
-    let before = everything(&mut stage.client)?;
+    let before = everything(&mut db.client)?;
     assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>()[..5], [93, 3, 1, 2, 2]);
 
     let options = Cluster::options("fresh")
@@ -197,22 +192,22 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
         .set("event_outbox.enabled", "off");
     let fresh = options.start()?;
     fresh.connect("postgres")?.batch_execute(&format!("CREATE ROLE {app}"))?;
-    restore(&dump(&stage, &["--create"])?, &fresh, "postgres", &["--create"])?;
-    let mut client = fresh.connect(&stage.database)?;
+    restore(&dump(&db, &["--create"])?, &fresh, "postgres", &["--create"])?;
+    let mut client = fresh.connect(&db.database)?;
     assert_eq!(everything(&mut client)?, before);
 
     // Both the configuration and the database's own setting keep it silent.
     fresh.set("event_outbox.enabled", "on")?;
     fresh.reload()?;
     until_status(&mut client, "a relay", |status| status.state == "disabled")?;
-    assert_eq!(Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic, &dead])?.len(), 0);
+    assert_eq!(Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic, &dead])?.len(), 0);
     client.query_one("SELECT outbox.redrive(topic => $1)", &[&dead])?;
-    client.batch_execute(&format!("ALTER DATABASE {} RESET event_outbox.enabled", stage.database))?;
+    client.batch_execute(&format!("ALTER DATABASE {} RESET event_outbox.enabled", db.database))?;
     until_drained(&mut client)?;
-    let records = Consumer::read_all(&stage.broker.bootstrap_servers(), &[&topic, &dead])?;
+    let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic, &dead])?;
     assert_eq!(records.len(), 96);
     assert!(records.iter().all(|record| record.header("ce_source") == Some("//shop/orders")));
-    Ok(stage
+    Ok(db
         .client
         .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) FROM {app}; DROP ROLE {app}"))?)
 }
@@ -220,31 +215,31 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
 /// What still waits is there already, and is not stored a second time.
 #[test]
 fn data_restored_over_itself_is_published_once() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("over_itself");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit_some(&mut stage, &topic)?;
-    let before = pending(&mut stage.client)?;
-    let dumped = dump(&stage, &["--data-only"])?;
-    let refused = restore(&dumped, stage.server, &stage.database, &["--data-only"]).expect_err("restored");
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("over_itself");
+    db.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut db, &topic)?;
+    let before = pending(&mut db.client)?;
+    let dumped = dump(&db, &["--data-only"])?;
+    let refused = restore(&dumped, db.server, &db.database, &["--data-only"]).expect_err("restored");
     assert!(refused.to_string().contains("events_pkey"), "{refused:#}");
-    assert_eq!(pending(&mut stage.client)?, before);
-    stage.configure("event_outbox.enabled", "on")?;
-    assert_eq!(stage.drained(&topic)?.len(), before.len());
+    assert_eq!(pending(&mut db.client)?, before);
+    db.configure("event_outbox.enabled", "on")?;
+    assert_eq!(db.drained(&topic)?.len(), before.len());
     Ok(())
 }
 
 #[test]
 fn a_copied_database_has_its_own_relay() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("copied");
-    stage.configure("event_outbox.enabled", "off")?;
-    emit_some(&mut stage, &topic)?;
-    let before = pending(&mut stage.client)?;
-    let mut copy = copy_of(&mut stage)?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("copied");
+    db.configure("event_outbox.enabled", "off")?;
+    emit_some(&mut db, &topic)?;
+    let before = pending(&mut db.client)?;
+    let mut copy = copy_of(&mut db)?;
     // The settings of the original are not the copy's: its relay is on.
     copy.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
     assert_eq!(copy.drained(&topic)?.len(), 93);
-    assert_eq!(pending(&mut stage.client)?, before);
+    assert_eq!(pending(&mut db.client)?, before);
     Ok(())
 }

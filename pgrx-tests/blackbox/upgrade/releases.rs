@@ -8,17 +8,17 @@ use anyhow::{anyhow, ensure};
 use event_outbox_lab::{Broker, Cluster, Result, released};
 use postgres::Client;
 
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{processes, status, until_another, until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 
 const UPDATE: &str = "ALTER EXTENSION event_outbox UPDATE";
 
 /// All that the extension has put into the catalogs of a database, a statement each: pg_dump leaves an
 /// extension's members out, but for an upgrade of the server, where it writes down all of them.
-fn catalog(stage: &mut Stage) -> Result<BTreeSet<String>> {
-    let mut pg_dump = stage.server.client_program("pg_dump", &stage.database);
+fn catalog(db: &mut TestDatabase) -> Result<BTreeSet<String>> {
+    let mut pg_dump = db.server.client_program("pg_dump", &db.database);
     let dump = pg_dump.args(["--binary-upgrade", "--schema-only"]).output()?;
     ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let dump = String::from_utf8(dump.stdout)?;
@@ -38,7 +38,7 @@ fn catalog(stage: &mut Stage) -> Result<BTreeSet<String>> {
         .map(|object| object.lines().filter(|line| !is_of_this_dump(line)).collect::<Vec<_>>().join("\n"))
         .collect();
     // What was left out with the oids in it.
-    let rows = stage.client.query(
+    let rows = db.client.query(
         "SELECT extversion, extnamespace::regnamespace::text, extrelocatable, extowner::regrole::text,
                 c.oid::regclass::text, c.condition
            FROM pg_extension LEFT JOIN unnest(extconfig, extcondition) AS c(oid, condition) ON true
@@ -58,12 +58,12 @@ fn catalog(stage: &mut Stage) -> Result<BTreeSet<String>> {
 
 #[test]
 fn an_updated_extension_is_the_same_as_a_new_one() -> Result<()> {
-    let fresh = catalog(&mut Stage::new()?)?;
+    let fresh = catalog(&mut TestDatabase::new()?)?;
     assert!(fresh.len() > 100, "that is not all: {fresh:#?}");
     for version in released::versions()? {
-        let mut stage = Stage::of_version(version)?;
-        stage.client.batch_execute(UPDATE)?;
-        let updated = catalog(&mut stage)?;
+        let mut db = TestDatabase::of_version(version)?;
+        db.client.batch_execute(UPDATE)?;
+        let updated = catalog(&mut db)?;
         let missing: Vec<_> = fresh.difference(&updated).collect();
         let left_over: Vec<_> = updated.difference(&fresh).collect();
         assert!(
@@ -77,9 +77,9 @@ fn an_updated_extension_is_the_same_as_a_new_one() -> Result<()> {
 /// What the test above rests on.
 #[test]
 fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let mut before = catalog(&mut stage)?;
-    assert!(before == catalog(&mut stage)?, "two looks at the same differ");
+    let mut db = TestDatabase::new()?;
+    let mut before = catalog(&mut db)?;
+    assert!(before == catalog(&mut db)?, "two looks at the same differ");
     for change in [
         "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) STABLE",
         "ALTER FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) SECURITY DEFINER",
@@ -107,8 +107,8 @@ fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
         "UPDATE pg_extension SET extconfig = extconfig[2:], extcondition = extcondition[2:]
           WHERE extname = 'event_outbox'",
     ] {
-        stage.client.batch_execute(change)?;
-        let after = catalog(&mut stage)?;
+        db.client.batch_execute(change)?;
+        let after = catalog(&mut db)?;
         assert!(before != after, "{change}");
         before = after;
     }
@@ -118,35 +118,33 @@ fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
 #[test]
 fn what_an_earlier_release_holds_survives_the_update() -> Result<()> {
     for version in released::versions()? {
-        let mut stage = Stage::of_version(version)?;
-        let (topic, dead) = (stage.topic("held"), stage.topic("dead"));
-        stage.configure("event_outbox.enabled", "off")?;
-        stage.client.execute(
+        let mut db = TestDatabase::of_version(version)?;
+        let (topic, dead) = (db.topic("held"), db.topic("dead"));
+        db.configure("event_outbox.enabled", "off")?;
+        db.client.execute(
             "SELECT outbox.emit($1, to_jsonb(n), key => 'k', headers => '{\"h\": [\"1\", null]}') FROM generate_series(1, 50) AS n",
             &[&topic],
         )?;
-        stage
-            .client
-            .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 3) AS n", &[&dead])?;
+        db.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 3) AS n", &[&dead])?;
         for _ in 0..3 {
-            stage.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
+            db.client.execute("UPDATE outbox.events SET last_error = 'no' WHERE topic = $1", &[&dead])?;
         }
-        stage.client.execute("SELECT outbox.try_emit('m1', $1, '51', key => 'k')", &[&topic])?;
-        stage.client.execute("SELECT outbox.try_emit('m2', $1, '{')", &[&topic])?;
-        let before = held(&mut stage.client)?;
+        db.client.execute("SELECT outbox.try_emit('m1', $1, '51', key => 'k')", &[&topic])?;
+        db.client.execute("SELECT outbox.try_emit('m2', $1, '{')", &[&topic])?;
+        let before = held(&mut db.client)?;
         assert_eq!((before[0].len(), before[1].len(), before[2].len()), (51, 3, 2));
 
-        stage.client.batch_execute(UPDATE)?;
-        assert_eq!(held(&mut stage.client)?, before);
+        db.client.batch_execute(UPDATE)?;
+        assert_eq!(held(&mut db.client)?, before);
 
         let again = "SELECT status FROM outbox.try_emit('m1', $1, '51', key => 'k')";
-        assert_eq!(stage.client.query_one(again, &[&topic])?.get::<_, &str>(0), "duplicate");
-        stage.client.query_one("SELECT outbox.emit($1, '52', key => 'k')", &[&topic])?;
-        stage.client.query_one("SELECT outbox.redrive(topic => $1)", &[&dead])?;
-        stage.configure("event_outbox.enabled", "on")?;
-        let values = stage.drained_values(&topic)?;
+        assert_eq!(db.client.query_one(again, &[&topic])?.get::<_, &str>(0), "duplicate");
+        db.client.query_one("SELECT outbox.emit($1, '52', key => 'k')", &[&topic])?;
+        db.client.query_one("SELECT outbox.redrive(topic => $1)", &[&dead])?;
+        db.configure("event_outbox.enabled", "on")?;
+        let values = db.drained_values(&topic)?;
         assert_eq!(values, (1..=52).map(|n| n.to_string()).collect::<Vec<_>>());
-        assert_eq!(stage.drained(&dead)?.len(), 3);
+        assert_eq!(db.drained(&dead)?.len(), 3);
     }
     Ok(())
 }
@@ -173,9 +171,9 @@ fn held(client: &mut Client) -> Result<[Vec<String>; 3]> {
 #[test]
 fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
     for version in released::versions()? {
-        let mut stage = Stage::of_version(version)?;
-        let topic = stage.topic("between");
-        until_idle(&mut stage.client)?;
+        let mut db = TestDatabase::of_version(version)?;
+        let topic = db.topic("between");
+        until_idle(&mut db.client)?;
         let emit_all = |client: &mut Client| -> Result<()> {
             client.execute("SELECT outbox.emit($1, '1', key => 'k')", &[&topic])?;
             client.execute("SELECT outbox.emit_bytes($1, '2', key => 'k')", &[&topic])?;
@@ -189,19 +187,19 @@ fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
             assert!(waited.get::<_, bool>(0));
             Ok(())
         };
-        emit_all(&mut stage.client)?;
+        emit_all(&mut db.client)?;
         let refused = "SELECT outbox.emit('a topic', '{}')";
-        assert!(stage.client.execute(refused, &[]).is_err());
-        let log = stage.server.log();
+        assert!(db.client.execute(refused, &[]).is_err());
+        let log = db.server.log();
         let hint = "HINT:  Run ALTER EXTENSION event_outbox UPDATE in this database";
         assert!(log.contains(&format!("of the older version {version}")) && log.contains(hint));
 
         // A session that has plans and functions of before goes on after it, and the relay is another.
-        let before = until_idle(&mut stage.client)?;
-        stage.client.batch_execute(UPDATE)?;
-        until_another(&mut stage.client, before)?;
-        emit_all(&mut stage.client)?;
-        assert_eq!(stage.drained_values(&topic)?, ["1", "2", "3", "4", "1", "2", "3", "4"]);
+        let before = until_idle(&mut db.client)?;
+        db.client.batch_execute(UPDATE)?;
+        until_another(&mut db.client, before)?;
+        emit_all(&mut db.client)?;
+        assert_eq!(db.drained_values(&topic)?, ["1", "2", "3", "4", "1", "2", "3", "4"]);
     }
     Ok(())
 }
@@ -213,8 +211,8 @@ fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
         .set("event_outbox.batch_size", 100)
         .set("event_outbox.max_in_flight", 1000);
     let broker = Broker::shared()?;
-    let own = Own::with(options, &broker.bootstrap_servers())?;
-    let mut client = own.connect()?;
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
     client.batch_execute("DROP EXTENSION event_outbox")?;
     client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{}'", released::versions()?[0]))?;
     let backlog = Ledger::open(&mut client, "upgrade.backlog")?;
@@ -223,7 +221,7 @@ fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
     until_status(&mut client, "the first to be published", |status| status.published > 500)?;
 
     let (done, is_done) = mpsc::channel::<()>();
-    let mut session = own.connect()?;
+    let mut session = dedicated.connect()?;
     let writer = thread::spawn(move || -> Result<usize> {
         let mut count = 0;
         while is_done.try_recv() == Err(mpsc::TryRecvError::Empty) {
@@ -256,44 +254,44 @@ fn forge_version(client: &mut Client, version: &str) -> Result<()> {
 }
 
 /// Has the relay begin anew.
-fn terminate_relay_of(stage: &mut Stage) -> Result<()> {
-    let pid = until_idle(&mut stage.client)?;
-    stage.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
-    until_another(&mut stage.client, pid)?;
+fn terminate_relay_of(db: &mut TestDatabase) -> Result<()> {
+    let pid = until_idle(&mut db.client)?;
+    db.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
+    until_another(&mut db.client, pid)?;
     Ok(())
 }
 
 #[test]
 fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() -> Result<()> {
     let first = &released::versions()?[0];
-    let mut stage = Stage::of_version(first)?;
-    let topic = stage.topic("too_old");
-    until_idle(&mut stage.client)?;
-    forge_version(&mut stage.client, "0.0.7")?;
-    terminate_relay_of(&mut stage)?;
+    let mut db = TestDatabase::of_version(first)?;
+    let topic = db.topic("too_old");
+    until_idle(&mut db.client)?;
+    forge_version(&mut db.client, "0.0.7")?;
+    terminate_relay_of(&mut db)?;
     let incompatible =
-        until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
+        until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
     assert!(incompatible.error().contains("version 0.0.7"), "{incompatible:?}");
     assert!(incompatible.error().contains("ALTER EXTENSION event_outbox UPDATE"), "{incompatible:?}");
 
     // Applications do not notice; and the relay waits in one process, and says it once.
     for number in 1..=20 {
-        crate::support::database::emit(&mut stage.client, &topic, number)?;
+        crate::support::database::emit(&mut db.client, &topic, number)?;
     }
-    let published = stage.client.query_one("SELECT outbox.wait_published('2 s')", &[])?;
+    let published = db.client.query_one("SELECT outbox.wait_published('2 s')", &[])?;
     assert!(!published.get::<_, bool>(0));
-    let now = status(&mut stage.client)?;
+    let now = status(&mut db.client)?;
     assert_eq!((now.pid, now.state.as_str(), now.published), (incompatible.pid, "incompatible", 0));
     assert!(!now.is_connected(), "{now:?}");
     let said = "cannot work with the extension event_outbox of version 0.0.7";
-    assert_eq!(stage.server.log().matches(said).count(), 1);
+    assert_eq!(db.server.log().matches(said).count(), 1);
 
     // An update that is taken back changes nothing; one that is not brings the relay to work at once.
-    forge_version(&mut stage.client, first)?;
-    stage.client.batch_execute(&format!("BEGIN; {UPDATE}; ROLLBACK"))?;
-    stage.client.batch_execute(UPDATE)?;
-    until_drained(&mut stage.client)?;
-    assert_eq!(stage.drained(&topic)?.len(), 20);
+    forge_version(&mut db.client, first)?;
+    db.client.batch_execute(&format!("BEGIN; {UPDATE}; ROLLBACK"))?;
+    db.client.batch_execute(UPDATE)?;
+    until_drained(&mut db.client)?;
+    assert_eq!(db.drained(&topic)?.len(), 20);
     Ok(())
 }
 
@@ -307,33 +305,33 @@ pub fn checked(client: &mut Client) -> Result<(String, String)> {
 /// As when the package was replaced and the extension updated, and the server still runs with the old library.
 #[test]
 fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let topic = stage.topic("newer");
-    until_idle(&mut stage.client)?;
-    forge_version(&mut stage.client, "99.0.0")?;
-    terminate_relay_of(&mut stage)?;
-    let waiting = until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("newer");
+    until_idle(&mut db.client)?;
+    forge_version(&mut db.client, "99.0.0")?;
+    terminate_relay_of(&mut db)?;
+    let waiting = until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
     assert!(waiting.error().contains("version 99.0.0"), "{waiting:?}");
     assert!(waiting.error().contains("Restart the server"), "{waiting:?}");
-    let (verdict, hint) = checked(&mut stage.client)?;
+    let (verdict, hint) = checked(&mut db.client)?;
     assert_eq!(verdict, "error");
     assert!(hint.starts_with("Restart the server"), "{hint}");
     // Whoever asks it about Kafka is told at once.
     let error =
-        stage.client.query("SELECT outbox.create_topic('t', timeout => '1 hour')", &[]).expect_err("waits");
+        db.client.query("SELECT outbox.create_topic('t', timeout => '1 hour')", &[]).expect_err("waits");
     assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error}");
-    crate::support::database::emit(&mut stage.client, &topic, 1)?;
+    crate::support::database::emit(&mut db.client, &topic, 1)?;
     // It is in nobody's way meanwhile: it leaves for those who need the database to themselves, and for good with the
     // extension.
-    stage.client.batch_execute("DROP EXTENSION event_outbox")?;
-    crate::support::relay::until_processes(stage.server, &stage.database, 0)?;
-    stage.client.batch_execute("CREATE EXTENSION event_outbox")?;
-    until_idle(&mut stage.client)?;
-    forge_version(&mut stage.client, "99.0.0")?;
-    terminate_relay_of(&mut stage)?;
-    until_status(&mut stage.client, "the hindrance", |status| status.state == "incompatible")?;
-    stage.client = stage.server.connect("postgres")?;
-    stage.client.batch_execute(&format!("DROP DATABASE {}", stage.database))?;
-    assert!(processes(stage.server, &stage.database)?.is_empty());
+    db.client.batch_execute("DROP EXTENSION event_outbox")?;
+    crate::support::relay::until_processes(db.server, &db.database, 0)?;
+    db.client.batch_execute("CREATE EXTENSION event_outbox")?;
+    until_idle(&mut db.client)?;
+    forge_version(&mut db.client, "99.0.0")?;
+    terminate_relay_of(&mut db)?;
+    until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
+    db.client = db.server.connect("postgres")?;
+    db.client.batch_execute(&format!("DROP DATABASE {}", db.database))?;
+    assert!(processes(db.server, &db.database)?.is_empty());
     Ok(())
 }

@@ -5,7 +5,7 @@ use postgres::Client;
 
 use crate::support::database::{DEADLINE, emit, values};
 use crate::support::relay::{until_drained, until_idle, until_status};
-use crate::support::server::Own;
+use crate::support::server::DedicatedServer;
 use crate::upgrade::releases::checked;
 
 const TOPIC: &str = "replication.events";
@@ -26,15 +26,15 @@ fn until_it_holds(client: &mut Client, count: i64) -> Result<()> {
 }
 
 /// Every table of the database `from` is replicated into the one of `client`, which lies in the same server.
-fn subscribe(own: &Own, from: &str, client: &mut Client) -> Result<()> {
-    let mut publisher = own.server.connect(from)?;
+fn subscribe(dedicated: &DedicatedServer, from: &str, client: &mut Client) -> Result<()> {
+    let mut publisher = dedicated.server.connect(from)?;
     publisher.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES")?;
     publisher.execute("SELECT pg_create_logical_replication_slot('copy', 'pgoutput')", &[])?;
     Ok(client.batch_execute(&format!(
         "CREATE SUBSCRIPTION copy CONNECTION 'host={} port={} user=postgres dbname={from}' PUBLICATION everything
          WITH (create_slot = false, slot_name = 'copy')",
-        own.server.socket_dir().display(),
-        own.server.port(),
+        dedicated.server.socket_dir().display(),
+        dedicated.server.port(),
     ))?)
 }
 
@@ -42,26 +42,26 @@ fn subscribe(own: &Own, from: &str, client: &mut Client) -> Result<()> {
 fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
     let broker = Broker::shared()?;
     let options = Cluster::options("replication").set("wal_level", "logical");
-    let mut own = Own::with(options, &broker.bootstrap_servers())?;
-    let original = own.database.clone();
-    let copy = own.server.create_database()?;
-    let switch = |own: &Own, enabled: &str| -> Result<()> {
+    let mut dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let original = dedicated.database.clone();
+    let copy = dedicated.server.create_database()?;
+    let switch = |dedicated: &DedicatedServer, enabled: &str| -> Result<()> {
         let state = if enabled == "on" { "idle" } else { "disabled" };
-        own.alter("enabled", enabled)?;
-        until_status(&mut own.connect()?, "the switch", |status| status.state == state).map(drop)
+        dedicated.alter("enabled", enabled)?;
+        until_status(&mut dedicated.connect()?, "the switch", |status| status.state == state).map(drop)
     };
-    let mut source = own.connect()?;
+    let mut source = dedicated.connect()?;
     until_idle(&mut source)?;
-    switch(&own, "off")?;
+    switch(&dedicated, "off")?;
     for number in 1..=10 {
         emit(&mut source, TOPIC, number)?;
     }
-    let mut client = own.server.connect(&copy)?;
+    let mut client = dedicated.server.connect(&copy)?;
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     until_idle(&mut client)?;
 
     // Those of before come by a copy of the table, those of after one by one.
-    subscribe(&own, &original, &mut client)?;
+    subscribe(&dedicated, &original, &mut client)?;
     let replica = until_status(&mut client, "the copy", |status| status.state == "replica")?;
     assert!(replica.error().contains("subscription \"copy\""), "{replica:?}");
     let (verdict, hint) = checked(&mut client)?;
@@ -81,18 +81,18 @@ fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
 
     // A restart does not change what it is.
     drop((source, client));
-    own.server.restart(StopMode::Fast)?;
-    let mut client = own.server.connect(&copy)?;
+    dedicated.server.restart(StopMode::Fast)?;
+    let mut client = dedicated.server.connect(&copy)?;
     until_status(&mut client, "the copy", |status| status.state == "replica")?;
     // The original publishes, and what it deletes is deleted in the copy.
-    switch(&own, "on")?;
-    let mut source = own.connect()?;
+    switch(&dedicated, "on")?;
+    let mut source = dedicated.connect()?;
     until_drained(&mut source)?;
     until_it_holds(&mut client, 1)?;
     assert_eq!(arrived(broker)?, (1..=20).collect::<Vec<_>>());
 
     // The original falls silent, and the copy takes over what it left.
-    switch(&own, "off")?;
+    switch(&dedicated, "off")?;
     for number in 21..=25 {
         emit(&mut source, TOPIC, number)?;
     }
