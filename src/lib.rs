@@ -24,19 +24,19 @@ pub use pg_tests::pg_test;
 pgrx::pg_module_magic!();
 
 // One after the other: where the order is open, cargo-pgrx writes the script now so, now so.
-extension_sql_file!("../sql/schema.sql", name = "schema");
-extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["schema"]);
-extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["functions"]);
-extension_sql_file!("../sql/triggers.sql", name = "triggers", requires = ["tables"]);
-extension_sql_file!("../sql/topic_grants.sql", name = "topic_grants", requires = ["triggers"]);
-extension_sql_file!("../sql/emit.sql", name = "emit", requires = ["topic_grants"]);
-extension_sql_file!("../sql/dead_letters.sql", name = "dead_letters", requires = ["emit"]);
-extension_sql_file!("../sql/intake.sql", name = "intake", requires = ["dead_letters"]);
-extension_sql_file!("../sql/views.sql", name = "views", requires = ["intake"]);
-extension_sql_file!("../sql/control.sql", name = "control", requires = ["views"]);
-extension_sql_file!("../sql/topics.sql", name = "topics", requires = ["control"]);
-extension_sql_file!("../sql/check.sql", name = "check", requires = ["topics"]);
-extension_sql_file!("../sql/grants.sql", name = "grants", requires = ["check"], finalize);
+extension_sql_file!("../sql/outbox/schema.sql", name = "schema");
+extension_sql_file!("../sql/outbox/functions.sql", name = "functions", requires = ["schema"]);
+extension_sql_file!("../sql/outbox/events.sql", name = "events", requires = ["functions"]);
+extension_sql_file!("../sql/outbox/triggers.sql", name = "triggers", requires = ["events"]);
+extension_sql_file!("../sql/outbox/topic_grants.sql", name = "topic_grants", requires = ["triggers"]);
+extension_sql_file!("../sql/outbox/emit.sql", name = "emit", requires = ["topic_grants"]);
+extension_sql_file!("../sql/outbox/dead_letters.sql", name = "dead_letters", requires = ["emit"]);
+extension_sql_file!("../sql/outbox/intake.sql", name = "intake", requires = ["dead_letters"]);
+extension_sql_file!("../sql/outbox/views.sql", name = "views", requires = ["intake"]);
+extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["views"]);
+extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["control"]);
+extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
+extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["check"], finalize);
 
 /// Called when a process loads the library: by the postmaster, once, if it is preloaded.
 #[allow(non_snake_case)]

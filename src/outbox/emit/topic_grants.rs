@@ -1,4 +1,4 @@
-//! Who may emit to which topics: `outbox.topic_grants` (`sql/topic_grants.sql`).
+//! Who may emit to which topics: `outbox.topic_grants` (`sql/outbox/topic_grants.sql`).
 //!
 //! Each session keeps the grants, and reads them anew when it has heard of a change (`relcache.rs`). So the check costs next to nothing while there are none.
 

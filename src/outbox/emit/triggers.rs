@@ -108,7 +108,7 @@ fn after_retiming(_arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 /// Before an update that reports a refusal: counts the attempt and sets the time of the next. After the
-/// last there is none, and the triggers in `sql/dead_letters.sql` take the event away.
+/// last there is none, and the triggers in `sql/outbox/dead_letters.sql` take the event away.
 fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let before = Row::of_trigger(firing, firing.tg_trigtuple);

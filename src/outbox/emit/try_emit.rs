@@ -1,4 +1,4 @@
-//! `outbox.try_emit()`: a message that may be invalid is taken in, by `outbox.take_in()` (`sql/intake.sql`).
+//! `outbox.try_emit()`: a message that may be invalid is taken in, by `outbox.take_in()` (`sql/outbox/intake.sql`).
 
 use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
