@@ -114,6 +114,8 @@ tree_pg_config() { printf '%s/%s/bin/pg_config' "$pg_home" "$1"; }
 install_into() {
     step "building the extension for PostgreSQL $PG_MAJOR${2:+, with $2} (the first time takes some minutes)"
     detach_library "$(tree_pg_config "$1")"
+    # What another version has left would be other ways from one version to the next.
+    rm -f "$("$(tree_pg_config "$1")" --sharedir)"/extension/event_outbox--*.sql
     # shellcheck disable=SC2046
     cargo pgrx install --release --package event_outbox --pg-config "$(tree_pg_config "$1")" $(features "${2:-}")
     chmod -R go+rX "$pg_home/$1"

@@ -21,7 +21,7 @@ COMMENT ON COLUMN outbox.events.paused IS
     'Always NULL. That it refers to outbox.paused has pg_dump restore a pause before the events.';
 COMMENT ON CONSTRAINT events_follow_paused ON outbox.events IS 'For pg_dump; nothing is ever checked by it.';
 
-DO $off$
+DO $once$
 DECLARE
     checking record;
 BEGIN
@@ -34,7 +34,7 @@ BEGIN
         EXECUTE pg_catalog.format('ALTER TABLE %s DISABLE TRIGGER %I', checking.relation, checking.tgname);
     END LOOP;
 END
-$off$;
+$once$;
 
 CREATE FUNCTION outbox.after_pause() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_pause';

@@ -2,20 +2,50 @@
 --   GRANT USAGE ON SCHEMA outbox TO app;
 --   GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO app;
 
-REVOKE ALL ON ALL TABLES IN SCHEMA outbox FROM PUBLIC;
-REVOKE ALL ON ALL FUNCTIONS IN SCHEMA outbox FROM PUBLIC;
-
--- But what the table's defaults and the views call is checked against their user: these show and change
--- nothing by themselves, and relay_status() asks for the right to read outbox.status, or outbox.relays
--- where it is about another database.
-GRANT EXECUTE ON FUNCTION outbox.uuid_v7(), outbox.channel(text), outbox.readable(bytea), outbox.relay_status(oid)
-    TO PUBLIC;
-
--- These call the functions of their names that an application is granted, with the caller's own rights.
-GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer),
-    outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint),
-    outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text),
-    outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text),
-    outbox.try_emit(outbox.as_text, outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint), outbox.as_text_in(cstring), outbox.as_text_out(outbox.as_text), outbox.as_text_recv(internal),
-    outbox.as_text_send(outbox.as_text), outbox.as_text(character)
-    TO PUBLIC;
+-- New objects have no privileges yet, not even empty ones. An update therefore closes what it created, and leaves
+-- alone what an administrator granted or revoked before.
+DO $always$
+DECLARE
+    -- Checked against the caller, who needs them for what an administrator has granted: the table's defaults and checks,
+    -- what the views call, and the forms of emit() that call the one that is granted. None shows or changes anything
+    -- by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another database.
+    for_all CONSTANT pg_catalog.regprocedure[] := ARRAY[
+        'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'outbox.relay_status(oid)',
+        'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',
+        'outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint)',
+        'outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text)',
+        'outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text)',
+        'outbox.try_emit(outbox.as_text, outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint)',
+        'outbox.as_text_in(cstring)', 'outbox.as_text_out(outbox.as_text)', 'outbox.as_text_recv(internal)',
+        'outbox.as_text_send(outbox.as_text)', 'outbox.as_text(character)'
+    ]::pg_catalog.regprocedure[];
+    created record;
+BEGIN
+    FOR created IN
+        SELECT p.oid::pg_catalog.regprocedure AS name, p.oid OPERATOR(pg_catalog.=) ANY (for_all) AS is_for_all
+          FROM pg_catalog.pg_extension AS e
+          JOIN pg_catalog.pg_depend AS d ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+                                        AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+          JOIN pg_catalog.pg_proc AS p ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                                      AND d.objid OPERATOR(pg_catalog.=) p.oid
+         WHERE e.extname OPERATOR(pg_catalog.=) 'event_outbox' AND p.proacl IS NULL
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', created.name);
+        IF created.is_for_all THEN
+            EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', created.name);
+        END IF;
+    END LOOP;
+    FOR created IN
+        SELECT c.oid::pg_catalog.regclass AS name
+          FROM pg_catalog.pg_extension AS e
+          JOIN pg_catalog.pg_depend AS d ON d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+                                        AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e'
+          JOIN pg_catalog.pg_class AS c ON d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                                       AND d.objid OPERATOR(pg_catalog.=) c.oid
+         WHERE e.extname OPERATOR(pg_catalog.=) 'event_outbox' AND c.relacl IS NULL
+           AND c.relkind OPERATOR(pg_catalog.=) ANY (ARRAY['r', 'v']::pg_catalog."char"[])
+    LOOP
+        EXECUTE pg_catalog.format('REVOKE ALL ON TABLE %s FROM PUBLIC', created.name);
+    END LOOP;
+END
+$always$;

@@ -1,6 +1,6 @@
 -- The schema, and what must hold before anything is created.
 
-DO $$
+DO $once$
 BEGIN
     IF pg_catalog.getdatabaseencoding() OPERATOR(pg_catalog.<>) 'UTF8' THEN
         RAISE EXCEPTION USING
@@ -11,7 +11,7 @@ BEGIN
             HINT = 'Create the database with ENCODING ''UTF8''.';
     END IF;
 END
-$$;
+$once$;
 
 CREATE SCHEMA outbox;
 

@@ -78,7 +78,7 @@ COMMENT ON VIEW outbox.relays IS
     'One row for each database of the server that has a relay, or had one and will again: as outbox.status there.';
 COMMENT ON COLUMN outbox.relays.database IS 'The database.';
 
-DO $comments$
+DO $always$
 DECLARE
     described record;
     view_name text;
@@ -117,7 +117,7 @@ BEGIN
         END LOOP;
     END LOOP;
 END
-$comments$;
+$always$;
 
 CREATE VIEW outbox.backlog AS
     SELECT CASE WHEN oldest.emitted_at IS NULL THEN 0

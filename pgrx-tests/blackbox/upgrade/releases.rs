@@ -149,6 +149,29 @@ fn what_an_earlier_release_holds_survives_the_update() -> Result<()> {
     Ok(())
 }
 
+/// An update closes what it creates, and nothing else.
+#[test]
+fn an_update_leaves_privileges_as_an_administrator_set_them() -> Result<()> {
+    for version in released::versions()? {
+        let mut stage = Stage::of_version(version)?;
+        stage.client.batch_execute(
+            "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO PUBLIC;
+             REVOKE EXECUTE ON FUNCTION outbox.channel(text) FROM PUBLIC;
+             GRANT SELECT ON outbox.status TO PUBLIC",
+        )?;
+        let sql = "SELECT (SELECT array_agg(p.proacl::text ORDER BY p.oid) FROM pg_proc AS p
+                            WHERE p.oid IN ('outbox.emit(text, jsonb, text, text, jsonb, uuid, integer)'::regprocedure,
+                                            'outbox.channel(text)'::regprocedure))
+                          || (SELECT c.relacl::text FROM pg_class AS c WHERE c.oid = 'outbox.status'::regclass)";
+        let privileges =
+            |client: &mut Client| -> Result<Vec<String>> { Ok(client.query_one(sql, &[])?.get(0)) };
+        let before = privileges(&mut stage.client)?;
+        stage.client.batch_execute(UPDATE)?;
+        assert_eq!(privileges(&mut stage.client)?, before);
+    }
+    Ok(())
+}
+
 /// Events, dead letters and intake, whole, by the columns that every release has.
 fn held(client: &mut Client) -> Result<[Vec<String>; 3]> {
     let mut held = [const { Vec::new() }; 3];
