@@ -153,8 +153,8 @@ fn what_an_earlier_release_holds_survives_the_update() -> Result<()> {
 #[test]
 fn an_update_leaves_privileges_as_an_administrator_set_them() -> Result<()> {
     for version in released::versions()? {
-        let mut stage = Stage::of_version(version)?;
-        stage.client.batch_execute(
+        let mut db = TestDatabase::of_version(version)?;
+        db.client.batch_execute(
             "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO PUBLIC;
              REVOKE EXECUTE ON FUNCTION outbox.channel(text) FROM PUBLIC;
              GRANT SELECT ON outbox.status TO PUBLIC",
@@ -165,9 +165,9 @@ fn an_update_leaves_privileges_as_an_administrator_set_them() -> Result<()> {
                           || (SELECT c.relacl::text FROM pg_class AS c WHERE c.oid = 'outbox.status'::regclass)";
         let privileges =
             |client: &mut Client| -> Result<Vec<String>> { Ok(client.query_one(sql, &[])?.get(0)) };
-        let before = privileges(&mut stage.client)?;
-        stage.client.batch_execute(UPDATE)?;
-        assert_eq!(privileges(&mut stage.client)?, before);
+        let before = privileges(&mut db.client)?;
+        db.client.batch_execute(UPDATE)?;
+        assert_eq!(privileges(&mut db.client)?, before);
     }
     Ok(())
 }
