@@ -128,7 +128,7 @@ fn the_sql_api_is_told_whole() -> Result<()> {
     let public = db.client.query(
         "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
             AND prorettype <> 'trigger'::regtype \
-            AND proname NOT IN ('relay_status', 'ask_kafka', 'topics_in_use', 'choose_dead_letters', 'take_in', 'act_as_owner') \
+            AND proname NOT IN ('relay_status', 'ask_kafka', 'topics_in_use', 'select_dead_letters', 'store_message', 'act_as_owner') \
             AND NOT starts_with(proname, 'as_text_') \
          UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v')",
         &[],

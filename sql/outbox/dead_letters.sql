@@ -45,7 +45,7 @@ COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka refused it 
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters_dead_letter_id_seq', '');
 
-CREATE FUNCTION outbox.bury_event() RETURNS trigger
+CREATE FUNCTION outbox.move_to_dead_letters() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
@@ -62,7 +62,7 @@ BEGIN
     RETURN NULL;
 END
 $$;
-COMMENT ON FUNCTION outbox.bury_event() IS
+COMMENT ON FUNCTION outbox.move_to_dead_letters() IS
     'Copies an event that used up its attempts to the dead letters, and says so on the channel outbox_dead_letter.';
 
 CREATE FUNCTION outbox.remove_dead_event() RETURNS trigger
@@ -102,16 +102,16 @@ COMMENT ON FUNCTION outbox.remove_dead_event() IS
     'Removes an event that is among the dead letters, and sends a copy to event_outbox.dead_letter_topic.';
 
 -- count_attempt leaves no next attempt where there is none.
-CREATE TRIGGER bury_event AFTER UPDATE OF last_error ON outbox.events
+CREATE TRIGGER move_to_dead_letters AFTER UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
-    EXECUTE FUNCTION outbox.bury_event();
+    EXECUTE FUNCTION outbox.move_to_dead_letters();
 
--- After bury_event, as its name says to PostgreSQL.
+-- After move_to_dead_letters, as its name says to PostgreSQL.
 CREATE TRIGGER remove_dead_event AFTER UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
     EXECUTE FUNCTION outbox.remove_dead_event();
 
-CREATE FUNCTION outbox.choose_dead_letters(event_id uuid, topic text, since timestamptz, max bigint) RETURNS SETOF bigint
+CREATE FUNCTION outbox.select_dead_letters(event_id uuid, topic text, since timestamptz, max bigint) RETURNS SETOF bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
@@ -124,15 +124,15 @@ BEGIN
     END IF;
     RETURN QUERY
         SELECT d.dead_letter_id FROM outbox.dead_letters AS d
-         WHERE (choose_dead_letters.event_id IS NULL OR d.event_id = choose_dead_letters.event_id)
-           AND (choose_dead_letters.topic IS NULL OR d.topic = choose_dead_letters.topic)
+         WHERE (select_dead_letters.event_id IS NULL OR d.event_id = select_dead_letters.event_id)
+           AND (select_dead_letters.topic IS NULL OR d.topic = select_dead_letters.topic)
            AND (since IS NULL OR d.last_refused_at >= since)
          ORDER BY d.id, d.dead_letter_id
          LIMIT max
            FOR UPDATE OF d;
 END
 $$;
-COMMENT ON FUNCTION outbox.choose_dead_letters(uuid, text, timestamptz, bigint) IS
+COMMENT ON FUNCTION outbox.select_dead_letters(uuid, text, timestamptz, bigint) IS
     'The dead letters that redrive() and discard() mean, oldest event first, locked.';
 
 CREATE FUNCTION outbox.redrive(
@@ -145,7 +145,7 @@ CREATE FUNCTION outbox.redrive(
     AS $$
 DECLARE
     -- As long as the function has its own rights.
-    chosen   bigint[] := ARRAY(SELECT outbox.choose_dead_letters(redrive.event_id, redrive.topic, since, max));
+    chosen   bigint[] := ARRAY(SELECT outbox.select_dead_letters(redrive.event_id, redrive.topic, since, max));
     redriven bigint;
 BEGIN
     IF EXISTS (SELECT FROM pg_class AS c
@@ -189,7 +189,7 @@ CREATE FUNCTION outbox.discard(
     AS $$
 DECLARE
     -- As long as the function has its own rights.
-    chosen    bigint[] := ARRAY(SELECT outbox.choose_dead_letters(discard.event_id, discard.topic, since, max));
+    chosen    bigint[] := ARRAY(SELECT outbox.select_dead_letters(discard.event_id, discard.topic, since, max));
     discarded bigint;
 BEGIN
     PERFORM outbox.act_as_owner('outbox.dead_letters');

@@ -22,7 +22,7 @@ COMMENT ON COLUMN outbox.intake.last_at IS 'When it was examined last.';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.intake', '');
 
-CREATE FUNCTION outbox.take_in(
+CREATE FUNCTION outbox.store_message(
     source_id      text,
     topic          text,
     payload        text,
@@ -56,8 +56,8 @@ BEGIN
         RETURN;
     END IF;
     -- Whoever brings the same message at the same time waits here.
-    INSERT INTO outbox.intake AS i (source_id) VALUES (take_in.source_id) ON CONFLICT DO NOTHING;
-    SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = take_in.source_id FOR UPDATE;
+    INSERT INTO outbox.intake AS i (source_id) VALUES (store_message.source_id) ON CONFLICT DO NOTHING;
+    SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = store_message.source_id FOR UPDATE;
     IF known.status <> 'invalid' THEN
         status := CASE known.status WHEN 'stored' THEN 'duplicate' ELSE known.status END;
         attempt := known.attempts;
@@ -77,12 +77,12 @@ BEGIN
         error := SQLERRM;
     END;
     UPDATE outbox.intake AS i
-       SET status = take_in.status, attempts = attempt, event_id = take_in.event_id, error = take_in.error,
+       SET status = store_message.status, attempts = attempt, event_id = store_message.event_id, error = store_message.error,
            last_at = clock_timestamp()
-     WHERE i.source_id = take_in.source_id;
+     WHERE i.source_id = store_message.source_id;
 END
 $$;
-COMMENT ON FUNCTION outbox.take_in(text, text, text, text, text, jsonb, uuid, integer) IS
+COMMENT ON FUNCTION outbox.store_message(text, text, text, text, text, jsonb, uuid, integer) IS
     'What outbox.try_emit() does as the owner of the outbox, once the caller''s right to the topic is checked.';
 
 CREATE FUNCTION outbox.try_emit(

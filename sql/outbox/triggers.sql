@@ -15,9 +15,9 @@ CREATE FUNCTION outbox.count_attempt() RETURNS trigger
 COMMENT ON FUNCTION outbox.count_attempt() IS
     'Keeps the books of a refused event: counts the attempt and sets the time of the next one, if there is one.';
 
-CREATE FUNCTION outbox.after_retiming() RETURNS trigger
+CREATE FUNCTION outbox.retry_time_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_retiming';
-COMMENT ON FUNCTION outbox.after_retiming() IS
+COMMENT ON FUNCTION outbox.retry_time_changed() IS
     'Has the relay notice at commit that the time of an event''s next attempt was changed.';
 
 CREATE TRIGGER before_insert BEFORE INSERT ON outbox.events
@@ -28,5 +28,5 @@ CREATE TRIGGER check_change BEFORE UPDATE OF topic, partition, key, payload, hea
     ON outbox.events FOR EACH ROW EXECUTE FUNCTION outbox.check_event();
 CREATE TRIGGER count_attempt BEFORE UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL) EXECUTE FUNCTION outbox.count_attempt();
-CREATE TRIGGER after_retiming AFTER UPDATE OF next_attempt_at ON outbox.events
-    FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_retiming();
+CREATE TRIGGER retry_time_changed AFTER UPDATE OF next_attempt_at ON outbox.events
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.retry_time_changed();

@@ -33,6 +33,11 @@ CREATE CAST (bigint AS outbox.as_text) WITH INOUT AS IMPLICIT;
 CREATE CAST (numeric AS outbox.as_text) WITH INOUT AS IMPLICIT;
 CREATE CAST (outbox.as_text AS text) WITHOUT FUNCTION;
 
+-- Renamed.
+ALTER FUNCTION outbox.bury_event() RENAME TO move_to_dead_letters;
+ALTER FUNCTION outbox.after_retiming() RENAME TO retry_time_changed;
+ALTER FUNCTION outbox.choose_dead_letters(uuid, text, timestamptz, bigint) RENAME TO select_dead_letters;
+
 -- @functions
 
 CREATE TABLE outbox.paused (
@@ -59,6 +64,8 @@ CREATE TRIGGER topic_grants_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE
 
 DROP FUNCTION outbox.relay_status();
 
+ALTER TRIGGER bury_event ON outbox.events RENAME TO move_to_dead_letters;
+ALTER TRIGGER after_retiming ON outbox.events RENAME TO retry_time_changed;
 CREATE TRIGGER remove_dead_event AFTER UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
     EXECUTE FUNCTION outbox.remove_dead_event();

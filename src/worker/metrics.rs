@@ -22,7 +22,7 @@ pub struct Figures {
     /// Refused events that wait for their next attempt.
     pub waiting_retries: AtomicUsize,
     /// Keys whose events wait behind a refused one, which counts as well.
-    pub held_keys: AtomicUsize,
+    pub blocked_keys: AtomicUsize,
     /// When the oldest event in flight was emitted.
     pub oldest_event_at: AtomicI64,
     /// Last settlement of a published event.
@@ -65,7 +65,7 @@ impl Figures {
 
     /// The relay has ended: what was in flight, and what it remembered, is not.
     pub fn end(&self) {
-        for count in [&self.in_flight, &self.waiting_retries, &self.held_keys] {
+        for count in [&self.in_flight, &self.waiting_retries, &self.blocked_keys] {
             count.store(0, Ordering::Relaxed);
         }
         self.oldest_event_at.store(0, Ordering::Relaxed);

@@ -127,7 +127,7 @@ fn every_kind_of_trouble_is_measured() -> Result<()> {
     let kinds: BTreeSet<_> =
         kinds.into_iter().flat_map(|(list, _)| list.split('"').skip(1).step_by(2)).map(Into::into).collect();
     assert!(kinds.len() > 5, "{kinds:?}");
-    assert_eq!(list_in("event_outbox_troubles")?, kinds);
+    assert_eq!(list_in("event_outbox_errors")?, kinds);
     Ok(())
 }
 

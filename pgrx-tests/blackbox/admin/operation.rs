@@ -164,7 +164,7 @@ fn figures() -> Result<()> {
     let sql = "SELECT outbox.emit($1, '1', key => 'a', partition => 7)";
     db.client.query_one(sql, &[&topic])?;
     emit(&mut db.client, &topic, 1)?;
-    let sql = "SELECT troubles->>'unknown_partition', waiting_retries, held_keys, in_flight
+    let sql = "SELECT error_counts->>'unknown_partition', waiting_retries, blocked_keys, in_flight
                  FROM outbox.status WHERE round_trip_ms > 0 AND round_trip_p99_ms >= round_trip_ms
                                       AND queued IS NOT NULL AND open_requests IS NOT NULL AND waiting_retries = 1";
     let row = wait::until_ok("the figures", DEADLINE, || Ok(db.client.query_opt(sql, &[])?))?;

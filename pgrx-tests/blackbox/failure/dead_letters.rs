@@ -262,7 +262,7 @@ fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
         for sql in [
             "SELECT outbox.redrive(max => 1)",
             "SELECT outbox.discard(max => 1)",
-            "SELECT outbox.choose_dead_letters(NULL, NULL, NULL, 1)",
+            "SELECT outbox.select_dead_letters(NULL, NULL, NULL, 1)",
             "SELECT FROM outbox.dead_letters",
             "DELETE FROM outbox.dead_letters",
             "UPDATE outbox.dead_letters SET topic = 'x'",

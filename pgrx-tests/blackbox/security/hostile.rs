@@ -57,7 +57,7 @@ fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
         "ALTER TABLE outbox.events SET SCHEMA public",
         "ALTER TABLE outbox.events SET (fillfactor = 10)",
         "ALTER SEQUENCE outbox.events_id_seq CACHE 100",
-        "ALTER FUNCTION outbox.bury_event() SECURITY INVOKER",
+        "ALTER FUNCTION outbox.move_to_dead_letters() SECURITY INVOKER",
         "CREATE OR REPLACE FUNCTION outbox.uuid_v7() RETURNS uuid LANGUAGE sql AS 'SELECT NULL::uuid'",
         "CREATE TABLE child () INHERITS (outbox.events)",
         // Its rows could not be deleted then.

@@ -262,13 +262,13 @@ fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
         "TRUNCATE outbox.topic_grants",
         "ALTER TABLE outbox.topic_grants DISABLE TRIGGER ALL",
         "CREATE TRIGGER t BEFORE INSERT ON outbox.topic_grants FOR EACH ROW EXECUTE FUNCTION tsvector_update_trigger()",
-        "SELECT outbox.take_in('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)",
+        "SELECT outbox.store_message('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)",
     ] {
         assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE, "{sql}");
     }
-    // With all functions at hand, take_in() still has the rights of its caller only.
-    db.client.batch_execute(&format!("GRANT EXECUTE ON FUNCTION outbox.take_in TO {shop}"))?;
-    let sql = "SELECT outbox.take_in('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)";
+    // With all functions at hand, store_message() still has the rights of its caller only.
+    db.client.batch_execute(&format!("GRANT EXECUTE ON FUNCTION outbox.store_message TO {shop}"))?;
+    let sql = "SELECT outbox.store_message('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)";
     assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE);
     // A view of somebody with more rights is no way around.
     db.client.batch_execute(&format!(

@@ -69,14 +69,14 @@ fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
     ]);
     let kafka = figures.kafka.get();
     let millis = |micros: i64| micros as f64 / 1000.0;
-    let troubles =
+    let error_counts =
         figures.error_counts().map(|(kind, count)| (kind.as_str().to_owned(), count.into())).collect();
     columns[FIRST_COLUMNS..COLUMNS - 1].copy_from_slice(&[
         count(&figures.max_in_flight),
         count(&figures.waiting_retries),
-        count(&figures.held_keys),
+        count(&figures.blocked_keys),
         figures.publish_rate(crate::pg::now()).into_datum(),
-        JsonB(serde_json::Value::Object(troubles)).into_datum(),
+        JsonB(serde_json::Value::Object(error_counts)).into_datum(),
         kafka.and_then(|told| millis(told.round_trip).into_datum()),
         kafka.and_then(|told| millis(told.round_trip_p99).into_datum()),
         kafka.and_then(|told| told.queued.into_datum()),

@@ -19,7 +19,7 @@ use crate::worker::at_commit;
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
 sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
-sql_function!(outbox_after_retiming, pg_finfo_outbox_after_retiming, after_retiming);
+sql_function!(outbox_after_retiming, pg_finfo_outbox_after_retiming, retry_time_changed);
 sql_function!(outbox_count_attempt, pg_finfo_outbox_count_attempt, count_attempt);
 
 thread_local! {
@@ -102,7 +102,7 @@ fn check_id(id: i64, owner: Owner) {
 }
 
 /// After each statement that sets the time of next attempts: the relay remembers the old one.
-fn after_retiming(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+fn retry_time_changed(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     at_commit::reread_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }

@@ -1,4 +1,4 @@
-//! `outbox.try_emit()`: a message that may be invalid is taken in, by `outbox.take_in()` (`sql/outbox/intake.sql`).
+//! `outbox.try_emit()`: stores a message that may be invalid, by `outbox.store_message()` (`sql/outbox/intake.sql`).
 
 use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
@@ -10,7 +10,7 @@ use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Acting, Owner};
 
 static TAKE_IN: Statement = Statement::new(
-    c"SELECT t.status, t.attempt, t.event_id, t.error FROM outbox.take_in($1, $2, $3, $4, $5, $6, $7, $8) AS t",
+    c"SELECT t.status, t.attempt, t.event_id, t.error FROM outbox.store_message($1, $2, $3, $4, $5, $6, $7, $8) AS t",
     &[
         pg_sys::TEXTOID,
         pg_sys::TEXTOID,
@@ -27,14 +27,14 @@ sql_function!(outbox_try_emit, pg_finfo_outbox_try_emit, try_emit);
 sql_function!(outbox_try_emit_json, pg_finfo_outbox_try_emit_json, try_emit_json);
 
 fn try_emit(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    take_in(arguments, arguments.datum(2))
+    store_message(arguments, arguments.datum(2))
 }
 
 fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    take_in(arguments, arguments.datum(2).map(json_of))
+    store_message(arguments, arguments.datum(2).map(json_of))
 }
 
-fn take_in(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
+fn store_message(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
     // A topic that the caller may not emit to is no fault of the message; one that is none, or missing, is.
     if let Some(topic) = arguments.text(1).filter(|name| topic::is_valid(name)) {
         topic_grants::check(topic, Owner::of(c"events"));

@@ -244,7 +244,7 @@ impl Relay {
         figures.in_flight.store(self.window.len(), Ordering::Relaxed);
         figures.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
         figures.waiting_retries.store(self.lanes.waiting(), Ordering::Relaxed);
-        figures.held_keys.store(self.lanes.closed(), Ordering::Relaxed);
+        figures.blocked_keys.store(self.lanes.closed(), Ordering::Relaxed);
         let oldest = self.window.oldest().map_or(0, |ticket| ticket.emitted_at);
         figures.oldest_event_at.store(oldest, Ordering::Relaxed);
     }

@@ -38,7 +38,7 @@ static LOCK: Statement = Statement::new(
 
 static QUEUE_USAGE: Statement = Statement::new(c"SELECT pg_catalog.pg_notification_queue_usage()", &[]);
 
-/// What the trigger `bury_event` says.
+/// What the trigger `move_to_dead_letters` says.
 static NOTIFY_OF_DEAD: Statement = Statement::new(
     c"SELECT pg_catalog.pg_notify('outbox_dead_letter', \
              pg_catalog.json_build_object('event_id', d.event_id, 'topic', d.topic, 'error_class', d.error_class, \
