@@ -147,7 +147,7 @@ impl Drop for TestDatabase {
     }
 }
 
-fn shared_server() -> Result<&'static Cluster> {
+pub fn shared_server() -> Result<&'static Cluster> {
     static SHARED: OnceLock<Result<Cluster>> = OnceLock::new();
     SHARED
         .get_or_init(|| {

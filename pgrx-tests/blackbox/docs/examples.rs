@@ -1,0 +1,259 @@
+//! What can be run is run: SQL, settings, properties of Kafka; what stands in shell examples is there.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::ensure;
+use event_outbox_lab::{Authority, Broker, Consumer, Record, Result, layout, run_as, wait};
+
+use super::{Document, document, documents};
+use crate::support::database::{DEADLINE, Stage};
+
+/// Roles that examples create. They are the server's, which other tests share.
+const ROLES: [&str; 2] = ["shop", "billing"];
+
+/// Runs the SQL of documents, one after the other, in a database that has nothing yet. What creates the extension goes
+/// first: documents begin with what it is good for.
+fn run(documents: &[&Document]) -> Result<Stage> {
+    let stage = Stage::of(crate::support::database::shared_server()?.create_database()?)?;
+    let blocks: Vec<String> = documents.iter().flat_map(|document| document.code("sql")).collect();
+    let (first, then): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| block.contains("CREATE EXTENSION"));
+    let script = first.into_iter().chain(then).map(String::as_str).collect::<Vec<_>>().join("\n");
+    let path = std::env::temp_dir().join(format!("{}.sql", stage.database));
+    fs::write(&path, script)?;
+    let file = fs::File::open(&path)?;
+    fs::remove_file(path)?;
+    let output = stage
+        .server
+        .client_program("psql", &stage.database)
+        .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file=-"])
+        .stdin(file)
+        .output()?;
+    let paths: Vec<_> = documents.iter().map(|document| &document.path).collect();
+    ensure!(output.status.success(), "{paths:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(stage)
+}
+
+fn drop_roles(stage: &mut Stage) -> Result<()> {
+    for role in ROLES {
+        let sql = "SELECT count(*) FROM pg_roles WHERE rolname = $1";
+        if stage.client.query_one(sql, &[&role])?.get::<_, i64>(0) > 0 {
+            stage.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// The values of the records with this key, in their order.
+fn values(records: &[Record], key: &str) -> Vec<String> {
+    let of_key = records.iter().filter(|record| record.key_text() == Some(key));
+    of_key.map(|record| record.value_text().unwrap_or("(none)").to_owned()).collect()
+}
+
+/// What the examples of a document bring to the topic `orders` beyond those of the README: a key and its values.
+fn brought(path: &str) -> &'static [(&'static str, &'static [&'static str])] {
+    match path {
+        "docs/guides/emitting.md" => &[(
+            "7",
+            &[r#"{"id":7,"state":"paid"}"#, r#"{"id":7,"total":79.50}"#, "(none)", "\n\u{1}7", r#"{"id": 7}"#],
+        )],
+        "docs/guides/untrusted-messages.md" => &[("8", &[r#"{"id":8}"#])],
+        _ => &[],
+    }
+}
+
+/// The examples of the README in their order; then those of each document, of which each presumes the README's.
+#[test]
+fn sql_runs_and_arrives() -> Result<()> {
+    let readme = document("README.md")?;
+    assert!(readme.code("sql").len() >= 5, "the README has examples");
+    let bootstrap = Broker::shared()?.bootstrap_servers();
+    for document in documents()?.iter().filter(|document| !document.code("sql").is_empty()) {
+        let seen = Consumer::read_all(&bootstrap, &["orders"])?.len();
+        let is_readme = document.path == readme.path;
+        let mut stage = if is_readme { run(&[&readme])? } else { run(&[&readme, document])? };
+        drop_roles(&mut stage)?;
+        wait::until_ok("the examples' events to be published", DEADLINE, || {
+            let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+            Ok((left == 0).then_some(()))
+        })?;
+
+        // Among different keys there is no order.
+        let records = Consumer::read_all(&bootstrap, &["orders"])?.split_off(seen);
+        let mut expected = vec![r#"{"id":7,"total":99.50}"#, r#"{"id":7,"total":89.50}"#];
+        let mut count = expected.len();
+        for (key, more) in brought(&document.path) {
+            count += more.len();
+            if *key == "7" {
+                expected.extend(*more);
+            } else {
+                assert_eq!(values(&records, key), *more, "{}", document.path);
+            }
+        }
+        assert_eq!(values(&records, "7"), expected, "{}", document.path);
+        assert_eq!(records.len(), count, "{}", document.path);
+        if is_readme {
+            is_as_shown(&readme, &records[0])?;
+        }
+    }
+    Ok(())
+}
+
+/// The record that the README shows is the one that arrived, but for what is new each time.
+fn is_as_shown(readme: &Document, record: &Record) -> Result<()> {
+    let shown = readme.code("record").join("\n");
+    let field = |name: &str| {
+        let line = shown.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim().to_owned()
+    };
+    assert_eq!(field("topic"), record.topic);
+    assert_eq!(Some(field("key").as_str()), record.key_text());
+    assert_eq!(Some(field("value").as_str()), record.value_text());
+    let (_, headers) = shown.split_once("headers").unwrap_or_default();
+    let headers: Vec<(&str, &str)> = headers.lines().filter_map(|line| line.trim().split_once(": ")).collect();
+    let names: Vec<&str> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(headers.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
+    for (name, value) in headers {
+        let arrived = record.header(name).unwrap_or_default();
+        match name {
+            "ce_id" => assert_eq!(arrived.parse::<uuid::Uuid>()?.get_version_num(), 7),
+            "ce_time" => assert_eq!(value.len(), "2026-11-26T09:30:00.123456Z".len()),
+            "ce_source" => assert!(arrived.starts_with("postgresql://") && value.starts_with("postgresql://")),
+            _ => assert_eq!(arrived, value, "{name}"),
+        }
+    }
+    Ok(())
+}
+
+/// What is shown of `postgresql.conf` is made of settings that exist, with values that they take.
+#[test]
+fn settings_are_taken() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let mut taken = 0;
+    for document in documents()? {
+        for line in document.code("conf").iter().flat_map(|code| code.lines()) {
+            let Some((name, value)) = line.split_once(" = ") else { continue };
+            let value = value.split(" #").next().unwrap_or(value).trim().trim_matches('\'');
+            let path = &document.path;
+            let mut transaction = stage.client.transaction()?;
+            if name.starts_with("event_outbox.") {
+                let sql = "SELECT set_config($1, $2, true)";
+                let set = transaction.query_one(sql, &[&name, &value]);
+                assert!(set.is_ok(), "{path}: {line}: {set:?}");
+            } else {
+                let sql = "SELECT count(*) FROM pg_settings WHERE name = $1";
+                assert_eq!(transaction.query_one(sql, &[&name])?.get::<_, i64>(0), 1, "{path}: {line}");
+            }
+            taken += 1;
+        }
+    }
+    assert!(taken >= 5, "only {taken} settings were found");
+    Ok(())
+}
+
+/// A producer is made of what is shown of the properties file, with certificates of the lab in the places of those named.
+/// That it then logs in is held by `security`.
+#[test]
+fn properties_make_a_producer() -> Result<()> {
+    let authority = Authority::new("documents")?;
+    let own = authority.issue("shop.example")?;
+    let mut made = 0;
+    for document in documents()? {
+        for code in document.code("properties") {
+            let mut stage = Stage::new()?;
+            let properties: String = code.lines().map(|line| with_a_file_of_ours(line, &authority, &own)).collect();
+            let file = stage.server.data_dir().join(format!("{}.properties", stage.database));
+            fs::write(&file, properties)?;
+            run_as::give_to_server(&file)?;
+            stage.configure("event_outbox.kafka_properties_file", &file.display().to_string())?;
+            let topic = stage.topic("documents");
+            stage.client.query_one("SELECT outbox.emit($1, '{}'::jsonb)", &[&topic])?;
+            // The broker speaks no TLS; with properties that make no producer the relay would be misconfigured.
+            let error = stage.until_state("waiting")?;
+            assert!(!error.contains("property"), "{}: {error}", document.path);
+            fs::remove_file(file)?;
+            made += 1;
+        }
+    }
+    assert!(made >= 3, "only {made} examples were found");
+    Ok(())
+}
+
+fn with_a_file_of_ours(line: &str, authority: &Authority, own: &Path) -> String {
+    let (name, value) = line.split_once('=').unwrap_or((line, ""));
+    let value = match name {
+        "ssl.ca.location" => authority.certificate().display().to_string(),
+        "ssl.certificate.location" | "ssl.key.location" => own.display().to_string(),
+        _ => value.to_owned(),
+    };
+    format!("{name}={value}\n")
+}
+
+#[test]
+fn json_is_json() -> Result<()> {
+    for document in documents()? {
+        for code in document.code("json") {
+            let parsed = serde_json::from_str::<serde_json::Value>(&code);
+            assert!(parsed.is_ok(), "{}: {parsed:?}: {code}", document.path);
+        }
+    }
+    Ok(())
+}
+
+/// All that `cargo test -p` and `--test` can name.
+fn cargo_names(directory: &Path, names: &mut Vec<String>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if path.is_dir() && name != "target" && !name.starts_with('.') {
+            cargo_names(&path, names)?;
+            if directory.ends_with("tests") {
+                names.push(name);
+            }
+        } else if name == "Cargo.toml" {
+            let text = fs::read_to_string(&path)?;
+            let named = text.lines().filter_map(|line| line.strip_prefix("name = \""));
+            names.extend(named.map(|name| name.trim_end_matches('"').to_owned()));
+        } else if directory.ends_with("tests") {
+            names.push(name.trim_end_matches(".rs").to_owned());
+        }
+    }
+    Ok(())
+}
+
+/// Targets of `make`, packages and tests of `cargo`, and files, in the examples for a shell.
+#[test]
+fn shell_examples_name_what_is_there() -> Result<()> {
+    let makefile = fs::read_to_string(layout::repository().join("Makefile"))?;
+    let mut names = Vec::new();
+    cargo_names(&layout::repository(), &mut names)?;
+    let begins = ["docker/", "monitoring/", "scripts/", "pgrx-tests/", "packaging/", "src/", "bench/"];
+    let mut faults = Vec::new();
+    let mut looked_up = 0;
+    for document in documents()? {
+        for line in document.code("sh").iter().flat_map(|code| code.lines()) {
+            let code = line.split(" #").next().unwrap_or(line);
+            let words: Vec<&str> = code.split_whitespace().filter(|word| !word.contains('=')).collect();
+            let is_install = words.contains(&"install") && words.first() == Some(&"apt");
+            for (at, word) in words.iter().enumerate() {
+                let before = at.checked_sub(1).map_or("", |at| words[at]);
+                let exists = if before == "make" && !is_install {
+                    makefile.lines().any(|rule| rule.starts_with(&format!("{word}:")))
+                } else if words.contains(&"cargo") && ["-p", "--test"].contains(&before) {
+                    names.iter().any(|name| name == word)
+                } else if begins.iter().any(|begin| word.starts_with(begin)) {
+                    layout::repository().join(word).exists()
+                } else {
+                    continue;
+                };
+                looked_up += 1;
+                if !exists {
+                    faults.push(format!("{}: {line}: {word} does not exist", document.path));
+                }
+            }
+        }
+    }
+    assert!(looked_up >= 10, "only {looked_up} names were found");
+    assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}

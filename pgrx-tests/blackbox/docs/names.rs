@@ -1,0 +1,152 @@
+//! What documents name in passing exists: SQL objects, settings, files of the repository, tests.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use event_outbox_lab::{Result, layout};
+
+use super::{Document, documents};
+use crate::support::database::Stage;
+
+/// What begins with `event_outbox.` and is not a setting: files.
+const ENDINGS: [&str; 4] = ["control", "so", "yaml", "json"];
+
+/// The documents of today; the changelog tells of what was.
+fn present() -> Result<Vec<Document>> {
+    Ok(documents()?.into_iter().filter(|document| document.path != "CHANGELOG.md").collect())
+}
+
+/// The words that follow `prefix` wherever it begins a word.
+fn words_after(text: &str, prefix: &str) -> BTreeSet<String> {
+    let is_word = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+    let mut words = BTreeSet::new();
+    for (at, _) in text.match_indices(prefix) {
+        let before = text[..at].chars().next_back().unwrap_or(' ');
+        let word: String = text[at + prefix.len()..].chars().take_while(|letter| is_word(*letter)).collect();
+        if !is_word(before) && before != '.' && !word.is_empty() {
+            words.insert(word);
+        }
+    }
+    words
+}
+
+#[test]
+fn sql_objects_exist() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let sql = "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
+               UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
+               UNION SELECT typname::text FROM pg_type WHERE typnamespace = 'outbox'::regnamespace";
+    let there: BTreeSet<String> = stage.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    let mut faults = Vec::new();
+    for document in present()? {
+        for name in words_after(&document.text, "outbox.") {
+            // A file of that name, such as outbox.rs.
+            if !there.contains(&name) && !["rs", "sql", "md"].contains(&name.as_str()) {
+                faults.push(format!("{} names outbox.{name}, which does not exist", document.path));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}
+
+#[test]
+fn settings_exist() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let sql = "SELECT name FROM pg_settings WHERE name LIKE 'event\\_outbox.%'";
+    let mut there: BTreeSet<String> = stage.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    // It is shown to nobody.
+    there.insert("event_outbox.kafka_properties".into());
+    let mut faults = Vec::new();
+    for document in present()? {
+        for word in words_after(&document.text, "event_outbox.") {
+            if !there.contains(&format!("event_outbox.{word}")) && !ENDINGS.contains(&word.as_str()) {
+                faults.push(format!("{} names event_outbox.{word}, which is not a setting", document.path));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}
+
+/// Whether the repository holds what a span names as a path, from its root or from one of its source folders.
+fn exists(path: &str) -> bool {
+    let folders = ["", "src", "sql", "pgrx-tests", "scripts"];
+    folders.iter().any(|folder| layout::repository().join(folder).join(path).exists())
+}
+
+/// The path that a span in backquotes names, if it names one of the repository.
+fn path_in(span: &str) -> Option<&str> {
+    let endings = [".rs", ".sql", ".md", ".toml", ".yaml", ".json", ".c", ".xml", ".svg"];
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    let begins = ["src/", "sql/", "pgrx-tests/", "scripts/", "docs/", "docker/", "monitoring/", "packaging/", "bench/"];
+    let is_path = span.contains('/') && span.chars().all(is_plain) && !span.starts_with('/') && !span.contains("--");
+    let is_ours = begins.iter().any(|begin| span.starts_with(begin)) || endings.iter().any(|end| span.ends_with(end));
+    (is_path && is_ours && !span.starts_with("target/")).then_some(span)
+}
+
+#[test]
+fn files_exist() -> Result<()> {
+    let mut faults = Vec::new();
+    let mut named = 0;
+    for document in present()? {
+        for span in document.spans() {
+            if let Some(path) = path_in(&span) {
+                named += 1;
+                if !exists(path) {
+                    faults.push(format!("{} names {path}, which does not exist", document.path));
+                }
+            }
+        }
+    }
+    assert!(named >= 30, "only {named} paths were found");
+    assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}
+
+/// All functions below `directory`, with their file; a folder's `mod.rs` goes by the folder's name.
+fn functions_below(directory: &Path, functions: &mut BTreeSet<(String, String)>) -> Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            functions_below(&path, functions)?;
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            let named = if path.ends_with("mod.rs") { path.parent() } else { Some(path.as_path()) };
+            let file = named.and_then(Path::file_stem).unwrap_or_default().to_string_lossy().into_owned();
+            for line in fs::read_to_string(&path)?.lines() {
+                if let Some((_, rest)) = line.split_once("fn ")
+                    && let Some((name, _)) = rest.split_once(['(', '<'])
+                {
+                    functions.insert((file.clone(), name.to_owned()));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `file::function` or `file::*` in backquotes is a test or another function of the code, as documents name what holds
+/// a statement.
+#[test]
+fn tests_and_functions_exist() -> Result<()> {
+    let mut functions = BTreeSet::new();
+    functions_below(&layout::repository().join("pgrx-tests"), &mut functions)?;
+    functions_below(&layout::repository().join("src"), &mut functions)?;
+    let mut faults = Vec::new();
+    let mut named = 0;
+    for document in present()? {
+        for span in document.spans() {
+            let is_plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_:*".contains(letter);
+            let Some((path, name)) = span.rsplit_once("::").filter(|_| span.chars().all(is_plain)) else { continue };
+            let file = path.rsplit("::").next().unwrap_or(path);
+            named += 1;
+            if !functions.iter().any(|(of, function)| of == file && (name == "*" || function == name)) {
+                faults.push(format!("{} names {span}, which does not exist", document.path));
+            }
+        }
+    }
+    assert!(named >= 20, "only {named} were found");
+    assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}

@@ -1,0 +1,130 @@
+//! The reference is whole: it names every setting with its default, every SQL object with its arguments.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use event_outbox_lab::{Result, released};
+
+use super::{document, documents};
+use crate::support::database::Stage;
+
+/// Functions that are not told, since only the extension's own objects call them.
+const INTERNAL: [&str; 6] =
+    ["relay_status", "ask_kafka", "topics_in_use", "choose_dead_letters", "take_in", "act_as_owner"];
+
+#[test]
+fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let documents = documents()?;
+    let rows = documents.iter().flat_map(|document| document.table_rows());
+    let told: Vec<_> = rows.filter(|(name, _)| name.starts_with("event_outbox.")).collect();
+    let defaults: BTreeMap<_, _> = told.iter().copied().collect();
+    assert_eq!(told.len(), defaults.len(), "a setting is told twice");
+    let hidden = "event_outbox.kafka_properties";
+    assert_eq!(defaults.get(hidden), Some(&""));
+
+    let mut settings = BTreeMap::new();
+    for row in
+        stage.client.query("SELECT name, boot_val FROM pg_settings WHERE name LIKE 'event_outbox.%'", &[])?
+    {
+        settings.insert(row.get::<_, String>(0), row.get::<_, Option<String>>(1).unwrap_or_default());
+    }
+    let mut names: Vec<_> = defaults.keys().copied().filter(|name| *name != hidden).collect();
+    names.sort_unstable();
+    assert_eq!(names, settings.keys().map(String::as_str).collect::<Vec<_>>());
+
+    for (name, boot_value) in &settings {
+        let mut transaction = stage.client.transaction()?;
+        let context: String =
+            transaction.query_one("SELECT context FROM pg_settings WHERE name = $1", &[name])?.get(0);
+        if context == "postmaster" {
+            // It cannot be set here, so the told default is the built-in one to the letter.
+            assert_eq!(defaults[name.as_str()], boot_value, "{name}");
+            continue;
+        }
+        // Units are Postgres' business: the told default must mean what the built-in one does.
+        transaction.execute("SELECT set_config($1, $2, true)", &[name, &defaults[name.as_str()]])?;
+        let meant: String =
+            transaction.query_one("SELECT setting FROM pg_settings WHERE name = $1", &[name])?.get(0);
+        assert_eq!(&meant, boot_value, "{name}");
+    }
+    Ok(())
+}
+
+/// What is told of objects in `docs/reference/sql.md`: each as it stands in the first column, by its name.
+fn told() -> Result<BTreeMap<String, String>> {
+    let reference = document("docs/reference/sql.md")?;
+    let rows = reference.table_rows().into_iter();
+    Ok(rows.map(|(what, _)| (what.split(['(', ' ']).next().unwrap_or(what).to_owned(), what.to_owned())).collect())
+}
+
+#[test]
+fn the_sql_api_is_told_whole() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let told = told()?;
+    let public = stage.client.query(
+        "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
+            AND prorettype <> 'trigger'::regtype AND proname <> ALL ($1) AND NOT starts_with(proname, 'as_text_') \
+         UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v')",
+        &[&INTERNAL.as_slice()],
+    )?;
+    for row in public {
+        let name: String = row.get(0);
+        assert!(told.contains_key(&name), "docs/reference/sql.md does not tell of outbox.{name}");
+    }
+    Ok(())
+}
+
+/// Arguments and results are those of one form of the function.
+#[test]
+fn the_sql_api_is_told_with_its_arguments() -> Result<()> {
+    let mut stage = Stage::new()?;
+    let forms = stage.client.query(
+        "SELECT p.proname::text,
+                (SELECT coalesce(string_agg(a.name || ' ' || CASE a.type WHEN 'timestamptz'::regtype THEN 'timestamptz'
+                                                                         ELSE format_type(a.type, NULL) END, ', ' ORDER BY a.at), '')
+                   FROM unnest(coalesce(p.proargnames, '{}'), coalesce(p.proallargtypes, p.proargtypes::oid[]),
+                               coalesce(p.proargmodes, array_fill('i'::\"char\", ARRAY[p.pronargs])))
+                        WITH ORDINALITY AS a(name, type, mode, at)
+                  WHERE a.mode IN ('i', 'b')),
+                coalesce((SELECT string_agg(a.name, ', ' ORDER BY a.at)
+                            FROM unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a(name, mode, at)
+                           WHERE a.mode IN ('o', 'b', 't')),
+                         format_type(p.prorettype, NULL))
+           FROM pg_proc AS p WHERE p.pronamespace = 'outbox'::regnamespace",
+        &[],
+    )?;
+    let forms: BTreeSet<(String, String, String)> =
+        forms.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
+    let mut compared = 0;
+    for (name, what) in told()? {
+        let Some((arguments, results)) =
+            what.strip_prefix(&name).and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.split_once(')'))
+        else {
+            continue;
+        };
+        let results = results.trim_start_matches(" → ");
+        compared += 1;
+        let is_it = |(of, takes, gives): &(String, String, String)| {
+            *of == name && takes == arguments && (results == "…" || gives == results)
+        };
+        let those: Vec<_> = forms.iter().filter(|(of, ..)| *of == name).collect();
+        assert!(forms.iter().any(is_it), "{what} is told, and there are {those:?}");
+    }
+    assert!(compared >= 15, "only {compared} functions were compared");
+    Ok(())
+}
+
+/// Each release has its part of the changelog, dated but for the first, which was published nowhere; what comes next
+/// stands above.
+#[test]
+fn the_changelog_has_every_release() -> Result<()> {
+    let changelog = document("CHANGELOG.md")?;
+    let titles: Vec<_> =
+        changelog.prose().into_iter().filter_map(|(_, line)| line.strip_prefix("## ")).collect();
+    for version in released::versions()? {
+        let begin = format!("[{version}]");
+        assert!(titles.iter().any(|title| title.starts_with(&begin)), "{begin} is not among {titles:?}");
+    }
+    assert_eq!(titles.first(), Some(&"[Unreleased]"));
+    Ok(())
+}
