@@ -35,7 +35,7 @@ fn lines_fit_and_titles_are_one() -> Result<()> {
             faults.push(format!("{path} has {titles} titles, or does not begin with its own"));
         }
         for (number, line) in document.prose() {
-            let is_table = line.starts_with('|');
+            let is_table = line.trim_start().starts_with('|');
             let is_one_word = !line.trim_start_matches(['-', '*', ' ']).contains(' ');
             if line.chars().count() > WIDTH && !is_table && !is_one_word {
                 faults.push(format!("{path}:{number} has more than {WIDTH} columns"));

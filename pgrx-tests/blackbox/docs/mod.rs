@@ -101,7 +101,7 @@ impl Document {
         self.text
             .lines()
             .filter_map(|line| {
-                let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+                let mut cells = line.trim_start().strip_prefix('|')?.split('|').map(str::trim);
                 Some((cells.next()?.trim_matches('`'), cells.next()?.trim_matches('`')))
             })
             .collect()
