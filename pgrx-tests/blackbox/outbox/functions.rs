@@ -94,7 +94,7 @@ fn readable_shows_text_as_text() -> Result<()> {
     Ok(())
 }
 
-/// A trigger that emits draws from a sequence, too: only `lastval()` shows it, as the README says.
+/// A trigger that emits draws from a sequence, too: only `lastval()` shows it, as the documents say.
 #[test]
 fn ids_of_the_applications_rows_stay_its_own() -> Result<()> {
     let mut db = TestDatabase::new()?;
