@@ -55,7 +55,13 @@ fn brought(path: &str) -> &'static [(&'static str, &'static [&'static str])] {
     match path {
         "docs/guides/emitting.md" => &[(
             "7",
-            &[r#"{"id":7,"state":"paid"}"#, r#"{"id":7,"total":79.50}"#, "(none)", "\n\u{1}7", r#"{"id": 7}"#],
+            &[
+                r#"{"id":7,"state":"paid"}"#,
+                r#"{"id":7,"total":79.50}"#,
+                "(none)",
+                "\n\u{1}7",
+                r#"{"id": 7}"#,
+            ],
         )],
         "docs/guides/untrusted-messages.md" => &[("8", &[r#"{"id":8}"#])],
         _ => &[],
@@ -110,7 +116,8 @@ fn is_as_shown(readme: &Document, record: &Record) -> Result<()> {
     assert_eq!(Some(field("key").as_str()), record.key_text());
     assert_eq!(Some(field("value").as_str()), record.value_text());
     let (_, headers) = shown.split_once("headers").unwrap_or_default();
-    let headers: Vec<(&str, &str)> = headers.lines().filter_map(|line| line.trim().split_once(": ")).collect();
+    let headers: Vec<(&str, &str)> =
+        headers.lines().filter_map(|line| line.trim().split_once(": ")).collect();
     let names: Vec<&str> = record.headers.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(headers.iter().map(|(name, _)| *name).collect::<Vec<_>>(), names);
     for (name, value) in headers {
@@ -118,7 +125,9 @@ fn is_as_shown(readme: &Document, record: &Record) -> Result<()> {
         match name {
             "ce_id" => assert_eq!(arrived.parse::<uuid::Uuid>()?.get_version_num(), 7),
             "ce_time" => assert_eq!(value.len(), "2026-11-26T09:30:00.123456Z".len()),
-            "ce_source" => assert!(arrived.starts_with("postgresql://") && value.starts_with("postgresql://")),
+            "ce_source" => {
+                assert!(arrived.starts_with("postgresql://") && value.starts_with("postgresql://"))
+            }
             _ => assert_eq!(arrived, value, "{name}"),
         }
     }
@@ -161,7 +170,8 @@ fn properties_make_a_producer() -> Result<()> {
     for document in documents()? {
         for code in document.code("properties") {
             let mut stage = Stage::new()?;
-            let properties: String = code.lines().map(|line| with_a_file_of_ours(line, &authority, &own)).collect();
+            let properties: String =
+                code.lines().map(|line| with_a_file_of_ours(line, &authority, &own)).collect();
             let file = stage.server.data_dir().join(format!("{}.properties", stage.database));
             fs::write(&file, properties)?;
             run_as::give_to_server(&file)?;

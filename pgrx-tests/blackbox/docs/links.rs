@@ -72,7 +72,10 @@ fn every_link_leads_somewhere() -> Result<()> {
             if !layout::repository().join(&path).exists() {
                 faults.push(format!("{}:{number} links to {target}, and {path} does not exist", from.path));
             } else if !anchor.is_empty() && !anchors(&document(&path)?).contains(anchor) {
-                faults.push(format!("{}:{number} links to {target}, and {path} has no such heading", from.path));
+                faults.push(format!(
+                    "{}:{number} links to {target}, and {path} has no such heading",
+                    from.path
+                ));
             }
         }
     }

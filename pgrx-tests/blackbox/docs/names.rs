@@ -80,9 +80,21 @@ fn exists(path: &str) -> bool {
 fn path_in(span: &str) -> Option<&str> {
     let endings = [".rs", ".sql", ".md", ".toml", ".yaml", ".json", ".c", ".xml", ".svg"];
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
-    let begins = ["src/", "sql/", "pgrx-tests/", "scripts/", "docs/", "docker/", "monitoring/", "packaging/", "bench/"];
-    let is_path = span.contains('/') && span.chars().all(is_plain) && !span.starts_with('/') && !span.contains("--");
-    let is_ours = begins.iter().any(|begin| span.starts_with(begin)) || endings.iter().any(|end| span.ends_with(end));
+    let begins = [
+        "src/",
+        "sql/",
+        "pgrx-tests/",
+        "scripts/",
+        "docs/",
+        "docker/",
+        "monitoring/",
+        "packaging/",
+        "bench/",
+    ];
+    let is_path =
+        span.contains('/') && span.chars().all(is_plain) && !span.starts_with('/') && !span.contains("--");
+    let is_ours =
+        begins.iter().any(|begin| span.starts_with(begin)) || endings.iter().any(|end| span.ends_with(end));
     (is_path && is_ours && !span.starts_with("target/")).then_some(span)
 }
 
@@ -137,8 +149,12 @@ fn tests_and_functions_exist() -> Result<()> {
     let mut named = 0;
     for document in present()? {
         for span in document.spans() {
-            let is_plain = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_:*".contains(letter);
-            let Some((path, name)) = span.rsplit_once("::").filter(|_| span.chars().all(is_plain)) else { continue };
+            let is_plain = |letter: char| {
+                letter.is_ascii_lowercase() || letter.is_ascii_digit() || "_:*".contains(letter)
+            };
+            let Some((path, name)) = span.rsplit_once("::").filter(|_| span.chars().all(is_plain)) else {
+                continue;
+            };
             let file = path.rsplit("::").next().unwrap_or(path);
             named += 1;
             if !functions.iter().any(|(of, function)| of == file && (name == "*" || function == name)) {

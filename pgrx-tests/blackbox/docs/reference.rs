@@ -54,7 +54,9 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
 fn told() -> Result<BTreeMap<String, String>> {
     let reference = document("docs/reference/sql.md")?;
     let rows = reference.table_rows().into_iter();
-    Ok(rows.map(|(what, _)| (what.split(['(', ' ']).next().unwrap_or(what).to_owned(), what.to_owned())).collect())
+    Ok(rows
+        .map(|(what, _)| (what.split(['(', ' ']).next().unwrap_or(what).to_owned(), what.to_owned()))
+        .collect())
 }
 
 #[test]
@@ -97,8 +99,10 @@ fn the_sql_api_is_told_with_its_arguments() -> Result<()> {
         forms.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     let mut compared = 0;
     for (name, what) in told()? {
-        let Some((arguments, results)) =
-            what.strip_prefix(&name).and_then(|rest| rest.strip_prefix('(')).and_then(|rest| rest.split_once(')'))
+        let Some((arguments, results)) = what
+            .strip_prefix(&name)
+            .and_then(|rest| rest.strip_prefix('('))
+            .and_then(|rest| rest.split_once(')'))
         else {
             continue;
         };
