@@ -7,38 +7,38 @@ use anyhow::ensure;
 use event_outbox_lab::{Authority, Broker, Consumer, Record, Result, layout, run_as, wait};
 
 use super::{Document, document, documents};
-use crate::support::database::{DEADLINE, Stage};
+use crate::support::database::{DEADLINE, TestDatabase};
 
 /// Roles that examples create. They are the server's, which other tests share.
 const ROLES: [&str; 2] = ["shop", "billing"];
 
 /// Runs the SQL of documents, one after the other, in a database that has nothing yet. What creates the extension goes
 /// first: documents begin with what it is good for.
-fn run(documents: &[&Document]) -> Result<Stage> {
-    let stage = Stage::of(crate::support::database::shared_server()?.create_database()?)?;
+fn run(documents: &[&Document]) -> Result<TestDatabase> {
+    let db = TestDatabase::of(crate::support::database::shared_server()?.create_database()?)?;
     let blocks: Vec<String> = documents.iter().flat_map(|document| document.code("sql")).collect();
     let (first, then): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| block.contains("CREATE EXTENSION"));
     let script = first.into_iter().chain(then).map(String::as_str).collect::<Vec<_>>().join("\n");
-    let path = std::env::temp_dir().join(format!("{}.sql", stage.database));
+    let path = std::env::temp_dir().join(format!("{}.sql", db.database));
     fs::write(&path, script)?;
     let file = fs::File::open(&path)?;
     fs::remove_file(path)?;
-    let output = stage
+    let output = db
         .server
-        .client_program("psql", &stage.database)
+        .client_program("psql", &db.database)
         .args(["--no-psqlrc", "--set", "ON_ERROR_STOP=1", "--file=-"])
         .stdin(file)
         .output()?;
     let paths: Vec<_> = documents.iter().map(|document| &document.path).collect();
     ensure!(output.status.success(), "{paths:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(stage)
+    Ok(db)
 }
 
-fn drop_roles(stage: &mut Stage) -> Result<()> {
+fn drop_roles(db: &mut TestDatabase) -> Result<()> {
     for role in ROLES {
         let sql = "SELECT count(*) FROM pg_roles WHERE rolname = $1";
-        if stage.client.query_one(sql, &[&role])?.get::<_, i64>(0) > 0 {
-            stage.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
+        if db.client.query_one(sql, &[&role])?.get::<_, i64>(0) > 0 {
+            db.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
         }
     }
     Ok(())
@@ -77,10 +77,10 @@ fn sql_runs_and_arrives() -> Result<()> {
     for document in documents()?.iter().filter(|document| !document.code("sql").is_empty()) {
         let seen = Consumer::read_all(&bootstrap, &["orders"])?.len();
         let is_readme = document.path == readme.path;
-        let mut stage = if is_readme { run(&[&readme])? } else { run(&[&readme, document])? };
-        drop_roles(&mut stage)?;
+        let mut db = if is_readme { run(&[&readme])? } else { run(&[&readme, document])? };
+        drop_roles(&mut db)?;
         wait::until_ok("the examples' events to be published", DEADLINE, || {
-            let left: i64 = stage.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+            let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
             Ok((left == 0).then_some(()))
         })?;
 
@@ -137,14 +137,14 @@ fn is_as_shown(readme: &Document, record: &Record) -> Result<()> {
 /// What is shown of `postgresql.conf` is made of settings that exist, with values that they take.
 #[test]
 fn settings_are_taken() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let mut taken = 0;
     for document in documents()? {
         for line in document.code("conf").iter().flat_map(|code| code.lines()) {
             let Some((name, value)) = line.split_once(" = ") else { continue };
             let value = value.split(" #").next().unwrap_or(value).trim().trim_matches('\'');
             let path = &document.path;
-            let mut transaction = stage.client.transaction()?;
+            let mut transaction = db.client.transaction()?;
             if name.starts_with("event_outbox.") {
                 let sql = "SELECT set_config($1, $2, true)";
                 let set = transaction.query_one(sql, &[&name, &value]);
@@ -169,17 +169,17 @@ fn properties_make_a_producer() -> Result<()> {
     let mut made = 0;
     for document in documents()? {
         for code in document.code("properties") {
-            let mut stage = Stage::new()?;
+            let mut db = TestDatabase::new()?;
             let properties: String =
                 code.lines().map(|line| with_a_file_of_ours(line, &authority, &own)).collect();
-            let file = stage.server.data_dir().join(format!("{}.properties", stage.database));
+            let file = db.server.data_dir().join(format!("{}.properties", db.database));
             fs::write(&file, properties)?;
             run_as::give_to_server(&file)?;
-            stage.configure("event_outbox.kafka_properties_file", &file.display().to_string())?;
-            let topic = stage.topic("documents");
-            stage.client.query_one("SELECT outbox.emit($1, '{}'::jsonb)", &[&topic])?;
+            db.configure("event_outbox.kafka_properties_file", &file.display().to_string())?;
+            let topic = db.topic("documents");
+            db.client.query_one("SELECT outbox.emit($1, '{}'::jsonb)", &[&topic])?;
             // The broker speaks no TLS; with properties that make no producer the relay would be misconfigured.
-            let error = stage.until_state("waiting")?;
+            let error = db.until_state("waiting")?;
             assert!(!error.contains("property"), "{}: {error}", document.path);
             fs::remove_file(file)?;
             made += 1;

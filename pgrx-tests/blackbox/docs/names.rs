@@ -7,7 +7,7 @@ use std::path::Path;
 use event_outbox_lab::{Result, layout};
 
 use super::{Document, documents};
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 /// What begins with `event_outbox.` and is not a setting: files.
 const ENDINGS: [&str; 4] = ["control", "so", "yaml", "json"];
@@ -33,11 +33,11 @@ fn words_after(text: &str, prefix: &str) -> BTreeSet<String> {
 
 #[test]
 fn sql_objects_exist() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let sql = "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
                UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
                UNION SELECT typname::text FROM pg_type WHERE typnamespace = 'outbox'::regnamespace";
-    let there: BTreeSet<String> = stage.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    let there: BTreeSet<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     let mut faults = Vec::new();
     for document in present()? {
         for name in words_after(&document.text, "outbox.") {
@@ -53,9 +53,9 @@ fn sql_objects_exist() -> Result<()> {
 
 #[test]
 fn settings_exist() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let sql = "SELECT name FROM pg_settings WHERE name LIKE 'event\\_outbox.%'";
-    let mut there: BTreeSet<String> = stage.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
+    let mut there: BTreeSet<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     // It is shown to nobody.
     there.insert("event_outbox.kafka_properties".into());
     let mut faults = Vec::new();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use event_outbox_lab::{Result, released};
 
 use super::{document, documents};
-use crate::support::database::Stage;
+use crate::support::database::TestDatabase;
 
 /// Functions that are not told, since only the extension's own objects call them.
 const INTERNAL: [&str; 6] =
@@ -13,7 +13,7 @@ const INTERNAL: [&str; 6] =
 
 #[test]
 fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let documents = documents()?;
     let rows = documents.iter().flat_map(|document| document.table_rows());
     let told: Vec<_> = rows.filter(|(name, _)| name.starts_with("event_outbox.")).collect();
@@ -24,7 +24,7 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
 
     let mut settings = BTreeMap::new();
     for row in
-        stage.client.query("SELECT name, boot_val FROM pg_settings WHERE name LIKE 'event_outbox.%'", &[])?
+        db.client.query("SELECT name, boot_val FROM pg_settings WHERE name LIKE 'event_outbox.%'", &[])?
     {
         settings.insert(row.get::<_, String>(0), row.get::<_, Option<String>>(1).unwrap_or_default());
     }
@@ -33,7 +33,7 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
     assert_eq!(names, settings.keys().map(String::as_str).collect::<Vec<_>>());
 
     for (name, boot_value) in &settings {
-        let mut transaction = stage.client.transaction()?;
+        let mut transaction = db.client.transaction()?;
         let context: String =
             transaction.query_one("SELECT context FROM pg_settings WHERE name = $1", &[name])?.get(0);
         if context == "postmaster" {
@@ -61,9 +61,9 @@ fn told() -> Result<BTreeMap<String, String>> {
 
 #[test]
 fn the_sql_api_is_told_whole() -> Result<()> {
-    let mut stage = Stage::new()?;
+    let mut db = TestDatabase::new()?;
     let told = told()?;
-    let public = stage.client.query(
+    let public = db.client.query(
         "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
             AND prorettype <> 'trigger'::regtype AND proname <> ALL ($1) AND NOT starts_with(proname, 'as_text_') \
          UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v')",
@@ -79,8 +79,8 @@ fn the_sql_api_is_told_whole() -> Result<()> {
 /// Arguments and results are those of one form of the function.
 #[test]
 fn the_sql_api_is_told_with_its_arguments() -> Result<()> {
-    let mut stage = Stage::new()?;
-    let forms = stage.client.query(
+    let mut db = TestDatabase::new()?;
+    let forms = db.client.query(
         "SELECT p.proname::text,
                 (SELECT coalesce(string_agg(a.name || ' ' || CASE a.type WHEN 'timestamptz'::regtype THEN 'timestamptz'
                                                                          ELSE format_type(a.type, NULL) END, ', ' ORDER BY a.at), '')
