@@ -9,7 +9,7 @@ use crate::support::database::TestDatabase;
 
 /// Functions that are not told, since only the extension's own objects call them.
 const INTERNAL: [&str; 6] =
-    ["relay_status", "ask_kafka", "topics_in_use", "choose_dead_letters", "take_in", "act_as_owner"];
+    ["relay_status", "ask_kafka", "topics_in_use", "select_dead_letters", "store_message", "act_as_owner"];
 
 #[test]
 fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
