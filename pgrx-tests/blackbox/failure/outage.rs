@@ -202,3 +202,27 @@ fn a_cluster_without_brokers_for_a_moment() -> Result<()> {
     until_back(&mut client)?;
     ledger.assert_exactly_once(&mut client, &broker)
 }
+
+/// The relay looks for a broker by asking about a topic. That must not bring back one that was deleted meanwhile, even
+/// where the brokers create what producers ask for.
+#[test]
+fn a_deleted_topic_stays_deleted() -> Result<()> {
+    let mut broker = Broker::options().start()?;
+    let options = Cluster::options("outage").set("event_outbox.auto_create_topics", "off");
+    let own = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = own.connect()?;
+    for topic in ["outage.deleted", "outage.kept"] {
+        broker.create_topic(topic, 1, &[])?;
+        client.query_one("SELECT outbox.emit($1, '1')", &[&topic])?;
+    }
+    until_drained(&mut client)?;
+    broker.delete_topic("outage.deleted")?;
+    broker.stop()?;
+    until_disconnected(&mut client)?;
+    broker.start()?;
+    until_status(&mut client, "the broker to answer", |status| !status.is_disconnected())?;
+    client.query_one("SELECT outbox.emit('outage.kept', '2')", &[])?;
+    until_drained(&mut client)?;
+    assert!(!broker.has_topic("outage.deleted")?);
+    Ok(())
+}

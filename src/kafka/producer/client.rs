@@ -134,10 +134,16 @@ impl Client {
         let _ = self.producer.client().fetch_metadata(Some(topic), timeout);
     }
 
-    /// Asks for the metadata of the topics in use, which any broker can answer, and waits for it.
+    /// Asks for the metadata of `topic`, one that is in use, and waits for the answer, which any broker can give.
+    ///
+    /// librdkafka's request for the metadata of all topics in use lets the brokers create those that were deleted meanwhile,
+    /// whatever `allow.auto.create.topics` says: `rd_kafka_metadata()` sets it when all of them are cached (2.12.1).
     #[must_use]
-    pub fn broker_answers(&self, timeout: Duration) -> bool {
-        ask_any_broker(self.producer.client(), timeout).is_ok()
+    pub fn broker_answers(&self, topic: Option<&str>, timeout: Duration) -> bool {
+        match topic {
+            Some(_) => self.producer.client().fetch_metadata(topic, timeout).is_ok(),
+            None => ask_any_broker(self.producer.client(), timeout).is_ok(),
+        }
     }
 }
 
@@ -181,7 +187,7 @@ impl Drop for MainQueue {
     }
 }
 
-/// Asks for the metadata of the topics in use, which any broker can answer, and waits for it.
+/// Asks a client that has no topics for its metadata, which any broker can answer, and waits for it.
 ///
 /// # Errors
 /// Why none did.

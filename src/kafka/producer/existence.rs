@@ -33,6 +33,12 @@ pub struct Existence {
 }
 
 impl Existence {
+    /// One of the topics that the producer knows, if it knows any.
+    #[must_use]
+    pub fn any_opened(&self) -> Option<&Arc<str>> {
+        self.opened.iter().next()
+    }
+
     /// How many topics the producer knows.
     #[must_use]
     pub fn opened(&self) -> usize {

@@ -357,7 +357,8 @@ impl<'a> Session<'a> {
         if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
             return Ok(());
         }
-        if self.gapless.broker_answers(PROBE_TIMEOUT) {
+        let topic = self.existence.any_opened().map(|topic| &**topic);
+        if self.gapless.broker_answers(topic, PROBE_TIMEOUT) {
             return self.connected();
         }
         self.serve();
