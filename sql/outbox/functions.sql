@@ -13,6 +13,15 @@ CREATE FUNCTION outbox.readable(bytes bytea) RETURNS text
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_readable';
 COMMENT ON FUNCTION outbox.readable(bytea) IS 'Bytes for a reader: as text where they are text, else in hexadecimal.';
 
+CREATE FUNCTION outbox.is_topic_name(name text) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_is_topic_name';
+COMMENT ON FUNCTION outbox.is_topic_name(text) IS 'Whether events can go to a topic of this name.';
+
+CREATE FUNCTION outbox.is_topic_pattern(pattern text) RETURNS boolean
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_is_topic_pattern';
+COMMENT ON FUNCTION outbox.is_topic_pattern(text) IS
+    'Whether this is the name of a topic, or the beginning of names followed by an asterisk.';
+
 -- For functions that have more rights than a table's owner may have: the owner's triggers are not to get them.
 CREATE FUNCTION outbox.act_as_owner(owned regclass) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_act_as_owner';

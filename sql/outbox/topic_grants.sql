@@ -4,8 +4,7 @@
 
 CREATE TABLE outbox.topic_grants (
     role    regrole NOT NULL,
-    pattern text NOT NULL
-        CONSTRAINT topic_or_prefix CHECK (pattern OPERATOR(pg_catalog.~) '^([a-zA-Z0-9._-]{1,249}|[a-zA-Z0-9._-]{0,248}\*)$'),
+    pattern text NOT NULL CONSTRAINT topic_or_prefix CHECK (outbox.is_topic_pattern(pattern)),
     PRIMARY KEY (role, pattern)
 );
 
@@ -44,7 +43,7 @@ BEGIN
             DETAIL = 'Topics are granted to roles; there is no grant to PUBLIC.',
             HINT = 'Create a role for all who are to have the grant, and make them its members.';
     END IF;
-    IF pattern !~ '^([a-zA-Z0-9._-]{1,249}|[a-zA-Z0-9._-]{0,248}\*)$' THEN
+    IF NOT outbox.is_topic_pattern(pattern) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_name',
             MESSAGE = 'invalid topic pattern',

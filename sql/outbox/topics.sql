@@ -15,8 +15,7 @@ CREATE FUNCTION outbox.create_topic(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF name IS NULL OR name !~ '^[a-zA-Z0-9._-]{1,249}$'
-       OR name IN ('.', '..', '__consumer_offsets', '__transaction_state', '__share_group_state', '__cluster_metadata') THEN
+    IF outbox.is_topic_name(name) IS NOT TRUE THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_name',
             MESSAGE = 'this is no name for a topic',

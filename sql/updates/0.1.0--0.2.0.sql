@@ -52,8 +52,7 @@ CREATE TRIGGER after_pause AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbo
 
 CREATE TABLE outbox.topic_grants (
     role    regrole NOT NULL,
-    pattern text NOT NULL
-        CONSTRAINT topic_or_prefix CHECK (pattern OPERATOR(pg_catalog.~) '^([a-zA-Z0-9._-]{1,249}|[a-zA-Z0-9._-]{0,248}\*)$'),
+    pattern text NOT NULL CONSTRAINT topic_or_prefix CHECK (outbox.is_topic_pattern(pattern)),
     PRIMARY KEY (role, pattern)
 );
 SELECT pg_catalog.pg_extension_config_dump('outbox.topic_grants', '');

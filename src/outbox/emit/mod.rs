@@ -5,5 +5,6 @@
 pub mod append;
 pub mod functions;
 pub mod topic_grants;
+mod topic_names;
 pub mod triggers;
 pub mod try_emit;

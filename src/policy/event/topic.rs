@@ -30,7 +30,11 @@ pub fn is_valid(name: &str) -> bool {
         && name != "."
         && name != ".."
         && !is_internal(name)
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
+        && has_valid_characters(name)
+}
+
+fn has_valid_characters(name: &str) -> bool {
+    name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 /// The topics that a grant opens: one by its name, or all that begin alike.
@@ -49,6 +53,15 @@ impl Pattern {
         match text.strip_suffix('*') {
             Some(prefix) => Self::Prefix(prefix.to_owned()),
             None => Self::Topic(text.to_owned()),
+        }
+    }
+
+    /// Whether it can open any topic: a valid name, or the beginning of one.
+    #[must_use]
+    pub fn is_valid(&self) -> bool {
+        match self {
+            Self::Topic(name) => is_valid(name),
+            Self::Prefix(prefix) => prefix.len() < MAX_TOPIC_BYTES && has_valid_characters(prefix),
         }
     }
 
@@ -122,6 +135,26 @@ mod tests {
             ("", "orders", false),
         ] {
             assert_eq!(Pattern::new(pattern).matches(topic), matches, "{pattern} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_pattern_opens_some_topic() {
+        for good in ["orders", "orders.*", "*", ".*", "__consumer*", &format!("{}*", "x".repeat(248))] {
+            assert!(Pattern::new(good).is_valid(), "{good}");
+        }
+        for bad in [
+            "",
+            "a b",
+            "a*b",
+            "a*b*",
+            "**",
+            "naïve*",
+            ".",
+            "__consumer_offsets",
+            &format!("{}*", "x".repeat(249)),
+        ] {
+            assert!(!Pattern::new(bad).is_valid(), "{bad:?}");
         }
     }
 
