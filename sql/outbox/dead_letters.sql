@@ -65,6 +65,11 @@ $$;
 COMMENT ON FUNCTION outbox.move_to_dead_letters() IS
     'Copies an event that used up its attempts to the dead letters, and says so on the channel outbox_dead_letter.';
 
+CREATE FUNCTION outbox.log_missing_copy(event_id uuid, topic text, code text, error text) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_log_missing_copy';
+COMMENT ON FUNCTION outbox.log_missing_copy(uuid, text, text, text) IS
+    'Tells the log that a dead event could not be copied to event_outbox.dead_letter_topic: the first of each topic and error, then counts.';
+
 CREATE FUNCTION outbox.remove_dead_event() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -93,7 +98,7 @@ BEGIN
                 headers::json, NEW.event_type, NEW.content_type);
     -- With its error it may be too large. What counts is kept already.
     EXCEPTION WHEN data_exception OR program_limit_exceeded OR invalid_name OR reserved_name THEN
-        RAISE LOG 'event_outbox: no copy of dead event % was sent to %: %', NEW.event_id, elsewhere, SQLERRM;
+        PERFORM outbox.log_missing_copy(NEW.event_id, NEW.topic, SQLSTATE, SQLERRM);
     END;
     RETURN NULL;
 END

@@ -6,11 +6,14 @@
 -- alone what an administrator granted or revoked before.
 DO $always$
 DECLARE
-    -- Checked against the caller, who needs them for what an administrator has granted: the table's defaults and checks,
-    -- what the views call, and the forms of emit() that call the one that is granted. None shows or changes anything
-    -- by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another database.
+    -- Called with the rights of roles that an administrator has granted something else: the tables' defaults and checks,
+    -- what the views and the triggers call, and the forms of emit() that call the one that is granted. None shows or
+    -- changes anything by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another
+    -- database.
     for_all CONSTANT pg_catalog.regprocedure[] := ARRAY[
-        'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'outbox.relay_status(oid)',
+        'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)',
+        'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
+        'outbox.log_missing_copy(uuid, text, text, text)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',
         'outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint)',
         'outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text)',

@@ -5,5 +5,6 @@
 
 pub mod admin;
 pub mod emit;
+pub mod missing_copies;
 pub mod relay;
 pub mod table;

@@ -8,8 +8,17 @@ use super::{document, documents};
 use crate::support::database::TestDatabase;
 
 /// Functions that are not told, since only the extension's own objects call them.
-const INTERNAL: [&str; 6] =
-    ["relay_status", "ask_kafka", "topics_in_use", "select_dead_letters", "store_message", "act_as_owner"];
+const INTERNAL: [&str; 9] = [
+    "relay_status",
+    "ask_kafka",
+    "topics_in_use",
+    "select_dead_letters",
+    "store_message",
+    "act_as_owner",
+    "is_topic_name",
+    "is_topic_pattern",
+    "log_missing_copy",
+];
 
 #[test]
 fn the_settings_are_all_named_with_their_defaults() -> Result<()> {

@@ -132,6 +132,40 @@ fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
     Ok(())
 }
 
+/// A column that events get, and that is forgotten where they are moved, would be lost.
+#[test]
+fn an_event_is_whole_as_a_dead_letter_and_sent_again() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.enabled", "off")?;
+    let columns = texts(
+        &mut db.client,
+        "SELECT attname::text FROM pg_attribute
+          WHERE attrelid = 'outbox.events'::regclass AND attnum > 0 AND NOT attisdropped
+            AND attname NOT IN ('paused', 'attempts', 'next_attempt_at', 'last_error', 'error_class', 'first_refused_at')
+          ORDER BY attnum",
+    )?;
+    assert_eq!(columns.join(", "), WHOLE);
+
+    db.client.execute(
+        "INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type)
+         VALUES (gen_random_uuid(), '2020-01-01', 'whole', 3, 'k', 'p', '{\"b\": 1, \"a\": 2}', 'type', 'text/plain')",
+        &[],
+    )?;
+    let whole = |table: &str| format!("SELECT ({WHOLE})::text FROM outbox.{table}");
+    let event = texts(&mut db.client, &whole("events"))?;
+    assert!(!event[0].contains(",,"), "a column is NULL: {event:?}");
+    for _ in 1..=3 {
+        db.client.execute("UPDATE outbox.events SET last_error = 'no'", &[])?;
+    }
+    assert_eq!(texts(&mut db.client, &whole("dead_letters"))?, event);
+    db.client.execute("SELECT outbox.redrive(max => 1)", &[])?;
+    let again = texts(&mut db.client, &whole("events"))?;
+    // All but its position.
+    let behind_id = |event: &[String]| event[0].split_once(',').map(|(_, rest)| rest.to_owned());
+    assert_eq!(behind_id(&again), behind_id(&event));
+    Ok(())
+}
+
 #[test]
 fn a_copy_goes_to_the_dead_letter_topic() -> Result<()> {
     let (mut db, topic) = deadly_database()?;

@@ -33,6 +33,34 @@ fn a_flood_of_refusals_is_a_few_lines() -> Result<()> {
     Ok(())
 }
 
+/// Dead events that cannot be copied to the dead letter topic are not a line each, either.
+#[test]
+fn a_flood_of_missing_copies_is_a_few_lines() -> Result<()> {
+    const EVENTS: i64 = 500;
+    let broker = Broker::shared()?;
+    broker.create_topic("uncopied", 1, &[])?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    dedicated.alter("max_attempts", "1")?;
+    dedicated.alter("max_event_bytes", "2000")?;
+    dedicated.alter("dead_letter_topic", "copies")?;
+    let mut client = dedicated.connect()?;
+    // The headers that tell of the error make it too large.
+    let sql = "SELECT outbox.emit('uncopied', to_jsonb(repeat('x', 1900)), partition => 999)
+                 FROM generate_series(1, $1::bigint)";
+    client.execute(sql, &[&EVENTS])?;
+    wait::until_ok("all to be dead", DEADLINE, || {
+        let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+        Ok((dead == EVENTS).then_some(()))
+    })?;
+    wait::until("the count", DEADLINE, || {
+        dedicated.server.log().contains("more dead event(s) of topic \"uncopied\"").then_some(())
+    })?;
+    let log = dedicated.server.log();
+    let lines = log.lines().filter(|line| line.contains("event_outbox: no cop")).count();
+    assert!((2..6).contains(&lines), "{lines} lines");
+    Ok(())
+}
+
 #[test]
 fn a_topic_that_is_missing_for_a_while_kills_no_event() -> Result<()> {
     let broker = Broker::shared()?;

@@ -42,6 +42,7 @@ use super::watch::Watch;
 use super::window::Window;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::wakeup_fd::WakeupFd;
+use crate::outbox::missing_copies;
 use crate::outbox::table::statements::Outbox;
 use crate::pg::wait_set::Sleep;
 use crate::settings::relay::{Limits, Settings};
@@ -206,6 +207,7 @@ impl Relay {
             self.watch();
             self.show();
             self.log_refusal_counts();
+            missing_copies::log_counts();
             log::flush();
             self.rest();
             self.reload();
@@ -387,7 +389,9 @@ impl Relay {
         let restart = self.slot.restart_date().map(instant);
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
         let refusals = self.refusals.next_due().map(|due| self.started_at + due);
-        let others = [producer, full_sweep, retry, standbys, refusals, restart, self.notification_date()];
+        let copies = missing_copies::next_count();
+        let others =
+            [producer, full_sweep, retry, standbys, refusals, copies, restart, self.notification_date()];
         pauses.into_iter().chain(others).flatten().min()
     }
 
