@@ -6,7 +6,7 @@ use std::path::Path;
 
 use event_outbox_lab::{Result, layout};
 
-use super::{Document, documents};
+use super::{Document, document, documents};
 use crate::support::database::TestDatabase;
 
 /// What begins with `event_outbox.` and is not a setting: files.
@@ -164,5 +164,28 @@ fn tests_and_functions_exist() -> Result<()> {
     }
     assert!(named >= 20, "only {named} were found");
     assert!(faults.is_empty(), "{faults:#?}");
+    Ok(())
+}
+
+/// The table of a worker's states in `docs/architecture.md` has the phases that the code has.
+#[test]
+fn phases_of_a_worker_are_those_of_the_code() -> Result<()> {
+    let source = fs::read_to_string(layout::repository().join("src/worker/phase.rs"))?;
+    let list = source.split_once("enum Phase {").and_then(|(_, rest)| rest.split_once("\n}"));
+    let variants =
+        list.into_iter().flat_map(|(list, _)| list.lines()).map(|line| line.trim().trim_end_matches(','));
+    let phases: BTreeSet<&str> =
+        variants.filter(|line| !line.is_empty() && line.chars().all(char::is_alphabetic)).collect();
+    assert!(phases.len() > 5, "{phases:?}");
+
+    let page = document("docs/architecture.md")?;
+    let told: BTreeSet<&str> = page
+        .table_rows()
+        .into_iter()
+        .flat_map(|(from, to)| from.split(", ").chain([to]))
+        .map(|cell| cell.trim_matches('`'))
+        .filter(|cell| cell.starts_with(char::is_uppercase) && cell.chars().all(char::is_alphabetic))
+        .collect();
+    assert_eq!(told, phases);
     Ok(())
 }
