@@ -6,13 +6,18 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+use outbox::relay::registration::RELAY;
+use pg::utility_hook::Observer;
 use pgrx::prelude::*;
+use worker::registration::Registration;
 
 mod failpoints;
 pub mod kafka;
 pub mod outbox;
 pub mod pg;
 pub mod settings;
+#[cfg(feature = "failpoints")]
+mod test_worker;
 pub mod worker;
 
 #[cfg(any(test, feature = "pg_test"))]
@@ -38,19 +43,32 @@ extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["co
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["check"], finalize);
 
+/// What sees utility commands, in this order.
+static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];
+
+/// The kinds of workers. The last one is only in builds for tests.
+static WORKERS: &[&Registration] = &[
+    &RELAY,
+    #[cfg(feature = "failpoints")]
+    &test_worker::TEST_WORKER,
+];
+
+fn workers() -> &'static [&'static Registration] {
+    #[cfg(feature = "failpoints")]
+    if !test_worker::is_on() {
+        return &WORKERS[..1];
+    }
+    WORKERS
+}
+
 /// Called when a process loads the library: by the postmaster, once, if it is preloaded.
 #[allow(non_snake_case)]
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
     settings::init();
-    worker::slots::init();
-    worker::admin_request::init();
-    worker::at_commit::init();
     pg::watch::init();
-    worker::lifecycle::init();
-    // While pg_upgrade works, nobody else is to publish or delete.
-    if !pg::is_binary_upgrade() {
-        worker::launcher::init();
-    }
+    pg::utility_hook::init(&OBSERVERS);
+    outbox::init();
+    worker::init(workers());
 }

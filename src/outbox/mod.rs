@@ -6,5 +6,12 @@
 pub mod admin;
 pub mod emit;
 pub mod missing_copies;
+pub mod published;
 pub mod relay;
 pub mod table;
+
+/// Requests the shared memory; in the postmaster.
+pub fn init() {
+    relay::metrics::init();
+    published::init();
+}

@@ -1,5 +1,5 @@
 //! The settings (GUCs), by who reads them: [`kafka`] is the connection, [`relay`] what a relay works with, [`events`] what
-//! sessions and triggers apply to events.
+//! sessions and triggers apply to events, [`workers`] how many workers there can be.
 //!
 //! Runs in: the postmaster, which defines them; then in any process.
 
@@ -14,6 +14,7 @@ pub mod events;
 pub mod kafka;
 pub mod relay;
 pub mod secret;
+pub mod workers;
 
 /// What the names of all settings begin with.
 pub const PREFIX: &str = "event_outbox.";
@@ -26,6 +27,7 @@ pub fn init() {
     kafka::init();
     relay::init();
     events::init();
+    workers::init();
 }
 
 /// A setting as `pg_settings` describes it.

@@ -8,23 +8,25 @@
 //! ```
 //! Each claim of a slot has a number of its own. So the next caller does not get the answer to a request whose caller has
 //! left, and the worker sees that the caller has left.
-//! A database has one request at a time, and the server a few of them. Further callers wait for their turn, and can be
+//! A worker has one request at a time, and the server a few of them. Further callers wait for their turn, and can be
 //! cancelled. People make these requests, applications do not.
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-use super::{process, slots};
+use super::kind::{Kind, WorkerKey};
+use super::process;
 use crate::pg::compat;
+use crate::pg::shmem::shareable;
 
 /// The most bytes of a request, and of an answer.
 pub const BUFFER_BYTES: usize = 128 * 1024;
 
-/// Databases that can have a request at the same time.
+/// Workers that can have a request at the same time.
 const SLOTS: usize = 4;
 
 // SAFETY: the names are this extension's own; atomics, and a condition variable that Postgres guards itself.
@@ -35,8 +37,8 @@ static BUFFERS: PgLwLock<AssertPGRXSharedMemory<Buffers>> = unsafe { PgLwLock::n
 
 /// Requests the shared memory.
 pub fn init() {
-    pg_shmem_init!(REQUESTS = slots::shareable(RequestSlots::default()));
-    pg_shmem_init!(BUFFERS = slots::shareable(Buffers::default()));
+    pg_shmem_init!(REQUESTS = shareable(RequestSlots::default()));
+    pg_shmem_init!(BUFFERS = shareable(Buffers::default()));
 }
 
 /// The request slots.
@@ -127,7 +129,7 @@ pub enum Unanswered {
     WorkerEnded,
 }
 
-/// The requests of all databases.
+/// The requests to all workers.
 pub struct RequestSlots {
     slots: [RequestSlot; SLOTS],
     changed: pg_sys::ConditionVariable,
@@ -140,8 +142,8 @@ struct RequestSlot {
     claim: AtomicU32,
     /// Process of the backend whose request it is.
     owner: AtomicI32,
-    /// The database whose worker is asked, or was.
-    database: AtomicU32,
+    /// The worker that is asked, or was, as [`WorkerKey`] has it.
+    worker: AtomicU64,
 }
 
 impl RequestSlot {
@@ -149,8 +151,8 @@ impl RequestSlot {
         self.claim.load(Ordering::Acquire) % STEPS == step as u32
     }
 
-    fn is_of(&self, database: u32) -> bool {
-        self.database.load(Ordering::Relaxed) == database
+    fn is_for(&self, worker: WorkerKey) -> bool {
+        self.worker.load(Ordering::Relaxed) == worker.to_bits()
     }
 
     fn advance(&self, from: Step, to: Step) -> bool {
@@ -176,17 +178,23 @@ impl Default for RequestSlots {
 }
 
 impl RequestSlots {
-    /// Asks the worker of this database, which `wake` wakes, and waits for its answer. Can be cancelled.
+    /// Asks the worker of this kind in this database, which `wake` wakes, and waits for its answer. Can be cancelled.
     ///
     /// # Errors
     /// [`Unanswered`].
-    pub fn ask(&self, request: &str, timeout: Duration, wake: impl Fn()) -> Result<String, Unanswered> {
+    pub fn ask(
+        &self,
+        kind: Kind,
+        request: &str,
+        timeout: Duration,
+        wake: impl Fn(),
+    ) -> Result<String, Unanswered> {
         if request.len() > BUFFER_BYTES {
             return Err(Unanswered::TooLong(BUFFER_BYTES));
         }
         let deadline = Instant::now() + timeout;
         // Dropping the claim gives the slot back, whatever happens here.
-        let claim = self.claim(deadline).ok_or(Unanswered::Queued)?;
+        let claim = self.claim(WorkerKey::here(kind), deadline).ok_or(Unanswered::Queued)?;
         let slot = &self.slots[claim.slot];
         BUFFERS.exclusive().0[claim.slot].write(request);
         slot.advance(Step::Writing, Step::Asked);
@@ -199,10 +207,10 @@ impl RequestSlots {
         }
     }
 
-    /// For the worker of this database: a request to work on now, and then to answer.
-    pub fn fetch(&self) -> Option<(RequestId, String)> {
-        let here = this_database();
-        let is_mine = |slot: &RequestSlot| slot.is_at(Step::Asked) && slot.is_of(here);
+    /// For the worker of this kind in this database: a request to work on now, and then to answer.
+    pub fn fetch(&self, kind: Kind) -> Option<(RequestId, String)> {
+        let worker = WorkerKey::here(kind);
+        let is_mine = |slot: &RequestSlot| slot.is_at(Step::Asked) && slot.is_for(worker);
         let slot = self.slots.iter().position(is_mine)?;
         let number = self.slots[slot].step(Step::Asked, Step::Working)?;
         Some((RequestId { slot, number }, BUFFERS.share().0[slot].read()))
@@ -232,35 +240,34 @@ impl RequestSlots {
         self.broadcast();
     }
 
-    /// The worker of this database ends, and may not have answered a request that it fetched.
-    pub fn leave_unanswered(&self) {
-        let here = this_database();
-        let lost = self.slots.iter().filter(|slot| slot.is_of(here));
+    /// The worker of this kind in this database ends, and may not have answered a request that it fetched.
+    pub fn leave_unanswered(&self, kind: Kind) {
+        let worker = WorkerKey::here(kind);
+        let lost = self.slots.iter().filter(|slot| slot.is_for(worker));
         if lost.filter(|slot| slot.advance(Step::Working, Step::Lost)).count() > 0 {
             self.broadcast();
         }
     }
 
-    fn claim(&self, deadline: Instant) -> Option<Claim<'_>> {
+    fn claim(&self, worker: WorkerKey, deadline: Instant) -> Option<Claim<'_>> {
         give_back_at_exit();
         let mut taken = None;
         self.wait_until(c"EventOutboxKafkaTurn", deadline, || {
-            taken = self.take_slot();
+            taken = self.take_slot(worker);
             taken.is_some()
         });
         taken.map(|slot| Claim { requests: self, slot })
     }
 
-    /// A free slot for this database, unless it has one already.
-    fn take_slot(&self) -> Option<usize> {
+    /// A free slot for a request to this worker, unless there is one already.
+    fn take_slot(&self, worker: WorkerKey) -> Option<usize> {
         let _lock = BUFFERS.exclusive();
-        let here = this_database();
-        if self.slots.iter().any(|slot| slot.is_of(here) && !slot.is_at(Step::Free)) {
+        if self.slots.iter().any(|slot| slot.is_for(worker) && !slot.is_at(Step::Free)) {
             return None;
         }
         let at = self.slots.iter().position(|slot| slot.is_at(Step::Free))?;
         let slot = &self.slots[at];
-        slot.database.store(here, Ordering::Relaxed);
+        slot.worker.store(worker.to_bits(), Ordering::Relaxed);
         // SAFETY: a plain global of this process.
         slot.owner.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
         slot.advance(Step::Free, Step::Writing);
@@ -321,11 +328,6 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.requests.give_back(&self.requests.slots[self.slot]);
     }
-}
-
-fn this_database() -> u32 {
-    // SAFETY: a plain global of this process.
-    unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
 /// A terminated backend does not unwind: it gives its slot back while it detaches from shared memory.

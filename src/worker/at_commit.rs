@@ -3,37 +3,56 @@
 //!
 //! Not by NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE TRANSACTION. Between a
 //! commit and the worker there are a variable of the backend, an atomic and a latch.
+//!
+//! What can be noted is open to any capability: a worker of any kind is woken and told [`Notice`]s, whose meaning only
+//! that kind knows. A list of closures could do no more, and would have to be proven infallible one by one.
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::sync::atomic::Ordering;
 
 use pgrx::prelude::*;
 
+use super::kind::{Kind, MAX_KINDS, Notice, WorkerKey};
 use super::phase::Request;
 use super::slot::Slot;
-use super::slots;
-use super::vacate;
+use super::{registration, slots, vacate};
 
-/// What the current transaction will do when it commits. A subtransaction's rollback does not take it
-/// back: to wake the relay in vain is harmless.
+/// A worker of this database that is to be woken.
+#[derive(Clone, Copy)]
+struct Wake {
+    slot: &'static Slot,
+    key: WorkerKey,
+    notice: Notice,
+}
+
+/// What the current transaction will do when it commits. A subtransaction's rollback does not take it back: to wake a
+/// worker for nothing is harmless.
+struct Pending {
+    /// By kind.
+    wakes: [Cell<Option<Wake>>; MAX_KINDS],
+    restart: Cell<Restart>,
+    /// The launcher is to examine all databases.
+    rescan: Cell<bool>,
+}
+
+/// Whose workers are to restart. Plain data, since a value with a destructor could be gone when a process ends.
 #[derive(Clone, Copy, Default)]
-struct Intent {
-    /// The slot of this database, when events were emitted or the relay is to be started.
-    wake: Option<&'static Slot>,
-    /// Not only new events: the relay is to look at the old ones again.
-    reread: bool,
-    /// The outbox was paused or resumed.
-    pause: bool,
-    /// The slot of a database whose settings were changed.
-    restart: Option<&'static Slot>,
-    /// The launcher is to look into all databases.
-    rescan: bool,
+enum Restart {
+    #[default]
+    None,
+    /// Those of the database whose settings were changed.
+    Of(pg_sys::Oid),
+    /// The settings of several databases were changed: all workers.
+    All,
 }
 
 thread_local! {
-    static INTENT: Cell<Intent> = const {
-        Cell::new(Intent { wake: None, reread: false, pause: false, restart: None, rescan: false })
+    static PENDING: Pending = const {
+        Pending {
+            wakes: [const { Cell::new(None) }; MAX_KINDS],
+            restart: Cell::new(Restart::None),
+            rescan: Cell::new(false),
+        }
     };
 }
 
@@ -43,88 +62,106 @@ pub fn init() {
     unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) }
 }
 
-/// The current transaction emits: wake the relay of this database when it commits, or have one started
-/// if there is none (the database may be a copy of one that had it).
-pub fn wake_at_commit() {
-    // SAFETY: a plain global of this process.
-    let database = unsafe { pg_sys::MyDatabaseId };
-    let intent = INTENT.get();
-    if intent.wake.is_some_and(|slot| slot.database() == database) {
-        return;
-    }
-    INTENT.set(Intent { wake: slots::all().reserve(database), ..intent });
+/// Wakes the worker of this kind in this database at commit, and tells it `notice`. If the database has none (it may be a
+/// copy of one that had), one is started.
+pub fn wake(kind: Kind, notice: Notice) {
+    let key = WorkerKey::here(kind);
+    PENDING.with(|pending| {
+        let pending = &pending.wakes[kind.index()];
+        match pending.get() {
+            Some(wake) if wake.slot.key() == Some(key) => {
+                if notice != Notice::NONE {
+                    pending.set(Some(Wake { notice: wake.notice.and(notice), ..wake }));
+                }
+            }
+            lost => {
+                let notice = lost.map_or(notice, |wake| wake.notice.and(notice));
+                let slot = slots::all().reserve(key);
+                if slot.is_none() {
+                    slots::all().leave_out(key.database);
+                }
+                pending.set(slot.map(|slot| Wake { slot, key, notice }));
+            }
+        }
+    });
 }
 
-/// The current transaction changes events that wait: have the relay of this database read them again.
-pub fn reread_at_commit() {
-    wake_at_commit();
-    INTENT.set(Intent { reread: true, ..INTENT.get() });
-}
-
-/// The current transaction pauses or resumes the outbox: have the relay of this database find out which.
-pub fn reread_pause_at_commit() {
-    wake_at_commit();
-    INTENT.set(Intent { pause: true, ..INTENT.get() });
-}
-
-/// Wake the relay of this database at commit, if there is one. What was committed may be anything, also that the outbox is
-/// paused or resumed.
-pub fn wake_if_present_at_commit() {
-    // SAFETY: a plain global of this process.
-    if let Some(slot) = slots::all().find(unsafe { pg_sys::MyDatabaseId }) {
-        INTENT.set(Intent { wake: Some(slot), pause: true, ..INTENT.get() });
-    }
-}
-
-/// Have the relay of `database` read its settings anew when the current transaction commits.
-pub fn restart_at_commit(database: pg_sys::Oid) {
-    if let Some(slot) = slots::all().find(database) {
-        INTENT.set(Intent { restart: Some(slot), ..INTENT.get() });
-    }
-}
-
-/// Have the launcher look into all databases when the current transaction commits.
-pub fn rescan_at_commit() {
-    INTENT.set(Intent { rescan: true, ..INTENT.get() });
-}
-
-/// Whether the current transaction has emitted.
+/// Whether the current transaction will wake the worker of this kind.
 #[must_use]
-pub fn has_emitted() -> bool {
-    INTENT.get().wake.is_some()
+pub fn will_wake(kind: Kind) -> bool {
+    PENDING.with(|pending| pending.wakes[kind.index()].get().is_some())
 }
 
-/// Runs at every end of a transaction in every backend. At commit nothing here may fail: an ERROR
-/// would bring the cluster down.
+/// Wakes the workers of all kinds in this database at commit, and has those started that it lacks.
+pub fn wake_all() {
+    registration::all().iter().for_each(|registration| wake(registration.kind, Notice::NONE));
+}
+
+/// Wakes those workers of this database at commit that there are. The commit may change anything that concerns them.
+pub fn wake_present() {
+    for registration in registration::all() {
+        if slots::all().find(WorkerKey::here(registration.kind)).is_some() {
+            wake(registration.kind, registration.after_any_change);
+        }
+    }
+}
+
+/// Restarts all workers of `database` at commit, so that they read its settings again.
+pub fn restart(database: pg_sys::Oid) {
+    PENDING.with(|pending| {
+        pending.restart.set(match pending.restart.get() {
+            Restart::Of(other) if other != database => Restart::All,
+            Restart::All => Restart::All,
+            Restart::None | Restart::Of(_) => Restart::Of(database),
+        });
+    });
+}
+
+/// Has the launcher examine all databases at commit.
+pub fn rescan() {
+    PENDING.with(|pending| pending.rescan.set(true));
+}
+
+impl Pending {
+    /// Tells the workers. Cannot fail: atomics and latches.
+    fn carry_out(&self) {
+        let slots = slots::all();
+        match self.restart.take() {
+            Restart::None => {}
+            Restart::Of(database) => slots.of_database(database).for_each(|slot| slot.ask(Request::Restart)),
+            Restart::All => slots.in_use().for_each(|(_, slot)| slot.ask(Request::Restart)),
+        }
+        if self.rescan.take() {
+            slots.request_rescan();
+        }
+        for Wake { slot, key, notice } in self.wakes.iter().filter_map(Cell::take) {
+            if notice != Notice::NONE {
+                slot.notify(notice);
+            }
+            slots.wake(slot, key);
+        }
+    }
+
+    fn forget(&self) {
+        self.wakes.iter().for_each(|wake| wake.set(None));
+        self.restart.set(Restart::None);
+        self.rescan.set(false);
+    }
+}
+
+/// Runs at every end of a transaction in every backend. At commit nothing here may fail: an ERROR would bring the
+/// cluster down.
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};
     match event {
         XACT_EVENT_COMMIT => {
-            // Where a failed command was caught in a subtransaction, nobody has called the relay back.
+            // If a failed command was caught in a subtransaction, nobody has called the workers back.
             vacate::call_back();
-            let intent = INTENT.take();
-            if let Some(slot) = intent.restart {
-                slot.ask(Request::Restart);
-            }
-            if intent.rescan {
-                slots::all().request_rescan();
-            }
-            if let Some(slot) = intent.wake {
-                if intent.reread {
-                    slot.reread.store(true, Ordering::Release);
-                }
-                if intent.pause {
-                    slot.paused_changed.store(true, Ordering::Release);
-                    // A paused relay ignores its wakeup.
-                    slot.wakeup.set_latch();
-                }
-                // SAFETY: a plain global of this process.
-                slots::all().wake(slot, unsafe { pg_sys::MyDatabaseId });
-            }
+            PENDING.with(Pending::carry_out);
         }
         XACT_EVENT_ABORT | XACT_EVENT_PREPARE => {
-            INTENT.set(Intent::default());
+            PENDING.with(Pending::forget);
             vacate::call_back();
         }
         _ => {}

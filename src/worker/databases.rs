@@ -4,7 +4,7 @@ use pgrx::prelude::*;
 
 use crate::pg::compat::guarded;
 
-/// All databases that may have a relay. For a process without a database of its own; in a transaction.
+/// All databases that may have workers. For a process without a database of its own; in a transaction.
 #[must_use]
 pub fn connectable() -> Vec<pg_sys::Oid> {
     let mut found = Vec::new();
@@ -19,7 +19,7 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
                 break;
             }
             let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            if may_have_relay(row) {
+            if is_open(row) {
                 found.push(row.oid);
             }
         }
@@ -31,17 +31,17 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
     found
 }
 
-/// Whether a relay may run in a database: it exists, takes connections and is no template. A template is
+/// Whether workers may run in a database: it exists, takes connections and is no template. A template is
 /// to be copied, not to be worked in, and a session in it would be in the way. In a transaction.
 ///
 /// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at commit, a
 /// moment before the invalidation reaches the caches of others.
 #[must_use]
-pub fn is_relayable(database: pg_sys::Oid) -> bool {
+pub fn admits_workers(database: pg_sys::Oid) -> bool {
     connectable().contains(&database)
 }
 
-fn may_have_relay(row: &pg_sys::FormData_pg_database) -> bool {
+fn is_open(row: &pg_sys::FormData_pg_database) -> bool {
     row.datallowconn && !row.datistemplate
 }
 

@@ -14,28 +14,31 @@ use pgrx::bgworkers::{
 use pgrx::prelude::*;
 
 use super::backoff::Pause;
+use super::kind::WorkerKey;
 use super::phase::Phase;
 use super::process::Exit;
 use super::slot::Slot;
-use super::slots;
-use super::{databases, log, process, transaction};
+use super::{databases, log, process, registration, slots, transaction};
 use crate::pg::user_error::Complaint;
 use crate::pg::wait_set::Sleep;
+use crate::settings::workers;
 
 /// Restart of the launcher itself by the postmaster, should it end.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
-/// First and longest pause before a relay that ended is started again.
-const RELAY_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// First and longest pause before a worker that ended is started again.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// A relay that ran this long had no trouble starting: its next pause is a short one.
+/// A worker that ran this long started without trouble: its next pause is a short one.
 const STEADY: Duration = Duration::from_secs(60);
+
+/// Examining a database takes less than this; a slot that it needs is free again then.
+const EXAMINATION: Duration = Duration::from_secs(5);
 
 /// How long a worker stays away if nobody calls it back.
 const VACATED_AT_MOST: Duration = Duration::from_secs(30);
 
-/// Relays that look for the extension at the same time after a start of the server; the worker slots
-/// are shared with others.
+/// Workers that are started at the same time to look for the extension; others need background workers, too.
 const PROBES_AT_ONCE: usize = 2;
 
 /// How often all databases are examined. Further requests count as one.
@@ -77,9 +80,12 @@ unsafe extern "C-unwind" fn detach(_code: c_int, _argument: pg_sys::Datum) {
     slots::all().launcher.detach();
 }
 
-fn list_databases() -> VecDeque<pg_sys::Oid> {
+/// The workers that there may be: one of each kind in each database.
+fn list_workers() -> VecDeque<WorkerKey> {
+    let in_each =
+        |database| registration::all().iter().map(move |kind| WorkerKey { database, kind: kind.kind });
     match transaction::run(c"event_outbox: listing databases", databases::connectable) {
-        Ok(databases) => databases.into(),
+        Ok(databases) => databases.into_iter().flat_map(in_each).collect(),
         Err(failed) => error!("could not list the databases: {failed}"),
     }
 }
@@ -88,10 +94,10 @@ fn has_ended(process: &DynamicBackgroundWorker) -> bool {
     matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
 
-fn no_worker_for(database: &str) -> Complaint {
+fn no_process_for(noun: &str, database: &str) -> Complaint {
     Complaint {
         code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        message: format!("no background worker is left for the relay of database \"{database}\""),
+        message: format!("no background worker is left for the {noun} of database \"{database}\""),
         detail: "Its events wait in the outbox. The start is tried again with pauses of up to a minute, and when a relay ends.".into(),
         hint: "Raise max_worker_processes, by one for each database with the extension and one for the \
                launcher, and restart the server."
@@ -99,13 +105,34 @@ fn no_worker_for(database: &str) -> Complaint {
     }
 }
 
+fn no_slot_for(database: &str) -> Complaint {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        message: format!("event_outbox.max_workers leaves no worker for database \"{database}\""),
+        detail: format!(
+            "Other databases use all {} workers. If this database has the extension, its events wait in the outbox.",
+            workers::max_workers()
+        ),
+        hint: "Raise event_outbox.max_workers above the number of databases with the extension, and restart the server."
+            .into(),
+    }
+}
+
 struct Launcher {
-    /// Databases not examined yet.
-    unknown: VecDeque<pg_sys::Oid>,
-    relays: HashMap<pg_sys::Oid, WorkerState>,
+    /// Workers that may be needed: whether their databases have the extension is not known yet.
+    unknown: VecDeque<WorkerKey>,
+    workers: HashMap<WorkerKey, WorkerState>,
+    /// All slots are in use, and some database has none.
+    shortage: Option<Shortage>,
     /// The history of the rescans; see [`Allowance`].
     rescans: i64,
     sleep: Sleep,
+}
+
+/// Slots are missing.
+struct Shortage {
+    since: Instant,
+    is_logged: bool,
 }
 
 /// What the launcher remembers of a worker.
@@ -120,7 +147,7 @@ struct WorkerState {
 
 impl Default for WorkerState {
     fn default() -> Self {
-        let pause = Pause::new(RELAY_PAUSE.0, RELAY_PAUSE.1);
+        let pause = Pause::new(PAUSE.0, PAUSE.1);
         Self { pause, process: None, starved: false, since: Instant::now() }
     }
 }
@@ -128,8 +155,9 @@ impl Default for WorkerState {
 impl Launcher {
     fn new() -> Self {
         Self {
-            unknown: list_databases(),
-            relays: HashMap::new(),
+            unknown: list_workers(),
+            workers: HashMap::new(),
+            shortage: None,
             rescans: 0,
             sleep: Sleep::new(c"EventOutboxLauncher", None),
         }
@@ -142,9 +170,10 @@ impl Launcher {
             process::answer_interrupts();
             self.rescan();
             self.probe();
-            for slot in slots::all().in_use() {
-                self.tend(slot);
+            for (key, slot) in slots::all().in_use() {
+                self.tend(key, slot);
             }
+            self.report_shortage();
             log::flush();
             if !slots::all().launcher.is_set() && !process::has_orders() {
                 self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
@@ -156,7 +185,11 @@ impl Launcher {
     fn rescan(&mut self) {
         if RESCANS.next(self.rescans) <= crate::pg::now() && slots::all().take_rescan() {
             self.rescans = RESCANS.done(self.rescans, crate::pg::now());
-            self.unknown = list_databases();
+            for key in list_workers() {
+                if !self.unknown.contains(&key) {
+                    self.unknown.push_back(key);
+                }
+            }
         }
     }
 
@@ -169,23 +202,70 @@ impl Launcher {
     /// Has the next unknown databases examined, a few at a time.
     fn probe(&mut self) {
         let starting = || {
-            let early = |slot: &&Slot| matches!(slot.phase(), Phase::Requested | Phase::Starting);
-            slots::all().in_use().filter(early).count()
+            let is_early = |slot: &Slot| matches!(slot.phase(), Phase::Requested | Phase::Starting);
+            slots::all().in_use().filter(|(_, slot)| is_early(slot)).count()
         };
+        self.readmit();
         while starting() < PROBES_AT_ONCE {
-            let Some(database) = self.unknown.pop_front() else { return };
-            if slots::all().reserve(database).is_none() {
-                tracing::warn!("more than {} databases have relays: one is left out", slots::MAX_RELAYS);
+            let Some(key) = self.unknown.front() else { return };
+            if slots::all().reserve(*key).is_none() {
+                return;
             }
+            self.unknown.pop_front();
         }
     }
 
+    /// Has the database that was left out examined first, if there is a slot again, and then all others.
+    fn readmit(&mut self) {
+        if slots::all().are_in_use() {
+            return;
+        }
+        if let Some(database) = slots::all().take_left_out() {
+            for registration in registration::all() {
+                self.unknown.push_front(WorkerKey { database, kind: registration.kind });
+            }
+            slots::all().request_rescan();
+        }
+    }
+
+    /// A database that has no slot, if all are in use.
+    fn left_out(&self) -> Option<pg_sys::Oid> {
+        let unknown = || self.unknown.front().filter(|_| slots::all().are_in_use()).map(|key| key.database);
+        slots::all().left_out().or_else(unknown)
+    }
+
+    /// Writes to the log that slots are missing; once, and not while databases are only examined.
+    fn report_shortage(&mut self) {
+        let Some(database) = self.left_out() else {
+            self.shortage = None;
+            return;
+        };
+        let shortage =
+            self.shortage.get_or_insert_with(|| Shortage { since: Instant::now(), is_logged: false });
+        if shortage.is_logged || shortage.since.elapsed() < EXAMINATION {
+            return;
+        }
+        shortage.is_logged = true;
+        let name = || databases::name(database);
+        match transaction::run(c"event_outbox: looking for a database", name) {
+            Ok(name) => no_slot_for(&name).log(PgLogLevel::WARNING),
+            Err(failed) => tracing::warn!("could not look for database {database:?}: {failed}"),
+        }
+    }
+
+    /// When to do it.
+    fn report_date(&self) -> Option<Instant> {
+        self.shortage
+            .as_ref()
+            .filter(|shortage| !shortage.is_logged)
+            .map(|shortage| shortage.since + EXAMINATION)
+    }
+
     /// Does what the phase of a worker's life asks for.
-    fn tend(&mut self, slot: &Slot) {
-        let database = slot.database();
-        let state = self.relays.entry(database).or_default();
+    fn tend(&mut self, key: WorkerKey, slot: &Slot) {
+        let state = self.workers.entry(key).or_default();
         match slot.phase() {
-            Phase::Requested if state.pause.is_over() => self.start(slot),
+            Phase::Requested if state.pause.is_over() => self.start(key, slot),
             Phase::Starting | Phase::Running => {
                 // It ended before it could take its slot.
                 if state.process.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
@@ -208,7 +288,7 @@ impl Launcher {
             Phase::NotInstalled => {
                 // The extension, or an event, may have come since the worker looked.
                 let was_woken = slot.wakeup.take();
-                if was_woken { slot.enter(Phase::Requested) } else { self.release(slot) }
+                if was_woken { slot.enter(Phase::Requested) } else { self.release(key, slot) }
             }
             Phase::Vacated => {
                 if state.process.take().is_some() {
@@ -221,27 +301,29 @@ impl Launcher {
         }
     }
 
-    fn start(&mut self, slot: &Slot) {
-        let database = slot.database();
-        let look = || databases::is_relayable(database).then(|| databases::name(database));
-        let name = match transaction::run(c"event_outbox: starting a relay", look) {
+    fn start(&mut self, key: WorkerKey, slot: &Slot) {
+        let database = key.database;
+        let Some(registration) = registration::of(key.kind) else { return self.release(key, slot) };
+        let look = || databases::admits_workers(database).then(|| databases::name(database));
+        let name = match transaction::run(c"event_outbox: starting a worker", look) {
             Ok(Some(name)) => name,
-            Ok(None) => return self.release(slot),
+            Ok(None) => return self.release(key, slot),
             Err(failed) => return tracing::warn!("could not look for database {database:?}: {failed}"),
         };
         // SAFETY: a plain global of this process.
         let pid = unsafe { pg_sys::MyProcPid };
         slot.enter(Phase::Starting);
-        let started = BackgroundWorkerBuilder::new("event_outbox relay")
-            .set_type("event_outbox relay")
+        let process_name = registration.name.to_string_lossy();
+        let started = BackgroundWorkerBuilder::new(&process_name)
+            .set_type(&process_name)
             .set_library("event_outbox")
-            .set_function("event_outbox_relay_main")
+            .set_function(registration.entry)
             .set_argument(Some(pg_sys::Datum::from(database)))
             .set_restart_time(None)
             .set_notify_pid(pid)
             .enable_spi_access()
             .load_dynamic();
-        let state = self.relays.entry(database).or_default();
+        let state = self.workers.entry(key).or_default();
         state.since = Instant::now();
         match started {
             Ok(process) => {
@@ -252,7 +334,7 @@ impl Launcher {
                 slot.enter(Phase::Requested);
                 state.pause.failed();
                 if !std::mem::replace(&mut state.starved, true) {
-                    let complaint = no_worker_for(&name);
+                    let complaint = no_process_for(registration.noun, &name);
                     slot.show_error(&complaint.to_string());
                     complaint.log(PgLogLevel::WARNING);
                 }
@@ -260,18 +342,20 @@ impl Launcher {
         }
     }
 
-    /// Frees a slot. Others may have waited for its background worker.
-    fn release(&mut self, slot: &Slot) {
-        self.relays.remove(&slot.database());
+    /// Frees a slot. Others may have waited for it, or for its background worker.
+    fn release(&mut self, key: WorkerKey, slot: &Slot) {
+        self.workers.remove(&key);
         slots::all().release(slot);
-        for state in self.relays.values_mut().filter(|state| state.starved) {
+        // The next database may have it.
+        slots::all().launcher.set();
+        for state in self.workers.values_mut().filter(|state| state.starved) {
             state.pause.paused();
         }
     }
 
     fn next_date(&self) -> Option<Instant> {
-        let relays = slots::all().in_use().filter_map(|slot| {
-            let state = self.relays.get(&slot.database())?;
+        let workers = slots::all().in_use().filter_map(|(key, slot)| {
+            let state = self.workers.get(&key)?;
             match slot.phase() {
                 Phase::Requested => state.pause.until().or(Some(Instant::now())),
                 Phase::Vacated => Some(state.since + VACATED_AT_MOST),
@@ -280,6 +364,6 @@ impl Launcher {
                 }
             }
         });
-        relays.chain(self.rescan_date()).min()
+        workers.chain(self.rescan_date()).chain(self.report_date()).min()
     }
 }

@@ -1,131 +1,75 @@
-//! Commands that concern the relay: it is started, woken, sent away or made to read its settings
-//! anew by what users do anyway, so that nothing has to be registered.
+//! Commands that concern workers: users start, wake, send away and reconfigure them by what they do anyway, so that
+//! nothing has to be registered. Runs in: client backends, around utility commands.
 
 use std::ffi::{CStr, c_char};
 
-use once_cell::sync::OnceCell;
 use pgrx::prelude::*;
 
 use super::{at_commit, vacate};
-use crate::pg::compat;
+use crate::pg::utility_hook::{After, Observer};
 use crate::settings;
 
-type Utility = unsafe extern "C-unwind" fn(
-    *mut pg_sys::PlannedStmt,
-    *const c_char,
-    bool,
-    pg_sys::ProcessUtilityContext::Type,
-    pg_sys::ParamListInfo,
-    *mut pg_sys::QueryEnvironment,
-    *mut pg_sys::DestReceiver,
-    *mut pg_sys::QueryCompletion,
-);
+/// Observes the commands.
+pub static OBSERVER: Lifecycle = Lifecycle;
 
-static PREVIOUS: OnceCell<Option<Utility>> = OnceCell::new();
+/// The observer.
+pub struct Lifecycle;
 
-/// Puts the hook in front of those already there.
-pub fn init() {
-    // SAFETY: runs in the postmaster, once, before any backend exists.
-    unsafe {
-        if PREVIOUS.set(pg_sys::ProcessUtility_hook).is_ok() {
-            pg_sys::ProcessUtility_hook = Some(process_utility);
-        }
+impl Observer for Lifecycle {
+    fn observes(&self, tag: pg_sys::NodeTag) -> bool {
+        use pg_sys::NodeTag::*;
+        matches!(
+            tag,
+            T_TransactionStmt
+                | T_CreateExtensionStmt
+                | T_AlterExtensionStmt
+                | T_CreateSubscriptionStmt
+                | T_AlterSubscriptionStmt
+                | T_DropSubscriptionStmt
+                | T_DropStmt
+                | T_DropOwnedStmt
+                | T_AlterDatabaseSetStmt
+                | T_AlterRoleSetStmt
+                | T_DropdbStmt
+                | T_RenameStmt
+                | T_AlterDatabaseStmt
+                | T_CreatedbStmt
+        )
+    }
+
+    unsafe fn before(&self, statement: *mut pg_sys::Node) -> Option<After> {
+        // SAFETY: as promised by the caller.
+        let concern = unsafe { Concern::of(statement) };
+        let (call, object): (fn(pg_sys::Oid), _) = match concern {
+            Concern::None => return None,
+            Concern::Start => (|_| at_commit::wake_all(), pg_sys::InvalidOid),
+            Concern::Wake => (|_| at_commit::wake_present(), pg_sys::InvalidOid),
+            Concern::Reconfigure(database) => (at_commit::restart, database),
+            Concern::Rescan => (|_| at_commit::rescan(), pg_sys::InvalidOid),
+            Concern::Vacate(database) => {
+                vacate::ask(database);
+                (|_| vacate::call_back(), database)
+            }
+        };
+        Some(After { call, object })
     }
 }
 
-/// What a command means to a relay. It crosses a frame that an ERROR may jump over, and so owns nothing.
+/// What a command means to workers.
 #[derive(Clone, Copy)]
-#[repr(C)]
 enum Concern {
     /// Nothing.
     None,
-    /// The extension was created here: start one when this commits.
+    /// The extension was created here: start workers when this commits.
     Start,
-    /// Rows may have become visible, or the extension may have gone: look when this commits.
-    Look,
-    /// The settings of this database, or what the relay works with there, were changed.
+    /// Rows may have become visible, or the extension may have gone: wake the workers when this commits.
+    Wake,
+    /// The settings of this database, or something that the workers depend on there, were changed.
     Reconfigure(pg_sys::Oid),
     /// The command needs this database to itself.
     Vacate(pg_sys::Oid),
-    /// A database may have come to take connections: look into all when this commits.
+    /// A database may have come to take connections: examine all when this commits.
     Rescan,
-}
-
-/// Sees every utility command of every session, of which hardly any concerns a relay.
-///
-/// An ERROR of the command is none of ours: it passes this frame as it came, by C's own jump. So nothing here, around
-/// the call, catches it or has a destructor; to catch it and raise it again would lose its context, its position, and
-/// the names of its table, column and constraint. What is to be undone then hangs on the transaction's end.
-#[allow(clippy::too_many_arguments)]
-unsafe extern "C-unwind" fn process_utility(
-    statement: *mut pg_sys::PlannedStmt,
-    query: *const c_char,
-    read_only: bool,
-    context: pg_sys::ProcessUtilityContext::Type,
-    parameters: pg_sys::ParamListInfo,
-    environment: *mut pg_sys::QueryEnvironment,
-    receiver: *mut pg_sys::DestReceiver,
-    completion: *mut pg_sys::QueryCompletion,
-) {
-    // SAFETY: Postgres passes a planned statement that holds a utility statement. The arguments are passed on as they came.
-    unsafe {
-        let node = (*statement).utilityStmt;
-        let concern = if may_concern((*node).type_) { before(node) } else { Concern::None };
-        let next = PREVIOUS.get().copied().flatten().unwrap_or(compat::raw::standard_ProcessUtility);
-        next(statement, query, read_only, context, parameters, environment, receiver, completion);
-        if !matches!(concern, Concern::None) {
-            after(concern);
-        }
-    }
-}
-
-/// Whether commands of this kind can concern a relay.
-fn may_concern(tag: pg_sys::NodeTag) -> bool {
-    use pg_sys::NodeTag::*;
-    matches!(
-        tag,
-        T_TransactionStmt
-            | T_CreateExtensionStmt
-            | T_AlterExtensionStmt
-            | T_CreateSubscriptionStmt
-            | T_AlterSubscriptionStmt
-            | T_DropSubscriptionStmt
-            | T_DropStmt
-            | T_DropOwnedStmt
-            | T_AlterDatabaseSetStmt
-            | T_AlterRoleSetStmt
-            | T_DropdbStmt
-            | T_RenameStmt
-            | T_AlterDatabaseStmt
-            | T_CreatedbStmt
-    )
-}
-
-/// Before a command that may concern a relay.
-///
-/// # Safety
-/// `node` is a parse tree's utility statement.
-#[pg_guard]
-unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) -> Concern {
-    // SAFETY: as promised by the caller.
-    let concern = unsafe { Concern::of(node) };
-    if let Concern::Vacate(database) = concern {
-        vacate::ask(database);
-    }
-    concern
-}
-
-/// After it has succeeded.
-#[pg_guard]
-unsafe extern "C-unwind" fn after(concern: Concern) {
-    match concern {
-        Concern::Start => at_commit::wake_at_commit(),
-        Concern::Look => at_commit::wake_if_present_at_commit(),
-        Concern::Reconfigure(database) => at_commit::restart_at_commit(database),
-        Concern::Rescan => at_commit::rescan_at_commit(),
-        Concern::Vacate(_) => vacate::call_back(),
-        Concern::None => {}
-    }
 }
 
 impl Concern {
@@ -138,7 +82,7 @@ impl Concern {
                 pg_sys::NodeTag::T_TransactionStmt => {
                     let kind = (*node.cast::<pg_sys::TransactionStmt>()).kind;
                     if kind == pg_sys::TransactionStmtKind::TRANS_STMT_COMMIT_PREPARED {
-                        Self::Look
+                        Self::Wake
                     } else {
                         Self::None
                     }
@@ -163,17 +107,17 @@ impl Concern {
                     let kind = (*node.cast::<pg_sys::DropStmt>()).removeType;
                     let may_end_it =
                         [pg_sys::ObjectType::OBJECT_EXTENSION, pg_sys::ObjectType::OBJECT_SCHEMA];
-                    if may_end_it.contains(&kind) { Self::Look } else { Self::None }
+                    if may_end_it.contains(&kind) { Self::Wake } else { Self::None }
                 }
                 // The extension may be among what is dropped.
-                pg_sys::NodeTag::T_DropOwnedStmt => Self::Look,
+                pg_sys::NodeTag::T_DropOwnedStmt => Self::Wake,
                 pg_sys::NodeTag::T_AlterDatabaseSetStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseSetStmt>();
                     Self::reconfigure(alter.dbname, alter.setstmt)
                 }
                 pg_sys::NodeTag::T_AlterRoleSetStmt => {
                     let alter = &*node.cast::<pg_sys::AlterRoleSetStmt>();
-                    if is_relays_role(alter.role) {
+                    if is_workers_role(alter.role) {
                         Self::reconfigure(alter.database, alter.setstmt)
                     } else {
                         Self::None
@@ -208,7 +152,7 @@ impl Concern {
         }
     }
 
-    /// A relay goes by the extension's own settings; what else a database sets for its sessions it overrides.
+    /// Workers go by the extension's own settings, and override other settings of the database.
     ///
     /// # Safety
     /// `name` is a C string or null, `change` what is to be set or reset.
@@ -217,7 +161,7 @@ impl Concern {
         unsafe { database(name).filter(|_| is_ours(change)) }.map_or(Self::None, Self::Reconfigure)
     }
 
-    /// Only for those who may carry the command out: others must not be able to disturb the relay.
+    /// Only for roles that may carry out the command: others must not be able to disturb the workers.
     ///
     /// # Safety
     /// `name` is a C string or null.
@@ -259,12 +203,12 @@ unsafe fn is_ours(change: *const pg_sys::VariableSetStmt) -> bool {
     }
 }
 
-/// Whether relays log in as this role, or all roles are meant. A role may change its own settings in every database,
+/// Whether workers log in as this role, or all roles are meant. A role may change its own settings in every database,
 /// also where it may not even connect.
 ///
 /// # Safety
 /// `role` is a role as a statement names it, or null for all.
-unsafe fn is_relays_role(role: *const pg_sys::RoleSpec) -> bool {
+unsafe fn is_workers_role(role: *const pg_sys::RoleSpec) -> bool {
     // SAFETY: as promised by the caller; a role that does not exist is the command's business.
     role.is_null()
         || unsafe { pg_sys::get_rolespec_oid(role, true) } == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)

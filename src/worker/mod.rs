@@ -1,23 +1,39 @@
-//! Background workers of a database: they are started, woken, sent away and seen by what is here.
+//! Background workers, per database and kind: they are started, woken, sent away and seen by what is here.
 //!
-//! [`launcher`] starts one for each database that has the extension, in a slot of shared memory ([`slots`]);
-//! [`at_commit`] and [`lifecycle`] tell it of what sessions do.
+//! A capability registers its kind of worker ([`registration`]). [`launcher`] starts one for each database that has the
+//! extension, in a slot of shared memory ([`slots`]); [`at_commit`] and [`lifecycle`] tell it what sessions do. `README.md`
+//! beside this file draws the phases of a worker's life.
+
+use registration::Registration;
 
 pub mod admin_request;
 pub mod at_commit;
 pub mod backoff;
 pub mod databases;
+pub mod entry;
 mod error_text;
+pub mod kind;
 pub mod launcher;
 pub mod lifecycle;
 pub mod listen;
 pub mod log;
-pub mod metrics;
 pub mod phase;
 pub mod process;
+pub mod registration;
 pub mod slot;
 pub mod slots;
-pub mod state;
 pub mod transaction;
 pub mod vacate;
 pub mod wakeup;
+
+/// Sets up the workers; in the postmaster.
+pub fn init(registrations: &'static [&'static Registration]) {
+    registration::register(registrations);
+    slots::init();
+    admin_request::init();
+    at_commit::init();
+    // While pg_upgrade works, nobody else is to publish or delete.
+    if !crate::pg::is_binary_upgrade() {
+        launcher::init();
+    }
+}

@@ -3,16 +3,14 @@
 //! The worker, the launcher and, at commit, every backend write to it. So the parts that a commit touches are atomics,
 //! which can neither block nor raise an error.
 
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use event_outbox_policy::worker::allowance::Allowance;
-use pgrx::prelude::*;
 
 use super::error_text::ErrorText;
-use super::metrics::Figures;
+use super::kind::{Notice, WorkerKey};
 use super::phase::{Phase, Request};
-use super::state::{Connection, Dated, State};
 use super::wakeup::Wakeup;
 
 /// How often a worker restarts because it is asked to. Further requests count as one, which waits while the worker
@@ -22,8 +20,10 @@ const RESTARTS: Allowance = Allowance { burst: 10, period: Duration::from_secs(1
 /// The slot of one worker. Times are in microseconds since 1970.
 #[derive(Default)]
 pub struct Slot {
-    /// The database's oid; 0 for a free slot.
-    pub(super) database: AtomicU32,
+    /// The [`WorkerKey`] as a number; 0 for a free slot.
+    key: AtomicU64,
+    /// Its place among the slots.
+    index: AtomicUsize,
     phase: AtomicU32,
     request: AtomicU32,
     /// The history of its restarts; see [`Allowance`].
@@ -32,25 +32,55 @@ pub struct Slot {
     pub pid: AtomicI32,
     /// Wakes the worker.
     pub wakeup: Wakeup,
-    /// Rows that the relay has read before have changed: it is to read the table from the beginning.
-    pub reread: AtomicBool,
-    /// The database was paused or resumed: the relay is to find out which.
-    pub paused_changed: AtomicBool,
-    state: Dated,
-    connection: Dated,
+    /// What the worker was told and has not taken yet; see [`Notice`].
+    notices: AtomicU32,
     error: ErrorText,
     /// The error shown persists.
     is_troubled: AtomicBool,
     /// When the last error was over; 0 if none was.
     recovered_at: AtomicI64,
-    /// The worker's metrics.
-    pub figures: Figures,
 }
 
 impl Slot {
-    /// The database it belongs to.
-    pub fn database(&self) -> pg_sys::Oid {
-        pg_sys::Oid::from(self.database.load(Ordering::SeqCst))
+    /// The worker that it belongs to; `None` for a free slot.
+    pub fn key(&self) -> Option<WorkerKey> {
+        WorkerKey::from_bits(self.key.load(Ordering::SeqCst))
+    }
+
+    /// Its place among the slots, for arrays that have as many elements.
+    pub fn index(&self) -> usize {
+        self.index.load(Ordering::Relaxed)
+    }
+
+    /// Gives the slot at `index` to a worker that is to be started. The caller holds the lock of reservations.
+    pub(super) fn reserve(&self, key: WorkerKey, index: usize, prepare: impl FnOnce(&Self)) {
+        self.clear();
+        self.index.store(index, Ordering::Relaxed);
+        prepare(self);
+        self.enter(Phase::Requested);
+        self.key.store(key.to_bits(), Ordering::Release);
+    }
+
+    /// Frees the slot. The caller holds the lock of reservations.
+    pub(super) fn free(&self) {
+        self.key.store(0, Ordering::SeqCst);
+    }
+
+    /// Tells the worker something, and wakes it even while it ignores its wakeup. Safe at commit.
+    pub fn notify(&self, notice: Notice) {
+        self.notices.fetch_or(notice.bits(), Ordering::AcqRel);
+        self.wakeup.set_latch();
+    }
+
+    /// Whether the worker was told so and has not taken it.
+    pub fn has_notice(&self, notice: Notice) -> bool {
+        self.notices.load(Ordering::Acquire) & notice.bits() != 0
+    }
+
+    /// Takes a notice; whether there was one. Call this before looking, so that whoever changes something meanwhile is
+    /// noticed.
+    pub fn take_notice(&self, notice: Notice) -> bool {
+        self.notices.fetch_and(!notice.bits(), Ordering::AcqRel) & notice.bits() != 0
     }
 
     /// The phase of its life.
@@ -111,28 +141,6 @@ impl Slot {
         self.request.store(Request::None as u32, Ordering::Release);
     }
 
-    /// The state shown, and since when.
-    pub fn state(&self) -> (State, i64) {
-        let (value, since) = self.state.get();
-        (State::from_u32(value), since)
-    }
-
-    /// Shows a state.
-    pub fn show(&self, state: State) {
-        self.state.set(state as u32, crate::pg::now());
-    }
-
-    /// The connection shown, and since when.
-    pub fn connection(&self) -> (Connection, i64) {
-        let (value, since) = self.connection.get();
-        (Connection::from_u32(value), since)
-    }
-
-    /// Shows a connection.
-    pub fn show_connection(&self, connection: Connection) {
-        self.connection.set(connection as u32, crate::pg::now());
-    }
-
     /// Shows an error.
     pub fn show_error(&self, text: &str) {
         self.error.set(text, crate::pg::now());
@@ -157,15 +165,13 @@ impl Slot {
     }
 
     /// Prepares the slot for another worker.
-    pub(super) fn clear(&self) {
+    fn clear(&self) {
         self.pid.store(0, Ordering::Relaxed);
         self.restarts.store(0, Ordering::Relaxed);
         self.forget_request();
-        self.state.clear();
-        self.connection.clear();
+        self.notices.store(0, Ordering::Relaxed);
         self.error.clear();
         self.is_troubled.store(false, Ordering::Relaxed);
         self.recovered_at.store(0, Ordering::Relaxed);
-        self.figures.clear();
     }
 }

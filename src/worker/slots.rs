@@ -1,110 +1,117 @@
-//! The slots of all workers, and how to wake the launcher. Runs in: every process, in part at commit.
+//! The slots of all workers, and what the launcher is told. Runs in: every process, in part at commit.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
-use super::error_text;
-use super::phase::Phase;
+use super::kind::WorkerKey;
 use super::slot::Slot;
 use super::wakeup::Wakeup;
+use super::{error_text, registration};
+use crate::pg::shmem::{SharedArray, shareable};
+use crate::settings::workers;
 
-/// The most databases of one server that can have a relay.
-pub const MAX_RELAYS: usize = 64;
-
+static SLOTS: SharedArray<Slot> = SharedArray::new(c"event_outbox_slots", workers::max_workers);
 // SAFETY: the name is this extension's own. What lies there are atomics, and pointers into the main shared memory,
 // which every process maps at the same address.
-static SLOTS: PgAtomic<AssertPGRXSharedMemory<WorkerSlots>> = unsafe { PgAtomic::new(c"event_outbox_slots") };
-/// Held while a slot is reserved or released.
+static LAUNCHER: PgAtomic<AssertPGRXSharedMemory<LauncherInbox>> =
+    unsafe { PgAtomic::new(c"event_outbox_launcher") };
+/// Held while a slot is reserved or freed.
 // SAFETY: as above.
 static RESERVATION: PgLwLock<bool> = unsafe { PgLwLock::new(c"event_outbox_reservation") };
 
 /// Requests the shared memory.
 pub fn init() {
-    pg_shmem_init!(SLOTS = shareable(WorkerSlots::default()));
+    pg_shmem_init!(SLOTS = ());
+    pg_shmem_init!(LAUNCHER = shareable(LauncherInbox::default()));
     pg_shmem_init!(RESERVATION);
     error_text::init();
 }
 
-/// A value for shared memory.
-pub(super) fn shareable<T>(value: T) -> AssertPGRXSharedMemory<T> {
-    // SAFETY: what this extension shares are atomics, numbers, bytes, and in latches and condition variables pointers
-    // into the main shared memory: nothing that belongs to one process.
-    unsafe { AssertPGRXSharedMemory::new(value) }
+/// What the launcher is told.
+#[derive(Default)]
+struct LauncherInbox {
+    wakeup: Wakeup,
+    rescan_requested: AtomicBool,
+    /// A database for which no slot was left; 0 if none.
+    left_out: AtomicU32,
 }
 
 /// The slots of all workers.
-pub fn all() -> &'static WorkerSlots {
-    SLOTS.get()
+pub fn all() -> WorkerSlots {
+    let launcher: &'static LauncherInbox = LAUNCHER.get();
+    WorkerSlots { slots: SLOTS.elements(), launcher: &launcher.wakeup, inbox: launcher }
 }
 
 /// All workers, and the launcher.
+#[derive(Clone, Copy)]
 pub struct WorkerSlots {
+    slots: &'static [Slot],
     /// Wakes the launcher.
-    pub launcher: Wakeup,
-    rescan_requested: AtomicBool,
-    slots: [Slot; MAX_RELAYS],
-    settled: pg_sys::ConditionVariable,
-}
-
-impl Default for WorkerSlots {
-    fn default() -> Self {
-        let mut settled = pg_sys::ConditionVariable::default();
-        // SAFETY: initialises a value that holds no address of its own, so that it may move afterwards.
-        unsafe { pg_sys::ConditionVariableInit(&mut settled) };
-        Self {
-            launcher: Wakeup::default(),
-            rescan_requested: AtomicBool::new(false),
-            slots: [const { None::<Slot> }; MAX_RELAYS].map(|_| Slot::default()),
-            settled,
-        }
-    }
+    pub launcher: &'static Wakeup,
+    inbox: &'static LauncherInbox,
 }
 
 impl WorkerSlots {
-    /// All slots in use.
-    pub fn in_use(&self) -> impl Iterator<Item = &Slot> {
-        self.slots.iter().filter(|slot| slot.database() != pg_sys::InvalidOid)
+    /// All slots in use, by the worker that each belongs to.
+    pub fn in_use(self) -> impl Iterator<Item = (WorkerKey, &'static Slot)> {
+        self.slots.iter().filter_map(|slot| Some((slot.key()?, slot)))
     }
 
-    /// The slot of a database.
-    pub fn find(&self, database: pg_sys::Oid) -> Option<&Slot> {
-        self.in_use().find(|slot| slot.database() == database)
+    /// Whether all slots are in use.
+    pub fn are_in_use(self) -> bool {
+        self.slots.iter().all(|slot| slot.key().is_some())
     }
 
-    /// The slot of a database, reserved now if it has none; `None` if all are taken.
-    pub fn reserve(&self, database: pg_sys::Oid) -> Option<&Slot> {
-        if let Some(slot) = self.find(database) {
+    /// The slots of all workers of a database.
+    pub fn of_database(self, database: pg_sys::Oid) -> impl Iterator<Item = &'static Slot> {
+        self.in_use().filter(move |(key, _)| key.database == database).map(|(_, slot)| slot)
+    }
+
+    /// The slot of a worker.
+    pub fn find(self, key: WorkerKey) -> Option<&'static Slot> {
+        self.in_use().find(|(owner, _)| *owner == key).map(|(_, slot)| slot)
+    }
+
+    /// The slot of a worker, reserved now if it has none; `None` if all are in use.
+    pub fn reserve(self, key: WorkerKey) -> Option<&'static Slot> {
+        if let Some(slot) = self.find(key) {
             return Some(slot);
+        }
+        // Without the lock, which else every event would take in a database that has no slot.
+        if self.are_in_use() {
+            return None;
         }
         let _lock = RESERVATION.exclusive();
-        if let Some(slot) = self.find(database) {
+        if let Some(slot) = self.find(key) {
             return Some(slot);
         }
-        let slot = self.slots.iter().find(|slot| slot.database() == pg_sys::InvalidOid)?;
-        slot.clear();
-        slot.enter(Phase::Requested);
-        slot.database.store(database.to_u32(), Ordering::Release);
+        let (at, slot) = self.slots.iter().enumerate().find(|(_, slot)| slot.key().is_none())?;
+        slot.reserve(key, at, |slot| {
+            if let Some(registration) = registration::of(key.kind) {
+                (registration.reserved)(slot);
+            }
+        });
         Some(slot)
     }
 
     /// Frees a slot.
     ///
-    /// A commit may set its wakeup at this very moment. The commit sets the wakeup and then reads the database; this
-    /// clears the database and then reads the wakeup. So one of the two notices the other.
-    pub fn release(&self, slot: &Slot) {
+    /// A commit may set its wakeup at this very moment. The commit sets the wakeup and then reads the owner; this
+    /// clears the owner and then reads the wakeup. So one of the two notices the other.
+    pub fn release(self, slot: &Slot) {
         let _lock = RESERVATION.exclusive();
-        slot.database.store(0, Ordering::SeqCst);
+        slot.free();
         if slot.wakeup.is_set() {
-            self.rescan_requested.store(true, Ordering::SeqCst);
+            self.inbox.rescan_requested.store(true, Ordering::SeqCst);
         }
     }
 
-    /// Wakes the worker of a slot that `database` had; the launcher if no worker runs. Safe at commit.
-    pub fn wake(&self, slot: &Slot, database: pg_sys::Oid) {
+    /// Wakes the worker that the slot belonged to; the launcher if that worker does not run. Safe at commit.
+    pub fn wake(self, slot: &Slot, owner: WorkerKey) {
         slot.wakeup.set();
-        if slot.database() != database {
+        if slot.key() != Some(owner) {
             self.request_rescan();
         } else if !slot.phase().is_alive() {
             self.launcher.set();
@@ -112,30 +119,40 @@ impl WorkerSlots {
     }
 
     /// Has the launcher examine all databases: any of them may need a worker now. Safe at commit.
-    pub fn request_rescan(&self) {
-        self.rescan_requested.store(true, Ordering::SeqCst);
+    pub fn request_rescan(self) {
+        self.inbox.rescan_requested.store(true, Ordering::SeqCst);
         self.launcher.set();
     }
 
     /// Whether a rescan was requested and is still to be done.
-    pub fn rescan_is_pending(&self) -> bool {
-        self.rescan_requested.load(Ordering::SeqCst)
+    pub fn rescan_is_pending(self) -> bool {
+        self.inbox.rescan_requested.load(Ordering::SeqCst)
     }
 
     /// Whether a rescan was requested since the last call.
-    pub fn take_rescan(&self) -> bool {
-        self.rescan_requested.swap(false, Ordering::SeqCst)
+    pub fn take_rescan(self) -> bool {
+        self.inbox.rescan_requested.swap(false, Ordering::SeqCst)
     }
 
-    /// Wakes those who wait for events to be published.
-    pub fn tell_settled(&self) {
-        // SAFETY: initialised with the slots, in shared memory.
-        unsafe { pg_sys::ConditionVariableBroadcast(self.settled_ptr()) }
+    /// Tells the launcher that no slot is left for a database. Safe at commit.
+    pub fn leave_out(self, database: pg_sys::Oid) {
+        let (left_out, order) = (&self.inbox.left_out, Ordering::SeqCst);
+        if left_out.compare_exchange(0, database.to_u32(), order, order).is_ok() {
+            self.launcher.set();
+        }
     }
 
-    /// The condition that [`tell_settled`](Self::tell_settled) signals.
-    pub fn settled_ptr(&self) -> *mut pg_sys::ConditionVariable {
-        // Postgres guards the inside with a spin lock of its own.
-        std::ptr::from_ref(&self.settled).cast_mut()
+    /// The first database that was left out since the last [`take_left_out`](Self::take_left_out).
+    pub fn left_out(self) -> Option<pg_sys::Oid> {
+        database(self.inbox.left_out.load(Ordering::SeqCst))
     }
+
+    /// Forgets the databases that were left out, of which this is the first.
+    pub fn take_left_out(self) -> Option<pg_sys::Oid> {
+        database(self.inbox.left_out.swap(0, Ordering::SeqCst))
+    }
+}
+
+fn database(oid: u32) -> Option<pg_sys::Oid> {
+    (oid != 0).then(|| pg_sys::Oid::from(oid))
 }

@@ -6,10 +6,10 @@ use event_outbox_policy::kafka::admin::{self as policy, Action, Answer, FailureK
 use pgrx::datum::JsonString;
 use pgrx::prelude::*;
 
+use crate::outbox::relay::registration;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::user_error::Complaint;
 use crate::worker::admin_request::{self, Unanswered};
-use crate::worker::at_commit;
 use crate::worker::phase::Request;
 use crate::worker::slots;
 
@@ -25,14 +25,13 @@ const LONGEST: Duration = Duration::from_secs(3600);
 
 /// After each statement that changes `outbox.paused`.
 fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
-    at_commit::reread_pause_at_commit();
+    registration::reread_pause_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
 /// Whether there was a relay to restart.
 fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
-    // SAFETY: a plain global of this process.
-    let slot = slots::all().find(unsafe { pg_sys::MyDatabaseId });
+    let slot = registration::slot_here();
     if let Some(slot) = slot {
         slot.ask(Request::Restart);
         slots::all().launcher.set();
@@ -46,8 +45,7 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = arguments.interval(1)?;
     let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));
     let timeout = timeout.clamp(Duration::from_millis(1), LONGEST);
-    // SAFETY: a plain global of this process.
-    let Some(slot) = slots::all().find(unsafe { pg_sys::MyDatabaseId }) else { no_relay().raise() };
+    let Some(slot) = registration::slot_here() else { no_relay().raise() };
     let request = arguments.json(0)?;
     // Before it is copied.
     if request.len() > admin_request::BUFFER_BYTES {
@@ -56,7 +54,8 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let action: Action =
         serde_json::from_str(request).unwrap_or_else(|error| unknown_request(&error).raise());
     let request = serde_json::to_string(&policy::Request::new(action, timeout)).unwrap_or_default();
-    let answer = admin_request::requests().ask(&request, timeout + HANDOVER, || slot.wakeup.set_latch());
+    let answer = admin_request::requests()
+        .ask(registration::KIND, &request, timeout + HANDOVER, || slot.wakeup.set_latch());
     let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
     match serde_json::from_str(&answer) {
         Ok(Answer::Ok(topics)) => JsonString(serde_json::to_string(&topics).unwrap_or_default()).into_datum(),

@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
+use crate::outbox::relay::{metrics, registration};
 use crate::pg::catalog;
 use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
 use crate::worker::slot::Slot;
-use crate::worker::slots;
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
@@ -27,9 +27,9 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_select(if database == here { c"status" } else { c"relays" });
     let mut columns = [None; COLUMNS];
     columns[1] = "absent".into_datum();
-    if let Some(slot) = slots::all().find(database) {
+    if let Some(slot) = registration::slot_of(database) {
         describe_life(slot, &mut columns);
-        describe_figures(slot, &mut columns);
+        describe_metrics(slot, &mut columns);
     }
     row(arguments, &columns)
 }
@@ -37,8 +37,8 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
 fn describe_life(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
     let pid = slot.pid.load(Ordering::Relaxed);
     if pid != 0 {
-        let (state, state_since) = slot.state();
-        let (connection, connection_since) = slot.connection();
+        let (state, state_since) = metrics::of(slot).state();
+        let (connection, connection_since) = metrics::of(slot).connection();
         columns[..5].copy_from_slice(&[
             pid.into_datum(),
             state.word().into_datum(),
@@ -53,29 +53,29 @@ fn describe_life(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
     columns[COLUMNS - 1] = error.and_then(|_| time(slot.recovered_at()));
 }
 
-fn describe_figures(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
-    let figures = &slot.figures;
+fn describe_metrics(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
+    let metrics = metrics::of(slot);
     let total = |counter: &std::sync::atomic::AtomicI64| counter.load(Ordering::Relaxed).into_datum();
     let count =
         |count: &AtomicUsize| i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX).into_datum();
     columns[7..FIRST_COLUMNS].copy_from_slice(&[
-        total(&figures.published),
-        total(&figures.refused),
-        count(&figures.in_flight),
-        time(figures.oldest_event_at.load(Ordering::Relaxed)),
-        time(figures.last_publish_at.load(Ordering::Relaxed)),
-        total(&figures.sweeps),
-        total(&figures.wakeups),
+        total(&metrics.published),
+        total(&metrics.refused),
+        count(&metrics.in_flight),
+        time(metrics.oldest_event_at.load(Ordering::Relaxed)),
+        time(metrics.last_publish_at.load(Ordering::Relaxed)),
+        total(&metrics.sweeps),
+        total(&metrics.wakeups),
     ]);
-    let kafka = figures.kafka.get();
+    let kafka = metrics.kafka.get();
     let millis = |micros: i64| micros as f64 / 1000.0;
     let error_counts =
-        figures.error_counts().map(|(kind, count)| (kind.as_str().to_owned(), count.into())).collect();
+        metrics.error_counts().map(|(kind, count)| (kind.as_str().to_owned(), count.into())).collect();
     columns[FIRST_COLUMNS..COLUMNS - 1].copy_from_slice(&[
-        count(&figures.max_in_flight),
-        count(&figures.waiting_retries),
-        count(&figures.blocked_keys),
-        figures.publish_rate(crate::pg::now()).into_datum(),
+        count(&metrics.max_in_flight),
+        count(&metrics.waiting_retries),
+        count(&metrics.blocked_keys),
+        metrics.publish_rate(crate::pg::now()).into_datum(),
         JsonB(serde_json::Value::Object(error_counts)).into_datum(),
         kafka.and_then(|told| millis(told.round_trip).into_datum()),
         kafka.and_then(|told| millis(told.round_trip_p99).into_datum()),

@@ -4,12 +4,12 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
+use crate::outbox::published;
+use crate::outbox::relay::registration;
 use crate::outbox::table::statements::Snapshot;
 use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::spi::{self, Access, Statement};
-use crate::worker::at_commit;
-use crate::worker::slots;
 
 sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_published);
 
@@ -43,7 +43,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
         NEWEST.execute(&[], Access::Read, 1).iter().next().and_then(|row| row.get::<i64>(1))
     });
     let Some(newest) = newest else { return true.into_datum() };
-    let condition = slots::all().settled_ptr();
+    let condition = published::condition();
     let event = compat::wait_event(c"EventOutboxPublished");
     // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
     // between them is cleaned up by the end of the transaction.
@@ -73,7 +73,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
 /// this transaction are not waited for: they are published only after it. Where none was at the last look, none is
 /// looked for again: what is committed behind the caller's back with a lower id came after the call.
 fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
-    let remaining = if at_commit::has_emitted() { &ALL } else { &FIRST };
+    let remaining = if registration::has_emitted() { &ALL } else { &FIRST };
     with_latest_snapshot(|| {
         remaining
             .execute(&[oldest.into_datum(), newest.into_datum()], Access::Read, 0)

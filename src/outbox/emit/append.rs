@@ -11,10 +11,10 @@ use std::ffi::CStr;
 use pgrx::prelude::*;
 
 use super::triggers;
+use crate::outbox::relay::registration;
 use crate::pg::user_context::Owner;
 use crate::pg::watch::Watched;
 use crate::pg::{catalog, compat};
-use crate::worker::at_commit;
 
 /// What an event's author and `emit()` decide, in the order in which the values are given; the rest follows.
 const GIVEN: [(&CStr, pg_sys::Oid); 9] = [
@@ -116,7 +116,7 @@ impl Table {
         if id <= 0 {
             return false;
         }
-        at_commit::wake_at_commit();
+        registration::wake_at_commit();
         // SAFETY: the relation is open and locked for writing. The slot is one of it, and has as many columns; the values
         // are of the columns' types. The index is its primary key, a b-tree of the id alone.
         unsafe {

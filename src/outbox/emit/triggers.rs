@@ -9,13 +9,13 @@ use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 
 use super::{functions, topic_grants};
+use crate::outbox::relay::registration;
 use crate::pg::function::{self, Arguments, sql_function};
 use crate::pg::spi::Row;
 use crate::pg::user_context::{Acting, Owner};
 use crate::pg::user_error::Complaint;
 use crate::pg::{catalog, compat};
 use crate::settings::events;
-use crate::worker::at_commit;
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
 sql_function!(outbox_check_event, pg_finfo_outbox_check_event, check_event);
@@ -39,7 +39,7 @@ fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
 pub fn announce() {
     // SAFETY: in a transaction; assigns its id if it has none.
     unsafe { pg_sys::GetTopTransactionId() };
-    at_commit::wake_at_commit();
+    registration::wake_at_commit();
 }
 
 /// The last id that the sequence gave away.
@@ -85,7 +85,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
 /// sequence comes to it, and another's event fail. Only the owner may take it, who sets the sequence, too.
 fn check_id(id: i64, owner: Owner) {
     if id <= GIVEN_AWAY.get() {
-        at_commit::reread_at_commit();
+        registration::reread_at_commit();
         return;
     }
     // SAFETY: plain globals of this process.
@@ -103,7 +103,7 @@ fn check_id(id: i64, owner: Owner) {
 
 /// After each statement that sets the time of next attempts: the relay remembers the old one.
 fn retry_time_changed(_arguments: &Arguments) -> Option<pg_sys::Datum> {
-    at_commit::reread_at_commit();
+    registration::reread_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
@@ -133,7 +133,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
         (c"first_refused_at", Some(pg_sys::Datum::from(first))),
     ]);
     // Whoever reports the refusal, the relay has to know of the new date.
-    at_commit::wake_at_commit();
+    registration::wake_at_commit();
     Some(pg_sys::Datum::from(tuple))
 }
 

@@ -5,6 +5,7 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
 
 use super::main_loop::Relay;
+use super::registration::KIND;
 use crate::kafka::producer::handle::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;
 use crate::kafka::{admin, config};
@@ -35,7 +36,7 @@ impl Relay {
         if self.admin_task.is_some() {
             return;
         }
-        if let Some((id, request)) = requests().fetch() {
+        if let Some((id, request)) = requests().fetch(KIND) {
             match self.begin(id, &request) {
                 Ok(answer) => self.admin_task = Some(AdminTask { id, answer }),
                 Err(refusal) => reply(id, &refusal),
@@ -72,7 +73,7 @@ impl Relay {
 
 /// Says of a request, if there is one, that it cannot be done now, and why.
 pub(super) fn decline(reason: &str) {
-    if let Some((id, _)) = requests().fetch() {
+    if let Some((id, _)) = requests().fetch(KIND) {
         reply(id, &Answer::failed(FailureKind::Waiting, "the relay cannot ask Kafka now", reason));
     }
 }

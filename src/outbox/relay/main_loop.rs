@@ -36,7 +36,10 @@ use super::admin::AdminTask;
 use super::faulty::Faulty;
 use super::listeners::Listeners;
 use super::locked_rows::LockedRows;
+use super::metrics;
+use super::registration::PAUSE_CHANGED;
 use super::stalled_topics::StalledTopics;
+use super::state::{Connection, State};
 use super::unreplicated::Unreplicated;
 use super::watch::Watch;
 use super::window::Window;
@@ -49,7 +52,6 @@ use crate::settings::relay::{Limits, Settings};
 use crate::worker::backoff::Pause;
 use crate::worker::phase::Request;
 use crate::worker::slot::Slot;
-use crate::worker::state::{Connection, State};
 use crate::worker::transaction::Failed;
 use crate::worker::{listen, log, process};
 
@@ -238,23 +240,23 @@ impl Relay {
         } else {
             State::Publishing
         };
-        self.slot.show(state);
+        metrics::of(self.slot).show(state);
         if self.is_well(state) {
             self.slot.show_recovery();
         }
-        let figures = &self.slot.figures;
-        figures.in_flight.store(self.window.len(), Ordering::Relaxed);
-        figures.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
-        figures.waiting_retries.store(self.lanes.waiting(), Ordering::Relaxed);
-        figures.blocked_keys.store(self.lanes.closed(), Ordering::Relaxed);
+        let metrics = metrics::of(self.slot);
+        metrics.in_flight.store(self.window.len(), Ordering::Relaxed);
+        metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
+        metrics.waiting_retries.store(self.lanes.waiting(), Ordering::Relaxed);
+        metrics.blocked_keys.store(self.lanes.closed(), Ordering::Relaxed);
         let oldest = self.window.oldest().map_or(0, |ticket| ticket.emitted_at);
-        figures.oldest_event_at.store(oldest, Ordering::Relaxed);
+        metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
     }
 
     /// Whether nothing is left of whatever trouble there was.
     fn is_well(&self, state: State) -> bool {
         matches!(state, State::Idle | State::Publishing)
-            && self.slot.connection().0 == Connection::Connected
+            && metrics::of(self.slot).connection().0 == Connection::Connected
             && self.lanes.waiting() == 0
             && self.ramp.is_empty()
             && self.locked_rows.is_empty()
@@ -263,7 +265,7 @@ impl Relay {
     }
 
     pub(super) fn is_disconnected(&self) -> bool {
-        self.slot.connection().0 == Connection::Disconnected
+        metrics::of(self.slot).connection().0 == Connection::Disconnected
     }
 
     /// Notes how a transaction went. A failure is logged once, and the next try waits a while.
@@ -301,7 +303,7 @@ impl Relay {
         self.publisher.is_some()
             && self.settings.enabled
             && !self.paused
-            && !self.slot.paused_changed.load(Ordering::Acquire)
+            && !self.slot.has_notice(PAUSE_CHANGED)
             && self.renewal.is_none()
     }
 
@@ -360,7 +362,7 @@ impl Relay {
             return;
         }
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
-        self.slot.figures.wakeups.fetch_add(1, Ordering::Relaxed);
+        metrics::of(self.slot).wakeups.fetch_add(1, Ordering::Relaxed);
     }
 
     /// When to take in the notifications that have arrived, if any have: every role can send them as fast as it likes.
@@ -414,7 +416,7 @@ impl Relay {
     /// Waits for what is in flight, as long as the settings allow, and settles it, so that nothing is
     /// published twice.
     fn finish(mut self) -> Ending {
-        self.slot.show(State::Stopping);
+        metrics::of(self.slot).show(State::Stopping);
         // In no time at all.
         self.pace = Pace::default();
         let patience = match self.slot.order() {

@@ -1,25 +1,23 @@
 //! Whether the outbox is paused, which `outbox.pause()` writes down in the database.
 
-use std::sync::atomic::Ordering;
-
 use super::main_loop::Relay;
+use super::registration::PAUSE_CHANGED;
 use crate::outbox::table::statements::Outbox;
 use crate::worker::transaction;
 
 impl Relay {
     /// Finds out, when it has begun or was told that it may have changed.
     pub(super) fn read_pause(&mut self) {
-        if !self.slot.paused_changed.load(Ordering::Acquire) || !self.db_backoff.is_over() {
+        if !self.slot.has_notice(PAUSE_CHANGED) || !self.db_backoff.is_over() {
             return;
         }
-        // Before the look, so that who changes it meanwhile has it looked at again.
-        self.slot.paused_changed.store(false, Ordering::Release);
+        self.slot.take_notice(PAUSE_CHANGED);
         let read = transaction::run(c"event_outbox: looking whether it is paused", || {
             Outbox::locate().is_some_and(Outbox::is_paused)
         });
         match self.note(read) {
             Some(is_paused) => self.set_paused(is_paused),
-            None => self.slot.paused_changed.store(true, Ordering::Release),
+            None => self.slot.notify(PAUSE_CHANGED),
         }
     }
 

@@ -7,9 +7,10 @@ use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::reading::pace::Pace;
 
 use super::main_loop::{Relay, THREAD_END};
+use super::metrics;
+use super::state::Connection;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::producer::messages::ProducerEvent;
-use crate::worker::state::Connection;
 
 impl Relay {
     /// Has a producer if one is wanted, and only then.
@@ -63,12 +64,12 @@ impl Relay {
         self.ramp.renew(self.settings.producer.ordered);
         self.backlog.allow_all();
         self.reread_pending = true;
-        self.slot.show_connection(Connection::Unknown);
+        metrics::of(self.slot).show_connection(Connection::Unknown);
     }
 
     /// `file` is the one that is wrong: its path is for the log alone.
     fn producer_failed(&mut self, error: &str, file: Option<&Path>) {
-        self.slot.figures.count_error(CountedError::Producer);
+        metrics::of(self.slot).count_error(CountedError::Producer);
         if self.producer_backoff.failed() {
             let file = file.map_or_else(String::new, |path| format!(" (the file is {})", path.display()));
             tracing::warn!("the Kafka producer cannot be used, events wait: {error}{file}");
@@ -87,20 +88,20 @@ impl Relay {
                 ProducerEvent::Reports(reports) => self.reports.extend(reports),
                 ProducerEvent::Connected => {
                     self.producer_backoff.succeeded();
-                    if self.slot.connection().0 == Connection::Disconnected {
+                    if metrics::of(self.slot).connection().0 == Connection::Disconnected {
                         tracing::info!("Kafka answers again");
                     }
-                    self.slot.show_connection(Connection::Connected);
+                    metrics::of(self.slot).show_connection(Connection::Connected);
                 }
                 ProducerEvent::Disconnected(reason) => {
-                    if self.slot.connection().0 != Connection::Disconnected {
+                    if metrics::of(self.slot).connection().0 != Connection::Disconnected {
                         tracing::warn!("no Kafka broker answers, events wait: {reason}");
-                        self.slot.figures.count_error(CountedError::Disconnected);
+                        metrics::of(self.slot).count_error(CountedError::Disconnected);
                     }
                     self.slot.show_error(&reason);
-                    self.slot.show_connection(Connection::Disconnected);
+                    metrics::of(self.slot).show_connection(Connection::Disconnected);
                 }
-                ProducerEvent::Statistics(statistics) => self.slot.figures.kafka.set(&statistics),
+                ProducerEvent::Statistics(statistics) => metrics::of(self.slot).kafka.set(&statistics),
                 ProducerEvent::Gap | ProducerEvent::Stale => renew = true,
                 ProducerEvent::Broken(error) => broken = Some(error),
             }

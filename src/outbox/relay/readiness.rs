@@ -3,9 +3,9 @@
 use event_outbox_policy::worker::version::{Fit, Version};
 use pgrx::prelude::*;
 
+use super::state::State;
 use crate::outbox::table::statements::Outbox;
 use crate::pg::user_error::Complaint;
-use crate::worker::state::State;
 
 /// The version of this library, which is that of the objects in `sql/`.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");

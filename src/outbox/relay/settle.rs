@@ -15,13 +15,15 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::listeners::is_full_queue;
 use super::main_loop::Relay;
+use super::metrics;
 use super::window::Ticket;
 use crate::failpoints::{self, Point};
+use crate::outbox::published;
 use crate::outbox::table::rows::RowIdentity;
 use crate::outbox::table::statements::{self, Noted, Refusal, Snapshot};
 use crate::pg::compat;
+use crate::worker::transaction;
 use crate::worker::transaction::Failed;
-use crate::worker::{slots, transaction};
 
 /// How long an event rests that came back for no fault of its own, in microseconds.
 pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
@@ -300,7 +302,7 @@ impl Relay {
         self.take_care_of(sorted);
         self.reread_pending |= self.backlog.has_saturated();
         self.count(sorted);
-        slots::all().tell_settled();
+        published::broadcast();
     }
 
     /// The event is done with: those that waited behind it may go.
@@ -365,12 +367,12 @@ impl Relay {
 
     fn count(&mut self, sorted: &Sorted) {
         let (delivered, refused) = (sorted.delivered.len(), sorted.refused.len());
-        let figures = &self.slot.figures;
-        figures.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
+        let metrics = metrics::of(self.slot);
+        metrics.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
         if delivered > 0 {
-            figures.count_published(delivered, crate::pg::now());
+            metrics.count_published(delivered, crate::pg::now());
         }
-        sorted.refused.iter().for_each(|refusal| figures.count_error(CountedError::Refusal(refusal.class)));
+        sorted.refused.iter().for_each(|refusal| metrics.count_error(CountedError::Refusal(refusal.class)));
         if let Some(Refusal { row, error, .. }) = sorted.refused.first() {
             self.slot.show_error(&format!("event {} was refused: {error}", row.id));
         }

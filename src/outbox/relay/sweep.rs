@@ -15,7 +15,9 @@ use event_outbox_policy::reading::backlog::Topic;
 use event_outbox_policy::reading::floor::{Floor, Horizon, Reached};
 
 use super::main_loop::{Relay, STALL};
+use super::metrics;
 use super::readers::{Pass, Reader, Verdict};
+use super::registration::REREAD;
 use super::settle::RETURN_REST_MICROS;
 use super::window::{Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
@@ -111,7 +113,7 @@ impl Relay {
         }
         let now = crate::pg::now();
         self.reread_pending |= self.lanes.due(now);
-        if self.slot.reread.swap(false, Ordering::AcqRel) {
+        if self.slot.take_notice(REREAD) {
             self.lanes.end_waits();
             self.net = Some(0);
         }
@@ -184,7 +186,7 @@ impl Relay {
             pending.place = pending.commits.as_ref().and_then(Commits::flush);
         }
         failpoints::reach(Point::AfterRead);
-        self.slot.figures.sweeps.fetch_add(1, Ordering::Relaxed);
+        metrics::of(self.slot).sweeps.fetch_add(1, Ordering::Relaxed);
         Some(reached)
     }
 

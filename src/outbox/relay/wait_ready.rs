@@ -3,13 +3,13 @@
 
 use std::time::{Duration, Instant};
 
-use super::admin;
 use super::readiness::NotReady;
+use super::state::Connection;
+use super::{admin, metrics};
 use crate::pg::wait_set::Sleep;
 use crate::worker::phase::Request;
 use crate::worker::process;
 use crate::worker::slot::Slot;
-use crate::worker::state::Connection;
 
 /// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -25,8 +25,8 @@ pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>
         match look()? {
             Ok(found) => return Some(found),
             Err(hindrance) => {
-                slot.show(hindrance.state);
-                slot.show_connection(Connection::Unknown);
+                metrics::of(slot).show(hindrance.state);
+                metrics::of(slot).show_connection(Connection::Unknown);
                 let text = hindrance.complaint.to_string();
                 if said.as_ref() != Some(&text) {
                     slot.show_error(&text);

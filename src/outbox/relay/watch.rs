@@ -8,6 +8,7 @@ use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::worker::watchdog::{Advice, Health, Subject, Watchdog};
 
 use super::main_loop::Relay;
+use super::metrics;
 use crate::kafka::admin;
 use crate::kafka::config;
 use crate::kafka::producer::handle::with_signals_blocked;
@@ -85,7 +86,7 @@ impl Relay {
             };
             tracing::warn!("{what} though Kafka is well: the producer is replaced");
             self.slot.show_error(&format!("{what} though Kafka is well"));
-            self.slot.figures.count_error(CountedError::Producer);
+            metrics::of(self.slot).count_error(CountedError::Producer);
             self.renew_soon();
         }
     }

@@ -1,16 +1,38 @@
-//! What a relay says of itself in numbers. They lie in shared memory, written by the relay alone.
+//! What a relay says of itself: its state, its connection, and numbers. In shared memory, by slot. Runs in: the relay's
+//! main thread writes, any backend reads.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
 use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
+use pgrx::pg_shmem_init;
+use pgrx::prelude::*;
+
+use super::state::{Connection, Dated, State};
+use crate::pg::shmem::SharedArray;
+use crate::settings::workers;
+use crate::worker::slot::Slot;
+
+static METRICS: SharedArray<Metrics> = SharedArray::new(c"event_outbox_relays", workers::max_workers);
+
+/// Requests the shared memory.
+pub fn init() {
+    pg_shmem_init!(METRICS = ());
+}
+
+/// The metrics of the relay that has this slot.
+pub fn of(slot: &Slot) -> &'static Metrics {
+    &METRICS.elements()[slot.index()]
+}
 
 /// The time over which the rate of publishing is taken, in seconds.
 const RATE_SECONDS: f64 = 60.0;
 
-/// The figures of one relay. Times are in microseconds since 1970, 0 for never.
+/// The metrics of one relay. Times are in microseconds since 1970, 0 for never.
 #[derive(Default)]
-pub struct Figures {
+pub struct Metrics {
+    state: Dated,
+    connection: Dated,
     /// Events published and settled.
     pub published: AtomicI64,
     /// Refusals.
@@ -32,12 +54,34 @@ pub struct Figures {
     /// Ends of the relay's sleep.
     pub wakeups: AtomicI64,
     /// What librdkafka tells, where it is asked to.
-    pub kafka: KafkaFigures,
+    pub kafka: KafkaMetrics,
     rate: Rate,
     errors: [AtomicI64; CountedError::COUNT],
 }
 
-impl Figures {
+impl Metrics {
+    /// The state shown, and since when.
+    pub fn state(&self) -> (State, i64) {
+        let (value, since) = self.state.get();
+        (State::from_u32(value), since)
+    }
+
+    /// Shows a state.
+    pub fn show(&self, state: State) {
+        self.state.set(state as u32, crate::pg::now());
+    }
+
+    /// The connection shown, and since when.
+    pub fn connection(&self) -> (Connection, i64) {
+        let (value, since) = self.connection.get();
+        (Connection::from_u32(value), since)
+    }
+
+    /// Shows a connection.
+    pub fn show_connection(&self, connection: Connection) {
+        self.connection.set(connection as u32, crate::pg::now());
+    }
+
     /// So many events were published and settled now.
     pub fn count_published(&self, count: usize, now: i64) {
         self.published.fetch_add(i64::try_from(count).unwrap_or(0), Ordering::Relaxed);
@@ -75,6 +119,8 @@ impl Figures {
     /// As at the server's start.
     pub fn clear(&self) {
         self.end();
+        self.state.clear();
+        self.connection.clear();
         self.max_in_flight.store(0, Ordering::Relaxed);
         for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
             counter.store(0, Ordering::Relaxed);
@@ -112,7 +158,7 @@ impl Rate {
 
 /// [`KafkaStatistics`] in shared memory.
 #[derive(Default)]
-pub struct KafkaFigures {
+pub struct KafkaMetrics {
     taken_at: AtomicI64,
     round_trip: AtomicI64,
     round_trip_p99: AtomicI64,
@@ -120,7 +166,7 @@ pub struct KafkaFigures {
     requests: AtomicI64,
 }
 
-impl KafkaFigures {
+impl KafkaMetrics {
     /// Takes over new ones.
     pub fn set(&self, told: &KafkaStatistics) {
         self.round_trip.store(told.round_trip, Ordering::Relaxed);

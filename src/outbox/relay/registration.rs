@@ -1,0 +1,63 @@
+//! The relay as a kind of worker: what it is called, what it is told, and how sessions reach it. Runs in: every process.
+
+use pgrx::prelude::*;
+
+use super::metrics;
+use super::state::State;
+use crate::worker::kind::{Kind, Notice, WorkerKey};
+use crate::worker::registration::Registration;
+use crate::worker::slot::Slot;
+use crate::worker::{at_commit, slots};
+
+/// The kind of worker that a relay is.
+pub const KIND: Kind = Kind::new(0);
+
+/// Rows that the relay has read before have changed: it has to read the table from the beginning.
+pub const REREAD: Notice = Notice::new(0);
+/// The outbox was paused or resumed: the relay has to find out which.
+pub const PAUSE_CHANGED: Notice = Notice::new(1);
+
+/// Registers the relay.
+pub static RELAY: Registration = Registration {
+    kind: KIND,
+    name: c"event_outbox relay",
+    noun: "relay",
+    entry: "event_outbox_relay_main",
+    after_any_change: PAUSE_CHANGED,
+    reserved: |slot| metrics::of(slot).clear(),
+    started: |slot| metrics::of(slot).show(State::Starting),
+    ended: |slot| metrics::of(slot).end(),
+};
+
+/// The slot of the relay of a database, if it has one.
+#[must_use]
+pub fn slot_of(database: pg_sys::Oid) -> Option<&'static Slot> {
+    slots::all().find(WorkerKey { database, kind: KIND })
+}
+
+/// The slot of the relay of this database, if it has one.
+#[must_use]
+pub fn slot_here() -> Option<&'static Slot> {
+    slots::all().find(WorkerKey::here(KIND))
+}
+
+/// The current transaction emits: wakes the relay at commit.
+pub fn wake_at_commit() {
+    at_commit::wake(KIND, Notice::NONE);
+}
+
+/// The current transaction changes events that wait: has the relay read them again at commit.
+pub fn reread_at_commit() {
+    at_commit::wake(KIND, REREAD);
+}
+
+/// The current transaction pauses or resumes the outbox: has the relay find out which at commit.
+pub fn reread_pause_at_commit() {
+    at_commit::wake(KIND, PAUSE_CHANGED);
+}
+
+/// Whether the current transaction has emitted.
+#[must_use]
+pub fn has_emitted() -> bool {
+    at_commit::will_wake(KIND)
+}

@@ -1,0 +1,45 @@
+//! The kinds of workers that there are, as their capabilities register them. Runs in: every process.
+
+use std::ffi::CStr;
+
+use once_cell::sync::OnceCell;
+
+use super::kind::{Kind, Notice};
+use super::slot::Slot;
+
+/// A kind of worker, as its capability registers it.
+pub struct Registration {
+    /// The kind.
+    pub kind: Kind,
+    /// What `pg_stat_activity` calls its processes.
+    pub name: &'static CStr,
+    /// What messages call it, in one word.
+    pub noun: &'static str,
+    /// The C symbol of its entry point.
+    pub entry: &'static str,
+    /// What a worker is told when a command may have changed anything that concerns it.
+    pub after_any_change: Notice,
+    /// Called when a worker's slot is reserved: clears what the kind keeps by slot. Cannot fail.
+    pub reserved: fn(&Slot),
+    /// Called in the worker's process when it has taken its slot. Cannot fail.
+    pub started: fn(&Slot),
+    /// Called in the worker's process when it leaves its slot. Cannot fail.
+    pub ended: fn(&Slot),
+}
+
+static REGISTRATIONS: OnceCell<&'static [&'static Registration]> = OnceCell::new();
+
+/// Makes the kinds known; once, in the postmaster.
+pub fn register(registrations: &'static [&'static Registration]) {
+    let _ = REGISTRATIONS.set(registrations);
+}
+
+/// All kinds.
+pub fn all() -> &'static [&'static Registration] {
+    REGISTRATIONS.get().copied().unwrap_or_default()
+}
+
+/// The registration of a kind.
+pub fn of(kind: Kind) -> Option<&'static Registration> {
+    all().iter().copied().find(|registration| registration.kind == kind)
+}
