@@ -60,6 +60,11 @@ BEGIN
     finding := format('max_worker_processes is %s, %s are in use.', workers, used);
     IF relay.pid IS NULL AND used >= workers THEN
         verdict := 'error'; hint := format('Raise max_worker_processes above %s and restart the server: the relay needs one.', workers);
+    ELSIF relay.pid IS NULL AND (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'event_outbox relay')
+                                >= current_setting('event_outbox.max_workers', true)::bigint THEN
+        verdict := 'error';
+        finding := format('event_outbox.max_workers is %s, and other databases use all of them.', current_setting('event_outbox.max_workers'));
+        hint := 'Raise event_outbox.max_workers above the number of databases with the extension, and restart the server.';
     ELSIF used >= workers THEN
         verdict := 'warning'; hint := 'Raise max_worker_processes: none is left, for parallel queries or the relay of another database.';
     ELSE

@@ -1,6 +1,6 @@
 //! The launcher: starts the workers of all databases. Runs in: a background worker without a database.
 //!
-//! `README.md` beside this file draws the phases of a worker's life, and says who causes each transition.
+//! `docs/architecture.md` draws the phases of a worker's life, and says who causes each transition.
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_int;

@@ -2,7 +2,7 @@
 //!
 //! A capability registers its kind of worker ([`registration`]). [`launcher`] starts one for each database that has the
 //! extension, in a slot of shared memory ([`slots`]); [`at_commit`] and [`lifecycle`] tell it what sessions do. `README.md`
-//! beside this file draws the phases of a worker's life.
+//! beside this file is the map.
 
 use registration::Registration;
 

@@ -1,6 +1,6 @@
 //! The phases of a worker's life, and the requests to a running worker. Runs in: every process.
 
-/// The phase of a worker's life. `src/worker/README.md` draws the transitions.
+/// The phase of a worker's life. `docs/architecture.md` draws the transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub enum Phase {
