@@ -7,6 +7,7 @@ use postgres::CancelToken;
 use postgres::NoTls;
 
 use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::relay::{Status, until_status};
 
 const ENDLESS: &str = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '1 hour')";
 
@@ -30,11 +31,7 @@ impl Asking {
         let mut db = TestDatabase::new()?;
         db.configure("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
         let relay = db.relay()?;
-        crate::support::relay::until_status(
-            &mut db.client,
-            "no broker",
-            crate::support::relay::Status::is_disconnected,
-        )?;
+        until_status(&mut db.client, "no broker", Status::is_disconnected)?;
         let before = threads(relay)?;
         let mut client = db.connect()?;
         let cancel = client.cancel_token();

@@ -2,7 +2,8 @@
 
 use event_outbox_lab::{Cluster, Result, wait};
 
-use crate::support::database::{DEADLINE, TestDatabase, emit};
+use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::{emit, pending_count};
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
@@ -29,7 +30,7 @@ fn pause_and_resume() -> Result<()> {
     until_status(&mut db.client, "paused again", |status| status.state == "paused")?;
     let row = db.client.query_one("SELECT paused_by = session_user, reason FROM outbox.paused", &[])?;
     assert_eq!((row.get(0), row.get(1)), (true, "maintenance"));
-    let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left = pending_count(&mut db.client)?;
     assert_eq!(left, 1);
 
     assert!(pause(&mut db, "resume()")?);
@@ -53,7 +54,7 @@ fn pause_and_resume_in_prepared_transactions() -> Result<()> {
     // What is emitted after the commit is not published.
     emit(&mut db.client, &topic, 2)?;
     until_status(&mut db.client, "paused", |status| status.state == "paused")?;
-    let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left = pending_count(&mut db.client)?;
     assert_eq!(left, 1);
 
     db.client.batch_execute(&prepare.replace("pause", "resume"))?;

@@ -11,7 +11,7 @@ use postgres::fallible_iterator::FallibleIterator;
 
 use crate::support::broker::FaultyBroker;
 use crate::support::database::{DEADLINE, TestDatabase};
-use crate::support::relay::{until_another, until_drained, until_idle, until_status};
+use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
 const EMIT: &str = "SELECT outbox.emit($1, '{}', key => 'k')";
@@ -27,7 +27,7 @@ fn set_and_reload(server: &Cluster, name: &str, value: &str) -> Result<()> {
 /// Changes a setting that makes another producer, and waits for that to be connected.
 fn until_renewed(dedicated: &DedicatedServer, client: &mut Client, name: &str, value: &str) -> Result<()> {
     until_idle(client)?;
-    let before = crate::support::relay::status(client)?.connection_since;
+    let before = status(client)?.connection_since;
     set_and_reload(&dedicated.server, name, value)?;
     until_status(client, "another producer", |status| {
         status.is_connected() && status.connection_since > before
@@ -199,7 +199,7 @@ fn the_properties_file() -> Result<()> {
     let crc = spread(&mut client, "settings.crc")?;
     assert_ne!(places(&crc), places(&java));
     fs::write(&path, "partitioner=murmur2_random\n")?;
-    let before = crate::support::relay::status(&mut client)?.connection_since;
+    let before = status(&mut client)?.connection_since;
     dedicated.server.reload()?;
     until_status(&mut client, "another producer", |status| {
         status.is_connected() && status.connection_since > before

@@ -3,7 +3,8 @@
 use event_outbox_lab::Result;
 use uuid::Uuid;
 
-use crate::support::database::{TestDatabase, emit};
+use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::emit;
 
 #[test]
 fn pending_shows_what_waits_readable() -> Result<()> {
@@ -79,7 +80,7 @@ fn status_counts_and_names_its_relay() -> Result<()> {
                       s.state_since <= now() AND s.connection_since <= now() AND s.last_publish_at <= now()
                           AND s.connection_since > now() - interval '10 min'
                  FROM outbox.status AS s LEFT JOIN pg_stat_activity AS a USING (pid)";
-    let row = event_outbox_lab::wait::until_ok("an idle relay", crate::support::database::DEADLINE, || {
+    let row = event_outbox_lab::wait::until_ok("an idle relay", DEADLINE, || {
         let row = db.client.query_one(sql, &[])?;
         Ok((row.get::<_, &str>(3) == "idle" && row.get::<_, i64>(6) == 7).then_some(row))
     })?;

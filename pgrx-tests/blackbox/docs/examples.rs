@@ -7,7 +7,7 @@ use anyhow::ensure;
 use event_outbox_lab::{Authority, Broker, Consumer, Record, Result, layout, run_as, wait};
 
 use super::{Document, document, documents};
-use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::database::{DEADLINE, TestDatabase, shared_server};
 
 /// Roles that examples create. They are the server's, which other tests share.
 const ROLES: [&str; 2] = ["shop", "billing"];
@@ -15,7 +15,7 @@ const ROLES: [&str; 2] = ["shop", "billing"];
 /// Runs the SQL of documents, one after the other, in a database that has nothing yet. What creates the extension goes
 /// first: documents begin with what it is good for.
 fn run(documents: &[&Document]) -> Result<TestDatabase> {
-    let db = TestDatabase::of(crate::support::database::shared_server()?.create_database()?)?;
+    let db = TestDatabase::of(shared_server()?.create_database()?)?;
     let blocks: Vec<String> = documents.iter().flat_map(|document| document.code("sql")).collect();
     let (first, then): (Vec<_>, Vec<_>) = blocks.iter().partition(|block| block.contains("CREATE EXTENSION"));
     let script = first.into_iter().chain(then).map(String::as_str).collect::<Vec<_>>().join("\n");

@@ -2,36 +2,17 @@
 
 use std::time::{Duration, Instant};
 
-use event_outbox_lab::{Broker, Cluster, Result, StopMode, process, wait};
+use event_outbox_lab::{Broker, Result, StopMode, process, wait};
 use postgres::Client;
 
 use crate::support::database::{DEADLINE, TestDatabase};
-use crate::support::ledger::Ledger;
-use crate::support::relay::{until_another, until_drained, until_idle, until_status};
-use crate::support::server::DedicatedServer;
-
-/// A server with a backlog, and a relay that has just begun to publish it in small steps.
-pub fn draining(topic: &str) -> Result<(DedicatedServer, Client, Ledger)> {
-    let options =
-        Cluster::options("crash").set("event_outbox.batch_size", 100).set("event_outbox.max_in_flight", 1000);
-    let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
-    let mut client = dedicated.connect()?;
-    let ledger = Ledger::open(&mut client, topic)?;
-    dedicated.alter("enabled", "off")?;
-    until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
-    ledger.emit(&mut client, 30_000)?;
-    dedicated.alter("enabled", "on")?;
-    until_status(&mut client, "the first to be published", |status| status.published > 500)?;
-    Ok((dedicated, client, ledger))
-}
+use crate::support::events::pending_count;
+use crate::support::relay::{until_another, until_drained, until_idle, until_processes, until_status};
+use crate::support::server::{DedicatedServer, draining};
 
 /// A connection as soon as the server has recovered from the death of one of its processes.
 fn recovered(dedicated: &DedicatedServer) -> Result<Client> {
     wait::until("the server to recover", DEADLINE, || dedicated.connect().ok())
-}
-
-fn left(client: &mut Client) -> Result<i64> {
-    Ok(client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0))
 }
 
 #[test]
@@ -40,7 +21,7 @@ fn the_server_crashes() -> Result<()> {
     drop(client);
     dedicated.server.restart(StopMode::Immediate)?;
     let mut client = dedicated.connect()?;
-    assert!(left(&mut client)? > 0, "it did not crash in the middle");
+    assert!(pending_count(&mut client)? > 0, "it did not crash in the middle");
     until_drained(&mut client)?;
     ledger.assert_at_least_once(&mut client, Broker::shared()?)
 }
@@ -111,9 +92,9 @@ fn the_launcher_is_terminated() -> Result<()> {
 #[test]
 fn the_extension_is_dropped_in_the_middle() -> Result<()> {
     let (dedicated, mut client, _) = draining("crash.dropped")?;
-    assert!(left(&mut client)? > 0);
+    assert!(pending_count(&mut client)? > 0);
     client.batch_execute("DROP EXTENSION event_outbox")?;
-    crate::support::relay::until_processes(&dedicated.server, &dedicated.database, 0)?;
+    until_processes(&dedicated.server, &dedicated.database, 0)?;
     // The same session goes on, so the server did not restart; and all can begin anew.
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     client.query_one("SELECT outbox.emit('crash.created', '{}')", &[])?;

@@ -9,54 +9,19 @@ use uuid::Uuid;
 
 use crate::support::broker::FaultyBroker;
 use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, values};
+use crate::support::dead_letters::{NOWHERE, dead, deadly_database, until_dead};
+use crate::support::events::Event;
 use crate::support::relay::until_drained;
 use crate::support::server::DedicatedServer;
-
-/// A partition that no topic here has.
-pub const NOWHERE: i32 = 7;
 
 /// All that a dead letter keeps of its event, as text.
 const WHOLE: &str =
     "id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type";
 
-/// A database where events die within a second, and a topic of one partition.
-pub fn deadly_database() -> Result<(TestDatabase, String)> {
-    let mut db = TestDatabase::new()?;
-    db.configure("event_outbox.retry_backoff", "100ms")?;
-    let topic = db.topic("narrow");
-    db.broker.create_topic(&topic, 1, &[])?;
-    Ok((db, topic))
-}
-
-/// Emits `name` for a key, to a partition or to any.
-pub fn emit(
-    client: &mut impl GenericClient,
-    topic: &str,
-    key: &str,
-    name: &str,
-    partition: Option<i32>,
-) -> Result<Uuid> {
-    let sql = "SELECT outbox.emit($1, to_jsonb($3::text), key => $2, partition => $4)";
-    Ok(client.query_one(sql, &[&topic, &key, &name, &partition])?.get(0))
-}
-
-/// The payloads of the dead letters, in the order in which their events were emitted.
-pub fn dead(client: &mut Client) -> Result<Vec<String>> {
-    let sql = "SELECT convert_from(payload, 'UTF8')::jsonb #>> '{}' FROM outbox.dead_letters ORDER BY id";
-    Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
-}
-
-/// Waits until as many events are dead.
-pub fn until_dead(client: &mut Client, count: usize) -> Result<Vec<String>> {
-    wait::until_ok(&format!("{count} dead letters"), DEADLINE, || {
-        Ok(Some(dead(client)?).filter(|dead| dead.len() >= count))
-    })
-}
-
 /// Emits an event and reports its refusals by hand, so that it is dead when the transaction commits.
 fn emit_dead(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<Uuid> {
     let mut transaction = client.transaction()?;
-    let id = emit(&mut transaction, topic, key, name, None)?;
+    let id = Event::new(topic, name).key(key).emit(&mut transaction)?;
     for _ in 1..=3 {
         transaction.execute("UPDATE outbox.events SET last_error = 'no' WHERE event_id = $1", &[&id])?;
     }
@@ -125,7 +90,7 @@ fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
         assert!(told["topic"].as_str().is_some_and(|topic| topic.starts_with("dead.")), "{told}");
     }
     // The relay is none the worse for it, and nothing of them arrived.
-    emit(&mut client, "dead.small", "k", "alive", None)?;
+    Event::new("dead.small", "alive").key("k").emit(&mut client)?;
     until_drained(&mut client)?;
     let records = Consumer::read_all(&broker.bootstrap_servers(), &["dead.small"])?;
     assert_eq!(values(&records), [r#""alive""#]);
@@ -190,7 +155,7 @@ fn a_copy_goes_to_the_dead_letter_topic() -> Result<()> {
     assert_eq!(header("__outbox.errors.message"), error.first().cloned());
 
     // One that is too large for that topic as well is dead there too, and makes no copy of itself.
-    emit(&mut db.client, &topic, "k", &"x".repeat(9000), Some(NOWHERE))?;
+    Event::new(&topic, "x".repeat(9000)).key("k").partition(NOWHERE).emit(&mut db.client)?;
     until_dead(&mut db.client, 3)?;
     assert_eq!(db.drained(&elsewhere)?.len(), 1);
     let topics = texts(&mut db.client, "SELECT topic FROM outbox.dead_letters ORDER BY dead_letter_id")?;
@@ -205,11 +170,11 @@ fn redriven_events_are_published_behind_the_others_and_in_order() -> Result<()> 
     let mut ids = Vec::new();
     for name in &names {
         // Of one key they would die one after the other.
-        ids.push(emit(&mut db.client, &topic, name, name, Some(NOWHERE))?);
+        ids.push(Event::new(&topic, name.as_str()).key(name).partition(NOWHERE).emit(&mut db.client)?);
     }
     // They die in whatever order; their own order is that of the outbox.
     assert_eq!(until_dead(&mut db.client, 300)?, names);
-    emit(&mut db.client, &topic, "dead 1", "meanwhile", None)?;
+    Event::new(&topic, "meanwhile").key("dead 1").emit(&mut db.client)?;
     db.promptly(&topic, 1)?;
     db.client.batch_execute("UPDATE outbox.dead_letters SET partition = 0")?;
     assert_eq!(number(&mut db.client, "SELECT outbox.redrive(since => '-infinity')")?, 300);
@@ -226,7 +191,7 @@ fn redriven_events_are_published_behind_the_others_and_in_order() -> Result<()> 
 #[test]
 fn a_redriven_event_has_all_its_attempts_again() -> Result<()> {
     let (mut db, topic) = deadly_database()?;
-    let id = emit(&mut db.client, &topic, "k", "poison", Some(NOWHERE))?;
+    let id = Event::new(&topic, "poison").key("k").partition(NOWHERE).emit(&mut db.client)?;
     until_dead(&mut db.client, 1)?;
     let first = "SELECT dead_letter_id FROM outbox.dead_letters";
     let before = number(&mut db.client, first)?;
@@ -328,7 +293,7 @@ fn an_event_without_a_possible_copy_dies_all_the_same() -> Result<()> {
     db.client.execute(sql, &[&topic, &NOWHERE, &largest, &None::<&str>])?;
     db.client.execute(sql, &[&topic, &NOWHERE, &&b"nul"[..], &r#"{"h": "\u0000"}"#])?;
     db.client.execute(sql, &[&topic, &NOWHERE, &&b"huge"[..], &r#"{"h": 1e200000}"#])?;
-    emit(&mut db.client, &topic, "k", "alive", None)?;
+    Event::new(&topic, "alive").key("k").emit(&mut db.client)?;
     assert_eq!(db.drained_values(&topic)?, [r#""alive""#]);
     assert_eq!(number(&mut db.client, "SELECT count(*) FROM outbox.dead_letters")?, 3);
     Ok(())

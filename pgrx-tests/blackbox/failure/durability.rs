@@ -4,9 +4,8 @@ use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 use postgres::Client;
 
 use crate::support::database::{DEADLINE, PROMPTLY};
-use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::relay::{check_relay, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
-use crate::upgrade::releases::checked;
 
 /// A server that writes what is committed asynchronously only when it must.
 fn lazy_server(name: &str) -> Result<DedicatedServer> {
@@ -135,7 +134,7 @@ fn what_a_required_standby_does_not_have_is_not_published() -> Result<()> {
         status.state == "waiting" && status.error().contains("synchronous standby")
     })?;
     assert!(waiting.is_connected(), "{waiting:?}");
-    let (verdict, hint) = checked(&mut client)?;
+    let (verdict, hint) = check_relay(&mut client)?;
     assert_eq!(verdict, "error");
     assert!(hint.contains("synchronous_standby_names"), "{hint}");
     assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?.len(), 5);

@@ -8,6 +8,7 @@ use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey as Request, RDKafkaRespErr as Answer};
 
 use crate::support::database::TestDatabase;
+use crate::support::events::emit_numbers;
 use crate::support::relay::{status, until_drained, until_idle};
 
 const EVENTS: i32 = 200;
@@ -25,13 +26,6 @@ fn at_work(brokers: &MockCluster<'_, DefaultProducerContext>) -> Result<TestData
     db.alter_database("SET event_outbox.kafka_properties = 'max.in.flight=1, linger.ms=50'")?;
     db.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
     Ok(db)
-}
-
-fn emit(db: &mut TestDatabase, from: i32, to: i32) -> Result<()> {
-    let sql =
-        "SELECT count(outbox.emit('fatal', to_jsonb(n), key => 'k')) FROM generate_series($1::int, $2) AS n";
-    db.client.query_one(sql, &[&from, &to])?;
-    Ok(())
 }
 
 /// All have arrived, in order; some perhaps more than once. Nobody was charged, and it was told once.
@@ -59,7 +53,7 @@ fn no_identity() -> Result<()> {
         .request_errors(Request::InitProducerId, &[Answer::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED]);
     let mut db = at_work(&brokers)?;
     let pid = db.relay()?;
-    emit(&mut db, 1, EVENTS)?;
+    emit_numbers(&mut db.client, "fatal", 1..=EVENTS, "'k'")?;
     assert_blameless(&mut db, &brokers.bootstrap_servers(), pid)
 }
 
@@ -69,9 +63,9 @@ fn a_lost_sequence() -> Result<()> {
     let brokers = MockCluster::new(1)?;
     let mut db = at_work(&brokers)?;
     let pid = db.relay()?;
-    emit(&mut db, 1, EVENTS / 2)?;
+    emit_numbers(&mut db.client, "fatal", 1..=EVENTS / 2, "'k'")?;
     until_drained(&mut db.client)?;
     brokers.request_errors(Request::Produce, &[Answer::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER]);
-    emit(&mut db, EVENTS / 2 + 1, EVENTS)?;
+    emit_numbers(&mut db.client, "fatal", EVENTS / 2 + 1..=EVENTS, "'k'")?;
     assert_blameless(&mut db, &brokers.bootstrap_servers(), pid)
 }

@@ -1,7 +1,7 @@
 //! Crashes, outages and refusals.
 
-pub mod crash;
-pub mod dead_letters;
+mod crash;
+mod dead_letters;
 mod disk;
 mod durability;
 mod fatal;

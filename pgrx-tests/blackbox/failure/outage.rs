@@ -7,6 +7,7 @@ use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 
 use crate::support::broker::FaultyBroker;
+use crate::support::events::pending_count;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
@@ -44,7 +45,7 @@ fn until_disconnected(client: &mut Client) -> Result<()> {
 
 fn until_back(client: &mut Client) -> Result<()> {
     wait::until_ok("the events to be published", RETURN, || {
-        let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(client)?;
         Ok((left == 0).then_some(()))
     })?;
     until_idle(client)?;

@@ -6,6 +6,7 @@ use event_outbox_lab::proxy::Proxy;
 use event_outbox_lab::{Broker, Cluster, Consumer, KafkaCluster, Result, ports, wait};
 use postgres::Client;
 
+use crate::support::events::pending_count;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_status};
 use crate::support::server::DedicatedServer;
@@ -18,7 +19,7 @@ const RENEWED: &str = "though Kafka is well";
 
 fn until_published(client: &mut Client) -> Result<()> {
     wait::until_ok("the events to be published", PATIENCE, || {
-        let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(client)?;
         Ok((left == 0).then_some(()))
     })
     .map_err(|error| match status(client) {

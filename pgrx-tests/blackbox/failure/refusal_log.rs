@@ -2,7 +2,8 @@
 
 use event_outbox_lab::{Broker, Result, wait};
 
-use crate::support::database::{DEADLINE, emit};
+use crate::support::database::DEADLINE;
+use crate::support::events::emit;
 use crate::support::server::DedicatedServer;
 
 #[test]

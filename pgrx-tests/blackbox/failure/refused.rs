@@ -6,14 +6,9 @@ use postgres::Client;
 
 use crate::support::broker::FaultyBroker;
 use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::{Event, pending_count};
 use crate::support::relay::{until_drained, until_status};
 use crate::support::server::DedicatedServer;
-
-/// Emits `name` for a key; gives the event's id in the outbox.
-fn emit(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<()> {
-    client.query_one("SELECT outbox.emit($1, to_jsonb($3::text), key => $2)", &[&topic, &key, &name])?;
-    Ok(())
-}
 
 /// What waits: attempts, whether a next attempt has a date in the future or just past, and the error.
 struct Waiting {
@@ -39,7 +34,7 @@ fn until_refused(client: &mut Client, name: &str, attempts: i32) -> Result<Waiti
 
 fn until_only_left(client: &mut Client, count: i64) -> Result<()> {
     wait::until_ok(&format!("all but {count} events to leave"), DEADLINE, || {
-        let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(client)?;
         Ok((left == count).then_some(()))
     })
     .map_err(|error| error.context(plight(client)))
@@ -73,15 +68,15 @@ fn a_topic_that_does_not_exist_yet() -> Result<()> {
         .set("event_outbox.retry_backoff_max", "2s");
     let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
-    emit(&mut client, "refused.unknown", "a", "first")?;
+    Event::new("refused.unknown", "first").key("a").emit(&mut client)?;
     let refused = until_refused(&mut client, "first", 1)?;
     assert!(refused.error.is_some_and(|error| error.to_lowercase().contains("topic")));
     assert!(refused.delay.is_some_and(|delay| delay <= 2.0), "{:?}", refused.delay);
     for name in ["second", "third"] {
-        emit(&mut client, "refused.unknown", "a", name)?;
+        Event::new("refused.unknown", name).key("a").emit(&mut client)?;
     }
     // Other topics flow.
-    emit(&mut client, "refused.known", "a", "flows")?;
+    Event::new("refused.known", "flows").key("a").emit(&mut client)?;
     until_only_left(&mut client, 3)?;
     until_refused(&mut client, "first", 2)?;
     // Those behind it were not tried.

@@ -5,6 +5,8 @@ use std::fs;
 use event_outbox_lab::{Broker, Cluster, Result, run_as};
 use postgres::error::SqlState;
 
+use crate::support::database::DEADLINE;
+use crate::support::events::pending_count;
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
@@ -69,10 +71,8 @@ fn a_setting_runs_nothing() -> Result<()> {
         &dedicated,
         &format!("{}\nsasl.kerberos.kinit.cmd={touch}; : {SECRET}; false\n", KERBEROS.replace(',', "\n")),
     )?;
-    event_outbox_lab::wait::until("the command to run", crate::support::database::DEADLINE, || {
-        mark.exists().then_some(())
-    })?;
-    event_outbox_lab::wait::until("the log of it", crate::support::database::DEADLINE, || {
+    event_outbox_lab::wait::until("the command to run", DEADLINE, || mark.exists().then_some(()))?;
+    event_outbox_lab::wait::until("the log of it", DEADLINE, || {
         dedicated.server.log().contains("ticket refresh failed").then_some(())
     })?;
     assert!(!dedicated.server.log().contains(SECRET));
@@ -98,7 +98,7 @@ fn a_mock_is_no_kafka() -> Result<()> {
         status.state == "misconfigured" && status.error().contains("test.mock.num.brokers")
     })?;
     client.query_one("SELECT outbox.emit('properties.mock', '{}')", &[])?;
-    let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left = pending_count(&mut client)?;
     assert_eq!(left, 1);
     Ok(())
 }
@@ -224,7 +224,7 @@ fn the_path_of_the_file_is_not_for_all() -> Result<()> {
     })?;
     assert!(!seen.error().contains("kafka.properties:") && !seen.error().contains('/'), "{seen:?}");
     let path = dedicated.server.data_dir().join("kafka.properties").display().to_string();
-    event_outbox_lab::wait::until("the log's line", crate::support::database::DEADLINE, || {
+    event_outbox_lab::wait::until("the log's line", DEADLINE, || {
         dedicated.server.log().contains(&path).then_some(())
     })?;
     Ok(())

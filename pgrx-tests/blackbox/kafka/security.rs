@@ -8,7 +8,8 @@ use std::sync::OnceLock;
 use anyhow::anyhow;
 use event_outbox_lab::{Authority, Broker, Consumer, IdentityProvider, Result, identity, run_as};
 
-use crate::support::database::{TestDatabase, emit};
+use crate::support::database::{TestDatabase, values};
+use crate::support::events::emit;
 use crate::support::relay::{Status, status, until_drained, until_status};
 
 /// Listeners: TLS; TLS with the certificate of another host; TLS with a client certificate; passwords and tokens
@@ -141,10 +142,7 @@ impl Visitor {
     }
 
     fn arrived(&self) -> Result<Vec<String>> {
-        Ok(crate::support::database::values(&Consumer::read_all(
-            &self.broker.bootstrap_servers(),
-            &[&self.topic],
-        )?))
+        Ok(values(&Consumer::read_all(&self.broker.bootstrap_servers(), &[&self.topic])?))
     }
 
     /// Waits until the status tells in these words that there is no way to Kafka; nothing has gone there, and no

@@ -2,7 +2,8 @@
 
 use event_outbox_lab::{Result, wait};
 
-use crate::support::database::{DEADLINE, TestDatabase, emit};
+use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::emit;
 use crate::support::relay::until_status;
 
 #[test]

@@ -3,7 +3,7 @@
 use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
 use postgres::Client;
 
-use crate::support::database::DEADLINE;
+use crate::support::database::{DEADLINE, TestDatabase};
 
 const DATABASES: usize = 12;
 const ROUNDS: usize = 3;
@@ -42,7 +42,7 @@ fn an_extension_created_while_the_launcher_looks_has_its_relay() -> Result<()> {
 /// The old relay has just seen that there is nothing to relay when there is again.
 #[test]
 fn an_extension_created_again_has_its_relay() -> Result<()> {
-    let mut db = crate::support::database::TestDatabase::new()?;
+    let mut db = TestDatabase::new()?;
     for _ in 0..50 {
         db.relay()?;
         db.client.batch_execute("DROP EXTENSION event_outbox")?;

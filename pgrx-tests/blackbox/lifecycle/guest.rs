@@ -4,7 +4,9 @@ use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
 use postgres::error::DbError;
 use postgres::{Client, SimpleQueryMessage};
 
-use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, emit};
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
+use crate::support::events::emit;
+use crate::support::roles::is_superuser;
 use crate::support::server::DedicatedServer;
 
 /// Statements that fail, in as many ways as errors have fields.
@@ -95,11 +97,6 @@ fn errors_of_others_keep_all_their_fields() -> Result<()> {
         assert_eq!(with, without);
     }
     Ok(())
-}
-
-/// Whether a role is a superuser.
-fn is_superuser(client: &mut Client, role: &str) -> Result<bool> {
-    Ok(client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = $1", &[&role])?.get(0))
 }
 
 #[test]

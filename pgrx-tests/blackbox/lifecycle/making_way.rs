@@ -8,7 +8,9 @@ use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::support::database::{DEADLINE, TestDatabase};
-use crate::support::relay::{processes, until_another, until_drained, until_idle, until_processes};
+use crate::support::relay::{
+    processes, until_another, until_drained, until_idle, until_processes, until_status,
+};
 
 /// What a command may take that sends an idle relay away; Postgres gives up after five seconds.
 const PROMPT: Duration = Duration::from_secs(3);
@@ -61,7 +63,7 @@ fn drop_database_while_events_wait_for_kafka() -> Result<()> {
     ))?;
     let mut client = db.server.connect(&db.database)?;
     client.query_one("SELECT outbox.emit('nowhere', '{}')", &[])?;
-    crate::support::relay::until_status(&mut client, "an event in flight", |status| status.in_flight == 1)?;
+    until_status(&mut client, "an event in flight", |status| status.in_flight == 1)?;
     client.close()?;
     promptly(&mut outside, &format!("DROP DATABASE {}", db.database))
 }

@@ -7,10 +7,9 @@ use event_outbox_lab::{Broker, Cluster, Result, process};
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::failure::crash::draining;
-use crate::support::database::emit;
+use crate::support::events::emit;
 use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
-use crate::support::server::DedicatedServer;
+use crate::support::server::{DedicatedServer, draining};
 
 /// The first child of this server that is a relay and not process `before`: as soon as it has its name, long before
 /// it is connected to its database.

@@ -9,7 +9,8 @@ use postgres::Client;
 use postgres::error::SqlState;
 use uuid::Uuid;
 
-use crate::support::database::{DEADLINE, emit};
+use crate::support::database::DEADLINE;
+use crate::support::events::emit;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
 use crate::support::server::DedicatedServer;

@@ -2,7 +2,8 @@
 
 use event_outbox_lab::{Broker, Result, StopMode, process};
 
-use crate::support::database::{PROMPTLY, TestDatabase, emit};
+use crate::support::database::{PROMPTLY, TestDatabase};
+use crate::support::events::emit;
 use crate::support::relay::{status, until_idle};
 use crate::support::server::DedicatedServer;
 

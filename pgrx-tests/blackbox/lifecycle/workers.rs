@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
 
-use crate::support::database::{DEADLINE, emit};
+use crate::support::database::DEADLINE;
+use crate::support::events::emit;
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
 
 #[test]

@@ -7,7 +7,8 @@ use event_outbox_lab::{Record, Result};
 use postgres::Client;
 use serde_json::Value;
 
-use crate::support::database::{TestDatabase, emit, values};
+use crate::support::database::{TestDatabase, values};
+use crate::support::events::emit;
 
 const WRITERS: usize = 8;
 const TRANSACTIONS: u64 = 120;

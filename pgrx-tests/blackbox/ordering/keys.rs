@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, StopMode, wait};
 use postgres::Client;
 
-use crate::failure::dead_letters::{NOWHERE, dead, deadly_database, emit, until_dead};
 use crate::support::broker::FaultyBroker;
 use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
+use crate::support::dead_letters::{NOWHERE, dead, deadly_database, until_dead};
+use crate::support::events::Event;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
@@ -67,17 +68,17 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     let (topic, other) = ("ordering.restarts", "ordering.other");
     broker.create_topic(topic, 1, &[])?;
     let mut client = dedicated.connect()?;
-    emit(&mut client, topic, "a", "poison", Some(NOWHERE))?;
+    Event::new(topic, "poison").key("a").partition(NOWHERE).emit(&mut client)?;
     let before = until_refused(&mut client)?;
     let mut flown = 0;
     let mut behind = 0;
     for round in 0..3 {
         // More of the key than a restart could overlook, and some of others.
         for _ in 0..3 {
-            emit(&mut client, topic, "a", &behind.to_string(), None)?;
+            Event::new(topic, behind.to_string()).key("a").emit(&mut client)?;
             behind += 1;
-            emit(&mut client, topic, "b", &flown.to_string(), None)?;
-            emit(&mut client, other, "a", &flown.to_string(), None)?;
+            Event::new(topic, flown.to_string()).key("b").emit(&mut client)?;
+            Event::new(other, flown.to_string()).key("a").emit(&mut client)?;
             flown += 1;
         }
         assert_eq!(of_key(&arrived(broker, topic, flown)?, "b"), numbered(0..flown as i32));
@@ -115,10 +116,15 @@ fn a_key_goes_on_behind_each_of_its_dead() -> Result<()> {
     let (mut db, topic) = deadly_database()?;
     let mut transaction = db.client.transaction()?;
     for n in 0..20 {
-        let partition = Some(NOWHERE).filter(|_| n % 8 == 2);
-        emit(&mut transaction, &topic, "a", &n.to_string(), partition)?;
-        let sql = "SELECT outbox.emit($1, to_jsonb('keyless ' || $2::int), partition => $3)";
-        transaction.query_one(sql, &[&topic, &n, &partition])?;
+        let name = n.to_string();
+        let keyless = format!("keyless {n}");
+        let mut events = [Event::new(&topic, name).key("a"), Event::new(&topic, keyless)];
+        if n % 8 == 2 {
+            events = events.map(|event| event.partition(NOWHERE));
+        }
+        for event in events {
+            event.emit(&mut transaction)?;
+        }
     }
     transaction.commit()?;
     let records = db.drained(&topic)?;
@@ -137,21 +143,21 @@ fn without_ordering_nothing_waits() -> Result<()> {
     db.configure("event_outbox.ordering", "none")?;
     let topic = db.topic("unordered");
     db.broker.create_topic(&topic, 1, &[])?;
-    emit(&mut db.client, &topic, "a", "poison", Some(NOWHERE))?;
+    Event::new(&topic, "poison").key("a").partition(NOWHERE).emit(&mut db.client)?;
     let waits = until_refused(&mut db.client)?;
     for n in 0..5 {
-        emit(&mut db.client, &topic, "a", &n.to_string(), None)?;
+        Event::new(&topic, n.to_string()).key("a").emit(&mut db.client)?;
     }
     assert_eq!(of_key(&db.promptly(&topic, 5)?, "a"), numbered(0..5));
     // Nor after a restart, which finds it waiting.
     terminate(&mut db.client)?;
-    emit(&mut db.client, &topic, "a", "5", None)?;
+    Event::new(&topic, "5").key("a").emit(&mut db.client)?;
     assert_eq!(of_key(&db.promptly(&topic, 6)?, "a"), numbered(0..6));
     assert_eq!(retry_record(&mut db.client)?, Some(waits));
     // With it, they do.
     db.configure("event_outbox.ordering", "key")?;
-    emit(&mut db.client, &topic, "a", "6", None)?;
-    emit(&mut db.client, &topic, "b", "0", None)?;
+    Event::new(&topic, "6").key("a").emit(&mut db.client)?;
+    Event::new(&topic, "0").key("b").emit(&mut db.client)?;
     let records = db.promptly(&topic, 7)?;
     assert_eq!((of_key(&records, "a"), of_key(&records, "b")), (numbered(0..6), numbered(0..1)));
     Ok(())
@@ -169,7 +175,7 @@ fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
     client.batch_execute("BEGIN")?;
     ledger.emit(client, 1000)?;
     // Its key is also that of good ones, before and behind it.
-    emit(client, &topic, "3", &"poison".repeat(5000), None)?;
+    Event::new(&topic, "poison".repeat(5000)).key("3").emit(client)?;
     ledger.emit(client, 1000)?;
     client.batch_execute("COMMIT")?;
     until_drained(client)?;
@@ -198,7 +204,7 @@ fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
     let client = &mut db.client;
     client.batch_execute("BEGIN")?;
     ledger.emit(client, 10)?;
-    emit(client, &topic, "3", &"poison".repeat(5000), None)?;
+    Event::new(&topic, "poison".repeat(5000)).key("3").emit(client)?;
     ledger.emit(client, 3000)?;
     client.batch_execute("COMMIT")?;
     db.configure("event_outbox.enabled", "on")?;
@@ -220,7 +226,7 @@ fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
     for n in 0..30 {
         let mut transaction = db.client.transaction()?;
         for part in ["first", "second", "third"] {
-            emit(&mut transaction, &topic, &n.to_string(), part, None)?;
+            Event::new(&topic, part).key(&n.to_string()).emit(&mut transaction)?;
         }
         transaction.execute(
             "UPDATE outbox.events SET last_error = 'by hand'
@@ -281,14 +287,14 @@ fn an_outage_is_no_attempt() -> Result<()> {
         .set("event_outbox.retry_backoff_max", "2s");
     let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
-    emit(&mut client, topic, "a", "0", None)?;
+    Event::new(topic, "0").key("a").emit(&mut client)?;
     until_refused(&mut client)?;
     broker.kill()?;
     until_status(&mut client, "the outage", |status| status.is_disconnected())?;
     let before = until_refused(&mut client)?;
     for n in 1..5 {
-        emit(&mut client, topic, "a", &n.to_string(), None)?;
-        emit(&mut client, "ordering.new", "b", &n.to_string(), None)?;
+        Event::new(topic, n.to_string()).key("a").emit(&mut client)?;
+        Event::new("ordering.new", n.to_string()).key("b").emit(&mut client)?;
     }
     wait::until_ok("two attempts' time to pass", DEADLINE, || {
         let sql = "SELECT max(next_attempt_at) + interval '4s' < clock_timestamp() FROM outbox.events";

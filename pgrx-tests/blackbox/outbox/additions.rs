@@ -4,8 +4,10 @@
 use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::error::SqlState;
+use serde_json::json;
 
 use crate::support::database::TestDatabase;
+use crate::support::events::Event;
 
 /// A session that has emitted, and one that owns the table. Nothing is published.
 fn prepared() -> Result<(TestDatabase, Client, String)> {
@@ -13,12 +15,12 @@ fn prepared() -> Result<(TestDatabase, Client, String)> {
     db.configure("event_outbox.enabled", "off")?;
     let mut session = db.connect()?;
     let topic = db.topic("additions");
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     Ok((db, session, topic))
 }
 
-fn emit(session: &mut Client, topic: &str) -> Result<(), postgres::Error> {
-    session.execute("SELECT outbox.emit($1, '{}', key => 'k')", &[&topic]).map(|_| ())
+fn emit_one(session: &mut Client, topic: &str) -> Result<(), postgres::Error> {
+    Event::new(topic, json!({})).key("k").emit(session).map(drop)
 }
 
 fn code(result: Result<(), postgres::Error>) -> SqlState {
@@ -49,13 +51,13 @@ fn triggers() -> Result<()> {
              'BEGIN INSERT INTO seen SELECT id FROM new_events; RETURN NULL; END';
          CREATE TRIGGER stamp BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION stamp()",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"));
     db.client.batch_execute(
         "DROP TRIGGER stamp ON outbox.events;
          CREATE TRIGGER see AFTER INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION see()",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("application/json"));
     assert_eq!(count(&mut session, "seen")?, 1);
     db.client.batch_execute(
@@ -63,10 +65,10 @@ fn triggers() -> Result<()> {
          CREATE TRIGGER see_all AFTER INSERT ON outbox.events REFERENCING NEW TABLE AS new_events
              FOR EACH STATEMENT EXECUTE FUNCTION see_all()",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(count(&mut session, "seen")?, 2);
     db.client.batch_execute("DROP TRIGGER see_all ON outbox.events")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(count(&mut session, "seen")?, 2);
     Ok(())
 }
@@ -76,14 +78,14 @@ fn constraints() -> Result<()> {
     let (mut db, mut session, topic) = prepared()?;
     db.client
         .batch_execute("ALTER TABLE outbox.events ADD CONSTRAINT short CHECK (length(key) > 1) NOT VALID")?;
-    assert_eq!(code(emit(&mut session, &topic)), SqlState::CHECK_VIOLATION);
+    assert_eq!(code(emit_one(&mut session, &topic)), SqlState::CHECK_VIOLATION);
     db.client.batch_execute("ALTER TABLE outbox.events DROP CONSTRAINT short")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     db.client
         .batch_execute("TRUNCATE outbox.events; ALTER TABLE outbox.events ALTER event_type SET NOT NULL")?;
-    assert_eq!(code(emit(&mut session, &topic)), SqlState::NOT_NULL_VIOLATION);
+    assert_eq!(code(emit_one(&mut session, &topic)), SqlState::NOT_NULL_VIOLATION);
     db.client.batch_execute("ALTER TABLE outbox.events ALTER event_type DROP NOT NULL")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     Ok(())
 }
 
@@ -99,7 +101,7 @@ fn constraints_of_the_same_transaction() -> Result<()> {
     let refused = transaction.execute(sql, &[&topic]).map(|_| ());
     assert_eq!(code(refused), SqlState::CHECK_VIOLATION);
     transaction.rollback()?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(count(&mut session, "outbox.events")?, 2);
     Ok(())
 }
@@ -111,15 +113,15 @@ fn columns() -> Result<()> {
         "ALTER TABLE outbox.events ADD region text NOT NULL DEFAULT 'eu',
              ADD bytes integer GENERATED ALWAYS AS (length(payload)) STORED",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "region || ' ' || bytes")?.as_deref(), Some("eu 2"));
     db.client.batch_execute("ALTER TABLE outbox.events DROP region, DROP bytes")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     let whole = newest(&mut session, "(topic, convert_from(key, 'UTF8'), attempts, last_error)")?;
     assert_eq!(whole, Some(format!("({topic},k,0,)")));
     // Behind the dropped ones.
     db.client.batch_execute("ALTER TABLE outbox.events ADD region text DEFAULT 'us'")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "region")?.as_deref(), Some("us"));
     Ok(())
 }
@@ -134,7 +136,7 @@ fn types_of_columns() -> Result<()> {
          TRUNCATE outbox.events; ALTER TABLE outbox.events ALTER topic TYPE varchar(5)",
     )?;
     assert!(topic.len() > 5);
-    assert_eq!(code(emit(&mut session, &topic)), SqlState::STRING_DATA_RIGHT_TRUNCATION);
+    assert_eq!(code(emit_one(&mut session, &topic)), SqlState::STRING_DATA_RIGHT_TRUNCATION);
     db.client.batch_execute("ALTER TABLE outbox.events ALTER topic TYPE text, ALTER headers TYPE jsonb")?;
     session.execute("SELECT outbox.emit($1, '{}', headers => '{\"a\": [1]}')", &[&topic])?;
     assert_eq!(newest(&mut session, "headers -> 'a' -> 0")?.as_deref(), Some("1"));
@@ -145,7 +147,7 @@ fn types_of_columns() -> Result<()> {
 fn indexes() -> Result<()> {
     let (mut db, mut session, topic) = prepared()?;
     db.client.batch_execute("CREATE INDEX CONCURRENTLY by_key ON outbox.events (key)")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     db.client.batch_execute("SET enable_seqscan = off")?;
     let found = "outbox.events WHERE key = 'k'::bytea";
     assert_eq!(count(&mut db.client, found)?, 2, "the index has it");
@@ -158,7 +160,7 @@ fn indexes() -> Result<()> {
         "ALTER TABLE outbox.events DROP CONSTRAINT events_pkey;
          ALTER TABLE outbox.events ADD CONSTRAINT events_pkey PRIMARY KEY (id) DEFERRABLE",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     Ok(())
 }
 
@@ -169,7 +171,7 @@ fn rules() -> Result<()> {
         "CREATE TABLE seen (topic text);
          CREATE RULE see AS ON INSERT TO outbox.events DO ALSO INSERT INTO seen VALUES (NEW.topic)",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(count(&mut session, "seen")?, 1);
     Ok(())
 }
@@ -178,10 +180,10 @@ fn rules() -> Result<()> {
 fn the_sequence() -> Result<()> {
     let (mut db, mut session, topic) = prepared()?;
     db.client.batch_execute("ALTER SEQUENCE outbox.events_id_seq MINVALUE -9 RESTART -5")?;
-    assert_eq!(code(emit(&mut session, &topic)), SqlState::CHECK_VIOLATION);
+    assert_eq!(code(emit_one(&mut session, &topic)), SqlState::CHECK_VIOLATION);
     db.client.batch_execute("ALTER SEQUENCE outbox.events_id_seq MINVALUE 1 RESTART 1")?;
-    assert_eq!(code(emit(&mut session, &topic)), SqlState::UNIQUE_VIOLATION);
-    emit(&mut session, &topic)?;
+    assert_eq!(code(emit_one(&mut session, &topic)), SqlState::UNIQUE_VIOLATION);
+    emit_one(&mut session, &topic)?;
     Ok(())
 }
 
@@ -191,7 +193,7 @@ fn another_table_of_the_same_name() -> Result<()> {
     for expected in 1..=3_i64 {
         db.client.batch_execute("DROP EXTENSION event_outbox; CREATE EXTENSION event_outbox")?;
         for _ in 0..expected {
-            emit(&mut session, &topic)?;
+            emit_one(&mut session, &topic)?;
         }
         assert_eq!(newest(&mut session, "id")?, Some(expected.to_string()));
     }
@@ -206,7 +208,7 @@ fn another_table_of_the_same_name() -> Result<()> {
 fn a_transaction_that_must_not_write() -> Result<()> {
     let (_stage, mut session, topic) = prepared()?;
     session.batch_execute("BEGIN READ ONLY")?;
-    let refused = emit(&mut session, &topic);
+    let refused = emit_one(&mut session, &topic);
     assert_eq!(code(refused), SqlState::READ_ONLY_SQL_TRANSACTION);
     session.batch_execute("ROLLBACK")?;
     Ok(())
@@ -219,7 +221,7 @@ fn a_session_that_replays_wakes_the_relay() -> Result<()> {
     let topic = db.topic("replayed");
     let mut session = db.connect()?;
     session.batch_execute("SET session_replication_role = replica")?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     db.promptly(&topic, 1)?;
     Ok(())
 }
@@ -235,7 +237,7 @@ fn triggers_under_the_extensions_names() -> Result<()> {
              DROP TRIGGER {name} ON outbox.events;
              CREATE TRIGGER {name} BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION stamp()"
         ))?;
-        emit(&mut session, &topic)?;
+        emit_one(&mut session, &topic)?;
         assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"), "{name}");
     }
     // The trigger is the extension's, its function no longer.
@@ -244,7 +246,7 @@ fn triggers_under_the_extensions_names() -> Result<()> {
         "CREATE OR REPLACE FUNCTION outbox.check_event() RETURNS trigger LANGUAGE plpgsql AS
              'BEGIN NEW.content_type := ''stamped''; RETURN NEW; END'",
     )?;
-    emit(&mut session, &topic)?;
+    emit_one(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"));
     Ok(())
 }
@@ -258,12 +260,12 @@ fn a_constraint_under_the_extensions_name() -> Result<()> {
             "ALTER TABLE outbox.events DROP CONSTRAINT events_id_check,
                  ADD CONSTRAINT events_id_check CHECK ({condition}) NOT VALID"
         ))?;
-        assert_eq!(code(emit(&mut session, &topic)), SqlState::CHECK_VIOLATION, "{condition}");
+        assert_eq!(code(emit_one(&mut session, &topic)), SqlState::CHECK_VIOLATION, "{condition}");
     }
     Ok(())
 }
 
-/// Without additions no trigger is called for what `emit()` has checked.
+/// Without additions no trigger is called for what `emit_one()` has checked.
 #[test]
 fn nothing_is_added_by_an_installation() -> Result<()> {
     let (mut db, mut session, topic) = prepared()?;
@@ -280,7 +282,7 @@ fn nothing_is_added_by_an_installation() -> Result<()> {
     Ok(())
 }
 
-/// Rows that a trigger inserts or changes while `emit()` inserts are nobody's that has been checked.
+/// Rows that a trigger inserts or changes while `emit_one()` inserts are nobody's that has been checked.
 #[test]
 fn what_triggers_make_of_an_event_is_checked() -> Result<()> {
     for (body, hint) in [
@@ -298,7 +300,7 @@ fn what_triggers_make_of_an_event_is_checked() -> Result<()> {
             "CREATE FUNCTION a_change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN {body} END $$;
              CREATE TRIGGER a_change BEFORE INSERT ON outbox.events FOR EACH ROW EXECUTE FUNCTION a_change()"
         ))?;
-        assert_eq!(code(emit(&mut session, &topic)), SqlState::INVALID_NAME, "{hint}");
+        assert_eq!(code(emit_one(&mut session, &topic)), SqlState::INVALID_NAME, "{hint}");
         assert_eq!(count(&mut session, "outbox.events WHERE topic = 'a topic'")?, 0, "{hint}");
     }
     Ok(())

@@ -2,7 +2,8 @@
 
 use event_outbox_lab::{Consumer, Result};
 
-use crate::support::database::{PROMPTLY, TestDatabase, emit, values};
+use crate::support::database::{PROMPTLY, TestDatabase, values};
+use crate::support::events::emit;
 use crate::support::relay::until_status;
 
 /// The one event of the topic is published, and another session has locked its row with `sql` until `then` is done.

@@ -6,13 +6,6 @@ use postgres::types::Type;
 
 use crate::support::database::TestDatabase;
 
-/// Without a relay, so that events stay to be looked at.
-fn quiet() -> Result<TestDatabase> {
-    let mut db = TestDatabase::new()?;
-    db.configure("event_outbox.enabled", "off")?;
-    Ok(db)
-}
-
 /// Key, payload, headers and partition of the last event.
 type Seen = (Option<String>, Option<String>, Option<String>, Option<i32>);
 
@@ -27,7 +20,7 @@ const ID: &str = "01890a5d-ac96-774b-bcce-b302099a8057";
 
 #[test]
 fn emit_takes_what_sql_has() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     let keys = [
         ("'7'", "7"),
         ("'7'::text", "7"),
@@ -69,7 +62,7 @@ fn emit_takes_what_sql_has() -> Result<()> {
 
 #[test]
 fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     let headers = ["'{\"h\": 1}'", "'{\"h\": 1}'::text", "'{\"h\": 1}'::json", "'{\"h\": 1}'::jsonb", "NULL"];
     let ids =
         [format!("'{ID}'"), format!("'{ID}'::text"), format!("'{ID}'::varchar"), format!("'{ID}'::uuid")];
@@ -121,7 +114,7 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
 
 #[test]
 fn try_emit_takes_what_sql_has() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     let payloads = ["'1'", "'1'::text", "'1'::varchar", "'1'::json", "'1'::jsonb", "to_json(1)"];
     let keys = ["'7'", "'7'::varchar", "7", "7::bigint"];
     let mut number = 0;
@@ -147,7 +140,7 @@ fn try_emit_takes_what_sql_has() -> Result<()> {
 /// Drivers that ask the server for the types of parameters (asyncpg, pgx, tokio-postgres, postgres.js) encode by them.
 #[test]
 fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     let all =
         "outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, event_id => $6, partition => $7)";
     let types = [Type::TEXT, Type::JSONB, Type::TEXT, Type::TEXT, Type::JSONB, Type::UUID, Type::INT4];
@@ -169,7 +162,7 @@ fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
 /// As JDBC sends strings, and longs.
 #[test]
 fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     let types = [
         Type::VARCHAR,
         Type::VARCHAR,
@@ -203,7 +196,7 @@ fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
 
 #[test]
 fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     for (id, value, stored) in [("bigint", "7", "7"), ("int", "7", "7"), ("uuid", ID, ID)] {
         for json in ["row_to_json(NEW)", "to_jsonb(NEW)", "to_json(NEW)"] {
             db.client.batch_execute(&format!(
@@ -225,7 +218,7 @@ fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
 /// A right to the one is a right to the others, and there is no other right to them.
 #[test]
 fn the_right_to_emit_is_one() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     let role = format!("{}_app", db.database);
     db.client.batch_execute(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}"))?;
     let mut app = db.connect_as(&role)?;
@@ -256,7 +249,7 @@ fn the_right_to_emit_is_one() -> Result<()> {
 /// What is wrong with a value is said as for the type it stands for.
 #[test]
 fn what_cannot_be_read_is_refused() -> Result<()> {
-    let mut db = quiet()?;
+    let mut db = TestDatabase::disabled()?;
     for (call, code) in [
         ("emit('t', 'no json'::text)", "22P02"),
         ("emit('t', '1'::json, event_id => 'no id'::text)", "22P02"),

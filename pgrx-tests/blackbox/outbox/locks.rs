@@ -5,7 +5,8 @@ use std::time::Duration;
 use event_outbox_lab::{Broker, Consumer, Result, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, TestDatabase, emit, values};
+use crate::support::database::{DEADLINE, TestDatabase, values};
+use crate::support::events::{emit, pending_count, until_payloads_left};
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
@@ -14,16 +15,6 @@ const TOLD: &str = "since other sessions have locked their rows";
 
 /// Far less than a relay takes that tries a locked batch again and again with growing pauses.
 const SOON: Duration = Duration::from_secs(5);
-
-fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
-    let sql = "SELECT coalesce(array_agg(payload ORDER BY id), '{}') FROM outbox.pending";
-    let mut last: Vec<String> = Vec::new();
-    wait::until_ok(&format!("only {numbers:?} to be left"), SOON, || {
-        last = client.query_one(sql, &[])?.get(0);
-        Ok((last == numbers).then_some(()))
-    })
-    .map_err(|error| error.context(format!("last seen: {last:?}")))
-}
 
 /// Three events wait, and another session does `sql` with the second when the relay begins.
 fn with_a_locked_row(
@@ -41,7 +32,7 @@ fn with_a_locked_row(
     let mut locking = other.transaction()?;
     locking.query(sql, &[])?;
     db.configure("event_outbox.enabled", "on")?;
-    until_left(&mut db.client, &["2"])?;
+    until_payloads_left(&mut db.client, &["2"], SOON)?;
     meanwhile(&mut db, &topic)?;
     locking.commit()?;
     assert_eq!(db.drained_values(&topic)?.iter().filter(|value| *value == "2").count(), 1);
@@ -56,7 +47,7 @@ fn a_locked_row_holds_up_nobody_else() -> Result<()> {
             // In the same settlement as another look at the locked row, and in others.
             for number in 4..=20 {
                 emit(&mut db.client, topic, number)?;
-                until_left(&mut db.client, &["2"])?;
+                until_payloads_left(&mut db.client, &["2"], SOON)?;
             }
             let seen = until_status(&mut db.client, "the lock to be shown", |status| {
                 status.error().contains("locked") && status.state == "publishing"
@@ -103,11 +94,11 @@ fn a_new_producer_while_a_row_is_locked() -> Result<()> {
     let mut locking = other.transaction()?;
     locking.query("SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE", &[])?;
     set("event_outbox.enabled", "on")?;
-    until_left(&mut client, &["2"])?;
+    until_payloads_left(&mut client, &["2"], SOON)?;
     set("event_outbox.kafka_properties", "linger.ms=1")?;
     for number in 4..=6 {
         emit(&mut client, TOPIC, number)?;
-        until_left(&mut client, &["2"])?;
+        until_payloads_left(&mut client, &["2"], SOON)?;
     }
     locking.commit()?;
     until_drained(&mut client)?;
@@ -130,7 +121,7 @@ fn a_refused_event_whose_row_is_locked() -> Result<()> {
     let mut locking = other.transaction()?;
     locking.query("SELECT FROM outbox.events WHERE payload = '0' FOR UPDATE", &[])?;
     db.configure("event_outbox.enabled", "on")?;
-    until_left(&mut db.client, &["0"])?;
+    until_payloads_left(&mut db.client, &["0"], SOON)?;
     until_status(&mut db.client, "the lock to be shown", |status| status.error().contains("locked"))?;
     locking.commit()?;
     until_drained(&mut db.client)?;
@@ -166,11 +157,11 @@ fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
     keyed(&mut client, "'1'")?;
     for (number, linger) in [(2, "linger.ms=1"), (3, "linger.ms=2")] {
         emit(&mut client, TOPIC, number)?;
-        until_left(&mut client, &["0", "1"])?;
+        until_payloads_left(&mut client, &["0", "1"], SOON)?;
         set("event_outbox.kafka_properties", linger)?;
     }
     emit(&mut client, TOPIC, 4)?;
-    until_left(&mut client, &["0", "1"])?;
+    until_payloads_left(&mut client, &["0", "1"], SOON)?;
     locking.commit()?;
     until_drained(&mut client)?;
     let read = Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?;
@@ -192,7 +183,7 @@ fn many_locked_rows() -> Result<()> {
     locking.execute("UPDATE outbox.events SET attempts = 0 WHERE id % 2 = 0", &[])?;
     db.configure("event_outbox.enabled", "on")?;
     wait::until_ok("the free half to be settled", DEADLINE, || {
-        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(&mut db.client)?;
         Ok((left == 500).then_some(()))
     })?;
     locking.commit()?;

@@ -8,6 +8,7 @@ use postgres::fallible_iterator::FallibleIterator;
 use serde_json::Value;
 
 use crate::support::database::{PROMPTLY, TestDatabase};
+use crate::support::events::{emit_numbers, pending_count};
 
 const PARTITIONS: i32 = 3;
 
@@ -42,12 +43,6 @@ fn number(told: &Value, field: &str) -> i64 {
     told[field].as_i64().unwrap_or_else(|| panic!("no {field} in {told}"))
 }
 
-fn emit_some(db: &mut TestDatabase, topic: &str, count: i32) -> Result<()> {
-    let sql = "SELECT outbox.emit($1, to_jsonb(n), key => n::text) FROM generate_series(1, $2::int) AS n";
-    db.client.execute(sql, &[&topic, &count])?;
-    Ok(())
-}
-
 /// Partition and offset of each record.
 fn places(records: &[Record]) -> BTreeSet<(i64, i64)> {
     records.iter().map(|record| (record.partition.into(), record.offset)).collect()
@@ -59,9 +54,9 @@ fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
     let (topic, other) = (db.topic("batch"), db.topic("other"));
     db.broker.create_topic(&topic, PARTITIONS, &[])?;
     let mut listener = Listener::on(&db, &topic)?;
-    emit_some(&mut db, &other, 10)?;
+    emit_numbers(&mut db.client, &other, 1..=10, "n::text")?;
     for round in 1..=5 {
-        emit_some(&mut db, &topic, 200)?;
+        emit_numbers(&mut db.client, &topic, 1..=200, "n::text")?;
         let told =
             listener.until(|told| told.iter().map(|t| number(t, "count")).sum::<i64>() >= round * 200)?;
         let mut covered = BTreeMap::new();
@@ -89,9 +84,9 @@ fn a_notification_comes_when_the_row_is_gone() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("gone");
     let mut listener = Listener::on(&db, &topic)?;
-    emit_some(&mut db, &topic, 1)?;
+    emit_numbers(&mut db.client, &topic, 1..=1, "n::text")?;
     listener.until(|told| !told.is_empty())?;
-    let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left = pending_count(&mut db.client)?;
     assert_eq!(left, 0);
     Ok(())
 }
@@ -103,7 +98,7 @@ fn notify_event_tells_of_each_by_itself() -> Result<()> {
     db.broker.create_topic(&topic, PARTITIONS, &[])?;
     db.configure("event_outbox.notify", "event")?;
     let mut listener = Listener::on(&db, &topic)?;
-    emit_some(&mut db, &topic, 100)?;
+    emit_numbers(&mut db.client, &topic, 1..=100, "n::text")?;
     let told = listener.until(|told| told.len() >= 100)?.to_vec();
     let records = db.drained(&topic)?;
     let expected: BTreeSet<_> = records
@@ -131,7 +126,7 @@ fn notify_off_is_silent() -> Result<()> {
     let topic = db.topic("off");
     db.configure("event_outbox.notify", "off")?;
     let mut listener = Listener::on(&db, &topic)?;
-    emit_some(&mut db, &topic, 10)?;
+    emit_numbers(&mut db.client, &topic, 1..=10, "n::text")?;
     db.drained(&topic)?;
     // Notifications arrive in the order of their commits: the first heard is this one.
     db.client.execute("SELECT pg_notify($1, '\"the end\"')", &[&listener.channel])?;
@@ -148,7 +143,7 @@ fn topics_too_long_for_a_channel_have_channels_of_their_own() -> Result<()> {
     assert_ne!(listeners[0].channel, listeners[1].channel);
     for (listener, topic) in listeners.iter_mut().zip([&one, &two]) {
         assert!(listener.channel.len() <= 63, "{}", listener.channel);
-        emit_some(&mut db, topic, 1)?;
+        emit_numbers(&mut db.client, topic, 1..=1, "n::text")?;
         assert_eq!(listener.until(|told| !told.is_empty())?[0]["topic"], topic.as_str());
     }
     Ok(())

@@ -3,17 +3,14 @@
 use std::collections::HashSet;
 
 use event_outbox_lab::{Consumer, Record, Result, wait};
-use postgres::Client;
 use rdkafka::mocking::MockCluster;
 
 use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::emit_numbers;
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
 
-fn emit(client: &mut Client, topic: &str, count: i32) -> Result<()> {
-    let sql = "SELECT outbox.emit($1, to_jsonb(n), key => (n % 5)::text) FROM generate_series(1, $2) AS n";
-    client.execute(sql, &[&topic, &count])?;
-    Ok(())
-}
+/// Five keys: the expression that makes one of a number.
+const KEY: &str = "(n % 5)::text";
 
 /// A backlog that begins to drain, then `command`: the relay stays the same process, goes on, and publishes all
 /// that the command has left.
@@ -25,13 +22,13 @@ fn bears(command: &str, left: impl Fn(i32) -> bool) -> Result<()> {
     let topic = db.topic("borne");
     for _ in 0..ROUNDS {
         let before = status(&mut db.client)?.published;
-        emit(&mut db.client, &topic, EVENTS)?;
+        emit_numbers(&mut db.client, &topic, 1..=EVENTS, KEY)?;
         until_status(&mut db.client, "the first to leave", |status| status.published > before)?;
         db.client.batch_execute(command)?;
     }
     until_drained(&mut db.client)?;
     let later = db.topic("later");
-    emit(&mut db.client, &later, 10)?;
+    emit_numbers(&mut db.client, &later, 1..=10, KEY)?;
     assert_eq!(db.drained(&later)?.len(), 10);
     assert_eq!(until_idle(&mut db.client)?, pid);
     let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
@@ -86,12 +83,12 @@ fn rows_in_the_places_of_others() -> Result<()> {
     // All that there is room for at once, and no room for more.
     db.alter_database("SET event_outbox.ordering = 'none'")?;
     db.alter_database("SET event_outbox.max_in_flight = 8")?;
-    emit(&mut db.client, "places", 6)?;
+    emit_numbers(&mut db.client, "places", 1..=6, KEY)?;
     until_status(&mut db.client, "events in flight", |status| status.in_flight == 6)?;
     let before: Vec<String> = db.client.query_one(PLACES, &[])?.get(0);
     db.client.batch_execute("DELETE FROM outbox.events")?;
     db.client.batch_execute("VACUUM outbox.events")?;
-    emit(&mut db.client, "places", 6)?;
+    emit_numbers(&mut db.client, "places", 1..=6, KEY)?;
     let after: Vec<String> = db.client.query_one(PLACES, &[])?.get(0);
     assert_eq!(before, after);
     brokers.partition_leader("places", 0, Some(1))?;
@@ -106,7 +103,7 @@ fn a_column_added() -> Result<()> {
     until_idle(&mut db.client)?;
     let topic = db.topic("wide");
     db.client.batch_execute("ALTER TABLE outbox.events ADD COLUMN mine integer DEFAULT 1")?;
-    emit(&mut db.client, &topic, 10)?;
+    emit_numbers(&mut db.client, &topic, 1..=10, KEY)?;
     assert_eq!(db.drained(&topic)?.len(), 10);
     Ok(())
 }
@@ -148,7 +145,7 @@ fn a_transaction_open_for_long_holds_nobody_back() -> Result<()> {
     let mut open = idler.transaction()?;
     open.query_one("SELECT outbox.emit($1, '\"long\"')", &[&topic])?;
     for _ in 0..5 {
-        emit(&mut db.client, &topic, 100)?;
+        emit_numbers(&mut db.client, &topic, 1..=100, KEY)?;
     }
     assert_eq!(db.drained(&topic)?.len(), 500);
     // Its lower id is found when it commits after all.
@@ -163,14 +160,14 @@ fn a_transaction_open_for_long_holds_nobody_back() -> Result<()> {
 fn a_reader_with_an_old_snapshot_holds_nobody_back() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("snapshot");
-    emit(&mut db.client, &topic, 1000)?;
+    emit_numbers(&mut db.client, &topic, 1..=1000, KEY)?;
     let mut reader = db.server.connect(&db.database)?;
     let mut old =
         reader.build_transaction().isolation_level(postgres::IsolationLevel::RepeatableRead).start()?;
     let count = "SELECT count(*) FROM outbox.events";
     let before: i64 = old.query_one(count, &[])?.get(0);
     for round in 2..=4 {
-        emit(&mut db.client, &topic, 1000)?;
+        emit_numbers(&mut db.client, &topic, 1..=1000, KEY)?;
         assert_eq!(db.drained(&topic)?.len(), round * 1000);
     }
     assert_eq!(old.query_one(count, &[])?.get::<_, i64>(0), before);
@@ -184,7 +181,7 @@ fn an_outage_does_not_hold_back_vacuum() -> Result<()> {
     let alter = format!("ALTER DATABASE {} SET event_outbox.bootstrap_servers = '127.0.0.1:1'", db.database);
     db.client.batch_execute(&alter)?;
     db.alter_database("SET event_outbox.ordering = 'none'")?;
-    emit(&mut db.client, "nowhere", 100)?;
+    emit_numbers(&mut db.client, "nowhere", 1..=100, KEY)?;
     let waits = until_status(&mut db.client, "events in flight", |status| status.in_flight == 100)?;
     let sql = "SELECT backend_xmin IS NULL AND xact_start IS NULL FROM pg_stat_activity WHERE pid = $1";
     wait::until_ok("the relay to let go of its snapshot", DEADLINE, || {
@@ -198,7 +195,7 @@ fn an_extension_dropped_with_events_in_flight() -> Result<()> {
     let mut db = TestDatabase::new()?;
     until_idle(&mut db.client)?;
     let topic = db.topic("dropped");
-    emit(&mut db.client, &topic, 50_000)?;
+    emit_numbers(&mut db.client, &topic, 1..=50_000, KEY)?;
     until_status(&mut db.client, "events in flight", |status| status.in_flight > 0 || status.published > 0)?;
     db.client.batch_execute("DROP EXTENSION event_outbox")?;
     until_processes(db.server, &db.database, 0)?;

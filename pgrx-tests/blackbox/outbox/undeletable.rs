@@ -1,20 +1,10 @@
 //! A row that cannot be settled is set aside, as one that is locked: the others go on.
 
 use event_outbox_lab::{Consumer, Result, wait};
-use postgres::Client;
 
-use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, emit, values};
+use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, values};
+use crate::support::events::{emit, pending_count, until_payloads_left};
 use crate::support::relay::{until_drained, until_status};
-
-fn until_left(client: &mut Client, numbers: &[&str]) -> Result<()> {
-    let sql = "SELECT coalesce(array_agg(payload ORDER BY id), '{}') FROM outbox.pending";
-    let mut last: Vec<String> = Vec::new();
-    wait::until_ok(&format!("only {numbers:?} to be left"), PROMPTLY, || {
-        last = client.query_one(sql, &[])?.get(0);
-        Ok((last == numbers).then_some(()))
-    })
-    .map_err(|error| error.context(format!("last seen: {last:?}")))
-}
 
 /// Has `hindrance` in the way of the second event of ten, all of them in one batch; and `remedy` out of it later.
 fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
@@ -26,11 +16,11 @@ fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
     }
     db.client.batch_execute(hindrance)?;
     db.configure("event_outbox.enabled", "on")?;
-    until_left(&mut db.client, &["2"])?;
+    until_payloads_left(&mut db.client, &["2"], PROMPTLY)?;
     // Those that come later are not held up either.
     for number in 11..=15 {
         emit(&mut db.client, &topic, number)?;
-        until_left(&mut db.client, &["2"])?;
+        until_payloads_left(&mut db.client, &["2"], PROMPTLY)?;
     }
     let id: i64 = db.client.query_one("SELECT id FROM outbox.events", &[])?.get(0);
     let shown = until_status(&mut db.client, "the row to be shown", |status| {
@@ -114,9 +104,9 @@ fn a_refusal_that_cannot_be_noted() -> Result<()> {
         emit(&mut db.client, &topic, number)?;
     }
     db.configure("event_outbox.enabled", "on")?;
-    until_left(&mut db.client, &["0"])?;
+    until_payloads_left(&mut db.client, &["0"], PROMPTLY)?;
     emit(&mut db.client, &topic, 11)?;
-    until_left(&mut db.client, &["0"])?;
+    until_payloads_left(&mut db.client, &["0"], PROMPTLY)?;
     let sql = "SELECT conname FROM pg_constraint WHERE conrelid = 'outbox.dead_letters'::regclass AND contype = 'c'";
     let name: String = db.client.query_one(sql, &[])?.get(0);
     db.client.batch_execute(&format!("ALTER TABLE outbox.dead_letters DROP CONSTRAINT {name}"))?;
@@ -143,12 +133,12 @@ fn many_rows_that_cannot_be_deleted() -> Result<()> {
     )?;
     db.configure("event_outbox.enabled", "on")?;
     wait::until_ok("the others to be settled", DEADLINE, || {
-        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(&mut db.client)?;
         Ok((left == 1000).then_some(()))
     })?;
     emit(&mut db.client, &topic, 4001)?;
     wait::until_ok("what comes later to be settled", PROMPTLY, || {
-        let left: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(&mut db.client)?;
         Ok((left == 1000).then_some(()))
     })?;
     db.client.batch_execute("DELETE FROM public.refers")?;

@@ -7,6 +7,7 @@ use postgres::Client;
 use postgres::error::{DbError, SqlState};
 
 use crate::support::database::TestDatabase;
+use crate::support::events::pending_count;
 
 /// An event and what is wrong with it.
 struct Case {
@@ -142,7 +143,7 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-fn emit(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
+fn by_emit(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let sql = "SELECT outbox.emit($1, $2::text::jsonb, $3, $4, $5::text::jsonb, NULL, $6)";
     client.execute(
         sql,
@@ -151,7 +152,7 @@ fn emit(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     Ok(())
 }
 
-fn emit_bytes(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
+fn by_emit_bytes(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let sql = "SELECT outbox.emit_bytes($1, $2, $3, $4, $5::text::jsonb, NULL, $6)";
     let (payload, key) = (event.payload.map(str::as_bytes), event.key.map(str::as_bytes));
     client
@@ -159,7 +160,7 @@ fn emit_bytes(client: &mut Client, event: &Event) -> Result<(), postgres::Error>
     Ok(())
 }
 
-fn insert(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
+fn by_insert(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let sql = "INSERT INTO outbox.events (topic, payload, key, event_type, headers, partition)
                VALUES ($1, $2, $3, $4, $5::text::json, $6)";
     let (payload, key) = (event.payload.map(str::as_bytes), event.key.map(str::as_bytes));
@@ -168,7 +169,7 @@ fn insert(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     Ok(())
 }
 
-fn copy(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
+fn by_copy(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let sql = "COPY outbox.events (topic, payload, key, event_type, headers, partition) FROM STDIN";
     let partition = event.partition.map(|partition| partition.to_string());
     let fields =
@@ -181,7 +182,8 @@ fn copy(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
 }
 
 type Way = (&'static str, fn(&mut Client, &Event) -> Result<(), postgres::Error>);
-const WAYS: [Way; 4] = [("emit", emit), ("emit_bytes", emit_bytes), ("INSERT", insert), ("COPY", copy)];
+const WAYS: [Way; 4] =
+    [("emit", by_emit), ("emit_bytes", by_emit_bytes), ("INSERT", by_insert), ("COPY", by_copy)];
 
 #[test]
 fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
@@ -204,7 +206,7 @@ fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
     // INSERT and COPY draw an id before the row is refused; emit() does not come so far.
     assert!(stored <= 2 * cases().len() as i64, "{stored}");
     let published: i64 = db.client.query_one("SELECT published FROM outbox.status", &[])?.get(0);
-    let pending: i64 = db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let pending = pending_count(&mut db.client)?;
     assert_eq!((published, pending), (0, 0));
     Ok(())
 }
@@ -272,7 +274,7 @@ fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
     let topic = db.topic("unsendable");
     for headers in ["{\"a\\u0000b\": 1}", "{\"a\": \"\\ud800\"}", "{\"\\ud800\": 1}"] {
         let event = Event { headers: Some(headers), ..GOOD };
-        for (way, put) in [("INSERT", insert as fn(&mut Client, &Event) -> _), ("COPY", copy_escaped)] {
+        for (way, put) in [("INSERT", by_insert as fn(&mut Client, &Event) -> _), ("COPY", by_copy_escaped)] {
             let error = put(&mut db.client, &event).expect_err(&format!("{way}: {headers}"));
             let told = error.as_db_error().unwrap_or_else(|| panic!("{way}: {headers}: {error}"));
             assert_eq!(told.code(), &SqlState::INVALID_PARAMETER_VALUE, "{way}: {headers}");
@@ -285,7 +287,7 @@ fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
 }
 
 /// COPY's text format takes a backslash for itself.
-fn copy_escaped(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
+fn by_copy_escaped(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let mut copy = client.copy_in("COPY outbox.events (topic, payload, headers) FROM STDIN")?;
     let headers = event.headers.unwrap_or_default().replace('\\', "\\\\");
     let _ = writeln!(copy, "orders\t1\t{headers}");

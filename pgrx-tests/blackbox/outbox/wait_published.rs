@@ -4,19 +4,16 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use event_outbox_lab::{Consumer, Result, wait};
-use postgres::{Client, IsolationLevel};
+use postgres::IsolationLevel;
 
-use crate::support::database::{DEADLINE, TestDatabase, emit};
+use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::{emit, pending_count};
 
 /// A timeout that no test waits for to the end.
 const LONG: &str = "5 minutes";
 
 fn wait_published(client: &mut impl postgres::GenericClient, timeout: &str) -> Result<Option<bool>> {
     Ok(client.query_one("SELECT outbox.wait_published($1::text::interval)", &[&timeout])?.get(0))
-}
-
-fn pending(client: &mut Client) -> Result<i64> {
-    Ok(client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0))
 }
 
 #[test]
@@ -28,7 +25,7 @@ fn true_once_all_has_left() -> Result<()> {
         db.client
             .execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 500) AS n", &[&topic])?;
         assert_eq!(wait_published(&mut db.client, LONG)?, Some(true));
-        assert_eq!(pending(&mut db.client)?, 0);
+        assert_eq!(pending_count(&mut db.client)?, 0);
         let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
         assert_eq!(records.len(), round * 500);
     }
@@ -102,7 +99,7 @@ fn a_waiting_caller_hears_of_the_end() -> Result<()> {
     assert!(!waiter.is_finished());
     db.configure("event_outbox.enabled", "on")?;
     assert_eq!(waiter.join().expect("the waiter panicked")?, Some(true));
-    assert_eq!(pending(&mut db.client)?, 0);
+    assert_eq!(pending_count(&mut db.client)?, 0);
     Ok(())
 }
 
@@ -155,7 +152,7 @@ fn a_transaction_does_not_wait_for_its_own_events() -> Result<()> {
         emit(&mut other, &topic, 3)?;
         emit(&mut transaction, &topic, 4)?;
         assert_eq!(wait_published(&mut transaction, LONG)?, Some(true));
-        assert_eq!(pending(&mut other)?, 0);
+        assert_eq!(pending_count(&mut other)?, 0);
         transaction.commit()?;
         assert_eq!(wait_published(&mut other, LONG)?, Some(true));
     }

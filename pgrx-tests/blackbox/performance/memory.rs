@@ -9,6 +9,7 @@ use std::{env, sync::Arc};
 use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 
+use crate::support::events::pending_count;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
@@ -85,7 +86,7 @@ fn warm(client: &mut Client) -> Result<Watch> {
     Watch::start(until_idle(client)?)
 }
 
-fn emit(client: &mut Client, topic: &str, count: i32, bytes: i32) -> Result<()> {
+fn emit_bytes(client: &mut Client, topic: &str, count: i32, bytes: i32) -> Result<()> {
     let sql = "SELECT count(outbox.emit_bytes($1, p.payload, key => int4send(n % 1000)))
                  FROM generate_series(1, $2::int) AS n, (SELECT convert_to(repeat('x', $3::int), 'UTF8') AS payload) AS p";
     client.execute(sql, &[&topic, &count, &bytes])?;
@@ -106,23 +107,23 @@ fn a_large_backlog() -> Result<()> {
     let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
-    emit(&mut client, "memory.backlog", count, 1000)?;
+    emit_bytes(&mut client, "memory.backlog", count, 1000)?;
     until_empty(&mut client)?;
     watch.assert_bounded("a large backlog that is published");
     Ok(())
 }
 
-/// Nothing comes back, so the window is full: what `emit` puts into the table must fit all the same.
-fn in_an_outage(what: &str, emit: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
+/// Nothing comes back, so the window is full: what `fill` puts into the table must fit all the same.
+fn in_an_outage(what: &str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
     // A producer that has had no answer yet is given one event of a topic, lest its order suffer.
     let options = Cluster::options("memory").set("event_outbox.ordering", "none");
     let dedicated = DedicatedServer::with(options, "127.0.0.1:1")?;
     let mut client = dedicated.connect()?;
     let away = until_status(&mut client, "the outage", |status| status.is_disconnected())?;
     let watch = Watch::start(away.pid.unwrap_or_default())?;
-    emit(&mut client)?;
+    fill(&mut client)?;
     let at_rest = until_at_rest(&mut client)?;
-    let waiting: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let waiting = pending_count(&mut client)?;
     assert!(waiting > at_rest, "only {waiting} events are not more than the window holds");
     assert!(watch.growth() > BOUND / 8, "the window was not full: {at_rest} events");
     watch.assert_bounded(what);
@@ -143,17 +144,17 @@ fn until_at_rest(client: &mut Client) -> Result<i64> {
 
 #[test]
 fn a_large_backlog_in_an_outage() -> Result<()> {
-    in_an_outage("a large backlog in an outage", |client| emit(client, "memory.outage", 60_000, 1000))
+    in_an_outage("a large backlog in an outage", |client| emit_bytes(client, "memory.outage", 60_000, 1000))
 }
 
 #[test]
 fn small_events_in_an_outage() -> Result<()> {
-    in_an_outage("small events in an outage", |client| emit(client, "memory.outage", 100_000, 1))
+    in_an_outage("small events in an outage", |client| emit_bytes(client, "memory.outage", 100_000, 1))
 }
 
 #[test]
 fn large_events_in_an_outage() -> Result<()> {
-    in_an_outage("events of 900 kB in an outage", |client| emit(client, "memory.outage", 60, 900_000))
+    in_an_outage("events of 900 kB in an outage", |client| emit_bytes(client, "memory.outage", 60, 900_000))
 }
 
 /// What librdkafka keeps for each header counts as well.
@@ -174,7 +175,7 @@ fn large_events() -> Result<()> {
     let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
-    emit(&mut client, "memory.large", 400, 900_000)?;
+    emit_bytes(&mut client, "memory.large", 400, 900_000)?;
     until_empty(&mut client)?;
     watch.assert_bounded("events of 900 kB");
     Ok(())
@@ -187,7 +188,7 @@ fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
     let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
-    emit(&mut client, "memory.backlog", 100_000, 1000)?;
+    emit_bytes(&mut client, "memory.backlog", 100_000, 1000)?;
     until_empty(&mut client)?;
     assert!(watch.growth() > BOUND / 4, "only {} MiB were in use", watch.growth() / MEBIBYTE);
     let pid = until_idle(&mut client)?;
@@ -202,7 +203,7 @@ fn small_events() -> Result<()> {
     let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
-    emit(&mut client, "memory.small", 300_000, 1)?;
+    emit_bytes(&mut client, "memory.small", 300_000, 1)?;
     until_empty(&mut client)?;
     watch.assert_bounded("a large backlog of small events");
     Ok(())

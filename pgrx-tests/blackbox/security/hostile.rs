@@ -1,37 +1,19 @@
 //! Roles that mean ill, and what their events, tables and functions could do to others.
 
 use event_outbox_lab::{Result, wait};
-use postgres::Client;
-use postgres::error::SqlState;
 use postgres::fallible_iterator::FallibleIterator;
 use serde_json::Value;
 
 use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
+use crate::support::events::emit;
 use crate::support::relay::until_drained;
-
-fn role(db: &mut TestDatabase, name: &str, rights: &str) -> Result<String> {
-    let role = format!("{name}_{}", db.database);
-    db.client.batch_execute(&format!(
-        "CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA outbox TO {role}; {}",
-        rights.replace("ROLE", &role)
-    ))?;
-    Ok(role)
-}
-
-fn is_superuser(client: &mut Client, role: &str) -> Result<bool> {
-    Ok(client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = $1", &[&role])?.get(0))
-}
-
-fn is_refused(client: &mut Client, sql: &str) {
-    let error = client.batch_execute(sql).expect_err(sql);
-    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
-}
+use crate::support::roles::{assert_denied, create_role, is_superuser};
 
 /// Whatever would run with the rights of those who emit, or of the relay.
 #[test]
 fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
     let mut db = TestDatabase::new()?;
-    let mallory = role(
+    let mallory = create_role(
         &mut db,
         "mallory",
         "GRANT INSERT, SELECT, UPDATE, DELETE ON outbox.events TO ROLE; GRANT ALL ON SCHEMA public TO ROLE",
@@ -65,7 +47,7 @@ fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
         "COMMENT ON TABLE outbox.events IS 'mine'",
         "TRUNCATE outbox.events",
     ] {
-        is_refused(&mut client, sql);
+        assert_denied(&mut client, sql);
     }
     let topic = db.topic("unharmed");
     db.client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
@@ -78,7 +60,7 @@ fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
 fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("owned");
-    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    let keeper = create_role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
     db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
     let mut client = db.connect_as(&keeper)?;
     client.batch_execute(
@@ -124,7 +106,7 @@ fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
 fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("trap");
-    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    let keeper = create_role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
     db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
     // Nothing that the trap does must fail, or it would be taken back: each is tried by itself.
     let mut client = db.connect_as(&keeper)?;
@@ -160,7 +142,7 @@ fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
          CREATE TRIGGER trap AFTER DELETE ON outbox.events FOR EACH STATEMENT EXECUTE FUNCTION trap()"
     ))?;
     for number in 1..=2 {
-        crate::support::database::emit(&mut db.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
         until_drained(&mut db.client)?;
     }
     assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
@@ -175,7 +157,7 @@ fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
 fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let (topic, dead) = (db.topic("dying"), db.topic("dead"));
-    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    let keeper = create_role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
     db.configure("event_outbox.max_attempts", "1")?;
     db.configure("event_outbox.dead_letter_topic", &dead)?;
     db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
@@ -203,7 +185,7 @@ fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
 fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("operated");
-    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    let keeper = create_role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
     db.configure("event_outbox.max_attempts", "1")?;
     let tables = ["events", "dead_letters", "paused", "topic_grants"];
     for table in tables {
@@ -249,7 +231,7 @@ fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
 fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("emitted");
-    let keeper = role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
+    let keeper = create_role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
     db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
     let mut client = db.connect_as(&keeper)?;
     client.batch_execute(&format!(
@@ -269,7 +251,7 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
          END $$;
          CREATE TRIGGER trap AFTER INSERT ON outbox.events FOR EACH STATEMENT EXECUTE FUNCTION trap()"
     ))?;
-    crate::support::database::emit(&mut db.client, &topic, 1)?;
+    emit(&mut db.client, &topic, 1)?;
     assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
     let path: String = db.client.query_one("SHOW search_path", &[])?.get(0);
     assert_ne!(path, "nowhere");
@@ -281,7 +263,7 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
          CREATE CONSTRAINT TRIGGER later AFTER INSERT ON outbox.events DEFERRABLE INITIALLY DEFERRED
              FOR EACH ROW EXECUTE FUNCTION later()",
     )?;
-    let emitted = crate::support::database::emit(&mut db.client, &topic, 2);
+    let emitted = emit(&mut db.client, &topic, 2);
     assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
     let error = emitted.expect_err("a deferred trigger of somebody with fewer rights");
     assert!(format!("{error:?}").contains("security-restricted operation"), "{error:?}");
@@ -293,7 +275,7 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
 fn row_security_of_other_tables_holds() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("tenants");
-    let tenant = role(
+    let tenant = create_role(
         &mut db,
         "tenant",
         "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO ROLE",

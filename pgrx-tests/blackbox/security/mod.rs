@@ -6,4 +6,4 @@ mod privileges;
 mod search_path;
 mod secrets;
 mod topic_administration;
-pub mod topic_grants;
+mod topic_grants;

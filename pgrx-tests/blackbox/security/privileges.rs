@@ -1,32 +1,21 @@
 //! What a role may do that has been granted no more than to emit.
 
 use event_outbox_lab::Result;
-use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::support::database::{TestDatabase, emit};
+use crate::support::database::TestDatabase;
+use crate::support::events::emit;
+use crate::support::roles::{assert_denied, create_role};
 
-/// A role that may emit, and no more; gives its name.
-fn emitter(db: &mut TestDatabase) -> Result<String> {
-    let role = format!("app_{}", db.database);
-    db.client.batch_execute(&format!(
-        "CREATE ROLE {role} LOGIN;
-         GRANT USAGE ON SCHEMA outbox TO {role};
-         GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
-    ))?;
-    Ok(role)
-}
-
-fn is_refused(client: &mut Client, sql: &str) {
-    let error = client.batch_execute(sql).expect_err(sql);
-    assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
-}
+/// The right to emit, and no more.
+const EMIT: &str =
+    "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO ROLE";
 
 #[test]
 fn the_right_to_emit_is_enough_to_emit() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("app");
-    let role = emitter(&mut db)?;
+    let role = create_role(&mut db, "app", EMIT)?;
     let mut app = db.connect_as(&role)?;
     emit(&mut app, &topic, 1)?;
     // With every argument, and by COMMIT PREPARED.
@@ -46,7 +35,7 @@ fn the_right_to_emit_is_enough_to_emit() -> Result<()> {
 #[test]
 fn the_right_to_emit_gives_no_other() -> Result<()> {
     let mut db = TestDatabase::new()?;
-    let role = emitter(&mut db)?;
+    let role = create_role(&mut db, "app", EMIT)?;
     let mut app = db.connect_as(&role)?;
     for sql in [
         "SELECT FROM outbox.events",
@@ -75,7 +64,7 @@ fn the_right_to_emit_gives_no_other() -> Result<()> {
         "SHOW event_outbox.kafka_properties_file",
         "SET session_replication_role = replica",
     ] {
-        is_refused(&mut app, sql);
+        assert_denied(&mut app, sql);
     }
     Ok(())
 }
@@ -86,7 +75,7 @@ fn without_grants_nothing_is_open() -> Result<()> {
     let role = format!("nobody_{}", db.database);
     db.client.batch_execute(&format!("CREATE ROLE {role} LOGIN"))?;
     let mut nobody = db.connect_as(&role)?;
-    is_refused(&mut nobody, "SELECT outbox.emit('t', '1')");
+    assert_denied(&mut nobody, "SELECT outbox.emit('t', '1')");
     // The schema alone opens no function that writes, waits or reads events.
     db.client.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}"))?;
     for sql in [
@@ -98,7 +87,7 @@ fn without_grants_nothing_is_open() -> Result<()> {
         "SELECT FROM outbox.pending",
         "SELECT FROM outbox.events",
     ] {
-        is_refused(&mut nobody, sql);
+        assert_denied(&mut nobody, sql);
     }
     Ok(())
 }
@@ -137,7 +126,7 @@ fn insert_on_the_table_can_be_granted() -> Result<()> {
     let mut loader = db.connect_as(&role)?;
     loader.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '1')", &[&topic])?;
     assert_eq!(db.promptly(&topic, 1)?.len(), 1);
-    is_refused(&mut loader, "SELECT FROM outbox.events");
+    assert_denied(&mut loader, "SELECT FROM outbox.events");
     assert!(loader.batch_execute("INSERT INTO outbox.events (topic, payload) VALUES ('a b', '1')").is_err());
     Ok(())
 }

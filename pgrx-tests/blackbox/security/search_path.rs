@@ -3,7 +3,8 @@
 use event_outbox_lab::Result;
 use postgres::Client;
 
-use crate::support::database::{TestDatabase, emit};
+use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::events::emit;
 
 /// Comparisons and arithmetic of every type the outbox handles.
 const OPERATORS: [&str; 8] = ["=", "<>", "<", "<=", ">", ">=", "-", "+"];
@@ -189,7 +190,7 @@ fn a_hostile_search_path_of_the_database_does_not_reach_the_relay() -> Result<()
     // A refusal, too, is settled: no such partition.
     client.execute("SELECT outbox.emit($1, '3', partition => 99)", &[&topic])?;
     db.promptly(&topic, 2)?;
-    event_outbox_lab::wait::until_ok("the refusal", crate::support::database::DEADLINE, || {
+    event_outbox_lab::wait::until_ok("the refusal", DEADLINE, || {
         let sql = "SELECT FROM outbox.events WHERE attempts > 0 AND last_error IS NOT NULL";
         Ok(db.client.query_opt(sql, &[])?)
     })?;

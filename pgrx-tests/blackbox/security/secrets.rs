@@ -4,6 +4,7 @@ use event_outbox_lab::{Broker, Cluster, Result, StopMode};
 use postgres::Client;
 use postgres::error::SqlState;
 
+use crate::support::database::DEADLINE;
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
@@ -84,7 +85,7 @@ fn the_log_does_not_tell() -> Result<()> {
         let before = dedicated.server.log().matches("configuration").count();
         dedicated.server.set("event_outbox.kafka_properties", &properties)?;
         dedicated.server.reload()?;
-        event_outbox_lab::wait::until("the reload", crate::support::database::DEADLINE, || {
+        event_outbox_lab::wait::until("the reload", DEADLINE, || {
             (dedicated.server.log().matches("configuration").count() > before).then_some(())
         })?;
     }

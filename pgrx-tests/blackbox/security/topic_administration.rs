@@ -6,13 +6,15 @@ use event_outbox_lab::Result;
 use postgres::Client;
 use postgres::error::SqlState;
 
-use crate::security::topic_grants::{code_of, emit, emitter, grant, quiet_database, revoke};
 use crate::support::database::TestDatabase;
-use crate::upgrade::dump::dump_and_restore;
+use crate::support::dump::dump_and_restore;
+use crate::support::events::emit;
+use crate::support::roles::create_emitter;
+use crate::support::topic_grants::{code_of, grant, revoke};
 
 #[test]
 fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
-    let mut db = quiet_database()?;
+    let mut db = TestDatabase::disabled()?;
     let (shop, other) = (format!("shop_{}", db.database), format!("other_{}", db.database));
     // Nothing but topics is granted to them.
     db.client.batch_execute(&format!("CREATE ROLE {shop} LOGIN; CREATE ROLE {other}"))?;
@@ -37,12 +39,12 @@ fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
         "GRANT USAGE ON SCHEMA outbox TO PUBLIC; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO PUBLIC";
     db.client.batch_execute(open)?;
     let mut client = db.connect_as(&shop)?;
-    emit(&mut client, "orders")?;
+    emit(&mut client, "orders", 1)?;
     client.batch_execute("DROP OWNED BY CURRENT_USER")?;
-    emit(&mut client, "orders")?;
+    emit(&mut client, "orders", 1)?;
     db.client.batch_execute(&drop_owned)?;
     for topic in ["orders", "users"] {
-        let error = emit(&mut client, topic).expect_err("it is closed");
+        let error = emit(&mut client, topic, 1).expect_err("it is closed");
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     }
     drop(client);
@@ -62,7 +64,7 @@ fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
 
 #[test]
 fn grants_survive_a_dump() -> Result<()> {
-    let mut db = quiet_database()?;
+    let mut db = TestDatabase::disabled()?;
     // A name that needs its quotes.
     let role = format!("\"Shop {}\"", db.database);
     db.client.batch_execute(&format!(
@@ -74,8 +76,8 @@ fn grants_survive_a_dump() -> Result<()> {
     let row = restored.client.query_one("SELECT role::text, pattern FROM outbox.topic_grants", &[])?;
     assert_eq!((row.get::<_, &str>(0), row.get::<_, &str>(1)), (role.as_str(), "orders.*"));
     restored.client.batch_execute(&format!("SET ROLE {role}"))?;
-    emit(&mut restored.client, "orders.eu")?;
-    let error = emit(&mut restored.client, "users").expect_err("it is closed");
+    emit(&mut restored.client, "orders.eu", 1)?;
+    let error = emit(&mut restored.client, "users", 1).expect_err("it is closed");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     // In the restored database, too, the role is held.
     revoke(&mut db.client, &role, None)?;
@@ -87,7 +89,7 @@ fn grants_survive_a_dump() -> Result<()> {
 
 #[test]
 fn bad_grants_are_refused() -> Result<()> {
-    let mut db = quiet_database()?;
+    let mut db = TestDatabase::disabled()?;
     for (arguments, code) in [
         ("NULL, 'orders'", SqlState::NULL_VALUE_NOT_ALLOWED),
         ("'postgres', NULL", SqlState::NULL_VALUE_NOT_ALLOWED),
@@ -122,20 +124,20 @@ fn bad_grants_are_refused() -> Result<()> {
 fn administrators_may_grant_at_the_same_time() -> Result<()> {
     const SESSIONS: usize = 4;
     const ROUNDS: usize = 25;
-    let mut db = quiet_database()?;
-    let keeper = emitter(&mut db, "keeper")?;
+    let mut db = TestDatabase::disabled()?;
+    let keeper = create_emitter(&mut db, "keeper")?;
     grant(&mut db, &keeper, "kept")?;
     let roles: Vec<String> =
-        (0..SESSIONS).map(|at| emitter(&mut db, &format!("r{at}"))).collect::<Result<_>>()?;
+        (0..SESSIONS).map(|at| create_emitter(&mut db, &format!("r{at}"))).collect::<Result<_>>()?;
     let (server, database) = (db.server, db.database.as_str());
     let granting = |role: &str| -> Result<()> {
         let mut admin = server.connect(database)?;
         let mut client = server.connect_as(database, role)?;
         for _ in 0..ROUNDS {
             admin.execute("SELECT outbox.grant_topic($1::text::regrole, 'orders')", &[&role])?;
-            emit(&mut client, "orders")?;
+            emit(&mut client, "orders", 1)?;
             assert_eq!(revoke(&mut admin, role, None)?, 1);
-            let error = emit(&mut client, "orders").expect_err("it was revoked");
+            let error = emit(&mut client, "orders", 1).expect_err("it was revoked");
             assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
         }
         Ok(())

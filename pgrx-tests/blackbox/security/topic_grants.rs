@@ -7,42 +7,9 @@ use postgres::Client;
 use postgres::error::SqlState;
 
 use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase};
-
-/// A database whose relay leaves the events where tests count them.
-pub fn quiet_database() -> Result<TestDatabase> {
-    let mut db = TestDatabase::new()?;
-    db.configure("event_outbox.enabled", "off")?;
-    Ok(db)
-}
-
-/// A role that can emit in each way, and no more; gives its name.
-pub fn emitter(db: &mut TestDatabase, name: &str) -> Result<String> {
-    let role = format!("{name}_{}", db.database);
-    db.client.batch_execute(&format!(
-        "CREATE ROLE {role} LOGIN;
-         GRANT USAGE ON SCHEMA outbox TO {role};
-         GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer),
-             outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, integer, text),
-             outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer),
-             outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) TO {role};
-         GRANT INSERT ON outbox.events TO {role}"
-    ))?;
-    Ok(role)
-}
-
-pub fn grant(db: &mut TestDatabase, role: &str, pattern: &str) -> Result<()> {
-    db.client.execute("SELECT outbox.grant_topic($1::text::regrole, $2)", &[&role, &pattern])?;
-    Ok(())
-}
-
-pub fn revoke(client: &mut Client, role: &str, pattern: Option<&str>) -> Result<i64> {
-    let sql = "SELECT outbox.revoke_topic($1::text::regrole, $2)";
-    Ok(client.query_one(sql, &[&role, &pattern])?.get(0))
-}
-
-pub fn emit(client: &mut Client, topic: &str) -> Result<(), postgres::Error> {
-    client.execute("SELECT outbox.emit($1, '1')", &[&topic]).map(drop)
-}
+use crate::support::events::emit;
+use crate::support::roles::create_emitter;
+use crate::support::topic_grants::{code_of, grant, revoke};
 
 fn copy(client: &mut Client, topic: &str) -> Result<(), postgres::Error> {
     let mut copy = client.copy_in("COPY outbox.events (topic, payload) FROM STDIN")?;
@@ -55,7 +22,7 @@ type Way = fn(&mut Client, &str) -> Result<(), postgres::Error>;
 
 /// All ways of an event into the outbox.
 const WAYS: [(&str, Way); 6] = [
-    ("emit", emit),
+    ("emit", |client, topic| emit(client, topic, 1).map(drop)),
     ("emit_bytes", |client, topic| client.execute("SELECT outbox.emit_bytes($1, '1')", &[&topic]).map(drop)),
     ("try_emit", |client, topic| {
         let sql = "SELECT * FROM outbox.try_emit(gen_random_uuid()::text, $1, '1'::text)";
@@ -88,17 +55,10 @@ fn is_allowed(client: &mut Client, topic: &str) {
     }
 }
 
-pub fn code_of(client: &mut Client, sql: &str) -> SqlState {
-    let error = client.batch_execute(sql).expect_err(sql);
-    let told = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
-    assert!(told.code().code().starts_with("42501") || told.hint().is_some(), "{sql}: no hint");
-    told.code().clone()
-}
-
 #[test]
 fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<()> {
-    let mut db = quiet_database()?;
-    let (shop, other) = (emitter(&mut db, "shop")?, emitter(&mut db, "other")?);
+    let mut db = TestDatabase::disabled()?;
+    let (shop, other) = (create_emitter(&mut db, "shop")?, create_emitter(&mut db, "other")?);
     let (mut shops, mut others) = (db.connect_as(&shop)?, db.connect_as(&other)?);
     is_allowed(&mut shops, "orders");
     is_allowed(&mut others, "orders");
@@ -134,8 +94,8 @@ fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<(
 /// What is wrong with a message is told as ever; that its topic is closed is an error of the caller.
 #[test]
 fn an_invalid_message_is_not_a_matter_of_rights() -> Result<()> {
-    let mut db = quiet_database()?;
-    let shop = emitter(&mut db, "shop")?;
+    let mut db = TestDatabase::disabled()?;
+    let shop = create_emitter(&mut db, "shop")?;
     grant(&mut db, &shop, "orders")?;
     let mut client = db.connect_as(&shop)?;
     for (source, topic) in [("m1", Some("or ders")), ("m2", None)] {
@@ -152,8 +112,8 @@ fn an_invalid_message_is_not_a_matter_of_rights() -> Result<()> {
 
 #[test]
 fn rights_are_inherited_as_others_are() -> Result<()> {
-    let mut db = quiet_database()?;
-    let (member, stranger) = (emitter(&mut db, "member")?, emitter(&mut db, "stranger")?);
+    let mut db = TestDatabase::disabled()?;
+    let (member, stranger) = (create_emitter(&mut db, "member")?, create_emitter(&mut db, "stranger")?);
     let group = format!("group_{}", db.database);
     db.client.batch_execute(&format!("CREATE ROLE {group}; GRANT {group} TO {member}"))?;
     grant(&mut db, &group, "orders")?;
@@ -167,15 +127,15 @@ fn rights_are_inherited_as_others_are() -> Result<()> {
     ))?;
     is_refused(&mut client, "orders");
     client.batch_execute(&format!("SET ROLE {group}"))?;
-    emit(&mut client, "orders")?;
+    emit(&mut client, "orders", 1)?;
     Ok(())
 }
 
 /// As with every other right, the function's owner counts, not its caller; nor who has logged in.
 #[test]
 fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
-    let mut db = quiet_database()?;
-    let (shop, clerk) = (emitter(&mut db, "shop")?, emitter(&mut db, "clerk")?);
+    let mut db = TestDatabase::disabled()?;
+    let (shop, clerk) = (create_emitter(&mut db, "shop")?, create_emitter(&mut db, "clerk")?);
     grant(&mut db, &shop, "orders")?;
     grant(&mut db, &clerk, "notes")?;
     db.client.batch_execute(&format!(
@@ -204,8 +164,8 @@ fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
 
 #[test]
 fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
-    let mut db = quiet_database()?;
-    let shop = emitter(&mut db, "shop")?;
+    let mut db = TestDatabase::disabled()?;
+    let shop = create_emitter(&mut db, "shop")?;
     grant(&mut db, &shop, "orders")?;
     let mut shops = db.connect_as(&shop)?;
     is_refused(&mut shops, "users");
@@ -230,25 +190,25 @@ fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
     // Within a transaction that began before, whatever its snapshot.
     shops.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT outbox.emit('orders', '1')")?;
     grant(&mut db, &shop, "users")?;
-    emit(&mut shops, "users")?;
+    emit(&mut shops, "users", 1)?;
     revoke(&mut db.client, &shop, Some("users"))?;
-    let error = emit(&mut shops, "users").expect_err("it was revoked");
+    let error = emit(&mut shops, "users", 1).expect_err("it was revoked");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     shops.batch_execute("ROLLBACK")?;
 
     // By hand as well.
     for sql in ["UPDATE outbox.topic_grants SET pattern = 'users'", "TRUNCATE outbox.topic_grants"] {
         db.client.batch_execute(sql)?;
-        emit(&mut shops, "users")?;
+        emit(&mut shops, "users", 1)?;
     }
-    emit(&mut shops, "orders")?;
+    emit(&mut shops, "orders", 1)?;
     Ok(())
 }
 
 #[test]
 fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
-    let mut db = quiet_database()?;
-    let shop = emitter(&mut db, "shop")?;
+    let mut db = TestDatabase::disabled()?;
+    let shop = create_emitter(&mut db, "shop")?;
     grant(&mut db, &shop, "orders")?;
     let mut client = db.connect_as(&shop)?;
     let seen = client.query("SELECT role::text, pattern FROM outbox.topic_grants", &[])?;
@@ -288,7 +248,7 @@ fn dead_letters_go_their_ways_unhindered() -> Result<()> {
     let (topic, dead) = (db.topic("orders"), db.topic("dead"));
     db.configure("event_outbox.max_attempts", "1")?;
     db.configure("event_outbox.dead_letter_topic", &dead)?;
-    let (shop, operator) = (emitter(&mut db, "shop")?, format!("operator_{}", db.database));
+    let (shop, operator) = (create_emitter(&mut db, "shop")?, format!("operator_{}", db.database));
     db.client.batch_execute(&format!(
         "CREATE ROLE {operator} LOGIN; GRANT USAGE ON SCHEMA outbox TO {operator};
          GRANT EXECUTE ON FUNCTION outbox.redrive TO {operator}"

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, released, wait};
-use postgres::{Client, GenericClient};
-use uuid::Uuid;
+use postgres::Client;
 
 /// Ample for anything that should take milliseconds, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
@@ -26,6 +25,13 @@ impl TestDatabase {
     pub fn new() -> Result<Self> {
         let mut db = Self::of(shared_server()?.create_database()?)?;
         db.client.batch_execute("CREATE EXTENSION event_outbox")?;
+        Ok(db)
+    }
+
+    /// With a relay that publishes nothing, so that events stay in the table.
+    pub fn disabled() -> Result<Self> {
+        let mut db = Self::new()?;
+        db.configure("event_outbox.enabled", "off")?;
         Ok(db)
     }
 
@@ -131,11 +137,6 @@ impl TestDatabase {
 /// The values of records, as text.
 pub fn values(records: &[Record]) -> Vec<String> {
     records.iter().map(|record| record.value_text().unwrap_or("(no text)").to_string()).collect()
-}
-
-/// Emits a number, without a key.
-pub fn emit(client: &mut impl GenericClient, topic: &str, number: i32) -> Result<Uuid> {
-    Ok(client.query_one("SELECT outbox.emit($1, to_jsonb($2::int))", &[&topic, &number])?.get(0))
 }
 
 impl Drop for TestDatabase {

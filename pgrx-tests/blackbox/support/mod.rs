@@ -2,6 +2,11 @@
 
 pub mod broker;
 pub mod database;
+pub mod dead_letters;
+pub mod dump;
+pub mod events;
 pub mod ledger;
 pub mod relay;
+pub mod roles;
 pub mod server;
+pub mod topic_grants;

@@ -4,6 +4,7 @@ use event_outbox_lab::{Cluster, Result, wait};
 use postgres::Client;
 
 use crate::support::database::DEADLINE;
+use crate::support::events::pending_count;
 
 /// What `outbox.status` shows.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ pub fn until_another(client: &mut Client, before: i32) -> Result<i32> {
 /// Waits until no event is left.
 pub fn until_drained(client: &mut Client) -> Result<()> {
     wait::until_ok("outbox.events to be empty", DEADLINE, || {
-        let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let left = pending_count(client)?;
         Ok((left == 0).then_some(()))
     })
     .map_err(|error| match status(client) {
@@ -109,4 +110,11 @@ pub fn until_processes(server: &Cluster, database: &str, count: usize) -> Result
     wait::until_ok(&format!("{count} relays in {database}"), DEADLINE, || {
         Ok(Some(processes(server, database)?).filter(|found| found.len() == count))
     })
+}
+
+/// What `outbox.check()` thinks of the relay, and what it advises.
+pub fn check_relay(client: &mut Client) -> Result<(String, String)> {
+    let sql = "SELECT verdict, coalesce(hint, '') FROM outbox.check() WHERE subject = 'relay'";
+    let row = client.query_one(sql, &[])?;
+    Ok((row.get(0), row.get(1)))
 }

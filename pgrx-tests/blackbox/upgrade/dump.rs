@@ -1,58 +1,16 @@
 //! A dump carries what waits to be published.
 
-use std::io::Write;
-use std::process::Stdio;
-
-use anyhow::{Context, ensure};
 use event_outbox_lab::{Broker, Cluster, Consumer, Result};
 use postgres::Client;
 
 use crate::support::database::TestDatabase;
+use crate::support::dump::{dump, dump_and_restore, restore, restore_in_parallel};
 use crate::support::relay::{until_drained, until_status};
 
 /// Everything of every pending event that is to survive, in the order of publishing.
 fn pending(client: &mut Client) -> Result<Vec<String>> {
     let rows = client.query("SELECT e::text FROM outbox.events AS e ORDER BY id", &[])?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
-}
-
-/// Restores a dump into another database of the same server.
-pub fn dump_and_restore(from: &TestDatabase, to: &str) -> Result<()> {
-    restore(&dump(from, &[])?, from.server, to, &[])
-}
-
-fn dump(from: &TestDatabase, options: &[&str]) -> Result<Vec<u8>> {
-    let dump = from.server.client_program("pg_dump", &from.database).arg("-Fc").args(options).output()?;
-    ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
-    Ok(dump.stdout)
-}
-
-fn restore(dump: &[u8], server: &Cluster, to: &str, options: &[&str]) -> Result<()> {
-    let mut restore = server
-        .client_program("pg_restore", to)
-        .args(["--exit-on-error", "--dbname", to])
-        .args(options)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()?;
-    restore.stdin.take().context("no stdin")?.write_all(dump)?;
-    let restored = restore.wait_with_output()?;
-    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-    Ok(())
-}
-
-/// The same from a file, by several processes at once.
-fn restore_in_parallel(dump: &[u8], server: &Cluster, to: &str) -> Result<()> {
-    let file = std::env::temp_dir().join(format!("{to}.dump"));
-    std::fs::write(&file, dump)?;
-    let restored = server
-        .client_program("pg_restore", to)
-        .args(["--exit-on-error", "--jobs", "2", "--dbname", to])
-        .arg(&file)
-        .output()?;
-    std::fs::remove_file(&file)?;
-    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
-    Ok(())
 }
 
 /// Nothing of it is published before somebody resumes there, however it is restored.

@@ -1,5 +1,5 @@
 //! From one release, server or database to another.
 
-pub mod dump;
-pub mod releases;
+mod dump;
+mod releases;
 mod replication;

@@ -9,8 +9,11 @@ use event_outbox_lab::{Broker, Cluster, Result, released};
 use postgres::Client;
 
 use crate::support::database::TestDatabase;
+use crate::support::events::{emit, pending_count};
 use crate::support::ledger::Ledger;
-use crate::support::relay::{processes, status, until_another, until_drained, until_idle, until_status};
+use crate::support::relay::{
+    check_relay, processes, status, until_another, until_drained, until_idle, until_processes, until_status,
+};
 use crate::support::server::DedicatedServer;
 
 const UPDATE: &str = "ALTER EXTENSION event_outbox UPDATE";
@@ -258,7 +261,7 @@ fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
         Ok(count)
     });
     client.batch_execute(UPDATE)?;
-    let left: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+    let left = pending_count(&mut client)?;
     assert!(left > 0, "the backlog was gone before the update");
     let before = status(&mut client)?.published;
     until_status(&mut client, "publishing to go on", |status| status.published > before + 1000)?;
@@ -299,7 +302,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
 
     // Applications do not notice; and the relay waits in one process, and says it once.
     for number in 1..=20 {
-        crate::support::database::emit(&mut db.client, &topic, number)?;
+        emit(&mut db.client, &topic, number)?;
     }
     let published = db.client.query_one("SELECT outbox.wait_published('2 s')", &[])?;
     assert!(!published.get::<_, bool>(0));
@@ -318,13 +321,6 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     Ok(())
 }
 
-/// What `outbox.check()` thinks of the relay, and what it advises.
-pub fn checked(client: &mut Client) -> Result<(String, String)> {
-    let sql = "SELECT verdict, coalesce(hint, '') FROM outbox.check() WHERE subject = 'relay'";
-    let row = client.query_one(sql, &[])?;
-    Ok((row.get(0), row.get(1)))
-}
-
 /// As when the package was replaced and the extension updated, and the server still runs with the old library.
 #[test]
 fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
@@ -336,18 +332,18 @@ fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     let waiting = until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
     assert!(waiting.error().contains("version 99.0.0"), "{waiting:?}");
     assert!(waiting.error().contains("Restart the server"), "{waiting:?}");
-    let (verdict, hint) = checked(&mut db.client)?;
+    let (verdict, hint) = check_relay(&mut db.client)?;
     assert_eq!(verdict, "error");
     assert!(hint.starts_with("Restart the server"), "{hint}");
     // Whoever asks it about Kafka is told at once.
     let error =
         db.client.query("SELECT outbox.create_topic('t', timeout => '1 hour')", &[]).expect_err("waits");
     assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error}");
-    crate::support::database::emit(&mut db.client, &topic, 1)?;
+    emit(&mut db.client, &topic, 1)?;
     // It is in nobody's way meanwhile: it leaves for those who need the database to themselves, and for good with the
     // extension.
     db.client.batch_execute("DROP EXTENSION event_outbox")?;
-    crate::support::relay::until_processes(db.server, &db.database, 0)?;
+    until_processes(db.server, &db.database, 0)?;
     db.client.batch_execute("CREATE EXTENSION event_outbox")?;
     until_idle(&mut db.client)?;
     forge_version(&mut db.client, "99.0.0")?;

@@ -3,10 +3,10 @@
 use event_outbox_lab::{Broker, Cluster, Consumer, Result, StopMode, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, emit, values};
-use crate::support::relay::{until_drained, until_idle, until_status};
+use crate::support::database::{DEADLINE, values};
+use crate::support::events::{emit, pending_count};
+use crate::support::relay::{check_relay, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
-use crate::upgrade::releases::checked;
 
 const TOPIC: &str = "replication.events";
 
@@ -20,7 +20,7 @@ fn arrived(broker: &Broker) -> Result<Vec<i32>> {
 
 fn until_it_holds(client: &mut Client, count: i64) -> Result<()> {
     wait::until_ok(&format!("{count} events in the copy"), DEADLINE, || {
-        let found: i64 = client.query_one("SELECT count(*) FROM outbox.events", &[])?.get(0);
+        let found = pending_count(client)?;
         Ok((found == count).then_some(()))
     })
 }
@@ -64,7 +64,7 @@ fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
     subscribe(&dedicated, &original, &mut client)?;
     let replica = until_status(&mut client, "the copy", |status| status.state == "replica")?;
     assert!(replica.error().contains("subscription \"copy\""), "{replica:?}");
-    let (verdict, hint) = checked(&mut client)?;
+    let (verdict, hint) = check_relay(&mut client)?;
     assert_eq!(verdict, "warning");
     assert!(hint.contains("drop the subscription"), "{hint}");
     until_it_holds(&mut client, 10)?;

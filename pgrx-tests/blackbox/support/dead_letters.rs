@@ -1,0 +1,31 @@
+//! Events that die, and the dead letters that they become.
+
+use event_outbox_lab::{Result, wait};
+use postgres::Client;
+
+use crate::support::database::{DEADLINE, TestDatabase};
+
+/// A partition that no topic here has.
+pub const NOWHERE: i32 = 7;
+
+/// A database where events die within a second, and a topic of one partition.
+pub fn deadly_database() -> Result<(TestDatabase, String)> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.retry_backoff", "100ms")?;
+    let topic = db.topic("narrow");
+    db.broker.create_topic(&topic, 1, &[])?;
+    Ok((db, topic))
+}
+
+/// The payloads of the dead letters, in the order in which their events were emitted.
+pub fn dead(client: &mut Client) -> Result<Vec<String>> {
+    let sql = "SELECT convert_from(payload, 'UTF8')::jsonb #>> '{}' FROM outbox.dead_letters ORDER BY id";
+    Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
+}
+
+/// Waits until as many events are dead.
+pub fn until_dead(client: &mut Client, count: usize) -> Result<Vec<String>> {
+    wait::until_ok(&format!("{count} dead letters"), DEADLINE, || {
+        Ok(Some(dead(client)?).filter(|dead| dead.len() >= count))
+    })
+}
