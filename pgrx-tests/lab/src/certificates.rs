@@ -9,14 +9,14 @@ use crate::process::Fate;
 use crate::run_as;
 use crate::scratch::Scratch;
 
-/// Nothing here lives longer.
+/// How long a certificate is valid: longer than any test runs.
 const DAYS: &str = "2";
 
 /// A certificate authority with a directory of its own, which the servers' user can read.
 pub struct Authority(Scratch);
 
 impl Authority {
-    /// A new authority, in whom nobody trusts yet.
+    /// Creates an authority that nobody trusts yet.
     pub fn new(name: &str) -> Result<Self> {
         let authority = Self(Scratch::new("certificates", Fate::DiesWithUs)?);
         let mut openssl = new_certificate(name, &authority.certificate())?;
@@ -24,12 +24,12 @@ impl Authority {
         Ok(authority)
     }
 
-    /// The certificate to trust in. The file holds the authority's key as well.
+    /// The authority's certificate, for clients to trust. The file also holds its key.
     pub fn certificate(&self) -> PathBuf {
         self.0.path().join("ca.pem")
     }
 
-    /// Issues a certificate for a host, or for whoever bears such a name; the file holds the key as well.
+    /// Issues a certificate for a host or a client of this name. The file also holds the key.
     pub fn issue(&self, name: &str) -> Result<PathBuf> {
         let file = self.0.path().join(format!("{name}.pem"));
         let mut openssl = new_certificate(name, &file)?;
@@ -41,11 +41,11 @@ impl Authority {
 }
 
 fn new_certificate(name: &str, file: &Path) -> Result<Command> {
-    // As the servers' user, since the key's file is for its owner only.
+    // Run as the servers' user: only the owner can read the key's file.
     let mut openssl = run_as::server_command("openssl")?;
     openssl.args(["req", "-x509", "-noenc", "-days", DAYS, "-subj", &format!("/CN={name}")]);
     openssl.args(["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]);
-    // The same file twice: the certificate goes behind its key.
+    // Both go into one file, the certificate after its key.
     openssl.arg("-keyout").arg(file).arg("-out").arg(file);
     Ok(openssl)
 }

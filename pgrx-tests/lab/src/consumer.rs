@@ -1,4 +1,4 @@
-//! Reading topics back.
+//! A consumer that reads topics from their beginning.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,7 +14,7 @@ use rdkafka::{Offset, TopicPartitionList};
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
 const READ_ALL_DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
-/// How often a waiting consumer looks for new partitions, and for topics that did not exist yet.
+/// How often a waiting consumer looks for new partitions and topics.
 const LOOK_FOR_PARTITIONS: Duration = Duration::from_millis(500);
 
 /// A record as a consumer sees it.
@@ -101,23 +101,23 @@ impl Consumer {
         Ok(Self { inner, topics, positions, looked: None, records, ask_deadline: ASK_DEADLINE })
     }
 
-    /// Waits no longer than this for an answer to a question; a broker that is being tortured may have none.
+    /// Limits how long a request waits for its answer. A broker under torture may never answer.
     pub fn ask_within(mut self, deadline: Duration) -> Self {
         self.ask_deadline = deadline;
         self
     }
 
-    /// All that was read so far, in the order of arrival (per partition: by offset).
+    /// The records read so far, in the order of arrival (per partition: by offset).
     pub fn records(&self) -> &[Record] {
         &self.records
     }
 
-    /// Reads until at least `count` records have arrived since the beginning; gives all of them.
+    /// Reads until at least `count` records have arrived since the beginning; returns all of them.
     pub fn read_until(&mut self, count: usize, deadline: Duration) -> Result<&[Record]> {
         self.read_until_that(&format!("{count} records"), deadline, |records| records.len() >= count)
     }
 
-    /// Reads until the records read since the beginning satisfy `enough`; gives all of them.
+    /// Reads until the records read since the beginning satisfy `enough`; returns all of them.
     pub fn read_until_that(
         &mut self,
         what: &str,
@@ -128,7 +128,8 @@ impl Consumer {
         while !enough(&self.records) {
             if begin.elapsed() >= deadline {
                 let topics = self.topics.join(", ");
-                bail!("waited {deadline:?} in vain for {what} in {topics}; {} came", self.records.len());
+                let count = self.records.len();
+                bail!("timed out after {deadline:?} waiting for {what} in {topics}; {count} records arrived");
             }
             self.assign_new_partitions()?;
             self.poll()?;
@@ -136,7 +137,7 @@ impl Consumer {
         Ok(&self.records)
     }
 
-    /// Reads everything that the topics hold at this moment, from the beginning.
+    /// Reads all records that the topics hold at this moment.
     pub fn read_all(bootstrap_servers: &str, topics: &[&str]) -> Result<Vec<Record>> {
         let mut all = Vec::new();
         Self::visit_all(bootstrap_servers, topics, |record| all.push(record))?;
@@ -163,14 +164,14 @@ impl Consumer {
         Ok(())
     }
 
-    /// What arrives within a moment; nothing of it is kept. What it waits for may be a broker that is down.
+    /// Returns a record if one arrives within a moment, and does not keep it. The broker may be down.
     pub fn next_record(&mut self) -> Result<Option<Record>> {
         self.assign_new_partitions()?;
         self.poll()?;
         Ok(self.records.pop())
     }
 
-    /// The ends of all partitions known: the offset of the next record to come.
+    /// The end of each known partition: the offset of its next record.
     pub fn ends(&self) -> Result<BTreeMap<(String, i32), i64>> {
         let ends = self.positions.keys().map(|(topic, partition)| {
             let (_, end) = self.inner.fetch_watermarks(topic, *partition, self.ask_deadline)?;
@@ -179,7 +180,7 @@ impl Consumer {
         ends.collect()
     }
 
-    /// One step; the number of the partition whose end it has reached, if it has.
+    /// Polls once; returns the partition whose end was reached, if any.
     fn poll(&mut self) -> Result<Option<i32>> {
         match self.inner.poll(POLL) {
             None => Ok(None),
@@ -190,13 +191,13 @@ impl Consumer {
                 Ok(None)
             }
             Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Some(partition)),
-            // The broker may be down for a while: the deadline decides.
+            // The broker may be down for a while: the caller's deadline decides.
             Some(Err(error)) if is_transient(&error) => Ok(None),
             Some(Err(error)) => Err(error.into()),
         }
     }
 
-    /// rdkafka names only the number of the partition that has ended: with several topics, look which is meant.
+    /// rdkafka reports only the partition's number: with several topics, this finds out which of them it is.
     fn partition_at_end(&self, partition: i32) -> Result<Option<(String, i32)>> {
         if let [topic] = &self.topics[..] {
             return Ok(Some((topic.clone(), partition)));

@@ -1,7 +1,7 @@
-/* Loaded into a server before its libraries: a disk that has no room for more while a file lies beside it.
+/* A disk that is full while a flag file exists. A server preloads this library (LD_PRELOAD).
  *
- * FULL_DISK is the path of that file, which holds a part of the paths meant ("/base/", "/pg_wal/"). What a file has
- * got already can still be written over, as on a real disk. */
+ * FULL_DISK is the path of the flag file, which holds a part of the paths that are full ("/base/", "/pg_wal/"). The
+ * space that a file has already can be overwritten, as on a real disk. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -80,7 +80,7 @@ ssize_t write(int fd, const void *data, size_t length)
     return syscall(SYS_write, fd, data, length);
 }
 
-/* Gives its error back, and leaves errno alone. */
+/* Returns its error and leaves errno alone. */
 int posix_fallocate64(int fd, off_t offset, off_t length)
 {
     static int (*real)(int, off_t, off_t);

@@ -1,4 +1,4 @@
-//! A disk that has no room left, for one server and at will.
+//! Simulates a full disk for one server.
 
 use std::fs;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ use crate::scratch::Scratch;
 
 const SOURCE: &str = include_str!("full_disk.c");
 
-/// Which files find no room.
+/// The files for which there is no room.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Part {
     /// Tables and indexes.
@@ -22,14 +22,14 @@ pub enum Part {
     Wal,
 }
 
-/// A library that a server loads first (see [`FullDisk::serve`]), and the file that tells it which
-/// disk is full. Needs no rights and no file system of its own.
+/// A library that a server preloads (see [`FullDisk::serve`]) and the file that tells it which disk is full. It needs
+/// neither privileges nor a file system of its own.
 pub struct FullDisk {
     scratch: Scratch,
 }
 
 impl FullDisk {
-    /// Compiles the library. There is room at first.
+    /// Compiles the library. The disk is not full yet.
     pub fn prepare() -> Result<Self> {
         let disk = Self { scratch: Scratch::new("disk", Fate::DiesWithUs)? };
         let source = disk.scratch.path().join("full_disk.c");
@@ -43,7 +43,7 @@ impl FullDisk {
         Ok(disk)
     }
 
-    /// No file of this part can grow from now on.
+    /// From now on no file of this part can grow.
     pub fn fill(&self, part: Part) -> Result<()> {
         let (flag, new) = (self.flag(), self.scratch.path().join("new"));
         fs::write(&new, if part == Part::Data { "/base/" } else { "/pg_wal/" })?;
@@ -51,12 +51,12 @@ impl FullDisk {
         Ok(fs::rename(new, flag)?)
     }
 
-    /// There is room again.
+    /// Makes room again.
     pub fn clear(&self) -> Result<()> {
         Ok(fs::remove_file(self.flag())?)
     }
 
-    /// Has a server keep its files on this disk.
+    /// Puts a server's files on this disk.
     pub fn serve(&self, options: ClusterOptions) -> ClusterOptions {
         options.env("LD_PRELOAD", self.library()).env("FULL_DISK", self.flag())
     }

@@ -1,40 +1,40 @@
-//! An identity provider, as far as clients of Kafka need one: it gives out tokens.
+//! An OAuth identity provider that issues tokens to Kafka clients.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 
 use anyhow::{Context, Result};
 
-/// An unsigned JSON web token for "shop", good until the year 2100: `{"alg":"none"}`, then
+/// An unsigned JSON web token for "shop", valid until the year 2100: `{"alg":"none"}`, then
 /// `{"sub":"shop","iat":1700000000,"exp":4102444800}`.
 const TOKEN: &str = "eyJhbGciOiJub25lIn0.eyJzdWIiOiJzaG9wIiwiaWF0IjoxNzAwMDAwMDAwLCJleHAiOjQxMDI0NDQ4MDB9.";
 
 /// The one client that gets a token, and its secret.
 pub const CLIENT: (&str, &str) = ("shop-client", "correct-horse");
 
-/// The same as `client:secret` in base64.
+/// [`CLIENT`] as HTTP sends it.
 const CREDENTIALS: &str = "Authorization: Basic c2hvcC1jbGllbnQ6Y29ycmVjdC1ob3JzZQ==";
 
-/// Listens as long as the process lives.
+/// A provider that listens as long as this process lives.
 pub struct IdentityProvider {
     port: u16,
 }
 
 impl IdentityProvider {
-    /// A new one, on a port of its own.
+    /// Starts a provider on a port of its own.
     pub fn start() -> Result<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
-                // A client that hangs up asks again.
+                // A client whose connection breaks asks again.
                 let _ = answer(connection);
             }
         });
         Ok(Self { port })
     }
 
-    /// Where tokens are given out.
+    /// The endpoint that issues tokens.
     pub fn token_url(&self) -> String {
         format!("http://127.0.0.1:{}/token", self.port)
     }

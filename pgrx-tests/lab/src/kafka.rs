@@ -1,4 +1,4 @@
-//! Private Apache Kafka brokers in KRaft mode: one node, or a cluster of some, each broker and controller at once.
+//! Private Apache Kafka brokers in KRaft mode: single nodes and clusters. Each node is broker and controller.
 
 mod cluster;
 mod options;
@@ -30,12 +30,12 @@ const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
 const LOG_TAIL: usize = 30;
-/// Of programs that end as soon as they have begun.
+/// JVM options of short-lived tools.
 const TOOL_OPTIONS: [&str; 2] = ["-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
-/// Any 16 bytes in base64; one cluster never meets another.
+/// Any 16 bytes in base64: clusters never meet.
 const CLUSTER_ID: &str = "ZXZlbnRfb3V0Ym94LWxhYg";
 
-/// A broker with its own data directory and ports. Dropped, it is gone.
+/// A broker with its own data directory and ports. Dropping it ends it and removes its data.
 pub struct Broker {
     // Fields are dropped in this order: the broker before its directory.
     process: Option<Process>,
@@ -45,17 +45,17 @@ pub struct Broker {
     properties: BTreeMap<String, String>,
     java_options: Vec<String>,
     fate: Fate,
-    /// One of several, whose quorum is written down in its properties.
+    /// Whether the broker belongs to a cluster. Then its properties name the quorum.
     is_member: bool,
 }
 
 impl Broker {
-    /// A broker that creates topics on first use.
+    /// The options of a broker that creates topics on first use.
     pub fn options() -> BrokerOptions {
         BrokerOptions::default()
     }
 
-    /// The one broker of this process, started by the first who asks.
+    /// The broker that all of this process shares, started on first use.
     pub fn shared() -> Result<&'static Broker> {
         static SHARED: OnceLock<Result<Broker>> = OnceLock::new();
         SHARED
@@ -64,7 +64,7 @@ impl Broker {
             .map_err(|error| anyhow!("the shared broker did not start: {error:#}"))
     }
 
-    /// Starts the broker (again, on its port and data); waits until it answers.
+    /// Starts the broker on its port and data, again if it ran before; waits until it answers.
     pub fn start(&mut self) -> Result<()> {
         self.launch()?;
         self.wait_until_it_answers()
@@ -85,7 +85,7 @@ impl Broker {
         let answered = wait::until_ok("Kafka to answer", START_DEADLINE, || {
             let process = self.process.as_mut().context("Kafka is not running")?;
             if let Some(status) = process.exited()? {
-                bail!("it ended at once ({status})");
+                bail!("it exited ({status})");
             }
             Ok(self.answers().then_some(()))
         });
@@ -95,8 +95,8 @@ impl Broker {
         answered.with_context(|| format!("Kafka did not start; its log ends with\n{}\n", self.log_tail()))
     }
 
-    /// Has clients of a listener of [`BrokerOptions::listener_behind`] told to come by another port of 127.0.0.1. For a
-    /// broker that does not run.
+    /// Changes the port of 127.0.0.1 that a listener of [`BrokerOptions::listener_behind`] advertises. The broker must
+    /// be stopped.
     pub fn advertise(&mut self, listener: &str, front: u16) -> Result<()> {
         ensure!(self.process.is_none(), "the broker is running");
         let advertised =
@@ -113,7 +113,7 @@ impl Broker {
         Ok(fs::write(self.scratch.path().join("server.properties"), lines.collect::<String>())?)
     }
 
-    /// Stops the broker in order (SIGTERM).
+    /// Shuts the broker down cleanly (SIGTERM).
     pub fn stop(&mut self) -> Result<()> {
         self.end(libc::SIGTERM)
     }
@@ -123,7 +123,7 @@ impl Broker {
         self.end(libc::SIGKILL)
     }
 
-    /// Stops the broker in order and starts it on the same port and data.
+    /// Shuts the broker down cleanly and starts it on the same port and data.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.start()
@@ -134,22 +134,22 @@ impl Broker {
         self.running()?.signal(libc::SIGSTOP)
     }
 
-    /// Lets a frozen broker go on.
+    /// Resumes a frozen broker.
     pub fn resume(&self) -> Result<()> {
         self.running()?.signal(libc::SIGCONT)
     }
 
-    /// What clients connect to.
+    /// The address that clients connect to.
     pub fn bootstrap_servers(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What clients connect to that come by a listener of [`BrokerOptions::listener`].
+    /// The address of a listener of [`BrokerOptions::listener`].
     pub fn bootstrap_servers_by(&self, listener: &str) -> Result<String> {
         Ok(format!("localhost:{}", self.port_of(listener)?))
     }
 
-    /// Where a listener of [`BrokerOptions::listener`] or [`BrokerOptions::listener_behind`] listens.
+    /// The port of a listener of [`BrokerOptions::listener`] or [`BrokerOptions::listener_behind`].
     pub fn port_of(&self, listener: &str) -> Result<u16> {
         self.listeners.get(listener).copied().with_context(|| format!("no listener {listener}"))
     }
@@ -179,7 +179,7 @@ impl Broker {
         run(acls.args(["--operation", operation, "--topic", topic]))
     }
 
-    /// Bounds how fast the producers with this `client.id` may write, in bytes per second.
+    /// Limits how fast the producers with this `client.id` may write, in bytes per second.
     pub fn limit_producer(&self, client_id: &str, bytes_per_second: u32) -> Result<()> {
         let mut configs = java(&TOOL_OPTIONS)?;
         configs.args(["kafka.admin.ConfigCommand", "--bootstrap-server", &self.bootstrap_servers()]);
@@ -187,7 +187,7 @@ impl Broker {
         run(configs.args(["--add-config", &format!("producer_byte_rate={bytes_per_second}")]))
     }
 
-    /// Has the first replica of each partition lead it again, where others took its place.
+    /// Makes the first replica of each partition its leader again.
     pub fn elect_preferred_leaders(&self) -> Result<()> {
         let mut election = java(&TOOL_OPTIONS)?;
         election.args(["org.apache.kafka.tools.LeaderElectionCommand", "--election-type", "preferred"]);
@@ -217,7 +217,7 @@ impl Broker {
         self.scratch.path().join("kafka.log")
     }
 
-    /// Leaves a running broker ([`Fate::CanStay`]) behind: its pid, and the directory to remove after its end.
+    /// Detaches a running broker ([`Fate::CanStay`]); returns its pid and the directory to remove after its end.
     pub fn leave(self) -> Result<(u32, PathBuf)> {
         let process = self.process.context("Kafka is not running")?;
         Ok((process.leave(), self.scratch.keep()))
@@ -239,7 +239,7 @@ impl Broker {
         let mut process = self.process.take().context("Kafka is not running")?;
         process.signal(signal)?;
         if process.wait(STOP_DEADLINE).is_err() && signal != libc::SIGKILL {
-            // One whose controllers are gone waits for them before it ends in order.
+            // A broker whose controllers are gone waits for them instead of shutting down.
             process.signal(libc::SIGKILL)?;
         }
         process.wait(STOP_DEADLINE).with_context(|| self.log_tail())?;
@@ -286,7 +286,7 @@ fn run(tool: &mut Command) -> Result<()> {
 
 fn client_config(bootstrap_servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    // A broker that is not up yet is no news here.
+    // A broker that is not up yet is expected here: do not log it.
     config.set("bootstrap.servers", bootstrap_servers).set("log_level", "0");
     config
 }

@@ -1,4 +1,4 @@
-//! Where the scripts have put things. `scripts/lib.sh` is the other side of this file.
+//! The paths that the laboratory shares with the scripts. `scripts/lib.sh` is the other side of this file.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ pub fn postgres_home() -> Result<PathBuf> {
     home.canonicalize().context("no private PostgreSQL yet: run scripts/bootstrap")
 }
 
-/// The same of the newer PostgreSQL that pg_upgrade is tested with.
+/// The same directory of the newer PostgreSQL that the test of pg_upgrade needs.
 pub fn newer_postgres_home() -> Result<PathBuf> {
     let home = std::env::var_os("EVENT_OUTBOX_NEWER_PG_HOME")
         .context("no newer PostgreSQL: run scripts/pg-upgrade")?;
@@ -45,7 +45,7 @@ pub fn postgres_bin() -> Result<PathBuf> {
 
 /// The programs of a private PostgreSQL tree.
 pub fn tree_bin(home: &Path, tree: &str) -> Result<PathBuf> {
-    // PostgreSQL finds its files relative to the binary's real place.
+    // PostgreSQL finds its files relative to the real path of the binary.
     home.join(tree)
         .join("bin")
         .canonicalize()

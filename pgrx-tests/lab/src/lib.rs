@@ -1,7 +1,8 @@
-//! The laboratory of the demo, the black-box tests and the torture test: real PostgreSQL servers, real Kafka brokers, real
-//! consumers, each started in seconds and gone with the process that started it.
+//! The laboratory: private PostgreSQL servers, Kafka brokers, proxies and consumers for the demo, the benchmark, the
+//! black-box tests and the torture test.
 //!
-//! `scripts/bootstrap` prepares what this crate starts: a private PostgreSQL tree and Kafka's jars.
+//! Each starts in seconds and ends with the process that started it. `scripts/bootstrap` installs what they need: a
+//! private PostgreSQL tree and Kafka's jars.
 
 pub mod certificates;
 pub mod consumer;

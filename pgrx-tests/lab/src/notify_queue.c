@@ -1,4 +1,4 @@
-/* Has a server believe that its NOTIFY queue is full, for which up to version 16 it would take 8 GB on the disk. */
+/* Makes a server believe that its NOTIFY queue is full. Up to version 16, filling it would take 8 GB of disk. */
 #include "postgres.h"
 
 #include "fmgr.h"
@@ -8,7 +8,7 @@ PG_MODULE_MAGIC;
 
 PG_FUNCTION_INFO_V1(fill_notify_queue);
 
-/* The beginning of what async.c keeps in shared memory. */
+/* The first fields of async.c's shared memory. */
 typedef struct
 {
     int head_page;
@@ -18,7 +18,7 @@ typedef struct
     int stop_page;
 } Queue;
 
-/* The size that is kept there, and whether the queue is to be full. */
+/* Arguments: the size of that memory, and whether the queue shall be full. */
 Datum fill_notify_queue(PG_FUNCTION_ARGS)
 {
     bool found;
@@ -26,7 +26,7 @@ Datum fill_notify_queue(PG_FUNCTION_ARGS)
 
     if (!found)
         elog(ERROR, "there is no NOTIFY queue");
-    /* As if somebody had not read what lies this far behind, in a ring. */
+    /* As if a listener had not read a page this far behind in the ring. */
     queue->stop_page = PG_GETARG_BOOL(1) ? queue->head_page + 64 : queue->tail_page;
     PG_RETURN_VOID();
 }

@@ -1,4 +1,4 @@
-//! A NOTIFY queue without room, at will.
+//! Fills a server's NOTIFY queue.
 
 use std::fs;
 use std::process::Command;
@@ -16,20 +16,20 @@ const SOURCE: &str = include_str!("notify_queue.c");
 /// The NOTIFY queue of a server, full until this is dropped.
 pub struct FullQueue {
     client: Client,
-    /// Where the queue is filled in earnest, who keeps it from being emptied.
+    /// The session that keeps a queue that is really full from being emptied.
     holder: Option<Client>,
     _scratch: Scratch,
 }
 
 impl FullQueue {
-    /// Whether this server has the setting `max_notify_queue_pages`: then it is to be small.
+    /// Whether the server has the setting `max_notify_queue_pages`, by which the queue can be made small.
     pub fn can_be_made_small(server: &Cluster) -> Result<bool> {
         let mut client = server.connect("postgres")?;
         let sql = "SELECT EXISTS (SELECT FROM pg_settings WHERE name = 'max_notify_queue_pages')";
         Ok(client.query_one(sql, &[])?.get(0))
     }
 
-    /// Fills it.
+    /// Fills the queue.
     pub fn fill(server: &Cluster) -> Result<Self> {
         let mut client = server.connect("postgres")?;
         let scratch = Scratch::new("queue", Fate::DiesWithUs)?;
@@ -63,7 +63,7 @@ impl FullQueue {
 
 fn fill_in_earnest(server: &Cluster, client: &mut Client) -> Result<Client> {
     let mut holder = server.connect("postgres")?;
-    // One after the other: it listens once that is committed.
+    // Two commands: LISTEN takes effect at its commit.
     holder.batch_execute("LISTEN anything")?;
     holder.batch_execute("BEGIN; SELECT 1")?;
     let sql = "SELECT pg_notify('anything', n || repeat('x', 7900)) FROM generate_series(1, 10) AS n";

@@ -28,7 +28,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(60);
 /// Lines of the server's log shown when it does not start.
 const LOG_TAIL: usize = 30;
 
-/// The three ways of `pg_ctl stop`.
+/// The three modes of `pg_ctl stop`.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum StopMode {
     /// Waits for the clients to leave.
@@ -49,7 +49,7 @@ impl StopMode {
     }
 }
 
-/// What a new cluster is to be like.
+/// The options of a new cluster.
 #[derive(Clone)]
 pub struct ClusterOptions {
     name: String,
@@ -61,7 +61,7 @@ pub struct ClusterOptions {
 }
 
 impl ClusterOptions {
-    /// Puts a setting into the server's configuration.
+    /// Sets a setting in the server's configuration.
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.insert(name.into(), value.to_string());
         self
@@ -72,24 +72,24 @@ impl ClusterOptions {
         self.set("shared_preload_libraries", "")
     }
 
-    /// Runs the programs of another private tree than the release build's.
+    /// Uses another private tree than that of the release build.
     pub fn tree(mut self, tree: &'static str) -> Self {
         self.tree = tree;
         self
     }
 
-    /// Of the newer PostgreSQL that pg_upgrade is tested with.
+    /// Uses the newer PostgreSQL that the test of pg_upgrade needs.
     pub fn newer(mut self) -> Self {
         self.home = layout::newer_postgres_home;
         self
     }
 
-    /// With fsync, as in earnest; tests do without.
+    /// With fsync, as in production; tests do without.
     pub fn durable(self) -> Self {
         self.set("fsync", "on").set("full_page_writes", "on")
     }
 
-    /// Puts a variable into the server's environment.
+    /// Sets a variable in the server's environment.
     pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
         self.environment.insert(name.into(), value.into());
         self
@@ -101,19 +101,19 @@ impl ClusterOptions {
         self
     }
 
-    /// Makes the cluster and starts its server.
+    /// Creates the cluster and starts its server.
     pub fn start(self) -> Result<Cluster> {
         let mut cluster = self.create()?;
         cluster.start()?;
         Ok(cluster)
     }
 
-    /// Makes the cluster.
+    /// Creates the cluster.
     pub fn create(self) -> Result<Cluster> {
         self.create_with(copy_template)
     }
 
-    /// Makes the cluster with the data directory that `make` makes, given the home of the trees and the programs.
+    /// Creates the cluster. `make` creates the data directory from the home of the trees, the programs and its path.
     fn create_with(self, make: impl FnOnce(&Path, &Path, &Path) -> Result<()>) -> Result<Cluster> {
         let home = (self.home)()?;
         let bin = layout::tree_bin(&home, self.tree)?;
@@ -133,7 +133,7 @@ impl ClusterOptions {
     }
 }
 
-/// A server with its own data directory, socket directory and port. Dropped, it is gone.
+/// A server with its own data directory, socket directory and port. Dropping it ends it and removes its data.
 pub struct Cluster {
     // Fields are dropped in this order: the server before its directories.
     process: Option<Process>,
@@ -147,8 +147,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// A cluster that preloads the extension, without fsync; topics come to be as events name them, and those that are
-    /// missing are not waited for.
+    /// The options of a cluster that preloads the extension, does without fsync, creates topics as events name them,
+    /// and does not wait for missing ones.
     pub fn options(name: &str) -> ClusterOptions {
         let options = ClusterOptions {
             name: name.into(),
@@ -182,9 +182,9 @@ impl Cluster {
         let mut process = Process::spawn(command, StopMode::Immediate.signal(), self.fate)?;
         wait::until_ok("the server to answer", START_DEADLINE, || {
             if let Some(status) = process.exited()? {
-                bail!("it ended at once ({status})");
+                bail!("it exited ({status})");
             }
-            // "starting up" is no answer yet
+            // A server that is still starting up refuses the connection.
             Ok(self.connect("postgres").ok())
         })
         .with_context(|| format!("PostgreSQL did not start; its log ends with\n{}\n", self.log_tail()))?;
@@ -192,7 +192,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Stops the server; gives the time it took.
+    /// Stops the server; returns the time it took.
     pub fn stop(&mut self, mode: StopMode) -> Result<Duration> {
         let Some(mut process) = self.process.take() else { bail!("the server is not running") };
         let begin = Instant::now();
@@ -205,10 +205,10 @@ impl Cluster {
     pub fn kill(&mut self) -> Result<()> {
         let Some(mut server) = self.process.take() else { bail!("the server is not running") };
         let children = process::children(server.pid())?;
-        // The postmaster first, which would otherwise begin to recover.
+        // The postmaster first: otherwise it would begin to recover.
         server.signal(libc::SIGKILL)?;
         for child in &children {
-            // It may have ended by itself.
+            // It may have ended already.
             let _ = process::send(*child, libc::SIGKILL);
         }
         server.wait(STOP_DEADLINE)?;
@@ -217,26 +217,26 @@ impl Cluster {
         })
     }
 
-    /// Stops and starts; gives the time that the stop took.
+    /// Stops and starts the server; returns the time that stopping took.
     pub fn restart(&mut self, mode: StopMode) -> Result<Duration> {
         let stopped = self.stop(mode)?;
         self.start()?;
         Ok(stopped)
     }
 
-    /// Changes the configuration file; [`Cluster::reload`] or a restart makes it count.
+    /// Sets a setting in the configuration file, for [`Cluster::reload`] or a restart to apply.
     pub fn set(&self, name: &str, value: impl ToString) -> Result<()> {
         self.lock_settings().insert(name.into(), value.to_string());
         self.write_settings()
     }
 
-    /// Takes a setting out of the configuration file.
+    /// Removes a setting from the configuration file.
     pub fn unset(&self, name: &str) -> Result<()> {
         self.lock_settings().remove(name);
         self.write_settings()
     }
 
-    /// Makes the server read its configuration again (SIGHUP).
+    /// Has the server reload its configuration (SIGHUP).
     pub fn reload(&self) -> Result<()> {
         process::send(self.pid()?, libc::SIGHUP)
     }
@@ -253,7 +253,7 @@ impl Cluster {
         config.connect(NoTls).with_context(|| format!("connect to database {database} as {user}"))
     }
 
-    /// Creates a database with a name of its own.
+    /// Creates a database with a unique name; returns the name.
     pub fn create_database(&self) -> Result<String> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let name = format!("db{}", COUNT.fetch_add(1, Ordering::Relaxed));
@@ -294,7 +294,7 @@ impl Cluster {
         self.scratch.path().join("data")
     }
 
-    /// All that the server has logged so far, over restarts.
+    /// All that the server has logged so far, also before restarts.
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|log| String::from_utf8_lossy(&log).into_owned()).unwrap_or_default()
     }
@@ -304,7 +304,7 @@ impl Cluster {
         self.scratch.path().join("postgres.log")
     }
 
-    /// Leaves a running server ([`Fate::CanStay`]) behind: its pid, and the directories to remove after its end.
+    /// Detaches a running server ([`Fate::CanStay`]); returns its pid and the directories to remove after its end.
     pub fn leave(self) -> Result<(u32, Vec<PathBuf>)> {
         let process = self.process.context("the server is not running")?;
         Ok((process.leave(), vec![self.scratch.keep(), self.sockets.keep()]))
@@ -326,7 +326,7 @@ impl Cluster {
         let quoted = |value: &str| value.replace('\\', "\\\\").replace('\'', "''");
         let lines: String =
             settings.iter().map(|(name, value)| format!("{name} = '{}'\n", quoted(value))).collect();
-        // A rename, so that a reload never sees half a file.
+        // Renamed into place, so that a reload never sees half a file.
         let file = self.data_dir().join("lab.conf");
         let new = self.data_dir().join("lab.conf.new");
         fs::write(&new, lines)?;

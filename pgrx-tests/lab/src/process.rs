@@ -1,8 +1,8 @@
 //! Server processes that cannot outlive this one, however it ends.
 //!
 //! The kernel signals a child when the *thread* that spawned it ends (`PR_SET_PDEATHSIG`). Tests run in threads that
-//! come and go, so one thread that never ends spawns all servers. Statics are not dropped in Rust: an `atexit`
-//! handler ends the servers and removes the directories that are left at an orderly exit.
+//! come and go, so one thread that never ends spawns all servers. Rust does not drop statics: an `atexit` handler ends
+//! the servers and removes the directories that are left when the process exits.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -28,24 +28,24 @@ pub struct Process {
     left: bool,
 }
 
-/// What becomes of a server when the process that started it ends without a word, say by SIGKILL.
+/// What happens to a server when the process that started it is killed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Fate {
     /// It ends too.
     #[default]
     DiesWithUs,
-    /// It stays, in a session of its own. It is still ended on drop and at exit, until [`Process::leave`].
+    /// It keeps running, in a session of its own. Drop and exit still end it, until [`Process::leave`].
     CanStay,
 }
 
 impl Process {
-    /// Starts a server that is ended by `end_signal`.
+    /// Starts a server that `end_signal` ends.
     pub fn spawn(mut command: Command, end_signal: i32, fate: Fate) -> Result<Self> {
         let parent = std::process::id();
         // SAFETY: between fork and exec only async-signal-safe functions are called.
         unsafe {
             command.pre_exec(move || {
-                // Out of the terminal's process group: Ctrl-C is for us, and we end the servers in order.
+                // Leave the terminal's process group: Ctrl-C is for us, and we shut the servers down.
                 let done = match fate {
                     Fate::DiesWithUs => libc::prctl(libc::PR_SET_PDEATHSIG, end_signal) | libc::setpgid(0, 0),
                     Fate::CanStay => libc::setsid(),
@@ -66,7 +66,7 @@ impl Process {
         Ok(Self { child, end_signal, left: false })
     }
 
-    /// Leaves the process running, gives its id.
+    /// Detaches the running process; returns its id.
     pub fn leave(mut self) -> u32 {
         registry().pids.remove(&self.pid());
         self.left = true;
@@ -125,7 +125,7 @@ pub fn send(pid: u32, signal: i32) -> Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error().into()) }
 }
 
-/// The processes that this one has started and that have not ended.
+/// The running children of a process.
 pub fn children(parent: u32) -> Result<Vec<u32>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -137,20 +137,20 @@ pub fn children(parent: u32) -> Result<Vec<u32>> {
     Ok(found)
 }
 
-/// Whether a process has not ended.
+/// Whether a process is running.
 pub fn is_alive(pid: u32) -> bool {
     state_and_parent(pid).is_some_and(|(state, _)| state != "Z")
 }
 
 fn state_and_parent(pid: u32) -> Option<(String, u32)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name before it can hold anything, in parentheses.
+    // The program's name comes first, in parentheses, and can hold anything.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     Some((fields.next()?.to_owned(), fields.next()?.parse().ok()?))
 }
 
-/// SIGINT, SIGTERM and SIGHUP end the process through `exit`, so that the servers are ended in order. To be called
-/// before other threads start.
+/// Makes SIGINT, SIGTERM and SIGHUP end the process through `exit`, which shuts the servers down. Must be called before
+/// other threads start.
 pub fn exit_in_order_on_signals() {
     // SAFETY: an all-zero sigset_t is valid storage for sigemptyset; the pointers live through the calls.
     let signals = unsafe {
@@ -173,7 +173,7 @@ pub fn exit_in_order_on_signals() {
     });
 }
 
-/// Whether a signal of [`exit_in_order_on_signals`] has come: the errors after it tell nothing.
+/// Whether a signal of [`exit_in_order_on_signals`] has arrived. Errors after it are expected.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::Relaxed)
 }
@@ -233,7 +233,7 @@ pub(crate) fn remove_at_exit(path: &Path) {
     registry().directories.insert(path.to_path_buf());
 }
 
-/// Takes [`remove_at_exit`] back.
+/// Undoes [`remove_at_exit`].
 pub(crate) fn keep_at_exit(path: &Path) {
     registry().directories.remove(path);
 }

@@ -1,11 +1,11 @@
-//! Telling the user of `make demo` and `make up` what takes the time.
+//! Progress messages of the command-line programs.
 
 use std::io::{IsTerminal, Write, stderr};
 use std::time::Instant;
 
 use anyhow::Result;
 
-/// Announces a step, does it, says how long it took.
+/// Announces a step, runs it and prints how long it took.
 pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     eprint!("==> {what} … ");
     let begin = Instant::now();
@@ -14,7 +14,7 @@ pub fn step<T>(what: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
     Ok(result)
 }
 
-/// Something to show behind the announcement while the step lasts; nothing where no terminal shows it.
+/// Shows a message behind the announcement while the step runs; on a terminal only.
 pub fn passing(news: &str) {
     if stderr().is_terminal() {
         // Save the cursor, write, clear the rest of the line, back to the saved place.
@@ -23,14 +23,14 @@ pub fn passing(news: &str) {
     }
 }
 
-/// For long steps, now and then: something for those who read a log, where [`passing`] shows nothing.
+/// Prints a message of a long step to a log, where [`passing`] shows nothing.
 pub fn milestone(news: &str) {
     if !stderr().is_terminal() {
         eprint!("{news} … ");
     }
 }
 
-/// Removes what [`passing`] has written.
+/// Clears the message of [`passing`].
 pub fn passed() {
     passing("");
 }

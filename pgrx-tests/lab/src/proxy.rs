@@ -1,4 +1,4 @@
-//! A TCP proxy on loopback that can do to its connections what networks do.
+//! A TCP proxy on loopback that simulates network faults.
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -10,44 +10,44 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-/// How often a connection that may not move looks whether it may.
+/// How often a blocked connection checks whether it may go on.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
 /// Bytes read at once.
 const CHUNK: usize = 64 * 1024;
 
-/// What the network is like.
+/// The state of the network.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub enum Weather {
-    /// All passes.
+pub enum NetworkState {
+    /// Everything passes.
     #[default]
-    Fair,
-    /// All passes, each piece late by so much.
+    Normal,
+    /// Everything passes, each piece after this delay.
     Slow(Duration),
-    /// Connections stay open, nothing passes, nobody is told.
+    /// Connections stay open, but nothing passes.
     HalfOpen,
     /// What clients send arrives; the answers are lost.
     NoAnswers,
-    /// Nobody listens.
+    /// Connections are refused.
     Refused,
 }
 
-/// A proxy in front of one server. Dropped, its connections are cut.
+/// A proxy in front of one server. Dropping it cuts its connections.
 pub struct Proxy {
     port: u16,
     shared: Arc<Shared>,
-    doorman: Option<JoinHandle<()>>,
+    acceptor: Option<JoinHandle<()>>,
 }
 
 struct Shared {
     server: Mutex<Option<SocketAddr>>,
-    weather: Mutex<Weather>,
+    network: Mutex<NetworkState>,
     ended: AtomicBool,
     connections: Mutex<BTreeMap<u64, (TcpStream, TcpStream)>>,
     count: AtomicU64,
 }
 
-/// The lock protects single values: none is left half written.
+/// Locks a single value, which no panic leaves half written.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -58,44 +58,44 @@ impl Proxy {
         let listener = TcpListener::bind(("127.0.0.1", port))?;
         let shared = Arc::new(Shared {
             server: Mutex::default(),
-            weather: Mutex::default(),
+            network: Mutex::default(),
             ended: AtomicBool::new(false),
             connections: Mutex::default(),
             count: AtomicU64::new(0),
         });
-        let for_doorman = shared.clone();
-        let doorman = spawn(move || {
+        let for_acceptor = shared.clone();
+        let acceptor = spawn(move || {
             for client in listener.incoming().flatten() {
-                if for_doorman.ended.load(Ordering::Relaxed) {
+                if for_acceptor.ended.load(Ordering::Relaxed) {
                     return;
                 }
-                // A client that is not let in sees its connection closed at once.
-                let _ = for_doorman.admit(client);
+                // A client that is not admitted has its connection closed at once.
+                let _ = for_acceptor.admit(client);
             }
         });
-        Ok(Self { port, shared, doorman: Some(doorman) })
+        Ok(Self { port, shared, acceptor: Some(acceptor) })
     }
 
-    /// Where the server listens on 127.0.0.1.
+    /// Sets the server's port on 127.0.0.1.
     pub fn forward_to(&self, port: u16) {
         *lock(&self.shared.server) = Some(SocketAddr::from(([127, 0, 0, 1], port)));
     }
 
-    /// Where clients connect to.
+    /// The port that clients connect to.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Changes what the network is like, also for the connections there are.
-    pub fn set_weather(&self, weather: Weather) {
-        let before = std::mem::replace(&mut *lock(&self.shared.weather), weather);
-        // A stream of which a piece is missing is of no use to anybody.
-        if before == Weather::NoAnswers || weather == Weather::Refused {
+    /// Changes the state of the network, also for open connections.
+    pub fn set_network(&self, network: NetworkState) {
+        let before = std::mem::replace(&mut *lock(&self.shared.network), network);
+        // A stream with a missing piece is useless.
+        if before == NetworkState::NoAnswers || network == NetworkState::Refused {
             self.cut();
         }
     }
 
-    /// Cuts all connections; says how many there were. New ones may come.
+    /// Cuts all connections; returns their number. New ones are accepted.
     pub fn cut(&self) -> usize {
         let connections = std::mem::take(&mut *lock(&self.shared.connections));
         for (client, server) in connections.values() {
@@ -110,22 +110,22 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Relaxed);
         self.cut();
-        // Wakes the doorman, who is waiting for a client.
+        // Wakes the acceptor, which waits for a client.
         let _ = TcpStream::connect(("127.0.0.1", self.port));
-        if let Some(doorman) = self.doorman.take() {
-            let _ = doorman.join();
+        if let Some(acceptor) = self.acceptor.take() {
+            let _ = acceptor.join();
         }
     }
 }
 
 impl Shared {
-    fn weather(&self) -> Weather {
-        *lock(&self.weather)
+    fn network(&self) -> NetworkState {
+        *lock(&self.network)
     }
 
     fn admit(self: &Arc<Self>, client: TcpStream) -> Result<()> {
         let server = *lock(&self.server);
-        let (Some(server), false) = (server, self.weather() == Weather::Refused) else { return Ok(()) };
+        let (Some(server), false) = (server, self.network() == NetworkState::Refused) else { return Ok(()) };
         let server = TcpStream::connect_timeout(&server, Duration::from_secs(1))?;
         for stream in [&client, &server] {
             stream.set_nodelay(true)?;
@@ -143,19 +143,19 @@ impl Shared {
         Ok(())
     }
 
-    /// One way of a connection, until either end is closed.
+    /// Carries one direction of a connection until either end closes.
     fn carry(&self, number: u64, mut from: TcpStream, mut to: TcpStream, is_answer: bool) {
         let mut piece = vec![0; CHUNK];
         while let Ok(length) = from.read(&mut piece) {
             if length == 0 {
                 break;
             }
-            while self.weather() == Weather::HalfOpen && lock(&self.connections).contains_key(&number) {
+            while self.network() == NetworkState::HalfOpen && lock(&self.connections).contains_key(&number) {
                 sleep(LOOK_EVERY);
             }
-            match self.weather() {
-                Weather::NoAnswers if is_answer => continue,
-                Weather::Slow(delay) => sleep(delay),
+            match self.network() {
+                NetworkState::NoAnswers if is_answer => continue,
+                NetworkState::Slow(delay) => sleep(delay),
                 _ => {}
             }
             if to.write_all(&piece[..length]).is_err() {
@@ -175,7 +175,7 @@ mod tests {
     use super::*;
     use crate::ports;
 
-    /// A server that sends back what it is sent.
+    /// A server that echoes.
     fn echo() -> Result<u16> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
@@ -206,33 +206,33 @@ mod tests {
     }
 
     #[test]
-    fn weathers() -> Result<()> {
+    fn network_states() -> Result<()> {
         let proxy = Proxy::listen(ports::free()?)?;
         proxy.forward_to(echo()?);
         let mut stream = client(&proxy)?;
         assert_eq!(ask(&mut stream)?, 1);
 
-        proxy.set_weather(Weather::Slow(Duration::from_millis(20)));
+        proxy.set_network(NetworkState::Slow(Duration::from_millis(20)));
         let begin = std::time::Instant::now();
         assert_eq!(ask(&mut stream)?, 1);
         assert!(begin.elapsed() >= Duration::from_millis(40));
 
-        proxy.set_weather(Weather::HalfOpen);
+        proxy.set_network(NetworkState::HalfOpen);
         assert!(is_silence(&ask(&mut stream)));
-        proxy.set_weather(Weather::Fair);
-        assert_eq!(stream.read(&mut [0; 8])?, 1, "what was held back comes");
+        proxy.set_network(NetworkState::Normal);
+        assert_eq!(stream.read(&mut [0; 8])?, 1, "data held back arrives");
 
-        proxy.set_weather(Weather::NoAnswers);
+        proxy.set_network(NetworkState::NoAnswers);
         assert!(is_silence(&ask(&mut stream)));
-        proxy.set_weather(Weather::Fair);
+        proxy.set_network(NetworkState::Normal);
         assert!(!is_silence(&ask(&mut stream)), "the connection is cut");
 
         let mut stream = client(&proxy)?;
         assert_eq!(ask(&mut stream)?, 1);
-        proxy.set_weather(Weather::Refused);
+        proxy.set_network(NetworkState::Refused);
         assert!(!matches!(ask(&mut client(&proxy)?), Ok(1)));
         assert!(!matches!(ask(&mut stream), Ok(1)));
-        proxy.set_weather(Weather::Fair);
+        proxy.set_network(NetworkState::Normal);
         assert_eq!(ask(&mut client(&proxy)?)?, 1);
         Ok(())
     }

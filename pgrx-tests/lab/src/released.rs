@@ -1,5 +1,4 @@
-//! What earlier releases installed: their install scripts, as they were, put into the private tree so that a test can
-//! begin with them.
+//! Puts the install scripts of earlier releases into the private tree, so that tests can start from them.
 
 use std::fs;
 use std::process::Command;
@@ -9,7 +8,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 
 use crate::layout;
 
-/// The versions that can be created beside the current one, by `CREATE EXTENSION event_outbox VERSION …`.
+/// The earlier versions that `CREATE EXTENSION event_outbox VERSION …` can create.
 pub fn versions() -> Result<&'static [String]> {
     static VERSIONS: OnceLock<Result<Vec<String>>> = OnceLock::new();
     let versions = VERSIONS.get_or_init(provide).as_ref();
@@ -24,13 +23,13 @@ fn provide() -> Result<Vec<String>> {
         let script = script?.path();
         let name = script.file_name().and_then(|name| name.to_str()).context("no name")?.to_string();
         let version = name.strip_prefix("event_outbox--").and_then(|name| name.strip_suffix(".sql"));
-        versions.push(version.with_context(|| format!("{name} is no install script"))?.to_string());
-        // A rename, since another test run may be reading it.
+        versions.push(version.with_context(|| format!("not an install script: {name}"))?.to_string());
+        // Renamed into place, since another test run may be reading it.
         let new = extensions.join(format!("{name}.{}", std::process::id()));
         fs::copy(&script, &new)?;
         fs::rename(new, extensions.join(name))?;
     }
-    ensure!(!versions.is_empty(), "there are none");
+    ensure!(!versions.is_empty(), "no install script of an earlier release");
     versions.sort();
     Ok(versions)
 }

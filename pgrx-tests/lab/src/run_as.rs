@@ -1,4 +1,4 @@
-//! Which user runs the servers: Postgres refuses to run as root.
+//! Runs commands as the servers' user: Postgres refuses to run as root.
 
 use std::ffi::{CStr, OsStr};
 use std::os::unix::fs::chown;
@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result, ensure};
 
-/// What a server keeps of our environment. RUST_BACKTRACE, for one, would put backtraces into error details.
+/// The variables that a server inherits. RUST_BACKTRACE, for one, would put backtraces into error details.
 const KEPT_ENVIRONMENT: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "LANG"];
 
 /// The user of Debian's PostgreSQL package.
@@ -21,7 +21,7 @@ struct Ids {
     gid: u32,
 }
 
-/// `None` when the servers run as ourselves.
+/// `None` if the servers run as the current user.
 fn server_ids() -> Result<Option<Ids>> {
     static IDS: OnceLock<Option<Ids>> = OnceLock::new();
     // SAFETY: geteuid has no preconditions.
@@ -40,8 +40,8 @@ fn server_ids() -> Result<Option<Ids>> {
     Ok(*ids)
 }
 
-/// A command that runs as the servers' user (ourselves, or `postgres` when we are root) in an environment that
-/// does not depend on whose shell started the tests.
+/// A command that runs as the servers' user (the current user, or `postgres` instead of root) in an environment that
+/// does not depend on the shell that started the tests.
 pub fn server_command(program: impl AsRef<OsStr>) -> Result<Command> {
     let mut command = Command::new(program);
     if let Some(ids) = server_ids()? {

@@ -1,4 +1,4 @@
-//! Directories that go with the process that made them.
+//! Directories that are removed with the process that created them.
 
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
@@ -40,7 +40,7 @@ impl Scratch {
     }
 
     fn create(path: PathBuf) -> Result<Self> {
-        // create, not create_all: in /tmp somebody else might have been here before.
+        // Not create_all: in /tmp somebody else may have created the directory.
         fs::DirBuilder::new().mode(0o700).create(&path).with_context(|| path.display().to_string())?;
         process::remove_at_exit(&path);
         let scratch = Self { path };
@@ -48,7 +48,7 @@ impl Scratch {
         Ok(scratch)
     }
 
-    /// Where it is.
+    /// The directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -67,7 +67,7 @@ impl Drop for Scratch {
     }
 }
 
-/// The name says whose the directory is: see [`remove_leftovers`].
+/// A unique name that says which process owns the directory: see [`remove_leftovers`].
 fn unique(name: &str, fate: Fate) -> String {
     let owner = match fate {
         Fate::DiesWithUs => "",
@@ -76,7 +76,7 @@ fn unique(name: &str, fate: Fate) -> String {
     format!("{owner}{}-{name}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Removes what processes left behind that were killed before they could clean up.
+/// Removes the directories of processes that were killed before they could clean up.
 fn remove_leftovers(home: &Path, name: &str) {
     for entry in fs::read_dir(home).into_iter().flatten().flatten() {
         let path = entry.path();

@@ -1,4 +1,4 @@
-//! What was promised, compared with what arrived.
+//! Compares the events that were promised with the records that arrived.
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::Record;
 
-/// An event that was committed, written down in the same transaction.
+/// A committed event, recorded in the same transaction.
 #[derive(Clone, Debug)]
 pub struct Promise {
     /// Grows in the order of the commits, among events of the same key.
@@ -35,9 +35,9 @@ pub struct Verdict {
     pub duplicated: usize,
     /// Records whose key or payload is not what was promised.
     pub altered: usize,
-    /// Records that come after a later one of the same key, or in another partition than it.
+    /// Records behind a later one of the same key, or in another partition than it.
     pub out_of_order: usize,
-    /// Keys with more than one event: those that could be out of order.
+    /// Keys with more than one event: only those can be out of order.
     pub busy_keys: usize,
     /// From commit to the record's timestamp, sorted.
     pub latencies_ms: Vec<f64>,
@@ -76,7 +76,7 @@ impl Verdict {
                 }
             }
             if let Some(timestamp) = record.timestamp_ms {
-                // The timestamp is cut to whole milliseconds.
+                // The timestamp is truncated to whole milliseconds.
                 verdict.latencies_ms.push((timestamp as f64 - promise.committed_ms).max(0.0));
             }
         }
@@ -86,7 +86,7 @@ impl Verdict {
         verdict
     }
 
-    /// Whether all that was promised was kept, exactly once and in order.
+    /// Whether each promised event arrived exactly once and in order, and nothing else did.
     pub fn is_clean(&self) -> bool {
         self.lost + self.invented + self.duplicated + self.altered + self.out_of_order == 0
     }

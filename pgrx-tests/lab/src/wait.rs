@@ -1,14 +1,14 @@
-//! Waiting for conditions. Nothing in the tests sleeps for a time and hopes.
+//! Waits for conditions. No test sleeps for a fixed time.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
-/// How often a condition is looked at.
+/// How often a condition is checked.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
 
-/// Waits until `condition` gives a value; an error that names `what` after `deadline`.
+/// Waits until `condition` returns a value; after `deadline` fails with an error that names `what`.
 pub fn until<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Result<T> {
     until_ok(what, deadline, || Ok(condition()))
 }
@@ -25,7 +25,7 @@ pub fn until_ok<T>(
             return Ok(value);
         }
         if begin.elapsed() >= deadline {
-            bail!("waited {deadline:?} in vain for {what}");
+            bail!("timed out after {deadline:?} waiting for {what}");
         }
         sleep(LOOK_EVERY);
     }

@@ -7,7 +7,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 
 use super::topics;
-use event_outbox_lab::proxy::{Proxy, Weather};
+use event_outbox_lab::proxy::{NetworkState, Proxy};
 use event_outbox_lab::{Broker, KafkaCluster, ports};
 
 /// Timeouts that suit faults of seconds.
@@ -141,8 +141,8 @@ impl Kafka {
     pub fn set_reachable(&self, is_reachable: bool) -> Result<()> {
         match self {
             Self::Real { .. } => {
-                let weather = if is_reachable { Weather::Fair } else { Weather::HalfOpen };
-                self.proxies().for_each(|proxy| proxy.set_weather(weather));
+                let network = if is_reachable { NetworkState::Normal } else { NetworkState::HalfOpen };
+                self.proxies().for_each(|proxy| proxy.set_network(network));
             }
             Self::Mock(mock) => {
                 for number in 1..=MOCK_BROKERS {

@@ -1,4 +1,4 @@
-//! `make up` and `make down`: a PostgreSQL and a Kafka that stay until they are told to go.
+//! `make up` and `make down`: start a PostgreSQL and a Kafka that keep running, and stop them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -63,7 +63,7 @@ fn up(state: &Path) -> Result<()> {
         "bootstrap": broker.bootstrap_servers(),
         "logs": [cluster.log_path(), broker.log_path()],
     });
-    // From here on the state file, not this process, is what ends them.
+    // From here on the state file, not this process, says what to stop.
     let (postgres, postgres_directories) = cluster.leave()?;
     let (kafka, kafka_directory) = broker.leave()?;
     let text = json!({
@@ -93,8 +93,8 @@ fn down(state: &Path) -> Result<()> {
     Ok(fs::remove_file(state)?)
 }
 
-/// What is up, as the file tells that `up` has written there. A checkout can be copied with the file in it, or with a link
-/// to where it is: the servers are the original's then, and the copy has none.
+/// The playground that is up, according to the file that `up` wrote. A checkout may be copied with the file in it, or
+/// with a link to it: then the servers belong to the original, and the copy has none.
 fn read(state: &Path, checkout: &Path) -> Result<Option<Value>> {
     let Ok(text) = fs::read_to_string(state) else { return Ok(None) };
     let text: Value = serde_json::from_str(&text)?;
@@ -137,7 +137,7 @@ fn servers(state: &Value) -> impl Iterator<Item = Server> {
 }
 
 impl Server {
-    /// The process of that id is still the one we started.
+    /// Whether the process of that id is still the one we started.
     fn is_running(&self) -> bool {
         let started = started(self.pid);
         started.is_some() && json!(started) == self.started

@@ -9,16 +9,17 @@ use super::options::Member;
 use super::{ASK_DEADLINE, Broker, BrokerOptions, START_DEADLINE};
 use crate::{ports, wait};
 
-/// Of brokers that share a small machine.
+/// JVM options of brokers that share a small machine.
 const JAVA_OPTIONS: [&str; 4] = ["-Xms128m", "-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
-/// A cluster of brokers, each with its own data directory and ports. Dropped, it is gone.
+/// A cluster of brokers, each with its own data directory and ports. Dropping it ends them and
+/// removes their data.
 pub struct KafkaCluster {
     brokers: Vec<Broker>,
 }
 
 impl KafkaCluster {
-    /// Three brokers that create no topic unasked; waits until they answer.
+    /// Starts three brokers that do not create topics on first use; waits until they answer.
     pub fn start() -> Result<Self> {
         Broker::options().set("auto.create.topics.enable", "false").start_cluster(3)
     }
@@ -27,7 +28,7 @@ impl KafkaCluster {
         Self::start_each(brokers, |_| options.clone())
     }
 
-    /// So many brokers, each as `options` say of its place; waits until they answer.
+    /// Starts `brokers` brokers, each with the options for its place; waits until they answer.
     pub fn start_each(brokers: usize, options: impl Fn(usize) -> BrokerOptions) -> Result<Self> {
         let controllers = (0..brokers).map(|_| ports::free()).collect::<Result<Vec<_>>>()?;
         let brokers = (0..brokers)
@@ -41,15 +42,15 @@ impl KafkaCluster {
         Ok(cluster)
     }
 
-    /// Starts the brokers that do not run; waits until all answer and know of each other.
+    /// Starts the stopped brokers; waits until all answer and know of each other.
     pub fn start_all(&mut self) -> Result<()> {
-        // None answers before most of them run.
+        // No broker answers before a majority runs.
         self.brokers.iter_mut().filter(|broker| broker.pid().is_err()).try_for_each(Broker::launch)?;
         self.brokers.iter_mut().try_for_each(Broker::wait_until_it_answers)?;
         self.until_complete()
     }
 
-    /// What clients connect to: all brokers.
+    /// The addresses of all brokers, which clients connect to.
     pub fn bootstrap_servers(&self) -> String {
         self.brokers.iter().map(Broker::bootstrap_servers).collect::<Vec<_>>().join(",")
     }
@@ -59,13 +60,13 @@ impl KafkaCluster {
         &self.brokers
     }
 
-    /// One of the brokers, to be stopped, killed or started.
+    /// One broker, to stop, kill or start.
     pub fn broker(&mut self, place: usize) -> &mut Broker {
         &mut self.brokers[place]
     }
 
-    /// Stops the brokers in order and starts them again, one after the other; each when all replicas of all topics are in
-    /// sync. The leaders of most partitions change, some of them several times.
+    /// Restarts the brokers cleanly, one after the other, each once all replicas of all topics are in sync. Most
+    /// partitions change their leader, some several times.
     pub fn roll(&mut self) -> Result<()> {
         for place in 0..self.brokers.len() {
             self.brokers[place].restart()?;
@@ -80,7 +81,7 @@ impl KafkaCluster {
         self.create_topic_on(name, partitions, replicas, configs)
     }
 
-    /// Creates a topic with so many replicas of each partition.
+    /// Creates a topic with `replicas` replicas of each partition.
     pub fn create_topic_on(
         &self,
         name: &str,

@@ -1,4 +1,4 @@
-//! What a broker is to be like.
+//! The options of a new broker, and the properties that they become.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -10,7 +10,7 @@ use crate::ports;
 use crate::process::Fate;
 use crate::scratch::Scratch;
 
-/// What a new broker is to be like.
+/// The options of a new broker.
 #[derive(Clone, Default)]
 pub struct BrokerOptions {
     settings: BTreeMap<String, String>,
@@ -24,51 +24,50 @@ pub struct BrokerOptions {
 /// A node's place in a cluster of several.
 #[derive(Clone)]
 pub(super) struct Member {
-    /// Which of the controllers is its own.
+    /// The index of its own controller.
     pub(super) place: usize,
     /// The ports of the controllers of all nodes.
     pub(super) controllers: Vec<u16>,
 }
 
-/// A way to the broker besides the lab's own.
+/// A listener besides the lab's own.
 #[derive(Clone)]
 struct Listener {
     name: String,
     protocol: String,
-    /// Where clients are told to connect to, if not to the listener itself.
+    /// The port that clients are told to connect to, if it is not the listener's own.
     front: Option<u16>,
 }
 
-/// Without the optimising compiler: on a small machine it would take a core from the test for a minute.
+/// Without the optimising compiler, which would take a core of a small machine for a minute.
 const JAVA_OPTIONS: [&str; 4] = ["-Xms256m", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"];
 
 impl BrokerOptions {
-    /// Puts a property into `server.properties`.
+    /// Sets a property in `server.properties`.
     pub fn set(mut self, name: &str, value: impl ToString) -> Self {
         self.settings.insert(name.into(), value.to_string());
         self
     }
 
-    /// Adds a listener besides the lab's own: its name, and the security protocol that is spoken there.
+    /// Adds a listener with this name and security protocol.
     pub fn listener(mut self, name: &str, protocol: &str) -> Self {
         self.listeners.push(Listener { name: name.into(), protocol: protocol.into(), front: None });
         self
     }
 
-    /// Adds a listener whose clients are told to come by another port of 127.0.0.1, where something stands in
-    /// front of it.
+    /// Adds a listener that advertises another port of 127.0.0.1, for a proxy in front of it.
     pub fn listener_behind(mut self, name: &str, front: u16) -> Self {
         self.listeners.push(Listener { name: name.into(), protocol: "PLAINTEXT".into(), front: Some(front) });
         self
     }
 
-    /// Adds a user known by SCRAM-SHA-512.
+    /// Adds a user that authenticates by SCRAM-SHA-512.
     pub fn scram_user(mut self, name: &str, password: &str) -> Self {
         self.scram_users.push((name.into(), password.into()));
         self
     }
 
-    /// Options of the Java machine, in place of the tests', which are for a quick start.
+    /// Replaces the JVM options, which are chosen for a quick start.
     pub fn java_options(mut self, options: &[&str]) -> Self {
         self.java_options = Some(options.iter().map(ToString::to_string).collect());
         self
@@ -80,8 +79,7 @@ impl BrokerOptions {
         self
     }
 
-    /// Starts a cluster of so many brokers that are alike; waits until all answer. For brokers without listeners of their
-    /// own.
+    /// Starts a cluster of `brokers` equal brokers; waits until all answer. For options without further listeners.
     pub fn start_cluster(self, brokers: usize) -> Result<KafkaCluster> {
         KafkaCluster::start_with(self, brokers)
     }
@@ -91,13 +89,13 @@ impl BrokerOptions {
         self
     }
 
-    /// Makes it one of several.
+    /// Makes the broker a member of a cluster.
     pub(super) fn member(mut self, member: Member) -> Self {
         self.member = Some(member);
         self
     }
 
-    /// Formats the storage and takes the ports, without starting.
+    /// Reserves the ports and formats the storage, without starting the broker.
     pub fn prepare(self) -> Result<Broker> {
         let scratch = Scratch::new("kafka", self.fate)?;
         let port = ports::free()?;
@@ -127,8 +125,7 @@ impl BrokerOptions {
     }
 }
 
-/// Writes down who listens where: the broker for the lab and by further `listeners`, and the controller. Gives
-/// the ports of the further ones.
+/// Sets the lab's own listener, the controller's and the further `listeners`; returns the ports of the last.
 fn listen(
     properties: &mut BTreeMap<String, String>,
     port: u16,
@@ -141,7 +138,7 @@ fn listen(
     let mut found = BTreeMap::new();
     for Listener { name, protocol, front } in listeners {
         let port = ports::free()?;
-        // By name, which is what a certificate is for.
+        // By name, since certificates are issued for names.
         bound += &format!(",{name}://localhost:{port}");
         advertised += &match front {
             Some(front) => format!(",{name}://127.0.0.1:{front}"),
@@ -156,7 +153,7 @@ fn listen(
     Ok(found)
 }
 
-/// Writes down who forms the quorum of controllers.
+/// Sets the quorum of controllers.
 fn join(properties: &mut BTreeMap<String, String>, member: Option<&Member>, controller: u16) {
     let Some(Member { place, controllers }) = member else {
         let alone = format!("127.0.0.1:{controller}");
@@ -184,7 +181,7 @@ fn properties(data: &Path) -> BTreeMap<String, String> {
     }
     set("transaction.state.log.min.isr", "1".into());
     set("share.coordinator.state.topic.min.isr", "1".into());
-    // A killed broker may not register again before its old session ends: nine seconds by default.
+    // A killed broker cannot register again before its session ends: nine seconds by default.
     set("broker.session.timeout.ms", "2000".into());
     set("broker.heartbeat.interval.ms", "500".into());
     // The default takes a quarter of the small heap at start.

@@ -1,4 +1,4 @@
-//! Standbys: servers that stream from another, until they are promoted.
+//! Standbys: servers that stream from a primary until they are promoted.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use super::{Cluster, ClusterOptions, SUPERUSER, run};
 use crate::run_as;
 
 impl ClusterOptions {
-    /// Makes a hot standby that streams from `primary`, and starts its server.
+    /// Creates a hot standby that streams from `primary`, and starts its server.
     pub fn start_standby_of(self, primary: &Cluster) -> Result<Cluster> {
         let mut standby = self.create_with(|_, bin, data| base_backup(bin, primary, data))?;
         standby.start()?;

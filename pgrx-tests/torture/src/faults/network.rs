@@ -5,13 +5,13 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::stage::Stage;
-use event_outbox_lab::proxy::Weather;
+use event_outbox_lab::proxy::NetworkState;
 
 impl Stage {
-    fn weather(&mut self, weather: Weather, from_millis: usize, to_millis: usize) -> Result<()> {
-        self.kafka.proxies().for_each(|proxy| proxy.set_weather(weather));
+    fn network(&mut self, network: NetworkState, from_millis: usize, to_millis: usize) -> Result<()> {
+        self.kafka.proxies().for_each(|proxy| proxy.set_network(network));
         self.hold(from_millis, to_millis);
-        self.kafka.proxies().for_each(|proxy| proxy.set_weather(Weather::Fair));
+        self.kafka.proxies().for_each(|proxy| proxy.set_network(NetworkState::Normal));
         Ok(())
     }
 
@@ -31,12 +31,12 @@ impl Stage {
 
     pub(super) fn slow_down(&mut self) -> Result<()> {
         let delay = Duration::from_millis(self.random.between(20, 300) as u64);
-        self.weather(Weather::Slow(delay), 1000, 3000)
+        self.network(NetworkState::Slow(delay), 1000, 3000)
     }
 
     /// Cut in the end, as if the other side had forgotten the connection, or as if nothing had been.
     pub(super) fn half_open(&mut self) -> Result<()> {
-        self.weather(Weather::HalfOpen, 500, 6000)?;
+        self.network(NetworkState::HalfOpen, 500, 6000)?;
         if self.random.permille(500) {
             self.cut_all();
         }
@@ -44,10 +44,10 @@ impl Stage {
     }
 
     pub(super) fn lose_answers(&mut self) -> Result<()> {
-        self.weather(Weather::NoAnswers, 200, 5000)
+        self.network(NetworkState::NoAnswers, 200, 5000)
     }
 
     pub(super) fn refuse_connections(&mut self) -> Result<()> {
-        self.weather(Weather::Refused, 500, 3000)
+        self.network(NetworkState::Refused, 500, 3000)
     }
 }

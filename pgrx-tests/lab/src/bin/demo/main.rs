@@ -1,4 +1,4 @@
-//! `make demo`: the main job on real input, and the count of what arrived.
+//! `make demo`: publishes the events of pgbench's transactions and counts what arrived.
 
 mod report;
 mod workload;
@@ -101,7 +101,7 @@ fn drain(client: &mut Client) -> Result<()> {
     result
 }
 
-/// What was committed, with the time of each commit.
+/// The committed events, with the time of each commit.
 fn promises(client: &mut Client) -> Result<Vec<Promise>> {
     let rows = client.query(
         "SELECT seq, event_id, key, payload,

@@ -1,20 +1,20 @@
-//! The figures, and whether they are right.
+//! The demo's figures, and whether they are right.
 
 use std::fmt;
 
 use event_outbox_lab::progress::grouped;
 use event_outbox_lab::verdict::Verdict;
 
-/// What the demo found out.
+/// The demo's result.
 pub struct Report {
     pub committed: usize,
     pub rolled_back: usize,
     /// Rows in `outbox.events` at the end.
     pub left: usize,
     pub verdict: Verdict,
-    /// Of the events committed at full speed: includes the queue in front of the processors.
+    /// Of the events committed at full speed; includes the wait for a processor.
     pub fast: Latency,
-    /// Of those committed at a rate that keeps nobody busy.
+    /// Of the events committed at a steady rate, with processors to spare.
     pub steady: Latency,
 }
 

@@ -1,4 +1,4 @@
-//! The input: pgbench's TPC-B transaction, as it stands, on few accounts, and rolled back.
+//! The input: pgbench's TPC-B transaction, unchanged, on few accounts, and rolled back.
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
@@ -11,7 +11,7 @@ use event_outbox_lab::{Cluster, Result, layout};
 
 /// pgbench's scale: 100,000 accounts each.
 const SCALE: usize = 10;
-/// After the run at full speed one at this rate, for the latency without a queue.
+/// The rate of a second run after that at full speed, for the latency without a queue.
 const STEADY_RATE: u32 = 100;
 const STEADY_SECONDS: u32 = 5;
 /// Weights of the three scripts.
@@ -24,7 +24,7 @@ pub struct Workload {
     pub clients: u32,
 }
 
-/// What pgbench says it has done.
+/// What pgbench reports.
 pub struct Ran {
     pub rolled_back: usize,
 }
@@ -52,12 +52,12 @@ impl Workload {
         Ok(())
     }
 
-    /// As fast as it goes.
+    /// Runs at full speed.
     pub fn run(&self, cluster: &Cluster, database: &str) -> Result<Ran> {
         self.pgbench(cluster, database, &["-T", &self.seconds.to_string()])
     }
 
-    /// A few seconds at a rate that keeps nobody busy.
+    /// Runs for a few seconds at a steady rate, with processors to spare.
     pub fn run_steadily(&self, cluster: &Cluster, database: &str) -> Result<Ran> {
         let options = ["-T", &STEADY_SECONDS.to_string(), "-R", &STEADY_RATE.to_string()];
         self.pgbench(cluster, database, &options)
