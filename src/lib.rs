@@ -67,7 +67,7 @@ fn workers() -> &'static [&'static Registration] {
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
     settings::init();
-    pg::watch::init();
+    pg::watch::init(&outbox::table::WATCHES);
     pg::utility_hook::init(&OBSERVERS);
     outbox::init();
     worker::init(workers());

@@ -15,16 +15,62 @@ thread_local! {
     static OURS: Cell<[pg_sys::Oid; REMEMBERED]> = const { Cell::new([pg_sys::InvalidOid; REMEMBERED]) };
 }
 
-/// A table, view or sequence of the extension in the schema `outbox`; invalid if there is none. What merely bears the
-/// name, in a database without the extension or beside it, is not found.
+/// The extension whose library this is.
+const EXTENSION: &CStr = c"event_outbox";
+
+/// The oid of the extension in this database; invalid if there is none. In a transaction.
 #[must_use]
-pub fn relation(name: &CStr) -> pg_sys::Oid {
-    // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
-    let relation = unsafe {
-        let schema = pg_sys::get_namespace_oid(c"outbox".as_ptr(), true);
-        pg_sys::get_relname_relid(name.as_ptr(), schema)
-    };
-    if relation == pg_sys::InvalidOid || is_ours(relation) { relation } else { pg_sys::InvalidOid }
+pub fn extension() -> pg_sys::Oid {
+    // SAFETY: a look-up by a C string that answers with InvalidOid where there is nothing.
+    unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) }
+}
+
+/// A table, view or sequence that the extension has made, by name.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    schema: &'static CStr,
+    name: &'static CStr,
+}
+
+impl Member {
+    /// That of this schema and name.
+    #[must_use]
+    pub const fn new(schema: &'static CStr, name: &'static CStr) -> Self {
+        Self { schema, name }
+    }
+
+    /// Its name without the schema.
+    #[must_use]
+    pub const fn name(&self) -> &'static CStr {
+        self.name
+    }
+
+    /// Its oid; invalid if there is none. A relation that merely has the name, in a database without the extension or
+    /// beside it, is not found. In a transaction.
+    #[must_use]
+    pub fn oid(&self) -> pg_sys::Oid {
+        // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
+        let relation = unsafe {
+            let schema = pg_sys::get_namespace_oid(self.schema.as_ptr(), true);
+            pg_sys::get_relname_relid(self.name.as_ptr(), schema)
+        };
+        if relation == pg_sys::InvalidOid || is_ours(relation) { relation } else { pg_sys::InvalidOid }
+    }
+
+    /// The same; an ERROR if there is none.
+    #[must_use]
+    pub fn existing(&self) -> pg_sys::Oid {
+        let relation = self.oid();
+        if relation == pg_sys::InvalidOid {
+            let [schema, name] = [self.schema, self.name].map(CStr::to_string_lossy);
+            ereport!(
+                ERROR,
+                PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
+                format!("relation \"{schema}.{name}\" does not exist")
+            );
+        }
+        relation
+    }
 }
 
 /// Whether a relation is a member of the extension. In a transaction.
@@ -33,32 +79,16 @@ fn is_ours(relation: pg_sys::Oid) -> bool {
     if ours.contains(&relation) {
         return true;
     }
-    // SAFETY: look-ups in catalogs that answer with InvalidOid where there is nothing.
-    let is_member = unsafe {
-        let extension = pg_sys::get_extension_oid(c"event_outbox".as_ptr(), true);
-        extension != pg_sys::InvalidOid
-            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) == extension
-    };
+    let extension = extension();
+    // SAFETY: a look-up in a catalog that answers with InvalidOid where there is nothing.
+    let is_member = extension != pg_sys::InvalidOid
+        && unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) } == extension;
     if is_member {
         ours.rotate_right(1);
         ours[0] = relation;
         OURS.set(ours);
     }
     is_member
-}
-
-/// The same; an ERROR if there is none.
-#[must_use]
-pub fn existing(name: &CStr) -> pg_sys::Oid {
-    let table = relation(name);
-    if table == pg_sys::InvalidOid {
-        ereport!(
-            ERROR,
-            PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE,
-            format!("relation \"outbox.{}\" does not exist", name.to_string_lossy())
-        );
-    }
-    table
 }
 
 /// The names and descriptions of a table's columns, dropped ones too, in the order of their positions.

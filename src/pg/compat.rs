@@ -11,10 +11,10 @@ const EPOCH_SHIFT: i64 = 946_684_800_000_000;
 #[allow(clippy::unnecessary_cast)]
 pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
-/// Settings of sessions that suit no relay and that only later versions have, with values that do.
+/// Settings that must not end a background worker and that only later versions have, with values that do not.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 pub const LATER_SETTINGS: [(&CStr, &CStr); 0] = [];
-/// Settings of sessions that suit no relay and that only later versions have, with values that do.
+/// Settings that must not end a background worker and that only later versions have, with values that do not.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const LATER_SETTINGS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 

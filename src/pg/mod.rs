@@ -15,7 +15,7 @@ pub mod varlena;
 pub mod wait_set;
 pub mod watch;
 
-/// Raises an error unless the library is being preloaded: the relay and its shared memory exist only
+/// Raises an error unless the library is being preloaded: its workers and its shared memory exist only
 /// where the postmaster has loaded it.
 pub fn require_preloading() {
     // SAFETY: a plain flag that the postmaster sets while it loads shared_preload_libraries.
@@ -25,7 +25,7 @@ pub fn require_preloading() {
     user_error::Complaint {
         code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         message: "event_outbox must be loaded via shared_preload_libraries".into(),
-        detail: "The relay that publishes events is started with the server.".into(),
+        detail: "Its background workers are started with the server.".into(),
         hint: "Add shared_preload_libraries = 'event_outbox' to postgresql.conf, and restart the server."
             .into(),
     }

@@ -1,23 +1,22 @@
-//! Acting as the owner of the outbox: an application may emit, and not touch the table.
+//! The user on whose behalf a session acts: for a while it can act as the owner of a table.
 //!
-//! `SECURITY DEFINER` would do the same, but then nobody could tell any more on whose behalf a function runs.
+//! `SECURITY DEFINER` would do the same, but a function with it cannot tell who has called it.
 
-use std::ffi::{CStr, c_int};
+use std::ffi::c_int;
 
 use pgrx::prelude::*;
 
-use super::catalog;
-use super::function::{Arguments, sql_function};
+use super::catalog::Member;
 
-/// The owner of a table of the schema `outbox`.
+/// The owner of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner(pg_sys::Oid);
 
 impl Owner {
-    /// Looks it up.
+    /// That of one of the extension's tables; an ERROR if there is none.
     #[must_use]
-    pub fn of(table: &CStr) -> Self {
-        Self::of_table(catalog::existing(table))
+    pub fn of(table: Member) -> Self {
+        Self::of_table(table.existing())
     }
 
     /// That of a table; an ERROR if there is none.
@@ -117,10 +116,9 @@ fn current() -> (pg_sys::Oid, i32) {
     (user, context)
 }
 
-sql_function!(outbox_act_as_owner, pg_finfo_outbox_act_as_owner, act_as_owner);
-
-/// For the rest of a SECURITY DEFINER function. Whoever called that gets back what was before, when it ends.
-fn act_as_owner(arguments: &Arguments) -> Option<pg_sys::Datum> {
+/// Acts as `owner`, confined, for the rest of the SECURITY DEFINER function that called this one. The function's end takes
+/// it back, with the settings. An ERROR outside of such a function.
+pub fn confine_caller_to(owner: Owner) {
     let (user, context) = current();
     if context & pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 == 0 {
         ereport!(
@@ -129,19 +127,17 @@ fn act_as_owner(arguments: &Arguments) -> Option<pg_sys::Datum> {
             "this function can only be called by a SECURITY DEFINER function"
         );
     }
-    let owner = Owner::of_table(arguments.oid(0)?);
-    if owner.0 != user {
-        if !owner.is_matched_by(user) {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-                "permission denied to act as the owner of a table of the outbox"
-            );
-        }
-        // Its end is that of the function, which sets back the settings too.
-        let confined = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
-        // SAFETY: sets two variables.
-        unsafe { pg_sys::SetUserIdAndSecContext(owner.0, context | confined as i32) };
+    if owner.0 == user {
+        return;
     }
-    Some(pg_sys::Datum::from(0_usize))
+    if !owner.is_matched_by(user) {
+        ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            "permission denied to act as the owner of the table"
+        );
+    }
+    let confined = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+    // SAFETY: sets two variables.
+    unsafe { pg_sys::SetUserIdAndSecContext(owner.0, context | confined as i32) };
 }

@@ -1,7 +1,5 @@
 //! Errors as users see them: SQLSTATE, message, detail and hint.
 
-use event_outbox_policy::event::draft::Invalid;
-use event_outbox_policy::event::headers::HeaderError;
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
@@ -39,25 +37,5 @@ impl Complaint {
             .set_detail(self.detail)
             .set_hint(self.hint)
             .report(level);
-    }
-}
-
-impl From<Invalid> for Complaint {
-    fn from(invalid: Invalid) -> Self {
-        let code = match &invalid {
-            Invalid::NoTopic | Invalid::TombstoneWithoutKey => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-            Invalid::Topic(_) | Invalid::TopicTooLong(_) => PgSqlErrorCode::ERRCODE_INVALID_NAME,
-            Invalid::InternalTopic(_) | Invalid::Headers(HeaderError::Reserved(_)) => {
-                PgSqlErrorCode::ERRCODE_RESERVED_NAME
-            }
-            Invalid::Partition(_) | Invalid::EmptyType | Invalid::Headers(_) => {
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
-            }
-            Invalid::Time => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
-            Invalid::TooLarge { .. } | Invalid::JsonTooLarge { .. } => {
-                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
-            }
-        };
-        Self { code, message: invalid.message(), detail: invalid.detail(), hint: invalid.hint() }
     }
 }

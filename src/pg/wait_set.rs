@@ -1,4 +1,5 @@
-//! The relay's one sleep: until its latch is set, the Kafka thread rings, time is up, or the server dies.
+//! The one place where a worker's main thread sleeps: until its latch is set, a descriptor becomes readable, time is up, or
+//! the server dies.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -15,10 +16,10 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// Waits on this process' latch, the postmaster's death, and `bell` becoming readable; shown as `name` in
+    /// Waits on this process' latch, the postmaster's death, and `wakeup` becoming readable; shown as `name` in
     /// `pg_stat_activity`, where the server can.
     #[must_use]
-    pub fn new(name: &CStr, bell: Option<RawFd>) -> Self {
+    pub fn new(name: &CStr, wakeup: Option<RawFd>) -> Self {
         // SAFETY: room for as many events as are added; the set lives as long as the process.
         unsafe {
             let set = compat::create_wait_event_set(3);
@@ -37,7 +38,7 @@ impl Sleep {
                 std::ptr::null_mut(),
                 no_data,
             );
-            if let Some(fd) = bell {
+            if let Some(fd) = wakeup {
                 pg_sys::AddWaitEventToSet(set, pg_sys::WL_SOCKET_READABLE, fd, std::ptr::null_mut(), no_data);
             }
             Self { set, name: compat::wait_event(name) }

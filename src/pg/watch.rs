@@ -1,36 +1,61 @@
-//! Hearing of changes to tables: what a session remembers of one is void after the invalidation that every change sends
-//! at its commit, as it is with Postgres' own caches.
+//! Watches over tables: a session that remembers something of a table learns of every change to it, by the invalidation
+//! that Postgres' own caches go by.
 
-use std::cell::Cell;
+use std::ffi::c_int;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrx::prelude::*;
 
-/// The tables of which sessions remember something.
-#[derive(Debug, Clone, Copy)]
-pub enum Watched {
-    /// `outbox.events`
-    Events,
-    /// `outbox.topic_grants`
-    TopicGrants,
+/// A table that this process watches. Each process has its own count, since none is in shared memory.
+#[derive(Debug)]
+pub struct Watch {
+    table: AtomicU32,
+    changes: AtomicU64,
+    functions_matter: bool,
 }
 
-struct Watch {
-    table: Cell<pg_sys::Oid>,
-    changes: Cell<u64>,
+impl Watch {
+    /// Over a table that is named later.
+    #[must_use]
+    pub const fn over_table() -> Self {
+        Self { table: AtomicU32::new(0), changes: AtomicU64::new(0), functions_matter: false }
+    }
+
+    /// And over all functions, of which the table's triggers may call some.
+    #[must_use]
+    pub const fn and_functions(self) -> Self {
+        Self { functions_matter: true, ..self }
+    }
+
+    /// Watches this table from now on.
+    pub fn set_table(&self, table: pg_sys::Oid) {
+        self.table.store(table.to_u32(), Ordering::Relaxed);
+    }
+
+    /// How many changes this process has heard of. What was read before a higher number is to be read again. Ask before
+    /// reading, so that a change that arrives meanwhile counts.
+    #[must_use]
+    pub fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    fn count_change(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
-thread_local! {
-    static WATCHES: [Watch; 2] = const {
-        [const { Watch { table: Cell::new(pg_sys::InvalidOid), changes: Cell::new(0) } }; 2]
-    };
-}
+static WATCHES: OnceLock<&'static [&'static Watch]> = OnceLock::new();
 
-/// Has invalidations heard of; inherited by every backend.
-pub fn init() {
-    // SAFETY: the callback lives as long as the library, which is never unloaded.
+/// Registers all watches, in the postmaster; every backend inherits them.
+pub fn init(watches: &'static [&'static Watch]) {
+    if WATCHES.set(watches).is_err() {
+        return;
+    }
+    // SAFETY: the callbacks live as long as the library, which is never unloaded.
     unsafe {
-        pg_sys::CacheRegisterRelcacheCallback(Some(changed), pg_sys::Datum::from(0_usize));
-        let functions = pg_sys::SysCacheIdentifier::PROCOID as std::ffi::c_int;
+        pg_sys::CacheRegisterRelcacheCallback(Some(relation_changed), pg_sys::Datum::from(0_usize));
+        let functions = pg_sys::SysCacheIdentifier::PROCOID as c_int;
         pg_sys::CacheRegisterSyscacheCallback(
             functions,
             Some(function_changed),
@@ -39,35 +64,19 @@ pub fn init() {
     }
 }
 
-/// A function was changed: perhaps one that a trigger of `outbox.events` calls.
-unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: std::ffi::c_int, _hash: u32) {
-    WATCHES.with(|watches| {
-        let changes = &watches[Watched::Events as usize].changes;
-        changes.set(changes.get().wrapping_add(1));
-    });
+fn watches() -> impl Iterator<Item = &'static Watch> {
+    WATCHES.get().into_iter().flat_map(|watches| watches.iter().copied())
 }
 
-/// An invalidation arrived: of one relation, or of all. In the middle of anything, so it only counts.
-unsafe extern "C-unwind" fn changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
-    WATCHES.with(|watches| {
-        for watch in watches {
-            if relation == pg_sys::InvalidOid || relation == watch.table.get() {
-                watch.changes.set(watch.changes.get().wrapping_add(1));
-            }
-        }
-    });
+/// A function was changed.
+unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: c_int, _hash: u32) {
+    watches().filter(|watch| watch.functions_matter).for_each(Watch::count_change);
 }
 
-impl Watched {
-    /// This is its oid from now on.
-    pub fn is(self, table: pg_sys::Oid) {
-        WATCHES.with(|watches| watches[self as usize].table.set(table));
-    }
-
-    /// How many changes this session has heard of. What was read before a higher number is to be read again; to be asked
-    /// before reading, so that a change that is heard of meanwhile counts.
-    #[must_use]
-    pub fn changes(self) -> u64 {
-        WATCHES.with(|watches| watches[self as usize].changes.get())
-    }
+/// An invalidation arrived: of one relation, or of all. It can come in the middle of anything, so this only counts.
+unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
+    let relation = relation.to_u32();
+    watches()
+        .filter(|watch| relation == 0 || relation == watch.table.load(Ordering::Relaxed))
+        .for_each(Watch::count_change);
 }

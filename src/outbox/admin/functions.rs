@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 
 use crate::outbox::relay::registration;
 use crate::pg::function::{Arguments, sql_function};
+use crate::pg::user_context::{Owner, confine_caller_to};
 use crate::pg::user_error::Complaint;
 use crate::worker::admin_request::{self, Unanswered};
 use crate::worker::phase::Request;
@@ -16,6 +17,7 @@ use crate::worker::slots;
 sql_function!(outbox_after_pause, pg_finfo_outbox_after_pause, after_pause);
 sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay);
 sql_function!(outbox_ask_kafka, pg_finfo_outbox_ask_kafka, ask_kafka);
+sql_function!(outbox_act_as_owner, pg_finfo_outbox_act_as_owner, act_as_owner);
 
 /// Time for the relay to notice a request and to hand over the answer, beyond that for Kafka.
 const HANDOVER: Duration = Duration::from_secs(5);
@@ -26,6 +28,12 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// After each statement that changes `outbox.paused`.
 fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     registration::reread_pause_at_commit();
+    Some(pg_sys::Datum::from(0_usize))
+}
+
+/// Has the SECURITY DEFINER function that calls this go on as the owner of a table.
+fn act_as_owner(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    confine_caller_to(Owner::of_table(arguments.oid(0)?));
     Some(pg_sys::Datum::from(0_usize))
 }
 

@@ -3,5 +3,6 @@
 //! Runs in: client backends.
 
 pub mod functions;
+pub mod stateless;
 pub mod status;
 pub mod wait_published;

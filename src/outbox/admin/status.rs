@@ -1,13 +1,13 @@
 //! `outbox.status` and `outbox.relays`: what relays say of themselves.
 
-use std::ffi::CStr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
 use crate::outbox::relay::{metrics, registration};
-use crate::pg::catalog;
+use crate::outbox::table::member;
+use crate::pg::catalog::Member;
 use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
 use crate::worker::slot::Slot;
@@ -24,7 +24,7 @@ fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: a plain global of this process.
     let here = unsafe { pg_sys::MyDatabaseId };
     let database = if arguments.count() == 0 { here } else { arguments.oid(0)? };
-    require_select(if database == here { c"status" } else { c"relays" });
+    require_select(member(if database == here { c"status" } else { c"relays" }));
     let mut columns = [None; COLUMNS];
     columns[1] = "absent".into_datum();
     if let Some(slot) = registration::slot_of(database) {
@@ -86,13 +86,12 @@ fn describe_metrics(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
 
 /// A function in a view is called with the rights of the view's reader; so whoever may read the view may
 /// call this, and nobody else.
-fn require_select(view: &CStr) {
+fn require_select(view: Member) {
     // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is refused.
     unsafe {
-        let result =
-            pg_sys::pg_class_aclcheck(catalog::relation(view), pg_sys::GetUserId(), compat::ACL_SELECT);
+        let result = pg_sys::pg_class_aclcheck(view.oid(), pg_sys::GetUserId(), compat::ACL_SELECT);
         if result != pg_sys::AclResult::ACLCHECK_OK {
-            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, view.as_ptr());
+            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, view.name().as_ptr());
         }
     }
 }

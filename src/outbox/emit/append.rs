@@ -12,8 +12,8 @@ use pgrx::prelude::*;
 
 use super::triggers;
 use crate::outbox::relay::registration;
+use crate::outbox::table::{EVENTS, EVENTS_WATCH, PAUSED};
 use crate::pg::user_context::Owner;
-use crate::pg::watch::Watched;
 use crate::pg::{catalog, compat};
 
 /// What an event's author and `emit()` decide, in the order in which the values are given; the rest follows.
@@ -92,7 +92,7 @@ impl Table {
         // SAFETY: in a transaction, whose end releases what an ERROR leaves open; the name is a C string.
         unsafe {
             pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr());
-            let table = catalog::existing(c"events");
+            let table = EVENTS.existing();
             Self { relation: pg_sys::table_open(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
         }
     }
@@ -165,8 +165,8 @@ impl Table {
     fn layout(&self) -> Option<Layout> {
         // SAFETY: the relation is open.
         let table = unsafe { (*self.relation).rd_id };
-        Watched::Events.is(table);
-        let changes = Watched::Events.changes();
+        EVENTS_WATCH.set_table(table);
+        let changes = EVENTS_WATCH.changes();
         if let Some(known) = KNOWN.get()
             && known.table == table
             && known.changes == changes
@@ -232,7 +232,7 @@ impl Table {
             std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
         };
         // The foreign key that always is null refers to this one.
-        let paused = catalog::relation(c"paused");
+        let paused = PAUSED.oid();
         let mut on_insertion = triggers
             .iter()
             .filter(|trigger| trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0)

@@ -4,6 +4,7 @@
 
 pub mod append;
 pub mod functions;
+pub mod invalid;
 pub mod topic_grants;
 mod topic_names;
 pub mod triggers;

@@ -1,6 +1,6 @@
 //! Who may emit to which topics: `outbox.topic_grants` (`sql/outbox/topic_grants.sql`).
 //!
-//! Each session keeps the grants, and reads them anew when it has heard of a change (`relcache.rs`). So the check costs next to nothing while there are none.
+//! Each session keeps the grants, and reads them anew when it has heard of a change ([`crate::pg::watch`]). So the check costs next to nothing while there are none.
 
 use std::cell::RefCell;
 
@@ -8,12 +8,11 @@ use event_outbox_policy::event::topic::Pattern;
 use pgrx::prelude::*;
 
 use crate::outbox::table::statements::Snapshot;
-use crate::pg::catalog;
+use crate::outbox::table::{TOPIC_GRANTS, TOPIC_GRANTS_WATCH};
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Acting, Owner};
 use crate::pg::user_error::Complaint;
-use crate::pg::watch::Watched;
 
 /// Each grant, and whether it counts: its role has the right to see the table of them, which `grant_topic()` gives it.
 /// `DROP OWNED` takes that right as it takes others, and with it the grants; so nothing of ours need run then. A session
@@ -82,19 +81,19 @@ fn refresh() {
     // SAFETY: in a transaction, at a place where locks could be taken as well.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     let is_fresh = KNOWN
-        .with_borrow(|known| known.as_ref().is_some_and(|known| known.age == Watched::TopicGrants.changes()));
+        .with_borrow(|known| known.as_ref().is_some_and(|known| known.age == TOPIC_GRANTS_WATCH.changes()));
     if is_fresh {
         return;
     }
-    let table = catalog::relation(c"topic_grants");
-    Watched::TopicGrants.is(table);
-    let age = Watched::TopicGrants.changes();
+    let table = TOPIC_GRANTS.oid();
+    TOPIC_GRANTS_WATCH.set_table(table);
+    let age = TOPIC_GRANTS_WATCH.changes();
     let known = (table != pg_sys::InvalidOid).then(|| Known { age, grants: read() });
     KNOWN.set(known);
 }
 
 fn read() -> Vec<Grant> {
-    let _owner = Acting::begin(Owner::of(c"topic_grants"));
+    let _owner = Acting::begin(Owner::of(TOPIC_GRANTS));
     // What is committed now, though the transaction may have an older snapshot: it is kept beyond its end.
     let _snapshot = Snapshot::take_latest();
     spi::connected(|| {

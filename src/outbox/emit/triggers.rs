@@ -10,11 +10,12 @@ use pgrx::prelude::*;
 
 use super::{functions, topic_grants};
 use crate::outbox::relay::registration;
+use crate::outbox::table::{EVENTS, EVENTS_ID_SEQ};
+use crate::pg::compat;
 use crate::pg::function::{self, Arguments, sql_function};
 use crate::pg::spi::Row;
 use crate::pg::user_context::{Acting, Owner};
 use crate::pg::user_error::Complaint;
-use crate::pg::{catalog, compat};
 use crate::settings::events;
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
@@ -44,12 +45,12 @@ pub fn announce() {
 
 /// The last id that the sequence gave away.
 fn given_away() -> Option<i64> {
-    let sequence = catalog::relation(c"events_id_seq");
+    let sequence = EVENTS_ID_SEQ.oid();
     if sequence == pg_sys::InvalidOid {
         return None;
     }
     // Who may insert need not have a right on the sequence.
-    let _owner = Acting::begin(Owner::of(c"events"));
+    let _owner = Acting::begin(Owner::of(EVENTS));
     // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
     unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
 }
@@ -74,7 +75,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     });
     // To change what others have emitted is an operator's right.
     if !is_change {
-        let owner = Owner::of(c"events");
+        let owner = Owner::of(EVENTS);
         topic_grants::check(topic.unwrap_or_default(), owner);
         check_id(row.named(c"id").unwrap_or(0), owner);
     }

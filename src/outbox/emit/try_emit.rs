@@ -5,6 +5,7 @@ use pgrx::prelude::*;
 
 use super::functions::json_of;
 use super::topic_grants;
+use crate::outbox::table::{EVENTS, INTAKE};
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Acting, Owner};
@@ -37,10 +38,10 @@ fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
 fn store_message(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
     // A topic that the caller may not emit to is no fault of the message; one that is none, or missing, is.
     if let Some(topic) = arguments.text(1).filter(|name| topic::is_valid(name)) {
-        topic_grants::check(topic, Owner::of(c"events"));
+        topic_grants::check(topic, Owner::of(EVENTS));
     }
     let mut values: [_; 8] = std::array::from_fn(|at| arguments.datum(at));
     values[2] = payload;
-    let _owner = Acting::begin(Owner::of(c"intake"));
+    let _owner = Acting::begin(Owner::of(INTAKE));
     spi::connected(|| TAKE_IN.execute(&values, Access::Write, 0).row(0).into_composite())
 }

@@ -1,4 +1,32 @@
-//! The table `outbox.events`, as the relay reads and changes it.
+//! The tables of the schema `outbox`, and the rows of `outbox.events` as the relay reads and changes them.
+
+use crate::pg::catalog::Member;
+use crate::pg::watch::Watch;
 
 pub mod rows;
 pub mod statements;
+
+/// A relation of the schema `outbox`.
+pub const fn member(name: &'static std::ffi::CStr) -> Member {
+    Member::new(c"outbox", name)
+}
+
+/// Events that are not published yet.
+pub const EVENTS: Member = member(c"events");
+/// The sequence of their ids.
+pub const EVENTS_ID_SEQ: Member = member(c"events_id_seq");
+/// Who may emit to which topics.
+pub const TOPIC_GRANTS: Member = member(c"topic_grants");
+/// Messages that `try_emit()` could not turn into events.
+pub const INTAKE: Member = member(c"intake");
+/// A row while the outbox is paused.
+pub const PAUSED: Member = member(c"paused");
+/// Events that were refused for the last time.
+pub const DEAD_LETTERS: Member = member(c"dead_letters");
+
+/// Changes to `outbox.events`, and to the functions that its triggers call.
+pub static EVENTS_WATCH: Watch = Watch::over_table().and_functions();
+/// Changes to `outbox.topic_grants`.
+pub static TOPIC_GRANTS_WATCH: Watch = Watch::over_table();
+/// All of these.
+pub static WATCHES: [&Watch; 2] = [&EVENTS_WATCH, &TOPIC_GRANTS_WATCH];

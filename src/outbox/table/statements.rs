@@ -139,10 +139,9 @@ impl Outbox {
     /// Finds it; `None` if the extension is not in this database. To be called in a transaction.
     #[must_use]
     pub fn locate() -> Option<Self> {
-        // SAFETY: a look-up by a C string that answers with InvalidOid where there is nothing.
-        let extension = unsafe { pg_sys::get_extension_oid(c"event_outbox".as_ptr(), true) };
-        let [events, sequence] = [c"events", c"events_id_seq"].map(catalog::relation);
-        (![extension, events, sequence].contains(&pg_sys::InvalidOid)).then_some(Self { events, sequence })
+        let (events, sequence) = (super::EVENTS.oid(), super::EVENTS_ID_SEQ.oid());
+        (![catalog::extension(), events, sequence].contains(&pg_sys::InvalidOid))
+            .then_some(Self { events, sequence })
     }
 
     /// The version of the extension's objects.
@@ -185,7 +184,7 @@ impl Outbox {
     /// Whether `outbox.pause()` was called, and not yet `outbox.resume()`. An outbox that is older than that is not.
     #[must_use]
     pub fn is_paused(self) -> bool {
-        let table = catalog::relation(c"paused");
+        let table = super::PAUSED.oid();
         let _snapshot = Snapshot::take();
         table != pg_sys::InvalidOid && {
             let _owner = Acting::confined(Owner::of_table(table));
@@ -208,7 +207,7 @@ impl Outbox {
     /// The same for the active snapshot. The table has no page before the outbox is paused for the first time.
     #[must_use]
     pub fn is_paused_for_snapshot(self) -> bool {
-        let table = catalog::relation(c"paused");
+        let table = super::PAUSED.oid();
         table != pg_sys::InvalidOid
             && catalog::has_pages(table)
             && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
@@ -386,7 +385,7 @@ pub fn empty_notify_queue() {
 pub fn notify_of_dead(event_ids: &[[u8; 16]]) {
     if !event_ids.is_empty() {
         let arguments = [uuid_array(event_ids.iter().copied())];
-        let _owner = Acting::confined(Owner::of(c"dead_letters"));
+        let _owner = Acting::confined(Owner::of(super::DEAD_LETTERS));
         spi::connected(|| NOTIFY_OF_DEAD.execute(&arguments, Access::Write, 0));
     }
 }

@@ -1,0 +1,27 @@
+//! What makes an event invalid, as an error of Postgres.
+
+use event_outbox_policy::event::draft::Invalid;
+use event_outbox_policy::event::headers::HeaderError;
+use pgrx::prelude::*;
+
+use crate::pg::user_error::Complaint;
+
+impl From<Invalid> for Complaint {
+    fn from(invalid: Invalid) -> Self {
+        let code = match &invalid {
+            Invalid::NoTopic | Invalid::TombstoneWithoutKey => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            Invalid::Topic(_) | Invalid::TopicTooLong(_) => PgSqlErrorCode::ERRCODE_INVALID_NAME,
+            Invalid::InternalTopic(_) | Invalid::Headers(HeaderError::Reserved(_)) => {
+                PgSqlErrorCode::ERRCODE_RESERVED_NAME
+            }
+            Invalid::Partition(_) | Invalid::EmptyType | Invalid::Headers(_) => {
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE
+            }
+            Invalid::Time => PgSqlErrorCode::ERRCODE_DATETIME_FIELD_OVERFLOW,
+            Invalid::TooLarge { .. } | Invalid::JsonTooLarge { .. } => {
+                PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
+            }
+        };
+        Self { code, message: invalid.message(), detail: invalid.detail(), hint: invalid.hint() }
+    }
+}
