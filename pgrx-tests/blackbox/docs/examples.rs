@@ -1,4 +1,4 @@
-//! What can be run is run: SQL, settings, properties of Kafka; what stands in shell examples is there.
+//! Runs the examples of the documents: SQL, settings, Kafka properties. Looks up the names in shell examples.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,11 @@ use event_outbox_lab::{Authority, Broker, Consumer, Record, Result, layout, run_
 use super::{Document, document, documents};
 use crate::support::database::{DEADLINE, TestDatabase, shared_server};
 
-/// Roles that examples create. They are the server's, which other tests share.
+/// Roles that examples create. They belong to the server, which other tests share.
 const ROLES: [&str; 2] = ["shop", "billing"];
 
-/// Runs the SQL of documents, one after the other, in a database that has nothing yet. What creates the extension goes
-/// first: documents begin with what it is good for.
+/// Runs the SQL of documents, one after the other, in a new database. The block that creates the extension goes first,
+/// because documents begin with its use.
 fn run(documents: &[&Document]) -> Result<TestDatabase> {
     let db = TestDatabase::of(shared_server()?.create_database()?)?;
     let blocks: Vec<String> = documents.iter().flat_map(|document| document.code("sql")).collect();
@@ -50,7 +50,7 @@ fn values(records: &[Record], key: &str) -> Vec<String> {
     of_key.map(|record| record.value_text().unwrap_or("(none)").to_owned()).collect()
 }
 
-/// What the examples of a document bring to the topic `orders` beyond those of the README: a key and its values.
+/// The keys and values that the examples of a document add to the topic `orders`, beyond those of the README.
 fn brought(path: &str) -> &'static [(&'static str, &'static [&'static str])] {
     match path {
         "docs/guides/emitting.md" => &[(
@@ -68,7 +68,7 @@ fn brought(path: &str) -> &'static [(&'static str, &'static [&'static str])] {
     }
 }
 
-/// The examples of the README in their order; then those of each document, of which each presumes the README's.
+/// Runs the examples of the README; then those of each other document, which come after the README's.
 #[test]
 fn sql_runs_and_arrives() -> Result<()> {
     let readme = document("README.md")?;
@@ -84,7 +84,7 @@ fn sql_runs_and_arrives() -> Result<()> {
             Ok((left == 0).then_some(()))
         })?;
 
-        // Among different keys there is no order.
+        // Different keys have no order among them.
         let records = Consumer::read_all(&bootstrap, &["orders"])?.split_off(seen);
         let mut expected = vec![r#"{"id":7,"total":99.50}"#, r#"{"id":7,"total":89.50}"#];
         let mut count = expected.len();
@@ -105,7 +105,7 @@ fn sql_runs_and_arrives() -> Result<()> {
     Ok(())
 }
 
-/// The record that the README shows is the one that arrived, but for what is new each time.
+/// Compares the record that the README shows with the one that arrived, apart from values that are new each time.
 fn is_as_shown(readme: &Document, record: &Record) -> Result<()> {
     let shown = readme.code("record").join("\n");
     let field = |name: &str| {
@@ -134,7 +134,7 @@ fn is_as_shown(readme: &Document, record: &Record) -> Result<()> {
     Ok(())
 }
 
-/// What is shown of `postgresql.conf` is made of settings that exist, with values that they take.
+/// Examples of `postgresql.conf` have settings that exist, with values that the server accepts.
 #[test]
 fn settings_are_taken() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -145,7 +145,7 @@ fn settings_are_taken() -> Result<()> {
             let value = value.split(" #").next().unwrap_or(value).trim().trim_matches('\'');
             let path = &document.path;
             let mut transaction = db.client.transaction()?;
-            // That one is shown to nobody.
+            // The server shows this one to nobody.
             if name != "event_outbox.kafka_properties" {
                 let sql = "SELECT count(*) FROM pg_settings WHERE name = $1";
                 assert_eq!(transaction.query_one(sql, &[&name])?.get::<_, i64>(0), 1, "{path}: {line}");
@@ -161,8 +161,8 @@ fn settings_are_taken() -> Result<()> {
     Ok(())
 }
 
-/// A producer is made of what is shown of the properties file, with certificates of the lab in the places of those named.
-/// That it then logs in is held by `security`.
+/// A producer accepts each example of a properties file, with certificates of the lab in place of those named. The tests
+/// of `security` hold that such a producer logs in.
 #[test]
 fn properties_make_a_producer() -> Result<()> {
     let authority = Authority::new("documents")?;
@@ -179,7 +179,7 @@ fn properties_make_a_producer() -> Result<()> {
             db.configure("event_outbox.kafka_properties_file", &file.display().to_string())?;
             let topic = db.topic("documents");
             db.client.query_one("SELECT outbox.emit($1, '{}'::jsonb)", &[&topic])?;
-            // The broker speaks no TLS; with properties that make no producer the relay would be misconfigured.
+            // The broker does not speak TLS. If the properties made no producer, the relay would be misconfigured.
             let error = db.until_state("waiting")?;
             assert!(!error.contains("property"), "{}: {error}", document.path);
             fs::remove_file(file)?;
@@ -211,7 +211,7 @@ fn json_is_json() -> Result<()> {
     Ok(())
 }
 
-/// All that `cargo test -p` and `--test` can name.
+/// The names that `cargo test -p` and `--test` accept.
 fn cargo_names(directory: &Path, names: &mut Vec<String>) -> Result<()> {
     for entry in fs::read_dir(directory)? {
         let path = entry?.path();
@@ -232,7 +232,7 @@ fn cargo_names(directory: &Path, names: &mut Vec<String>) -> Result<()> {
     Ok(())
 }
 
-/// Targets of `make`, packages and tests of `cargo`, and files, in the examples for a shell.
+/// Shell examples name targets of `make`, packages and tests of `cargo`, and files that exist.
 #[test]
 fn shell_examples_name_what_is_there() -> Result<()> {
     let makefile = fs::read_to_string(layout::repository().join("Makefile"))?;

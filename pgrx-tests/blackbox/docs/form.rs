@@ -4,10 +4,10 @@ use event_outbox_lab::Result;
 
 use super::documents;
 
-/// Columns of a line, but for tables, code and what cannot be broken.
+/// Columns of a line, apart from tables, code and lines of a single word.
 const WIDTH: usize = 100;
 
-/// What each language of a block is, and what holds its examples.
+/// The languages of blocks, and how each is checked.
 const LANGUAGES: [&str; 14] = [
     "sql",        // run
     "record",     // compared with what arrives
@@ -16,10 +16,10 @@ const LANGUAGES: [&str; 14] = [
     "json",       // parsed
     "sh",         // its targets, packages and files are looked up
     "text",       // drawings and output
-    "yaml",       // Kubernetes' manifests, which no cluster is here for
-    "dockerfile", // the same
-    "rust",       // of the code itself
-    "python",     // these four: programs of the guide to drivers
+    "yaml",       // Kubernetes manifests: not run, for lack of a cluster
+    "dockerfile", // not run
+    "rust",       // quotes the code: not run
+    "python",     // these four: run by `make drivers-test`
     "javascript",
     "go",
     "java",
@@ -57,7 +57,7 @@ fn blocks_are_of_a_language_that_is_checked() -> Result<()> {
             let language = block.language.as_str();
             let is_program = ["python", "javascript", "go", "java"].contains(&language);
             if !LANGUAGES.contains(&language) {
-                faults.push(format!("{}: a block in \"{language}\", which nothing checks", document.path));
+                faults.push(format!("{}: a block in \"{language}\", which is not checked", document.path));
             }
             if is_program && document.path != "docs/guides/drivers.md" {
                 faults.push(format!("{}: `make drivers-test` does not run its programs", document.path));

@@ -1,4 +1,4 @@
-//! Links between documents and to files of the repository lead somewhere, and lead to every document.
+//! Follows the links between documents and to files of the repository. Every document can be reached.
 
 use std::collections::BTreeSet;
 use std::path::{Component, Path, PathBuf};

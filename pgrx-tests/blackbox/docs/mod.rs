@@ -1,7 +1,7 @@
-//! The documents are true: the README, CONTRIBUTING, the changelog and all of `docs/`.
+//! Compares the documents with the product: the README, CONTRIBUTING, the changelog and all of `docs/`.
 //!
-//! [`examples`] runs what can be run, [`reference`] compares the tables of settings and SQL objects with the server,
-//! [`names`] looks up what is named in passing, [`links`] follows links, [`form`] looks at the Markdown itself.
+//! [`examples`] runs examples, [`reference`] compares the tables of settings and SQL objects with the server, [`names`]
+//! looks up names in the text, [`links`] follows links, [`form`] checks the Markdown itself.
 
 mod examples;
 mod form;
@@ -90,7 +90,7 @@ impl Document {
         self.text.lines().enumerate().map(|(at, line)| (at + 1, line)).filter(outside).collect()
     }
 
-    /// What stands in backquotes in the prose; it may go over the end of a line.
+    /// The spans in backquotes of the prose. A span may continue on the next line.
     pub fn spans(&self) -> Vec<String> {
         let text = self.prose().into_iter().map(|(_, line)| line.trim()).collect::<Vec<_>>().join(" ");
         text.split('`').skip(1).step_by(2).map(str::to_owned).collect()

@@ -1,4 +1,4 @@
-//! What documents name in passing exists: SQL objects, settings, files of the repository, tests.
+//! Looks up the names in documents: SQL objects, settings, files of the repository, tests, phases.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -9,10 +9,10 @@ use event_outbox_lab::{Result, layout};
 use super::{Document, document, documents};
 use crate::support::database::TestDatabase;
 
-/// What begins with `event_outbox.` and is not a setting: files.
+/// Endings of files whose names begin with `event_outbox.`, like settings.
 const ENDINGS: [&str; 4] = ["control", "so", "yaml", "json"];
 
-/// The documents of today; the changelog tells of what was.
+/// All documents but the changelog, which names things of the past.
 fn present() -> Result<Vec<Document>> {
     Ok(documents()?.into_iter().filter(|document| document.path != "CHANGELOG.md").collect())
 }
@@ -41,7 +41,7 @@ fn sql_objects_exist() -> Result<()> {
     let mut faults = Vec::new();
     for document in present()? {
         for name in words_after(&document.text, "outbox.") {
-            // A file of that name, such as outbox.rs.
+            // Files can have such names, like outbox.rs.
             if !there.contains(&name) && !["rs", "sql", "md", "html"].contains(&name.as_str()) {
                 faults.push(format!("{} names outbox.{name}, which does not exist", document.path));
             }
@@ -56,7 +56,7 @@ fn settings_exist() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let sql = "SELECT name FROM pg_settings WHERE name LIKE 'event\\_outbox.%'";
     let mut there: BTreeSet<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
-    // It is shown to nobody.
+    // The server shows this one to nobody.
     there.insert("event_outbox.kafka_properties".into());
     let mut faults = Vec::new();
     for document in present()? {
@@ -70,13 +70,13 @@ fn settings_exist() -> Result<()> {
     Ok(())
 }
 
-/// Whether the repository holds what a span names as a path, from its root or from one of its source folders.
+/// Whether the path exists in the repository, from its root or from one of its source folders.
 fn exists(path: &str) -> bool {
     let folders = ["", "src", "sql", "pgrx-tests", "scripts"];
     folders.iter().any(|folder| layout::repository().join(folder).join(path).exists())
 }
 
-/// The path that a span in backquotes names, if it names one of the repository.
+/// The path of the repository that a span in backquotes names, if it names one.
 fn path_in(span: &str) -> Option<&str> {
     let endings = [".rs", ".sql", ".md", ".toml", ".yaml", ".json", ".c", ".xml", ".svg"];
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
@@ -138,8 +138,7 @@ fn functions_below(directory: &Path, functions: &mut BTreeSet<(String, String)>)
     Ok(())
 }
 
-/// `file::function` or `file::*` in backquotes is a test or another function of the code, as documents name what holds
-/// a statement.
+/// `file::function` or `file::*` in backquotes names a test or another function that exists.
 #[test]
 fn tests_and_functions_exist() -> Result<()> {
     let mut functions = BTreeSet::new();

@@ -1,4 +1,4 @@
-//! The reference is whole: it names every setting with its default, every SQL object with its arguments.
+//! Compares the reference with the server: every setting with its default, every SQL object with its arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use event_outbox_lab::{Result, released};
 use super::{document, documents};
 use crate::support::database::TestDatabase;
 
-/// Functions that are not told, since only the extension's own objects call them.
+/// Functions that the reference leaves out, because only the extension's own objects call them.
 const INTERNAL: [&str; 9] = [
     "relay_status",
     "ask_kafka",
@@ -25,9 +25,9 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let documents = documents()?;
     let rows = documents.iter().flat_map(|document| document.table_rows());
-    let told: Vec<_> = rows.filter(|(name, _)| name.starts_with("event_outbox.")).collect();
-    let defaults: BTreeMap<_, _> = told.iter().copied().collect();
-    assert_eq!(told.len(), defaults.len(), "a setting is told twice");
+    let documented: Vec<_> = rows.filter(|(name, _)| name.starts_with("event_outbox.")).collect();
+    let defaults: BTreeMap<_, _> = documented.iter().copied().collect();
+    assert_eq!(documented.len(), defaults.len(), "a setting is documented twice");
     let hidden = "event_outbox.kafka_properties";
     assert_eq!(defaults.get(hidden), Some(&""));
 
@@ -46,11 +46,11 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
         let context: String =
             transaction.query_one("SELECT context FROM pg_settings WHERE name = $1", &[name])?.get(0);
         if context == "postmaster" {
-            // It cannot be set here, so the told default is the built-in one to the letter.
+            // A session cannot set it, so the documented default must equal the built-in one literally.
             assert_eq!(defaults[name.as_str()], boot_value, "{name}");
             continue;
         }
-        // Units are Postgres' business: the told default must mean what the built-in one does.
+        // PostgreSQL converts units: the documented default must mean the same as the built-in one.
         transaction.execute("SELECT set_config($1, $2, true)", &[name, &defaults[name.as_str()]])?;
         let meant: String =
             transaction.query_one("SELECT setting FROM pg_settings WHERE name = $1", &[name])?.get(0);
@@ -59,8 +59,8 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
     Ok(())
 }
 
-/// What is told of objects in `docs/reference/sql.md`: each as it stands in the first column, by its name.
-fn told() -> Result<BTreeMap<String, String>> {
+/// The objects in `docs/reference/sql.md`: the first column of its tables, by the object's name.
+fn documented() -> Result<BTreeMap<String, String>> {
     let reference = document("docs/reference/sql.md")?;
     let rows = reference.table_rows().into_iter();
     Ok(rows
@@ -69,9 +69,9 @@ fn told() -> Result<BTreeMap<String, String>> {
 }
 
 #[test]
-fn the_sql_api_is_told_whole() -> Result<()> {
+fn the_sql_reference_is_complete() -> Result<()> {
     let mut db = TestDatabase::new()?;
-    let told = told()?;
+    let documented = documented()?;
     let public = db.client.query(
         "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
             AND prorettype <> 'trigger'::regtype AND proname <> ALL ($1) AND NOT starts_with(proname, 'as_text_') \
@@ -80,14 +80,14 @@ fn the_sql_api_is_told_whole() -> Result<()> {
     )?;
     for row in public {
         let name: String = row.get(0);
-        assert!(told.contains_key(&name), "docs/reference/sql.md does not tell of outbox.{name}");
+        assert!(documented.contains_key(&name), "docs/reference/sql.md does not have outbox.{name}");
     }
     Ok(())
 }
 
-/// Arguments and results are those of one form of the function.
+/// Arguments and results in the reference are those of one form of the function.
 #[test]
-fn the_sql_api_is_told_with_its_arguments() -> Result<()> {
+fn the_sql_reference_has_the_right_arguments() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let forms = db.client.query(
         "SELECT p.proname::text,
@@ -107,7 +107,7 @@ fn the_sql_api_is_told_with_its_arguments() -> Result<()> {
     let forms: BTreeSet<(String, String, String)> =
         forms.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     let mut compared = 0;
-    for (name, what) in told()? {
+    for (name, what) in documented()? {
         let Some((arguments, results)) = what
             .strip_prefix(&name)
             .and_then(|rest| rest.strip_prefix('('))
@@ -121,14 +121,13 @@ fn the_sql_api_is_told_with_its_arguments() -> Result<()> {
             *of == name && takes == arguments && (results == "…" || gives == results)
         };
         let those: Vec<_> = forms.iter().filter(|(of, ..)| *of == name).collect();
-        assert!(forms.iter().any(is_it), "{what} is told, and there are {those:?}");
+        assert!(forms.iter().any(is_it), "the reference has {what}, the server {those:?}");
     }
     assert!(compared >= 15, "only {compared} functions were compared");
     Ok(())
 }
 
-/// Each release has its part of the changelog, dated but for the first, which was published nowhere; what comes next
-/// stands above.
+/// The changelog has a section for each release, below that of the next one.
 #[test]
 fn the_changelog_has_every_release() -> Result<()> {
     let changelog = document("CHANGELOG.md")?;
