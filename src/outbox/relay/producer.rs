@@ -55,9 +55,6 @@ impl Relay {
         // But not of those that merely wait for their rows.
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
-        for ticket in self.window.iter().filter(|ticket| !settling.contains(&ticket.row.id)) {
-            self.lanes.give_back(self.topic_of(&ticket.topic), ticket.lane, ticket.row.id);
-        }
         self.window.keep_only(&settling);
         self.floor.rewind(0);
         self.lanes.recheck(|id| self.window.ticket(id).is_some());

@@ -47,6 +47,15 @@ pub(super) enum Verdict {
     Saturated,
 }
 
+/// What a turn came to.
+struct Turn {
+    ended: Ended,
+    /// All rows up to this id have been read.
+    last_id: i64,
+    /// How many rows were visited.
+    rows: usize,
+}
+
 /// A pass.
 pub(super) struct Pass<'a> {
     pub events: &'a Events,
@@ -72,7 +81,7 @@ impl Relay {
     /// All readers, one after the other. Gives how far that of new rows came.
     pub(super) fn read_all(&mut self, after: i64, mut pass: Pass<'_>) -> Reached {
         let lanes = &self.lanes;
-        self.backlog.requeue(|topic| lanes.is_saturated(topic));
+        self.backlog.requeue(|topic, id| lanes.is_saturated(topic, id));
         let old = self.has_old();
         if old {
             pass.room.reserve();
@@ -96,9 +105,6 @@ impl Relay {
         } else {
             self.restrained = false;
         }
-        if reached == Reached::End && !self.has_old() {
-            self.lanes.all_read();
-        }
         reached
     }
 
@@ -119,8 +125,12 @@ impl Relay {
     /// Events whose wait is over, each by its id.
     fn look_up_due(&mut self, limit: usize, pass: &mut Pass<'_>) {
         for (id, topic) in self.lanes.first_due(limit) {
-            // Earlier ones of its key may not have been read again: it is met behind them.
-            if id > pass.bound || self.backlog.reads_before(topic, id) && !self.lanes.is_saturated(topic) {
+            if id > pass.bound {
+                continue;
+            }
+            // Earlier ones of its key may be among those: it is met behind them.
+            if self.backlog.reads_before(topic, id) {
+                self.lanes.leave_to_turn(id);
                 continue;
             }
             let mut verdict = None;
@@ -166,12 +176,14 @@ impl Relay {
         let mut visited = 0;
         while visited < limit {
             let Some((topic, after)) = self.backlog.begin_turn() else { break };
-            if self.lanes.is_saturated(topic) {
+            if self.lanes.is_saturated(topic, after.saturating_add(1)) {
                 self.backlog.end_turn(Ended::Saturated(after));
+                self.lanes.passed(topic, after);
                 continue;
             }
-            let (ended, rows) = self.take_turn(topic, after, share, pass);
+            let Turn { ended, last_id, rows } = self.take_turn(topic, after, share, pass);
             self.backlog.end_turn(ended);
+            self.lanes.passed(topic, last_id);
             if ended == Ended::CaughtUp {
                 self.backlog.let_go(topic, self.lanes.has_closed(topic));
             }
@@ -183,26 +195,26 @@ impl Relay {
         visited
     }
 
-    fn take_turn(&mut self, topic: Topic, after: i64, share: usize, pass: &mut Pass<'_>) -> (Ended, usize) {
+    fn take_turn(&mut self, topic: Topic, after: i64, share: usize, pass: &mut Pass<'_>) -> Turn {
         let (mut last_id, mut ended) = (after, None);
-        let found = pass.events.read_new(after, share, |row| {
+        let rows = pass.events.read_new(after, share, |row| {
+            let before = row.id().saturating_sub(1);
             if row.id() > pass.bound {
                 ended = Some(Ended::CaughtUp);
                 return false;
             }
-            match self.offer(row, Reader::Turn(topic), pass) {
-                Verdict::Next | Verdict::Denied { for_all: false } => {
-                    last_id = row.id();
-                    return true;
-                }
-                Verdict::NoRoom => ended = Some(Ended::NoRoom(last_id)),
-                Verdict::Saturated => ended = Some(Ended::Saturated(last_id)),
-                Verdict::Denied { for_all: true } => ended = Some(Ended::Denied),
-            }
-            false
+            ended = match self.offer(row, Reader::Turn(topic), pass) {
+                Verdict::Next | Verdict::Denied { for_all: false } => None,
+                Verdict::NoRoom => Some(Ended::NoRoom(before)),
+                Verdict::Saturated => Some(Ended::Saturated(before)),
+                Verdict::Denied { for_all: true } => Some(Ended::Denied),
+            };
+            last_id = if ended.is_none() { row.id() } else { before };
+            ended.is_none()
         });
-        let by_itself = if found < share { Ended::CaughtUp } else { Ended::UsedUp(last_id) };
-        (ended.unwrap_or(by_itself), found)
+        let by_itself = if rows < share { Ended::CaughtUp } else { Ended::UsedUp(last_id) };
+        let ended = ended.unwrap_or(by_itself);
+        Turn { ended, last_id: if ended == Ended::CaughtUp { pass.bound } else { last_id }, rows }
     }
 
     /// A lane was opened: what was turned away there is to be read again.

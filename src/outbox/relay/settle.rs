@@ -324,7 +324,7 @@ impl Relay {
     fn give_back(&mut self, ids: &[i64]) {
         for id in ids {
             if let Some(Ticket { topic, lane, .. }) = self.leave_window(*id, End::Well) {
-                self.lanes.give_back(self.topic_of(&topic), lane, *id);
+                self.put_off(self.topic_of(&topic), lane, *id);
             }
         }
         if let Some(lowest) = ids.iter().min() {
@@ -340,7 +340,7 @@ impl Relay {
             return;
         }
         for topic in &sorted.troubled {
-            self.ramp.begin(topic, self.window.count(topic));
+            self.ramp.begin(topic, self.window.count_open(topic));
         }
     }
 

@@ -73,10 +73,14 @@ impl Relay {
             .filter(|topic| self.stalled_topics.heard.get(*topic).is_none_or(|heard| *heard < since))
             .cloned()
             .collect();
+        if !silent.is_empty() {
+            // It would follow by the other way.
+            self.give_up_unreplicated();
+        }
         for topic in silent {
             tracing::warn!("nothing is heard of topic {topic} from Kafka: its events wait, others go on");
             self.slot.show_error(&format!("nothing is heard of topic {topic} from Kafka"));
-            self.ramp.begin(&topic, self.window.count(&topic));
+            self.ramp.begin(&topic, self.window.count_open(&topic));
         }
     }
 }

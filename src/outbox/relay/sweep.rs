@@ -31,9 +31,6 @@ use crate::worker::{process, transaction};
 /// What the relay can sleep at least: less, and it had better be woken.
 const WORTH_MUTING: Duration = Duration::from_millis(1);
 
-/// How long an event rests that was due when there was no room for it, in microseconds.
-const PUT_OFF_MICROS: i64 = 20_000;
-
 /// Topic names kept for sharing; a database that names more begins anew.
 const MAX_TOPICS: usize = 10_000;
 
@@ -249,8 +246,8 @@ impl Relay {
         let key = if ordered && size.key <= LARGEST_EVENT { row.key() } else { None };
         let lane = key.map(|key| self.lane(&name, &key));
         if let Reader::Turn(_) = by
-            && self.lanes.is_saturated(of)
-            && !self.lanes.is_held_by(lane, id)
+            && self.lanes.is_open(lane, id)
+            && self.lanes.is_saturated(of, id)
         {
             return Verdict::Saturated;
         }
@@ -261,11 +258,17 @@ impl Relay {
             return Verdict::Next;
         }
         let verdict = self.take(row, (&name, of), lane, pass);
-        if verdict != Verdict::Next && self.lanes.is_held_by(lane, id) {
-            // It was let through in vain.
-            self.lanes.block(of, lane, id, pass.now + PUT_OFF_MICROS);
+        if verdict != Verdict::Next {
+            self.put_off(of, lane, id);
         }
         verdict
+    }
+
+    /// An event that was let through is not in flight after all. If it holds its lane, its topic's turn meets it again.
+    pub(super) fn put_off(&mut self, topic: Topic, lane: Option<u64>, id: i64) {
+        if self.lanes.put_off(lane, id) {
+            self.backlog.want(topic, id);
+        }
     }
 
     /// Takes a row that nobody holds back, if there is room for it.
@@ -305,7 +308,7 @@ impl Relay {
             return Verdict::NoRoom;
         }
         let Some(Admission { mut route, sole_in_flight }) = self.ramp.try_admit(&topic, id, lane) else {
-            self.backlog.deny(of);
+            self.backlog.deny(of, id);
             return Verdict::Denied { for_all: !self.ramp.takes_more(&topic) };
         };
         if row.next_attempt_at().is_some() && !pending.is_on_its_way(lane, &self.window) {
@@ -321,7 +324,9 @@ impl Relay {
             Route::Quarantine => &mut pending.batch.quarantine,
         };
         if batch.push(&event).is_err() {
-            self.ramp.withdraw(&topic);
+            if let Some(turned_away) = self.ramp.withdraw(&topic, lane) {
+                self.backlog.allow(of, turned_away);
+            }
             varlena::out_of_memory(event.size().total());
         }
         pending.add(Ticket {
@@ -397,17 +402,12 @@ impl Relay {
     fn withdraw(&mut self, lowest_id: i64, tickets: &[Ticket]) {
         self.reread_pending = true;
         self.floor.rewind(lowest_id - 1);
-        for ticket in tickets {
-            if ticket.is_open {
-                self.ramp.withdraw(&ticket.topic);
-            }
-            let of = self.topic_of(&ticket.topic);
-            if self.lanes.is_held_by(ticket.lane, ticket.row.id) {
-                self.lanes.block(of, ticket.lane, ticket.row.id, crate::pg::now());
-            }
-            self.lanes.give_back(of, ticket.lane, ticket.row.id);
+        for Ticket { row, topic, lane, is_open, .. } in tickets {
+            let turned_away = if *is_open { self.ramp.withdraw(topic, *lane) } else { None };
+            let of = self.topic_of(topic);
+            self.put_off(of, *lane, row.id);
             if self.backlog.holds(of) {
-                self.backlog.allow(of, ticket.row.id);
+                self.backlog.allow(of, turned_away.map_or(row.id, |other| other.min(row.id)));
             }
         }
     }

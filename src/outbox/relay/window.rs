@@ -60,10 +60,10 @@ impl Window {
         }
     }
 
-    /// How many are in flight to a topic. Looks at each: for rare occasions.
+    /// Of how many events of a topic nothing is known yet. Looks at each in flight: for rare occasions.
     #[must_use]
-    pub fn count(&self, topic: &str) -> usize {
-        self.topics().filter(|name| &***name == topic).count()
+    pub fn count_open(&self, topic: &str) -> usize {
+        self.tickets.values().filter(|ticket| ticket.is_open && *ticket.topic == *topic).count()
     }
 
     /// Takes in an event that was handed over.
@@ -81,11 +81,6 @@ impl Window {
         let ticket = self.tickets.remove(id)?;
         self.bytes -= ticket.weight;
         Some(ticket)
-    }
-
-    /// All of them.
-    pub fn iter(&self) -> impl Iterator<Item = &Ticket> {
-        self.tickets.values()
     }
 
     /// Lets go of all but these.

@@ -1,14 +1,18 @@
 //! The order per topic and key while an event waits for its next attempt.
 //!
 //! ```text
-//!          block                  due                 admits, of the event
-//!  (free) -------> Waiting until ------> Due (read it) --------------------> Trying
-//!    ^                ^                   |                                  |    |
-//!    |                |                   | vanished                         |    |
-//!    |                |                   v                                  |    |
-//!    +----------------|-------------------+<---------------------------------+    |
-//!                     |                      release: delivered or dead           |
-//!                     +-----------------------------------------------------------+
+//!          block                  due                 try_admit, of the event
+//!  (free) -------> Waiting until ------> Due (look it up) ------------------> Trying
+//!    ^                ^                   |   |      ^                        ^ |  |
+//!    |                |          vanished |   |      | passed                 | |  |
+//!    |                |                   |   v      |                        | |  |
+//!    |                |                   | Awaited by its topic's turn ------+ |  |
+//!    |                |                   |   ^                                 |  |
+//!    |                |                   |   +---------------------------------+  |
+//!    |                |                   v        put_off: not sent, or came back |
+//!    +----------------|-------------------+<---------------------------------------+
+//!                     |                      release: delivered or dead            |
+//!                     +------------------------------------------------------------+
 //!                        block: refused again
 //! ```
 //!
@@ -22,9 +26,12 @@
 //! ([`Lanes::is_saturated`]). The caller reads a topic's rows again from where this module says ([`Freed`]). What
 //! it must keep to:
 //!
-//! - it reads the rows of a topic in ascending ids, and asks [`Lanes::admits`] about each that is not in flight, when it has
+//! - it reads the rows of a topic in ascending ids, and asks [`Lanes::try_admit`] about each that is not in flight, when it has
 //!   room to hand it out at once;
-//! - it looks up the events that are due by their ids, and says of those that it does not find that they have [vanished](Lanes::vanished).
+//! - it looks up an event that is due by its id, ahead of the topic's other rows, only where no row before it remains to be
+//!   read; else it [leaves](Lanes::leave_to_turn) the event to the reader of these rows, and says how far that came
+//!   ([`Lanes::passed`]);
+//! - it says of an event that it looks up and does not find that it has [vanished](Lanes::vanished).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -50,6 +57,9 @@ enum Gate {
 }
 
 impl Gate {
+    /// The lowest of all.
+    const FIRST: Self = Self::Lane(0);
+
     fn of(lane: Lane, id: i64) -> Self {
         lane.map_or(Self::Event(id), Self::Lane)
     }
@@ -59,8 +69,10 @@ impl Gate {
 enum State {
     /// Nobody passes.
     Waiting { until: Micros },
-    /// The sweep was rewound and will read the event, if it still exists.
+    /// Its wait is over: it is to be looked up.
     Due,
+    /// The topic's turn will meet it, if it still exists.
+    Awaited,
     /// The event was let through; its fate is not known.
     Trying,
 }
@@ -108,10 +120,10 @@ pub struct Lanes {
     timers: BTreeSet<(Micros, Gate)>,
     /// Those of `holds` that are due, by id.
     due: BTreeMap<i64, Gate>,
-    /// How many of `holds` each topic has.
-    topics: HashMap<Topic, usize, RandomState>,
-    /// Events that came back and have not been read again, by lane.
-    returned: BTreeSet<(u64, i64)>,
+    /// Those of `holds` that the readers of their topics will meet.
+    awaited: BTreeSet<(Topic, i64, Gate)>,
+    /// The `holds` of each topic.
+    topics: HashMap<Topic, BTreeSet<(i64, Gate)>, RandomState>,
 }
 
 impl Lanes {
@@ -122,8 +134,8 @@ impl Lanes {
             blocks: BTreeMap::new(),
             timers: BTreeSet::new(),
             due: BTreeMap::new(),
+            awaited: BTreeSet::new(),
             topics: HashMap::default(),
-            returned: BTreeSet::new(),
         }
     }
 
@@ -132,18 +144,6 @@ impl Lanes {
     /// Of several in a lane, the lowest id decides until when; called again for that one, the new time holds.
     pub fn block(&mut self, topic: Topic, lane: Lane, id: i64, until: Micros) {
         self.close(topic, Gate::of(lane, id), id, State::Waiting { until });
-        self.let_returned_go_first(topic, lane, id);
-    }
-
-    /// An earlier event of the lane has come back, and is not read again yet: it goes before this one, which would be looked
-    /// up first otherwise.
-    fn let_returned_go_first(&mut self, topic: Topic, lane: Lane, id: i64) {
-        let Some(number) = lane else { return };
-        let first = self.returned.range((number, i64::MIN)..(number, id)).next().copied();
-        if let Some((_, earlier)) = first {
-            self.returned.remove(&(number, earlier));
-            self.close(topic, Gate::Lane(number), earlier, State::Waiting { until: Micros::MIN });
-        }
     }
 
     /// Whether a row that was read may be handed out now. `not_before` is the row's own next attempt,
@@ -172,9 +172,6 @@ impl Lanes {
                 if refused_before {
                     self.let_through(topic, gate, id);
                 }
-                if let Some(number) = lane {
-                    self.returned.remove(&(number, id));
-                }
                 return true;
             }
         }
@@ -189,18 +186,38 @@ impl Lanes {
         }
     }
 
-    /// Whether it is this event that holds its lane.
-    pub fn is_held_by(&self, lane: Lane, id: i64) -> bool {
-        self.blocks.get(&Gate::of(lane, id)).is_some_and(|hold| hold.id == id)
+    /// An event that was let through has not been sent, or has come back. Whether it holds its lane: then it is to be met by
+    /// the reader of its topic's rows, who is to read it again.
+    pub fn put_off(&mut self, lane: Lane, id: i64) -> bool {
+        let gate = Gate::of(lane, id);
+        let hold = self.blocks.get(&gate).copied().filter(|hold| hold.id == id);
+        if let Some(hold) = hold {
+            self.set(gate, Block { state: State::Awaited, ..hold });
+        }
+        hold.is_some()
     }
 
-    /// Whether so many of the topic's lanes are closed that no event may be taken that could close another. What is refused
-    /// nevertheless must still be blocked, and is.
-    pub fn is_saturated(&self, topic: Topic) -> bool {
-        let closed = self.topics.get(&topic).copied().unwrap_or(0);
-        let share =
-            if self.blocks.len() >= self.limit { 1 } else { self.limit / self.topics.len().max(MIN_SHARES) };
-        closed > 0 && closed >= share
+    /// Whether an event of this lane could close it: it is open.
+    pub fn is_open(&self, lane: Lane, id: i64) -> bool {
+        !self.blocks.contains_key(&Gate::of(lane, id))
+    }
+
+    /// Whether so many of the topic's lanes are closed by events before this one that it may not be taken, if it could close
+    /// another. What is refused nevertheless must still be blocked, and is. Those before can all be looked up, so that
+    /// some lane will be opened.
+    pub fn is_saturated(&self, topic: Topic, id: i64) -> bool {
+        let Some(holds) = self.topics.get(&topic) else { return false };
+        let share = if self.blocks.len() >= self.limit {
+            1
+        } else {
+            (self.limit / self.topics.len().max(MIN_SHARES)).max(1)
+        };
+        let Some(others) = holds.len().checked_sub(share) else { return false };
+        if others < share {
+            holds.range((id, Gate::FIRST)..).take(others + 1).count() <= others
+        } else {
+            holds.iter().nth(share - 1).is_some_and(|&(last, _)| last < id)
+        }
     }
 
     /// Whether a lane of this topic is closed.
@@ -246,6 +263,27 @@ impl Lanes {
         self.remove(gate).map(Block::freed)
     }
 
+    /// A due event is not looked up, since rows of its topic before it remain to be read: who reads these will meet it.
+    pub fn leave_to_turn(&mut self, id: i64) {
+        if let Some(&gate) = self.due.get(&id)
+            && let Some(hold) = self.blocks.get(&gate).copied()
+        {
+            self.set(gate, Block { state: State::Awaited, ..hold });
+        }
+    }
+
+    /// The rows of a topic up to this id have been read. What was to be met there and was not is looked up: it has
+    /// vanished, or became visible late.
+    pub fn passed(&mut self, topic: Topic, last: i64) {
+        let first = (topic, i64::MIN, Gate::FIRST);
+        while let Some(&(_, _, gate)) =
+            self.awaited.range(first..).next().filter(|(of, id, _)| *of == topic && *id <= last)
+        {
+            let Some(hold) = self.blocks.get(&gate).copied() else { return };
+            self.set(gate, Block { state: State::Due, ..hold });
+        }
+    }
+
     /// An event that was due is in flight already.
     pub fn is_in_flight(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)
@@ -261,29 +299,6 @@ impl Lanes {
         let gate = Gate::of(lane, id);
         self.blocks.get(&gate).filter(|hold| hold.id == id)?;
         self.remove(gate).map(Block::freed)
-    }
-
-    /// An event that was handed out comes back, and is to be sent again. If a later one of its lane waits, or comes to wait
-    /// before it is read, it goes before that.
-    pub fn give_back(&mut self, topic: Topic, lane: Lane, id: i64) {
-        let Some(number) = lane else { return };
-        self.returned.insert((number, id));
-        if let Some(later) =
-            self.blocks.get(&Gate::Lane(number)).map(|hold| hold.id).filter(|held| *held > id)
-        {
-            self.let_returned_go_first(topic, lane, later);
-        }
-    }
-
-    /// Every row that is there has been read: what came back and was not found is there no more.
-    pub fn all_read(&mut self) {
-        self.returned.clear();
-    }
-
-    /// The fate of all that is in flight became unknown, and the caller is to read it again. Events that were let through are
-    /// awaited like those that are due.
-    pub fn resend(&mut self) {
-        self.recheck(|_| false);
     }
 
     /// Events that were let through and are not in flight after all, as the caller can tell: they are looked up, or have
@@ -347,17 +362,20 @@ impl Lanes {
             State::Due => {
                 self.due.insert(hold.id, gate);
             }
+            State::Awaited => {
+                self.awaited.insert((hold.topic, hold.id, gate));
+            }
             State::Trying => {}
         }
-        *self.topics.entry(hold.topic).or_default() += 1;
+        self.topics.entry(hold.topic).or_default().insert((hold.id, gate));
         self.blocks.insert(gate, hold);
     }
 
     fn remove(&mut self, gate: Gate) -> Option<Block> {
         let hold = self.blocks.remove(&gate)?;
         if let Some(closed) = self.topics.get_mut(&hold.topic) {
-            *closed -= 1;
-            if *closed == 0 {
+            closed.remove(&(hold.id, gate));
+            if closed.is_empty() {
                 self.topics.remove(&hold.topic);
             }
         }
@@ -367,6 +385,9 @@ impl Lanes {
             }
             State::Due => {
                 self.due.remove(&hold.id);
+            }
+            State::Awaited => {
+                self.awaited.remove(&(hold.topic, hold.id, gate));
             }
             State::Trying => {}
         }

@@ -258,12 +258,18 @@ impl TopicRamp {
         }
     }
 
-    /// An event that was admitted has not been sent after all, and is to be read again.
-    pub fn withdraw(&mut self, topic: &str) {
-        if let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) {
-            group.sent = group.sent.saturating_sub(1);
-            group.in_flight = group.in_flight.saturating_sub(1);
+    /// An event that was admitted has not been sent after all: it is to be read again, with those that were turned away
+    /// meanwhile. Gives the lowest id of these.
+    pub fn withdraw(&mut self, topic: &Arc<str>, lane: Lane) -> Option<i64> {
+        let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return None };
+        group.sent = group.sent.saturating_sub(1);
+        group.in_flight = group.in_flight.saturating_sub(1);
+        lane.map(|lane| group.lanes.remove(&lane));
+        let turned_away = group.turned_away.take();
+        if group.in_flight == 0 {
+            self.end_group(topic, turned_away.is_none());
         }
+        turned_away
     }
 
     /// An event of this topic is no longer in flight. Gives the lowest id that was turned away, if it is time
@@ -278,13 +284,20 @@ impl TopicRamp {
             return None;
         }
         let turned_away = group.turned_away.take();
+        self.end_group(topic, turned_away.is_none());
+        turned_away
+    }
+
+    /// Nothing of the topic is in flight any more; `is_all` if nothing of it was turned away either.
+    fn end_group(&mut self, topic: &Arc<str>, is_all: bool) {
+        let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return };
         let (route, strikes, went_well) = (group.route, group.strikes, group.worst == End::Well);
         match (route, group.next()) {
             (Route::Gapless, true) => {
                 self.topics.insert(topic.clone(), Standing::Open { strikes });
             }
             // A name that no topic has leaves nothing behind, when it has no more events.
-            (Route::Gapless, false) if !went_well && strikes == 0 && turned_away.is_none() => {
+            (Route::Gapless, false) if !went_well && strikes == 0 && is_all => {
                 self.topics.remove(topic);
             }
             (Route::Quarantine, true) => {
@@ -294,7 +307,6 @@ impl TopicRamp {
             }
             _ => {}
         }
-        turned_away
     }
 }
 

@@ -18,8 +18,12 @@
 //! rows goes first, and a turn reads by the same snapshot and no further than that reader came; so a row that became visible
 //! late has been passed over, and thus wanted, before a turn can meet one behind it. A topic returns to good standing when a
 //! turn has come as far as that reader and no event of it has to wait.
+//!
+//! The rule that follows: of a topic that is behind, each event that is yet to be sent waits behind a closed lane, or lies
+//! above the place that the topic is to be read from, or above where the reader of new rows came. So an event may be looked up
+//! by its id, ahead of the others, only if it lies above neither ([`Backlog::reads_before`]), whatever the topic waits for.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 
 use foldhash::fast::RandomState;
 
@@ -37,7 +41,7 @@ pub enum Ended {
     NoRoom(i64),
     /// So many of its events wait that the one behind this id may not join them.
     Saturated(i64),
-    /// No more of the topic may be in flight; [`Backlog::allow`] will say from where to go on.
+    /// No more of the topic may be in flight, as [`Backlog::deny`] was told.
     Denied,
 }
 
@@ -50,13 +54,25 @@ struct Place {
     queued: bool,
 }
 
+impl Place {
+    /// The row with this id is wanted. Whether that is news.
+    fn go_back(&mut self, id: i64) -> bool {
+        let after = id.saturating_sub(1);
+        let lower = self.next.is_none_or(|next| after < next);
+        if lower {
+            self.next = Some(after);
+        }
+        lower
+    }
+}
+
 /// The topics that are behind.
 #[derive(Debug)]
 pub struct Backlog {
     limit: usize,
     topics: HashMap<Topic, Place, RandomState>,
     turns: VecDeque<Topic>,
-    saturated: Vec<Topic>,
+    saturated: HashSet<Topic, RandomState>,
     /// The turn under way.
     turn: Option<(Topic, i64)>,
 }
@@ -65,7 +81,13 @@ impl Backlog {
     /// With no topic behind. `limit` bounds how many there may be before [`Backlog::is_full`].
     #[must_use]
     pub fn new(limit: usize) -> Self {
-        Self { limit, topics: HashMap::default(), turns: VecDeque::new(), saturated: Vec::new(), turn: None }
+        Self {
+            limit,
+            topics: HashMap::default(),
+            turns: VecDeque::new(),
+            saturated: HashSet::default(),
+            turn: None,
+        }
     }
 
     /// Whether no topic is behind.
@@ -86,12 +108,11 @@ impl Backlog {
         !self.topics.is_empty() && self.topics.contains_key(&topic)
     }
 
-    /// Whether the topic's next turn is coming, and reads rows before this one.
+    /// Whether rows of the topic before this one remain to be read in turns.
     #[must_use]
     pub fn reads_before(&self, topic: Topic, id: i64) -> bool {
-        self.topics
-            .get(&topic)
-            .is_some_and(|place| place.queued && place.next.is_some_and(|after| after < id.saturating_sub(1)))
+        let next = self.topics.get(&topic).and_then(|place| place.next);
+        next.is_some_and(|after| after < id.saturating_sub(1))
     }
 
     /// Whether a topic could have its turn now.
@@ -120,14 +141,19 @@ impl Backlog {
     /// The row with this id was passed over, or is to be read again.
     pub fn want(&mut self, topic: Topic, id: i64) {
         let place = self.topics.entry(topic).or_default();
-        let after = id.saturating_sub(1);
-        place.next = Some(place.next.map_or(after, |next| next.min(after)));
+        if place.go_back(id) {
+            // Fewer of its events wait there.
+            place.saturated = false;
+            self.saturated.remove(&topic);
+        }
         self.queue(topic);
     }
 
-    /// An event was turned away because no more of its topic may be in flight.
-    pub fn deny(&mut self, topic: Topic) {
-        self.topics.entry(topic).or_default().denied = true;
+    /// This event was turned away because no more of its topic may be in flight: it is read again when more may.
+    pub fn deny(&mut self, topic: Topic, id: i64) {
+        let place = self.topics.entry(topic).or_default();
+        place.denied = true;
+        place.go_back(id);
     }
 
     /// More of the topic may be in flight, from this id on, which was turned away.
@@ -145,11 +171,15 @@ impl Backlog {
         }
     }
 
-    /// Topics of which fewer events wait by now may have their turns again.
-    pub fn requeue(&mut self, is_saturated: impl Fn(Topic) -> bool) {
-        let (still, ready) = self.saturated.drain(..).partition(|topic| is_saturated(*topic));
-        self.saturated = still;
+    /// Topics may have their turns again of which fewer events wait by now, before the id that is given with them.
+    pub fn requeue(&mut self, is_saturated: impl Fn(Topic, i64) -> bool) {
+        let still = |topic: Topic| {
+            let next = self.topics.get(&topic).and_then(|place| place.next);
+            next.is_some_and(|after| is_saturated(topic, after.saturating_add(1)))
+        };
+        let ready: Vec<Topic> = self.saturated.iter().copied().filter(|topic| !still(*topic)).collect();
         for topic in ready {
+            self.saturated.remove(&topic);
             if let Some(place) = self.topics.get_mut(&topic) {
                 place.saturated = false;
                 self.queue(topic);
@@ -185,7 +215,7 @@ impl Backlog {
         place.next = place.next.into_iter().chain(next).min();
         if matches!(ended, Ended::Saturated(_)) {
             place.saturated = true;
-            self.saturated.push(topic);
+            self.saturated.insert(topic);
         }
         self.queue(topic);
         if matches!(ended, Ended::NoRoom(_)) && self.turns.back() == Some(&topic) {
@@ -250,14 +280,13 @@ mod tests {
     #[test]
     fn one_that_was_denied_has_its_turn_when_more_may_be_in_flight() {
         let mut backlog = Backlog::new(10);
-        backlog.deny(1);
-        backlog.want(1, 6);
+        backlog.deny(1, 6);
         assert_eq!(backlog.begin_turn(), None);
         backlog.let_go(1, false);
         assert!(backlog.holds(1));
         backlog.allow(1, 5);
         assert_eq!(backlog.begin_turn(), Some((1, 4)));
-        backlog.deny(1);
+        backlog.deny(1, 5);
         backlog.end_turn(Ended::Denied);
         assert!(!backlog.has_turns());
     }
@@ -269,10 +298,14 @@ mod tests {
         assert_eq!(backlog.begin_turn(), Some((1, 4)));
         backlog.end_turn(Ended::Saturated(4));
         backlog.want(1, 9);
-        backlog.requeue(|_| true);
+        backlog.requeue(|_, _| true);
         assert!(!backlog.has_turns() && backlog.has_saturated());
-        backlog.requeue(|_| false);
+        backlog.requeue(|topic, before| (topic, before) != (1, 5));
         assert_eq!(backlog.begin_turn(), Some((1, 4)));
+        backlog.end_turn(Ended::Saturated(4));
+        backlog.want(1, 3);
+        assert!(!backlog.has_saturated(), "fewer wait there");
+        assert_eq!(backlog.begin_turn(), Some((1, 2)));
     }
 
     #[test]

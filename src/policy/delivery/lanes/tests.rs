@@ -155,73 +155,71 @@ fn what_was_in_flight_at_a_broken_producer_goes_first_again() {
     lanes.block(T, A, 5, 100);
     lanes.due(100);
     assert!(lanes.try_admit(T, A, 5, Some(100), 100));
-    lanes.resend();
+    lanes.recheck(|_| false);
     assert!(lanes.try_admit(T, A, 5, Some(100), 100));
     assert!(!lanes.try_admit(T, A, 6, None, 100));
-    lanes.resend();
+    lanes.recheck(|_| false);
     assert_eq!(lanes.vanished(5), freed(Some(6)), "5 vanished");
 }
 
 #[test]
-fn what_comes_back_goes_before_a_later_one_that_waits() {
+fn a_due_event_that_is_not_looked_up_is_met_by_the_reader_of_the_rows() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 7, 100);
-    lanes.give_back(T, A, 6);
-    lanes.give_back(T, A, 5);
-    lanes.give_back(T, A, 8);
-    lanes.give_back(T, B, 9);
-    assert!(!lanes.has_due() && lanes.due(100));
-    assert_eq!(lanes.first_due(10), [(5, T)]);
-    assert!(lanes.try_admit(T, A, 5, None, 100) && !lanes.try_admit(T, A, 7, Some(100), 100));
+    assert!(lanes.due(100));
+    lanes.leave_to_turn(7);
+    assert!(!lanes.has_due());
+    lanes.passed(T, 6);
+    lanes.passed(T + 1, 9);
+    assert!(!lanes.has_due());
+    assert!(lanes.try_admit(T, A, 5, None, 100), "5 was not read yet");
+    assert!(lanes.try_admit(T, A, 7, Some(100), 100) && !lanes.try_admit(T, A, 8, None, 100));
+    lanes.passed(T, 9);
+    assert!(!lanes.has_due(), "it was met");
+    assert_eq!(lanes.release(A, 7), freed(Some(8)));
+}
+
+#[test]
+fn one_that_was_not_met_is_looked_up() {
+    let mut lanes = Lanes::new(10);
+    lanes.block(T, A, 7, 100);
+    lanes.due(100);
+    lanes.leave_to_turn(7);
+    lanes.passed(T, 7);
+    assert_eq!(lanes.first_due(10), [(7, T)]);
+    assert_eq!(lanes.vanished(7), freed(None));
+}
+
+#[test]
+fn what_was_let_through_and_comes_back_is_awaited() {
+    let mut lanes = Lanes::new(10);
+    lanes.block(T, A, 5, 100);
+    lanes.due(100);
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
+    assert!(lanes.put_off(A, 5) && !lanes.put_off(A, 6) && !lanes.put_off(B, 5));
+    assert!(!lanes.has_due() && !lanes.try_admit(T, A, 6, None, 100));
+    assert!(lanes.try_admit(T, A, 5, Some(100), 100));
     assert_eq!(lanes.release(A, 5), freed(Some(6)));
-    assert!(lanes.try_admit(T, A, 6, None, 100) && lanes.try_admit(T, A, 7, Some(100), 100));
 }
 
 #[test]
-fn what_came_back_goes_before_a_later_one_that_comes_to_wait() {
-    let mut lanes = Lanes::new(10);
-    lanes.give_back(T, A, 5);
-    lanes.give_back(T, A, 6);
-    lanes.give_back(T, B, 8);
-    // Refused in the same batch, and settled later.
-    lanes.block(T, A, 7, 100);
-    assert!(lanes.due(200));
-    assert_eq!(lanes.first_due(10), [(5, T)], "7 is due, and 5 was not read yet");
-    assert!(lanes.try_admit(T, A, 5, None, 200));
-    assert_eq!(lanes.release(A, 5), freed(Some(7)));
-    assert!(!lanes.try_admit(T, A, 7, Some(300), 200), "6 goes first");
-    lanes.due(400);
-    assert_eq!(lanes.first_due(10), [(6, T)]);
-    assert!(lanes.try_admit(T, A, 6, None, 400));
-    assert_eq!(lanes.release(A, 6), freed(Some(7)));
-    assert!(lanes.try_admit(T, A, 7, Some(300), 400));
-    // What is read again, or is not there any more, holds up nobody.
-    assert!(lanes.try_admit(T, B, 8, None, 400));
-    lanes.give_back(T, C, 9);
-    lanes.all_read();
-    lanes.block(T, B, 10, 500);
-    lanes.block(T, C, 11, 500);
-    lanes.due(600);
-    assert_eq!(lanes.first_due(10), [(10, T), (11, T)]);
-}
-
-#[test]
-fn a_topic_is_saturated_when_it_has_its_share_of_what_can_be_closed() {
+fn a_topic_is_saturated_behind_its_share_of_what_can_be_closed() {
     const U: Topic = 8;
     let mut lanes = Lanes::new(16);
     (0..4).for_each(|id| {
-        assert!(!lanes.is_saturated(T));
+        assert!(!lanes.is_saturated(T, 100));
         lanes.block(T, None, id, 100);
     });
-    assert!(lanes.is_saturated(T) && !lanes.is_saturated(U));
+    assert!(lanes.is_saturated(T, 4) && !lanes.is_saturated(T, 3) && !lanes.is_saturated(U, 100));
     lanes.block(U, B, 9, 100);
-    assert!(lanes.is_held_by(B, 9) && !lanes.is_held_by(B, 10) && lanes.has_closed(U));
+    assert!(!lanes.is_open(B, 10) && lanes.is_open(C, 9) && lanes.has_closed(U));
     assert!(lanes.due(100) && lanes.try_admit(T, None, 0, Some(100), 100));
-    assert!(!lanes.is_saturated(T), "one is on its way");
+    assert!(!lanes.is_saturated(T, 100), "one is on its way");
     (10..30).for_each(|id| lanes.block(T, None, id, 200));
-    assert!(lanes.is_saturated(U), "all others are taken");
+    assert!(lanes.is_saturated(T, 12) && !lanes.is_saturated(T, 1));
+    assert!(lanes.is_saturated(U, 10) && !lanes.is_saturated(U, 9), "all others are taken");
     assert_eq!(lanes.release(B, 9), Some(Freed { topic: U, behind: None }));
-    assert!(!lanes.is_saturated(U) && !lanes.has_closed(U), "one it may always have");
+    assert!(!lanes.is_saturated(U, 100) && !lanes.has_closed(U), "one it may always have");
 }
 
 #[test]

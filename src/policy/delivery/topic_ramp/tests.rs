@@ -133,7 +133,7 @@ fn what_was_turned_away_before_is_not_forgotten() {
 fn what_was_not_sent_is_read_again() {
     let (topic, mut ramp) = (topic(), ramp(&[("a", 0)]));
     assert_eq!((route(&mut ramp, "a", 1), route(&mut ramp, "a", 2)), (Some(Route::Quarantine), None));
-    ramp.withdraw("a");
+    ramp.withdraw(&topic, None);
     assert_eq!((route(&mut ramp, "a", 1), route(&mut ramp, "a", 2)), (Some(Route::Quarantine), None));
     assert_eq!(ramp.settled(&topic, End::Well), Some(2));
 }
@@ -178,4 +178,24 @@ proptest! {
         }
         prop_assert_eq!(charged, bad);
     }
+}
+
+#[test]
+fn what_was_not_sent_after_all_may_be_sent_again() {
+    let (topic, mut ramp) = (topic(), ramp(&[]));
+    assert!(ramp.try_admit(&topic, 5, Some(7)).is_some());
+    assert!(ramp.try_admit(&topic, 6, Some(7)).is_none());
+    assert_eq!(ramp.withdraw(&topic, Some(7)), Some(6));
+    assert!(ramp.try_admit(&topic, 5, Some(7)).is_some(), "it is the first of its key again");
+}
+
+#[test]
+fn a_group_ends_when_what_was_not_sent_was_the_last_of_it() {
+    let (topic, mut ramp) = (topic(), ramp(&[("a", 0)]));
+    ramp.try_admit(&topic, 1, None);
+    ramp.settled(&topic, End::Well);
+    assert!(ramp.try_admit(&topic, 2, None).is_some() && ramp.try_admit(&topic, 3, None).is_some());
+    assert_eq!(ramp.settled(&topic, End::Refused), None);
+    ramp.withdraw(&topic, None);
+    assert!(ramp.try_admit(&topic, 3, None).is_some());
 }

@@ -1,0 +1,131 @@
+//! What the relay keeps of events, lanes and topics in a small world of refusals, late commits, lost producers, hand-made
+//! deletions and restarts: the events of a key go in the order of their ids, nothing is forgotten, and a topic that is
+//! refused for ever keeps no other waiting.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod relay;
+mod world;
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestError, TestRunner};
+use relay::{Flaw, Limits, Then};
+use world::{Answer, Turn, World};
+
+fn answer() -> impl Strategy<Value = Answer> {
+    prop_oneof![
+        5 => Just(Answer::Delivered),
+        1 => Just(Answer::Changed),
+        4 => (1..50i64).prop_map(Answer::Refused),
+        1 => Just(Answer::Outage),
+        1 => Just(Answer::Suspect),
+        3 => Just(Answer::Stopped),
+    ]
+}
+
+fn turn() -> impl Strategy<Value = Turn> {
+    let lane = prop_oneof![6 => (0..4u64).prop_map(Some), 1 => Just(None)];
+    let bad = prop_oneof![9 => Just(false), 1 => Just(true)];
+    let event = (0..2u64, lane, bad);
+    let then = prop_oneof![
+        8 => Just(Then::HandedOver),
+        1 => Just(Then::Failed),
+        1 => Just(Then::NotTaken),
+        1 => Just(Then::Waits),
+    ];
+    prop_oneof![
+        8 => event.clone().prop_map(|(topic, lane, bad)| Turn::Emit(topic, lane, bad)),
+        3 => event.prop_map(|(topic, lane, bad)| Turn::Write(topic, lane, bad)),
+        3 => (0..10usize).prop_map(Turn::Commit),
+        1 => (0..2u64).prop_map(Turn::Bypass),
+        10 => then.prop_map(Turn::Pass),
+        1 => Just(Turn::Replicated),
+        8 => prop::collection::vec((0..10usize, answer()), 1..4).prop_map(Turn::Answer),
+        1 => (0..10usize, prop::option::of(1..50i64)).prop_map(|(pick, refused)| Turn::Lock(pick, refused)),
+        1 => Just(Turn::Unlock),
+        3 => (1..30i64).prop_map(Turn::Time),
+        1 => (0..20usize).prop_map(Turn::Delete),
+        1 => (0..20usize).prop_map(Turn::Hasten),
+        1 => Just(Turn::FullSweep),
+        1 => (0..2u64).prop_map(Turn::Stall),
+        2 => prop_oneof![1 => Just(Turn::Restart), 5 => Just(Turn::ProducerLost)],
+    ]
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    (1..9usize, 1..14usize, 1..7usize, 1..4usize).prop_map(|(lanes, window, pass, turn)| Limits {
+        lanes,
+        window,
+        pass,
+        turn,
+    })
+}
+
+/// Worlds that are tried.
+const CASES: u32 = 2_000;
+
+/// The most until a flaw must have shown.
+const CASES_WITH_FLAW: u32 = 500_000;
+
+type Failure = TestError<(Vec<Turn>, Limits)>;
+
+fn check(flaw: Flaw, cases: u32, max_shrink_iters: u32) -> Result<(), Failure> {
+    let config = Config {
+        cases,
+        max_shrink_iters,
+        failure_persistence: None,
+        rng_algorithm: RngAlgorithm::XorShift,
+        ..Config::default()
+    };
+    let turns = (prop::collection::vec(turn(), 1..200), limits());
+    TestRunner::new(config).run(&turns, |(turns, limits)| {
+        let mut world = World::new(flaw, limits);
+        turns.into_iter().try_for_each(|turn| world.play(turn))?;
+        world.come_to_rest()
+    })
+}
+
+#[test]
+fn the_order_of_a_key_is_kept_and_nothing_is_forgotten() {
+    if let Err(TestError::Fail(reason, (turns, limits))) = check(Flaw::None, CASES, 10_000) {
+        let turns: String = turns.iter().map(|turn| format!("\n{turn:?}")).collect();
+        panic!("{reason}\nwith {limits:?}, after{turns}");
+    }
+}
+
+#[test]
+fn what_is_wrong_is_found() {
+    for flaw in [
+        Flaw::NoLanes,
+        Flaw::NoBound,
+        Flaw::LooksUpAhead,
+        Flaw::LooksUpIfDenied,
+        Flaw::LooksUpIfSaturated,
+        Flaw::DoesNotAwait,
+    ] {
+        let found = check(flaw, CASES_WITH_FLAW, 0);
+        assert!(matches!(found, Err(TestError::Fail(..))), "{flaw:?}");
+    }
+}
+
+/// One topic has 2,000 events that are refused for ever, others come later: each is handed out within two passes.
+#[test]
+fn a_topic_that_is_refused_keeps_no_other_waiting() {
+    let limits = Limits { lanes: 400, window: 50, pass: 20, turn: 20 };
+    let mut world = World::new(Flaw::None, limits);
+    world.max_attempts = u32::MAX;
+    for _ in 0..2_000 {
+        world.play(Turn::Emit(0, None, false)).unwrap();
+    }
+    for round in 0..300 {
+        world.play(Turn::Emit(1, None, false)).unwrap();
+        let id = world.last_id;
+        for _ in 0..2 {
+            world.play(Turn::Pass(Then::HandedOver)).unwrap();
+            world.answer_topic(0, Answer::Refused(5));
+            world.now += 1;
+        }
+        // The first has the whole table before it, once.
+        assert!(world.relay.window.contains_key(&id) || round < 60, "round {round}: {id} has not been seen");
+        world.answer_topic(1, Answer::Delivered);
+    }
+}

@@ -1,0 +1,294 @@
+//! The small world: a table of events, transactions that commit late, Kafka's answers, and hands that meddle.
+
+use std::collections::BTreeMap;
+
+use event_outbox_policy::delivery::lanes::{Lane, Micros};
+use event_outbox_policy::reading::backlog::Topic;
+use event_outbox_policy::reading::floor::Horizon;
+use proptest::prelude::*;
+
+use crate::relay::{Flaw, Limits, Relay, Then};
+
+const MAX_ATTEMPTS: u32 = 3;
+
+#[derive(Debug, Clone)]
+pub enum Turn {
+    Emit(Topic, Lane, bool),
+    /// The same in a transaction that commits later.
+    Write(Topic, Lane, bool),
+    Commit(usize),
+    /// A row that the floor does not know of: by logical replication.
+    Bypass(Topic),
+    Pass(Then),
+    /// The standbys have what was read.
+    Replicated,
+    /// Kafka answers for some events in flight, of each lane for the first: settled together.
+    Answer(Vec<(usize, Answer)>),
+    /// The row of an answered event is locked; it is settled later.
+    Lock(usize, Option<Micros>),
+    Unlock,
+    Time(Micros),
+    /// Somebody deletes a waiting event by hand, or makes it due.
+    Delete(usize),
+    Hasten(usize),
+    FullSweep,
+    /// Nothing is heard of a topic.
+    Stall(Topic),
+    Restart,
+    /// A new producer: the fate of what is in flight is unknown.
+    ProducerLost,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Answer {
+    Delivered,
+    /// Delivered, and somebody has changed the row meanwhile.
+    Changed,
+    Refused(Micros),
+    /// No fault of its own.
+    Outage,
+    /// Its batch was refused.
+    Suspect,
+    /// Its producer has stopped.
+    Stopped,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Event {
+    pub topic: Topic,
+    pub lane: Lane,
+    pub not_before: Option<Micros>,
+    /// It is refused without being sent.
+    pub is_unsendable: bool,
+    attempts: u32,
+    bypassed: bool,
+}
+
+pub struct World {
+    flaw: Flaw,
+    limits: Limits,
+    pub now: Micros,
+    pub last_id: i64,
+    /// Not committed yet.
+    written: BTreeMap<i64, Event>,
+    pub table: BTreeMap<i64, Event>,
+    pub relay: Relay,
+    pub max_attempts: u32,
+    /// Answered, with when to try a refused one again.
+    locked: Vec<(i64, Option<Micros>)>,
+}
+
+impl World {
+    pub fn new(flaw: Flaw, limits: Limits) -> Self {
+        Self {
+            flaw,
+            limits,
+            now: 0,
+            last_id: 0,
+            written: BTreeMap::new(),
+            table: BTreeMap::new(),
+            relay: Relay::new(flaw, limits),
+            max_attempts: MAX_ATTEMPTS,
+            locked: Vec::new(),
+        }
+    }
+
+    pub fn play(&mut self, turn: Turn) -> Result<(), TestCaseError> {
+        match turn {
+            Turn::Emit(topic, lane, bad) => {
+                self.write(topic, lane, bad);
+                self.commit(self.last_id);
+            }
+            Turn::Write(topic, lane, bad) => self.write(topic, lane, bad),
+            Turn::Commit(pick) => {
+                let id = pick.checked_rem(self.written.len()).and_then(|at| self.written.keys().nth(at));
+                id.copied().into_iter().for_each(|id| self.commit(id));
+            }
+            Turn::Bypass(topic) => {
+                self.last_id += 1;
+                self.table.insert(self.last_id, Event { topic, bypassed: true, ..Event::default() });
+            }
+            Turn::Pass(then) => self.pass(then)?,
+            Turn::Replicated => {
+                if let Some(taken) = self.relay.unreplicated.take() {
+                    self.relay.hand_over(taken);
+                }
+            }
+            Turn::Answer(picks) => self.answer(&picks),
+            Turn::Lock(pick, refused) => {
+                if let Some(id) = self.first_of_lane(pick, &[]) {
+                    self.relay.keep_waiting(id, refused.is_some());
+                    self.locked.push((id, refused));
+                }
+            }
+            Turn::Unlock => {
+                let locked = std::mem::take(&mut self.locked);
+                let settle = |(id, refused): (i64, Option<Micros>)| {
+                    (id, refused.map_or(Answer::Delivered, Answer::Refused))
+                };
+                self.settle(&locked.into_iter().map(settle).collect::<Vec<_>>());
+            }
+            Turn::Time(passed) => self.now += passed,
+            Turn::Delete(pick) => {
+                let id = self.pick(pick, |world, id| !world.relay.window.contains_key(&id));
+                id.and_then(|id| self.table.remove(&id));
+            }
+            Turn::Hasten(pick) => {
+                let now = self.now;
+                let id = self.pick(pick, |world, id| world.table[&id].not_before > Some(now));
+                if let Some(event) = id.and_then(|id| self.table.get_mut(&id)) {
+                    event.not_before = Some(now);
+                    self.relay.reread();
+                }
+            }
+            Turn::FullSweep => self.relay.sweep_all(),
+            Turn::Stall(topic) => self.relay.take_care_of(topic),
+            Turn::Restart => {
+                self.relay = Relay::new(self.flaw, self.limits);
+                self.locked.clear();
+            }
+            Turn::ProducerLost => self.relay.producer_lost(),
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, topic: Topic, lane: Lane, is_unsendable: bool) {
+        self.last_id += 1;
+        // A key has its topic.
+        let topic = lane.map_or(topic, |lane| lane % 2);
+        self.written.insert(self.last_id, Event { topic, lane, is_unsendable, ..Event::default() });
+    }
+
+    /// Those of the same lane took a lock, and so have committed before.
+    fn commit(&mut self, id: i64) {
+        let lane = self.written[&id].lane;
+        let before = |pair: &(&i64, &Event)| {
+            let (other, event) = (*pair.0, pair.1);
+            other == id || lane.is_some() && event.lane == lane && other < id
+        };
+        let ids: Vec<i64> = self.written.iter().filter(before).map(|(&id, _)| id).collect();
+        for id in ids {
+            let event = self.written.remove(&id).unwrap();
+            self.table.insert(id, event);
+        }
+        self.relay.look = true;
+    }
+
+    fn pick(&self, pick: usize, which: impl Fn(&Self, i64) -> bool) -> Option<i64> {
+        let those: Vec<i64> = self.table.keys().copied().filter(|&id| which(self, id)).collect();
+        those.get(pick.checked_rem(those.len())?).copied()
+    }
+
+    /// Each event in a transaction of its own, whose xid is the id.
+    fn pass(&mut self, then: Then) -> Result<(), TestCaseError> {
+        let next_xid = self.last_id as u64 + 1;
+        let running = self.written.keys().map(|&id| id as u64).collect();
+        let seen = Horizon { last_id: self.last_id, next_xid, snapshot_xmax: next_xid, running };
+        self.relay.pass(&self.table, seen, self.now, then)
+    }
+
+    /// Kafka answers in the order of a lane.
+    fn first_of_lane(&self, pick: usize, but: &[i64]) -> Option<i64> {
+        let window = &self.relay.window;
+        let open: Vec<i64> = window
+            .values()
+            .filter(|ticket| !ticket.is_held && !but.contains(&ticket.id))
+            .map(|ticket| ticket.id)
+            .collect();
+        let picked = *open.get(pick.checked_rem(open.len())?)?;
+        let lane = window[&picked].lane;
+        let first = |id: &i64| *id == picked || lane.is_some() && window[id].lane == lane;
+        open.iter().copied().find(first)
+    }
+
+    fn answer(&mut self, picks: &[(usize, Answer)]) {
+        let (mut answered, mut answers) = (Vec::new(), Vec::new());
+        for &(pick, answer) in picks {
+            if let Some(id) = self.first_of_lane(pick, &answered) {
+                answered.push(id);
+                let ticket = self.relay.window[&id];
+                let answer = match answer {
+                    _ if ticket.is_refused => Answer::Refused(3),
+                    Answer::Suspect if ticket.alone => Answer::Refused(3),
+                    answer => answer,
+                };
+                answers.push((id, answer));
+            }
+        }
+        self.settle(&answers);
+    }
+
+    /// Kafka answers the same for all of a topic that is in flight.
+    pub fn answer_topic(&mut self, topic: Topic, answer: Answer) {
+        let ids = self.relay.window.keys().filter(|id| self.table[id].topic == topic);
+        let answers: Vec<_> = ids.map(|id| (*id, answer)).collect();
+        self.settle(&answers);
+    }
+
+    fn settle(&mut self, answers: &[(i64, Answer)]) {
+        if answers.is_empty() {
+            return;
+        }
+        let settled: Vec<_> =
+            answers.iter().map(|&(id, answer)| (id, answer, self.note(id, answer))).collect();
+        self.relay.settled(&settled, self.now);
+    }
+
+    /// What a settlement makes of the row: when a refused one is tried again; none if it is dead, or delivered.
+    fn note(&mut self, id: i64, answer: Answer) -> Option<Micros> {
+        match answer {
+            Answer::Delivered => {
+                self.table.remove(&id);
+            }
+            Answer::Refused(wait) => {
+                let event = self.table.get_mut(&id)?;
+                event.attempts += 1;
+                if event.attempts < self.max_attempts {
+                    event.not_before = Some(self.now + wait);
+                    return event.not_before;
+                }
+                self.table.remove(&id);
+            }
+            Answer::Changed | Answer::Outage | Answer::Suspect | Answer::Stopped => {}
+        }
+        None
+    }
+
+    /// Time passes and Kafka accepts everything: then nothing may be left.
+    pub fn come_to_rest(&mut self) -> Result<(), TestCaseError> {
+        while let Some(&id) = self.written.keys().next() {
+            self.commit(id);
+        }
+        self.rest()?;
+        let left: Vec<_> = self.table.iter().filter(|(_, event)| !event.bypassed).collect();
+        prop_assert!(
+            left.is_empty(),
+            "left: {:?} beside {:?} {:?}",
+            left,
+            self.relay.lanes,
+            self.relay.backlog
+        );
+        self.relay.sweep_all();
+        self.rest()?;
+        prop_assert!(self.table.is_empty(), "left: {:?} beside {:?}", self.table, self.relay.lanes);
+        prop_assert!(self.relay.lanes.is_empty(), "closed for nobody: {:?}", self.relay.lanes);
+        prop_assert!(self.relay.backlog.is_empty(), "behind without a reason: {:?}", self.relay.backlog);
+        Ok(())
+    }
+
+    /// Until the relay has no reason to read.
+    fn rest(&mut self) -> Result<(), TestCaseError> {
+        for _ in 0..3_000 {
+            self.play(Turn::Replicated)?;
+            self.play(Turn::Unlock)?;
+            let open = self.relay.window.len();
+            self.answer(&vec![(0, Answer::Delivered); open]);
+            if self.relay.window.is_empty() && !self.relay.has_reason_to_read() {
+                let Some(due) = self.relay.lanes.next_due() else { return Ok(()) };
+                self.now = self.now.max(due);
+            }
+            self.pass(Then::HandedOver)?;
+        }
+        Err(TestCaseError::fail(format!("no rest: {:?} {:?}", self.relay.lanes, self.relay.backlog)))
+    }
+}
