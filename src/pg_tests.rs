@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(one::<i64>("SELECT outbox.discard(topic => 'other')"), 0);
         assert_eq!(one::<i64>("SELECT outbox.discard(since => now() + interval '1 hour')"), 0);
         let refused = complaint("SELECT outbox.discard()");
-        assert_eq!((refused.0.as_str(), refused.1.as_str()), ("22004", "no dead letters are chosen"));
+        assert_eq!((refused.0.as_str(), refused.1.as_str()), ("22004", "no dead letters selected"));
         assert!(!refused.2.is_empty() && !refused.3.is_empty());
         assert_eq!(one::<i64>("SELECT outbox.discard(since => '-infinity')"), 2);
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.dead_letters"), 0);

@@ -1,4 +1,4 @@
--- outbox.check(): the set-up in plain words.
+-- Owns outbox.check(), which verifies the set-up.
 
 CREATE FUNCTION outbox.check()
     RETURNS TABLE (subject text, verdict text, finding text, hint text)
@@ -20,7 +20,7 @@ DECLARE
     disabled record;
     filled  double precision;
 BEGIN
-    -- One that is just being started is there in a moment.
+    -- Give a relay that is starting a moment.
     FOR looks IN 1..60 LOOP
         SELECT * INTO relay FROM outbox.status;
         EXIT WHEN relay.state NOT IN ('absent', 'starting', 'stopping') OR pg_is_in_recovery();
@@ -31,11 +31,11 @@ BEGIN
 
     subject := 'preload';
     IF current_setting('shared_preload_libraries') ~ '(^|[ ,"/])event_outbox($|[ ,"])' THEN
-        verdict := 'ok'; finding := 'The library is loaded when the server starts.'; hint := NULL;
+        verdict := 'ok'; finding := 'The library is loaded at server start.'; hint := NULL;
     ELSE
         verdict := 'error';
-        finding := 'shared_preload_libraries does not name event_outbox: after the next restart there is no relay.';
-        hint := 'Set shared_preload_libraries = ''event_outbox'' in postgresql.conf, beside what stands there.';
+        finding := 'shared_preload_libraries does not contain event_outbox: no relay will run after the next restart.';
+        hint := 'Add event_outbox to shared_preload_libraries in postgresql.conf.';
     END IF;
     RETURN NEXT;
 
@@ -43,10 +43,10 @@ BEGIN
     SELECT e.installed_version, e.default_version INTO version
       FROM pg_available_extensions AS e WHERE e.name = 'event_outbox';
     IF version.installed_version IS NOT DISTINCT FROM version.default_version THEN
-        verdict := 'ok'; finding := format('The objects in the database are those of version %s.', version.installed_version); hint := NULL;
+        verdict := 'ok'; finding := format('The extension and its library have version %s.', version.installed_version); hint := NULL;
     ELSE
         verdict := 'warning';
-        finding := format('The objects in the database are those of version %s, the library is of version %s.',
+        finding := format('The extension in this database has version %s, but its library has version %s.',
                           version.installed_version, version.default_version);
         hint := 'ALTER EXTENSION event_outbox UPDATE;';
     END IF;
@@ -57,23 +57,23 @@ BEGIN
      WHERE a.backend_type NOT IN ('client backend', 'autovacuum worker', 'autovacuum launcher', 'checkpointer', 'background writer',
                                   'walwriter', 'walsender', 'walreceiver', 'archiver', 'startup', 'logger', 'io worker',
                                   'slotsync worker', 'walsummarizer', 'parallel worker', 'standalone backend');
-    finding := format('max_worker_processes is %s, %s are in use.', workers, used);
+    finding := format('max_worker_processes is %s; %s are in use.', workers, used);
     IF relay.pid IS NULL AND used >= workers THEN
-        verdict := 'error'; hint := format('Raise max_worker_processes above %s and restart the server: the relay needs one.', workers);
+        verdict := 'error'; hint := format('Raise max_worker_processes above %s and restart the server; the relay needs one.', workers);
     ELSIF relay.pid IS NULL AND (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'event_outbox relay')
                                 >= current_setting('event_outbox.max_workers', true)::bigint THEN
         verdict := 'error';
-        finding := format('event_outbox.max_workers is %s, and other databases use all of them.', current_setting('event_outbox.max_workers'));
+        finding := format('event_outbox.max_workers is %s, and other databases use all workers.', current_setting('event_outbox.max_workers'));
         hint := 'Raise event_outbox.max_workers above the number of databases with the extension, and restart the server.';
     ELSIF used >= workers THEN
-        verdict := 'warning'; hint := 'Raise max_worker_processes: none is left, for parallel queries or the relay of another database.';
+        verdict := 'warning'; hint := 'Raise max_worker_processes; none is left for parallel queries or the relay of another database.';
     ELSE
         verdict := 'ok'; hint := NULL;
     END IF;
     RETURN NEXT;
 
     subject := 'relay';
-    finding := format('Its state is "%s"%s.', relay.state, coalesce(' since ' || relay.state_since::timestamptz(0), ''));
+    finding := format('The state of the relay is "%s"%s.', relay.state, coalesce(' since ' || relay.state_since::timestamptz(0), ''));
     hint := NULL;
     IF pause.paused_at IS NOT NULL THEN
         verdict := 'warning';
@@ -85,24 +85,24 @@ BEGIN
         verdict := 'warning';
         hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
     ELSIF relay.state IN ('starting', 'stopping') THEN
-        verdict := 'warning'; hint := 'Look again in a moment.';
+        verdict := 'warning'; hint := 'Check again in a moment.';
     ELSIF relay.state IN ('replica', 'incompatible') THEN
         verdict := CASE relay.state WHEN 'replica' THEN 'warning' ELSE 'error' END;
-        -- What it waits for, and behind it what to do.
+        -- The first sentence says why it waits, the rest says what to do.
         finding := finding || ' ' || split_part(relay.last_error, '. ', 1) || '.';
         hint := substr(relay.last_error, strpos(relay.last_error, '. ') + 2);
     ELSIF relay.state = 'absent' THEN
         verdict := 'error';
-        hint := CASE WHEN pg_is_in_recovery() THEN 'This server is a standby: the relay runs on the primary.'
-                     ELSE 'See "workers" and the server''s log for what keeps it from starting.' END;
+        hint := CASE WHEN pg_is_in_recovery() THEN 'This server is a standby. The relay runs on the primary.'
+                     ELSE 'See "workers" and the server log for the reason.' END;
     ELSE
         verdict := 'error';
         finding := finding || coalesce(' ' || relay.last_error, '');
         hint := CASE relay.state
-                WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file; the relay takes them up by itself.'
-                WHEN 'failing' THEN 'The error is one of the database; the relay tries again by itself.'
+                WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file. The relay applies the change by itself.'
+                WHEN 'failing' THEN 'The error occurred in the database. The relay retries by itself.'
                 ELSE CASE WHEN relay.last_error LIKE 'waiting for a synchronous standby%'
-                          THEN 'Bring the standby back, or take it out of synchronous_standby_names; pg_stat_replication shows which are connected.'
+                          THEN 'Bring the standby back, or remove it from synchronous_standby_names. pg_stat_replication shows the connected standbys.'
                           ELSE 'See "brokers".' END END;
     END IF;
     RETURN NEXT;
@@ -110,26 +110,26 @@ BEGIN
     IF relay.last_error ~ '^event [0-9]+ (is published, and its row cannot|was refused, and that cannot)'
        AND relay.last_error_at > clock_timestamp() - interval '1 minute' THEN
         subject := 'settlement'; verdict := 'error'; finding := left(relay.last_error, 300);
-        hint := 'Look at the foreign keys, triggers, rules, policies and constraints of outbox.events and outbox.dead_letters, and remove what is in the way.';
+        hint := 'Find the foreign key, trigger, rule, policy or constraint of outbox.events or outbox.dead_letters that prevents it, and remove it.';
         RETURN NEXT;
     END IF;
 
-    -- Whoever listens, and leaves a transaction open, keeps the queue from being emptied.
+    -- A session that listens and leaves a transaction open prevents the queue from being emptied.
     subject := 'notifications';
     filled := pg_notification_queue_usage();
-    finding := format('The NOTIFY queue is filled to %s %%.', round((100 * filled)::numeric, 1));
+    finding := format('The NOTIFY queue is %s %% full.', round((100 * filled)::numeric, 1));
     IF filled < 0.5
        AND (relay.last_error LIKE 'the NOTIFY queue%' AND relay.last_error_at > clock_timestamp() - interval '20 seconds') IS NOT TRUE THEN
         verdict := 'ok'; hint := NULL;
     ELSE
         verdict := 'warning';
-        finding := finding || ' When it is full, listeners hear later of what was published, and commits with a NOTIFY fail in all databases of the server.';
+        finding := finding || ' When it is full, listeners are notified late, and transactions that notify fail to commit in all databases of the server.';
         SELECT a.pid, date_trunc('second', now() - a.xact_start) AS age INTO holder
           FROM pg_stat_activity AS a
          WHERE a.xact_start IS NOT NULL AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
          ORDER BY a.xact_start LIMIT 1;
-        hint := CASE WHEN holder.pid IS NULL THEN 'No session has a transaction open; SELECT pg_notification_queue_usage(); empties the queue.'
-                     ELSE format('The oldest open transaction is that of process %s, since %s; if it listens, it keeps the queue: SELECT pg_terminate_backend(%s);',
+        hint := CASE WHEN holder.pid IS NULL THEN 'No session has an open transaction. SELECT pg_notification_queue_usage(); empties the queue.'
+                     ELSE format('Process %s has the oldest open transaction, %s old. If it listens, it keeps the queue full: SELECT pg_terminate_backend(%s);',
                                  holder.pid, holder.age, holder.pid) END;
     END IF;
     RETURN NEXT;
@@ -156,14 +156,14 @@ BEGIN
             IF described.partitions IS NULL THEN
                 verdict := CASE WHEN current_setting('event_outbox.auto_create_topics')::boolean THEN 'warning' ELSE 'error' END;
                 finding := format('"%s": %s', described.topic, described.error);
-                hint := format('SELECT outbox.create_topic(%L); or allow the relay''s user to write to it.', described.topic);
+                hint := format('SELECT outbox.create_topic(%L); or allow the relay''s Kafka user to write to the topic.', described.topic);
             ELSIF described.error LIKE 'partition %' THEN
                 verdict := 'error';
-                finding := format('"%s": %s; events for it wait.', described.topic, described.error);
-                hint := 'Bring the brokers back that hold its replicas; kafka-topics --describe --topic shows which.';
+                finding := format('"%s": %s; its events wait.', described.topic, described.error);
+                hint := 'Bring back the brokers that hold its replicas. kafka-topics --describe --topic shows which.';
             ELSIF described.max_message_bytes < most THEN
                 verdict := 'warning';
-                finding := format('"%s" takes up to %s bytes, events can have %s: Kafka refuses the larger ones.',
+                finding := format('"%s" accepts up to %s bytes, but events can have %s: Kafka refuses larger events.',
                                   described.topic, described.max_message_bytes, most);
                 hint := format('Raise max.message.bytes of the topic above %s, or lower event_outbox.max_event_bytes.', most);
             ELSIF described.cleanup_policy ~ 'compact'
@@ -172,16 +172,16 @@ BEGIN
                        OR EXISTS (SELECT FROM (SELECT d.topic, d.key FROM outbox.dead_letters AS d ORDER BY d.dead_letter_id DESC LIMIT 10000) AS d
                                    WHERE d.topic = described.topic AND d.key IS NULL)) THEN
                 verdict := 'error';
-                finding := format('"%s" is compacted (cleanup.policy is %s): Kafka refuses its events that have no key, and there are some.',
+                finding := format('"%s" is compacted (cleanup.policy is %s), and some of its events have no key: Kafka refuses them.',
                                   described.topic, described.cleanup_policy);
-                hint := 'Emit with a key, or set cleanup.policy of the topic to delete.';
+                hint := 'Emit events with a key, or set cleanup.policy of the topic to delete.';
             ELSIF described.min_insync_replicas >= described.replication_factor AND described.replication_factor > 1 THEN
                 verdict := 'warning';
-                finding := format('"%s" wants %s of its %s replicas in sync: when one broker is down, its events wait.',
+                finding := format('"%s" requires %s of its %s replicas in sync: when one broker is down, its events wait.',
                                   described.topic, described.min_insync_replicas, described.replication_factor);
                 hint := 'Lower min.insync.replicas of the topic, or raise its replication factor.';
             ELSE
-                finding := format('"%s" has %s partitions, %s copies each.', described.topic, described.partitions, described.replication_factor)
+                finding := format('"%s" has %s partitions, replication factor %s.', described.topic, described.partitions, described.replication_factor)
                            || coalesce(' ' || described.error, '');
             END IF;
             RETURN NEXT;
@@ -189,18 +189,18 @@ BEGIN
     END IF;
 
     subject := 'backlog';
-    finding := format('%s events wait, the oldest for %s.', backlog.pending, date_trunc('second', backlog.lag));
+    finding := format('%s events are waiting, the oldest for %s.', backlog.pending, date_trunc('second', backlog.lag));
     IF backlog.lag > interval '1 minute' THEN
-        verdict := 'warning'; hint := 'See "relay", "brokers" and "topic"; SELECT * FROM outbox.pending LIMIT 10 shows the first.';
+        verdict := 'warning'; hint := 'See "relay", "brokers" and "topic". SELECT * FROM outbox.pending LIMIT 10; shows the first events.';
     ELSE
         verdict := 'ok'; hint := NULL;
     END IF;
     RETURN NEXT;
 
     subject := 'dead letters';
-    finding := format('Kafka has refused %s events for good.', backlog.dead_letters);
+    finding := format('outbox.dead_letters contains %s events.', backlog.dead_letters);
     IF backlog.dead_letters > 0 THEN
-        verdict := 'warning'; hint := 'Look at outbox.dead_letters; mend the cause, then outbox.redrive(...), or outbox.discard(...).';
+        verdict := 'warning'; hint := 'See outbox.dead_letters. Fix the cause, then use outbox.redrive(...), or outbox.discard(...).';
     ELSE
         verdict := 'ok'; hint := NULL;
     END IF;
@@ -209,7 +209,7 @@ BEGIN
     subject := 'autovacuum';
     hint := NULL; verdict := 'ok'; finding := 'Autovacuum is on.';
     IF NOT current_setting('autovacuum')::boolean THEN
-        verdict := 'error'; finding := 'Autovacuum is off: the table of events grows with every event.';
+        verdict := 'error'; finding := 'Autovacuum is off: outbox.events grows with every event.';
         hint := 'Set autovacuum = on.';
     ELSIF EXISTS (SELECT FROM pg_class AS c, pg_options_to_table(c.reloptions) AS o
                    WHERE c.oid = 'outbox.events'::regclass AND o.option_name = 'autovacuum_enabled' AND NOT o.option_value::boolean) THEN
@@ -223,34 +223,34 @@ BEGIN
          ORDER BY a.xact_start LIMIT 1;
         IF FOUND THEN
             verdict := 'warning';
-            finding := format('A transaction of process %s has been open for %s: no row deleted since then can be vacuumed.',
+            finding := format('Process %s has had a transaction open for %s: rows deleted since then cannot be vacuumed.',
                               holder.pid, date_trunc('second', holder.age));
-            hint := format('End it, if need be: SELECT pg_terminate_backend(%s);', holder.pid);
+            hint := format('End the transaction if necessary: SELECT pg_terminate_backend(%s);', holder.pid);
         END IF;
     END IF;
     RETURN NEXT;
 
     subject := 'table';
-    verdict := 'ok'; finding := 'outbox.events is as it was made.'; hint := NULL;
+    verdict := 'ok'; finding := 'The table outbox.events, its triggers and its sequence are as installed.'; hint := NULL;
     SELECT string_agg(format('%I', t.tgname), ', ' ORDER BY t.tgname) AS names,
            string_agg(format('ALTER TABLE %s ENABLE TRIGGER %I;', t.tgrelid::regclass, t.tgname), ' ' ORDER BY t.tgname) AS remedy
       INTO disabled
       FROM pg_trigger AS t JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
      WHERE t.tgenabled = 'D' AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'event_outbox');
     IF (SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = 'outbox.events'::regclass) THEN
-        verdict := 'error'; finding := 'outbox.events is UNLOGGED: a crash of the server empties it, and a standby has none of it.';
+        verdict := 'error'; finding := 'outbox.events is UNLOGGED: a crash of the server empties it, and standbys have no copy of it.';
         hint := 'ALTER TABLE outbox.events SET LOGGED;';
         RETURN NEXT;
     END IF;
     IF disabled.names IS NOT NULL THEN
         verdict := 'error';
-        finding := format('Triggers of the outbox are disabled: %s. Events are not checked, found late, or tried for ever.', disabled.names);
+        finding := format('Triggers of the outbox are disabled: %s. Events may be stored unchecked, found late or retried forever.', disabled.names);
         hint := disabled.remedy;
         RETURN NEXT;
     END IF;
     IF (SELECT s.seqcache > 1 FROM pg_sequence AS s WHERE s.seqrelid = 'outbox.events_id_seq'::regclass) THEN
         verdict := 'warning';
-        finding := 'The sequence outbox.events_id_seq has a cache: events can be late, and out of order between sessions.';
+        finding := 'The sequence outbox.events_id_seq has a cache: events can be published late, and out of order between sessions.';
         hint := 'ALTER SEQUENCE outbox.events_id_seq CACHE 1;';
         RETURN NEXT;
     END IF;
@@ -260,4 +260,4 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.check() IS
-    'Verifies the set-up: what is well, what is wrong, and what to type. Asks Kafka, and so takes up to some seconds.';
+    'Verifies the set-up, reports problems and says what to do. It asks Kafka, so it can take a few seconds.';

@@ -1,4 +1,4 @@
--- What an operator tells the relay of this database.
+-- Owns the functions that pause, resume and restart the relay of this database.
 
 CREATE TABLE outbox.paused (
     only_one  boolean PRIMARY KEY DEFAULT true CHECK (only_one),
@@ -6,20 +6,20 @@ CREATE TABLE outbox.paused (
     paused_by name NOT NULL DEFAULT session_user,
     reason    text
 );
-COMMENT ON TABLE outbox.paused IS 'A row while the outbox is paused: events are stored and wait.';
-COMMENT ON COLUMN outbox.paused.only_one IS 'There is no second row.';
-COMMENT ON COLUMN outbox.paused.paused_at IS 'Since when.';
-COMMENT ON COLUMN outbox.paused.paused_by IS 'By whom: the user who logged in.';
-COMMENT ON COLUMN outbox.paused.reason IS 'Why, in the words of who paused it.';
+COMMENT ON TABLE outbox.paused IS 'Contains a row while the outbox is paused. Events are stored, but not published.';
+COMMENT ON COLUMN outbox.paused.only_one IS 'Always true: allows only one row.';
+COMMENT ON COLUMN outbox.paused.paused_at IS 'When the outbox was paused.';
+COMMENT ON COLUMN outbox.paused.paused_by IS 'Session user who paused the outbox.';
+COMMENT ON COLUMN outbox.paused.reason IS 'Reason given by that user.';
 
--- A copy of a database that is paused is paused too.
+-- The copy of a paused database is paused, too.
 SELECT pg_catalog.pg_extension_config_dump('outbox.paused', '');
 
--- A dump is restored in the order of foreign keys, by several processes too: the pause before the first event.
+-- A restore follows foreign keys, even with several processes. So it restores the pause before the first event.
 ALTER TABLE outbox.events ADD COLUMN paused boolean CONSTRAINT events_follow_paused REFERENCES outbox.paused (only_one);
 COMMENT ON COLUMN outbox.events.paused IS
-    'Always NULL. That it refers to outbox.paused has pg_dump restore a pause before the events.';
-COMMENT ON CONSTRAINT events_follow_paused ON outbox.events IS 'For pg_dump; nothing is ever checked by it.';
+    'Always NULL. Its foreign key makes a restore load outbox.paused before the events.';
+COMMENT ON CONSTRAINT events_follow_paused ON outbox.events IS 'Orders a restore; it never checks a row.';
 
 DO $once$
 DECLARE
@@ -38,7 +38,7 @@ $once$;
 
 CREATE FUNCTION outbox.after_pause() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_pause';
-COMMENT ON FUNCTION outbox.after_pause() IS 'Has the relay notice at commit that the outbox was paused or resumed.';
+COMMENT ON FUNCTION outbox.after_pause() IS 'Tells the relay at commit that the outbox was paused or resumed.';
 
 CREATE TRIGGER after_pause AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON outbox.paused
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.after_pause();
@@ -51,7 +51,7 @@ CREATE FUNCTION outbox.pause(reason text DEFAULT NULL) RETURNS boolean
     SELECT count(*) > 0 FROM new
 $$;
 COMMENT ON FUNCTION outbox.pause(text) IS
-    'Stops publishing when the transaction commits, until outbox.resume(), through restarts too; what is in flight is still settled. True if it was not paused already.';
+    'Stops publishing when the transaction commits, until outbox.resume(), even across restarts. Events in flight are still settled. Returns false if the outbox was already paused.';
 
 CREATE FUNCTION outbox.resume() RETURNS boolean
     LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -60,9 +60,9 @@ CREATE FUNCTION outbox.resume() RETURNS boolean
     WITH old AS (DELETE FROM outbox.paused RETURNING 1)
     SELECT count(*) > 0 FROM old
 $$;
-COMMENT ON FUNCTION outbox.resume() IS 'Goes on publishing when the transaction commits. True if it was paused.';
+COMMENT ON FUNCTION outbox.resume() IS 'Resumes publishing when the transaction commits. Returns false if the outbox was not paused.';
 
 CREATE FUNCTION outbox.restart_relay() RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_restart_relay';
 COMMENT ON FUNCTION outbox.restart_relay() IS
-    'Has the relay end in order and begin anew, at once and with a new connection to Kafka. False if there is none.';
+    'Restarts the relay at once, with an orderly shutdown and a new connection to Kafka. Returns false if no relay is running.';

@@ -1,5 +1,5 @@
--- Events that Kafka refused to the last attempt: kept whole, for people to look at, to send again or to
--- throw away. The relay never tries them by itself.
+-- Owns the dead letters: events that Kafka refused until their last attempt. They are kept complete, so people can inspect
+-- them, send them again or discard them. The relay does not retry them by itself.
 
 CREATE TABLE outbox.dead_letters (
     dead_letter_id   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -23,24 +23,24 @@ CREATE TABLE outbox.dead_letters (
 CREATE INDEX dead_letters_event_id ON outbox.dead_letters (event_id);
 
 COMMENT ON TABLE outbox.dead_letters IS
-    'Events that Kafka refused to the last attempt. Send them again with outbox.redrive(), or delete them with outbox.discard().';
-COMMENT ON COLUMN outbox.dead_letters.dead_letter_id IS 'Order in which events died.';
-COMMENT ON COLUMN outbox.dead_letters.id IS 'The event''s position in the outbox, before it died.';
-COMMENT ON COLUMN outbox.dead_letters.event_id IS 'Identity of the event; it keeps it when it is sent again.';
+    'Events that Kafka refused until their last attempt. Send them again with outbox.redrive(), or delete them with outbox.discard().';
+COMMENT ON COLUMN outbox.dead_letters.dead_letter_id IS 'Order in which the events became dead letters.';
+COMMENT ON COLUMN outbox.dead_letters.id IS 'Former position of the event in the outbox.';
+COMMENT ON COLUMN outbox.dead_letters.event_id IS 'Identity of the event, kept when it is sent again.';
 COMMENT ON COLUMN outbox.dead_letters.emitted_at IS 'When the event was emitted.';
 COMMENT ON COLUMN outbox.dead_letters.topic IS 'Kafka topic.';
-COMMENT ON COLUMN outbox.dead_letters.partition IS 'Kafka partition, where the author chose one.';
+COMMENT ON COLUMN outbox.dead_letters.partition IS 'Kafka partition, if the event specifies one.';
 COMMENT ON COLUMN outbox.dead_letters.key IS 'Record key.';
 COMMENT ON COLUMN outbox.dead_letters.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.dead_letters.headers IS 'The author''s headers.';
-COMMENT ON COLUMN outbox.dead_letters.event_type IS 'CloudEvents type, where the author gave one.';
+COMMENT ON COLUMN outbox.dead_letters.headers IS 'Headers of the event.';
+COMMENT ON COLUMN outbox.dead_letters.event_type IS 'CloudEvents type, if the event specifies one.';
 COMMENT ON COLUMN outbox.dead_letters.content_type IS 'Media type of the payload.';
-COMMENT ON COLUMN outbox.dead_letters.attempts IS 'How often Kafka refused it.';
-COMMENT ON COLUMN outbox.dead_letters.error IS 'Why Kafka refused it last.';
+COMMENT ON COLUMN outbox.dead_letters.attempts IS 'How often Kafka refused the event.';
+COMMENT ON COLUMN outbox.dead_letters.error IS 'Why Kafka last refused the event.';
 COMMENT ON COLUMN outbox.dead_letters.error_class IS
-    'Kind of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_timestamp, invalid_topic; NULL if it was reported by hand.';
-COMMENT ON COLUMN outbox.dead_letters.first_refused_at IS 'When Kafka refused it first.';
-COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka refused it last, and it died.';
+    'Class of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_timestamp, invalid_topic; NULL if the refusal was reported by hand.';
+COMMENT ON COLUMN outbox.dead_letters.first_refused_at IS 'When Kafka first refused the event.';
+COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka last refused the event and it became a dead letter.';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters_dead_letter_id_seq', '');
@@ -63,12 +63,12 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.move_to_dead_letters() IS
-    'Copies an event that used up its attempts to the dead letters, and says so on the channel outbox_dead_letter.';
+    'Copies an event without attempts left to outbox.dead_letters, and notifies the channel outbox_dead_letter.';
 
 CREATE FUNCTION outbox.log_missing_copy(event_id uuid, topic text, code text, error text) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_log_missing_copy';
 COMMENT ON FUNCTION outbox.log_missing_copy(uuid, text, text, text) IS
-    'Tells the log that a dead event could not be copied to event_outbox.dead_letter_topic: the first of each topic and error, then counts.';
+    'Logs that a dead event could not be copied to event_outbox.dead_letter_topic: the first for each topic and error, then counts.';
 
 CREATE FUNCTION outbox.remove_dead_event() RETURNS trigger
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -81,11 +81,11 @@ BEGIN
     PERFORM outbox.act_as_owner('outbox.events');
     DELETE FROM outbox.events AS e WHERE e.id = NEW.id;
 
-    -- A copy for whoever watches in Kafka. One that dies there stays here.
+    -- A copy for consumers in Kafka. A copy that dies is not copied again.
     IF elsewhere = '' OR elsewhere = NEW.topic THEN
         RETURN NULL;
     END IF;
-    -- Put together as text: jsonb would lose the order and the repetition of the author's headers.
+    -- Concatenated as text, because jsonb would lose the order and repetitions of the event's headers.
     errors := json_build_object('__outbox.errors.topic', left(NEW.topic, 249),
                                 '__outbox.errors.class', NEW.error_class,
                                 '__outbox.errors.message', left(NEW.last_error, 1000),
@@ -96,7 +96,7 @@ BEGIN
         INSERT INTO outbox.events (event_id, topic, key, payload, headers, event_type, content_type)
         VALUES (NEW.event_id, elsewhere, coalesce(NEW.key, CASE WHEN NEW.payload IS NULL THEN ''::bytea END), NEW.payload,
                 headers::json, NEW.event_type, NEW.content_type);
-    -- With its error it may be too large. What counts is kept already.
+    -- The headers added may make the copy too large. The dead letter itself is already stored.
     EXCEPTION WHEN data_exception OR program_limit_exceeded OR invalid_name OR reserved_name THEN
         PERFORM outbox.log_missing_copy(NEW.event_id, NEW.topic, SQLSTATE, SQLERRM);
     END;
@@ -104,14 +104,14 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.remove_dead_event() IS
-    'Removes an event that is among the dead letters, and sends a copy to event_outbox.dead_letter_topic.';
+    'Deletes an event that is now in outbox.dead_letters, and emits a copy to event_outbox.dead_letter_topic.';
 
--- count_attempt leaves no next attempt where there is none.
+-- count_attempt sets next_attempt_at to NULL after the last attempt.
 CREATE TRIGGER move_to_dead_letters AFTER UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
     EXECUTE FUNCTION outbox.move_to_dead_letters();
 
--- After move_to_dead_letters, as its name says to PostgreSQL.
+-- PostgreSQL fires triggers in the order of their names, so this one fires after move_to_dead_letters.
 CREATE TRIGGER remove_dead_event AFTER UPDATE OF last_error ON outbox.events
     FOR EACH ROW WHEN (NEW.last_error IS NOT NULL AND NEW.next_attempt_at IS NULL)
     EXECUTE FUNCTION outbox.remove_dead_event();
@@ -123,9 +123,9 @@ BEGIN
     IF event_id IS NULL AND topic IS NULL AND since IS NULL AND max IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'null_value_not_allowed',
-            MESSAGE = 'no dead letters are chosen',
-            DETAIL = 'At least one of event_id, topic, since and max says which are meant.',
-            HINT = 'To mean all of them, pass since => ''-infinity''.';
+            MESSAGE = 'no dead letters selected',
+            DETAIL = 'At least one of event_id, topic, since and max must be given.',
+            HINT = 'To select all of them, pass since => ''-infinity''.';
     END IF;
     RETURN QUERY
         SELECT d.dead_letter_id FROM outbox.dead_letters AS d
@@ -138,7 +138,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.select_dead_letters(uuid, text, timestamptz, bigint) IS
-    'The dead letters that redrive() and discard() mean, oldest event first, locked.';
+    'Selects and locks the dead letters for redrive() and discard(), oldest event first.';
 
 CREATE FUNCTION outbox.redrive(
     event_id uuid DEFAULT NULL,
@@ -149,7 +149,7 @@ CREATE FUNCTION outbox.redrive(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    -- As long as the function has its own rights.
+    -- Before the function switches to the rights of the table's owner.
     chosen   bigint[] := ARRAY(SELECT outbox.select_dead_letters(redrive.event_id, redrive.topic, since, max));
     redriven bigint;
 BEGIN
@@ -161,8 +161,8 @@ BEGIN
             RAISE EXCEPTION USING
                 ERRCODE = 'insufficient_privilege',
                 MESSAGE = 'outbox.events and outbox.dead_letters belong to different roles',
-                DETAIL = 'Dead letters are sent again with the rights of the tables'' owner.',
-                HINT = 'Let both belong to one role: ALTER TABLE ... OWNER TO.';
+                DETAIL = 'outbox.redrive() uses the rights of the owner of both tables.',
+                HINT = 'Use ALTER TABLE ... OWNER TO to give both tables to one role.';
         END IF;
         PERFORM outbox.act_as_owner('outbox.events');
     END IF;
@@ -173,7 +173,7 @@ BEGIN
     )
     INSERT INTO outbox.events (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type, error_class)
     SELECT c.event_id, c.emitted_at, c.topic, c.partition, c.key, c.payload, c.headers, c.event_type, c.content_type,
-           -- By this the relay knows that the record is to tell the present time.
+           -- Tells the relay to send the record with the current time.
            CASE WHEN c.error_class = 'invalid_timestamp' THEN c.error_class END
       FROM dead AS c
      ORDER BY c.id, c.dead_letter_id;
@@ -182,7 +182,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.redrive(uuid, text, timestamptz, bigint) IS
-    'Puts dead letters back into the outbox, attempts zero and with the same event_id, behind what was published meanwhile; returns how many.';
+    'Moves dead letters back into outbox.events, behind all other events, with the same event_id and no attempts; returns how many.';
 
 CREATE FUNCTION outbox.discard(
     event_id uuid DEFAULT NULL,
@@ -193,7 +193,7 @@ CREATE FUNCTION outbox.discard(
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    -- As long as the function has its own rights.
+    -- Before the function switches to the rights of the table's owner.
     chosen    bigint[] := ARRAY(SELECT outbox.select_dead_letters(discard.event_id, discard.topic, since, max));
     discarded bigint;
 BEGIN
@@ -204,4 +204,4 @@ BEGIN
     RETURN discarded;
 END
 $$;
-COMMENT ON FUNCTION outbox.discard(uuid, text, timestamptz, bigint) IS 'Deletes dead letters for good; returns how many.';
+COMMENT ON FUNCTION outbox.discard(uuid, text, timestamptz, bigint) IS 'Deletes dead letters; returns how many.';

@@ -1,4 +1,4 @@
--- The way in for messages that may be invalid, such as those that another system delivers again and again.
+-- Owns try_emit(), for messages that may be invalid, such as those that another system delivers repeatedly.
 
 CREATE TABLE outbox.intake (
     source_id text PRIMARY KEY,
@@ -11,14 +11,14 @@ CREATE TABLE outbox.intake (
 );
 
 COMMENT ON TABLE outbox.intake IS
-    'What outbox.try_emit() was given, by source_id. Delete rows that are older than any repetition by their source.';
-COMMENT ON COLUMN outbox.intake.source_id IS 'The message''s identity, as its source gives it.';
-COMMENT ON COLUMN outbox.intake.status IS 'stored, invalid (may be tried again) or rejected (for good).';
-COMMENT ON COLUMN outbox.intake.attempts IS 'How often it was examined.';
-COMMENT ON COLUMN outbox.intake.event_id IS 'Identity of the event, if it is stored.';
-COMMENT ON COLUMN outbox.intake.error IS 'What was wrong with it last.';
-COMMENT ON COLUMN outbox.intake.first_at IS 'When it came first.';
-COMMENT ON COLUMN outbox.intake.last_at IS 'When it was examined last.';
+    'Messages passed to outbox.try_emit(), by source_id. Delete rows that their sources will not deliver again.';
+COMMENT ON COLUMN outbox.intake.source_id IS 'Identity of the message, assigned by its source.';
+COMMENT ON COLUMN outbox.intake.status IS 'stored, invalid (can be retried) or rejected (permanently).';
+COMMENT ON COLUMN outbox.intake.attempts IS 'How often the message was checked.';
+COMMENT ON COLUMN outbox.intake.event_id IS 'Identity of the event, if one was stored.';
+COMMENT ON COLUMN outbox.intake.error IS 'The error found last.';
+COMMENT ON COLUMN outbox.intake.first_at IS 'When the message was first received.';
+COMMENT ON COLUMN outbox.intake.last_at IS 'When the message was last checked.';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.intake', '');
 
@@ -44,10 +44,10 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'source_id must not be null',
-            DETAIL = 'Attempts are counted, and duplicates found, by the identity that the source gives a message.',
-            HINT = 'Messages without an identity can be emitted with outbox.emit().';
+            DETAIL = 'Attempts are counted and duplicates are found by source_id.',
+            HINT = 'Use outbox.emit() for messages without an identity.';
     END IF;
-    -- The index on it could not hold a longer one.
+    -- The index on it could not store a longer one.
     IF octet_length(source_id) > 1000 THEN
         status := 'rejected';
         attempt := 1;
@@ -55,7 +55,7 @@ BEGIN
         error := 'source_id is longer than 1000 bytes';
         RETURN;
     END IF;
-    -- Whoever brings the same message at the same time waits here.
+    -- A session that stores the same message concurrently waits here.
     INSERT INTO outbox.intake AS i (source_id) VALUES (store_message.source_id) ON CONFLICT DO NOTHING;
     SELECT i.* INTO known FROM outbox.intake AS i WHERE i.source_id = store_message.source_id FOR UPDATE;
     IF known.status <> 'invalid' THEN
@@ -70,7 +70,7 @@ BEGIN
     BEGIN
         event_id := outbox.emit(topic, payload::jsonb, key, event_type, headers, event_id, partition);
         status := 'stored';
-    -- What is wrong with the message. Trouble of the database is not its fault, and goes on to the caller.
+    -- Errors of the message. Errors of the database are raised to the caller.
     EXCEPTION WHEN data_exception OR invalid_name OR reserved_name OR program_limit_exceeded THEN
         event_id := NULL;
         status := CASE WHEN attempt < current_setting('event_outbox.max_attempts')::integer THEN 'invalid' ELSE 'rejected' END;
@@ -83,7 +83,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.store_message(text, text, text, text, text, jsonb, uuid, integer) IS
-    'What outbox.try_emit() does as the owner of the outbox, once the caller''s right to the topic is checked.';
+    'Implements outbox.try_emit() with the rights of the owner, after the caller''s right to the topic is checked.';
 
 CREATE FUNCTION outbox.try_emit(
     source_id      text,
@@ -101,7 +101,7 @@ CREATE FUNCTION outbox.try_emit(
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'outbox_try_emit';
 COMMENT ON FUNCTION outbox.try_emit(text, text, text, text, text, jsonb, uuid, integer) IS
-    'Stores an event for a message that may be invalid, once per source_id, without aborting the transaction; says stored, duplicate, invalid or, after event_outbox.max_attempts, rejected.';
+    'Stores an event for a message that may be invalid, once per source_id, without aborting the transaction. The status is stored, duplicate, invalid or, after event_outbox.max_attempts, rejected.';
 
 CREATE FUNCTION outbox.try_emit(
     source_id      text,
@@ -119,9 +119,9 @@ CREATE FUNCTION outbox.try_emit(
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'outbox_try_emit_json';
 COMMENT ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, integer) IS
-    'As with a payload of text, for one that is known to be JSON.';
+    'Like the form with a text payload, for a payload that is known to be JSON.';
 
--- As in emit.sql: for other types.
+-- For other types, as in emit.sql.
 CREATE FUNCTION outbox.try_emit(
     source_id    outbox.as_text,
     topic        outbox.topic_name,
@@ -142,4 +142,4 @@ BEGIN ATOMIC
       FROM outbox.try_emit($1::text, $2::text, $3::text, $4::text, $5, $6::text::jsonb, $7::text::uuid, $8::integer) AS t;
 END;
 COMMENT ON FUNCTION outbox.try_emit(outbox.as_text, outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint) IS
-    'The same for other types, such as json or a driver''s strings and longs.';
+    'Like the form with a text payload, for other types, such as json or a driver''s strings and longs.';

@@ -1,9 +1,9 @@
--- Kafka's topics, through the relay: only it has a connection to Kafka.
+-- Owns the functions that manage Kafka topics. They ask the relay, because only it has a connection to Kafka.
 
 CREATE FUNCTION outbox.ask_kafka(request json, timeout interval) RETURNS json
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_ask_kafka';
 COMMENT ON FUNCTION outbox.ask_kafka(json, interval) IS
-    'Has the relay ask Kafka, and waits for the answer; what outbox.create_topic() and outbox.describe_topics() rest on.';
+    'Sends a request to Kafka through the relay and waits for the answer, for outbox.create_topic() and outbox.describe_topics().';
 
 CREATE FUNCTION outbox.create_topic(
     name               text,
@@ -18,9 +18,9 @@ BEGIN
     IF outbox.is_topic_name(name) IS NOT TRUE THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_name',
-            MESSAGE = 'this is no name for a topic',
+            MESSAGE = 'invalid topic name',
             DETAIL = format('The name is %s.', coalesce(quote_literal(name), 'NULL')),
-            HINT = 'Kafka takes 1 to 249 letters, digits, ".", "_" and "-", but neither "." nor ".."; some names are its own, such as "__consumer_offsets".';
+            HINT = 'A topic name has 1 to 249 letters, digits, ".", "_" and "-". The names "." and ".." are not allowed, nor are those of Kafka''s internal topics, such as "__consumer_offsets".';
     END IF;
     IF (partitions < 1 AND partitions <> -1) IS NOT FALSE
        OR (replication_factor NOT BETWEEN 1 AND 32767 AND replication_factor <> -1) IS NOT FALSE THEN
@@ -29,7 +29,7 @@ BEGIN
             MESSAGE = 'partitions and replication_factor must be positive',
             DETAIL = format('partitions is %s, replication_factor is %s.',
                             coalesce(partitions::text, 'NULL'), coalesce(replication_factor::text, 'NULL')),
-            HINT = 'Leave one out, or pass -1, for the default of the brokers.';
+            HINT = 'Omit a parameter, or pass -1, to use the brokers'' default.';
     END IF;
     IF (jsonb_typeof(config) = 'object') IS NOT TRUE
        OR EXISTS (SELECT FROM jsonb_each(config) AS e WHERE jsonb_typeof(e.value) NOT IN ('string', 'number', 'boolean')) THEN
@@ -46,7 +46,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION outbox.create_topic(text, integer, integer, jsonb, interval) IS
-    'Creates a Kafka topic, at once: a ROLLBACK does not take it back. -1 leaves a number to the brokers.';
+    'Creates a Kafka topic immediately; ROLLBACK does not undo it. -1 means the brokers'' default.';
 
 CREATE FUNCTION outbox.topics_in_use() RETURNS text[]
     LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -62,7 +62,7 @@ CREATE FUNCTION outbox.topics_in_use() RETURNS text[]
             LIMIT 500) AS u
 $$;
 COMMENT ON FUNCTION outbox.topics_in_use() IS
-    'Topics to which this outbox publishes: those of events and dead letters, the first and last ten thousand; 500 at most.';
+    'Returns the topics of the first and last ten thousand events, of ten thousand dead letters, and event_outbox.dead_letter_topic; at most 500.';
 
 CREATE FUNCTION outbox.describe_topics(topics text[] DEFAULT NULL, timeout interval DEFAULT '10 seconds')
     RETURNS TABLE (
@@ -83,7 +83,7 @@ CREATE FUNCTION outbox.describe_topics(topics text[] DEFAULT NULL, timeout inter
            (d.config->>'max.message.bytes')::bigint,
            (d.config->>'min.insync.replicas')::integer,
            d.config->>'cleanup.policy',
-           -- Kafka writes -1 for ever.
+           -- Kafka uses -1 for unlimited.
            CASE WHEN (d.config->>'retention.ms')::numeric >= 0
                 THEN make_interval(secs => (d.config->>'retention.ms')::double precision / 1000) END,
            d.error
@@ -94,16 +94,16 @@ CREATE FUNCTION outbox.describe_topics(topics text[] DEFAULT NULL, timeout inter
      ORDER BY d.topic
 $$;
 COMMENT ON FUNCTION outbox.describe_topics(text[], interval) IS
-    'What Kafka says of these topics, or of those in use; error says why it says nothing, or not all. NULL retention is for ever.';
+    'Describes these Kafka topics, or those in use. The column error says why a description is missing or incomplete. A NULL retention is unlimited.';
 
 CREATE VIEW outbox.topics AS
     SELECT t.* FROM outbox.describe_topics() AS t;
-COMMENT ON VIEW outbox.topics IS 'The topics in use, as Kafka describes them: those of outbox.topics_in_use(), and those that the relay has met since it began. Asks Kafka at each look.';
+COMMENT ON VIEW outbox.topics IS 'The topics in use, as Kafka describes them: those of outbox.topics_in_use(), and those that the relay has published to since it started. Each query asks Kafka.';
 COMMENT ON COLUMN outbox.topics.topic IS 'Kafka topic.';
-COMMENT ON COLUMN outbox.topics.partitions IS 'Partitions; NULL if there is no such topic.';
-COMMENT ON COLUMN outbox.topics.replication_factor IS 'Copies of each record.';
-COMMENT ON COLUMN outbox.topics.max_message_bytes IS 'The most bytes of a record batch that the topic takes.';
-COMMENT ON COLUMN outbox.topics.min_insync_replicas IS 'Copies that must be there before a record counts as written.';
+COMMENT ON COLUMN outbox.topics.partitions IS 'Number of partitions; NULL if the topic does not exist.';
+COMMENT ON COLUMN outbox.topics.replication_factor IS 'Number of replicas of each partition.';
+COMMENT ON COLUMN outbox.topics.max_message_bytes IS 'Largest record batch that the topic accepts, in bytes.';
+COMMENT ON COLUMN outbox.topics.min_insync_replicas IS 'Number of replicas that must have a record before it is acknowledged.';
 COMMENT ON COLUMN outbox.topics.cleanup_policy IS 'delete, compact, or both.';
-COMMENT ON COLUMN outbox.topics.retention IS 'How long records are kept; NULL for ever.';
-COMMENT ON COLUMN outbox.topics.error IS 'What is wrong with the topic, or could not be learned.';
+COMMENT ON COLUMN outbox.topics.retention IS 'How long records are kept; NULL if unlimited.';
+COMMENT ON COLUMN outbox.topics.error IS 'What is wrong with the topic, or could not be determined.';

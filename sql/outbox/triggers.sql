@@ -1,24 +1,24 @@
--- What holds for every row, however it comes in: emit(), plain INSERT, COPY, logical code of users.
+-- Owns the rules for each row of the table of events, whether it comes from emit(), INSERT or COPY.
 
 CREATE FUNCTION outbox.before_insert() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_before_insert';
 COMMENT ON FUNCTION outbox.before_insert() IS
-    'Assigns the transaction id before the first event id, on which the relay''s search for new rows rests, and has the relay woken at commit.';
+    'Assigns the transaction id before the first event id, as the relay''s search for new rows requires, and wakes the relay at commit.';
 
 CREATE FUNCTION outbox.check_event() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_check_event';
 COMMENT ON FUNCTION outbox.check_event() IS
-    'Refuses an event that Kafka could never accept, where its author sees it.';
+    'Rejects an event that Kafka could never accept.';
 
 CREATE FUNCTION outbox.count_attempt() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_count_attempt';
 COMMENT ON FUNCTION outbox.count_attempt() IS
-    'Keeps the books of a refused event: counts the attempt and sets the time of the next one, if there is one.';
+    'Counts an attempt of a refused event and sets the time of the next one, if any.';
 
 CREATE FUNCTION outbox.retry_time_changed() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_retiming';
 COMMENT ON FUNCTION outbox.retry_time_changed() IS
-    'Has the relay notice at commit that the time of an event''s next attempt was changed.';
+    'Tells the relay at commit that the time of an event''s next attempt has changed.';
 
 CREATE TRIGGER before_insert BEFORE INSERT ON outbox.events
     FOR EACH STATEMENT EXECUTE FUNCTION outbox.before_insert();

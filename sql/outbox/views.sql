@@ -1,4 +1,4 @@
--- What people look at.
+-- Owns the views of the outbox and its relays, and wait_published().
 
 CREATE VIEW outbox.pending AS
     SELECT e.id,
@@ -16,21 +16,21 @@ CREATE VIEW outbox.pending AS
            e.next_attempt_at,
            e.last_error
       FROM outbox.events AS e;
-COMMENT ON VIEW outbox.pending IS 'Events that wait to be published, readable, with their age.';
+COMMENT ON VIEW outbox.pending IS 'Events waiting to be published, with readable keys and payloads and their age.';
 COMMENT ON COLUMN outbox.pending.id IS 'Position in the outbox.';
 COMMENT ON COLUMN outbox.pending.event_id IS 'Identity of the event.';
 COMMENT ON COLUMN outbox.pending.topic IS 'Kafka topic.';
-COMMENT ON COLUMN outbox.pending.partition IS 'Kafka partition, where the author chose one.';
-COMMENT ON COLUMN outbox.pending.key IS 'Record key: as text where it is text, else in hexadecimal.';
-COMMENT ON COLUMN outbox.pending.payload IS 'Record value: as text where it is text, else in hexadecimal.';
-COMMENT ON COLUMN outbox.pending.headers IS 'The author''s headers.';
-COMMENT ON COLUMN outbox.pending.event_type IS 'CloudEvents type, where the author gave one.';
+COMMENT ON COLUMN outbox.pending.partition IS 'Kafka partition, if the event specifies one.';
+COMMENT ON COLUMN outbox.pending.key IS 'Record key, as text if it is valid text, otherwise in hexadecimal.';
+COMMENT ON COLUMN outbox.pending.payload IS 'Record value, as text if it is valid text, otherwise in hexadecimal.';
+COMMENT ON COLUMN outbox.pending.headers IS 'Headers of the event.';
+COMMENT ON COLUMN outbox.pending.event_type IS 'CloudEvents type, if the event specifies one.';
 COMMENT ON COLUMN outbox.pending.content_type IS 'Media type of the payload.';
 COMMENT ON COLUMN outbox.pending.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.pending.age IS 'How long ago that was.';
-COMMENT ON COLUMN outbox.pending.attempts IS 'How often Kafka has refused it.';
-COMMENT ON COLUMN outbox.pending.next_attempt_at IS 'Not tried again before this time.';
-COMMENT ON COLUMN outbox.pending.last_error IS 'Why Kafka refused it last.';
+COMMENT ON COLUMN outbox.pending.age IS 'Time since the event was emitted.';
+COMMENT ON COLUMN outbox.pending.attempts IS 'How often Kafka has refused the event.';
+COMMENT ON COLUMN outbox.pending.next_attempt_at IS 'Earliest time of the next attempt; NULL if the event was never refused.';
+COMMENT ON COLUMN outbox.pending.last_error IS 'Why Kafka last refused the event.';
 
 CREATE FUNCTION outbox.relay_status(
     database oid,
@@ -61,21 +61,21 @@ CREATE FUNCTION outbox.relay_status(
 )
     LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_relay_status';
 COMMENT ON FUNCTION outbox.relay_status(oid) IS
-    'What outbox.status and outbox.relays show of a database''s relay, read from shared memory.';
+    'Returns what outbox.status and outbox.relays show about a database''s relay, from shared memory.';
 
 CREATE VIEW outbox.status AS
     SELECT s.*
       FROM outbox.relay_status((SELECT d.oid FROM pg_catalog.pg_database AS d
                                  WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) AS s;
 COMMENT ON VIEW outbox.status IS
-    'One row: this database''s relay, read from shared memory without touching the table of events.';
+    'One row about the relay of this database, read from shared memory without reading the table of events.';
 
 CREATE VIEW outbox.relays AS
     SELECT d.datname AS database, s.*
       FROM pg_catalog.pg_database AS d CROSS JOIN LATERAL outbox.relay_status(d.oid) AS s
      WHERE s.published IS NOT NULL;
 COMMENT ON VIEW outbox.relays IS
-    'One row for each database of the server that has a relay, or had one and will again: as outbox.status there.';
+    'One row for each database of the server with a relay, running or to be started again, as outbox.status shows it there.';
 COMMENT ON COLUMN outbox.relays.database IS 'The database.';
 
 DO $always$
@@ -85,30 +85,30 @@ DECLARE
 BEGIN
     FOR described IN
         SELECT * FROM (VALUES
-            ('pid', 'Process of the relay; NULL if none runs.'),
+            ('pid', 'Process ID of the relay; NULL if none is running.'),
             ('state', 'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, paused, incompatible (with this version of the extension), replica (a copy, kept by a subscription) or stopping.'),
-            ('state_since', 'Since when it has been in this state.'),
-            ('connection', 'Of the producer to Kafka: unknown, connected or disconnected.'),
-            ('connection_since', 'Since when the connection has been so.'),
-            ('last_error', 'The last trouble, kept after it is over: see recovered_at.'),
-            ('last_error_at', 'When that was.'),
+            ('state_since', 'When the relay entered this state.'),
+            ('connection', 'Connection of the producer to Kafka: unknown, connected or disconnected.'),
+            ('connection_since', 'When the connection entered this state.'),
+            ('last_error', 'The last error, kept after recovery: see recovered_at.'),
+            ('last_error_at', 'When the last error occurred.'),
             ('published', 'Events acknowledged by Kafka and deleted, since the server started.'),
-            ('refused', 'Refusals of events by Kafka, since the server started.'),
-            ('in_flight', 'Events handed to the producer and not yet settled.'),
-            ('oldest_event_at', 'When the oldest event in flight was emitted; NULL if none is in flight. Of all that waits: outbox.backlog.'),
-            ('last_publish_at', 'When events were last settled as published.'),
-            ('sweeps', 'Reads of the table for new events, since the server started.'),
-            ('wakeups', 'Times the relay woke from its sleep, since the server started.'),
-            ('max_in_flight', 'How many events may be in flight: event_outbox.max_in_flight.'),
-            ('waiting_retries', 'Refused events that wait for their next attempt, as far as the relay has met them.'),
-            ('blocked_keys', 'Keys whose events wait behind a refused one of theirs.'),
+            ('refused', 'How often Kafka refused an event, since the server started.'),
+            ('in_flight', 'Events passed to the producer and not settled yet.'),
+            ('oldest_event_at', 'When the oldest event in flight was emitted; NULL if none is in flight. See outbox.backlog for all waiting events.'),
+            ('last_publish_at', 'When published events were last settled.'),
+            ('sweeps', 'How often the relay read the table for new events, since the server started.'),
+            ('wakeups', 'How often the relay was woken, since the server started.'),
+            ('max_in_flight', 'Maximum number of events in flight: event_outbox.max_in_flight.'),
+            ('waiting_retries', 'Refused events waiting for their next attempt, as far as the relay has read them.'),
+            ('blocked_keys', 'Keys with events waiting behind a refused event.'),
             ('publish_rate', 'Events published per second, over the last minute or so.'),
-            ('error_counts', 'What has gone wrong since the server started, and how often: refusals by their class, "disconnected", and "producer" for one that could not be used.'),
-            ('round_trip_ms', 'Mean time from a request to Kafka''s answer, of the slowest broker; NULL unless kafka_properties sets statistics.interval.ms, as for the columns below.'),
-            ('round_trip_p99_ms', 'The same time, of all but one request in a hundred.'),
-            ('queued', 'Events in librdkafka''s queues and on their way to Kafka.'),
-            ('open_requests', 'Requests that no broker has answered yet.'),
-            ('recovered_at', 'When the trouble of last_error was over; NULL while it lasts, or if there was none.')
+            ('error_counts', 'Number of errors by kind since the server started: the classes of refusals, "disconnected", and "producer" for a producer that could not be used.'),
+            ('round_trip_ms', 'Mean round-trip time of requests to the slowest broker, in milliseconds. This and the next three columns are NULL unless kafka_properties sets statistics.interval.ms.'),
+            ('round_trip_p99_ms', '99th percentile of that round-trip time, in milliseconds.'),
+            ('queued', 'Events in librdkafka''s queues or being sent.'),
+            ('open_requests', 'Requests not answered by a broker yet.'),
+            ('recovered_at', 'When the relay recovered from last_error; NULL if it has not, or if there was no error.')
         ) AS v(column_name, description)
     LOOP
         FOREACH view_name IN ARRAY ARRAY['status', 'relays'] LOOP
@@ -128,16 +128,16 @@ CREATE VIEW outbox.backlog AS
       FROM (SELECT) AS one_row
            LEFT JOIN LATERAL (SELECT e.emitted_at FROM outbox.events AS e ORDER BY e.id LIMIT 1) AS oldest ON true;
 COMMENT ON VIEW outbox.backlog IS
-    'One row: what waits in this database, read from its tables; also while no relay runs.';
+    'One row about the events waiting in this database, read from its tables. It works without a relay, too.';
 COMMENT ON COLUMN outbox.backlog.pending IS
-    'Events that wait, as the server''s statistics estimate it; 0 is exact.';
-COMMENT ON COLUMN outbox.backlog.oldest_event_at IS 'When the oldest of them was emitted; NULL if there is none.';
-COMMENT ON COLUMN outbox.backlog.lag IS 'How long ago that was.';
-COMMENT ON COLUMN outbox.backlog.dead_letters IS 'Events that Kafka refused for good, and that nobody has sent again or discarded.';
+    'Number of waiting events, estimated from the server''s statistics; 0 is exact.';
+COMMENT ON COLUMN outbox.backlog.oldest_event_at IS 'When the oldest waiting event was emitted; NULL if none is waiting.';
+COMMENT ON COLUMN outbox.backlog.lag IS 'Age of the oldest waiting event.';
+COMMENT ON COLUMN outbox.backlog.dead_letters IS 'Number of events in outbox.dead_letters.';
 
 CREATE FUNCTION outbox.wait_published(timeout interval) RETURNS boolean
     LANGUAGE c VOLATILE PARALLEL UNSAFE SECURITY DEFINER
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'outbox_wait_published';
 COMMENT ON FUNCTION outbox.wait_published(interval) IS
-    'Waits until all events that were committed before the call have left the outbox; false if the timeout came first.';
+    'Waits until all events committed before the call have left the outbox; returns false if the timeout expires first.';
