@@ -188,3 +188,42 @@ fn phases_of_a_worker_are_those_of_the_code() -> Result<()> {
     assert_eq!(told, phases);
     Ok(())
 }
+
+/// The paths of the tree in `docs/architecture.md`: a name begins each line, and each level is two blanks deeper.
+fn tree() -> Result<BTreeSet<String>> {
+    let code = document("docs/architecture.md")?.code("text");
+    let mut folders: Vec<&str> = Vec::new();
+    let mut paths = BTreeSet::new();
+    for line in code.first().map_or("", String::as_str).lines() {
+        let name = line.split_whitespace().next().unwrap_or_default().trim_end_matches('/');
+        let depth = (line.len() - line.trim_start().len()) / 2;
+        folders.truncate(depth);
+        folders.push(name);
+        paths.insert(folders.join("/"));
+    }
+    Ok(paths)
+}
+
+/// The tree has every folder of the repository and of the rooms, every file of `src`, and nothing else.
+#[test]
+fn the_tree_is_complete() -> Result<()> {
+    let tree = tree()?;
+    let mut faults: Vec<String> = tree
+        .iter()
+        .filter(|path| !layout::repository().join(path).exists())
+        .map(|path| format!("{path} does not exist"))
+        .collect();
+    for folder in ["", "src", "src/outbox", "src/policy", "pgrx-tests"] {
+        for entry in fs::read_dir(layout::repository().join(folder))? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = format!("{folder}/{name}").trim_start_matches('/').to_owned();
+            let counts = entry.file_type()?.is_dir() || folder == "src";
+            if counts && !name.starts_with('.') && name != "target" && !tree.contains(&path) {
+                faults.push(format!("{path} is missing"));
+            }
+        }
+    }
+    assert!(faults.is_empty(), "docs/architecture.md: {faults:#?}");
+    Ok(())
+}
