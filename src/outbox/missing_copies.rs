@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use event_outbox_policy::worker::repeats::{Repeats, Said};
+use event_outbox_policy::worker::log_throttle::{LogThrottle, RepeatCount};
 use once_cell::sync::Lazy;
 use pgrx::prelude::*;
 
@@ -19,15 +19,15 @@ static STARTED_AT: Lazy<Instant> = Lazy::new(Instant::now);
 
 thread_local! {
     /// By the topic of the event and the SQLSTATE of the error.
-    static MISSING: RefCell<Repeats<(String, String)>> = RefCell::default();
+    static MISSING: RefCell<LogThrottle<(String, String)>> = RefCell::default();
 }
 
 /// The arguments are the event's id and topic, and the error's SQLSTATE and message.
 fn log_missing_copy(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let (event, error) = (arguments.uuid(0)?, arguments.text(3)?);
     let kind = (arguments.text(1)?.to_owned(), arguments.text(2)?.to_owned());
-    let is_news = MISSING.with_borrow_mut(|missing| missing.is_news(&kind, 1, age()));
-    if is_news {
+    let is_first = MISSING.with_borrow_mut(|missing| missing.record(&kind, 1, age()));
+    if is_first {
         log(format!("event_outbox: no copy of dead event {event} of topic \"{}\" was sent: {error}", kind.0));
     }
     log_counts();
@@ -36,7 +36,7 @@ fn log_missing_copy(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// Says how many copies were missing, where that has not been said for a while.
 pub fn log_counts() {
-    for Said { kind, count } in MISSING.with_borrow_mut(|missing| missing.due(age())) {
+    for RepeatCount { kind, count } in MISSING.with_borrow_mut(|missing| missing.due(age())) {
         log(match kind {
             Some((topic, code)) => format!(
                 "event_outbox: no copies of {count} more dead event(s) of topic \"{topic}\" were sent (SQLSTATE {code})"
@@ -50,7 +50,7 @@ pub fn log_counts() {
 
 /// When there is a count to say.
 pub fn next_count() -> Option<Instant> {
-    MISSING.with_borrow(Repeats::next_due).map(|due| *STARTED_AT + due)
+    MISSING.with_borrow(LogThrottle::next_due).map(|due| *STARTED_AT + due)
 }
 
 fn age() -> Duration {

@@ -1,8 +1,8 @@
 //! The pure policy of event_outbox.
 //!
 //! Nothing here knows Postgres or Kafka, reads a clock or draws a random number: values come in as
-//! arguments and decisions go out. That is what makes each rule provable by a plain `cargo test`.
-//! The modules follow the way of an event.
+//! arguments and decisions go out. So a plain `cargo test` can check each rule.
+//! The modules follow the path of an event.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]

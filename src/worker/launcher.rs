@@ -7,7 +7,7 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use event_outbox_policy::worker::allowance::Allowance;
+use event_outbox_policy::worker::rate_limit::RateLimit;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
@@ -42,7 +42,7 @@ const VACATED_AT_MOST: Duration = Duration::from_secs(30);
 const PROBES_AT_ONCE: usize = 2;
 
 /// How often all databases are examined. Further requests count as one.
-const RESCANS: Allowance = Allowance { burst: 5, period: Duration::from_secs(5) };
+const RESCANS: RateLimit = RateLimit { burst: 5, period: Duration::from_secs(5) };
 
 /// Registers the launcher with the postmaster.
 pub fn init() {
@@ -124,7 +124,7 @@ struct Launcher {
     workers: HashMap<WorkerKey, WorkerState>,
     /// All slots are in use, and some database has none.
     shortage: Option<Shortage>,
-    /// The history of the rescans; see [`Allowance`].
+    /// The history of the rescans; see [`RateLimit`].
     rescans: i64,
     sleep: Sleep,
 }
@@ -183,8 +183,8 @@ impl Launcher {
 
     /// Lists all databases again, if that was requested and is not done too often.
     fn rescan(&mut self) {
-        if RESCANS.next(self.rescans) <= crate::pg::now() && slots::all().take_rescan() {
-            self.rescans = RESCANS.done(self.rescans, crate::pg::now());
+        if RESCANS.next_allowed(self.rescans) <= crate::pg::now() && slots::all().take_rescan() {
+            self.rescans = RESCANS.record(self.rescans, crate::pg::now());
             for key in list_workers() {
                 if !self.unknown.contains(&key) {
                     self.unknown.push_back(key);
@@ -195,7 +195,7 @@ impl Launcher {
 
     /// When to do it, if it was requested.
     fn rescan_date(&self) -> Option<Instant> {
-        let left = u64::try_from(RESCANS.next(self.rescans) - crate::pg::now()).unwrap_or(0);
+        let left = u64::try_from(RESCANS.next_allowed(self.rescans) - crate::pg::now()).unwrap_or(0);
         slots::all().rescan_is_pending().then(|| Instant::now() + Duration::from_micros(left))
     }
 

@@ -6,7 +6,7 @@
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use event_outbox_policy::worker::allowance::Allowance;
+use event_outbox_policy::worker::rate_limit::RateLimit;
 
 use super::error_text::ErrorText;
 use super::kind::{Notice, WorkerKey};
@@ -15,7 +15,7 @@ use super::wakeup::Wakeup;
 
 /// How often a worker restarts because it is asked to. Further requests count as one, which waits while the worker
 /// goes on.
-const RESTARTS: Allowance = Allowance { burst: 10, period: Duration::from_secs(10) };
+const RESTARTS: RateLimit = RateLimit { burst: 10, period: Duration::from_secs(10) };
 
 /// The slot of one worker. Times are in microseconds since 1970.
 #[derive(Default)]
@@ -26,7 +26,7 @@ pub struct Slot {
     index: AtomicUsize,
     phase: AtomicU32,
     request: AtomicU32,
-    /// The history of its restarts; see [`Allowance`].
+    /// The history of its restarts; see [`RateLimit`].
     restarts: AtomicI64,
     /// Process of the worker; 0 if none runs.
     pub pid: AtomicI32,
@@ -129,11 +129,11 @@ impl Slot {
     /// Counts a restart.
     pub fn count_restart(&self) {
         let arrival = self.restarts.load(Ordering::Relaxed);
-        self.restarts.store(RESTARTS.done(arrival, crate::pg::now()), Ordering::Relaxed);
+        self.restarts.store(RESTARTS.record(arrival, crate::pg::now()), Ordering::Relaxed);
     }
 
     fn next_restart(&self) -> i64 {
-        RESTARTS.next(self.restarts.load(Ordering::Relaxed))
+        RESTARTS.next_allowed(self.restarts.load(Ordering::Relaxed))
     }
 
     /// Forgets the request.

@@ -28,7 +28,7 @@ use event_outbox_policy::event::timestamps::Timestamps;
 use event_outbox_policy::reading::backlog::Backlog;
 use event_outbox_policy::reading::floor::Floor;
 use event_outbox_policy::reading::pace::Pace;
-use event_outbox_policy::worker::repeats::Repeats;
+use event_outbox_policy::worker::log_throttle::LogThrottle;
 use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
@@ -134,7 +134,7 @@ pub struct Relay {
     /// `outbox.pause()` was called, and not yet `outbox.resume()`.
     pub(super) paused: bool,
     /// Refusals by topic and kind that the log has not been told of.
-    pub(super) refusals: Repeats<(Arc<str>, ErrorClass)>,
+    pub(super) refusals: LogThrottle<(Arc<str>, ErrorClass)>,
     /// When notifications were last taken in.
     notified: Option<Instant>,
     /// What a backend asked of Kafka.
@@ -184,7 +184,7 @@ impl Relay {
             db_backoff: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             producer_backoff: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             paused: false,
-            refusals: Repeats::default(),
+            refusals: LogThrottle::default(),
             notified: None,
             admin_task: None,
             renewal: None,

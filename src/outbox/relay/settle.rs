@@ -10,7 +10,7 @@ use event_outbox_policy::delivery::error_class::{CountedError, ErrorClass};
 use event_outbox_policy::delivery::notify::{self, Published};
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::End;
-use event_outbox_policy::worker::repeats::Said;
+use event_outbox_policy::worker::log_throttle::RepeatCount;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::listeners::is_full_queue;
@@ -384,7 +384,7 @@ impl Relay {
         let now = self.age();
         for run in refused.chunk_by(|a, b| a.class == b.class && a.topic == b.topic) {
             let Some(Refusal { row, topic, class, error }) = run.first() else { continue };
-            if self.refusals.is_news(&(topic.clone(), *class), run.len() as u64, now) {
+            if self.refusals.record(&(topic.clone(), *class), run.len() as u64, now) {
                 tracing::warn!("Kafka refused event {} of topic \"{topic}\": {error}", row.id);
             }
         }
@@ -392,7 +392,7 @@ impl Relay {
 
     /// Says how many refusals there were, where that has not been said for a while.
     pub(super) fn log_refusal_counts(&mut self) {
-        for Said { kind, count } in self.refusals.due(self.age()) {
+        for RepeatCount { kind, count } in self.refusals.due(self.age()) {
             match kind {
                 Some((topic, class)) => {
                     tracing::warn!("Kafka refused {count} more event(s) of topic \"{topic}\" ({class})");

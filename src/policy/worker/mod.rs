@@ -1,6 +1,6 @@
-//! How a worker holds back, notices that nothing moves, and knows whether it fits what it finds.
+//! Rules for any background worker: rate limits, log throttling, version checks, the watchdog.
 
-pub mod allowance;
-pub mod repeats;
+pub mod log_throttle;
+pub mod rate_limit;
 pub mod version;
 pub mod watchdog;

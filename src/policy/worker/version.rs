@@ -1,21 +1,21 @@
-//! Whether a library can work with the SQL objects that it finds in a database. The two part company for a while
-//! with every new release: a package brings the library, `ALTER EXTENSION … UPDATE` the objects.
+//! Decides whether the library can work with the SQL objects that it finds in a database. With every new release
+//! their versions differ for a while: a package installs the library, `ALTER EXTENSION … UPDATE` the objects.
 
 use std::str::FromStr;
 
-/// A version as releases are numbered.
+/// The version number of a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version([u32; 3]);
 
 impl Version {
-    /// From its three numbers.
+    /// The version with these three numbers.
     #[must_use]
     pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
         Self([major, minor, patch])
     }
 }
 
-/// Text that is no version.
+/// The text is not a version.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotAVersion;
 
@@ -39,21 +39,21 @@ impl std::fmt::Display for Version {
     }
 }
 
-/// How the objects of a database suit the library.
+/// How the objects of a database fit the library.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fit {
-    /// They are of the same version.
+    /// They have the same version.
     Exact,
-    /// They are older, and the library can still work with them.
+    /// They are older, but the library can still work with them.
     Older,
-    /// They are older than any that the library can work with.
+    /// They are too old for the library to work with them.
     TooOld,
-    /// They are newer than the library, or of no version that was ever released: it cannot know what they are like.
+    /// They are newer than the library, or their version was never released: the library cannot know their definitions.
     Unknown,
 }
 
 impl Fit {
-    /// Of objects that say they are of version `objects`, to a library that can work with `oldest` and later ones.
+    /// The fit of objects with the version `objects` to a library that can work with `oldest` and later versions.
     #[must_use]
     pub fn of(objects: &str, library: Version, oldest: Version) -> Self {
         match objects.parse::<Version>() {
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_library_works_with_what_it_knows() {
+    fn a_library_works_with_the_versions_it_knows() {
         let fit = |objects| Fit::of(objects, Version::new(1, 4, 0), Version::new(1, 2, 0));
         assert_eq!(fit("1.4.0"), Fit::Exact);
         assert_eq!(fit("1.2.0"), Fit::Older);
