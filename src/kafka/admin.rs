@@ -252,17 +252,17 @@ fn least_in_sync(partition: &MetadataPartition) -> (usize, i32) {
 
 /// What Kafka says of each subject to a client that knows nothing yet.
 #[must_use]
-pub fn ask_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
+pub fn check_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
     let names: BTreeSet<&str> = subjects.iter().flatten().map(|topic| &**topic).collect();
     let described = Admin::open(config, timeout, &|| true).and_then(|admin| admin.describe_topics(&names));
     let Ok(described) = described else { return vec![Health::Unknown; subjects.len()] };
     let health = |topic: &str| match described.iter().find(|found| found.topic == topic) {
-        Some(TopicDescription { unwritable: Some(why), .. }) => Health::Ill(why.clone()),
-        Some(TopicDescription { partitions: Some(_), .. }) => Health::Well,
-        Some(TopicDescription { error: Some(error), .. }) => Health::Ill(error.clone()),
+        Some(TopicDescription { unwritable: Some(why), .. }) => Health::Unhealthy(why.clone()),
+        Some(TopicDescription { partitions: Some(_), .. }) => Health::Healthy,
+        Some(TopicDescription { error: Some(error), .. }) => Health::Unhealthy(error.clone()),
         _ => Health::Unknown,
     };
-    subjects.iter().map(|subject| subject.as_ref().map_or(Health::Well, |topic| health(topic))).collect()
+    subjects.iter().map(|subject| subject.as_ref().map_or(Health::Healthy, |topic| health(topic))).collect()
 }
 
 /// Whether nobody has answered, as opposed to an answer that is an error.

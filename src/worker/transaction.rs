@@ -28,7 +28,7 @@ impl Failed {
     /// Whether single rows can be to blame.
     #[must_use]
     pub fn can_be_of_rows(&self) -> bool {
-        bisection::can_be_of_rows(&self.sqlstate())
+        bisection::may_be_caused_by_row(&self.sqlstate())
     }
 
     /// The code's five characters.

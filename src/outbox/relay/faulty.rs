@@ -6,7 +6,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use event_outbox_policy::delivery::bisection::{self, Failure, Parted};
+use event_outbox_policy::delivery::bisection::{self, Bisected, Failure};
 use event_outbox_policy::delivery::outcome::{Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::End;
 
@@ -89,13 +89,13 @@ impl Relay {
             Ok(()) => {}
             Err((mut batch, failed)) if failed.can_be_of_rows() => {
                 let mut rest = batch.split_off(batch.len().min(SEARCHABLE));
-                let parted = self.settle_apart(batch, failed);
-                rest.extend(parted.left);
+                let result = self.settle_apart(batch, failed);
+                rest.extend(result.unsettled);
                 // Those that were not tried come first next time.
                 rest.into_iter().rev().for_each(|report| self.faulty.reports.push_front(report));
                 self.faulty.pause.failed();
-                self.set_aside(parted.guilty, false);
-                parted.ended.map(|failed| self.note::<()>(Err(failed)));
+                self.set_aside(result.faulty, false);
+                result.stopped_by.map(|failed| self.note::<()>(Err(failed)));
             }
             Err((batch, failed)) => {
                 self.faulty.reports.extend(batch);
@@ -114,20 +114,23 @@ impl Relay {
             self.note::<()>(Err(failed));
             return;
         }
-        let parted = self.settle_apart(batch, failed);
-        if !parted.left.is_empty() {
+        let result = self.settle_apart(batch, failed);
+        if !result.unsettled.is_empty() {
             self.faulty.most_together = SEARCHABLE;
         }
-        self.reports.extend(parted.left);
-        self.set_aside(parted.guilty, true);
-        self.note(parted.ended.map_or(Ok(()), Err));
+        self.reports.extend(result.unsettled);
+        self.set_aside(result.faulty, true);
+        self.note(result.stopped_by.map_or(Ok(()), Err));
     }
 
-    fn settle_apart(&mut self, batch: Vec<Report>, failed: Failed) -> Parted<Report, Failed> {
+    fn settle_apart(&mut self, batch: Vec<Report>, failed: Failed) -> Bisected<Report, Failed> {
         bisection::settle(batch, failed, TRIES, |piece| {
             self.settle_together(piece).map_err(|(piece, failed)| {
                 let can_be_of_rows = failed.can_be_of_rows();
-                (piece, if can_be_of_rows { Failure::OfRows(failed) } else { Failure::OfTheWorld(failed) })
+                (
+                    piece,
+                    if can_be_of_rows { Failure::PerhapsRow(failed) } else { Failure::Environment(failed) },
+                )
             })
         })
     }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::delivery::error_class::CountedError;
-use event_outbox_policy::worker::watchdog::{Advice, Health, Subject, Watchdog};
+use event_outbox_policy::worker::watchdog::{Findings, Health, Subject, Watchdog};
 
 use super::main_loop::Relay;
 use super::metrics;
@@ -20,7 +20,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 /// The watchdog, and what it has asked.
 #[derive(Default)]
 pub struct Watch {
-    dog: Watchdog,
+    watchdog: Watchdog,
     asked: Option<Question>,
 }
 
@@ -34,20 +34,20 @@ impl Relay {
     pub(super) fn watch(&mut self) {
         let now = self.age();
         if self.publisher.is_none() || self.renewal.is_some() {
-            self.watch.dog.look(now, []);
+            self.watch.watchdog.observe(now, []);
             return;
         }
-        if now >= self.watch.dog.next_look() {
+        if now >= self.watch.watchdog.next_check() {
             let adrift = self.is_disconnected().then_some((None, 0));
             let first = self.window.first_places().into_iter().map(|(topic, place)| (Some(topic), place));
-            self.watch.dog.look(now, first.chain(adrift));
-            if let Some((topic, why)) = self.watch.dog.ill() {
+            self.watch.watchdog.observe(now, first.chain(adrift));
+            if let Some((topic, why)) = self.watch.watchdog.problem() {
                 self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
             }
         }
         self.hear_answer(now);
         if self.watch.asked.is_none()
-            && let Some(subjects) = self.watch.dog.question(now)
+            && let Some(subjects) = self.watch.watchdog.due_probe(now)
         {
             self.watch.asked = self.ask_kafka(subjects);
         }
@@ -56,7 +56,8 @@ impl Relay {
     /// When to look again, though nobody rings.
     pub(super) fn next_watch(&self) -> Option<Instant> {
         let something_is_out = !self.window.is_empty() || self.is_disconnected();
-        (something_is_out && self.publisher.is_some()).then(|| self.started_at + self.watch.dog.next_look())
+        (something_is_out && self.publisher.is_some())
+            .then(|| self.started_at + self.watch.watchdog.next_check())
     }
 
     fn hear_answer(&mut self, now: Duration) {
@@ -73,8 +74,8 @@ impl Relay {
     }
 
     fn heed(&mut self, now: Duration, answers: impl Iterator<Item = (Subject, Health)>) {
-        let Advice { ills, stuck } = self.watch.dog.answered(now, answers);
-        for (topic, why) in ills {
+        let Findings { new_problems, stuck } = self.watch.watchdog.record_health(now, answers);
+        for (topic, why) in new_problems {
             tracing::warn!("nothing comes back of topic {topic}, its events wait: {why}");
             self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
         }
@@ -100,7 +101,7 @@ impl Relay {
             // Dropped after the answer is given.
             let _wake = SetAtEnd(bell);
             // Should the relay be gone, nobody needs to know.
-            let _ = give.send(admin::ask_health(&config, &about, ANSWER_TIMEOUT));
+            let _ = give.send(admin::check_health(&config, &about, ANSWER_TIMEOUT));
         };
         let thread =
             with_signals_blocked(|| std::thread::Builder::new().name("kafka-watch".into()).spawn(work));

@@ -16,20 +16,20 @@ use std::time::Duration;
 use foldhash::fast::RandomState;
 
 /// Silence that is nobody's concern.
-const PATIENCE: Duration = Duration::from_secs(15);
+const MAX_SILENCE: Duration = Duration::from_secs(15);
 
 /// How long Kafka must have been well, so that the producer should have noticed.
 const GRACE: Duration = Duration::from_secs(12);
 
 /// First and longest time between two questions to Kafka, and between two renewals of the producer.
-const QUESTION: (Duration, Duration) = (GRACE, Duration::from_secs(120));
-const RENEWAL: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(900));
+const PROBE_INTERVAL: (Duration, Duration) = (GRACE, Duration::from_secs(120));
+const RENEWAL_INTERVAL: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(900));
 
 /// How often to look whether something has come back.
-const LOOK: Duration = Duration::from_secs(5);
+const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Topics that are asked about at a time.
-const MOST_TOPICS: usize = 50;
+const MAX_TOPICS: usize = 50;
 
 /// What is silent: a topic, or with `None` the producer as a whole, which finds no broker.
 pub type Subject = Option<Arc<str>>;
@@ -38,18 +38,18 @@ pub type Subject = Option<Arc<str>>;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
     /// Events should get through.
-    Well,
+    Healthy,
     /// They cannot, and why.
-    Ill(String),
+    Unhealthy(String),
     /// Nobody answers.
     Unknown,
 }
 
 /// What to do after an answer.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Advice {
+pub struct Findings {
     /// What has been found wrong with topics that was not known yet.
-    pub ills: Vec<(Arc<str>, String)>,
+    pub new_problems: Vec<(Arc<str>, String)>,
     /// What is silent though Kafka is well, and for how long: the producer is to be replaced.
     pub stuck: Option<(Subject, Duration)>,
 }
@@ -61,30 +61,30 @@ struct Wait {
     place: u64,
     since: Duration,
     /// Since when Kafka is known to be well.
-    well_since: Option<Duration>,
-    ill: Option<String>,
+    healthy_since: Option<Duration>,
+    problem: Option<String>,
 }
 
 /// What has been silent since when. Times are those of a clock that never goes back.
 #[derive(Debug)]
 pub struct Watchdog {
     waits: HashMap<Subject, Wait, RandomState>,
-    next_look: Duration,
-    next_question: Duration,
-    question_pause: Duration,
+    next_check: Duration,
+    next_probe: Duration,
+    probe_interval: Duration,
     next_renewal: Duration,
-    renewal_pause: Duration,
+    renewal_interval: Duration,
 }
 
 impl Default for Watchdog {
     fn default() -> Self {
         Self {
             waits: HashMap::default(),
-            next_look: Duration::ZERO,
-            next_question: Duration::ZERO,
-            question_pause: QUESTION.0,
+            next_check: Duration::ZERO,
+            next_probe: Duration::ZERO,
+            probe_interval: PROBE_INTERVAL.0,
             next_renewal: Duration::ZERO,
-            renewal_pause: RENEWAL.0,
+            renewal_interval: RENEWAL_INTERVAL.0,
         }
     }
 }
@@ -92,32 +92,32 @@ impl Default for Watchdog {
 impl Watchdog {
     /// When to look, as long as something is out.
     #[must_use]
-    pub fn next_look(&self) -> Duration {
-        self.next_look
+    pub fn next_check(&self) -> Duration {
+        self.next_check
     }
 
     /// Looks at what is out: of each subject the place of the event that was handed over first.
-    pub fn look(&mut self, now: Duration, first: impl IntoIterator<Item = (Subject, u64)>) {
-        self.next_look = now + LOOK;
+    pub fn observe(&mut self, now: Duration, first: impl IntoIterator<Item = (Subject, u64)>) {
+        self.next_check = now + CHECK_INTERVAL;
         let mut before = std::mem::take(&mut self.waits);
         for (subject, place) in first {
             let wait = before.remove(&subject).filter(|wait| wait.place == place);
-            let wait = wait.unwrap_or(Wait { place, since: now, well_since: None, ill: None });
+            let wait = wait.unwrap_or(Wait { place, since: now, healthy_since: None, problem: None });
             self.waits.insert(subject, wait);
         }
         if self.silent(now).next().is_none() {
-            self.question_pause = QUESTION.0;
+            self.probe_interval = PROBE_INTERVAL.0;
         }
     }
 
     fn silent(&self, now: Duration) -> impl Iterator<Item = (&Subject, &Wait)> {
-        self.waits.iter().filter(move |(_, wait)| now.saturating_sub(wait.since) >= PATIENCE)
+        self.waits.iter().filter(move |(_, wait)| now.saturating_sub(wait.since) >= MAX_SILENCE)
     }
 
     /// What Kafka is to be asked about, if it is time.
     #[must_use]
-    pub fn question(&mut self, now: Duration) -> Option<Vec<Subject>> {
-        if now < self.next_question {
+    pub fn due_probe(&mut self, now: Duration) -> Option<Vec<Subject>> {
+        if now < self.next_probe {
             return None;
         }
         let mut silent: Vec<_> = self.silent(now).map(|(subject, wait)| (wait.since, subject)).collect();
@@ -126,63 +126,64 @@ impl Watchdog {
         }
         // Those that have waited longest; the producer as a whole first.
         silent.sort_unstable();
-        let subjects = silent.into_iter().take(MOST_TOPICS).map(|(_, subject)| subject.clone()).collect();
-        self.next_question = now + self.question_pause;
-        self.question_pause = (self.question_pause * 2).min(QUESTION.1);
+        let subjects = silent.into_iter().take(MAX_TOPICS).map(|(_, subject)| subject.clone()).collect();
+        self.next_probe = now + self.probe_interval;
+        self.probe_interval = (self.probe_interval * 2).min(PROBE_INTERVAL.1);
         Some(subjects)
     }
 
     /// Kafka, or its silence, has answered.
-    pub fn answered(
+    pub fn record_health(
         &mut self,
         now: Duration,
         answers: impl IntoIterator<Item = (Subject, Health)>,
-    ) -> Advice {
-        let mut advice = Advice::default();
+    ) -> Findings {
+        let mut findings = Findings::default();
         for (subject, health) in answers {
             // Something may have come back meanwhile.
             let Some(wait) = self.waits.get_mut(&subject) else { continue };
             match health {
-                Health::Unknown => wait.well_since = None,
-                Health::Ill(why) => {
-                    wait.well_since = None;
+                Health::Unknown => wait.healthy_since = None,
+                Health::Unhealthy(why) => {
+                    wait.healthy_since = None;
                     if let Some(topic) = subject
-                        && wait.ill.replace(why.clone()).as_ref() != Some(&why)
+                        && wait.problem.replace(why.clone()).as_ref() != Some(&why)
                     {
-                        advice.ills.push((topic, why));
+                        findings.new_problems.push((topic, why));
                     }
                 }
-                Health::Well => {
-                    wait.ill = None;
-                    let well_since = *wait.well_since.get_or_insert(now);
+                Health::Healthy => {
+                    wait.problem = None;
+                    let healthy_since = *wait.healthy_since.get_or_insert(now);
                     let silence = now.saturating_sub(wait.since);
-                    let is_longest = advice.stuck.as_ref().is_none_or(|(_, longest)| *longest < silence);
-                    if now.saturating_sub(well_since) >= GRACE && now >= self.next_renewal && is_longest {
-                        advice.stuck = Some((subject, silence));
+                    let is_longest = findings.stuck.as_ref().is_none_or(|(_, longest)| *longest < silence);
+                    if now.saturating_sub(healthy_since) >= GRACE && now >= self.next_renewal && is_longest {
+                        findings.stuck = Some((subject, silence));
                     }
                     // Whether it still is well is asked as soon as it is of use.
-                    self.next_question = self.next_question.min(now + GRACE);
+                    self.next_probe = self.next_probe.min(now + GRACE);
                 }
             }
         }
-        if advice.stuck.is_some() {
-            self.renew(now);
+        if findings.stuck.is_some() {
+            self.record_renewal(now);
         }
-        advice
+        findings
     }
 
     /// What is known to be wrong with a topic of which nothing comes back.
     #[must_use]
-    pub fn ill(&self) -> Option<(&str, &str)> {
-        self.waits.iter().find_map(|(subject, wait)| Some((&**subject.as_ref()?, wait.ill.as_deref()?)))
+    pub fn problem(&self) -> Option<(&str, &str)> {
+        self.waits.iter().find_map(|(subject, wait)| Some((&**subject.as_ref()?, wait.problem.as_deref()?)))
     }
 
     /// The producer is about to be replaced: all begins anew.
-    fn renew(&mut self, now: Duration) {
+    fn record_renewal(&mut self, now: Duration) {
         // One that has lasted was not in vain.
-        let lasted = now >= self.next_renewal + self.renewal_pause * 2;
-        self.renewal_pause = if lasted { RENEWAL.0 } else { (self.renewal_pause * 2).min(RENEWAL.1) };
-        self.next_renewal = now + self.renewal_pause;
+        let lasted = now >= self.next_renewal + self.renewal_interval * 2;
+        self.renewal_interval =
+            if lasted { RENEWAL_INTERVAL.0 } else { (self.renewal_interval * 2).min(RENEWAL_INTERVAL.1) };
+        self.next_renewal = now + self.renewal_interval;
         self.waits.clear();
     }
 }
@@ -203,17 +204,17 @@ mod tests {
 
     /// Lives through the time with what is out at each second, and Kafka's health; gives when the producer was replaced.
     fn renewals(until: u64, out: impl Fn(u64) -> Option<u64>, health: impl Fn(u64) -> Health) -> Vec<u64> {
-        let mut dog = Watchdog::default();
+        let mut watchdog = Watchdog::default();
         let (mut found, mut generation) = (Vec::new(), 0);
         for second in 0..until {
             let now = secs(second);
-            if now >= dog.next_look() {
+            if now >= watchdog.next_check() {
                 // What is read again is handed over again.
-                dog.look(now, out(second).map(|place| (topic("t"), place + generation)));
+                watchdog.observe(now, out(second).map(|place| (topic("t"), place + generation)));
             }
-            if let Some(subjects) = dog.question(now) {
+            if let Some(subjects) = watchdog.due_probe(now) {
                 let answers = subjects.into_iter().map(|subject| (subject, health(second)));
-                if dog.answered(now, answers).stuck.is_some() {
+                if watchdog.record_health(now, answers).stuck.is_some() {
                     found.push(second);
                     generation += 1_000_000;
                 }
@@ -224,15 +225,15 @@ mod tests {
 
     #[test]
     fn what_moves_is_never_asked_about() {
-        assert_eq!(renewals(100_000, |second| Some(second / 10), |_| Health::Well), NEVER);
-        assert_eq!(renewals(100_000, |_| None, |_| Health::Well), NEVER);
+        assert_eq!(renewals(100_000, |second| Some(second / 10), |_| Health::Healthy), NEVER);
+        assert_eq!(renewals(100_000, |_| None, |_| Health::Healthy), NEVER);
     }
 
     #[test]
     fn an_outage_is_waited_for_and_a_stuck_producer_is_not() {
         assert_eq!(renewals(100_000, |_| Some(1), |_| Health::Unknown), NEVER);
-        assert_eq!(renewals(100_000, |_| Some(1), |_| Health::Ill("no leader".into())), NEVER);
-        let found = renewals(60, |_| Some(1), |_| Health::Well);
+        assert_eq!(renewals(100_000, |_| Some(1), |_| Health::Unhealthy("no leader".into())), NEVER);
+        let found = renewals(60, |_| Some(1), |_| Health::Healthy);
         assert!(found.len() == 1 && found[0] <= 35, "{found:?}");
     }
 
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn a_producer_that_recovers_within_the_grace_is_kept() {
         for outage in 0..600 {
-            let health = |second| if second < outage { Health::Unknown } else { Health::Well };
+            let health = |second| if second < outage { Health::Unknown } else { Health::Healthy };
             let out = |second| (second < outage + GRACE.as_secs() - 5).then_some(1);
             assert_eq!(renewals(outage + 100, out, health), NEVER, "after {outage} s");
         }
@@ -248,36 +249,39 @@ mod tests {
 
     #[test]
     fn the_pauses_grow_to_their_limit_and_shrink_again() {
-        let found = renewals(20_000, |_| Some(1), |_| Health::Well);
+        let found = renewals(20_000, |_| Some(1), |_| Health::Healthy);
         let pauses: Vec<u64> = found.windows(2).map(|pair| pair[1] - pair[0]).collect();
-        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + LOOK.as_secs()), "{pauses:?}");
+        assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + CHECK_INTERVAL.as_secs()), "{pauses:?}");
         assert!(pauses.last().is_some_and(|last| (900..960).contains(last)), "{pauses:?}");
         // A quiet time, and then the next.
         let out = |second| (!(5_000..15_000).contains(&second)).then_some(1);
-        let found = renewals(16_000, out, |_| Health::Well);
+        let found = renewals(16_000, out, |_| Health::Healthy);
         let late: Vec<_> = found.iter().filter(|second| **second > 15_000).collect();
         assert!(*late[0] < 15_040 && *late[1] - *late[0] < 100, "{late:?}");
     }
 
     #[test]
     fn an_illness_is_told_once_and_shown_while_it_lasts() {
-        let mut dog = Watchdog::default();
-        let ill = || [(topic("t"), Health::Ill("no leader".into()))];
-        dog.look(secs(0), [(topic("t"), 1)]);
-        assert_eq!(dog.question(secs(10)), None);
-        assert_eq!(dog.question(secs(15)), Some(vec![topic("t")]));
-        assert_eq!(dog.answered(secs(15), ill()).ills, [("t".into(), "no leader".to_string())]);
-        assert_eq!(dog.ill(), Some(("t", "no leader")));
-        assert_eq!(dog.answered(secs(30), ill()).ills, []);
-        dog.look(secs(35), [(topic("t"), 2)]);
-        assert_eq!(dog.ill(), None);
+        let mut watchdog = Watchdog::default();
+        let unhealthy = || [(topic("t"), Health::Unhealthy("no leader".into()))];
+        watchdog.observe(secs(0), [(topic("t"), 1)]);
+        assert_eq!(watchdog.due_probe(secs(10)), None);
+        assert_eq!(watchdog.due_probe(secs(15)), Some(vec![topic("t")]));
+        assert_eq!(
+            watchdog.record_health(secs(15), unhealthy()).new_problems,
+            [("t".into(), "no leader".to_string())]
+        );
+        assert_eq!(watchdog.problem(), Some(("t", "no leader")));
+        assert_eq!(watchdog.record_health(secs(30), unhealthy()).new_problems, []);
+        watchdog.observe(secs(35), [(topic("t"), 2)]);
+        assert_eq!(watchdog.problem(), None);
     }
 
     #[test]
     fn the_producer_as_a_whole_is_asked_about_first() {
-        let mut dog = Watchdog::default();
-        dog.look(secs(0), [(topic("a"), 1), (None, 0), (topic("b"), 2)]);
-        let subjects = dog.question(secs(20)).unwrap();
+        let mut watchdog = Watchdog::default();
+        watchdog.observe(secs(0), [(topic("a"), 1), (None, 0), (topic("b"), 2)]);
+        let subjects = watchdog.due_probe(secs(20)).unwrap();
         assert_eq!((subjects.len(), &subjects[0]), (3, &None));
     }
 }
