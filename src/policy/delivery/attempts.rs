@@ -1,4 +1,4 @@
-//! How long a refused event waits before its next attempt, and whether there is one.
+//! Decides whether a refused event gets another attempt, and when.
 
 use std::time::Duration;
 
@@ -7,17 +7,18 @@ use super::error_class::ErrorClass;
 /// A refusal of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct Refusal {
-    /// How often it has been refused, this time included.
+    /// How often the event has been refused, including this time.
     pub attempts: i32,
-    /// The kind of this refusal, where it is known.
+    /// The class of this refusal, if it is known.
     pub class: Option<ErrorClass>,
-    /// Time since it was refused first.
+    /// Time since the first refusal.
     pub since_first: Duration,
 }
 
 impl Refusal {
-    /// Whether it was the last: the event is dead. One whose cause others can remove is tried for the grace period,
-    /// however many attempts that takes: access rights that are missing for some seconds must not kill good events.
+    /// Whether it is the last refusal, so that the event is dead. If others can fix the cause, the event is retried during
+    /// the grace period, however many attempts that takes: access rights that are missing for some seconds must not kill
+    /// good events.
     #[must_use]
     pub fn is_last(&self, max_attempts: i32, grace: Duration) -> bool {
         let in_grace = self.class.is_some_and(ErrorClass::is_fixed_by_others) && self.since_first < grace;
@@ -25,7 +26,7 @@ impl Refusal {
     }
 }
 
-/// No duration above zero can be doubled more often: it holds fewer nanoseconds than 2^94.
+/// No duration above zero can be doubled more often, because a `Duration` holds fewer than 2^94 nanoseconds.
 const MAX_DOUBLINGS: u32 = 94;
 
 /// The wait after the given attempt, counted from 1: `base`, doubled with each further one, at most `cap`;
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_can_fix_has_its_grace_too() {
+    fn a_cause_that_others_can_fix_has_its_grace_too() {
         for class in [ErrorClass::UnknownTopic, ErrorClass::NotAuthorized] {
             let refusal =
                 |attempts, seconds| Refusal { attempts, class: Some(class), since_first: BASE * seconds };

@@ -1,15 +1,15 @@
-//! Which of many are to blame when all of them failed together.
+//! Finds the rows that make a settlement fail.
 //!
-//! A settlement is one transaction, and one row can fail it for all: one that a foreign key refers to, one for which a
-//! trigger raises. So it is halved, and the halves that fail are halved again, the larger pieces first: nearly all the
-//! innocent ones are settled by the first few tries, however many are to blame.
+//! A settlement is one transaction, and one row can make it fail for all: a foreign key refers to it, or a trigger raises
+//! an error for it. So the batch is split in halves, and the halves that fail are split again, the larger pieces first.
+//! The first few tries then settle nearly all good rows, however many are faulty.
 
 use std::collections::VecDeque;
 
-/// The classes of SQLSTATE that tell of the server, the session or another session, and not of a row.
+/// The classes of SQLSTATE that concern the server, this session or another session, and not a row.
 const ENVIRONMENT_CLASSES: [&str; 9] = ["08", "25", "40", "53", "55", "57", "58", "F0", "00"];
 
-/// Whether an error with this SQLSTATE can be the fault of single rows.
+/// Whether single rows can cause an error with this SQLSTATE.
 #[must_use]
 pub fn may_be_caused_by_row(sqlstate: &str) -> bool {
     !ENVIRONMENT_CLASSES.iter().any(|class| sqlstate.starts_with(class))
@@ -18,25 +18,25 @@ pub fn may_be_caused_by_row(sqlstate: &str) -> bool {
 /// Why a piece was not settled.
 #[derive(Debug)]
 pub enum Failure<E> {
-    /// It may be one of the piece.
+    /// A row of the piece may be the cause.
     PerhapsRow(E),
-    /// It is none of them: there is no use in trying others.
+    /// No row is the cause, so there is no use in trying others.
     Environment(E),
 }
 
-/// What came of it.
+/// The result of a bisection.
 #[derive(Debug)]
 pub struct Bisected<T, E> {
-    /// Those that failed alone, each with its error.
+    /// Items that failed alone, each with its error.
     pub faulty: Vec<(T, E)>,
-    /// Those that were not tried to the end.
+    /// Items that neither were settled nor failed alone.
     pub unsettled: Vec<T>,
-    /// Why it was stopped_by before its time.
+    /// The error of the environment that ended the bisection early.
     pub stopped_by: Option<E>,
 }
 
-/// Settles what can be settled of a batch that has failed with `error`, in at most `tries` calls of `settle`, which gives
-/// back what it has not settled.
+/// Settles as much as possible of a batch that has failed with `error`, in at most `tries` calls of `settle`. A call that
+/// fails returns its items.
 pub fn settle<T, E: Clone>(
     batch: Vec<T>,
     error: E,
@@ -81,7 +81,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn locks_and_full_disks_are_nobodys_fault() {
+    fn locks_and_full_disks_are_no_fault_of_a_row() {
         for sqlstate in ["55P03", "53100", "57014", "40P01", "58030", "25006"] {
             assert!(!may_be_caused_by_row(sqlstate), "{sqlstate}");
         }
@@ -92,7 +92,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn each_is_settled_or_guilty_or_left_and_none_twice(
+        fn each_is_settled_or_faulty_or_unsettled_and_none_twice(
             count in 1..300_usize,
             bad in prop::collection::btree_set(0..300_usize, 1..40),
             budget in 0..700_usize,
@@ -118,7 +118,7 @@ mod tests {
             let mut all: Vec<_> = settled.into_iter().chain(faulty).chain(result.unsettled.clone()).collect();
             all.sort_unstable();
             prop_assert_eq!(all, (0..count).collect::<Vec<_>>());
-            // With tries enough nobody is unsettled.
+            // With enough tries no item stays unsettled.
             if budget >= 2 * count && environment_fails_after.is_none() {
                 prop_assert!(result.unsettled.is_empty());
             }

@@ -1,11 +1,11 @@
-//! The classes of refusals, by which programs can tell them apart, and what else the relay counts.
+//! The classes of refusals, which programs can distinguish, and the other errors that the relay counts.
 
 use std::fmt;
 
-/// Why an event was refused, as `error_class` of `outbox.dead_letters` names it.
+/// Why an event was refused. `error_class` in `outbox.dead_letters` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ErrorClass {
-    /// The event, or its batch, is larger than the broker or any request takes.
+    /// The event, or its batch, is larger than the broker accepts or a request can hold.
     TooLarge,
     /// The topic does not exist.
     UnknownTopic,
@@ -15,9 +15,9 @@ pub enum ErrorClass {
     NotAuthorized,
     /// The name is not a topic name.
     InvalidTopic,
-    /// The topic does not take such a record.
+    /// The topic does not accept such a record.
     InvalidRecord,
-    /// The topic does not take a record of this time.
+    /// The topic does not accept the record's timestamp.
     InvalidTimestamp,
     /// Any other refusal.
     Other,
@@ -51,13 +51,13 @@ impl ErrorClass {
         }
     }
 
-    /// The class that SQL shows as `text`. `None` for one that an earlier or a later release knows.
+    /// The class that SQL shows as `text`. `None` for a class that only an earlier or a later release has.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|class| class.as_str() == text)
     }
 
-    /// Whether the cause is outside of the event: an administrator, or another deployment, removes it.
+    /// Whether the cause lies outside the event, so that an administrator or another deployment removes it.
     #[must_use]
     pub fn is_fixed_by_others(self) -> bool {
         matches!(self, Self::UnknownTopic | Self::NotAuthorized)
@@ -70,19 +70,19 @@ impl fmt::Display for ErrorClass {
     }
 }
 
-/// What `error_counts` of `outbox.status` counts.
+/// The errors that `error_counts` in `outbox.status` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CountedError {
     /// An event was refused.
     Refusal(ErrorClass),
     /// No broker answered.
     Disconnected,
-    /// A producer could not be made, or stopped working.
+    /// A producer could not be created, or stopped working.
     Producer,
 }
 
 impl CountedError {
-    /// How many kinds there are.
+    /// The number of kinds.
     pub const COUNT: usize = ErrorClass::ALL.len() + 2;
 
     /// All kinds, each at its [`index`](Self::index).

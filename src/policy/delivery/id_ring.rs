@@ -1,22 +1,22 @@
-//! Things by their id, nearly all of which come in ascending order.
+//! A map keyed by event id, optimised for ascending inserts.
 //!
-//! The events in flight: put in as they are read, asked for as they are acknowledged, gone soon after. They lie one behind
-//! the other, so that who works through them goes through memory in one direction; a map that scatters them, or a tree
-//! that moves them about, made a seventh of the relay's own work.
+//! It holds the events in flight: each is inserted when it is read, looked up when it is acknowledged, and removed soon
+//! after. They lie one behind the other, so working through them goes through memory in one direction. With a map that
+//! scatters them, or a tree that moves them, this lookup was a seventh of the relay's own work.
 
 use std::collections::{BTreeMap, VecDeque};
 
-/// Places of things that have gone, beyond as many as there are things, before the others move up.
+/// The number of empty places, beyond one for each value, at which the map is compacted.
 const SLACK: usize = 1024;
 
-/// A map from ids to things.
+/// A map from ids to values.
 #[derive(Debug)]
 pub struct IdRing<T> {
-    /// Strictly ascending; the first is there. Those that have gone leave their place empty.
+    /// Strictly ascending. The first place is never empty; a value that is removed leaves its place empty.
     ascending: VecDeque<(i64, Option<T>)>,
-    /// How many of them are there.
+    /// How many of the places hold a value.
     present: usize,
-    /// Those that came after a higher id.
+    /// Values that were inserted after a higher id.
     late: BTreeMap<i64, T>,
 }
 
@@ -27,29 +27,29 @@ impl<T> Default for IdRing<T> {
 }
 
 impl<T> IdRing<T> {
-    /// Puts a thing in; gives the one that had its id.
-    pub fn insert(&mut self, id: i64, thing: T) -> Option<T> {
+    /// Inserts a value, and returns the previous value with this id.
+    pub fn insert(&mut self, id: i64, value: T) -> Option<T> {
         if let Some(before) = self.get_mut(id) {
-            return Some(std::mem::replace(before, thing));
+            return Some(std::mem::replace(before, value));
         }
         if self.ascending.back().is_none_or(|(last, _)| *last < id) {
-            self.ascending.push_back((id, Some(thing)));
+            self.ascending.push_back((id, Some(value)));
             self.present += 1;
-            self.move_up();
+            self.compact();
         } else {
-            self.late.insert(id, thing);
+            self.late.insert(id, value);
         }
         None
     }
 
-    /// The thing with this id.
+    /// The value with this id.
     #[must_use]
     pub fn get(&self, id: i64) -> Option<&T> {
         let place = self.place(id).and_then(|place| self.ascending[place].1.as_ref());
         place.or_else(|| self.late.get(&id))
     }
 
-    /// The same, to be changed.
+    /// The value with this id, mutable.
     pub fn get_mut(&mut self, id: i64) -> Option<&mut T> {
         match self.place(id) {
             Some(place) if self.ascending[place].1.is_some() => self.ascending[place].1.as_mut(),
@@ -57,58 +57,58 @@ impl<T> IdRing<T> {
         }
     }
 
-    /// Takes a thing out.
+    /// Removes a value, and returns it.
     pub fn remove(&mut self, id: i64) -> Option<T> {
-        let Some(thing) = self.place(id).and_then(|place| self.ascending[place].1.take()) else {
+        let Some(value) = self.place(id).and_then(|place| self.ascending[place].1.take()) else {
             return self.late.remove(&id);
         };
         self.present -= 1;
         self.drop_front();
-        Some(thing)
+        Some(value)
     }
 
-    /// Takes all out but these.
+    /// Removes all values but those whose id `keep` accepts.
     pub fn retain(&mut self, keep: impl Fn(i64) -> bool) {
         self.late.retain(|id, _| keep(*id));
-        self.ascending.retain(|(id, thing)| thing.is_some() && keep(*id));
+        self.ascending.retain(|(id, value)| value.is_some() && keep(*id));
         self.present = self.ascending.len();
     }
 
-    /// The thing with the lowest id.
+    /// The value with the lowest id.
     #[must_use]
     pub fn first(&self) -> Option<&T> {
         match (self.ascending.front(), self.late.first_key_value()) {
-            (Some((id, _)), Some((late, thing))) if late < id => Some(thing),
-            (Some((_, thing)), _) => thing.as_ref(),
-            (None, late) => late.map(|(_, thing)| thing),
+            (Some((id, _)), Some((late, value))) if late < id => Some(value),
+            (Some((_, value)), _) => value.as_ref(),
+            (None, late) => late.map(|(_, value)| value),
         }
     }
 
-    /// How many there are.
+    /// The number of values.
     #[must_use]
     pub fn len(&self) -> usize {
         self.present + self.late.len()
     }
 
-    /// Whether there are none.
+    /// Whether the map is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// All of them, in no order.
+    /// All values, in no particular order.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.ascending.iter().filter_map(|(_, thing)| thing.as_ref()).chain(self.late.values())
+        self.ascending.iter().filter_map(|(_, value)| value.as_ref()).chain(self.late.values())
     }
 
-    /// Where this id is among the ascending ones, be it there or gone.
+    /// The index of this id among the ascending places, whether or not the place is empty.
     fn place(&self, id: i64) -> Option<usize> {
         let (first, last) = (self.ascending.front()?.0, self.ascending.back()?.0);
         if id < first || last < id {
             return None;
         }
-        // Each place holds at least one id more than the one before: so none is further behind the first than its id, and
-        // none further before another than theirs.
+        // Ids ascend by at least one from place to place. So the number of places between two ids is at most the
+        // difference of these ids: this bounds the search from both ends.
         let mut end = distance(first, id).min(self.ascending.len() - 1);
         let mut begin = end.saturating_sub(distance(id, self.ascending[end].0));
         while begin < end {
@@ -122,22 +122,23 @@ impl<T> IdRing<T> {
         (self.ascending[begin].0 == id).then_some(begin)
     }
 
-    /// Drops the empty places before the first thing.
+    /// Drops the empty places before the first value.
     fn drop_front(&mut self) {
-        while self.ascending.front().is_some_and(|(_, thing)| thing.is_none()) {
+        while self.ascending.front().is_some_and(|(_, value)| value.is_none()) {
             self.ascending.pop_front();
         }
     }
 
-    /// Where one stays for long, those behind it come and go: their places must not add up.
-    fn move_up(&mut self) {
+    /// Drops all empty places when there are too many: while one value stays for long, those behind it come and go, and
+    /// their places must not add up.
+    fn compact(&mut self) {
         if self.ascending.len() > 2 * self.present + SLACK {
-            self.ascending.retain(|(_, thing)| thing.is_some());
+            self.ascending.retain(|(_, value)| value.is_some());
         }
     }
 }
 
-/// From one id to a higher one.
+/// The difference from one id to a higher one.
 fn distance(from: i64, to: i64) -> usize {
     usize::try_from(to.abs_diff(from)).unwrap_or(usize::MAX)
 }
@@ -149,7 +150,7 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        /// So far above the highest, or below it.
+        /// The distance from the highest id, above or below it.
         Insert(i64),
         Remove(usize),
         Retain(i64),
@@ -193,8 +194,8 @@ mod tests {
                 for id in theirs.keys().flat_map(|id| [id.saturating_sub(1), *id, id.saturating_add(1)]) {
                     prop_assert_eq!(ours.get(id), theirs.get(&id));
                 }
-                for (id, thing) in &mut theirs {
-                    prop_assert_eq!(ours.get_mut(*id), Some(thing));
+                for (id, value) in &mut theirs {
+                    prop_assert_eq!(ours.get_mut(*id), Some(value));
                 }
                 let mut values: Vec<_> = ours.values().copied().collect();
                 let mut expected: Vec<_> = theirs.values().copied().collect();
@@ -206,14 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn one_that_stays_costs_no_memory_for_those_that_go() {
-        let mut things = IdRing::default();
-        things.insert(1, ());
+    fn a_value_that_stays_costs_no_memory_for_those_that_go() {
+        let mut values = IdRing::default();
+        values.insert(1, ());
         for id in 2..1_000_000 {
-            things.insert(id, ());
-            assert_eq!(things.remove(id), Some(()));
+            values.insert(id, ());
+            assert_eq!(values.remove(id), Some(()));
         }
-        assert!(things.ascending.len() <= SLACK + 3, "{}", things.ascending.len());
-        assert_eq!((things.len(), things.first()), (1, Some(&())));
+        assert!(values.ascending.len() <= SLACK + 3, "{}", values.ascending.len());
+        assert_eq!((values.len(), values.first()), (1, Some(&())));
     }
 }

@@ -1,4 +1,4 @@
-//! What becomes of an event between its reading and its settlement.
+//! Rules for an event between its reading and its settlement.
 
 pub mod attempts;
 pub mod bisection;

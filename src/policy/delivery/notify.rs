@@ -1,4 +1,4 @@
-//! What consumers inside the database are told about published events.
+//! Owns the notifications about published events that consumers inside the database receive.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,27 +8,27 @@ use uuid::Uuid;
 
 use crate::event::topic;
 
-/// How consumers are told: `event_outbox.notify`.
+/// How consumers are notified: `event_outbox.notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
     /// One notification per topic, partition and settled batch.
     Batch,
     /// One notification per event.
     Event,
-    /// None.
+    /// No notifications.
     Off,
 }
 
-/// A published event and where Kafka put it.
+/// A published event and its position in Kafka.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Published {
     /// The event's identity.
     pub event_id: [u8; 16],
     /// Its topic.
     pub topic: Arc<str>,
-    /// The partition that Kafka's acknowledgement names.
+    /// The partition in Kafka's acknowledgement.
     pub partition: i32,
-    /// The offset that Kafka's acknowledgement names.
+    /// The offset in Kafka's acknowledgement.
     pub offset: i64,
 }
 
@@ -37,7 +37,7 @@ pub struct Published {
 pub struct Notification {
     /// NOTIFY channel.
     pub channel: String,
-    /// JSON, below Postgres' limit of 8000 bytes whatever the topic.
+    /// JSON, below Postgres' limit of 8000 bytes for every topic name.
     pub payload: String,
 }
 
@@ -120,17 +120,17 @@ impl Range {
     }
 }
 
-/// The most partitions of which it is remembered what listeners have missed.
+/// The number of partitions whose missed notifications are remembered.
 const MAX_MISSED: usize = 10_000;
 
-/// What could not be told, as one range for each partition; so much of it, whatever comes.
+/// The notifications that could not be sent, as one range of offsets for each partition. Its size is bounded.
 #[derive(Debug, Default)]
 pub struct Missed {
     ranges: BTreeMap<(Arc<str>, i32), Range>,
 }
 
 impl Missed {
-    /// These could not be told.
+    /// Remembers events whose notifications could not be sent.
     pub fn add(&mut self, published: &[Published]) {
         for run in runs(published) {
             let Some(Published { topic, partition, .. }) = run.first() else { continue };
@@ -141,11 +141,11 @@ impl Missed {
         }
     }
 
-    /// What to tell, as with [`Mode::Batch`].
+    /// The notifications to send, as with [`Mode::Batch`].
     #[must_use]
     pub fn notifications(&self) -> Vec<Notification> {
-        let told = self.ranges.iter();
-        told.map(|((topic, partition), range)| range.notification(topic, *partition)).collect()
+        let ranges = self.ranges.iter();
+        ranges.map(|((topic, partition), range)| range.notification(topic, *partition)).collect()
     }
 }
 
@@ -165,11 +165,11 @@ mod tests {
 
     #[test]
     fn a_batch_is_one_range_per_partition() {
-        let told = notifications(
+        let sent = notifications(
             Mode::Batch,
             &[at("a", 0, 5), at("b", 0, 1), at("a", 0, 4), at("a", 1, 9), at("a", 0, 6)],
         );
-        let payloads: Vec<_> = told.iter().map(|n| (n.channel.as_str(), n.payload.as_str())).collect();
+        let payloads: Vec<_> = sent.iter().map(|n| (n.channel.as_str(), n.payload.as_str())).collect();
         assert_eq!(
             payloads,
             vec![
@@ -181,14 +181,14 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_told_as_one_range_and_bounded() {
+    fn missed_events_are_sent_as_one_range_and_bounded() {
         let mut missed = Missed::default();
         assert!(missed.notifications().is_empty());
         missed.add(&[at("a", 0, 5), at("b", 0, 1)]);
         missed.add(&[at("a", 0, 9)]);
-        let told = missed.notifications();
+        let sent = missed.notifications();
         assert_eq!(
-            told[0].payload,
+            sent[0].payload,
             r#"{"topic":"a","partition":0,"first_offset":5,"last_offset":9,"count":2}"#
         );
         for partition in 0..2 * MAX_MISSED as i32 {
@@ -200,10 +200,10 @@ mod tests {
     }
 
     #[test]
-    fn an_event_is_told_by_itself() {
-        let told = notifications(Mode::Event, &[at("a", 0, 5)]);
+    fn each_event_has_its_own_notification() {
+        let sent = notifications(Mode::Event, &[at("a", 0, 5)]);
         assert_eq!(
-            told[0].payload,
+            sent[0].payload,
             r#"{"topic":"a","partition":0,"offset":5,"event_id":"07070707-0707-0707-0707-070707070707"}"#
         );
         assert_eq!(notifications(Mode::Off, &[at("a", 0, 5)]), vec![]);

@@ -1,49 +1,49 @@
-//! What became of an event that was handed to Kafka.
+//! The outcome of an event that was handed to Kafka.
 
 use super::error_class::ErrorClass;
 
-/// The kinds of trouble, as the promises sort them: only [`Failure::Refused`] and [`Failure::Unsendable`] are attempts,
-/// and [`Failure::Suspect`] becomes one if it happens to an event that was sent alone.
+/// The kinds of failure, as the guarantees distinguish them: only [`Failure::Refused`] and [`Failure::Unsendable`] count as
+/// attempts. [`Failure::Suspect`] becomes one if it happens to an event that was sent alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// *This* event is bad: it would fail again however well the world is.
+    /// *This* event is bad: it would fail again even if everything else worked.
     Refused,
-    /// No request can carry it, so that no broker was asked.
+    /// No request can carry the event, so it was not sent to a broker.
     Unsendable,
-    /// The broker refused a batch, for one or some of its events: perhaps this one.
+    /// The broker refused a batch because of one or more of its events, perhaps this one.
     Suspect,
-    /// The world is bad, or a batch-mate was: the event is blameless and is sent again.
+    /// The environment failed, or another event of the batch: this event is not at fault and is sent again.
     Outage,
-    /// The producer has stopped, and the event with it, sent or not: a new one is needed.
+    /// The producer has stopped, and whether the event was sent is unknown: a new producer is needed.
     Stopped,
 }
 
-/// What Kafka said of one event.
+/// What Kafka reported for one event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     /// Acknowledged by all in-sync replicas.
     Delivered {
-        /// Where the record is.
+        /// The record's partition.
         partition: i32,
         /// Its offset in the partition.
         offset: i64,
     },
     /// Not published.
     Failed {
-        /// Whose fault it is.
+        /// The kind of failure.
         failure: Failure,
-        /// Its class.
+        /// The error's class.
         class: ErrorClass,
-        /// The error in words, with its librdkafka name.
+        /// The error's text, with its librdkafka name.
         error: String,
     },
 }
 
-/// A delivery report: what became of the event with this id.
+/// A delivery report: the outcome of the event with this id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     /// The event's `id`.
     pub id: i64,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: Outcome,
 }

@@ -1,13 +1,13 @@
-//! Whether anything moves, whatever may be the cause if nothing does.
+//! Detects a producer that makes no progress, whatever the cause.
 //!
-//! A producer can be stuck in silence: it has forgotten its brokers, or remembers what is no longer true. From within that
-//! looks as an outage does. The difference is what Kafka tells a client that knows nothing yet: so when of some topic
-//! nothing has come back for a while, such a client asks about it. Where Kafka is not well, the events wait, and it is told
-//! what is wrong. Where it is well, and still is after some grace, and still nothing has come back, the producer is
-//! replaced; the more often that was in vain, the later the next time.
+//! A producer can be stuck silently: it has lost its brokers, or holds outdated metadata. From the inside this looks
+//! like an outage. A fresh client can tell the two apart. So when no delivery report of some topic has arrived for a
+//! while, a fresh client asks Kafka about the topic. If Kafka is unhealthy, the events wait, and the problem is reported.
+//! If Kafka is healthy, and still is after a grace period, and still no report has arrived, the producer is replaced.
+//! Each time this does not help, the next replacement comes later.
 //!
-//! A partition's events come back in the order in which they were handed over. So the one of a topic that was handed over
-//! first, of those that are out, stays the same if, and only if, nothing comes back of its partition.
+//! The reports of a partition arrive in the order in which its events were produced. So of a topic's events in flight,
+//! the one that was produced first stays the same if, and only if, no report of its partition arrives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,57 +15,57 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
-/// Silence that is nobody's concern.
+/// A topic may be silent for this long before Kafka is asked about it.
 const MAX_SILENCE: Duration = Duration::from_secs(15);
 
-/// How long Kafka must have been well, so that the producer should have noticed.
+/// How long Kafka must have been healthy before the producer should have noticed.
 const GRACE: Duration = Duration::from_secs(12);
 
-/// First and longest time between two questions to Kafka, and between two renewals of the producer.
+/// The first and the longest time between two probes of Kafka, and between two replacements of the producer.
 const PROBE_INTERVAL: (Duration, Duration) = (GRACE, Duration::from_secs(120));
 const RENEWAL_INTERVAL: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(900));
 
-/// How often to look whether something has come back.
+/// How often to check whether reports have arrived.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Topics that are asked about at a time.
+/// How many topics one probe covers.
 const MAX_TOPICS: usize = 50;
 
 /// What is silent: a topic, or with `None` the producer as a whole, which finds no broker.
 pub type Subject = Option<Arc<str>>;
 
-/// What Kafka says of a subject.
+/// The state of a subject as Kafka reports it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Health {
-    /// Events should get through.
+    /// Kafka should accept events.
     Healthy,
-    /// They cannot, and why.
+    /// Kafka cannot accept events, for this reason.
     Unhealthy(String),
-    /// Nobody answers.
+    /// No broker answered.
     Unknown,
 }
 
-/// What to do after an answer.
+/// What a probe has found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Findings {
-    /// What has been found wrong with topics that was not known yet.
+    /// Problems of topics that were not known yet.
     pub new_problems: Vec<(Arc<str>, String)>,
-    /// What is silent though Kafka is well, and for how long: the producer is to be replaced.
+    /// The subject that is silent although Kafka is healthy, and for how long. The producer must be replaced.
     pub stuck: Option<(Subject, Duration)>,
 }
 
-/// A first event that is out, and has been for a while.
+/// The oldest event in flight of a subject.
 #[derive(Debug)]
 struct Wait {
-    /// When it was handed over, among all.
+    /// Its position among all events that were produced.
     place: u64,
     since: Duration,
-    /// Since when Kafka is known to be well.
+    /// Since when Kafka is known to be healthy.
     healthy_since: Option<Duration>,
     problem: Option<String>,
 }
 
-/// What has been silent since when. Times are those of a clock that never goes back.
+/// Tracks which subjects are silent, and since when. Times come from a monotonic clock.
 #[derive(Debug)]
 pub struct Watchdog {
     waits: HashMap<Subject, Wait, RandomState>,
@@ -90,13 +90,13 @@ impl Default for Watchdog {
 }
 
 impl Watchdog {
-    /// When to look, as long as something is out.
+    /// When to check next, while events are in flight.
     #[must_use]
     pub fn next_check(&self) -> Duration {
         self.next_check
     }
 
-    /// Looks at what is out: of each subject the place of the event that was handed over first.
+    /// Takes note of the events in flight: for each subject the position of the oldest one.
     pub fn observe(&mut self, now: Duration, first: impl IntoIterator<Item = (Subject, u64)>) {
         self.next_check = now + CHECK_INTERVAL;
         let mut before = std::mem::take(&mut self.waits);
@@ -114,7 +114,7 @@ impl Watchdog {
         self.waits.iter().filter(move |(_, wait)| now.saturating_sub(wait.since) >= MAX_SILENCE)
     }
 
-    /// What Kafka is to be asked about, if it is time.
+    /// The subjects to ask Kafka about, if a probe is due.
     #[must_use]
     pub fn due_probe(&mut self, now: Duration) -> Option<Vec<Subject>> {
         if now < self.next_probe {
@@ -124,7 +124,7 @@ impl Watchdog {
         if silent.is_empty() {
             return None;
         }
-        // Those that have waited longest; the producer as a whole first.
+        // Take those that have waited longest, with the producer as a whole first.
         silent.sort_unstable();
         let subjects = silent.into_iter().take(MAX_TOPICS).map(|(_, subject)| subject.clone()).collect();
         self.next_probe = now + self.probe_interval;
@@ -132,7 +132,7 @@ impl Watchdog {
         Some(subjects)
     }
 
-    /// Kafka, or its silence, has answered.
+    /// Records the result of a probe. `Unknown` stands for a probe without an answer.
     pub fn record_health(
         &mut self,
         now: Duration,
@@ -140,7 +140,7 @@ impl Watchdog {
     ) -> Findings {
         let mut findings = Findings::default();
         for (subject, health) in answers {
-            // Something may have come back meanwhile.
+            // A report may have arrived meanwhile.
             let Some(wait) = self.waits.get_mut(&subject) else { continue };
             match health {
                 Health::Unknown => wait.healthy_since = None,
@@ -160,7 +160,7 @@ impl Watchdog {
                     if now.saturating_sub(healthy_since) >= GRACE && now >= self.next_renewal && is_longest {
                         findings.stuck = Some((subject, silence));
                     }
-                    // Whether it still is well is asked as soon as it is of use.
+                    // Probe again as soon as the grace period is over.
                     self.next_probe = self.next_probe.min(now + GRACE);
                 }
             }
@@ -171,15 +171,15 @@ impl Watchdog {
         findings
     }
 
-    /// What is known to be wrong with a topic of which nothing comes back.
+    /// A silent topic and its known problem.
     #[must_use]
     pub fn problem(&self) -> Option<(&str, &str)> {
         self.waits.iter().find_map(|(subject, wait)| Some((&**subject.as_ref()?, wait.problem.as_deref()?)))
     }
 
-    /// The producer is about to be replaced: all begins anew.
+    /// The producer is about to be replaced: all subjects start over.
     fn record_renewal(&mut self, now: Duration) {
-        // One that has lasted was not in vain.
+        // A producer that has lasted was not replaced in vain.
         let lasted = now >= self.next_renewal + self.renewal_interval * 2;
         self.renewal_interval =
             if lasted { RENEWAL_INTERVAL.0 } else { (self.renewal_interval * 2).min(RENEWAL_INTERVAL.1) };
@@ -202,14 +202,15 @@ mod tests {
         Some(name.into())
     }
 
-    /// Lives through the time with what is out at each second, and Kafka's health; gives when the producer was replaced.
+    /// Simulates `until` seconds, given the oldest event in flight and Kafka's health at each second. Returns when the
+    /// producer was replaced.
     fn renewals(until: u64, out: impl Fn(u64) -> Option<u64>, health: impl Fn(u64) -> Health) -> Vec<u64> {
         let mut watchdog = Watchdog::default();
         let (mut found, mut generation) = (Vec::new(), 0);
         for second in 0..until {
             let now = secs(second);
             if now >= watchdog.next_check() {
-                // What is read again is handed over again.
+                // Events that are read again are produced again.
                 watchdog.observe(now, out(second).map(|place| (topic("t"), place + generation)));
             }
             if let Some(subjects) = watchdog.due_probe(now) {
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn what_moves_is_never_asked_about() {
+    fn a_topic_that_progresses_is_never_probed() {
         assert_eq!(renewals(100_000, |second| Some(second / 10), |_| Health::Healthy), NEVER);
         assert_eq!(renewals(100_000, |_| None, |_| Health::Healthy), NEVER);
     }
@@ -237,7 +238,7 @@ mod tests {
         assert!(found.len() == 1 && found[0] <= 35, "{found:?}");
     }
 
-    /// Kafka comes back, and so do the events soon after.
+    /// Kafka comes back, and the reports arrive soon after.
     #[test]
     fn a_producer_that_recovers_within_the_grace_is_kept() {
         for outage in 0..600 {
@@ -248,12 +249,12 @@ mod tests {
     }
 
     #[test]
-    fn the_pauses_grow_to_their_limit_and_shrink_again() {
+    fn the_intervals_grow_to_their_limit_and_shrink_again() {
         let found = renewals(20_000, |_| Some(1), |_| Health::Healthy);
         let pauses: Vec<u64> = found.windows(2).map(|pair| pair[1] - pair[0]).collect();
         assert!(pauses.windows(2).all(|pair| pair[0] <= pair[1] + CHECK_INTERVAL.as_secs()), "{pauses:?}");
         assert!(pauses.last().is_some_and(|last| (900..960).contains(last)), "{pauses:?}");
-        // A quiet time, and then the next.
+        // A quiet time, and then the next silence.
         let out = |second| (!(5_000..15_000).contains(&second)).then_some(1);
         let found = renewals(16_000, out, |_| Health::Healthy);
         let late: Vec<_> = found.iter().filter(|second| **second > 15_000).collect();
@@ -261,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn an_illness_is_told_once_and_shown_while_it_lasts() {
+    fn a_problem_is_reported_once_and_shown_while_it_lasts() {
         let mut watchdog = Watchdog::default();
         let unhealthy = || [(topic("t"), Health::Unhealthy("no leader".into()))];
         watchdog.observe(secs(0), [(topic("t"), 1)]);
@@ -278,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_producer_as_a_whole_is_asked_about_first() {
+    fn the_producer_as_a_whole_is_probed_first() {
         let mut watchdog = Watchdog::default();
         watchdog.observe(secs(0), [(topic("a"), 1), (None, 0), (topic("b"), 2)]);
         let subjects = watchdog.due_probe(secs(20)).unwrap();
