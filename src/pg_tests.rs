@@ -114,7 +114,7 @@ mod tests {
             "22023",
             "event partition must not be negative",
         );
-        is_refused("SELECT outbox.emit('t', NULL)", "22004", "an event without payload needs a key");
+        is_refused("SELECT outbox.emit('t', NULL)", "22004", "event without a payload must have a key");
         is_refused("SELECT outbox.emit('t', '1', event_type => '')", "22023", "event type must not be empty");
         is_refused(
             "SELECT outbox.emit('t', '1', headers => '[1]')",
@@ -148,7 +148,7 @@ mod tests {
         is_refused(
             "INSERT INTO outbox.events (topic) VALUES ('t')",
             "22004",
-            "an event without payload needs a key",
+            "event without a payload must have a key",
         );
         is_refused(
             "INSERT INTO outbox.events (topic, payload, headers) VALUES ('t', '1', '{\"CE_x\": 1}')",
@@ -295,10 +295,10 @@ mod tests {
     fn an_invalid_message_is_rejected_after_its_attempts_and_may_be_mended_before() {
         assert_eq!(try_emit("'bad', 'a b', '1'"), "invalid 1 f invalid event topic");
         assert_eq!(try_emit("'bad', 't', '{'"), "invalid 2 f invalid input syntax for type json");
-        assert_eq!(try_emit("'bad', 't', NULL"), "rejected 3 f an event without payload needs a key");
+        assert_eq!(try_emit("'bad', 't', NULL"), "rejected 3 f event without a payload must have a key");
         assert_eq!(
             try_emit("'bad', 't', '1'"),
-            "rejected 3 f an event without payload needs a key",
+            "rejected 3 f event without a payload must have a key",
             "not examined again"
         );
         assert_eq!(try_emit("'mended', 'a b', '1'"), "invalid 1 f invalid event topic");

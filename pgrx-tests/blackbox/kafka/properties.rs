@@ -59,7 +59,7 @@ fn a_setting_runs_nothing() -> Result<()> {
             status.state == "misconfigured"
                 && status
                     .error()
-                    .contains(&format!("\"{name}\" is taken from event_outbox.kafka_properties_file only"))
+                    .contains(&format!("\"{name}\" can be set only in event_outbox.kafka_properties_file"))
         })?;
     }
     assert!(!mark.exists());

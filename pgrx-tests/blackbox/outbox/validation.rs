@@ -107,15 +107,15 @@ fn cases() -> Vec<Case> {
         Case {
             event: Event { payload: None, ..GOOD },
             code: SqlState::NULL_VALUE_NOT_ALLOWED,
-            message: "an event without payload needs a key",
-            detail: "A null payload is a tombstone: it tells Kafka to forget the record with the same key.",
+            message: "event without a payload must have a key",
+            detail: "A null payload is a tombstone: it tells Kafka to delete the records with the same key.",
             hint: "Pass a key, or a payload.",
         },
         Case {
             event: Event { event_type: Some(""), ..GOOD },
             code: SqlState::INVALID_PARAMETER_VALUE,
             message: "event type must not be empty",
-            detail: "It is sent as the CloudEvents attribute \"type\", which has at least one character.",
+            detail: "The CloudEvents attribute \"type\" must have at least one character.",
             hint: "Pass no event type to use the topic's name.",
         },
         bad_headers("[]", NOT_AN_OBJECT.0, NOT_AN_OBJECT.1),
@@ -261,7 +261,7 @@ fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
         let error = db.client.batch_execute(&sql).expect_err(&sql);
         let told = error.as_db_error().unwrap_or_else(|| panic!("{time}: {error}"));
         assert_eq!(told.code(), &SqlState::DATETIME_FIELD_OVERFLOW, "{time}");
-        assert_eq!(told.message(), "time of the event is out of range", "{time}");
+        assert_eq!(told.message(), "event time is out of range", "{time}");
         assert_eq!(told.hint(), Some("Leave emitted_at out to have it set."), "{time}");
     }
     Ok(())

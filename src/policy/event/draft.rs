@@ -1,4 +1,4 @@
-//! What an event is, and what makes one invalid.
+//! Owns the parts of an event, and the checks of a new one.
 
 use std::borrow::Cow;
 use std::hash::BuildHasher;
@@ -7,11 +7,11 @@ use super::headers::{self, HeaderError};
 use super::size::Size;
 use super::topic;
 
-/// Media type of a payload that `emit()` makes.
+/// The media type of a JSON payload. `emit()` sets it.
 pub const JSON: &str = "application/json";
 
-/// A stored event, as the relay reads it and the Kafka side sends it, borrowed from where it lies as far as it lies there
-/// in plain.
+/// A stored event, as the relay reads it and the Kafka thread sends it. Parts that are stored uncompressed are borrowed from
+/// the row.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Event<'a> {
     /// Position in the outbox; events with the same topic and key are published in this order.
@@ -20,11 +20,11 @@ pub struct Event<'a> {
     pub event_id: [u8; 16],
     /// When it was emitted, in microseconds since 1970-01-01 UTC.
     pub emitted_at: i64,
-    /// The time that its record tells, in the same way.
+    /// The record's timestamp, in microseconds since 1970-01-01 UTC.
     pub record_time: i64,
-    /// Destination.
+    /// Destination topic.
     pub topic: &'a str,
-    /// Destination partition, where the author chose one.
+    /// Destination partition, if the author chose one.
     pub partition: Option<i32>,
     /// Record key.
     pub key: Option<Cow<'a, [u8]>>,
@@ -39,7 +39,7 @@ pub struct Event<'a> {
 }
 
 impl Event<'_> {
-    /// What it weighs on its way to Kafka.
+    /// The size of the event in bytes, by part.
     #[must_use]
     pub fn size(&self) -> Size {
         let text = |part: &Option<Cow<'_, str>>| part.as_ref().map_or(0, |text| text.len());
@@ -53,7 +53,7 @@ impl Event<'_> {
         }
     }
 
-    /// A number that another content has most likely not, within this process.
+    /// A hash of the content, valid within this process: different contents very probably have different hashes.
     #[must_use]
     pub fn fingerprint(&self) -> u64 {
         foldhash::fast::FixedState::default().hash_one((
@@ -68,23 +68,23 @@ impl Event<'_> {
         ))
     }
 
-    /// What the event weighs in the relay's memory while it is in flight, in bytes. `size` is its own.
+    /// How many bytes of the relay's memory the event takes while it is in flight. `size` is the event's own size.
     #[must_use]
     pub fn weight(&self, size: Size) -> usize {
         /// librdkafka's header, measured as resident memory per event in flight.
         const HEADER: usize = 80;
-        // Commas part headers and their values; those within values make it too many, which does no harm.
+        // Commas separate headers and array elements. Commas inside values make the count too high, which does no harm.
         let commas = |json: &Cow<'_, str>| json.bytes().filter(|byte| *byte == b',').count();
         let headers = self.headers.as_ref().map_or(0, |json| commas(json) + 1);
         weight(size) + HEADER * headers
     }
 }
 
-/// What an event of this size weighs in the relay's memory at least: it is held as read until the Kafka thread has
-/// taken it, and copied into librdkafka's queue.
+/// How many bytes of the relay's memory an event of this size takes at least. It is counted twice: it is held as read until
+/// the Kafka thread has taken it, and copied into librdkafka's queue.
 #[must_use]
 pub fn weight(size: Size) -> usize {
-    /// librdkafka's message with its list of headers, and the relay's ticket: measured as resident memory
+    /// librdkafka's message with its list of headers, and the relay's own entry: measured as resident memory
     /// per event in flight, less the event's own bytes.
     const OVERHEAD: usize = 900;
     OVERHEAD + 2 * size.total()
@@ -105,16 +105,16 @@ pub struct Draft<'a> {
     pub headers: Option<&'a str>,
     /// Length of the CloudEvents `type` in bytes.
     pub event_type_bytes: Option<usize>,
-    /// Media type of the payload, where the author says so.
+    /// Media type of the payload, if the author gave one.
     pub content_type: Option<&'a str>,
-    /// When it was emitted, in microseconds since 1970-01-01 UTC, where the author says so.
+    /// When it was emitted, in microseconds since 1970-01-01 UTC, if the author gave a time.
     pub emitted_at: Option<i64>,
 }
 
-/// 9999-12-31 23:59:59.999999 UTC, the last time that RFC 3339 can write, in microseconds since 1970.
+/// 9999-12-31 23:59:59.999999 UTC in microseconds since 1970: the last time that RFC 3339 can express.
 const LAST_TIME: i64 = 253_402_300_799_999_999;
 
-/// Why an event cannot be accepted.
+/// Why an event is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Invalid {
     /// No topic was given.
@@ -123,28 +123,28 @@ pub enum Invalid {
     Topic(String),
     /// The topic is Kafka's own.
     InternalTopic(String),
-    /// Kafka would refuse the topic's name, of so many bytes.
+    /// The topic's name is too long. Holds its length in bytes.
     TopicTooLong(usize),
-    /// A partition below zero.
+    /// The partition is negative.
     Partition(i32),
-    /// A tombstone without a key marks nothing.
+    /// A tombstone without a key has no effect.
     TombstoneWithoutKey,
-    /// An empty CloudEvents type.
+    /// The CloudEvents type is empty.
     EmptyType,
-    /// A time that no record can have.
+    /// No record can have this time.
     Time,
     /// The headers cannot be sent.
     Headers(HeaderError),
-    /// A document in binary form whose text is certain to exceed the limit.
+    /// The payload is a jsonb so large that its text is certain to exceed the limit.
     JsonTooLarge {
-        /// Bytes of the binary form.
+        /// Bytes of the jsonb.
         bytes: usize,
         /// The limit in bytes, `event_outbox.max_event_bytes`.
         limit: usize,
     },
     /// The event exceeds the limit.
     TooLarge {
-        /// What it weighs.
+        /// Its size.
         size: Size,
         /// The limit in bytes, `event_outbox.max_event_bytes`.
         limit: usize,
@@ -152,10 +152,10 @@ pub enum Invalid {
 }
 
 impl Draft<'_> {
-    /// Checks everything that can be known before Kafka is asked.
+    /// Checks everything that can be checked without Kafka.
     ///
     /// # Errors
-    /// The first thing wrong, as [`Invalid`].
+    /// The first fault, as [`Invalid`].
     pub fn check(&self, max_event_bytes: usize) -> Result<(), Invalid> {
         let topic = self.topic.ok_or(Invalid::NoTopic)?;
         if topic.len() > topic::MAX_TOPIC_BYTES {
@@ -176,13 +176,13 @@ impl Draft<'_> {
         if self.event_type_bytes == Some(0) {
             return Err(Invalid::EmptyType);
         }
-        // Kafka's timestamps are not negative; CloudEvents' are written as RFC 3339 has it.
+        // Kafka's timestamps are not negative. CloudEvents writes times in the form of RFC 3339.
         if self.emitted_at.is_some_and(|time| !(0..=LAST_TIME).contains(&time)) {
             return Err(Invalid::Time);
         }
         let mut size = self.size();
         let too_large = |size: Size| Invalid::TooLarge { size, limit: max_event_bytes };
-        // Before anything is done with what is too large, and then with what is sent for the headers.
+        // Check the size before any work on a text that is too large, and again once the headers' size as sent is known.
         if size.total() > max_event_bytes {
             return Err(too_large(size));
         }
@@ -191,40 +191,41 @@ impl Draft<'_> {
         if size.total() > max_event_bytes { Err(too_large(size)) } else { Ok(()) }
     }
 
-    /// As far as it is known before the headers are read.
+    /// The size as far as it is known before the headers are read.
     fn size(&self) -> Size {
         Size {
             payload: self.payload_bytes.unwrap_or(0),
             key: self.key_bytes.unwrap_or(0),
             headers: self.headers.map_or(0, str::len),
             event_type: self.event_type_bytes.unwrap_or(0),
-            // What `emit()` writes itself is not the author's, nor is it when the row is put in again.
+            // The content type that `emit()` sets does not count: the author did not give it. The same holds when the row is
+            // inserted again.
             content_type: self.content_type.filter(|name| *name != JSON).map_or(0, str::len),
         }
     }
 }
 
 impl Invalid {
-    /// One sentence for the author of the event, without a full stop, as Postgres words its errors.
+    /// The primary error message, for the author of the event.
     #[must_use]
     pub fn message(&self) -> String {
         match self {
             Self::NoTopic => "event topic must not be null".into(),
             Self::Topic(_) | Self::TopicTooLong(_) => "invalid event topic".into(),
-            Self::InternalTopic(_) => "events cannot go to an internal topic of Kafka".into(),
+            Self::InternalTopic(_) => "cannot emit events to an internal Kafka topic".into(),
             Self::Partition(_) => "event partition must not be negative".into(),
-            Self::TombstoneWithoutKey => "an event without payload needs a key".into(),
+            Self::TombstoneWithoutKey => "event without a payload must have a key".into(),
             Self::EmptyType => "event type must not be empty".into(),
-            Self::Time => "time of the event is out of range".into(),
+            Self::Time => "event time is out of range".into(),
             Self::Headers(HeaderError::NotAnObject) => "event headers must be a JSON object".into(),
             Self::Headers(HeaderError::EmptyName) => "event header names must not be empty".into(),
             Self::Headers(HeaderError::Reserved(name)) => format!("event header \"{name}\" is reserved"),
-            Self::Headers(HeaderError::Unsendable) => "event headers hold text that cannot be sent".into(),
+            Self::Headers(HeaderError::Unsendable) => "event headers contain text that cannot be sent".into(),
             Self::TooLarge { .. } | Self::JsonTooLarge { .. } => "event is too large".into(),
         }
     }
 
-    /// What exactly was found.
+    /// The error detail.
     #[must_use]
     pub fn detail(&self) -> String {
         match self {
@@ -233,31 +234,31 @@ impl Invalid {
                 format!("The name has {bytes} bytes; Kafka allows {}.", topic::MAX_TOPIC_BYTES)
             }
             Self::Topic(name) => format!("Kafka does not accept \"{name}\" as a topic name."),
-            Self::InternalTopic(name) => format!("In \"{name}\" Kafka keeps what it needs itself."),
-            Self::Partition(partition) => format!("Partition is {partition}."),
+            Self::InternalTopic(name) => format!("Kafka uses topic \"{name}\" itself."),
+            Self::Partition(partition) => format!("The partition is {partition}."),
             Self::TombstoneWithoutKey => {
-                "A null payload is a tombstone: it tells Kafka to forget the record with the same key.".into()
+                "A null payload is a tombstone: it tells Kafka to delete the records with the same key."
+                    .into()
             }
-            Self::EmptyType => {
-                "It is sent as the CloudEvents attribute \"type\", which has at least one character.".into()
-            }
-            Self::Time => "A Kafka record and a CloudEvent have a time from 1970 to 9999.".into(),
+            Self::EmptyType => "The CloudEvents attribute \"type\" must have at least one character.".into(),
+            Self::Time => "The times of Kafka records and CloudEvents lie between 1970 and 9999.".into(),
             Self::Headers(HeaderError::NotAnObject) => {
                 "Each member of the object becomes a record header.".into()
             }
             Self::Headers(HeaderError::EmptyName) => {
-                "A member of the headers object has the name \"\".".into()
+                "A member of the headers object has an empty name.".into()
             }
             Self::Headers(HeaderError::Reserved(_)) => {
                 "Names that begin with \"ce_\" are CloudEvents attributes, which the outbox writes itself."
                     .into()
             }
             Self::Headers(HeaderError::Unsendable) => {
-                "Half of a surrogate pair is no character, and a header's name cannot hold \\u0000.".into()
+                "Text cannot contain half of a surrogate pair, and header names cannot contain \\u0000."
+                    .into()
             }
             Self::JsonTooLarge { bytes, limit } => {
                 format!(
-                    "Its jsonb has {bytes} bytes, so that the text has more than event_outbox.max_event_bytes, which is {limit}."
+                    "Its jsonb has {bytes} bytes, so its text exceeds event_outbox.max_event_bytes, which is {limit}."
                 )
             }
             Self::TooLarge { size, limit } => {
@@ -266,7 +267,7 @@ impl Invalid {
         }
     }
 
-    /// What the author can do.
+    /// The hint: what the author can do.
     #[must_use]
     pub fn hint(&self) -> String {
         match self {
@@ -327,7 +328,7 @@ mod tests {
         assert_eq!(full.check(17), Ok(()));
         let size = Size { payload: 2, key: 1, headers: 7, event_type: 4, content_type: 3 };
         assert_eq!(full.check(16), Err(Invalid::TooLarge { size, limit: 16 }));
-        // As `emit()` stores it, and `redrive()` puts it in again.
+        // `emit()` stores this content type, and `redrive()` inserts it again.
         assert_eq!(Draft { content_type: Some(JSON), ..full }.check(14), Ok(()));
     }
 

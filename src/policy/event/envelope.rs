@@ -1,4 +1,4 @@
-//! The headers around a record: CloudEvents 1.0, Kafka protocol binding, binary content mode.
+//! Owns the envelope of a record: CloudEvents 1.0, Kafka protocol binding, binary content mode.
 
 use jiff::Timestamp;
 use uuid::Uuid;
@@ -9,10 +9,10 @@ use super::headers;
 const SPEC_VERSION: &str = "1.0";
 const CONTENT_TYPE: &str = "content-type";
 
-/// The most bytes of a source. It is sent with every event, and does not count towards an event's size.
+/// The limit of a source in bytes. The source is sent with every event, and does not count towards an event's size.
 pub const MAX_SOURCE_BYTES: usize = 1000;
 
-/// What is written around an event besides its own headers.
+/// The headers that are written in addition to the event's own.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Envelope {
     /// CloudEvents attributes as record headers, with this `source` (a URI-reference).
@@ -20,16 +20,17 @@ pub enum Envelope {
         /// Sent as `ce_source`.
         source: String,
     },
-    /// Nothing: only the author's headers.
+    /// No further headers.
     None,
 }
 
 impl Envelope {
     /// Writes all headers of `event` in their order: first the envelope's, then the author's.
     ///
-    /// An author's own `content-type` header takes the place of the stored content type.
+    /// A `content-type` header of the author's replaces the stored content type.
     pub fn write(&self, event: &Event<'_>, mut put: impl FnMut(&str, Option<&[u8]>)) {
-        // Stored headers were checked when they came in; should a hand-made row slip by, it is sent without.
+        // Stored headers were checked when they were inserted. A hand-made row that slipped through is sent without its
+        // headers.
         let own = event.headers.as_deref().map(headers::parse).and_then(Result::ok).unwrap_or_default();
         if let Self::CloudEvents { source } = self {
             let mut id = Uuid::encode_buffer();
@@ -52,13 +53,13 @@ impl Envelope {
 }
 
 /// The default `ce_source`: a URI of the cluster and the database. `cluster` is the cluster's name, or
-/// its system identifier where it has none.
+/// its system identifier if it has no name.
 #[must_use]
 pub fn default_source(cluster: &str, database: &str) -> String {
     format!("postgresql://{}/{}", percent_encode(cluster), percent_encode(database))
 }
 
-/// Keeps RFC 3986's unreserved characters, and encodes the others.
+/// Encodes all but RFC 3986's unreserved characters.
 fn percent_encode(text: &str) -> String {
     use std::fmt::Write;
     text.bytes().fold(String::with_capacity(text.len()), |mut out, byte| {

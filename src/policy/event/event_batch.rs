@@ -1,7 +1,7 @@
-//! Events packed into few pieces of memory, for their way to another thread.
+//! A batch of events in a few allocations, to be handed to another thread.
 //!
-//! A piece of memory for each event would be made by one thread and freed by the other, where the allocator's locks meet;
-//! and a shared topic's count would go back and forth between two processors.
+//! With an allocation for each event, one thread would allocate and the other free, and they would contend for the
+//! allocator's locks. With a shared topic in each event, its reference count would move between two processors.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, TryReserveError};
@@ -20,7 +20,7 @@ pub struct EventBatch {
     bytes: Vec<u8>,
     /// Headers and types.
     text: String,
-    /// Each once.
+    /// The distinct topics.
     topics: Vec<Arc<str>>,
     places: HashMap<Arc<str>, usize, RandomState>,
 }
@@ -42,10 +42,10 @@ struct Entry {
     content_type: Option<Range<usize>>,
 }
 
-/// How much there is of everything.
+/// The size of a batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct BatchSize {
-    /// Number of events.
+    /// The number of events.
     pub events: usize,
     /// Bytes of keys and payloads.
     pub bytes: usize,
@@ -54,15 +54,15 @@ pub struct BatchSize {
 }
 
 impl EventBatch {
-    /// With room for so much, before memory must grow; with less, if there is none.
+    /// An empty batch with this capacity, or with less if memory is short.
     #[must_use]
     pub fn with_room(extent: BatchSize) -> Self {
-        let mut packed = Self { entries: Vec::with_capacity(extent.events), ..Self::default() };
-        let _ = packed.bytes.try_reserve(extent.bytes).and_then(|()| packed.text.try_reserve(extent.text));
-        packed
+        let mut batch = Self { entries: Vec::with_capacity(extent.events), ..Self::default() };
+        let _ = batch.bytes.try_reserve(extent.bytes).and_then(|()| batch.text.try_reserve(extent.text));
+        batch
     }
 
-    /// How much there is in it.
+    /// The batch's size.
     #[must_use]
     pub fn extent(&self) -> BatchSize {
         BatchSize { events: self.entries.len(), bytes: self.bytes.len(), text: self.text.len() }
@@ -71,7 +71,7 @@ impl EventBatch {
     /// Adds a copy of the event.
     ///
     /// # Errors
-    /// There is no memory for it, and nothing was added.
+    /// Memory is short. Nothing was added.
     pub fn push(&mut self, event: &Event<'_>) -> Result<(), TryReserveError> {
         let bytes = |part: &Option<Cow<'_, [u8]>>| part.as_ref().map_or(0, |bytes| bytes.len());
         let text = |part: &Option<Cow<'_, str>>| part.as_ref().map_or(0, |text| text.len());
@@ -99,7 +99,7 @@ impl EventBatch {
         self.entries.iter().map(|entry| (entry.topic, self.event(entry)))
     }
 
-    /// Their topics, each once.
+    /// The distinct topics of the events.
     #[must_use]
     pub fn topics(&self) -> &[Arc<str>] {
         &self.topics
@@ -136,7 +136,7 @@ impl EventBatch {
     }
 
     fn place(&mut self, topic: &str) -> usize {
-        // Most events go where the one before went.
+        // Most events have the same topic as the one before.
         let last = self.entries.last().map(|entry| entry.topic).filter(|last| *self.topics[*last] == *topic);
         if let Some(place) = last.or_else(|| self.places.get(topic).copied()) {
             return place;
@@ -174,7 +174,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_unpacked_is_what_was_packed(
+        fn the_events_are_those_that_were_pushed(
             written in prop::collection::vec(
                 (
                     0..5_u8,
@@ -187,17 +187,17 @@ mod tests {
         ) {
             let topics = ["a", "b", "ab", "c", "d"].map(str::to_owned);
             let events: Vec<_> = written.iter().enumerate().map(|(n, written)| event(n, &topics, written)).collect();
-            let mut packed = EventBatch::default();
-            events.iter().for_each(|event| packed.push(event).unwrap());
-            for ((place, unpacked), event) in packed.events().zip(&events) {
-                prop_assert_eq!(&*packed.topics()[place], event.topic);
-                prop_assert_eq!(&unpacked, event);
+            let mut batch = EventBatch::default();
+            events.iter().for_each(|event| batch.push(event).unwrap());
+            for ((place, found), event) in batch.events().zip(&events) {
+                prop_assert_eq!(&*batch.topics()[place], event.topic);
+                prop_assert_eq!(&found, event);
             }
-            prop_assert_eq!(packed.events().count(), events.len());
-            let mut distinct: Vec<_> = packed.topics().to_vec();
+            prop_assert_eq!(batch.events().count(), events.len());
+            let mut distinct: Vec<_> = batch.topics().to_vec();
             distinct.sort();
             distinct.dedup();
-            prop_assert_eq!(distinct.len(), packed.topics().len());
+            prop_assert_eq!(distinct.len(), batch.topics().len());
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A JSON object read as Kafka record headers.
+//! Reads a JSON object as Kafka record headers.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,37 +9,37 @@ use serde_json::value::RawValue;
 
 use super::json;
 
-/// The prefix of the CloudEvents attributes in the Kafka protocol binding: ours alone to write.
+/// The prefix of the CloudEvents attributes in the Kafka protocol binding. Only the outbox writes such headers.
 pub const RESERVED_PREFIX: &str = "ce_";
 
-/// Characters of a name that an error shows.
+/// How many characters of a name an error shows.
 const SHOWN: usize = 100;
 
-/// Why a text cannot be read as headers.
+/// Why a text is not a valid set of headers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HeaderError {
     /// The text is not a JSON object.
     NotAnObject,
-    /// A header without a name.
+    /// A header has an empty name.
     EmptyName,
-    /// A name that begins with [`RESERVED_PREFIX`], in whatever case.
+    /// A name begins with [`RESERVED_PREFIX`], in upper or lower case.
     Reserved(String),
-    /// Text that no record header can hold: half of a surrogate pair, or a NUL in a name, which librdkafka
-    /// takes as a C string.
+    /// A record header cannot hold the text: it contains half of a surrogate pair, or a name contains a NUL, and
+    /// librdkafka takes names as C strings.
     Unsendable,
 }
 
-/// The headers of one event, in their written order. What is borrowed is as large as the text, whatever the text says:
-/// an array repeats its header's name, and is taken apart only when it is sent.
+/// The headers of one event, in their written order. They borrow from the text, so their size is bounded by it: an
+/// array, which repeats its header's name, is expanded only when it is sent.
 #[derive(Debug, Default)]
 pub struct Headers<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl Headers<'_> {
-    /// Gives each header: a string is sent as it is, `null` as a null header, an array as one header per element,
-    /// anything else as its JSON text.
+    /// Calls `put` for each header. A string is sent as it is, `null` as a null header, an array as one header per
+    /// element, anything else as its JSON text.
     pub fn each(&self, mut put: impl FnMut(&str, Option<&str>)) {
         for (name, value) in &self.0 {
-            // They have been read once, by `parse`.
+            // This cannot fail: `parse` has read the values before.
             let _ = values(value, |value| {
                 put(name, single(value)?.as_deref());
                 Ok(())
@@ -47,7 +47,7 @@ impl Headers<'_> {
         }
     }
 
-    /// Whether there is a header of this name, in whatever case.
+    /// Whether there is a header with this name, ignoring case.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
         self.0.iter().any(|(other, _)| other.eq_ignore_ascii_case(name))
@@ -57,7 +57,7 @@ impl Headers<'_> {
 /// Reads headers.
 ///
 /// # Errors
-/// The first thing wrong with the text, as [`HeaderError`].
+/// The first fault of the text, as [`HeaderError`].
 pub fn parse(text: &str) -> Result<Headers<'_>, HeaderError> {
     let mut headers = Vec::with_capacity(4);
     entries(text, |name, value| {
@@ -69,10 +69,10 @@ pub fn parse(text: &str) -> Result<Headers<'_>, HeaderError> {
     Ok(Headers(headers))
 }
 
-/// Checks headers as [`parse`] does, but takes no memory for what they hold. Gives the bytes that are sent for them.
+/// Checks headers as [`parse`] does, but without allocating memory for them. Returns how many bytes are sent for them.
 ///
 /// # Errors
-/// The first thing wrong with the text, as [`HeaderError`].
+/// The first fault of the text, as [`HeaderError`].
 pub fn check(text: &str) -> Result<usize, HeaderError> {
     let mut bytes = 0_usize;
     entries(text, |name, value| {
@@ -86,21 +86,21 @@ pub fn check(text: &str) -> Result<usize, HeaderError> {
     Ok(bytes)
 }
 
-/// What headers that may not have been checked weigh: their text, or what is sent for them if that is more.
+/// The size of headers that may not have been checked: that of their text, or of the headers as sent, if that is more.
 #[must_use]
 pub fn weigh(text: &str) -> usize {
-    // Only an array is sent as more than it is written as.
+    // Only arrays can be larger as sent than as written.
     let sent = if text.contains('[') { check(text).unwrap_or(0) } else { 0 };
     text.len().max(sent)
 }
 
-/// The bytes that Kafka's record format puts before so many: their number, seven bits a byte, with one for the sign.
+/// The size of the length prefix in Kafka's record format: a zigzag varint, with seven bits in each byte.
 const fn prefix(bytes: usize) -> usize {
     let bits = usize::BITS - bytes.leading_zeros() + 1;
     bits.div_ceil(7) as usize
 }
 
-/// Gives the members of the object.
+/// Calls `put` for each member of the object.
 fn entries<'a>(
     text: &'a str,
     mut put: impl FnMut(&'a RawValue, &'a RawValue) -> Result<(), HeaderError>,
@@ -112,7 +112,7 @@ fn entries<'a>(
     read.map_err(|_| wrong.unwrap_or(HeaderError::NotAnObject))
 }
 
-/// Gives the elements of a member's value, if it is an array, or the value.
+/// Calls `put` for each element of the value if it is an array, or else for the value itself.
 fn values<'a>(
     value: &'a RawValue,
     mut put: impl FnMut(&'a RawValue) -> Result<(), HeaderError>,
@@ -123,11 +123,11 @@ fn values<'a>(
     let mut wrong = None;
     let mut json = serde_json::Deserializer::from_str(value.get());
     let elements = Elements(|element| put(element).map_err(|fault| wrong = Some(fault)));
-    // The text as a whole is JSON, so that it is the elements that can be wrong.
+    // The text as a whole is valid JSON, so only an element can be wrong.
     json.deserialize_seq(elements).map_err(|_| wrong.unwrap_or(HeaderError::Unsendable))
 }
 
-/// Checks a header's name, a JSON string; gives its bytes.
+/// Checks a header's name, a JSON string, and returns its length in bytes.
 fn check_name(name: &RawValue) -> Result<usize, HeaderError> {
     let bytes = string_bytes(name)?;
     if bytes == 0 {
@@ -143,7 +143,7 @@ fn check_name(name: &RawValue) -> Result<usize, HeaderError> {
     Ok(bytes)
 }
 
-/// The bytes of what is sent for a value.
+/// How many bytes are sent for a value.
 fn sent(value: &RawValue) -> Result<usize, HeaderError> {
     match value.get().as_bytes().first() {
         Some(b'n') => Ok(0),
@@ -160,13 +160,13 @@ fn single(value: &RawValue) -> Result<Option<Cow<'_, str>>, HeaderError> {
     }
 }
 
-/// What a JSON string spells.
+/// The text of a JSON string.
 fn decode(string: &RawValue) -> Result<Cow<'_, str>, HeaderError> {
     let Text(text) = serde_json::from_str(string.get()).map_err(|_| HeaderError::Unsendable)?;
     Ok(text)
 }
 
-/// The bytes of what a JSON string spells, if it is text.
+/// The length in bytes of a JSON string's text.
 fn string_bytes(string: &RawValue) -> Result<usize, HeaderError> {
     let quoted = string.get();
     if !quoted.contains('\\') {
@@ -178,7 +178,7 @@ fn string_bytes(string: &RawValue) -> Result<usize, HeaderError> {
         .ok_or(HeaderError::Unsendable)
 }
 
-/// The characters that a JSON string spells; `None` for half of a surrogate pair.
+/// The characters of a JSON string's text; `None` for half of a surrogate pair.
 fn characters(string: &RawValue) -> impl Iterator<Item = Option<char>> {
     let quoted = string.get();
     let mut rest = quoted[1..quoted.len() - 1].chars();
@@ -199,7 +199,7 @@ fn characters(string: &RawValue) -> impl Iterator<Item = Option<char>> {
     })
 }
 
-/// The character whose UTF-16 code comes next, in one unit or two.
+/// Reads the character whose UTF-16 code comes next, in one unit or two.
 fn escaped(rest: &mut std::str::Chars<'_>) -> Option<char> {
     let unit = |rest: &mut std::str::Chars<'_>| {
         let digits = rest.as_str().get(..4)?;
@@ -214,11 +214,11 @@ fn escaped(rest: &mut std::str::Chars<'_>) -> Option<char> {
     char::decode_utf16([first, unit(rest)?]).next()?.ok()
 }
 
-/// A JSON string, borrowed unless it has escapes: headers are read for each event, by its author and by the relay.
+/// A JSON string, borrowed unless it has escapes: headers are read twice for each event, by `emit()` and by the relay.
 #[derive(Deserialize)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The members of a JSON object in their written order, repeated names kept, each given as it is read.
+/// Visits the members of a JSON object in their written order, including repeated names.
 struct Entries<F>(F);
 
 impl<'de, F: FnMut(&'de RawValue, &'de RawValue) -> Result<(), ()>> Visitor<'de> for Entries<F> {
@@ -236,7 +236,7 @@ impl<'de, F: FnMut(&'de RawValue, &'de RawValue) -> Result<(), ()>> Visitor<'de>
     }
 }
 
-/// The elements of a JSON array, each given as it is read.
+/// Visits the elements of a JSON array.
 struct Elements<F>(F);
 
 impl<'de, F: FnMut(&'de RawValue) -> Result<(), ()>> Visitor<'de> for Elements<F> {
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused() {
+    fn invalid_headers_are_refused() {
         let wrong = |text: &str| {
             let (parsed, checked) = (parse(text).map(|_| ()), check(text).map(|_| ()));
             assert_eq!(parsed, checked, "{text}");

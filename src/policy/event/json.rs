@@ -1,11 +1,11 @@
-//! JSON text as it goes to Kafka.
+//! Compacts JSON text before it goes to Kafka.
 
 use std::ops::Range;
 
 /// Removes the white space between the tokens of a JSON text. Numbers, escapes and the order of keys
-/// stay as they are, which parsing into values and printing them again would not promise.
+/// stay as they are. Parsing the text and printing it again would not guarantee that.
 ///
-/// `text` must be valid JSON (Postgres' own output is); white space inside strings is kept.
+/// `text` must be valid JSON, as Postgres' own output is. White space inside strings is kept.
 #[must_use]
 pub fn compact(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -17,7 +17,7 @@ pub fn compact(text: &str) -> String {
     out
 }
 
-/// The same where the text lies, for texts that are too large to be copied. Gives its new length.
+/// Like [`compact`], but in place, for texts that are too large to copy. Returns the new length.
 #[must_use]
 pub fn compact_in_place(text: &mut [u8]) -> usize {
     let (mut at, mut length) = (0, 0);
@@ -32,7 +32,7 @@ pub fn compact_in_place(text: &mut [u8]) -> usize {
     length
 }
 
-/// How many bytes it leaves.
+/// The length in bytes of the text that [`compact`] returns.
 #[must_use]
 pub fn compact_bytes(text: &str) -> usize {
     let (mut at, mut length) = (0, 0);
@@ -43,7 +43,7 @@ pub fn compact_bytes(text: &str) -> usize {
     length
 }
 
-/// The next bytes that stay, from `at` on.
+/// The next run of bytes to keep, from `at` on.
 fn next_run(text: &[u8], at: usize) -> Option<Range<usize>> {
     let is_space = |byte: u8| matches!(byte, b' ' | b'\n' | b'\r' | b'\t');
     let begin = at + text[at..].iter().position(|byte| !is_space(*byte))?;

@@ -1,4 +1,4 @@
-//! What an event is, what makes one invalid, and how it becomes a record.
+//! Events: their parts, their validation, and their form as Kafka records.
 
 pub mod draft;
 pub mod envelope;

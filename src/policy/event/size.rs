@@ -1,24 +1,24 @@
-//! What an event weighs on its way to Kafka.
+//! Owns the size of an event, and the limits that no setting can raise.
 
 use std::fmt;
 
 use super::topic;
 use crate::delivery::error_class::ErrorClass;
 
-/// The most bytes of an event that any request can carry, and the most that `event_outbox.max_event_bytes` can be. A
-/// broker that is set up as usual closes the connection on a request of more than 104857600 bytes
-/// (`socket.request.max.bytes`); the envelope and the fields of the request itself need less than what is left.
+/// The size in bytes of the largest event that a request can carry, and the maximum of `event_outbox.max_event_bytes`.
+/// With its default settings a broker closes the connection on a request of more than 104857600 bytes
+/// (`socket.request.max.bytes`). The envelope and the fields of the request itself need less than the difference.
 pub const LARGEST_EVENT: usize = 100_000_000;
 
-/// The bytes of an event, by part: all that its author decides. What comes on top is small: the name of the topic,
-/// the attributes of the envelope and the frame of the record, some two thousand bytes at most.
+/// The size of an event in bytes, by part. It includes all parts that the author decides. The rest is small: the topic's
+/// name, the attributes of the envelope and the frame of the record take some two thousand bytes at most.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Size {
     /// Record value.
     pub payload: usize,
     /// Record key.
     pub key: usize,
-    /// The author's headers: their JSON text, or what is sent if that is more.
+    /// The author's headers: their JSON text, or the headers as sent, if that is more.
     pub headers: usize,
     /// CloudEvents `type`.
     pub event_type: usize,
@@ -27,7 +27,7 @@ pub struct Size {
 }
 
 impl Size {
-    /// All parts together.
+    /// The sum of all parts.
     #[must_use]
     pub fn total(&self) -> usize {
         self.parts().into_iter().map(|(_, bytes)| bytes).sum()
@@ -44,7 +44,7 @@ impl Size {
     }
 }
 
-/// As in `36 bytes: payload 28, headers 8`.
+/// For example `36 bytes: payload 28, headers 8`.
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.total())?;
@@ -57,20 +57,20 @@ impl fmt::Display for Size {
     }
 }
 
-/// Why an event is refused: the class, and in words.
+/// Why an event is refused: the class and the text.
 pub type Reason = (ErrorClass, String);
 
-/// Why Kafka can never be asked to take an event, which has come in past the checks.
+/// Why an event can never be sent to Kafka. Such an event was inserted without the checks.
 #[must_use]
 pub fn unsendable(topic_bytes: usize, size: Size) -> Option<Reason> {
     let bytes = topic::MAX_TOPIC_BYTES;
     if topic_bytes > bytes {
         Some((
             ErrorClass::InvalidTopic,
-            format!("the topic's name has {topic_bytes} bytes, Kafka allows {bytes}"),
+            format!("the topic name has {topic_bytes} bytes; Kafka allows {bytes}"),
         ))
     } else if size.total() > LARGEST_EVENT {
-        Some((ErrorClass::TooLarge, format!("it has {size}, a request can carry {LARGEST_EVENT}")))
+        Some((ErrorClass::TooLarge, format!("the event has {size}; a request can carry {LARGEST_EVENT}")))
     } else {
         None
     }
@@ -88,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_no_request_can_carry() {
+    fn events_that_no_request_can_carry_are_unsendable() {
         let large = Size { payload: LARGEST_EVENT, ..Size::default() };
         assert_eq!(unsendable(249, large), None);
         let class = |topic, size| unsendable(topic, size).map(|(class, _)| class);

@@ -1,30 +1,30 @@
-//! The time that a record tells: that of the event, or the present where its topic does not take that.
+//! Chooses a record's timestamp: the time of the event, or the present if its topic does not accept that time.
 //!
 //! A topic can refuse records that are too old (`message.timestamp.before.max.ms`), as events become in a long outage, or
-//! too far ahead (`message.timestamp.after.max.ms`), as those of a clock that is wrong. How old and how far is found out by
-//! refusals: after each, half of that deviation is taken for too much, so that a few find it for all.
+//! too far ahead (`message.timestamp.after.max.ms`), as those of a wrong clock are. The relay learns these limits from
+//! refusals: after each one it takes half of the refused deviation for the limit, so a few refusals find it for all events.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
-/// A time, or a span of it, in microseconds.
+/// A time or a duration in microseconds.
 pub type Micros = i64;
 
-/// How long a topic's limits are remembered after the last refusal: they may have been changed.
+/// How long a topic's limits are remembered after the last refusal. After that time they may have been changed.
 const REMEMBERED: Micros = 3_600_000_000;
 
-/// Topics whose limits are remembered.
+/// The number of topics whose limits are remembered.
 const MAX_TOPICS: usize = 10_000;
 
-/// What topics have refused.
+/// The limits that the topics' refusals have shown.
 #[derive(Debug, Default)]
 pub struct Timestamps {
     topics: HashMap<Arc<str>, Limits, RandomState>,
 }
 
-/// Deviations from the present that are too much.
+/// The deviations from the present from which on a topic refuses records.
 #[derive(Debug, Clone, Copy)]
 struct Limits {
     behind: Micros,
@@ -33,7 +33,7 @@ struct Limits {
 }
 
 impl Timestamps {
-    /// The time that the record of an event tells. `is_refused`: whether it was refused for its own time.
+    /// The timestamp of an event's record. `is_refused` says whether the event was refused because of its time.
     #[must_use]
     pub fn record_time(&self, topic: &str, emitted_at: Micros, is_refused: bool, now: Micros) -> Micros {
         if is_refused {
@@ -46,7 +46,8 @@ impl Timestamps {
         if age >= limits.behind || age.saturating_neg() >= limits.ahead { now } else { emitted_at }
     }
 
-    /// A topic has refused a record of this time, alone or the farthest from the present in its batch.
+    /// Notes that a topic has refused a record with this timestamp. If a batch was refused, this is its timestamp farthest
+    /// from the present.
     pub fn refused(&mut self, topic: &Arc<str>, record_time: Micros, now: Micros) {
         if self.topics.len() >= MAX_TOPICS && !self.topics.contains_key(topic) {
             self.topics.clear();
@@ -75,7 +76,7 @@ mod tests {
     const NOW: Micros = 1_000_000 * HOUR;
 
     #[test]
-    fn what_is_older_than_half_of_what_was_refused_has_the_present_time() {
+    fn events_older_than_half_of_a_refused_age_get_the_present_time() {
         let (mut timestamps, topic) = (Timestamps::default(), Arc::from("t"));
         let time = |timestamps: &Timestamps, hours: i64| {
             timestamps.record_time("t", NOW - hours * HOUR, false, NOW) == NOW
@@ -93,7 +94,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a topic takes, and whatever the order, few refusals find it.
+        /// Whatever a topic accepts, and in whatever order events come, a few refusals find the limits.
         #[test]
         fn few_are_refused(
             limit in 1_000_000..HOUR * 1000, ages in prop::collection::vec(-HOUR * 9000..HOUR * 9000, 1..500),

@@ -1,4 +1,4 @@
-//! Topic names, and the NOTIFY channel that belongs to each.
+//! Owns the rules of topic names, patterns of topics, and the NOTIFY channel of each topic.
 
 use sha2::{Digest, Sha256};
 
@@ -11,19 +11,19 @@ pub const MAX_CHANNEL_BYTES: usize = 63;
 const CHANNEL_PREFIX: &str = "outbox:";
 const DIGEST_HEX: usize = 32;
 
-/// Kafka's own topics, in which it keeps offsets, transactions, share groups and the cluster's metadata. What others
-/// write there would break it, where it is not refused.
+/// Kafka's internal topics, which hold offsets, transactions, share groups and the cluster's metadata. Events written there
+/// would break Kafka, unless it refuses them.
 const INTERNAL: [&str; 4] =
     ["__consumer_offsets", "__transaction_state", "__share_group_state", "__cluster_metadata"];
 
-/// Whether the topic is Kafka's own.
+/// Whether the topic is an internal one of Kafka's.
 #[must_use]
 pub fn is_internal(name: &str) -> bool {
     INTERNAL.contains(&name)
 }
 
-/// Whether events can go to a topic of this name: 1 to 249 of `[a-zA-Z0-9._-]`, neither `.` nor `..`, and not one of
-/// Kafka's own.
+/// Whether events can go to a topic with this name: 1 to 249 characters of `[a-zA-Z0-9._-]`, neither `.` nor `..`, and not
+/// an internal topic.
 #[must_use]
 pub fn is_valid(name: &str) -> bool {
     (1..=MAX_TOPIC_BYTES).contains(&name.len())
@@ -37,17 +37,17 @@ fn has_valid_characters(name: &str) -> bool {
     name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
-/// The topics that a grant opens: one by its name, or all that begin alike.
+/// The topics of a grant: one topic, or all topics with a common prefix.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Pattern {
-    /// This topic alone.
+    /// One topic.
     Topic(String),
-    /// All topics whose names begin so.
+    /// All topics whose names begin with this prefix.
     Prefix(String),
 }
 
 impl Pattern {
-    /// Reads a pattern: with an asterisk at its end it is a prefix. No topic's name has an asterisk.
+    /// Reads a pattern: an asterisk at its end makes it a prefix. Topic names cannot contain an asterisk.
     #[must_use]
     pub fn new(text: &str) -> Self {
         match text.strip_suffix('*') {
@@ -56,7 +56,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it can open any topic: a valid name, or the beginning of one.
+    /// Whether the pattern is a valid topic name, or the beginning of one. Other patterns match no topic.
     #[must_use]
     pub fn is_valid(&self) -> bool {
         match self {
@@ -65,7 +65,7 @@ impl Pattern {
         }
     }
 
-    /// Whether it opens this topic.
+    /// Whether the pattern matches this topic.
     #[must_use]
     pub fn matches(&self, topic: &str) -> bool {
         match self {
@@ -75,9 +75,9 @@ impl Pattern {
     }
 }
 
-/// The NOTIFY channel of a topic: `outbox:` and the topic. A topic too long for a channel is cut and
-/// closed with `~` and 128 bits of its SHA-256, so that two topics never share a channel (`~` is not
-/// a character of topic names, so a shortened name cannot equal a whole one).
+/// The NOTIFY channel of a topic: `outbox:` and the topic. A topic that is too long for a channel is cut, and `~` and 128
+/// bits of its SHA-256 are appended, so two topics never share a channel. Topic names cannot contain `~`, so a shortened
+/// name cannot equal a whole one.
 #[must_use]
 pub fn channel(topic: &str) -> String {
     if CHANNEL_PREFIX.len() + topic.len() <= MAX_CHANNEL_BYTES {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_opens_some_topic() {
+    fn a_valid_pattern_matches_some_topic() {
         for good in ["orders", "orders.*", "*", ".*", "__consumer*", &format!("{}*", "x".repeat(248))] {
             assert!(Pattern::new(good).is_valid(), "{good}");
         }
@@ -170,7 +170,7 @@ mod tests {
         fn channels_fit_and_differ(a in "[a-zA-Z0-9._-]{1,249}", b in "[a-zA-Z0-9._-]{1,249}") {
             prop_assert!(channel(&a).len() <= MAX_CHANNEL_BYTES);
             prop_assert_eq!(channel(&a) == channel(&b), a == b);
-            // Long names that differ only at the end are the case that cutting alone would merge.
+            // Cutting alone would merge long names that differ only at the end.
             let (long_a, long_b) = (format!("{a}{}", "x".repeat(60)), format!("{a}{}y", "x".repeat(60)));
             prop_assert_ne!(channel(&long_a), channel(&long_b));
         }

@@ -1,13 +1,13 @@
-//! What people ask of Kafka through the relay, and what it answers.
+//! Owns the requests to Kafka that go through the relay, and the answers.
 //!
-//! Both are JSON documents, since they cross from one process to another:
+//! Both are JSON documents, because they cross from one process to another:
 //!
 //! | request | `ok` of the answer |
 //! |---|---|
 //! | `{"create_topic": {"name", "partitions", "replication_factor", "config": {…}}}` | `null` |
 //! | `{"describe_topics": ["name", …], "and_those_met": bool}` | `[{"topic", "partitions", …, "error"}, …]` |
 //!
-//! A request that failed is answered by `{"error": {"kind", "message", "detail"}}`.
+//! The answer to a request that failed is `{"error": {"kind", "message", "detail"}}`.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub struct Request {
 }
 
 impl Request {
-    /// To be answered within `timeout`.
+    /// A request that Kafka must answer within `timeout`.
     #[must_use]
     pub fn new(action: Action, timeout: Duration) -> Self {
         Self { timeout_ms: u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX), action }
@@ -37,20 +37,20 @@ impl Request {
     }
 }
 
-/// What Kafka is to do.
+/// The action that Kafka shall take.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, deny_unknown_fields)]
 pub enum Action {
     /// Create a topic.
     CreateTopic {
-        /// Which.
+        /// The topic.
         create_topic: NewTopic,
     },
     /// Describe topics.
     DescribeTopics {
         /// Their names.
         describe_topics: Vec<Option<String>>,
-        /// And those that the relay has met.
+        /// Whether to include the topics of all events that the relay has read.
         #[serde(default)]
         and_those_met: bool,
     },
@@ -62,9 +62,9 @@ pub enum Action {
 pub struct NewTopic {
     /// Its name.
     pub name: String,
-    /// Partitions; -1 for the brokers' default.
+    /// The number of partitions; -1 for the brokers' default.
     pub partitions: i32,
-    /// Replicas of each partition; -1 for the brokers' default.
+    /// The number of replicas of each partition; -1 for the brokers' default.
     pub replication_factor: i32,
     /// Its configuration: strings, numbers and booleans.
     #[serde(default)]
@@ -72,7 +72,7 @@ pub struct NewTopic {
 }
 
 impl NewTopic {
-    /// The configuration as Kafka takes it: all values are texts.
+    /// The configuration in the form that Kafka accepts: all values are strings.
     #[must_use]
     pub fn config_texts(&self) -> Vec<(&str, String)> {
         let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), Into::into);
@@ -84,55 +84,55 @@ impl NewTopic {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// It was done: the topics that were asked about, if any were.
+    /// The request succeeded. Holds the descriptions, if it was for any.
     Ok(Option<Vec<TopicDescription>>),
-    /// It failed.
+    /// The request failed.
     Error(Failure),
 }
 
 impl Answer {
-    /// A request that failed.
+    /// The answer to a request that failed.
     #[must_use]
     pub fn failed(kind: FailureKind, message: &str, detail: &str) -> Self {
         Self::Error(Failure { kind, message: message.into(), detail: detail.into() })
     }
 
-    /// The document.
+    /// The answer as a JSON document.
     #[must_use]
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// What Kafka says of a topic.
+/// The description of a topic.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct TopicDescription {
     /// Its name.
     pub topic: String,
-    /// Partitions; `None` if there is no such topic.
+    /// The number of partitions; `None` if the topic does not exist.
     pub partitions: Option<usize>,
-    /// The fewest replicas of a partition.
+    /// The lowest number of replicas of any partition.
     pub replication_factor: Option<usize>,
-    /// The fewest replicas in sync of a partition, and of which.
+    /// The lowest number of in-sync replicas of any partition, and that partition.
     pub in_sync: Option<(usize, i32)>,
-    /// Why nothing can be written to it.
+    /// Why no event can be written to it.
     pub unwritable: Option<String>,
-    /// What is wrong with it, or could not be learned.
+    /// A problem of the topic, or why its description is incomplete.
     pub error: Option<String>,
-    /// The part of its configuration that an outbox depends on.
+    /// The configuration entries that the outbox depends on.
     #[serde(default)]
     pub config: BTreeMap<String, Option<String>>,
 }
 
 impl TopicDescription {
-    /// Says so if a partition has fewer replicas in sync than the topic requires.
+    /// Marks the topic as unwritable if a partition has fewer in-sync replicas than the topic requires.
     pub fn check_replicas(&mut self) {
         let required = self.config.get("min.insync.replicas").cloned().flatten();
         let required = required.and_then(|text| text.parse::<usize>().ok());
         let (Some(required), Some((in_sync, partition))) = (required, self.in_sync) else { return };
         if in_sync < required && self.unwritable.is_none() {
             let why = format!(
-                "partition {partition} has {in_sync} of the {required} replicas in sync that it needs"
+                "partition {partition} has {in_sync} in-sync replicas, but min.insync.replicas is {required}"
             );
             self.unwritable = Some(why.clone());
             self.error = Some(why);
@@ -143,11 +143,11 @@ impl TopicDescription {
 /// Why a request failed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// For programs.
+    /// The kind, for programs.
     pub kind: FailureKind,
-    /// In words: the primary message of an error.
+    /// The primary error message.
     pub message: String,
-    /// A sentence, or what librdkafka says.
+    /// The error detail: a sentence, or librdkafka's text.
     pub detail: String,
 }
 
@@ -155,7 +155,7 @@ pub struct Failure {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailureKind {
-    /// What was to be created exists.
+    /// The topic already exists.
     Exists,
     /// Kafka refused the request.
     Invalid,
@@ -163,9 +163,9 @@ pub enum FailureKind {
     Denied,
     /// No broker answered.
     Unreachable,
-    /// The relay cannot ask now.
+    /// The relay is not ready to send the request.
     Waiting,
-    /// No client can be made of the settings.
+    /// No client can be created from the settings.
     Misconfigured,
     /// Anything else.
     Other,
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_survives_its_way() {
+    fn an_answer_survives_its_transport() {
         let topic = TopicDescription { topic: "a".into(), partitions: Some(3), ..Default::default() };
         for answer in [
             Answer::Ok(None),
@@ -210,7 +210,7 @@ mod tests {
         assert_eq!(topic.unwritable, None);
         topic.in_sync = Some((1, 4));
         topic.check_replicas();
-        let why = "partition 4 has 1 of the 2 replicas in sync that it needs";
+        let why = "partition 4 has 1 in-sync replicas, but min.insync.replicas is 2";
         assert_eq!((topic.unwritable.as_deref(), topic.error.as_deref()), (Some(why), Some(why)));
     }
 }

@@ -1,4 +1,4 @@
-//! What librdkafka is told, and what it tells.
+//! Rules for librdkafka's configuration and statistics, and for requests to Kafka.
 
 pub mod admin;
 pub mod producer;

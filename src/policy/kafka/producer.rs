@@ -1,32 +1,32 @@
-//! What a producer is made from.
+//! Owns the settings of a producer.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use crate::event::envelope::Envelope;
 
-/// The way to Kafka, and what goes along it. Two that are equal make the same producer, but for the contents of
-/// the file.
+/// The settings from which a producer is created. Equal settings create equal producers, unless the contents of the
+/// properties file have changed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ProducerConfig {
-    /// Brokers to start from, `host:port,…`.
+    /// The bootstrap servers, `host:port,…`.
     pub bootstrap_servers: String,
-    /// Properties, as in the setting; may hold secrets.
+    /// Properties in the form of the setting. They may contain secrets.
     pub properties: String,
-    /// A file of more, whose entries come last and so win.
+    /// A file of further properties. They come last, so they override the others.
     pub properties_file: Option<PathBuf>,
-    /// What is written around each event.
+    /// The envelope of each event.
     pub envelope: Envelope,
-    /// Whether the order of a topic and key matters, so that a gap must stop the producer.
+    /// Whether the order of a topic and key must be kept. If so, a gap stops the producer.
     pub ordered: bool,
-    /// Whether Kafka may create a topic because an event names it.
+    /// Whether Kafka may create the topic of an event.
     pub auto_create_topics: bool,
-    /// Messages that the producer must be able to hold.
+    /// How many messages the producer must be able to hold.
     pub max_in_flight: usize,
 }
 
 impl fmt::Debug for ProducerConfig {
-    /// Shows no property: they may hold secrets.
+    /// Leaves out the properties, because they may contain secrets.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ProducerConfig")
             .field("bootstrap_servers", &self.bootstrap_servers)

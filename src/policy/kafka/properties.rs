@@ -1,4 +1,4 @@
-//! librdkafka properties that users pass through, and those that would break a promise.
+//! Reads the librdkafka properties that users set, and refuses those that would break a guarantee.
 
 use std::fmt;
 
@@ -7,26 +7,27 @@ use super::property_rules::{Rule, canonical, rule};
 /// The properties of one producer, in the order given.
 pub type Properties = Vec<(String, String)>;
 
-/// Why a list of properties cannot be used. No variant carries a value: values may be secrets.
+/// Why a list of properties cannot be used. No variant holds a value, because values may be secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PropertyError {
-    /// An entry without `=` or without a name; its position, counted from 1.
+    /// An entry has no `=` or no name. Holds its position, counted from 1.
     Malformed(usize),
-    /// A property that the outbox sets itself, or a value that would break a promise.
+    /// The outbox sets the property itself, or its value would break a guarantee.
     Refused {
         /// The property's name.
         name: String,
-        /// Why, as a clause.
+        /// The reason, as a clause.
         reason: &'static str,
     },
-    /// A property that is taken from the properties file alone.
+    /// The property can be set only in the properties file.
     FileOnly {
         /// The property's name.
         name: String,
-        /// Why, as a clause.
+        /// The reason, as a clause.
         reason: &'static str,
     },
-    /// There is no property of this name, which may be a piece of a value: the entry's position, counted from 1.
+    /// There is no such property. Holds the entry's position, counted from 1, since the name may be a piece of a secret
+    /// value.
     Unknown(usize),
 }
 
@@ -38,15 +39,15 @@ impl fmt::Display for PropertyError {
             Self::FileOnly { name, reason } => {
                 write!(
                     f,
-                    "property \"{name}\" is taken from event_outbox.kafka_properties_file only: {reason}"
+                    "property \"{name}\" can be set only in event_outbox.kafka_properties_file: {reason}"
                 )
             }
-            Self::Unknown(entry) => write!(f, "entry {entry} names no property of librdkafka"),
+            Self::Unknown(entry) => write!(f, "entry {entry} is not a librdkafka property"),
         }
     }
 }
 
-/// Reads a setting: entries separated by commas or line ends, a comma inside a value written `\,`.
+/// Reads a setting: commas or line ends separate entries, and `\,` stands for a comma inside a value.
 ///
 /// # Errors
 /// The first entry that is malformed or refused.
@@ -64,7 +65,7 @@ pub fn parse_setting(text: &str) -> Result<Properties, PropertyError> {
     read(entries.iter().map(String::as_str), Source::Setting)
 }
 
-/// Reads a properties file: one entry a line, `#` begins a comment line.
+/// Reads a properties file: each line holds one entry, and `#` begins a comment line.
 ///
 /// # Errors
 /// The first line that is malformed or refused.
@@ -80,12 +81,12 @@ fn last(entries: &mut Vec<String>) -> &mut String {
     &mut entries[at]
 }
 
-/// Where properties come from.
+/// The source of properties.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Source {
     /// A setting, which may be granted to roles that are not superusers.
     Setting,
-    /// A file of the server.
+    /// A file on the server.
     File,
 }
 
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_has_a_property_a_line() {
+    fn a_file_has_one_property_per_line() {
         assert_eq!(
             parse_file("# secrets\n\nsasl.password=a,b;c\r\n  # more\nlinger.ms=1\n").unwrap(),
             pairs(&[("sasl.password", "a,b;c"), ("linger.ms", "1")])
@@ -143,14 +144,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_named_by_position_not_by_value() {
+    fn a_malformed_entry_is_named_by_position_not_by_value() {
         assert_eq!(parse_setting("debug=all,secret"), Err(PropertyError::Malformed(2)));
         assert_eq!(parse_file("debug=all\n\n=secret\n"), Err(PropertyError::Malformed(3)));
         assert!(!parse_setting("debug=all,secret").unwrap_err().to_string().contains("secret"));
     }
 
     #[test]
-    fn what_would_break_a_promise_is_refused() {
+    fn a_property_that_would_break_a_guarantee_is_refused() {
         for entry in [
             "bootstrap.servers=x:1",
             "enable.idempotence=false",
@@ -193,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn what_reaches_into_the_server_is_for_the_file() {
+    fn a_property_that_affects_the_server_belongs_in_the_file() {
         for entry in [
             "sasl.kerberos.kinit.cmd=touch /tmp/x",
             "sasl.kerberos.principal=$(touch /tmp/x)",
@@ -212,11 +213,11 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_knows_is_refused() {
+    fn an_unknown_property_is_refused() {
         assert_eq!(parse_file("debug=all\nno.such=secret"), Err(PropertyError::Unknown(2)));
     }
 
-    /// Else the order of two names of one property would be left to chance.
+    /// Otherwise chance would decide the order of two names of one property.
     #[test]
     fn an_alias_is_the_same_property() {
         assert_eq!(

@@ -1,15 +1,15 @@
-//! What becomes of each property of librdkafka that a user gives. The meaning of each is that of librdkafka's
-//! CONFIGURATION.md; a test goes over that list, so that none is passed on of which nobody has thought.
+//! Owns the rule for each librdkafka property that a user can set. The properties are those of librdkafka's
+//! CONFIGURATION.md. A test compares this file with that list, so every property has been considered.
 
-/// What to do with a property.
+/// The rule for a property.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// It is handed to librdkafka.
+    /// The property is passed to librdkafka.
     Pass,
-    /// It reaches beyond the producer, into files and programs of the server: it is taken from those alone who can
-    /// write the server's files. The reason, as a clause.
+    /// The property reaches beyond the producer, into files and programs of the server, so only users who can write the
+    /// server's files may set it. Holds the reason, as a clause.
     FileOnly(&'static str),
-    /// It would break a promise, or is the outbox's own. The reason, as a clause.
+    /// The property would break a guarantee, or the outbox sets it itself. Holds the reason, as a clause.
     Refused(&'static str),
     /// There is no such property.
     Unknown,
@@ -18,17 +18,17 @@ pub enum Rule {
 const NAMES_A_FILE: &str = "it names a file that the server's user reads";
 const RUNS_A_COMMAND: &str = "it is part of a command that the server's user runs";
 const LOADS_CODE: &str = "it loads code into the server";
-const CHOOSES_LISTENER: &str = "it decides to whom secrets are told";
+const CHOOSES_RECEIVER: &str = "it decides who receives secrets";
 const FOR_TESTS: &str = "it is for librdkafka's own tests";
-const FOR_PROGRAMS: &str = "it is set by programs, not by text";
-const OWN: &str = "it is set by the outbox itself";
+const FOR_PROGRAMS: &str = "only programs can set it, not text";
+const OWN: &str = "the outbox sets it itself";
 
-/// What to do with the property of this name, as [`canonical`] gives it, if it has this value.
+/// The rule for a property with this value. `name` is its [`canonical`] name.
 #[must_use]
 pub fn rule(name: &str, value: &str) -> Rule {
     if let Some(reason) = reason_to_refuse(name, value) {
         Rule::Refused(reason)
-    } else if let Some(reason) = reason_to_want_a_file(name, value) {
+    } else if let Some(reason) = reason_for_file_only(name, value) {
         Rule::FileOnly(reason)
     } else if PASSED.contains(&name) {
         Rule::Pass
@@ -37,8 +37,8 @@ pub fn rule(name: &str, value: &str) -> Rule {
     }
 }
 
-/// The name by which librdkafka knows the property, which may have an alias. Given under one name in one place and
-/// under the other in another, it is the same property.
+/// The name that librdkafka uses for the property if `name` is an alias of it. A property that is set by its name in one
+/// place and by its alias in another is the same property.
 #[must_use]
 pub fn canonical(name: &str) -> &str {
     match name {
@@ -57,7 +57,7 @@ pub fn canonical(name: &str) -> &str {
     }
 }
 
-/// Whether the property's value is for nobody's eyes.
+/// Whether the property's value is a secret.
 #[must_use]
 pub fn is_secret(name: &str) -> bool {
     matches!(
@@ -96,8 +96,8 @@ fn reason_to_refuse(name: &str, value: &str) -> Option<&'static str> {
             Some("events with the same key must keep their order")
         }
         "api.version.request" if is_off(value) => Some("without it records have no headers"),
-        "ssl.truststore.location" => Some("it is one of Java clients; use ssl.ca.location"),
-        "sasl.jaas.config" => Some("it is one of Java clients; use sasl.username and sasl.password"),
+        "ssl.truststore.location" => Some("it is a property of Java clients; use ssl.ca.location"),
+        "sasl.jaas.config" => Some("it is a property of Java clients; use sasl.username and sasl.password"),
         "transactional.id" => Some("the outbox does not use Kafka transactions"),
         "delivery.report.only.error" if !is_off(value) => Some("every delivery must be reported"),
         "allow.auto.create.topics" => Some("use event_outbox.auto_create_topics"),
@@ -126,12 +126,12 @@ fn reason_to_refuse(name: &str, value: &str) -> Option<&'static str> {
     }
 }
 
-fn reason_to_want_a_file(name: &str, value: &str) -> Option<&'static str> {
+fn reason_for_file_only(name: &str, value: &str) -> Option<&'static str> {
     match name {
         "plugin.library.paths" | "ssl.engine.location" | "ssl.engine.id" | "ssl.providers" => {
             Some(LOADS_CODE)
         }
-        // The others are put into the command's text, where a shell reads them.
+        // The other three become part of the command's text, which a shell reads.
         "sasl.kerberos.kinit.cmd"
         | "sasl.kerberos.principal"
         | "sasl.kerberos.service.name"
@@ -147,17 +147,17 @@ fn reason_to_want_a_file(name: &str, value: &str) -> Option<&'static str> {
         | "sasl.oauthbearer.assertion.jwt.template.file"
         | "offset.store.path" => Some(NAMES_A_FILE),
         "sasl.oauthbearer.token.endpoint.url" | "sasl.oauthbearer.metadata.authentication.type" => {
-            Some(CHOOSES_LISTENER)
+            Some(CHOOSES_RECEIVER)
         }
-        "enable.ssl.certificate.verification" if !is_on(value) => Some(CHOOSES_LISTENER),
+        "enable.ssl.certificate.verification" if !is_on(value) => Some(CHOOSES_RECEIVER),
         "ssl.endpoint.identification.algorithm" if !value.eq_ignore_ascii_case("https") => {
-            Some(CHOOSES_LISTENER)
+            Some(CHOOSES_RECEIVER)
         }
         _ => None,
     }
 }
 
-/// What concerns nothing but this producer, or, of consumers' properties, nothing at all.
+/// Properties that affect only this producer, and consumer properties, which have no effect at all.
 const PASSED: &[&str] = &[
     "acks",
     "api.version.fallback.ms",

@@ -1,23 +1,23 @@
-//! Takes secrets out of what librdkafka says, before anybody reads it.
+//! Removes secrets from librdkafka's texts before anybody can read them.
 
 use super::property_rules::{canonical, is_secret};
 
-/// Written in place of a secret.
+/// The replacement for a secret.
 const STARS: &str = "********";
 
-/// A part of a secret with fewer characters is taken out only where it stands alone: else words would lose letters.
+/// A part of a secret with fewer characters is removed only where it stands alone. Otherwise words would lose letters.
 const SHORT: usize = 4;
 
-/// How a JSON Web Token begins: `{"` in Base64.
+/// The beginning of a JSON Web Token: `{"` in Base64.
 const TOKEN: &str = "eyJ";
 
-/// A token is longer than this.
+/// The length in bytes that every token exceeds.
 const TOKEN_BYTES: usize = 20;
 
-/// Knows the secrets among the properties in force.
+/// Holds the secrets among a client's properties.
 #[derive(Clone, Default)]
 pub struct Redactor {
-    /// Longest first, so that none is left in part.
+    /// The longest come first, so that no part of a secret remains.
     secrets: Vec<String>,
 }
 
@@ -28,7 +28,7 @@ impl std::fmt::Debug for Redactor {
 }
 
 impl Redactor {
-    /// For a client with these properties.
+    /// The redactor for a client with these properties.
     pub fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>) -> Self {
         let mut secrets: Vec<String> = properties
             .into_iter()
@@ -42,7 +42,7 @@ impl Redactor {
         Self { secrets }
     }
 
-    /// The text without secrets, tokens, and what in addresses may be one.
+    /// The text without secrets, without tokens, and without the parts of addresses that may be secret.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
@@ -55,7 +55,7 @@ impl Redactor {
     }
 }
 
-/// A value, and the parts of it that librdkafka may quote by themselves: words, lines, and what stands behind `=`.
+/// A value, and the parts of it that librdkafka may quote alone: words, lines, and the text after a `=`.
 fn parts(value: &str) -> impl Iterator<Item = &str> {
     let words = value.split([' ', '\t', '\n', '\r', ',', ';', '|', '&', '"', '\'']);
     let named = words.clone().filter_map(|word| word.split_once('=').map(|(_, value)| value));
@@ -82,7 +82,7 @@ fn without(text: &str, secret: &str) -> String {
     kept + &text[done..]
 }
 
-/// Addresses without user, password and query.
+/// Removes user, password and query from addresses.
 fn without_credentials(text: &str) -> String {
     let mut kept = String::new();
     let mut rest = text;
@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn each_secret_is_taken_out_whole_and_in_parts() {
+    fn each_secret_is_removed_whole_and_in_parts() {
         for name in [
             "sasl.password",
             "sasl.oauthbearer.client.secret",
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_short_one_only_where_it_stands_alone() {
+    fn a_short_secret_is_removed_only_where_it_stands_alone() {
         assert_eq!(
             redacted("sasl.password", "a", "a bad answer: \"a\""),
             "******** bad answer: \"********\""
@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_are_known_by_their_beginning() {
+    fn tokens_are_recognised_by_their_beginning() {
         let none = Redactor::default();
         assert_eq!(none.redact("token eyJhbGciOiJub25lIn0.eyJzdWIiOiJ4In0. is old"), "token ******** is old");
         assert_eq!(none.redact("eyJust a word"), "eyJust a word");

@@ -1,16 +1,16 @@
-//! Figures that go from the Kafka side to whoever shows them.
+//! Owns the figures that `outbox.status` shows from librdkafka's statistics.
 
-/// What librdkafka's statistics tell of the producer, of all its brokers together.
+/// librdkafka's statistics of the producer, over all its brokers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct KafkaStatistics {
-    /// When they were taken; 0 if they were not.
+    /// When the statistics were taken; 0 if they never were.
     pub taken_at: i64,
-    /// Mean time from a request to its answer, of the slowest broker, in microseconds.
+    /// The mean round-trip time to the slowest broker, in microseconds.
     pub round_trip: i64,
-    /// The same time of all but one request in a hundred.
+    /// The 99th percentile of the round-trip time to the slowest broker, in microseconds.
     pub round_trip_p99: i64,
-    /// Events in librdkafka's queues and on their way.
+    /// The number of events in librdkafka's queues and on their way.
     pub queued: i64,
-    /// Requests that no broker has answered yet.
+    /// The number of requests that no broker has answered yet.
     pub requests: i64,
 }
