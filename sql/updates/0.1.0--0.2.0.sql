@@ -1,5 +1,5 @@
--- From 0.1.0 to 0.2.0: what changes in types and tables, and what goes. Functions, views, comments and grants stand in
--- sql/outbox alone; build.rs puts them where the marks are, comments and grants at the end.
+-- From 0.1.0 to 0.2.0: changes of types and tables, renames and drops. Functions, views, comments and grants are written
+-- in sql/outbox alone; build.rs inserts functions and views at the marks, and appends comments and grants.
 
 CREATE DOMAIN outbox.topic_name AS text;
 
