@@ -1,8 +1,9 @@
 //! Compares the reference with the server: every setting with its default, every SQL object with its arguments.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
 
-use event_outbox_lab::{Result, released};
+use event_outbox_lab::{Result, layout, released};
 
 use super::{document, documents};
 use crate::support::database::TestDatabase;
@@ -138,5 +139,35 @@ fn the_changelog_has_every_release() -> Result<()> {
         assert!(titles.iter().any(|title| title.starts_with(&begin)), "{begin} is not among {titles:?}");
     }
     assert_eq!(titles.first(), Some(&"[Unreleased]"));
+    Ok(())
+}
+
+/// The words that the code shows: the right-hand sides of the matches in a source file.
+fn words_of(path: &str) -> Result<BTreeSet<String>> {
+    let source = fs::read_to_string(layout::repository().join(path))?;
+    let arms = source.split("#[cfg(test)]").next().unwrap_or_default().split("=> \"").skip(1);
+    Ok(arms.filter_map(|arm| arm.split('"').next()).map(Into::into).collect())
+}
+
+/// Every state of the relay and every class of errors is explained.
+#[test]
+fn states_and_error_classes_are_explained() -> Result<()> {
+    let pages = [
+        ("src/outbox/relay/state.rs", &["docs/operations/status.md"][..]),
+        (
+            "src/policy/delivery/error_class.rs",
+            &["docs/operations/dead-letters.md", "docs/operations/monitoring.md"],
+        ),
+    ];
+    for (source, pages) in pages {
+        let words = words_of(source)?;
+        assert!(words.len() > 5, "{source}: {words:?}");
+        let mut explained = BTreeSet::new();
+        for page in pages {
+            explained.extend(document(page)?.spans());
+        }
+        let missing: Vec<_> = words.difference(&explained).collect();
+        assert!(missing.is_empty(), "{pages:?} do not explain {missing:?}");
+    }
     Ok(())
 }
