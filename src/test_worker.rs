@@ -27,6 +27,7 @@ pub static TEST_WORKER: Registration = Registration {
     kind: KIND,
     name: c"event_outbox test worker",
     noun: "test worker",
+    while_absent: "Nothing happens.",
     entry: "event_outbox_test_worker_main",
     after_any_change: Notice::NONE,
     reserved: |_| {},

@@ -1,4 +1,4 @@
-//! Pauses between tries that fail again and again.
+//! Pauses between tries that fail again and again. Runs in: a worker's main thread, and the launcher.
 
 use std::time::{Duration, Instant};
 

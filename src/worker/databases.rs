@@ -1,4 +1,4 @@
-//! The cluster's databases.
+//! The databases of the server. Runs in: the launcher, and backends for their own commands.
 
 use pgrx::prelude::*;
 
@@ -31,8 +31,8 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
     found
 }
 
-/// Whether workers may run in a database: it exists, takes connections and is no template. A template is
-/// to be copied, not to be worked in, and a session in it would be in the way. In a transaction.
+/// Whether workers may run in a database: it exists, takes connections and is not a template. A session in a template
+/// would keep others from copying it. In a transaction.
 ///
 /// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at commit, a
 /// moment before the invalidation reaches the caches of others.

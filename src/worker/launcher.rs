@@ -17,13 +17,14 @@ use super::backoff::Pause;
 use super::kind::WorkerKey;
 use super::phase::Phase;
 use super::process::Exit;
+use super::registration::Registration;
 use super::slot::Slot;
 use super::{databases, log, process, registration, slots, transaction};
 use crate::pg::user_error::Complaint;
 use crate::pg::wait_set::Sleep;
 use crate::settings::workers;
 
-/// Restart of the launcher itself by the postmaster, should it end.
+/// After this the postmaster restarts the launcher itself, if it ends.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
 
 /// First and longest pause before a worker that ended is started again.
@@ -64,8 +65,8 @@ pub fn init() {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_launcher_main(_argument: pg_sys::Datum) {
     process::attach_signals();
-    // SAFETY: a background worker that was registered with a database connection; without a database it
-    // sees the shared catalogs only, and is in nobody's way.
+    // SAFETY: a background worker that was registered with a database connection. Without a database it sees the shared
+    // catalogs only, and no command has to wait for it.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     process::show_name(c"event_outbox launcher");
     log::init();
@@ -80,7 +81,7 @@ unsafe extern "C-unwind" fn detach(_code: c_int, _argument: pg_sys::Datum) {
     slots::all().launcher.detach();
 }
 
-/// The workers that there may be: one of each kind in each database.
+/// All workers that can be needed: one of each kind in each database.
 fn list_workers() -> VecDeque<WorkerKey> {
     let in_each =
         |database| registration::all().iter().map(move |kind| WorkerKey { database, kind: kind.kind });
@@ -94,11 +95,17 @@ fn has_ended(process: &DynamicBackgroundWorker) -> bool {
     matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
 
-fn no_process_for(noun: &str, database: &str) -> Complaint {
+fn no_process_for(registration: &Registration, database: &str) -> Complaint {
     Complaint {
         code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        message: format!("no background worker is left for the {noun} of database \"{database}\""),
-        detail: "Its events wait in the outbox. The start is tried again with pauses of up to a minute, and when a relay ends.".into(),
+        message: format!(
+            "no background worker is left for the {} of database \"{database}\"",
+            registration.noun
+        ),
+        detail: format!(
+            "{} The launcher tries again with pauses of up to a minute, and when another worker ends.",
+            registration.while_absent
+        ),
         hint: "Raise max_worker_processes, by one for each database with the extension and one for the \
                launcher, and restart the server."
             .into(),
@@ -110,7 +117,7 @@ fn no_slot_for(database: &str) -> Complaint {
         code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         message: format!("event_outbox.max_workers leaves no worker for database \"{database}\""),
         detail: format!(
-            "Other databases use all {} workers. If this database has the extension, its events wait in the outbox.",
+            "Other databases use all {} workers. If this database has the extension, it waits until one of them ends.",
             workers::max_workers()
         ),
         hint: "Raise event_outbox.max_workers above the number of databases with the extension, and restart the server."
@@ -246,9 +253,15 @@ impl Launcher {
             return;
         }
         shortage.is_logged = true;
-        let name = || databases::name(database);
+        let name = || databases::admits_workers(database).then(|| databases::name(database));
         match transaction::run(c"event_outbox: looking for a database", name) {
-            Ok(name) => no_slot_for(&name).log(PgLogLevel::WARNING),
+            Ok(Some(name)) => no_slot_for(&name).log(PgLogLevel::WARNING),
+            // It needs no worker any more; another database may.
+            Ok(None) => {
+                self.shortage = None;
+                self.unknown.retain(|key| key.database != database);
+                slots::all().take_left_out();
+            }
             Err(failed) => tracing::warn!("could not look for database {database:?}: {failed}"),
         }
     }
@@ -334,7 +347,7 @@ impl Launcher {
                 slot.enter(Phase::Requested);
                 state.pause.failed();
                 if !std::mem::replace(&mut state.starved, true) {
-                    let complaint = no_process_for(registration.noun, &name);
+                    let complaint = no_process_for(registration, &name);
                     slot.show_error(&complaint.to_string());
                     complaint.log(PgLogLevel::WARNING);
                 }

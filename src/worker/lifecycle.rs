@@ -111,6 +111,17 @@ impl Concern {
                 }
                 // The extension may be among what is dropped.
                 pg_sys::NodeTag::T_DropOwnedStmt => Self::Wake,
+                _ => Self::of_database_command(node),
+            }
+        }
+    }
+
+    /// # Safety
+    /// `node` is a parse tree's utility statement.
+    unsafe fn of_database_command(node: *mut pg_sys::Node) -> Self {
+        // SAFETY: as above.
+        unsafe {
+            match (*node).type_ {
                 pg_sys::NodeTag::T_AlterDatabaseSetStmt => {
                     let alter = &*node.cast::<pg_sys::AlterDatabaseSetStmt>();
                     Self::reconfigure(alter.dbname, alter.setstmt)

@@ -1,18 +1,20 @@
-//! The channel `outbox`: a NOTIFY on it, from any client, makes the relay look at once.
+//! Listening on a channel: a NOTIFY from any client wakes the worker. Runs in: a worker's main thread.
+
+use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
 use super::transaction;
 use crate::pg::compat;
 
-/// Listens, from now until the process ends.
+/// Listens on a channel, from now until the process ends.
 ///
 /// # Errors
 /// Those of the transaction.
-pub fn start() -> Result<(), transaction::Failed> {
-    // SQL's LISTEN is refused in background workers, since they have to answer the interrupts by
-    // themselves; this one does, in `answer`.
-    transaction::run(c"LISTEN outbox", || compat::listen(c"outbox"))
+pub fn start(channel: &CStr) -> Result<(), transaction::Failed> {
+    // Postgres refuses SQL's LISTEN in background workers, since they have to answer the interrupts by themselves; this
+    // one does, in `answer`.
+    transaction::run(c"event_outbox: listening", || compat::listen(channel))
 }
 
 /// Whether notifications have arrived.
@@ -21,8 +23,7 @@ pub fn is_pending() -> bool {
     compat::is_notified()
 }
 
-/// Takes in the notifications that have arrived, if any. Says whether any did, on whatever channel
-/// of the database.
+/// Takes in the notifications that have arrived; whether there were any, on any channel of the database.
 ///
 /// # Errors
 /// Those of reading the queue.

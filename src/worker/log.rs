@@ -1,7 +1,7 @@
-//! The one way to the server's log, from whichever thread.
+//! The one way to the server's log. Runs in: a worker's process, on any thread; [`flush`] on the main thread.
 //!
-//! Only the main thread may call Postgres. So lines of the Kafka side, and all that is said through
-//! `tracing`, go into a channel, and the main thread writes them out when it comes by.
+//! Only the main thread may call Postgres. So all lines, which `tracing` takes from any thread, go into a channel, and
+//! the main thread writes them to the log once per round of its loop.
 
 use std::fmt::{Debug, Write};
 
@@ -13,7 +13,7 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::{Context, SubscriberExt};
 
-/// Lines that wait at most; what comes beyond is dropped, for a log must not take memory without bound.
+/// Lines that wait at most; further lines are dropped, since a log must not take memory without bound.
 const WAITING_LINES: usize = 1000;
 
 struct Line {
@@ -23,10 +23,10 @@ struct Line {
 
 static LINES: Lazy<(Sender<Line>, Receiver<Line>)> = Lazy::new(|| crossbeam_channel::bounded(WAITING_LINES));
 
-/// Sends everything said through `tracing` in this process to the server's log.
+/// Sends all events of `tracing` in this process to the server's log.
 pub fn init() {
     let subscriber = tracing_subscriber::registry().with(ToChannel);
-    // A second call finds the first one's subscriber in place, which does the same.
+    // A second call finds the first one's subscriber, which does the same.
     let _ = tracing::subscriber::set_global_default(subscriber);
 }
 

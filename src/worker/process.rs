@@ -1,4 +1,5 @@
-//! A background worker as a process: signals, how it ends, and what it is called.
+//! A background worker as a process: its signals, its end, its name, its memory. Runs in: a worker's main thread, and the
+//! launcher.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,8 +9,8 @@ use pgrx::prelude::*;
 use crate::pg::compat;
 
 static STOP: AtomicBool = AtomicBool::new(false);
-/// At first it is as if the server had been told to: what a worker has of its settings is from when it was forked, and until
-/// it has its handlers Postgres has it ignore the signal.
+/// Set at first: a worker has the settings of the moment when it was forked, and ignores the signal until it has its
+/// handlers.
 static RELOAD: AtomicBool = AtomicBool::new(true);
 
 /// Installs the worker's signal handlers and lets signals in.
@@ -23,11 +24,11 @@ pub fn attach_signals() {
     }
 }
 
-/// Not guarded as other callbacks are: a guard's machinery is not safe in a signal handler.
+/// Without the guard of other callbacks, which is not safe in a signal handler.
 unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
     STOP.store(true, Ordering::Relaxed);
-    // SAFETY: these are what Postgres' own handlers set; the latch is this process' own. Cancelling the
-    // query lets a statement that waits for a lock end with an ERROR, which the worker survives.
+    // SAFETY: Postgres' own handlers set these variables; the latch is this process' own. Cancelling the query ends a
+    // statement that waits for a lock with an ERROR, which the worker survives.
     unsafe {
         pg_sys::QueryCancelPending = 1;
         pg_sys::InterruptPending = 1;
@@ -46,14 +47,14 @@ pub fn stop_requested() -> bool {
     STOP.load(Ordering::Relaxed)
 }
 
-/// Lets the last transactions of a stopping process run, which the signal would cancel otherwise.
+/// Lets the last transactions of a stopping process run; the signal would cancel them.
 pub fn shield_from_cancel() {
     // SAFETY: a flag of this process that only its own handlers set.
     unsafe { pg_sys::QueryCancelPending = 0 }
 }
 
-/// Outside a transaction there is nothing to cancel, and nobody to catch the ERROR: even a line written to the log would
-/// raise it. An ERROR lifts the hold, so whoever catches one holds again.
+/// Holds back cancellation. Outside a transaction there is nothing to cancel, and nothing catches the ERROR: even a line
+/// for the log would raise it. An ERROR lifts the hold, so code that catches one must hold again.
 pub fn hold_cancels() {
     set_cancel_holds(1);
 }
@@ -78,13 +79,13 @@ pub fn reload_if_asked() -> bool {
     asked
 }
 
-/// Whether a signal has asked for something that has not been done yet.
+/// Whether a signal's request is still to be carried out.
 pub fn has_orders() -> bool {
     stop_requested() || RELOAD.load(Ordering::Relaxed)
 }
 
-/// Answers the server: barriers, and whatever else waits for this process. Between transactions, where a cancelled query
-/// is no business of the worker's, nor of the next transaction.
+/// Processes interrupts: barriers, and whatever else waits for this process. Between transactions, where the cancellation
+/// of a query concerns neither the worker nor its next transaction.
 pub fn answer_interrupts() {
     shield_from_cancel();
     check_for_interrupts!();
@@ -103,14 +104,14 @@ pub fn force_setting(name: &CStr, value: &CStr) {
     }
 }
 
-/// Has `callback` called while the process ends, in order or not, before it leaves shared memory.
+/// Registers `callback` for the end of the process, in order or not, before it detaches from shared memory.
 pub fn at_exit(callback: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
     // SAFETY: the callback is a function of this library, which is never unloaded.
     unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0_usize)) }
 }
 
-/// Has the process end without the C library's exit handlers: librdkafka's threads may still run, and
-/// must not find OpenSSL taken down beneath them, since a crash would restart the whole server.
+/// Makes the process end without the C library's exit handlers: threads of libraries may still run, and OpenSSL must not
+/// be torn down beneath them, since a crash would restart the whole server.
 pub fn leave_without_exit_handlers() {
     unsafe extern "C-unwind" fn leave(code: c_int, _argument: pg_sys::Datum) {
         // SAFETY: the callbacks of shared memory have run before those of the process.
@@ -123,19 +124,19 @@ pub fn leave_without_exit_handlers() {
 /// How a worker's process ends, as the postmaster sees it. Neither is a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
-    /// Its work is done; never restarted by the postmaster, and not worth a line in the log.
+    /// Its work is done: the postmaster does not restart it, and logs nothing.
     Done = 0,
-    /// To be restarted after a while, if it was registered so.
+    /// The postmaster restarts it after a while, if it was registered so.
     Again = 1,
 }
 
-/// How much freed memory each thread of a worker keeps for the next batch, and up to which size it takes memory from what
-/// it keeps, in bytes: some usual batches, no large ones. By its own measure the allocator gives the memory of each batch
-/// back to the system, and takes it anew page by page.
+/// How many bytes of freed memory each thread keeps for the next batch, and up to which size an allocation comes from
+/// them: some usual batches, no large ones. Without this the allocator returns the memory of each batch to the system,
+/// and takes it again page by page.
 #[cfg(target_env = "gnu")]
 const KEPT_MEMORY: (c_int, c_int) = (8 << 20, 4 << 20);
 
-/// Keeps freed memory for what comes next, until [`give_memory_back`].
+/// Keeps freed memory until [`give_memory_back`].
 pub fn keep_freed_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: two parameters of this process' allocator.

@@ -13,8 +13,10 @@ pub struct Registration {
     pub kind: Kind,
     /// What `pg_stat_activity` calls its processes.
     pub name: &'static CStr,
-    /// What messages call it, in one word.
+    /// What messages call it.
     pub noun: &'static str,
+    /// A sentence for messages: what happens while there is none.
+    pub while_absent: &'static str,
     /// The C symbol of its entry point.
     pub entry: &'static str,
     /// What a worker is told when a command may have changed anything that concerns it.
@@ -29,7 +31,7 @@ pub struct Registration {
 
 static REGISTRATIONS: OnceCell<&'static [&'static Registration]> = OnceCell::new();
 
-/// Makes the kinds known; once, in the postmaster.
+/// Makes the kinds known; once, in the postmaster. Each has a number of its own.
 pub fn register(registrations: &'static [&'static Registration]) {
     let _ = REGISTRATIONS.set(registrations);
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use pgrx::prelude::*;
 
 use super::phase::{Phase, Request};
+use super::slot::Slot;
 use super::slots;
 
 /// How long a command waits for the workers to leave its database. Postgres itself then waits 5 s more before it gives
@@ -28,6 +29,9 @@ pub fn ask(database: pg_sys::Oid) {
     workers().for_each(|slot| slot.ask(Request::Leave));
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     while workers().any(|slot| slot.phase().is_alive()) && Instant::now() < deadline {
+        // Those that have been started since.
+        let is_late = |slot: &&Slot| slot.phase().is_alive() && slot.request() != Request::Leave;
+        workers().filter(is_late).for_each(|slot| slot.ask(Request::Leave));
         // SAFETY: sleeps a moment, and answers interrupts, as Postgres does where it waits for others to leave.
         unsafe { pg_sys::pg_usleep(10_000) };
         check_for_interrupts!();

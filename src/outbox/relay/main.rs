@@ -41,7 +41,7 @@ fn open(slot: &'static Slot) -> Option<Relay> {
         }
         Err(failed) => error!("could not start the relay: {failed}"),
     })?;
-    if let Err(failed) = listen::start() {
+    if let Err(failed) = listen::start(c"outbox") {
         error!("could not listen on the channel outbox: {failed}");
     }
     match WakeupFd::new() {

@@ -22,6 +22,7 @@ pub static RELAY: Registration = Registration {
     kind: KIND,
     name: c"event_outbox relay",
     noun: "relay",
+    while_absent: "Its events wait in the outbox.",
     entry: "event_outbox_relay_main",
     after_any_change: PAUSE_CHANGED,
     reserved: |slot| metrics::of(slot).clear(),
