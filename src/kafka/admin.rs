@@ -20,8 +20,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 
 use super::config;
-use super::error_class::in_words;
-use super::producer::client::ask_any_broker;
+use super::error_class::describe;
+use super::producer::client::query_any_broker;
 
 /// The configuration of a topic that an outbox depends on.
 const CONFIG_OF_INTEREST: [&str; 4] =
@@ -29,18 +29,18 @@ const CONFIG_OF_INTEREST: [&str; 4] =
 
 /// The first and the longest time for which one question waits before it is asked again, and before it is looked whether
 /// anybody still wants to know.
-const SLICE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+const TRY_TIMEOUT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
 /// How often to look at that while the answer may come at any time.
-const LOOK: Duration = Duration::from_millis(500);
+const WANTED_CHECK: Duration = Duration::from_millis(500);
 
 /// Does what `request` says, and gives the answer. Takes up to the request's own time, or ends soon after `is_wanted` says
-/// that nobody waits any more. `met` are the topics that the relay has met.
+/// that nobody waits any more. `known_topics` are the topics that the relay has known_topics.
 #[must_use]
 pub fn run(
     config: &ClientConfig,
     request: &Request,
-    met: &[Arc<str>],
+    known_topics: &[Arc<str>],
     is_wanted: &dyn Fn() -> bool,
 ) -> Answer {
     let done = Admin::open(config, request.timeout(), is_wanted).and_then(|admin| match &request.action {
@@ -48,7 +48,7 @@ pub fn run(
         Action::DescribeTopics { describe_topics, and_those_met } => {
             let mut names: BTreeSet<&str> = describe_topics.iter().flatten().map(|name| &**name).collect();
             if *and_those_met {
-                names.extend(met.iter().map(|name| &**name));
+                names.extend(known_topics.iter().map(|name| &**name));
             }
             admin.describe_topics(&names).map(Some)
         }
@@ -69,7 +69,7 @@ struct Failed {
 }
 
 impl Failed {
-    fn by(code: Code, detail: String) -> Self {
+    fn from_code(code: Code, detail: String) -> Self {
         let (kind, message) = match code {
             Code::TopicAlreadyExists => (FailureKind::Exists, "the topic exists already"),
             Code::InvalidTopic
@@ -93,7 +93,7 @@ impl Failed {
 
 impl From<KafkaError> for Failed {
     fn from(error: KafkaError) -> Self {
-        Self::by(error.rdkafka_error_code().unwrap_or(Code::Fail), error.to_string())
+        Self::from_code(error.rdkafka_error_code().unwrap_or(Code::Fail), error.to_string())
     }
 }
 
@@ -121,25 +121,30 @@ impl<'a> Admin<'a> {
     ) -> Result<Self, Failed> {
         let client = config.create().map_err(|error: KafkaError| {
             let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-            Failed::by(code, config::in_words(config, &error))
+            Failed::from_code(code, config::describe_error(config, &error))
         })?;
         Ok(Self { client, deadline: Instant::now() + timeout, is_wanted })
     }
 
-    fn left(&self) -> Duration {
+    fn time_left(&self) -> Duration {
         self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 
     /// Asks until there is an answer, the time is up, or nobody wants to know: librdkafka's own waiting cannot be ended.
-    fn ask<A>(&self, question: impl Fn(Duration) -> Result<A, KafkaError>) -> Result<A, Failed> {
-        let mut slice = SLICE.0;
+    fn retry_until_answered<A>(
+        &self,
+        question: impl Fn(Duration) -> Result<A, KafkaError>,
+    ) -> Result<A, Failed> {
+        let mut timeout = TRY_TIMEOUT.0;
         loop {
             let asked = Instant::now();
-            match question(slice.min(self.left())) {
-                Err(error) if is_silence(&error) && asked + slice < self.deadline && (self.is_wanted)() => {
+            match question(timeout.min(self.time_left())) {
+                Err(error)
+                    if is_no_answer(&error) && asked + timeout < self.deadline && (self.is_wanted)() =>
+                {
                     // It may have known at once that there is nobody to ask.
-                    std::thread::sleep(SLICE.0.saturating_sub(asked.elapsed()));
-                    slice = (slice * 2).min(SLICE.1);
+                    std::thread::sleep(TRY_TIMEOUT.0.saturating_sub(asked.elapsed()));
+                    timeout = (timeout * 2).min(TRY_TIMEOUT.1);
                 }
                 done => return Ok(done?),
             }
@@ -154,14 +159,14 @@ impl<'a> Admin<'a> {
         loop {
             match answer.as_mut().poll(&mut context) {
                 Poll::Ready(done) => return Ok(done?),
-                Poll::Pending if (self.is_wanted)() => std::thread::park_timeout(LOOK),
+                Poll::Pending if (self.is_wanted)() => std::thread::park_timeout(WANTED_CHECK),
                 Poll::Pending => return Err(KafkaError::Canceled.into()),
             }
         }
     }
 
     fn options(&self) -> AdminOptions {
-        AdminOptions::new().request_timeout(Some(self.left())).operation_timeout(Some(self.left()))
+        AdminOptions::new().request_timeout(Some(self.time_left())).operation_timeout(Some(self.time_left()))
     }
 
     fn create_topic(&self, topic: &policy::NewTopic) -> Result<(), Failed> {
@@ -172,26 +177,28 @@ impl<'a> Admin<'a> {
             new = new.set(name, value);
         }
         for result in self.wait(self.client.create_topics([&new], &self.options()))? {
-            result
-                .map_err(|(name, code)| Failed::by(code, format!("topic \"{name}\": {}", in_words(code))))?;
+            result.map_err(|(name, code)| {
+                Failed::from_code(code, format!("topic \"{name}\": {}", describe(code)))
+            })?;
         }
         Ok(())
     }
 
     fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Vec<TopicDescription>, Failed> {
         // Whether anybody answers at all, before each topic is asked for.
-        self.ask(|slice| ask_any_broker(self.client.inner(), slice))?;
+        self.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
         let mut topics: Vec<_> = names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
         self.add_config(&mut topics)?;
         Ok(topics)
     }
 
     fn describe(&self, name: &str) -> Result<TopicDescription, Failed> {
-        let metadata = self.ask(|slice| self.client.inner().fetch_metadata(Some(name), slice))?;
+        let metadata =
+            self.retry_until_answered(|timeout| self.client.inner().fetch_metadata(Some(name), timeout))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-        let error = topic.and_then(|topic| topic.error()).map(|error| in_words(Code::from(error)));
+        let error = topic.and_then(|topic| topic.error()).map(|error| describe(Code::from(error)));
         let Some(topic) = topic.filter(|topic| !topic.partitions().is_empty()) else {
-            let error = error.unwrap_or_else(|| in_words(Code::UnknownTopicOrPartition));
+            let error = error.unwrap_or_else(|| describe(Code::UnknownTopicOrPartition));
             return Ok(TopicDescription { topic: name.into(), error: Some(error), ..Default::default() });
         };
         let unwritable = without_leader(topic);
@@ -225,7 +232,7 @@ impl<'a> Admin<'a> {
                     topic.check_replicas();
                 }
                 Err(code) if topic.error.is_none() => {
-                    topic.error = Some(format!("its configuration cannot be read: {}", in_words(code)));
+                    topic.error = Some(format!("its configuration cannot be read: {}", describe(code)));
                 }
                 Err(_) => {}
             }
@@ -266,7 +273,7 @@ pub fn check_health(config: &ClientConfig, subjects: &[Subject], timeout: Durati
 }
 
 /// Whether nobody has answered, as opposed to an answer that is an error.
-fn is_silence(error: &KafkaError) -> bool {
+fn is_no_answer(error: &KafkaError) -> bool {
     use Code::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
     matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut))
 }

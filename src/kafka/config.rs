@@ -87,7 +87,7 @@ pub fn creates_topics(config: &ClientConfig) -> bool {
 
 /// The same configuration for a producer that goes on when a batch is refused.
 #[must_use]
-pub fn going_on(config: &ClientConfig) -> ClientConfig {
+pub fn for_quarantine(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
     config.set(STOP_AT_GAPS, "false");
     config
@@ -96,7 +96,7 @@ pub fn going_on(config: &ClientConfig) -> ClientConfig {
 /// The same connection for a client that only asks and creates.
 #[must_use]
 pub fn for_requests(config: &ClientConfig) -> ClientConfig {
-    let mut config = going_on(config);
+    let mut config = for_quarantine(config);
     config.set("enable.idempotence", "false").set("statistics.interval.ms", "0");
     // To ask for a topic must not create it.
     config.set(CREATE_TOPICS, "false");
@@ -111,7 +111,7 @@ pub fn redactor(config: &ClientConfig) -> Redactor {
 
 /// An error of a client with this configuration in words, but for the values of properties: they may be secrets.
 #[must_use]
-pub fn in_words(config: &ClientConfig, error: &KafkaError) -> String {
+pub fn describe_error(config: &ClientConfig, error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
             format!("librdkafka knows no property \"{name}\"")

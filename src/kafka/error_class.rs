@@ -7,7 +7,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// Sorts an error of one message.
 #[must_use]
-pub fn sort(code: Code) -> Failure {
+pub fn classify(code: Code) -> Failure {
     match code {
         // *This* event is bad, and would be refused again.
         Code::InvalidTopic
@@ -104,7 +104,7 @@ fn class(code: Code) -> ErrorClass {
 
 /// What the code means, in librdkafka's words, and the code itself.
 #[must_use]
-pub fn in_words(code: Code) -> String {
+pub fn describe(code: Code) -> String {
     // The crate writes it the other way round.
     let (name, text) = (format!("{code:?}"), code.to_string());
     let words = text.strip_prefix(&name).and_then(|rest| rest.trim().strip_prefix('(')?.strip_suffix(')'));
@@ -115,7 +115,7 @@ pub fn in_words(code: Code) -> String {
 #[must_use]
 pub fn outcome(error: &KafkaError) -> Outcome {
     match error.rdkafka_error_code() {
-        Some(code) => Outcome::Failed { failure: sort(code), class: class(code), error: in_words(code) },
+        Some(code) => Outcome::Failed { failure: classify(code), class: class(code), error: describe(code) },
         // A topic that is no C string: nothing that Kafka could take.
         None => Outcome::Failed {
             failure: Failure::Refused,

@@ -42,12 +42,12 @@ impl BrokerRecovery {
 
     /// When to look next, if events are under way.
     #[must_use]
-    pub fn at(&self) -> Instant {
+    pub fn next_check(&self) -> Instant {
         self.at
     }
 
     /// Looks, if it is time, and reminds the producer of its brokers if it knows none, or none answers.
-    pub fn look(&mut self, producer: &BaseProducer<Context>, none_answers: bool) {
+    pub fn check(&mut self, producer: &BaseProducer<Context>, none_answers: bool) {
         if self.at > Instant::now() {
             return;
         }

@@ -1,4 +1,4 @@
-//! librdkafka's callbacks. They run on the Kafka thread, inside its polls, and only take notes.
+//! librdkafka's callbacks. They run on the Kafka thread, inside its polls, and only take log.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,26 +23,26 @@ pub struct CallbackLog {
     pub reports: Vec<Report>,
     /// Something went wrong: it is to be found out whether any broker still answers, since librdkafka does not
     /// always say when none does, and whether a producer has stopped.
-    pub trouble: bool,
+    pub has_error: bool,
     /// What went wrong last.
-    pub cause: Option<String>,
+    pub last_error: Option<String>,
     /// Topics of which more may have changed than the producer knows.
     pub stale_topics: HashSet<String>,
     /// Topics that the producer has found not to exist.
-    pub gone_topics: HashSet<String>,
+    pub vanished_topics: HashSet<String>,
     /// Something was said that belongs into the server's log now.
-    pub has_spoken: bool,
-    /// What librdkafka told of itself.
+    pub has_log_lines: bool,
+    /// What librdkafka statistics of itself.
     pub statistics: Option<KafkaStatistics>,
     /// A producer takes no more events, and why.
     pub stopped: Option<String>,
 }
 
-/// The context of the thread's producers. The lock is never contended: callbacks run where the notes are
+/// The context of the thread's producers. The lock is never contended: callbacks run where the log are
 /// taken out.
 #[derive(Debug, Default, Clone)]
 pub struct Context {
-    notes: Arc<Mutex<CallbackLog>>,
+    log: Arc<Mutex<CallbackLog>>,
     redactor: Arc<Redactor>,
 }
 
@@ -50,7 +50,7 @@ impl Context {
     /// With what takes secrets out of all that librdkafka says.
     #[must_use]
     pub fn new(redactor: Redactor) -> Self {
-        Self { notes: Arc::default(), redactor: Arc::new(redactor) }
+        Self { log: Arc::default(), redactor: Arc::new(redactor) }
     }
 
     /// What librdkafka says, without secrets.
@@ -59,32 +59,32 @@ impl Context {
         self.redactor.redact(text)
     }
 
-    /// The notes, to read and to empty.
+    /// The log, to read and to empty.
     pub fn callback_log(&self) -> MutexGuard<'_, CallbackLog> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// CallbackLog that an event for `topic` could not be published.
     pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
         let outcome = error_class::outcome(error);
-        let mut notes = self.callback_log();
+        let mut log = self.callback_log();
         if let Outcome::Failed { failure: Failure::Stopped, error, .. } = &outcome {
-            notes.stopped.get_or_insert_with(|| error.clone());
+            log.stopped.get_or_insert_with(|| error.clone());
         }
         if error.rdkafka_error_code() == Some(RDKafkaErrorCode::UnknownPartition) {
-            notes.stale_topics.insert(topic.to_owned());
+            log.stale_topics.insert(topic.to_owned());
         }
         if matches!(
             error.rdkafka_error_code(),
             Some(RDKafkaErrorCode::UnknownTopic | RDKafkaErrorCode::UnknownTopicOrPartition)
         ) {
-            notes.gone_topics.insert(topic.to_owned());
+            log.vanished_topics.insert(topic.to_owned());
         }
-        notes.reports.push(Report { id, outcome });
+        log.reports.push(Report { id, outcome });
     }
 
     /// CallbackLog that an event could not be handed over for now.
-    pub fn put_off(&self, id: i64) {
+    pub fn postponed(&self, id: i64) {
         let outcome = Outcome::Failed {
             failure: Failure::Outage,
             class: ErrorClass::Other,
@@ -102,47 +102,47 @@ impl ClientContext for Context {
             _ if facility == "FATAL" => tracing::debug!("Kafka: {facility}: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::warn!("Kafka: {facility}: {message}");
-                self.callback_log().has_spoken = true;
+                self.callback_log().has_log_lines = true;
             }
-            // Connection trouble repeats with every try. It is told once, as the state of the relay;
+            // Connection trouble repeats with every try. It is statistics once, as the state of the relay;
             // librdkafka's own lines are for those who look closer.
             _ => tracing::debug!("Kafka: {facility}: {message}"),
         }
         // Of requests that no broker answers, librdkafka speaks in its log only.
         if matches!(facility, "REQTMOUT" | "FAIL") {
-            let mut notes = self.callback_log();
-            notes.trouble = true;
-            notes.cause = Some(message);
+            let mut log = self.callback_log();
+            log.has_error = true;
+            log.last_error = Some(message);
         }
     }
 
     /// Called where the user has set `statistics.interval.ms`.
-    fn stats(&self, told: Statistics) {
-        let trips = || told.brokers.values().filter_map(|broker| broker.rtt.as_ref());
+    fn stats(&self, statistics: Statistics) {
+        let trips = || statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
         self.callback_log().statistics = Some(KafkaStatistics {
             // librdkafka's own time is in seconds.
-            taken_at: told.time.saturating_mul(1_000_000),
+            taken_at: statistics.time.saturating_mul(1_000_000),
             round_trip: trips().map(|trip| trip.avg).max().unwrap_or(0),
             round_trip_p99: trips().map(|trip| trip.p99).max().unwrap_or(0),
-            queued: i64::try_from(told.msg_cnt).unwrap_or(i64::MAX),
-            requests: told.brokers.values().map(|broker| broker.outbuf_cnt + broker.waitresp_cnt).sum(),
+            queued: i64::try_from(statistics.msg_cnt).unwrap_or(i64::MAX),
+            requests: statistics.brokers.values().map(|broker| broker.outbuf_cnt + broker.waitresp_cnt).sum(),
         });
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
         let reason = self.redact(reason);
-        let mut notes = self.callback_log();
+        let mut log = self.callback_log();
         match error.rdkafka_error_code() {
             // A fatal error comes here by the name of what caused it: `trouble` has the producers asked. This one's
             // cause is no trouble.
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
-                notes.stopped = Some(reason);
+                log.stopped = Some(reason);
             }
             // Tells less than what came before it.
-            Some(RDKafkaErrorCode::AllBrokersDown) if notes.cause.is_some() => notes.trouble = true,
+            Some(RDKafkaErrorCode::AllBrokersDown) if log.last_error.is_some() => log.has_error = true,
             _ => {
-                notes.trouble = true;
-                notes.cause = Some(reason);
+                log.has_error = true;
+                log.last_error = Some(reason);
             }
         }
     }

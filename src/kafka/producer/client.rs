@@ -14,7 +14,7 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
 use super::broker_recovery::BrokerRecovery;
 use super::callbacks::Context;
-use super::existence::Existence;
+use super::known_topics::KnownTopics;
 use super::record::{Record, Topic};
 use crate::kafka::wakeup_fd::WakeupFd;
 
@@ -81,14 +81,14 @@ impl Client {
 
     /// Which of these topics do not exist, as far as Kafka says so. `None` if it does not answer.
     #[must_use]
-    pub fn missing(
+    pub fn find_missing(
         &self,
-        existence: &mut Existence,
+        known_topics: &mut KnownTopics,
         topics: &[Arc<str>],
         timeout: Duration,
     ) -> Option<HashSet<Arc<str>>> {
         // SAFETY: the client is alive.
-        unsafe { existence.missing(self.handle(), topics, timeout) }
+        unsafe { known_topics.find_missing(self.handle(), topics, timeout) }
     }
 
     /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
@@ -107,13 +107,13 @@ impl Client {
 
     /// Reminds librdkafka of its brokers, if need be and if it is time. `none_answers`: it has asked them, and waited.
     pub fn recover_brokers(&mut self, none_answers: bool) {
-        self.recovery.look(&self.producer, none_answers);
+        self.recovery.check(&self.producer, none_answers);
     }
 
     /// When it will be time.
     #[must_use]
     pub fn next_recovery(&self) -> Option<Instant> {
-        (!self.is_idle()).then(|| self.recovery.at())
+        (!self.is_idle()).then(|| self.recovery.next_check())
     }
 
     /// Why it takes no more events, if it does not, and in words.
@@ -124,7 +124,7 @@ impl Client {
 
     /// Gives up what is not on its way to a broker. librdkafka does so itself when it stops, but what was refused
     /// for the gap alone it then keeps, to be tried again, and never does.
-    pub fn give_up_queued(&self) {
+    pub fn purge_queued(&self) {
         self.producer.purge(PurgeConfig::default().queue().non_blocking());
     }
 
@@ -142,7 +142,7 @@ impl Client {
     pub fn broker_answers(&self, topic: Option<&str>, timeout: Duration) -> bool {
         match topic {
             Some(_) => self.producer.client().fetch_metadata(topic, timeout).is_ok(),
-            None => ask_any_broker(self.producer.client(), timeout).is_ok(),
+            None => query_any_broker(self.producer.client(), timeout).is_ok(),
         }
     }
 }
@@ -191,7 +191,7 @@ impl Drop for MainQueue {
 ///
 /// # Errors
 /// Why none did.
-pub fn ask_any_broker<C: ClientContext>(
+pub fn query_any_broker<C: ClientContext>(
     client: &rdkafka::client::Client<C>,
     timeout: Duration,
 ) -> Result<(), KafkaError> {

@@ -15,10 +15,10 @@ use crate::kafka::config::{self, ConfigError};
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// Batches that may wait for the Kafka thread. Their events are bounded by the window in flight.
-const WAITING_BATCHES: usize = 64;
+const MAX_WAITING_BATCHES: usize = 64;
 
 /// What the producer tells that may wait for the main thread; the Kafka thread stops for it beyond that.
-const WAITING_EVENTS: usize = 1024;
+const MAX_WAITING_EVENTS: usize = 1024;
 
 /// How often a stopping publisher looks whether its thread has ended, in the last moments.
 const JOIN_STEP: Duration = Duration::from_millis(2);
@@ -40,8 +40,8 @@ impl ProducerHandle {
     pub fn start(producer: &ProducerConfig, main_wakeup: Arc<WakeupFd>) -> Result<Self, StartError> {
         let client_config = config::client_config(producer).map_err(StartError::Config)?;
         let wakeup = Arc::new(WakeupFd::new().map_err(StartError::System)?);
-        let (batches, from_main) = bounded(WAITING_BATCHES);
-        let (to_main, events) = bounded(WAITING_EVENTS);
+        let (batches, from_main) = bounded(MAX_WAITING_BATCHES);
+        let (to_main, events) = bounded(MAX_WAITING_EVENTS);
         let thread = KafkaThread {
             config: client_config,
             envelope: producer.envelope.clone(),

@@ -3,8 +3,8 @@
 pub mod broker_recovery;
 pub mod callbacks;
 pub mod client;
-pub mod existence;
 pub mod handle;
+pub mod known_topics;
 pub mod messages;
 pub mod record;
 pub mod thread;

@@ -16,7 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::callbacks::Context;
 use super::client::Client;
-use super::existence::Existence;
+use super::known_topics::KnownTopics;
 use super::messages::{ProduceBatch, ProducerEvent};
 use crate::failpoints;
 use crate::kafka::config;
@@ -32,17 +32,17 @@ const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration:
 const SERVE_EVERY: usize = 256;
 
 /// Time between two looks at a producer that has stopped, until all its events have come back.
-const STOPPED_LOOK: Duration = Duration::from_millis(5);
+const STOPPED_CHECK: Duration = Duration::from_millis(5);
 
 /// How long the quarantine producer is kept when it has nothing to do.
 const QUARANTINE_IDLE: Duration = Duration::from_secs(30);
 
 /// How long the producers have had nothing to do when it is asked whether they know too much.
-const FORGET_AFTER: Duration = Duration::from_secs(30);
+const STALE_CHECK_AFTER: Duration = Duration::from_secs(30);
 
 /// Topics that a producer may know for ever, and those of them that do not exist.
-const MOST_OPENED: usize = 2_000;
-const MOST_GHOSTS: usize = 100;
+const MAX_OPENED: usize = 2_000;
+const MAX_VANISHED: usize = 100;
 
 /// What the thread is given: its ends of both channels, the descriptor that it sleeps on, and that of the main thread.
 pub struct KafkaThread {
@@ -59,10 +59,10 @@ impl KafkaThread {
     pub fn run(self) {
         let _wake = SetAtEnd(self.main_wakeup.clone());
         match Session::open(&self) {
-            Ok(mut session) => while session.turn().is_ok() {},
+            Ok(mut session) => while session.run_once().is_ok() {},
             Err(error) => {
                 // Should the main thread be gone, nobody needs to know.
-                let _ = self.events.send(ProducerEvent::Broken(config::in_words(&self.config, &error)));
+                let _ = self.events.send(ProducerEvent::Broken(config::describe_error(&self.config, &error)));
                 self.main_wakeup.set();
             }
         }
@@ -87,11 +87,11 @@ struct Session<'a> {
     /// A producer has stopped, and the main thread knows.
     stopped: bool,
     /// What the producers know of topics.
-    existence: Existence,
+    known_topics: KnownTopics,
     /// Kafka did not answer when it was asked about topics: not before it is known to answer again.
-    unanswered: bool,
+    skip_topic_check: bool,
     /// When to look whether the producers know too much, unless they get something to do.
-    forget_at: Option<Instant>,
+    stale_check_at: Option<Instant>,
 }
 
 /// When to look for a broker next.
@@ -129,24 +129,24 @@ impl<'a> Session<'a> {
             quarantine_until,
             probe,
             stopped: false,
-            existence: Existence::default(),
-            unanswered: false,
-            forget_at: None,
+            known_topics: KnownTopics::default(),
+            skip_topic_check: false,
+            stale_check_at: None,
         })
     }
 
     /// One turn: sleep until there is something to do, do it, tell of it.
-    fn turn(&mut self) -> Result<(), Closed> {
+    fn run_once(&mut self) -> Result<(), Closed> {
         self.serve();
         self.report()?;
         self.sleep();
         self.thread.wakeup.clear();
         self.take_batches()?;
         self.refresh_topics();
-        self.tidy();
+        self.clean_up();
         self.recover_brokers();
-        self.forget()?;
-        self.look_for_broker()
+        self.check_stale_topics()?;
+        self.probe_broker()
     }
 
     fn take_batches(&mut self) -> Result<(), Closed> {
@@ -167,7 +167,7 @@ impl<'a> Session<'a> {
         batch: &EventBatch,
         client: impl Fn(&mut Self) -> Option<&Client>,
     ) -> Result<(), Closed> {
-        let missing = self.missing(batch.topics());
+        let missing = self.missing_topics(batch.topics());
         let envelope = &self.thread.envelope;
         let context = self.context.clone();
         let mut events = batch.events().peekable();
@@ -182,7 +182,7 @@ impl<'a> Session<'a> {
             });
             match client(self) {
                 Some(client) => client.produce(some, batch.topics(), envelope),
-                None => some.for_each(|(_, event)| self.context.put_off(event.id)),
+                None => some.for_each(|(_, event)| self.context.postponed(event.id)),
             }
             self.serve();
             self.report()?;
@@ -192,41 +192,41 @@ impl<'a> Session<'a> {
     }
 
     /// Those of the topics for which no producer is given events, since they do not exist. The others are opened.
-    fn missing(&mut self, topics: &[Arc<str>]) -> HashSet<Arc<str>> {
-        self.forget_at = Some(Instant::now() + FORGET_AFTER);
+    fn missing_topics(&mut self, topics: &[Arc<str>]) -> HashSet<Arc<str>> {
+        self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
         let mut missing = HashSet::new();
         // Where Kafka may create topics, it is the producer's question that makes it do so.
-        if !self.unanswered && !config::creates_topics(&self.thread.config) {
-            match self.gapless.missing(&mut self.existence, topics, PROBE_TIMEOUT) {
+        if !self.skip_topic_check && !config::creates_topics(&self.thread.config) {
+            match self.gapless.find_missing(&mut self.known_topics, topics, PROBE_TIMEOUT) {
                 Some(found) => missing = found,
                 None => {
-                    self.unanswered = true;
+                    self.skip_topic_check = true;
                     // It is asked again when a broker is known to answer.
                     self.probe.get_or_insert_with(Probe::soon);
                 }
             }
         }
-        self.existence.open(topics.iter().filter(|topic| !missing.contains(*topic)));
+        self.known_topics.mark_opened(topics.iter().filter(|topic| !missing.contains(*topic)));
         missing
     }
 
     /// Tells the main thread if the producers have nothing to do, and know what they had better forget: too much, or
     /// topics that Kafka would create again, should they be deleted, when librdkafka asks about them.
-    fn forget(&mut self) -> Result<(), Closed> {
-        let gone = std::mem::take(&mut self.context.callback_log().gone_topics);
-        gone.iter().for_each(|topic| self.existence.is_gone(topic));
-        if self.forget_at.is_none_or(|at| at > Instant::now()) {
+    fn check_stale_topics(&mut self) -> Result<(), Closed> {
+        let vanished = std::mem::take(&mut self.context.callback_log().vanished_topics);
+        vanished.iter().for_each(|topic| self.known_topics.record_vanished(topic));
+        if self.stale_check_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
         if !self.gapless.is_idle() || self.quarantine.as_ref().is_some_and(|quarantine| !quarantine.is_idle())
         {
-            self.forget_at = Some(Instant::now() + FORGET_AFTER);
+            self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
             return Ok(());
         }
-        self.forget_at = None;
-        let (opened, ghosts) = (self.existence.opened(), self.existence.ghosts());
+        self.stale_check_at = None;
+        let (opened, vanished) = (self.known_topics.opened(), self.known_topics.vanished());
         let creates = config::creates_topics(&self.thread.config) && opened > 0;
-        if creates || opened > MOST_OPENED || ghosts > MOST_GHOSTS {
+        if creates || opened > MAX_OPENED || vanished > MAX_VANISHED {
             return self.send(ProducerEvent::Stale);
         }
         Ok(())
@@ -236,7 +236,7 @@ impl<'a> Session<'a> {
     fn quarantine(&mut self) -> Option<&Client> {
         self.quarantine_until = Instant::now() + QUARANTINE_IDLE;
         if self.quarantine.is_none() {
-            let config = config::going_on(&self.thread.config);
+            let config = config::for_quarantine(&self.thread.config);
             // This is the configuration of the gapless one, which librdkafka has taken: what may lack is a thread.
             self.quarantine = Client::open(&config, self.context.clone(), &self.thread.wakeup).ok();
         }
@@ -245,9 +245,9 @@ impl<'a> Session<'a> {
 
     /// Purges what the gapless producer holds once it has stopped. Closes the quarantine producer when it has been idle
     /// for a while.
-    fn tidy(&mut self) {
+    fn clean_up(&mut self) {
         if self.is_stopping() {
-            self.gapless.give_up_queued();
+            self.gapless.purge_queued();
         }
         if Instant::now() >= self.quarantine_until && self.quarantine.as_ref().is_some_and(Client::is_idle) {
             self.quarantine = None;
@@ -272,18 +272,18 @@ impl<'a> Session<'a> {
 
     /// Tells the main thread what was noted.
     fn report(&mut self) -> Result<(), Closed> {
-        let (reports, trouble, stopped, has_spoken, statistics) = {
-            let mut notes = self.context.callback_log();
+        let (reports, has_error, stopped, has_log_lines, statistics) = {
+            let mut log = self.context.callback_log();
             (
-                std::mem::take(&mut notes.reports),
-                std::mem::take(&mut notes.trouble),
-                notes.stopped.take(),
-                std::mem::take(&mut notes.has_spoken),
-                notes.statistics.take(),
+                std::mem::take(&mut log.reports),
+                std::mem::take(&mut log.has_error),
+                log.stopped.take(),
+                std::mem::take(&mut log.has_log_lines),
+                log.statistics.take(),
             )
         };
         // Before the reports, of which those of the refused batch are the reason.
-        let fatal = if trouble || stopped.is_some() { self.fatal_error() } else { None };
+        let fatal = if has_error || stopped.is_some() { self.fatal_error() } else { None };
         if fatal.is_some() || stopped.is_some() {
             self.report_stopped(fatal, stopped.unwrap_or_default())?;
         }
@@ -294,13 +294,13 @@ impl<'a> Session<'a> {
         if delivered && self.probe.is_some() {
             self.connected()?;
         }
-        if has_spoken {
+        if has_log_lines {
             self.thread.main_wakeup.set();
         }
         if let Some(statistics) = statistics {
             self.send(ProducerEvent::Statistics(statistics))?;
         }
-        if trouble {
+        if has_error {
             self.probe.get_or_insert_with(Probe::soon);
         }
         Ok(())
@@ -353,11 +353,11 @@ impl<'a> Session<'a> {
     }
 
     /// While it is not known that a broker answers: asks, when it is time.
-    fn look_for_broker(&mut self) -> Result<(), Closed> {
+    fn probe_broker(&mut self) -> Result<(), Closed> {
         if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
             return Ok(());
         }
-        let topic = self.existence.any_opened().map(|topic| &**topic);
+        let topic = self.known_topics.any_opened().map(|topic| &**topic);
         if self.gapless.broker_answers(topic, PROBE_TIMEOUT) {
             return self.connected();
         }
@@ -365,27 +365,30 @@ impl<'a> Session<'a> {
         if let Some(probe) = &mut self.probe {
             probe.later();
         }
-        let cause = self.context.callback_log().cause.clone();
+        let cause = self.context.callback_log().last_error.clone();
         // Told at each try: the cause may have become another.
         self.send(ProducerEvent::Disconnected(cause.unwrap_or_else(|| "no answer in time".into())))
     }
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
-        self.unanswered = false;
-        self.context.callback_log().cause = None;
+        self.skip_topic_check = false;
+        self.context.callback_log().last_error = None;
         self.send(ProducerEvent::Connected)
     }
 
     /// Until the main thread rings, librdkafka does, or there is something to do without them.
     fn sleep(&self) {
         let probe = self.probe.as_ref().map(|probe| probe.at);
-        let tidy = self.quarantine.as_ref().map(|_| self.quarantine_until);
-        let look = self.is_stopping().then(|| Instant::now() + STOPPED_LOOK);
+        let clean_up = self.quarantine.as_ref().map(|_| self.quarantine_until);
+        let look = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
         let remind =
             std::iter::once(&self.gapless).chain(&self.quarantine).filter_map(Client::next_recovery).min();
-        let timeout =
-            [probe, tidy, look, remind, self.forget_at].into_iter().flatten().min().map_or(-1, |until| {
+        let timeout = [probe, clean_up, look, remind, self.stale_check_at]
+            .into_iter()
+            .flatten()
+            .min()
+            .map_or(-1, |until| {
                 let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
                 i32::try_from(left).unwrap_or(i32::MAX)
             });

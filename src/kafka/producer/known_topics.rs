@@ -17,22 +17,22 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 const MISSING_FOR: Duration = Duration::from_secs(1);
 
 /// Missing topics that are remembered.
-const MOST_MISSING: usize = 10_000;
+const MAX_MISSING: usize = 10_000;
 
 /// Names in a request.
-const NAMES: usize = 1_000;
+const NAMES_PER_REQUEST: usize = 1_000;
 
 /// What a producer knows of topics.
 #[derive(Debug, Default)]
-pub struct Existence {
+pub struct KnownTopics {
     /// Those that it was given events for.
     opened: HashSet<Arc<str>>,
     /// Of those, how often one turned out not to exist.
-    ghosts: usize,
+    vanished: usize,
     missing: HashMap<Arc<str>, Instant>,
 }
 
-impl Existence {
+impl KnownTopics {
     /// One of the topics that the producer knows, if it knows any.
     #[must_use]
     pub fn any_opened(&self) -> Option<&Arc<str>> {
@@ -47,13 +47,13 @@ impl Existence {
 
     /// How often one of them turned out not to exist.
     #[must_use]
-    pub fn ghosts(&self) -> usize {
-        self.ghosts
+    pub fn vanished(&self) -> usize {
+        self.vanished
     }
 
     /// The producer has found that a topic does not exist, or no longer.
-    pub fn is_gone(&mut self, topic: &str) {
-        self.ghosts += 1;
+    pub fn record_vanished(&mut self, topic: &str) {
+        self.vanished += 1;
         // The next event for it is asked about.
         self.opened.remove(topic);
     }
@@ -63,7 +63,7 @@ impl Existence {
     /// # Safety
     /// The client is alive.
     #[must_use]
-    pub unsafe fn missing(
+    pub unsafe fn find_missing(
         &mut self,
         client: *mut rdsys::rd_kafka_t,
         topics: &[Arc<str>],
@@ -77,10 +77,10 @@ impl Existence {
             .collect();
         let mut missing: HashSet<_> =
             topics.iter().filter(|topic| self.missing.contains_key(*topic)).cloned().collect();
-        for names in unknown.chunks(NAMES) {
+        for names in unknown.chunks(NAMES_PER_REQUEST) {
             // SAFETY: the client is alive.
             let found = unsafe { missing_of(client, names, timeout) }?;
-            if self.missing.len() < MOST_MISSING {
+            if self.missing.len() < MAX_MISSING {
                 self.missing.extend(found.iter().map(|topic| (topic.clone(), now + MISSING_FOR)));
             }
             missing.extend(found);
@@ -89,7 +89,7 @@ impl Existence {
     }
 
     /// The producer is given events for these topics.
-    pub fn open<'t>(&mut self, topics: impl Iterator<Item = &'t Arc<str>>) {
+    pub fn mark_opened<'t>(&mut self, topics: impl Iterator<Item = &'t Arc<str>>) {
         for topic in topics {
             if !self.opened.contains(topic) {
                 self.opened.insert(topic.clone());
