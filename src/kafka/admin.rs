@@ -1,4 +1,4 @@
-//! What people ask of Kafka through the relay: to create a topic, to describe topics.
+//! Runs users' requests to Kafka, to create a topic or to describe topics, and the watchdog's probes.
 //!
 //! Runs in: a thread of its own for each request, in the relay's process.
 
@@ -23,19 +23,18 @@ use super::config;
 use super::error_class::describe;
 use super::producer::client::query_any_broker;
 
-/// The configuration of a topic that an outbox depends on.
-const CONFIG_OF_INTEREST: [&str; 4] =
+/// The configuration entries of a topic that the outbox depends on.
+const RELEVANT_CONFIG: [&str; 4] =
     ["max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms"];
 
-/// The first and the longest time for which one question waits before it is asked again, and before it is looked whether
-/// anybody still wants to know.
+/// The first and the longest timeout of one try. After each try it is checked whether the answer is still wanted.
 const TRY_TIMEOUT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 
-/// How often to look at that while the answer may come at any time.
+/// How often to check whether the answer is still wanted while waiting for it.
 const WANTED_CHECK: Duration = Duration::from_millis(500);
 
-/// Does what `request` says, and gives the answer. Takes up to the request's own time, or ends soon after `is_wanted` says
-/// that nobody waits any more. `known_topics` are the topics that the relay has known_topics.
+/// Runs the request and returns the answer. It takes at most the request's timeout, and ends soon after `is_wanted` returns
+/// `false`, when nobody waits any more. `known_topics` are the topics of the events that the relay has read.
 #[must_use]
 pub fn run(
     config: &ClientConfig,
@@ -71,7 +70,7 @@ struct Failed {
 impl Failed {
     fn from_code(code: Code, detail: String) -> Self {
         let (kind, message) = match code {
-            Code::TopicAlreadyExists => (FailureKind::Exists, "the topic exists already"),
+            Code::TopicAlreadyExists => (FailureKind::Exists, "topic already exists"),
             Code::InvalidTopic
             | Code::InvalidPartitions
             | Code::InvalidReplicationFactor
@@ -83,7 +82,7 @@ impl Failed {
             | Code::ClusterAuthorizationFailed
             | Code::SaslAuthenticationFailed
             | Code::Authentication => {
-                (FailureKind::Denied, "Kafka does not allow the relay's user to do this")
+                (FailureKind::Denied, "permission denied by Kafka for the relay's user")
             }
             _ => (FailureKind::Unreachable, "Kafka did not answer"),
         };
@@ -97,7 +96,7 @@ impl From<KafkaError> for Failed {
     }
 }
 
-/// Wakes the thread that waits.
+/// Wakes the waiting thread.
 struct Unpark(Thread);
 
 impl Wake for Unpark {
@@ -130,7 +129,8 @@ impl<'a> Admin<'a> {
         self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
     }
 
-    /// Asks until there is an answer, the time is up, or nobody wants to know: librdkafka's own waiting cannot be ended.
+    /// Repeats the request until there is an answer, the time is up, or the answer is no longer wanted. The tries are
+    /// short because librdkafka's own waiting cannot be interrupted.
     fn retry_until_answered<A>(
         &self,
         question: impl Fn(Duration) -> Result<A, KafkaError>,
@@ -142,7 +142,7 @@ impl<'a> Admin<'a> {
                 Err(error)
                     if is_no_answer(&error) && asked + timeout < self.deadline && (self.is_wanted)() =>
                 {
-                    // It may have known at once that there is nobody to ask.
+                    // The try may have failed at once, because no broker is known.
                     std::thread::sleep(TRY_TIMEOUT.0.saturating_sub(asked.elapsed()));
                     timeout = (timeout * 2).min(TRY_TIMEOUT.1);
                 }
@@ -151,7 +151,7 @@ impl<'a> Admin<'a> {
         }
     }
 
-    /// Waits for the answer to come, while somebody wants to know.
+    /// Waits for the answer while it is wanted.
     fn wait<A>(&self, answer: impl Future<Output = Result<A, KafkaError>>) -> Result<A, Failed> {
         let mut answer = pin!(answer);
         let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
@@ -185,7 +185,7 @@ impl<'a> Admin<'a> {
     }
 
     fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Vec<TopicDescription>, Failed> {
-        // Whether anybody answers at all, before each topic is asked for.
+        // Check that any broker answers before asking for each topic.
         self.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
         let mut topics: Vec<_> = names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
         self.add_config(&mut topics)?;
@@ -213,7 +213,7 @@ impl<'a> Admin<'a> {
         })
     }
 
-    /// Adds the configuration of those that exist, where it may be read.
+    /// Adds the configuration of the topics that exist, as far as the relay's user may read it.
     fn add_config(&self, topics: &mut [TopicDescription]) -> Result<(), Failed> {
         let mut existing: Vec<_> = topics.iter_mut().filter(|topic| topic.partitions.is_some()).collect();
         if existing.is_empty() {
@@ -225,14 +225,15 @@ impl<'a> Admin<'a> {
         for (topic, resource) in existing.iter_mut().zip(described) {
             match resource {
                 Ok(resource) => {
-                    topic.config = CONFIG_OF_INTEREST
+                    topic.config = RELEVANT_CONFIG
                         .into_iter()
                         .filter_map(|key| Some((key.to_owned(), resource.get(key)?.value.clone())))
                         .collect();
                     topic.check_replicas();
                 }
                 Err(code) if topic.error.is_none() => {
-                    topic.error = Some(format!("its configuration cannot be read: {}", describe(code)));
+                    topic.error =
+                        Some(format!("could not read the topic's configuration: {}", describe(code)));
                 }
                 Err(_) => {}
             }
@@ -241,23 +242,23 @@ impl<'a> Admin<'a> {
     }
 }
 
-/// Which partitions nobody leads: nothing can be written to those.
+/// The partitions without a leader. No event can be written to them.
 fn without_leader(topic: &MetadataTopic) -> Option<String> {
     let ids: Vec<_> =
         topic.partitions().iter().filter(|found| found.leader() < 0).map(|found| found.id()).collect();
     match &ids[..] {
         [] => None,
         [id] => Some(format!("partition {id} has no leader")),
-        [id, others @ ..] => Some(format!("partition {id} has no leader, nor have {} others", others.len())),
+        [id, others @ ..] => Some(format!("partition {id} and {} others have no leader", others.len())),
     }
 }
 
-/// Replicas in sync, and of which partition.
+/// The number of in-sync replicas, and the partition.
 fn least_in_sync(partition: &MetadataPartition) -> (usize, i32) {
     (partition.isr().len(), partition.id())
 }
 
-/// What Kafka says of each subject to a client that knows nothing yet.
+/// The health of each subject, as a fresh client sees it.
 #[must_use]
 pub fn check_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
     let names: BTreeSet<&str> = subjects.iter().flatten().map(|topic| &**topic).collect();
@@ -272,7 +273,7 @@ pub fn check_health(config: &ClientConfig, subjects: &[Subject], timeout: Durati
     subjects.iter().map(|subject| subject.as_ref().map_or(Health::Healthy, |topic| health(topic))).collect()
 }
 
-/// Whether nobody has answered, as opposed to an answer that is an error.
+/// Whether the error means that no broker answered. Other errors are answers.
 fn is_no_answer(error: &KafkaError) -> bool {
     use Code::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
     matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut))

@@ -1,4 +1,6 @@
-//! From settings to a producer's configuration.
+//! Turns settings into librdkafka's configuration.
+//!
+//! Runs in: the relay's main thread. The other threads read the finished configuration.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -10,14 +12,14 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 
-/// Why no configuration could be made.
+/// Why the settings yield no configuration.
 #[derive(Debug)]
 pub enum ConfigError {
-    /// No broker is given.
+    /// The setting names no broker.
     NoServers,
-    /// The setting `event_outbox.kafka_properties` is wrong.
+    /// The setting `event_outbox.kafka_properties` is invalid.
     Setting(PropertyError),
-    /// The properties file is wrong.
+    /// The properties file is invalid.
     File(PathBuf, PropertyError),
     /// The properties file cannot be read.
     Unreadable(PathBuf, std::io::Error),
@@ -35,7 +37,7 @@ impl fmt::Display for ConfigError {
 }
 
 impl ConfigError {
-    /// The file that is wrong. Its path is for the server's log: not everybody who sees the status may see it.
+    /// The file at fault. Its path is for the server's log only: not everyone who can see the status may see the path.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -45,47 +47,47 @@ impl ConfigError {
     }
 }
 
-/// What users may set otherwise: good defaults.
+/// Defaults, which users may override.
 const DEFAULTS: [(&str, &str); 4] = [
     ("client.id", "event_outbox"),
-    // What every Java client computes, so that a key's events meet those of other producers.
+    // Java clients use the same function, so a key's events go to the same partition as those of other producers.
     ("partitioner", "murmur2_random"),
-    // The first event of a quiet time goes at once; under load batches fill while requests are under way.
+    // After a quiet time the first event is sent at once. Under load, batches fill while requests are in flight.
     ("linger.ms", "0"),
-    // After an outage of days the first try comes within seconds of the broker's return.
+    // After an outage of days, the next attempt still comes within seconds of the broker's return.
     ("reconnect.backoff.max.ms", "5000"),
 ];
 
-/// What the promises rest on. Settings that would contradict are refused before these are set.
-const PROMISES: [(&str, &str); 4] = [
-    // No repeats and no reordering by retries within a producer's life.
+/// The properties on which the guarantees rest. User settings that contradict them are refused before.
+const GUARANTEES: [(&str, &str); 4] = [
+    // Retries neither repeat nor reorder events within a producer's life.
     ("enable.idempotence", "true"),
-    // Published means: on all in-sync replicas.
+    // An event counts as published when all in-sync replicas have it.
     ("acks", "all"),
-    // An event waits for days if need be; a timed-out one would leave a gap in its key's order.
+    // An event waits for days if necessary; a timeout would leave a gap in the order of its key.
     ("message.timeout.ms", "0"),
-    // The broker knows its limit; a local one below it would refuse what the broker takes.
+    // The broker knows its limit; a lower local limit would refuse events that the broker accepts.
     ("message.max.bytes", "200000000"),
 ];
 
-/// The producer's queue counts bytes too; the window in front of it is far smaller than this.
+/// librdkafka's limit of queued kilobytes, at its maximum: the window of events in flight is far smaller.
 const QUEUE_KBYTES: &str = "2097151";
 
-/// Whether a batch that the broker refuses stops the producer. The broker refuses what was sent behind it, for
-/// the gap in the sequence; a producer that goes on would number it anew and send it, before the events of the
-/// refused batch that come again.
+/// Whether a batch that the broker refuses stops the producer. The broker also refuses the batches that were sent after
+/// it, because of the gap in the sequence. A producer that continued would renumber and send these before the events of
+/// the refused batch are retried.
 const STOP_AT_GAPS: &str = "enable.gapless.guarantee";
 
-/// Whether a broker that is set up so creates a topic that a producer asks for.
+/// Whether a producer's metadata request creates a missing topic, if the broker's configuration allows it.
 const CREATE_TOPICS: &str = "allow.auto.create.topics";
 
-/// Whether a producer of this configuration makes the broker create topics.
+/// Whether a producer with this configuration makes the broker create topics.
 #[must_use]
 pub fn creates_topics(config: &ClientConfig) -> bool {
     config.get(CREATE_TOPICS) == Some("true")
 }
 
-/// The same configuration for a producer that goes on when a batch is refused.
+/// The same configuration for the quarantine producer, which continues when a batch is refused.
 #[must_use]
 pub fn for_quarantine(config: &ClientConfig) -> ClientConfig {
     let mut config = config.clone();
@@ -93,38 +95,38 @@ pub fn for_quarantine(config: &ClientConfig) -> ClientConfig {
     config
 }
 
-/// The same connection for a client that only asks and creates.
+/// The same connection for a client that sends only admin and metadata requests.
 #[must_use]
 pub fn for_requests(config: &ClientConfig) -> ClientConfig {
     let mut config = for_quarantine(config);
     config.set("enable.idempotence", "false").set("statistics.interval.ms", "0");
-    // To ask for a topic must not create it.
+    // Asking for a topic must not create it.
     config.set(CREATE_TOPICS, "false");
     config
 }
 
-/// What takes this configuration's secrets out of what librdkafka says.
+/// The redactor that removes this configuration's secrets from librdkafka's texts.
 #[must_use]
 pub fn redactor(config: &ClientConfig) -> Redactor {
     Redactor::new(config.config_map())
 }
 
-/// An error of a client with this configuration in words, but for the values of properties: they may be secrets.
+/// The text of an error of a client with this configuration, without the values of properties, which may be secrets.
 #[must_use]
 pub fn describe_error(config: &ClientConfig, error: &KafkaError) -> String {
     match error {
         KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, _, name, _) => {
-            format!("librdkafka knows no property \"{name}\"")
+            format!("unknown librdkafka property \"{name}\"")
         }
-        KafkaError::ClientConfig(_, _, name, _) => format!("the value of property \"{name}\" is not valid"),
+        KafkaError::ClientConfig(_, _, name, _) => format!("invalid value for property \"{name}\""),
         other => redactor(config).redact(&other.to_string()),
     }
 }
 
-/// librdkafka's configuration for such a producer, the file read now.
+/// Reads the properties file, and returns librdkafka's configuration for this producer.
 ///
 /// # Errors
-/// What is wrong with the settings or the file.
+/// The settings or the file are invalid.
 pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
     if producer.bootstrap_servers.trim().is_empty() {
         return Err(ConfigError::NoServers);
@@ -137,13 +139,13 @@ pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigEr
     for (name, value) in all_properties(producer)? {
         config.set(name, value);
     }
-    for (name, value) in PROMISES {
+    for (name, value) in GUARANTEES {
         config.set(name, value);
     }
     config.set(STOP_AT_GAPS, producer.ordered.to_string());
     config.set(CREATE_TOPICS, producer.auto_create_topics.to_string());
     config.set("bootstrap.servers", &producer.bootstrap_servers);
-    // Twice the window: what is returned and read again may meet its own first copy.
+    // Twice the window: an event that is returned and read again may be queued beside its first copy.
     config.set("queue.buffering.max.messages", (2 * producer.max_in_flight).to_string());
     config.set("queue.buffering.max.kbytes", QUEUE_KBYTES);
     Ok(config)

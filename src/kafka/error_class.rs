@@ -1,15 +1,17 @@
-//! Whose fault an error of Kafka is. The codes are those of librdkafka's `rd_kafka_resp_err_t` and of
-//! the Kafka protocol guide's table of errors.
+//! Classifies Kafka's errors: by their cause, and by the classes that SQL shows. The codes are those of librdkafka's
+//! `rd_kafka_resp_err_t` and of the table of errors in the Kafka protocol guide.
+//!
+//! Runs in: the Kafka thread, and the threads of admin requests.
 
 use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-/// Sorts an error of one message.
+/// The kind of failure that an error of one message is.
 #[must_use]
 pub fn classify(code: Code) -> Failure {
     match code {
-        // *This* event is bad, and would be refused again.
+        // *This* event is bad and would be refused again.
         Code::InvalidTopic
         | Code::UnknownTopic
         | Code::UnknownTopicOrPartition
@@ -17,7 +19,7 @@ pub fn classify(code: Code) -> Failure {
         | Code::TopicAuthorizationFailed
         | Code::InvalidArgument => Failure::Refused,
 
-        // A verdict on the batch, of which one event is bad.
+        // The batch was refused, because one of its events is bad.
         Code::MessageSizeTooLarge
         | Code::MessageBatchTooLarge
         | Code::InvalidMessageSize
@@ -25,7 +27,7 @@ pub fn classify(code: Code) -> Failure {
         | Code::InvalidTimestamp
         | Code::PolicyViolation => Failure::Suspect,
 
-        // The producer cannot go on, or was given up.
+        // The producer cannot continue, or was purged.
         Code::Fatal
         | Code::GaplessGuarantee
         | Code::State
@@ -34,7 +36,7 @@ pub fn classify(code: Code) -> Failure {
         | Code::PurgeQueue
         | Code::PurgeInflight => Failure::Stopped,
 
-        // A batch-mate's failure, or a gap in the sequence that another's failure left.
+        // Another event of the batch failed, or an earlier failure left a gap in the sequence.
         Code::InvalidDifferentRecord
         | Code::OutOfOrderSequenceNumber
         | Code::DuplicateSequenceNumber
@@ -43,7 +45,7 @@ pub fn classify(code: Code) -> Failure {
         | Code::ProducerFenced
         | Code::Fenced
         | Code::InvalidProducerIdMapping
-        // The way to the broker, or the broker itself.
+        // The connection to the broker failed, or the broker itself.
         | Code::BrokerTransportFailure
         | Code::AllBrokersDown
         | Code::Resolve
@@ -59,7 +61,7 @@ pub fn classify(code: Code) -> Failure {
         | Code::UnknownBroker
         | Code::BrokerDestroy
         | Code::DestroyBroker
-        // The cluster: leaders, replicas, disks, quotas, rights of the whole producer.
+        // The cluster failed: leaders, replicas, disks, quotas, access rights of the whole producer.
         | Code::LeaderNotAvailable
         | Code::NotLeaderForPartition
         | Code::ReplicaNotAvailable
@@ -74,19 +76,19 @@ pub fn classify(code: Code) -> Failure {
         | Code::StaleControllerEpoch
         | Code::ThrottlingQuotaExceeded
         | Code::ClusterAuthorizationFailed
-        // Corrupted on the way.
+        // The request was corrupted in transit.
         | Code::InvalidMessage
         | Code::BadMessage
-        // A queue that is full for the moment.
+        // A queue is full for the moment.
         | Code::QueueFull => Failure::Outage,
 
-        // Whatever else there is or will be: waiting loses nothing, while an attempt counted wrongly
-        // would in the end put a good event aside.
+        // All other codes, including future ones: waiting loses nothing, whereas attempts that are counted wrongly
+        // would finally move a good event to the dead letters.
         _ => Failure::Outage,
     }
 }
 
-/// The kind of a refusal, as `error_class` tells it.
+/// The class of a refusal, as SQL shows it in `error_class`.
 fn class(code: Code) -> ErrorClass {
     match code {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidMessageSize => {
@@ -102,10 +104,10 @@ fn class(code: Code) -> ErrorClass {
     }
 }
 
-/// What the code means, in librdkafka's words, and the code itself.
+/// librdkafka's text for the code, and the code's name.
 #[must_use]
 pub fn describe(code: Code) -> String {
-    // The crate writes it the other way round.
+    // The crate writes the name first.
     let (name, text) = (format!("{code:?}"), code.to_string());
     let words = text.strip_prefix(&name).and_then(|rest| rest.trim().strip_prefix('(')?.strip_suffix(')'));
     words.map_or_else(|| text.clone(), |words| format!("{words} ({name})"))
@@ -116,7 +118,7 @@ pub fn describe(code: Code) -> String {
 pub fn outcome(error: &KafkaError) -> Outcome {
     match error.rdkafka_error_code() {
         Some(code) => Outcome::Failed { failure: classify(code), class: class(code), error: describe(code) },
-        // A topic that is no C string: nothing that Kafka could take.
+        // The topic is not a valid C string, so Kafka cannot accept it.
         None => Outcome::Failed {
             failure: Failure::Refused,
             class: ErrorClass::InvalidTopic,

@@ -1,7 +1,7 @@
 //! A library over librdkafka, by role. Nothing here calls Postgres.
 //!
-//! Runs in: the relay's process. [`producer::handle`] is used by its main thread, [`admin`] runs on a thread of its own
-//! for each request, all the rest on the Kafka thread.
+//! Runs in: the relay's process. Its main thread uses [`producer::handle`] and [`config`]. Each request of [`admin`] has a
+//! thread of its own. The rest runs on the Kafka thread.
 
 pub mod admin;
 pub mod config;

@@ -1,12 +1,14 @@
-//! A recovery for librdkafka of the brokers that it began with.
+//! Gives librdkafka its bootstrap servers again when it has lost all brokers.
 //!
-//! A cluster tells of no broker at all while its only one, or the last of them, is about to join it again.
-//! librdkafka then forgets all it knew, those it began with too; it says nothing, and would never look for any
-//! again (its issue 5301). A new producer would begin anew with them, but not know what was under way.
+//! While a cluster's only broker, or its last one, rejoins the cluster, the metadata lists no broker at all. librdkafka
+//! then forgets all brokers, even the bootstrap servers; it reports nothing, and never looks for a broker again (its issue
+//! 5301). A new producer would start from the bootstrap servers, but would not know the events in flight.
 //!
-//! A broker that comes back at another address is not always found either: it knocks at the old one for ever. Its source
-//! suggests why, which is not proven: when all brokers are gone it begins anew with those that it began with, but an answer
-//! to a question about topics that is read at that moment calls this off, and it is not begun again (2.12.1).
+//! librdkafka does not always find a broker that comes back at another address either: it keeps trying the old one. Its
+//! source suggests a reason, which is not proven: when all brokers are down, it starts again from the bootstrap servers, but
+//! a metadata response that is read at that moment cancels this, and it is not started again (2.12.1).
+//!
+//! Runs in: the Kafka thread.
 
 use std::ffi::CString;
 use std::time::{Duration, Instant};
@@ -17,11 +19,11 @@ use rdkafka::producer::{BaseProducer, Producer};
 
 use super::callbacks::Context;
 
-/// How often to look whether a broker is known, while events are under way; and the longest time between two
-/// reminders, each of which takes some bytes that are not given back.
+/// How often to check whether a broker is known while events are in flight, and the longest time between two recoveries.
+/// Each recovery takes some bytes that librdkafka never frees.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(600));
 
-/// When to look whether a producer must be reminded.
+/// The recovery of one producer.
 pub struct BrokerRecovery {
     servers: CString,
     at: Instant,
@@ -29,7 +31,7 @@ pub struct BrokerRecovery {
 }
 
 impl BrokerRecovery {
-    /// For a producer of this configuration.
+    /// The recovery of a producer with this configuration.
     #[must_use]
     pub fn new(config: &ClientConfig) -> Self {
         let servers = config.get("bootstrap.servers").unwrap_or_default();
@@ -40,13 +42,13 @@ impl BrokerRecovery {
         }
     }
 
-    /// When to look next, if events are under way.
+    /// When to check next, if events are in flight.
     #[must_use]
     pub fn next_check(&self) -> Instant {
         self.at
     }
 
-    /// Looks, if it is time, and reminds the producer of its brokers if it knows none, or none answers.
+    /// If a check is due, adds the bootstrap servers again if the producer knows no broker, or no broker answers.
     pub fn check(&mut self, producer: &BaseProducer<Context>, none_answers: bool) {
         if self.at > Instant::now() {
             return;
@@ -55,7 +57,7 @@ impl BrokerRecovery {
         if is_fine && !none_answers {
             self.pause = PAUSE.0;
         } else {
-            // SAFETY: the producer is alive; the text is copied. Brokers that it knows are not added again.
+            // SAFETY: the producer is alive; the text is copied. librdkafka does not add brokers that it knows already.
             unsafe { rdsys::rd_kafka_brokers_add(producer.client().native_ptr(), self.servers.as_ptr()) };
             self.pause = (self.pause * 2).min(PAUSE.1);
         }
@@ -63,8 +65,8 @@ impl BrokerRecovery {
     }
 }
 
-/// Whether the cluster has told of a controller, and not lately of no broker at all.
+/// Whether the metadata names a controller. It names none if it last listed no broker at all.
 fn knows_controller(producer: &BaseProducer<Context>) -> bool {
-    // SAFETY: the producer is alive; without a timeout it answers at once with what it remembers.
+    // SAFETY: the producer is alive; with a timeout of 0 the call returns the cached value at once.
     unsafe { rdsys::rd_kafka_controllerid(producer.client().native_ptr(), 0) != -1 }
 }

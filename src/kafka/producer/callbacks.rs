@@ -1,4 +1,6 @@
-//! librdkafka's callbacks. They run on the Kafka thread, inside its polls, and only take log.
+//! Owns librdkafka's callbacks, and the log in which they note what happened.
+//!
+//! Runs in: the Kafka thread, inside librdkafka's poll functions.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,30 +18,30 @@ use rdkafka::statistics::Statistics;
 
 use crate::kafka::error_class;
 
-/// What the callbacks have noted since the last look.
+/// What the callbacks have noted since it was last emptied.
 #[derive(Debug, Default)]
 pub struct CallbackLog {
     /// Delivery reports.
     pub reports: Vec<Report>,
-    /// Something went wrong: it is to be found out whether any broker still answers, since librdkafka does not
-    /// always say when none does, and whether a producer has stopped.
+    /// An error occurred. The thread must check whether any broker still answers, since librdkafka does not always
+    /// report it if none does, and whether a producer has stopped.
     pub has_error: bool,
-    /// What went wrong last.
+    /// The text of the last error.
     pub last_error: Option<String>,
-    /// Topics of which more may have changed than the producer knows.
+    /// Topics whose metadata may be outdated.
     pub stale_topics: HashSet<String>,
-    /// Topics that the producer has found not to exist.
+    /// Topics that the producer has found missing.
     pub vanished_topics: HashSet<String>,
-    /// Something was said that belongs into the server's log now.
+    /// There are lines for the server's log, which the main thread must write now.
     pub has_log_lines: bool,
-    /// What librdkafka statistics of itself.
+    /// librdkafka's statistics.
     pub statistics: Option<KafkaStatistics>,
-    /// A producer takes no more events, and why.
+    /// Why a producer accepts no more events, if one has stopped.
     pub stopped: Option<String>,
 }
 
-/// The context of the thread's producers. The lock is never contended: callbacks run where the log are
-/// taken out.
+/// The context of the thread's producers. The lock is never contended: the thread on which the callbacks run also
+/// empties the log.
 #[derive(Debug, Default, Clone)]
 pub struct Context {
     log: Arc<Mutex<CallbackLog>>,
@@ -47,24 +49,24 @@ pub struct Context {
 }
 
 impl Context {
-    /// With what takes secrets out of all that librdkafka says.
+    /// A context that removes secrets from librdkafka's texts with this redactor.
     #[must_use]
     pub fn new(redactor: Redactor) -> Self {
         Self { log: Arc::default(), redactor: Arc::new(redactor) }
     }
 
-    /// What librdkafka says, without secrets.
+    /// librdkafka's text without secrets.
     #[must_use]
     pub fn redact(&self, text: &str) -> String {
         self.redactor.redact(text)
     }
 
-    /// The log, to read and to empty.
+    /// The log, to be read and emptied.
     pub fn callback_log(&self) -> MutexGuard<'_, CallbackLog> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// CallbackLog that an event for `topic` could not be published.
+    /// Notes that an event for `topic` could not be published.
     pub fn failed(&self, id: i64, topic: &str, error: &KafkaError) {
         let outcome = error_class::outcome(error);
         let mut log = self.callback_log();
@@ -83,12 +85,12 @@ impl Context {
         log.reports.push(Report { id, outcome });
     }
 
-    /// CallbackLog that an event could not be handed over for now.
+    /// Notes that an event could not be handed to a producer for now.
     pub fn postponed(&self, id: i64) {
         let outcome = Outcome::Failed {
             failure: Failure::Outage,
             class: ErrorClass::Other,
-            error: "no producer could be made".into(),
+            error: "could not create the quarantine producer".into(),
         };
         self.callback_log().reports.push(Report { id, outcome });
     }
@@ -98,17 +100,17 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let message = self.redact(message);
         match level {
-            // Told as the state of the relay, unless all it did was to keep the order.
+            // The relay's state shows it, unless the producer stopped only to keep the order.
             _ if facility == "FATAL" => tracing::debug!("Kafka: {facility}: {message}"),
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
                 tracing::warn!("Kafka: {facility}: {message}");
                 self.callback_log().has_log_lines = true;
             }
-            // Connection trouble repeats with every try. It is statistics once, as the state of the relay;
-            // librdkafka's own lines are for those who look closer.
+            // Connection errors repeat with every attempt. The relay's state shows them once; librdkafka's own lines are
+            // for debugging.
             _ => tracing::debug!("Kafka: {facility}: {message}"),
         }
-        // Of requests that no broker answers, librdkafka speaks in its log only.
+        // librdkafka reports requests that no broker answers only in its log.
         if matches!(facility, "REQTMOUT" | "FAIL") {
             let mut log = self.callback_log();
             log.has_error = true;
@@ -116,7 +118,7 @@ impl ClientContext for Context {
         }
     }
 
-    /// Called where the user has set `statistics.interval.ms`.
+    /// librdkafka calls this if the user has set `statistics.interval.ms`.
     fn stats(&self, statistics: Statistics) {
         let trips = || statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
         self.callback_log().statistics = Some(KafkaStatistics {
@@ -133,12 +135,12 @@ impl ClientContext for Context {
         let reason = self.redact(reason);
         let mut log = self.callback_log();
         match error.rdkafka_error_code() {
-            // A fatal error comes here by the name of what caused it: `trouble` has the producers asked. This one's
-            // cause is no trouble.
+            // A fatal error usually arrives under the name of its cause, and `has_error` makes the thread ask the
+            // producers about it. A gap is not an error of the connection, so it leaves `has_error` unset.
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
                 log.stopped = Some(reason);
             }
-            // Tells less than what came before it.
+            // This error says less than the one before it.
             Some(RDKafkaErrorCode::AllBrokersDown) if log.last_error.is_some() => log.has_error = true,
             _ => {
                 log.has_error = true;

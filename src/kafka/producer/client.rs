@@ -1,4 +1,6 @@
-//! A producer of librdkafka, as the Kafka thread uses it.
+//! Owns one librdkafka producer and its queue.
+//!
+//! Runs in: the Kafka thread.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -18,29 +20,29 @@ use super::known_topics::KnownTopics;
 use super::record::{Record, Topic};
 use crate::kafka::wakeup_fd::WakeupFd;
 
-/// How long to let librdkafka work when its queue is full.
+/// How long to wait when librdkafka's queue is full.
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
 
-/// A producer whose callbacks take notes, and which rings when there is something to serve.
+/// A producer that sets a wakeup when it has callbacks to serve.
 pub struct Client {
-    // Before the producer, so that it is given back before the producer ends.
+    // Declared before the producer, so that it is released before the producer ends.
     queue: MainQueue,
     producer: BaseProducer<Context>,
     recovery: BrokerRecovery,
 }
 
 impl Client {
-    /// Has `wakeup` rung when there is something to serve.
+    /// Creates a producer, which sets `wakeup` when it has callbacks to serve.
     ///
     /// # Errors
-    /// librdkafka's, if it does not take the configuration.
+    /// librdkafka's error, if it does not accept the configuration.
     pub fn open(config: &ClientConfig, context: Context, wakeup: &WakeupFd) -> Result<Self, KafkaError> {
         let producer: BaseProducer<Context> = BaseProducer::from_config_and_context(config, context)?;
         let queue = MainQueue::of(&producer, wakeup);
         Ok(Self { queue, producer, recovery: BrokerRecovery::new(config) })
     }
 
-    /// Hands events to librdkafka, each given with the place of its topic in `topics`. What becomes of them is noted, now
+    /// Hands events to librdkafka, each with the place of its topic in `topics`. The context notes the outcome of each, now
     /// or later.
     pub fn produce<'e>(
         &self,
@@ -63,8 +65,8 @@ impl Client {
         loop {
             match topic.put(&mut record) {
                 Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
-                    // The window is smaller than the queue; should it fill nevertheless, the order of
-                    // what follows must not suffer.
+                    // The window is smaller than the queue. If the queue fills nevertheless, the events must keep their
+                    // order, so wait for room.
                     std::thread::sleep(QUEUE_FULL_PAUSE);
                     self.serve();
                 }
@@ -73,13 +75,13 @@ impl Client {
         }
     }
 
-    /// librdkafka's handle, for what is done to it on purpose in tests.
+    /// librdkafka's handle.
     #[must_use]
     pub fn handle(&self) -> *mut rdsys::rd_kafka_t {
         self.queue.client
     }
 
-    /// Which of these topics do not exist, as far as Kafka says so. `None` if it does not answer.
+    /// Returns those of the topics that do not exist according to Kafka, or `None` if it does not answer.
     #[must_use]
     pub fn find_missing(
         &self,
@@ -91,53 +93,54 @@ impl Client {
         unsafe { known_topics.find_missing(self.handle(), topics, timeout) }
     }
 
-    /// Lets librdkafka's callbacks take their notes, until there is nothing to note.
+    /// Runs librdkafka's callbacks until none is waiting.
     pub fn serve(&self) {
-        // The queue's bell rings once for all that has arrived since the last look, so look to the end.
+        // librdkafka sets the wakeup once for all that has arrived, so empty the queue.
         while self.queue.length() > 0 {
             self.producer.poll(Duration::ZERO);
         }
     }
 
-    /// Whether everything handed over has been reported.
+    /// Whether all events that were produced have been reported.
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.producer.in_flight_count() == 0
     }
 
-    /// Reminds librdkafka of its brokers, if need be and if it is time. `none_answers`: it has asked them, and waited.
+    /// Checks whether librdkafka has lost its brokers, if that is due. `none_answers` says that a probe has failed.
     pub fn recover_brokers(&mut self, none_answers: bool) {
         self.recovery.check(&self.producer, none_answers);
     }
 
-    /// When it will be time.
+    /// When the next check is due, if events are in flight.
     #[must_use]
     pub fn next_recovery(&self) -> Option<Instant> {
         (!self.is_idle()).then(|| self.recovery.next_check())
     }
 
-    /// Why it takes no more events, if it does not, and in words.
+    /// Why the producer accepts no more events, if it has stopped: the code and the text.
     #[must_use]
     pub fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         self.producer.client().fatal_error()
     }
 
-    /// Gives up what is not on its way to a broker. librdkafka does so itself when it stops, but what was refused
-    /// for the gap alone it then keeps, to be tried again, and never does.
+    /// Purges the events that are not on their way to a broker. librdkafka does so itself when it stops. But afterwards it
+    /// requeues the events that the broker refused only because of the gap, and never sends them.
     pub fn purge_queued(&self) {
         self.producer.purge(PurgeConfig::default().queue().non_blocking());
     }
 
-    /// Asks anew about a topic, waiting for the answer.
+    /// Refreshes the metadata of a topic, and waits for the answer.
     pub fn refresh(&self, topic: &str, timeout: Duration) {
-        // What could not be learned now is asked for at the next refusal.
+        // If this fails, the next refusal causes another attempt.
         let _ = self.producer.client().fetch_metadata(Some(topic), timeout);
     }
 
-    /// Asks for the metadata of `topic`, one that is in use, and waits for the answer, which any broker can give.
+    /// Asks for the metadata of `topic`, which is in use, and waits for the answer. Any broker can answer.
     ///
-    /// librdkafka's request for the metadata of all topics in use lets the brokers create those that were deleted meanwhile,
-    /// whatever `allow.auto.create.topics` says: `rd_kafka_metadata()` sets it when all of them are cached (2.12.1).
+    /// It asks for a single topic on purpose. librdkafka's request for all topics in use lets the brokers create those that
+    /// were deleted meanwhile, whatever `allow.auto.create.topics` says: `rd_kafka_metadata()` allows it if the metadata of
+    /// all of them is cached (2.12.1).
     #[must_use]
     pub fn broker_answers(&self, topic: Option<&str>, timeout: Duration) -> bool {
         match topic {
@@ -149,24 +152,24 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        // What has not been sent need not be: the next producer sends it.
+        // Do not wait until the remaining events are sent: the next producer sends them.
         self.producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
     }
 }
 
-/// librdkafka's queue of events for the application, and the handle it belongs to.
+/// librdkafka's queue of callbacks for the application, and its client.
 struct MainQueue {
     queue: *mut rdsys::rd_kafka_queue_t,
     client: *mut rdsys::rd_kafka_t,
 }
 
 impl MainQueue {
-    /// Has `wakeup` rung when something arrives.
+    /// The client's queue. It sets `wakeup` when a callback arrives.
     fn of(producer: &BaseProducer<Context>, wakeup: &WakeupFd) -> Self {
         let client = producer.client().native_ptr();
         let one = 1_u64.to_ne_bytes();
-        // SAFETY: the client is alive. librdkafka copies the bytes and writes them to the descriptor, which
-        // outlives the producer since the thread owns it.
+        // SAFETY: the client is alive. librdkafka copies the bytes and writes them to the descriptor. The thread owns
+        // the descriptor, so it outlives the producer.
         unsafe {
             let queue = rdsys::rd_kafka_queue_get_main(client);
             rdsys::rd_kafka_queue_io_event_enable(queue, wakeup.fd(), one.as_ptr().cast(), one.len());
@@ -175,29 +178,29 @@ impl MainQueue {
     }
 
     fn length(&self) -> usize {
-        // SAFETY: the queue is held until `drop`.
+        // SAFETY: this object holds a reference to the queue until `drop`.
         unsafe { rdsys::rd_kafka_queue_length(self.queue) }
     }
 }
 
 impl Drop for MainQueue {
     fn drop(&mut self) {
-        // SAFETY: gives back the reference that `of` took.
+        // SAFETY: releases the reference that `of` took.
         unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
     }
 }
 
-/// Asks a client that has no topics for its metadata, which any broker can answer, and waits for it.
+/// Requests the metadata of a client that has no topics, and waits for the answer. Any broker can answer.
 ///
 /// # Errors
-/// Why none did.
+/// librdkafka's error, if no broker answered.
 pub fn query_any_broker<C: ClientContext>(
     client: &rdkafka::client::Client<C>,
     timeout: Duration,
 ) -> Result<(), KafkaError> {
     let mut metadata = std::ptr::null();
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive; the metadata is freed if it was given.
+    // SAFETY: the client is alive; the metadata is freed if there is any.
     let code = unsafe {
         let code =
             rdsys::rd_kafka_metadata(client.native_ptr(), 0, std::ptr::null_mut(), &mut metadata, millis);

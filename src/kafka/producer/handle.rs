@@ -1,4 +1,6 @@
-//! The main thread's handle on the Kafka thread.
+//! Owns the main thread's handle on the Kafka thread.
+//!
+//! Runs in: the relay's main thread.
 
 use std::io;
 use std::path::Path;
@@ -14,13 +16,13 @@ use super::thread::KafkaThread;
 use crate::kafka::config::{self, ConfigError};
 use crate::kafka::wakeup_fd::WakeupFd;
 
-/// Batches that may wait for the Kafka thread. Their events are bounded by the window in flight.
+/// How many batches may wait for the Kafka thread. The window of events in flight bounds their events.
 const MAX_WAITING_BATCHES: usize = 64;
 
-/// What the producer tells that may wait for the main thread; the Kafka thread stops for it beyond that.
+/// How many messages may wait for the main thread. Beyond that the Kafka thread blocks.
 const MAX_WAITING_EVENTS: usize = 1024;
 
-/// How often a stopping publisher looks whether its thread has ended, in the last moments.
+/// How often [`ProducerHandle::stop`] checks whether the thread has ended.
 const JOIN_STEP: Duration = Duration::from_millis(2);
 
 /// A producer on a thread of its own.
@@ -33,10 +35,10 @@ pub struct ProducerHandle {
 }
 
 impl ProducerHandle {
-    /// Starts the thread, which makes the producer. `main_wakeup` is set when it has something to tell.
+    /// Starts the thread, which creates the producer. The thread sets `main_wakeup` when it has sent a message.
     ///
     /// # Errors
-    /// [`StartError`]: the settings are wrong, or the system has no thread or descriptor left.
+    /// [`StartError`]: the settings are invalid, or the system has no thread or descriptor left.
     pub fn start(producer: &ProducerConfig, main_wakeup: Arc<WakeupFd>) -> Result<Self, StartError> {
         let client_config = config::client_config(producer).map_err(StartError::Config)?;
         let wakeup = Arc::new(WakeupFd::new().map_err(StartError::System)?);
@@ -56,7 +58,7 @@ impl ProducerHandle {
         Ok(Self { batches, events, wakeup, thread: thread.map_err(StartError::System)? })
     }
 
-    /// Hands over a batch; `false` if it is not taken, since the thread has enough to do for now.
+    /// Hands over a batch. Returns `false` if too many batches wait already; then the batch is dropped.
     #[must_use]
     pub fn publish(&self, batch: ProduceBatch) -> bool {
         let taken = self.batches.try_send(batch).is_ok();
@@ -66,28 +68,28 @@ impl ProducerHandle {
         taken
     }
 
-    /// Whether a batch would be taken now.
+    /// Whether [`publish`](Self::publish) would accept a batch now.
     #[must_use]
     pub fn has_room(&self) -> bool {
         !self.batches.is_full()
     }
 
-    /// Whether the thread has ended, though it was not told to.
+    /// Whether the thread has ended by itself.
     #[must_use]
     pub fn has_ended(&self) -> bool {
         self.thread.is_finished()
     }
 
-    /// The news that have arrived.
+    /// The messages that have arrived.
     pub fn events(&self) -> impl Iterator<Item = ProducerEvent> + '_ {
         self.events.try_iter()
     }
 
-    /// Ends the thread and its producer; what is still in flight becomes unknown. Says whether it ended
-    /// by `deadline`; else it is left alone, and ends with the process.
+    /// Ends the thread and its producer. The outcome of events still in flight stays unknown. Returns whether the thread
+    /// ended by `deadline`. If not, it is abandoned and ends with the process.
     pub fn stop(self, deadline: Instant) -> bool {
         let Self { batches, events, wakeup, thread } = self;
-        // Without its channels the thread ends, whatever it waits for.
+        // The thread ends when its channels are closed, whatever it waits for.
         drop((batches, events));
         wakeup.set();
         while !thread.is_finished() {
@@ -100,17 +102,17 @@ impl ProducerHandle {
     }
 }
 
-/// Why a publisher could not be started.
+/// Why a producer could not be started.
 #[derive(Debug)]
 pub enum StartError {
-    /// The settings are wrong.
+    /// The settings are invalid.
     Config(ConfigError),
     /// The system has no thread or descriptor left.
     System(io::Error),
 }
 
 impl StartError {
-    /// The properties file that is wrong, for the server's log.
+    /// The properties file at fault, for the server's log.
     #[must_use]
     pub fn file(&self) -> Option<&Path> {
         match self {
@@ -129,8 +131,8 @@ impl std::fmt::Display for StartError {
     }
 }
 
-/// Runs `spawn` with all signals blocked: threads inherit that, so that Postgres' signal handlers run on
-/// the main thread alone.
+/// Runs `spawn` with all signals blocked. New threads inherit this, so Postgres' signal handlers run on the main thread
+/// only.
 pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
     // SAFETY: the sets live on this stack; the old mask is restored afterwards.
     unsafe {

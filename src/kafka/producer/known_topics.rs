@@ -1,8 +1,10 @@
-//! Which topics exist, asked before a producer is given events for them.
+//! Finds out which topics exist before a producer is given events for them.
 //!
-//! librdkafka never forgets a topic that it was given an event for, and asks for one that is not there again and again. So
-//! a producer is not given any: Kafka is asked first, about all new names of a batch at once, by a request that creates
-//! nothing. Where there is no answer, the producer is given them after all, and finds out.
+//! librdkafka never forgets a topic that it was given an event for, and keeps requesting the metadata of a missing one. So a
+//! producer gets no events for missing topics: Kafka is asked first, about all new topics of a batch at once, with a request
+//! that creates nothing. If there is no answer, the producer gets the events after all, and finds out itself.
+//!
+//! Runs in: the Kafka thread.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
@@ -13,55 +15,56 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings as rdsys;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-/// How long it is remembered that a topic does not exist.
+/// How long a topic is remembered as missing.
 const MISSING_FOR: Duration = Duration::from_secs(1);
 
-/// Missing topics that are remembered.
+/// How many missing topics are remembered.
 const MAX_MISSING: usize = 10_000;
 
-/// Names in a request.
+/// How many topics one request may name.
 const NAMES_PER_REQUEST: usize = 1_000;
 
-/// What a producer knows of topics.
+/// The topics that the producers know, and the missing ones.
 #[derive(Debug, Default)]
 pub struct KnownTopics {
-    /// Those that it was given events for.
+    /// Topics that the producers were given events for.
     opened: HashSet<Arc<str>>,
-    /// Of those, how often one turned out not to exist.
+    /// How often an opened topic turned out not to exist.
     vanished: usize,
+    /// Missing topics, each with the time until which it is remembered.
     missing: HashMap<Arc<str>, Instant>,
 }
 
 impl KnownTopics {
-    /// One of the topics that the producer knows, if it knows any.
+    /// An opened topic, if there is any.
     #[must_use]
     pub fn any_opened(&self) -> Option<&Arc<str>> {
         self.opened.iter().next()
     }
 
-    /// How many topics the producer knows.
+    /// The number of opened topics.
     #[must_use]
     pub fn opened(&self) -> usize {
         self.opened.len()
     }
 
-    /// How often one of them turned out not to exist.
+    /// How often an opened topic turned out not to exist.
     #[must_use]
     pub fn vanished(&self) -> usize {
         self.vanished
     }
 
-    /// The producer has found that a topic does not exist, or no longer.
+    /// Records that the producer found an opened topic missing.
     pub fn record_vanished(&mut self, topic: &str) {
         self.vanished += 1;
-        // The next event for it is asked about.
+        // Kafka is asked about the topic again before its next event.
         self.opened.remove(topic);
     }
 
-    /// Which of these topics do not exist, as far as Kafka says so. `None` if it does not answer.
+    /// Returns those of the topics that do not exist according to Kafka, or `None` if it does not answer.
     ///
     /// # Safety
-    /// The client is alive.
+    /// The client must be alive.
     #[must_use]
     pub unsafe fn find_missing(
         &mut self,
@@ -88,7 +91,7 @@ impl KnownTopics {
         Some(missing)
     }
 
-    /// The producer is given events for these topics.
+    /// Notes that a producer is given events for these topics.
     pub fn mark_opened<'t>(&mut self, topics: impl Iterator<Item = &'t Arc<str>>) {
         for topic in topics {
             if !self.opened.contains(topic) {
@@ -98,10 +101,10 @@ impl KnownTopics {
     }
 }
 
-/// Those of the topics that Kafka says do not exist; `None` if it does not answer.
+/// Asks Kafka which of the topics do not exist. `None` if it does not answer.
 ///
 /// # Safety
-/// The client is alive.
+/// The client must be alive.
 unsafe fn missing_of(
     client: *mut rdsys::rd_kafka_t,
     topics: &[&Arc<str>],
@@ -110,8 +113,8 @@ unsafe fn missing_of(
     let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(&***topic).ok()).collect();
     let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
     let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive. The names live through the call, which copies them. What was made here is destroyed
-    // here; an event that comes after the queue is gone is destroyed by librdkafka.
+    // SAFETY: the client is alive. The names live through the call, which copies them. All objects created here are
+    // destroyed here. librdkafka destroys an event that arrives after the queue is gone.
     unsafe {
         let queue = rdsys::rd_kafka_queue_new(client);
         let options = rdsys::rd_kafka_AdminOptions_new(
@@ -136,10 +139,10 @@ unsafe fn missing_of(
 /// Reads Kafka's answer.
 ///
 /// # Safety
-/// The event is alive.
+/// The event must be alive.
 unsafe fn missing_in(event: *mut rdsys::rd_kafka_event_t, topics: &[&Arc<str>]) -> Option<Vec<Arc<str>>> {
     let mut missing = HashSet::new();
-    // SAFETY: what the event points to lives as long as it does, and is read here only.
+    // SAFETY: the event's data lives as long as the event, and is only read here.
     unsafe {
         let result = rdsys::rd_kafka_event_DescribeTopics_result(event);
         if result.is_null() || Code::from(rdsys::rd_kafka_event_error(event)) != Code::NoError {

@@ -1,33 +1,35 @@
-//! What the main thread and the Kafka thread say to each other.
+//! Owns the messages between the main thread and the Kafka thread.
+//!
+//! Runs in: both threads.
 
 use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::event::event_batch::EventBatch;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
 
-/// Events handed over together, in the order of their ids.
+/// A batch of events, in the order of their ids.
 #[derive(Debug, Default)]
 pub struct ProduceBatch {
-    /// For the producer of nearly all events.
+    /// Events for the gapless producer, which sends nearly all events.
     pub gapless: EventBatch,
-    /// For the one of what may be refused.
+    /// Events for the quarantine producer, which sends events that may be refused.
     pub quarantine: EventBatch,
 }
 
-/// What the Kafka thread tells.
+/// A message from the Kafka thread.
 #[derive(Debug)]
 pub enum ProducerEvent {
-    /// What became of events.
+    /// Delivery reports.
     Reports(Vec<Report>),
     /// A broker answers.
     Connected,
-    /// None does, and why.
+    /// No broker answers. Holds the reason.
     Disconnected(String),
-    /// What librdkafka tells of itself, where it is asked to.
+    /// librdkafka's statistics, if the user has enabled them.
     Statistics(KafkaStatistics),
-    /// The producer has stopped, so that nothing comes before what the broker refused.
+    /// The producer has stopped at a gap, so that no event overtakes those that the broker refused.
     Gap,
-    /// The producer has nothing to do, and knows topics that it had better forget.
+    /// The producer is idle and holds topics that it should not keep. It must be replaced to forget them.
     Stale,
-    /// The producer cannot be used, or no longer, and why.
+    /// The producer could not be created, or cannot be used any more. Holds the reason.
     Broken(String),
 }

@@ -1,4 +1,6 @@
-//! Producing: a thread that owns librdkafka's producers, and the handle by which the relay's main thread speaks to it.
+//! Producing: a thread that owns librdkafka's producers, and the handle with which the relay's main thread controls it.
+//!
+//! Runs in: the Kafka thread, but for [`handle`].
 
 pub mod broker_recovery;
 pub mod callbacks;

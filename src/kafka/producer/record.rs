@@ -1,7 +1,9 @@
-//! A record on its way into librdkafka's queue.
+//! Puts records into librdkafka's queue.
 //!
-//! By librdkafka's own functions. The crate's way copies the name of the topic and of each header into a C string and looks
-//! the topic up under a lock, for each record.
+//! It calls librdkafka's own functions. For each record, the crate would copy the names of the topic and of each header into
+//! C strings, and look the topic up under a lock.
+//!
+//! Runs in: the Kafka thread.
 
 use std::ffi::{CString, c_void};
 use std::marker::PhantomData;
@@ -18,13 +20,13 @@ use super::callbacks::Context;
 
 const MICROS_PER_MILLI: i64 = 1000;
 
-/// librdkafka's `RD_KAFKA_PARTITION_UA`: the key chooses.
+/// librdkafka's `RD_KAFKA_PARTITION_UA`: the key determines the partition.
 const KEYS_PARTITION: i32 = -1;
 
-/// Headers that a list has room for before it grows: the envelope's, and some of the author's.
+/// The initial capacity of a list of headers: enough for the envelope's and some of the author's.
 const USUAL_HEADERS: usize = 8;
 
-/// A topic, as a producer knows it.
+/// A producer's handle on a topic.
 pub struct Topic<'p> {
     client: *mut rdsys::rd_kafka_t,
     handle: NonNull<rdsys::rd_kafka_topic_t>,
@@ -32,10 +34,10 @@ pub struct Topic<'p> {
 }
 
 impl<'p> Topic<'p> {
-    /// Finds it, or makes the producer ask for it.
+    /// Gets the producer's handle on the topic. A topic that is new to the producer makes it request the topic's metadata.
     ///
     /// # Errors
-    /// librdkafka's, if it does not take the name.
+    /// librdkafka's error, if it does not accept the name.
     pub fn open(producer: &'p BaseProducer<Context>, name: &str) -> KafkaResult<Self> {
         let (client, name) = (producer.client().native_ptr(), CString::new(name)?);
         // SAFETY: the client is alive; the name is copied; with no configuration the producer's own holds.
@@ -47,16 +49,16 @@ impl<'p> Topic<'p> {
         Ok(Self { client, handle, producer: PhantomData })
     }
 
-    /// Puts the record into the producer's queue, unless there was an error: then it can be tried again.
+    /// Puts the record into the producer's queue. After an error it can be put again.
     ///
     /// # Errors
-    /// librdkafka's, as far as it knows already that the record cannot be sent.
+    /// librdkafka's error, if its queue is full or it already knows that the record cannot be sent.
     pub fn put(&self, record: &mut Record<'_>) -> KafkaResult<()> {
         let Record { event, headers } = record;
         let (payload, payload_bytes) = raw(event.payload.as_deref());
         let (key, key_bytes) = raw(event.key.as_deref());
-        // SAFETY: client and topic are alive. Payload and key are copied; the headers are librdkafka's if it succeeds. The
-        // opaque value is that of `Context`, an id as a pointer that nobody follows.
+        // SAFETY: client and topic are alive. Payload and key are copied. The headers belong to librdkafka if the call
+        // succeeds. The opaque value is that of `Context`: an id as a pointer that is never dereferenced.
         let error = unsafe {
             rdsys::rd_kafka_producev(
                 self.client,
@@ -91,7 +93,7 @@ impl<'p> Topic<'p> {
 
 impl Drop for Topic<'_> {
     fn drop(&mut self) {
-        // SAFETY: gives back the handle that `open` took, while the producer lives.
+        // SAFETY: releases the handle that `open` took, while the producer is alive.
         unsafe { rdsys::rd_kafka_topic_destroy(self.handle.as_ptr()) }
     }
 }
@@ -103,7 +105,7 @@ pub struct Record<'e> {
 }
 
 impl<'e> Record<'e> {
-    /// With the envelope's headers and the author's.
+    /// The record, with the envelope's headers and the author's.
     #[must_use]
     pub fn new(event: &'e Event<'e>, envelope: &Envelope) -> Self {
         let mut headers = Headers { list: ptr::null_mut() };
@@ -112,7 +114,7 @@ impl<'e> Record<'e> {
     }
 }
 
-/// librdkafka's list of headers; none, if there are none.
+/// librdkafka's list of headers; null if there are none.
 struct Headers {
     list: *mut rdsys::rd_kafka_headers_t,
 }
@@ -120,7 +122,7 @@ struct Headers {
 impl Headers {
     fn add(&mut self, name: &str, value: Option<&[u8]>) {
         let (value, bytes) = raw(value);
-        // SAFETY: the list is ours; name and value are copied. It cannot fail.
+        // SAFETY: we own the list; name and value are copied. The calls cannot fail.
         unsafe {
             if self.list.is_null() {
                 self.list = rdsys::rd_kafka_headers_new(USUAL_HEADERS);
@@ -140,13 +142,13 @@ impl Headers {
 impl Drop for Headers {
     fn drop(&mut self) {
         if !self.list.is_null() {
-            // SAFETY: it is still ours.
+            // SAFETY: we still own the list.
             unsafe { rdsys::rd_kafka_headers_destroy(self.list) }
         }
     }
 }
 
-/// As librdkafka takes bytes: what is null has no address, what is empty has one.
+/// Bytes in the form that librdkafka takes: null has no address, an empty value has one.
 fn raw(bytes: Option<&[u8]>) -> (*mut c_void, usize) {
     bytes.map_or((ptr::null_mut(), 0), |bytes| (bytes.as_ptr().cast_mut().cast(), bytes.len()))
 }

@@ -1,7 +1,9 @@
-//! The Kafka thread: takes batches, produces them, and tells what became of them.
+//! The Kafka thread: takes batches, produces their events, and reports the outcomes.
 //!
-//! It sleeps until the main thread rings or librdkafka has something to serve; it never polls for time,
-//! except while no broker answers, when it looks for one now and then.
+//! It sleeps until the main thread wakes it or librdkafka has callbacks to serve. It does not poll, except while no broker
+//! answers: then it probes for one from time to time.
+//!
+//! Runs in: the Kafka thread of the relay's process.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,29 +24,29 @@ use crate::failpoints;
 use crate::kafka::config;
 use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
-/// Time for a broker to answer whether it is there.
+/// How long to wait for a broker's answer.
 const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
 
-/// First and longest time between two such questions.
+/// The first and the longest time between two probes.
 const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
 
-/// Messages produced between two looks at what came back.
+/// How many messages to produce before serving callbacks again.
 const SERVE_EVERY: usize = 256;
 
-/// Time between two looks at a producer that has stopped, until all its events have come back.
+/// How often to purge a producer that has stopped, until all its events are reported.
 const STOPPED_CHECK: Duration = Duration::from_millis(5);
 
-/// How long the quarantine producer is kept when it has nothing to do.
+/// How long an idle quarantine producer is kept.
 const QUARANTINE_IDLE: Duration = Duration::from_secs(30);
 
-/// How long the producers have had nothing to do when it is asked whether they know too much.
+/// How long the producers must be idle before they are checked for stale topics.
 const STALE_CHECK_AFTER: Duration = Duration::from_secs(30);
 
-/// Topics that a producer may know for ever, and those of them that do not exist.
+/// How many topics the producers may keep, and how many of these may be missing ones.
 const MAX_OPENED: usize = 2_000;
 const MAX_VANISHED: usize = 100;
 
-/// What the thread is given: its ends of both channels, the descriptor that it sleeps on, and that of the main thread.
+/// The thread's arguments: its ends of both channels, its own wakeup, and that of the main thread.
 pub struct KafkaThread {
     pub(super) config: ClientConfig,
     pub(super) envelope: Envelope,
@@ -55,13 +57,13 @@ pub struct KafkaThread {
 }
 
 impl KafkaThread {
-    /// Makes the producer and works until the main thread lets go of its channels.
+    /// Creates the producer, and works until the main thread closes its channels.
     pub fn run(self) {
         let _wake = SetAtEnd(self.main_wakeup.clone());
         match Session::open(&self) {
             Ok(mut session) => while session.run_once().is_ok() {},
             Err(error) => {
-                // Should the main thread be gone, nobody needs to know.
+                // If the main thread is gone, no one needs this message.
                 let _ = self.events.send(ProducerEvent::Broken(config::describe_error(&self.config, &error)));
                 self.main_wakeup.set();
             }
@@ -69,32 +71,32 @@ impl KafkaThread {
     }
 }
 
-/// The main thread is gone.
+/// The main thread has closed its channels.
 struct Closed;
 
-/// Producers at work.
+/// The state of the running thread.
 struct Session<'a> {
     thread: &'a KafkaThread,
     context: Context,
-    /// Stops at the first gap in a sequence, so that nothing comes before what was refused.
+    /// Stops at the first gap in a sequence, so that no event overtakes those that were refused.
     gapless: Client,
-    /// For what is likely to be refused: it goes on. Made when there is such.
+    /// Sends the events that are likely to be refused, and continues after a refusal. Created when there are such events.
     quarantine: Option<Client>,
-    /// Until when to keep it.
+    /// When to close it, if it is idle then.
     quarantine_until: Instant,
-    /// While it is not known that a broker answers.
+    /// The next probe; `None` while a broker is known to answer.
     probe: Option<Probe>,
-    /// A producer has stopped, and the main thread knows.
+    /// A producer has stopped, and the main thread was told.
     stopped: bool,
-    /// What the producers know of topics.
+    /// The topics that the producers know.
     known_topics: KnownTopics,
-    /// Kafka did not answer when it was asked about topics: not before it is known to answer again.
+    /// Kafka did not answer a request about topics. It is not asked again until a broker is known to answer.
     skip_topic_check: bool,
-    /// When to look whether the producers know too much, unless they get something to do.
+    /// When to check for stale topics. Each batch postpones it.
     stale_check_at: Option<Instant>,
 }
 
-/// When to look for a broker next.
+/// The schedule of the probes.
 struct Probe {
     at: Instant,
     pause: Duration,
@@ -105,7 +107,7 @@ impl Probe {
         Self { at: Instant::now(), pause: PROBE_AFTER.0 }
     }
 
-    /// Whether there was no answer yet.
+    /// Whether a probe has failed.
     fn has_failed(&self) -> bool {
         self.pause > PROBE_AFTER.0
     }
@@ -135,7 +137,7 @@ impl<'a> Session<'a> {
         })
     }
 
-    /// One turn: sleep until there is something to do, do it, tell of it.
+    /// Sleeps until there is work, does it, and reports to the main thread.
     fn run_once(&mut self) -> Result<(), Closed> {
         self.serve();
         self.report()?;
@@ -191,17 +193,17 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Those of the topics for which no producer is given events, since they do not exist. The others are opened.
+    /// Returns the topics that do not exist, for which no producer is given events. Marks the others as opened.
     fn missing_topics(&mut self, topics: &[Arc<str>]) -> HashSet<Arc<str>> {
         self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
         let mut missing = HashSet::new();
-        // Where Kafka may create topics, it is the producer's question that makes it do so.
+        // If Kafka may create topics, the producer's own metadata request makes it do so.
         if !self.skip_topic_check && !config::creates_topics(&self.thread.config) {
             match self.gapless.find_missing(&mut self.known_topics, topics, PROBE_TIMEOUT) {
                 Some(found) => missing = found,
                 None => {
                     self.skip_topic_check = true;
-                    // It is asked again when a broker is known to answer.
+                    // Kafka is asked again when a broker is known to answer.
                     self.probe.get_or_insert_with(Probe::soon);
                 }
             }
@@ -210,8 +212,8 @@ impl<'a> Session<'a> {
         missing
     }
 
-    /// Tells the main thread if the producers have nothing to do, and know what they had better forget: too much, or
-    /// topics that Kafka would create again, should they be deleted, when librdkafka asks about them.
+    /// Tells the main thread if the producers are idle and hold topics that they should not keep: too many, or topics that
+    /// Kafka would create again after they are deleted, because librdkafka keeps requesting their metadata.
     fn check_stale_topics(&mut self) -> Result<(), Closed> {
         let vanished = std::mem::take(&mut self.context.callback_log().vanished_topics);
         vanished.iter().for_each(|topic| self.known_topics.record_vanished(topic));
@@ -232,19 +234,20 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// The quarantine producer, made now if there is none.
+    /// The quarantine producer. Creates it if there is none.
     fn quarantine(&mut self) -> Option<&Client> {
         self.quarantine_until = Instant::now() + QUARANTINE_IDLE;
         if self.quarantine.is_none() {
             let config = config::for_quarantine(&self.thread.config);
-            // This is the configuration of the gapless one, which librdkafka has taken: what may lack is a thread.
+            // librdkafka has accepted this configuration for the gapless producer, so only a lack of threads can make
+            // this fail.
             self.quarantine = Client::open(&config, self.context.clone(), &self.thread.wakeup).ok();
         }
         self.quarantine.as_ref()
     }
 
-    /// Purges what the gapless producer holds once it has stopped. Closes the quarantine producer when it has been idle
-    /// for a while.
+    /// Purges the gapless producer's queue once it has stopped. Closes the quarantine producer when it has been idle for a
+    /// while.
     fn clean_up(&mut self) {
         if self.is_stopping() {
             self.gapless.purge_queued();
@@ -260,7 +263,7 @@ impl<'a> Session<'a> {
         self.quarantine.iter_mut().for_each(|quarantine| quarantine.recover_brokers(none_answers));
     }
 
-    /// Whether the gapless producer has stopped, and has events that are to come back.
+    /// Whether the gapless producer has stopped, and some of its events are not reported yet.
     fn is_stopping(&self) -> bool {
         self.stopped && !self.gapless.is_idle()
     }
@@ -270,7 +273,7 @@ impl<'a> Session<'a> {
         self.quarantine.iter().for_each(Client::serve);
     }
 
-    /// Tells the main thread what was noted.
+    /// Sends the callbacks' notes to the main thread.
     fn report(&mut self) -> Result<(), Closed> {
         let (reports, has_error, stopped, has_log_lines, statistics) = {
             let mut log = self.context.callback_log();
@@ -282,7 +285,7 @@ impl<'a> Session<'a> {
                 log.statistics.take(),
             )
         };
-        // Before the reports, of which those of the refused batch are the reason.
+        // The stop goes first: the main thread must know of it when it reads the reports of the refused batch, its cause.
         let fatal = if has_error || stopped.is_some() { self.fatal_error() } else { None };
         if fatal.is_some() || stopped.is_some() {
             self.report_stopped(fatal, stopped.unwrap_or_default())?;
@@ -306,14 +309,14 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Why a producer takes no more events, if one does not, and in words.
+    /// Why a producer accepts no more events, if one has stopped: the code and the text.
     fn fatal_error(&self) -> Option<(RDKafkaErrorCode, String)> {
         let (code, reason) =
             self.gapless.fatal_error().or_else(|| self.quarantine.as_ref()?.fatal_error())?;
         Some((code, self.context.redact(&reason)))
     }
 
-    /// A producer takes no more events. One that stopped at a gap has only kept its promise.
+    /// Reports that a producer has stopped. Stopping at a gap is not an error: it keeps the order.
     fn report_stopped(
         &mut self,
         fatal: Option<(RDKafkaErrorCode, String)>,
@@ -329,7 +332,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Sends and rings. Where there is no room, the main thread is behind: it is waited for.
+    /// Sends a message and wakes the main thread. If the channel is full, the main thread is behind: then this waits.
     fn send(&self, event: ProducerEvent) -> Result<(), Closed> {
         let sent = match self.thread.events.try_send(event) {
             Err(TrySendError::Full(event)) => {
@@ -342,8 +345,8 @@ impl<'a> Session<'a> {
         sent
     }
 
-    /// Asks anew about topics for which an event was refused: partitions may have been added, of which the
-    /// producer would else learn within minutes only. The refused event's next attempt then finds them.
+    /// Refreshes the metadata of topics for which an event was refused: partitions may have been added, and the producer
+    /// would learn of them only after minutes. The refused event's next attempt then finds them.
     fn refresh_topics(&self) {
         let stale = std::mem::take(&mut self.context.callback_log().stale_topics);
         for topic in stale {
@@ -352,7 +355,7 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// While it is not known that a broker answers: asks, when it is time.
+    /// Probes for a broker, if a probe is due.
     fn probe_broker(&mut self) -> Result<(), Closed> {
         if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
             return Ok(());
@@ -366,8 +369,8 @@ impl<'a> Session<'a> {
             probe.later();
         }
         let cause = self.context.callback_log().last_error.clone();
-        // Told at each try: the cause may have become another.
-        self.send(ProducerEvent::Disconnected(cause.unwrap_or_else(|| "no answer in time".into())))
+        // Each failed probe is reported, since the cause may have changed.
+        self.send(ProducerEvent::Disconnected(cause.unwrap_or_else(|| "no broker answered in time".into())))
     }
 
     fn connected(&mut self) -> Result<(), Closed> {
@@ -377,14 +380,14 @@ impl<'a> Session<'a> {
         self.send(ProducerEvent::Connected)
     }
 
-    /// Until the main thread rings, librdkafka does, or there is something to do without them.
+    /// Sleeps until the main thread or librdkafka sets the wakeup, or scheduled work is due.
     fn sleep(&self) {
         let probe = self.probe.as_ref().map(|probe| probe.at);
         let clean_up = self.quarantine.as_ref().map(|_| self.quarantine_until);
-        let look = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
-        let remind =
+        let purge = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
+        let recovery =
             std::iter::once(&self.gapless).chain(&self.quarantine).filter_map(Client::next_recovery).min();
-        let timeout = [probe, clean_up, look, remind, self.stale_check_at]
+        let timeout = [probe, clean_up, purge, recovery, self.stale_check_at]
             .into_iter()
             .flatten()
             .min()
@@ -393,7 +396,7 @@ impl<'a> Session<'a> {
                 i32::try_from(left).unwrap_or(i32::MAX)
             });
         let mut wait = libc::pollfd { fd: self.thread.wakeup.fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: one descriptor, which lives as long as the thread.
+        // SAFETY: passes one descriptor, which lives as long as the thread.
         unsafe { libc::poll(&mut wait, 1, timeout) };
     }
 }
