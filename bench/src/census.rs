@@ -1,4 +1,4 @@
-//! Counting what really arrived, after the measurement: every record is read.
+//! Reads every record after the measurement, and counts what really arrived.
 
 use std::time::{Duration, Instant};
 
@@ -13,19 +13,19 @@ use crate::events::{self, Load};
 const POLL: Duration = Duration::from_millis(100);
 const STANDSTILL: Duration = Duration::from_secs(30);
 
-/// What a topic holds of a load.
+/// The records of a load in a topic.
 #[derive(Debug, Default)]
 pub struct Census {
-    /// Records.
+    /// The number of records.
     pub records: u64,
-    /// Distinct events of the load.
+    /// The number of distinct events of the load.
     pub distinct: u64,
-    /// Records that are no event of the load, or have another key, size or header than it.
+    /// Records that are not events of the load, or whose key, size or headers differ from the event's.
     pub wrong: u64,
 }
 
 impl Census {
-    /// Reads `records` records of the topic, of which it holds so many.
+    /// Reads all records of the topic, `records` in number.
     pub fn take(bootstrap_servers: &str, load: &Load, partitions: i32, records: u64) -> Result<Self> {
         let consumer: BaseConsumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
@@ -72,7 +72,7 @@ impl Census {
         }
     }
 
-    /// An error unless every event of the load arrived, each once and as it should be.
+    /// Fails unless every event of the load arrived exactly once and unchanged.
     pub fn ensure_exact(&self, load: &Load) -> Result<()> {
         let expected = load.count();
         let Census { records, distinct, wrong } = *self;
@@ -85,7 +85,7 @@ impl Census {
     }
 }
 
-/// The key, the size and the headers `id` and `trace` are the event's.
+/// Whether the key, the size and the headers `id` and `trace` are those of the event.
 fn is_right(message: &impl Message, n: i64, bytes: usize) -> bool {
     let header = |name: &str, value: &str| {
         let mut headers = message.headers().into_iter().flat_map(Headers::iter);

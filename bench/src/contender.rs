@@ -1,4 +1,4 @@
-//! Those who are compared. Each is given the same events, and told when to publish.
+//! The contenders of the comparison. Each gets the same events, and is told when to publish.
 
 pub mod bare;
 pub mod connect;
@@ -12,40 +12,40 @@ use anyhow::Result;
 
 use crate::events::Load;
 
-/// What is written around each event.
+/// The headers of each event.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Headers {
-    /// The events' own two: what all contenders send.
+    /// The event's own two headers, which all contenders send.
     Own,
-    /// Those and the CloudEvents attributes: the extension's default.
+    /// The event's own headers and the CloudEvents attributes: the extension's default.
     CloudEvents,
 }
 
-/// One way from an outbox to Kafka.
+/// An implementation of an outbox with its relay to Kafka.
 pub trait Contender {
     /// Its name in figures and plots.
     fn name(&self) -> &'static str;
 
-    /// Stores the events, while nothing publishes them.
+    /// Stores the events without publishing them.
     fn fill(&mut self, load: &Load) -> Result<()>;
 
-    /// Begins to publish; returns at once.
+    /// Starts publishing, and returns at once.
     fn open(&mut self) -> Result<()>;
 
-    /// Ends publishing when all is done, removes what is left of the events.
+    /// Stops publishing once all events are published, and removes what remains of them.
     fn close(&mut self) -> Result<()>;
 
-    /// What it says of itself, for the message when it fails.
+    /// A description of its state, for the message when it fails.
     fn trouble(&self) -> String {
         String::new()
     }
 }
 
-/// A contender whose events are rows.
+/// A contender whose events are table rows.
 pub trait Outbox: Contender {
-    /// Where the table is.
+    /// The database that has the table.
     fn database(&self) -> &'static str;
 
-    /// A statement that stores one event: `$1` its topic, `$2` its number.
+    /// A statement that stores one event. `$1` is its topic, `$2` its number.
     fn insert_one(&self) -> &'static str;
 }

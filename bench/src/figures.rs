@@ -1,4 +1,4 @@
-//! What was measured: flat keys, as they stand in `summary.json`.
+//! Owns the measured figures, under flat keys as in `summary.json`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub struct Samples(Vec<f64>);
 
 impl Samples {
-    /// The middle one, or the mean of the two in the middle.
+    /// The median: the middle sample, or the mean of the two in the middle.
     pub fn median(&self) -> f64 {
         match self.0.len() {
             0 => f64::NAN,
@@ -31,7 +31,7 @@ impl Samples {
         self.0.last().copied().unwrap_or(f64::NAN)
     }
 
-    /// So many hundredths of the samples are not larger.
+    /// The given percentile.
     pub fn percentile(&self, percent: f64) -> f64 {
         let last = self.0.len().saturating_sub(1);
         let at = (last as f64 * percent / 100.0).round() as usize;
@@ -47,18 +47,18 @@ impl FromIterator<f64> for Samples {
     }
 }
 
-/// What was measured in every round, under the keys of the summary.
+/// The measurements of all rounds, under the keys of the summary.
 #[derive(Debug, Default)]
 pub struct Rounds(BTreeMap<String, Vec<f64>>);
 
 impl Rounds {
-    /// The next round's measurement.
+    /// Adds the next round's measurement.
     pub fn add(&mut self, key: impl Into<String>, sample: f64) {
         self.0.entry(key.into()).or_default().push(sample);
     }
 
-    /// The quotient of two measurements, round by round: the machine's pace changes from one round to the next, and
-    /// less between two that were measured in the same.
+    /// Adds the quotient of two measurements, round by round. The machine's speed changes from round to round, but less
+    /// between two measurements of the same round.
     pub fn ratio(&mut self, key: impl Into<String>, numerator: &str, denominator: &str) {
         let [numerator, denominator] = [numerator, denominator].map(|key| &self.0[key]);
         assert_eq!(numerator.len(), denominator.len(), "measured in the same rounds");
@@ -72,31 +72,31 @@ impl Rounds {
 pub struct Figures(BTreeMap<String, Value>);
 
 impl Figures {
-    /// One number.
+    /// Sets a number.
     pub fn set(&mut self, key: impl Into<String>, number: f64) {
         self.0.insert(key.into(), rounded(number));
     }
 
-    /// Anything but a number.
+    /// Sets a value that is not a number.
     pub fn note(&mut self, key: impl Into<String>, value: impl Into<Value>) {
         self.0.insert(key.into(), value.into());
     }
 
-    /// The median of all rounds under each key, the extremes under `key.min` and `key.max`.
+    /// Sets the median of all rounds under each key, and the extremes under `key.min` and `key.max`.
     pub fn summarise_rounds(&mut self, rounds: &Rounds) {
         for (key, samples) in &rounds.0 {
             self.summarise(key, &samples.iter().copied().collect());
         }
     }
 
-    /// The median under `key`, the extremes under `key.min` and `key.max`.
+    /// Sets the median under `key`, and the extremes under `key.min` and `key.max`.
     pub fn summarise(&mut self, key: &str, samples: &Samples) {
         self.set(key, samples.median());
         self.set(format!("{key}.min"), samples.min());
         self.set(format!("{key}.max"), samples.max());
     }
 
-    /// A number that was measured.
+    /// The number under a key.
     pub fn get(&self, key: &str) -> Option<f64> {
         match self.0.get(key)? {
             Value::Bool(yes) => Some(f64::from(*yes)),
@@ -104,12 +104,12 @@ impl Figures {
         }
     }
 
-    /// Whatever stands under a key.
+    /// The value under a key.
     pub fn value(&self, key: &str) -> Option<&Value> {
         self.0.get(key)
     }
 
-    /// The median and the extremes of what [`Figures::summarise`] was given.
+    /// The lowest value, the median and the highest value that [`Figures::summarise`] has set.
     pub fn spread(&self, key: &str) -> Option<[f64; 3]> {
         Some([self.get(&format!("{key}.min"))?, self.get(key)?, self.get(&format!("{key}.max"))?])
     }
@@ -132,7 +132,7 @@ impl Figures {
     }
 }
 
-/// Four significant digits say more than is repeatable.
+/// Rounds to four significant digits, which is more than is repeatable.
 fn rounded(number: f64) -> Value {
     if number == 0.0 || !number.is_finite() {
         return json!(if number == 0.0 { Some(0.0) } else { None });

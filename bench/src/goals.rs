@@ -1,8 +1,8 @@
-//! What the figures are held against.
+//! Owns the goals that the figures are compared with.
 
 use crate::figures::Figures;
 
-/// One promise about a figure.
+/// A goal for one figure.
 struct Goal {
     what: &'static str,
     key: &'static str,
@@ -12,7 +12,7 @@ struct Goal {
 enum Bound {
     Least(f64),
     Most(f64),
-    /// At most another figure, times a factor, plus a constant.
+    /// At most another figure times a factor plus a constant.
     MostOf(&'static str, f64, f64),
 }
 
@@ -47,7 +47,7 @@ const fn goal(what: &'static str, key: &'static str, bound: Bound) -> Goal {
     Goal { what, key, bound }
 }
 
-/// Prints each goal of which there is a figure; gives how many were missed.
+/// Prints each goal that has a figure. Returns how many goals were missed.
 pub fn report(figures: &Figures) -> usize {
     let mut missed = 0;
     println!("\n{:<44}{:>12}  {:<14}", "goal", "measured", "wanted");
@@ -74,7 +74,7 @@ impl Bound {
     }
 }
 
-/// A number as a reader wants it.
+/// Formats a number for reading.
 pub fn short(number: f64) -> String {
     match number.abs() {
         n if n >= 1000.0 => event_outbox_lab::progress::grouped(number.round() as usize),

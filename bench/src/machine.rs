@@ -1,4 +1,4 @@
-//! On what, and with what, was measured.
+//! Describes the machine and the versions of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,7 +10,7 @@ use event_outbox_lab::layout;
 use crate::contender::{connect, debezium};
 use crate::stage::{OURS, Stage};
 
-/// The machine and the versions of everything that took part.
+/// The machine, and the versions of all programs that took part.
 pub fn describe(stage: &Stage) -> Result<BTreeMap<String, String>> {
     let mut found = stage.settings()?;
     let mut add = |key: &str, value: String| found.insert(key.to_string(), value);

@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// `event_outbox_bench [SCENARIO,…]`, or `event_outbox_bench plot`: draws the figures there are.
+/// `event_outbox_bench [SCENARIO,…]` measures; `event_outbox_bench plot` draws the existing figures.
 fn bench() -> Result<()> {
     if std::env::args().nth(1).as_deref() == Some("plot") {
         let out = scenario::out()?;
@@ -52,13 +52,13 @@ fn bench() -> Result<()> {
     let quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| !value.is_empty() && value != "0");
     let whole = chosen.len() == scenario::ALL.len() && !quick;
     if whole {
-        // What is published must be of one run.
+        // Published figures must come from one run.
         fs::remove_dir_all(scenario::out()?)?;
     }
     let begin = Instant::now();
     let stage = step("starting PostgreSQL and Apache Kafka", Stage::start)?;
     let rounds = std::env::var("BENCH_ROUNDS").ok().map(|rounds| rounds.parse()).transpose();
-    let rounds = rounds.context("BENCH_ROUNDS is no number")?.filter(|rounds| *rounds > 0);
+    let rounds = rounds.context("BENCH_ROUNDS is not a number")?.filter(|rounds| *rounds > 0);
     let out = scenario::out()?;
     let mut bench = Bench { stage, figures: Figures::default(), quick, rounds };
     for scenario in &chosen {
@@ -66,7 +66,7 @@ fn bench() -> Result<()> {
         let began = Instant::now();
         (scenario.run)(&mut bench).with_context(|| scenario.name)?;
         bench.figures.set(format!("{}.took_s", scenario.name), began.elapsed().as_secs_f64());
-        // A run that is broken off leaves what it has.
+        // A run that is interrupted keeps the figures that it has.
         bench.figures.write(&out.join("summary.json"))?;
     }
     let Bench { stage, mut figures, .. } = bench;
@@ -93,7 +93,7 @@ fn bench() -> Result<()> {
     Ok(())
 }
 
-/// Puts the results of a whole run where the documentation shows them.
+/// Copies the results of a complete run into the documentation.
 fn publish(out: &Path) -> Result<()> {
     let published = layout::repository().join("docs/benchmarks");
     fs::create_dir_all(&published)?;

@@ -8,29 +8,29 @@ use event_outbox_lab::layout;
 use crate::events;
 use crate::stage::{OURS, Stage};
 
-/// A script of `bench/emit`, and who runs it for how long.
+/// A run of a script in `bench/emit`.
 pub struct Pgbench {
-    /// The script's name, without its ending.
+    /// The script's name without its extension.
     pub script: &'static str,
-    /// Sessions at the same time.
+    /// The number of concurrent sessions.
     pub clients: usize,
-    /// Length of the run in seconds.
+    /// The length of the run in seconds.
     pub seconds: u64,
 }
 
-/// What pgbench says it has done.
+/// The results that pgbench prints.
 #[derive(Clone, Copy, Debug)]
 pub struct Ran {
-    /// Transactions a second.
+    /// Transactions per second.
     pub tps: f64,
     /// Mean time of a transaction in milliseconds.
     pub latency_ms: f64,
-    /// Transactions in all.
+    /// The total number of transactions.
     pub transactions: u64,
 }
 
 impl Pgbench {
-    /// Runs in the database of the extension, to the end.
+    /// Runs the script in the extension's database, and waits for its end.
     pub fn run(&self, stage: &Stage) -> Result<Ran> {
         let mut pgbench = stage.server().client_program("pgbench", OURS);
         let script: PathBuf = layout::repository().join(format!("bench/emit/{}.sql", self.script));
@@ -51,7 +51,7 @@ impl Pgbench {
     }
 }
 
-/// The number behind a label.
+/// The number after a label.
 fn number(said: &str, label: &str) -> Result<f64> {
     let rest = said.split_once(label).map(|(_, rest)| rest);
     let digits = rest.and_then(|rest| rest.split(|c: char| !c.is_ascii_digit() && c != '.').next());

@@ -1,4 +1,4 @@
-//! What processes used, read from /proc.
+//! Reads the resource usage of processes from /proc.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// CPU time of a process with all its threads, those that have ended left out.
+/// The CPU time of a process with all its live threads.
 pub fn cpu(pid: u32) -> Result<Duration> {
     let mut nanoseconds = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))? {
-        // A thread may end while we look.
+        // A thread may end meanwhile.
         if let Ok(text) = fs::read_to_string(task?.path().join("schedstat")) {
             nanoseconds += first_number(&text)?;
         }
@@ -19,7 +19,7 @@ pub fn cpu(pid: u32) -> Result<Duration> {
     Ok(Duration::from_nanos(nanoseconds))
 }
 
-/// How often the threads of a process went to sleep.
+/// How often the threads of a process have gone to sleep.
 pub fn sleeps(pid: u32) -> Result<u64> {
     let mut sleeps = 0;
     for task in fs::read_dir(format!("/proc/{pid}/task")).with_context(|| format!("process {pid}"))? {
@@ -30,13 +30,13 @@ pub fn sleeps(pid: u32) -> Result<u64> {
     Ok(sleeps)
 }
 
-/// A process' own memory in kibibytes; PostgreSQL's shared buffers, which everyone maps, do not count.
+/// A process's own memory in kibibytes. PostgreSQL's shared buffers, which every process maps, do not count.
 pub fn own_memory_kb(pid: u32) -> Result<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
     field(&text, "RssAnon:").with_context(|| format!("no RssAnon of process {pid}"))
 }
 
-/// The children of a process, by what they call themselves.
+/// The children of a process, selected by their titles.
 pub fn children(parent: u32) -> Result<BTreeMap<u32, String>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir("/proc")? {
@@ -53,12 +53,12 @@ pub fn children(parent: u32) -> Result<BTreeMap<u32, String>> {
     Ok(found)
 }
 
-/// CPU time of a server with its children, those included that have ended and were waited for.
+/// The CPU time of a server with its children, including those that have ended and were waited for.
 pub fn cpu_of_tree(root: u32) -> Result<Duration> {
     let ticks = ticks(&fs::read_to_string(format!("/proc/{root}/stat"))?).context("stat")?;
     let mut sum = cpu(root)? + ticks;
     for pid in children(root)?.keys() {
-        // A child may end while we look; then its parent has its time.
+        // A child may end meanwhile; then its parent has its time.
         sum += cpu(*pid).unwrap_or_default();
     }
     Ok(sum)
@@ -69,11 +69,11 @@ fn parent_of(process: &Path) -> Option<u32> {
     u32::try_from(field(&text, "PPid:")?).ok()
 }
 
-/// `cutime` and `cstime`: of the children that were waited for.
+/// `cutime` and `cstime`: the CPU time of the children that were waited for.
 fn ticks(stat: &str) -> Option<Duration> {
     // SAFETY: sysconf has no preconditions.
     let per_second = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
-    // The name in parentheses may hold anything.
+    // The name in parentheses may contain any character.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(13);
     let (user, system): (u64, u64) = (fields.next()?.parse().ok()?, fields.next()?.parse().ok()?);
     Some(Duration::from_millis((user + system) * 1000 / per_second))

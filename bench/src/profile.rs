@@ -1,4 +1,4 @@
-//! Where the time goes: perf's samples as a flame graph.
+//! Samples processes with perf, and draws flame graphs.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -13,22 +13,22 @@ use inferno::collapse::Collapse;
 use inferno::collapse::perf::{Folder, Options as FolderOptions};
 use inferno::flamegraph::{self, Options as GraphOptions};
 
-/// Samples a second: odd, so as not to beat with a timer.
+/// Samples per second. The number is odd, so that sampling does not run in step with a timer.
 const FREQUENCY: &str = "499";
-/// Bytes of stack kept with a sample; the server and librdkafka are compiled without frame pointers.
+/// Bytes of stack kept with each sample, since the server and librdkafka are compiled without frame pointers.
 const STACK: &str = "dwarf,32768";
 
-/// For some seconds' samples.
+/// How long perf may take to write the samples of some seconds.
 const WRITE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// perf, sampling processes.
+/// A running perf.
 pub struct Profile {
     perf: Process,
     data: PathBuf,
     _scratch: Scratch,
 }
 
-/// Whether perf is there and may sample.
+/// Whether perf is installed and allowed to sample.
 pub fn is_possible() -> bool {
     let mut perf = Command::new("perf");
     perf.args(["record", "-q", "-e", "cpu-clock", "-o", "-", "--", "true"]);
@@ -37,7 +37,7 @@ pub fn is_possible() -> bool {
 }
 
 impl Profile {
-    /// Begins to sample a process with all its threads.
+    /// Starts sampling a process with all its threads.
     pub fn start(pid: u32) -> Result<Self> {
         let scratch = Scratch::new("profile", Fate::DiesWithUs)?;
         let data = scratch.path().join("perf.data");
@@ -45,17 +45,17 @@ impl Profile {
         perf.args(["record", "-q", "-e", "cpu-clock", "-F", FREQUENCY, "--call-graph", STACK]);
         perf.arg("-o").arg(&data).args(["-p", &pid.to_string()]);
         perf.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        // perf writes its file in order when it is interrupted.
+        // perf completes its file when it is interrupted.
         let perf = Process::spawn(perf, libc::SIGINT, Fate::DiesWithUs)?;
         Ok(Self { perf, data, _scratch: scratch })
     }
 
-    /// Ends sampling, draws the flame graph.
+    /// Stops sampling and draws the flame graph.
     pub fn finish(mut self, title: &str, file: &Path) -> Result<()> {
         self.perf.signal(libc::SIGINT)?;
         self.perf.wait(WRITE_DEADLINE)?;
         let mut script = Command::new("perf");
-        // Without line numbers, whose search would take minutes.
+        // Leave out line numbers: finding them would take minutes.
         script
             .args(["script", "--no-inline", "-F", "comm,pid,tid,time,event,ip,sym,dso", "-i"])
             .arg(&self.data);

@@ -1,4 +1,4 @@
-//! What all contenders share: one PostgreSQL and one Apache Kafka.
+//! Owns the servers that all contenders share: one PostgreSQL and one Apache Kafka.
 
 use std::collections::BTreeMap;
 
@@ -9,48 +9,49 @@ use postgres::Client;
 use crate::arrival::Watch;
 use crate::events;
 
-/// Of every topic, so that all contenders have the same to fill.
+/// The number of partitions of every topic, the same for all contenders.
 pub const PARTITIONS: i32 = 4;
 
-/// Kafka's own defaults; the tests' are for a quick start.
+/// Kafka's own defaults. Those of the tests make it start quickly.
 const KAFKA_JAVA: [&str; 3] = ["-Xms1g", "-Xmx1g", "-XX:+UseG1GC"];
 
-/// What differs from PostgreSQL's defaults, for all contenders. Durability is at its defaults: all on.
+/// The settings that differ from PostgreSQL's defaults, for all contenders. The settings of durability keep their
+/// defaults: all are on.
 const POSTGRES: [(&str, &str); 7] = [
     ("shared_buffers", "1GB"),
     ("max_wal_size", "8GB"),
     ("min_wal_size", "2GB"),
     ("max_connections", "200"),
     ("synchronous_commit", "on"),
-    // One relay is measured; others would only be in the way.
+    // One relay is measured. Others would only disturb it.
     ("max_worker_processes", "16"),
-    // For statements of the instrument itself; no contender's plan is large enough for it.
+    // This is for statements of the benchmark itself; no contender's plan is large enough for it.
     ("jit", "off"),
 ];
 
-/// The database of the extension and of the tables that are compared with it.
+/// The database of the extension, and of the tables that it is compared with.
 pub const OURS: &str = "ours";
 /// The database of the peers' tables.
 pub const PEERS: &str = "peers";
 
-/// Both servers, running.
+/// Both running servers.
 pub struct Stage {
     // Fields are dropped in this order: the relay before its Kafka.
     server: Cluster,
     broker: Broker,
 }
 
-/// How much PostgreSQL writes to its log.
+/// How much PostgreSQL writes to its write-ahead log.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Wal {
     /// The default.
     Replica,
-    /// What logical decoding needs.
+    /// Enough for logical decoding.
     Logical,
 }
 
 impl Stage {
-    /// Starts both servers, makes the databases; the relay is off.
+    /// Starts both servers and creates the databases. The relay is off.
     pub fn start() -> Result<Self> {
         let broker = Broker::options().java_options(&KAFKA_JAVA).start()?;
         let mut options = Cluster::options("bench").durable();
@@ -71,7 +72,7 @@ impl Stage {
         Ok(Self { server, broker })
     }
 
-    /// Restarts PostgreSQL with this `wal_level`, the relay off: no scenario inherits from another.
+    /// Restarts PostgreSQL with this `wal_level` and the relay off, so that no scenario depends on another.
     pub fn restart(&mut self, wal: Wal) -> Result<()> {
         let level = match wal {
             Wal::Replica => "replica",
@@ -109,12 +110,12 @@ impl Stage {
         self.server.reload()
     }
 
-    /// Writes out what earlier work left behind, so that the next measurement does not pay for it.
+    /// Runs a checkpoint, so that the next measurement does not pay for earlier work.
     pub fn settle_down(&self) -> Result<()> {
         Ok(self.connect("postgres")?.batch_execute("CHECKPOINT")?)
     }
 
-    /// A new topic, and a watch of it.
+    /// Creates a topic, and returns a watch of it.
     pub fn topic(&self, name: &str) -> Result<Watch> {
         self.broker.create_topic(name, PARTITIONS, &[])?;
         Watch::new(&self.bootstrap_servers(), name, PARTITIONS)
@@ -125,7 +126,7 @@ impl Stage {
         self.broker.delete_topic(name)
     }
 
-    /// The settings that say how the figures came about.
+    /// The settings under which the figures were measured.
     pub fn settings(&self) -> Result<BTreeMap<String, String>> {
         let sql = "SELECT name, current_setting(name) FROM pg_settings
                     WHERE name IN ('fsync', 'full_page_writes', 'wal_level', 'checkpoint_timeout', 'autovacuum')

@@ -101,7 +101,7 @@ fn cases() -> Vec<Case> {
             event: Event { partition: Some(-1), ..GOOD },
             code: SqlState::INVALID_PARAMETER_VALUE,
             message: "event partition must not be negative",
-            detail: "Partition is -1.",
+            detail: "The partition is -1.",
             hint: "Pass no partition to let the key choose one.",
         },
         Case {
