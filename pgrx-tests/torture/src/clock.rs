@@ -1,4 +1,4 @@
-//! The time, as records, settlements and faults tell it: all by this machine's clock.
+//! The clock of records, settlements and faults: that of this machine.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -6,6 +6,6 @@ use super::journal::Millis;
 
 /// Now, in milliseconds since 1970.
 pub fn now() -> Millis {
-    // A clock before 1970 makes all times equal, and every check of them fail.
+    // A clock before 1970 makes all times equal, so that every check of them fails.
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as Millis)
 }

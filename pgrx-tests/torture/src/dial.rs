@@ -1,4 +1,4 @@
-//! Connections to a server that may be down, without a hold on the server itself.
+//! Connects to a server that may be down, without owning the server.
 
 use std::time::Duration;
 
@@ -7,12 +7,12 @@ use postgres::{Client, Config, NoTls};
 use event_outbox_lab::Cluster;
 use event_outbox_lab::postgres::SUPERUSER;
 
-/// How to connect to a database of a server, while others stop and start it.
+/// The address of a database on a server that others stop and start.
 #[derive(Clone)]
 pub struct Dial(Config);
 
 impl Dial {
-    /// The way to this database.
+    /// The address of this database.
     pub fn new(cluster: &Cluster, database: &str) -> Self {
         let mut config = Config::new();
         config.host_path(cluster.socket_dir()).port(cluster.port()).user(SUPERUSER).dbname(database);
@@ -20,7 +20,7 @@ impl Dial {
         Self(config)
     }
 
-    /// A connection, if the server takes one now.
+    /// Connects, if the server accepts connections now.
     pub fn connect(&self, settings: &str) -> Option<Client> {
         let mut client = self.0.connect(NoTls).ok()?;
         client.batch_execute(settings).ok()?;

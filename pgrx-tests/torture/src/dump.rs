@@ -1,4 +1,4 @@
-//! What is kept of a run in which something is wrong, for those who look into it.
+//! Keeps the evidence of a failed run.
 
 use std::fmt::Write;
 use std::fs;
@@ -9,7 +9,7 @@ use anyhow::Result;
 use super::evidence::Evidence;
 use event_outbox_lab::layout;
 
-/// Writes down the journal, the records and the faults, and the server's log. Gives the directory.
+/// Writes the journal, the records, the faults and the server's log to files; returns their directory.
 pub fn write(evidence: &Evidence, seed: u64, server_log: &str) -> Result<PathBuf> {
     let directory = layout::lab()?.join("torture").join(seed.to_string());
     fs::create_dir_all(&directory)?;

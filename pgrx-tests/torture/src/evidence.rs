@@ -1,4 +1,4 @@
-//! What was found when all was over: the checker's input besides the journal.
+//! The evidence at the end of a run: what the judge sees.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,13 +8,13 @@ use uuid::Uuid;
 use super::journal::{Header, Journal, Millis, digest};
 use event_outbox_lab::Record;
 
-/// How long the server may leave a commit in memory: three times its `wal_writer_delay`.
+/// How long the server may keep a commit in memory: three times its `wal_writer_delay`.
 pub const UNFLUSHED: Millis = 3 * WAL_WRITER_DELAY;
 
-/// The server's `wal_writer_delay`, the longest there is.
+/// The server's `wal_writer_delay`, the longest that it allows.
 pub const WAL_WRITER_DELAY: Millis = 10_000;
 
-/// Headers of the envelope that no author gives.
+/// Headers of the envelope that the extension adds.
 const ENVELOPE: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_time"];
 
 /// A record that was found in Kafka.
@@ -28,9 +28,9 @@ pub struct Seen {
     pub partition: i32,
     /// Its offset.
     pub offset: i64,
-    /// When the broker appended it, or it was read.
+    /// When the broker appended it, or the reader read it.
     pub at: Millis,
-    /// Its event, if it says so.
+    /// The id of its event, if it has one.
     pub event_id: Option<Uuid>,
     /// A digest of its key.
     pub key: u64,
@@ -39,7 +39,7 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// What is to be remembered of a record of this topic; `arrived` if the broker does not say when it came.
+    /// What to remember of a record; `arrived` is its time if the broker does not say when it arrived.
     pub fn of(record: &Record, topic: usize, generation: usize, arrived: Option<Millis>) -> Self {
         let is_complete =
             ENVELOPE.iter().all(|name| record.header(name).is_some_and(|value| !value.is_empty()))
@@ -71,15 +71,15 @@ pub fn key_digest(key: Option<&[u8]>) -> u64 {
 pub struct Notice {
     /// The topic, by number.
     pub topic: usize,
-    /// How often the topic had been deleted when it came.
+    /// How often the topic had been deleted when it arrived.
     pub generation: usize,
     /// The partition.
     pub partition: i32,
-    /// The offsets it speaks of, from the first to the last.
+    /// The first and the last offset that it announces.
     pub offsets: (i64, i64),
 }
 
-/// A stretch of time.
+/// A span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
     /// Its beginning.
@@ -95,16 +95,16 @@ impl Span {
     }
 }
 
-/// All that is to be judged.
+/// All that the judge sees.
 #[derive(Debug, Default)]
 pub struct Evidence {
     /// The names of the topics.
     pub topics: Vec<String>,
     /// What the writers wrote.
     pub journal: Journal,
-    /// The transactions that committed, by the markers that they left.
+    /// The committed transactions, by the markers that they left.
     pub committed: HashSet<i64>,
-    /// Topics that did not exist, were created later, and whose dead were sent again.
+    /// Topics that were missing at first and created later, and whose dead letters were redriven.
     pub mended: HashSet<usize>,
     /// All records, those of a partition in their order.
     pub records: Vec<Seen>,
@@ -112,27 +112,27 @@ pub struct Evidence {
     pub dead: Vec<Uuid>,
     /// Events left in the outbox.
     pub left: usize,
-    /// When events left the outbox last.
+    /// When each event last left the outbox.
     pub settled: HashMap<Uuid, Millis>,
     /// What the listener heard.
     pub notices: Vec<Notice>,
-    /// When it was not listening.
+    /// When the listener was disconnected.
     pub deaf: Vec<Span>,
-    /// When the server crashed, from before it was hit until it was up again.
+    /// The crashes of the server, each from before the fault until the server was up again.
     pub crashes: Vec<Span>,
-    /// When a fault was at work, and what it was.
+    /// When each fault was active, and its name.
     pub disturbed: Vec<(Span, String)>,
-    /// How long writers wrote.
+    /// When writers wrote.
     pub lasted: Span,
 }
 
 impl Evidence {
-    /// Whether a crash may have taken back what was committed at this time without waiting for the disk.
+    /// Whether a crash may have undone an asynchronous commit of this time.
     pub fn crashed_soon_after(&self, at: Millis) -> bool {
         self.crashes.iter().any(|crash| (crash.from - UNFLUSHED..=crash.to).contains(&at))
     }
 
-    /// The share of the time when no fault was at work, in percent.
+    /// The share of the time without an active fault, in percent.
     pub fn calm_percent(&self) -> i64 {
         let mut spans: Vec<Span> = self.disturbed.iter().map(|(span, _)| *span).collect();
         spans.sort_by_key(|span| span.from);

@@ -1,4 +1,4 @@
-//! What the writers have written down, each for itself and outside the database.
+//! The journal that each writer keeps outside the database.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -9,16 +9,16 @@ use uuid::Uuid;
 /// Milliseconds since 1970, by this machine's clock.
 pub type Millis = i64;
 
-/// What is to become of an event, if its transaction commits.
+/// The fate that an event should have if its transaction commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lot {
     /// It arrives, in the order of its key.
     Arrives,
-    /// It arrives at any time: it died, and was sent again behind others.
+    /// It arrives at any time: it died, and a redrive sent it behind others.
     ArrivesLate,
     /// It dies, and never arrives.
     Dies,
-    /// Somebody tried to send it again, and does not know whether that was committed.
+    /// A redrive of it ended unknown.
     DiesOrArrivesLate,
     /// It was deleted by hand, perhaps too late: it arrives in order or not at all.
     MayArrive,
@@ -41,38 +41,38 @@ pub struct Entry {
     pub key: Option<u16>,
     /// A digest of its payload and its headers.
     pub content: u64,
-    /// What is to become of it.
+    /// The fate that it should have.
     pub lot: Lot,
 }
 
-/// What a writer knows of the end of a transaction.
+/// What a writer knows about the end of a transaction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending {
-    /// The server said so.
+    /// The server reported the commit.
     Committed,
-    /// The server said so at this time, before it was on disk: a crash soon after may take it back.
+    /// The server reported the commit at this time, before it was on disk: a crash soon after may undo it.
     CommittedAsynchronously(Millis),
-    /// It was never told to commit, or failed before.
+    /// The writer rolled back, or the transaction failed before COMMIT.
     RolledBack,
     /// The connection broke at COMMIT.
     Unknown,
 }
 
-/// The notes of one writer, or of all.
+/// The journal of one writer, or of all.
 #[derive(Debug, Default)]
 pub struct Journal {
     /// All events, also of transactions that did not commit.
     pub entries: Vec<Entry>,
     /// How each transaction ended.
     pub endings: HashMap<i64, Ending>,
-    /// How often a transaction was met by a deadlock.
+    /// How many transactions ended in a deadlock.
     pub deadlocks: usize,
-    /// Transactions prepared and ended later.
+    /// How many transactions were prepared.
     pub prepared: usize,
 }
 
 impl Journal {
-    /// Adds the notes of another writer.
+    /// Adds the journal of another writer.
     pub fn merge(&mut self, other: Journal) {
         self.entries.extend(other.entries);
         self.endings.extend(other.endings);
@@ -80,9 +80,8 @@ impl Journal {
         self.prepared += other.prepared;
     }
 
-    /// Compares what the writers know with the markers of the transactions that committed. Gives how many
-    /// were known as committed and are not, or as rolled back and are. `crashed`: whether the server crashed so soon after
-    /// a time that it may have lost what it had committed then without waiting for the disk.
+    /// Counts the transactions that are known as committed without having a marker, or as rolled back with one. `crashed`
+    /// says whether the server crashed so soon after a time that it may have lost an asynchronous commit of that time.
     pub fn contradicted_by(&self, committed: &HashSet<i64>, crashed: impl Fn(Millis) -> bool) -> usize {
         let contradicts = |(number, ending): &(&i64, &Ending)| match ending {
             Ending::Committed => !committed.contains(number),
@@ -93,7 +92,7 @@ impl Journal {
         self.endings.iter().filter(contradicts).count()
     }
 
-    /// How many transactions ended so.
+    /// How many transactions satisfy `is_so`.
     pub fn count(&self, is_so: impl Fn(i64, Ending) -> bool) -> usize {
         self.endings.iter().filter(|(number, ending)| is_so(**number, **ending)).count()
     }
@@ -102,10 +101,10 @@ impl Journal {
 /// A header's name and value.
 pub type Header = (String, Option<Vec<u8>>);
 
-/// A digest of a payload and of the headers that tell of it. JSON is compared as a value, since PostgreSQL stores
-/// it in its own order; anything else byte for byte.
+/// A digest of a payload and its headers. JSON is compared as a value, since PostgreSQL stores it in an order of its own;
+/// anything else byte for byte.
 pub fn digest(payload: Option<&[u8]>, mut headers: Vec<Header>) -> u64 {
-    // Headers of one name keep their order; jsonb knows none between names.
+    // Headers of one name keep their order; jsonb has no order between names.
     headers.sort_by(|(a, _), (b, _)| a.cmp(b));
     let is_json = headers
         .iter()
@@ -119,5 +118,5 @@ pub fn digest(payload: Option<&[u8]>, mut headers: Vec<Header>) -> u64 {
     hasher.finish()
 }
 
-/// What `outbox.emit` says of its payloads.
+/// The content type of the payloads of `outbox.emit`.
 pub const JSON: &str = "application/json";

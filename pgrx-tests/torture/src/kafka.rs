@@ -1,4 +1,4 @@
-//! What is published to: real brokers behind proxies, or librdkafka's mock cluster.
+//! The brokers that the relay publishes to: real ones behind proxies, or librdkafka's mock cluster.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const BEHIND: &str = "BEHIND";
 /// Brokers of the mock cluster.
 pub const MOCK_BROKERS: i32 = 3;
 
-/// Which brokers are published to.
+/// The kind of brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Apache Kafka with a single broker.
@@ -31,29 +31,29 @@ pub enum Mode {
     Mock,
 }
 
-/// The brokers, and the hold on them that faults need.
+/// The brokers, with the access to them that faults need.
 pub enum Kafka {
-    /// Real ones.
+    /// Real brokers.
     Real {
         /// The brokers.
         cluster: KafkaCluster,
-        /// The ways to each.
+        /// The proxies of each broker.
         ways: Vec<Ways>,
     },
     /// A mock cluster in this process.
     Mock(MockCluster<'static, DefaultProducerContext>),
 }
 
-/// The ways by which the relay comes to a broker.
+/// The proxies between the relay and a broker.
 pub struct Ways {
-    /// Where it asks first: this never changes.
+    /// The configured address, which never changes.
     pub entrance: Proxy,
-    /// Where it is told to go.
+    /// The advertised address.
     pub address: Proxy,
 }
 
 impl Kafka {
-    /// Starts it, with all topics that exist from the beginning.
+    /// Starts the brokers and creates the topics that exist from the beginning.
     pub fn start(mode: Mode) -> Result<Self> {
         let kafka = match mode {
             Mode::Kafka => Self::start_real(1)?,
@@ -71,7 +71,7 @@ impl Kafka {
             .collect::<Result<_>>()?;
         let cluster = KafkaCluster::start_each(count, |place| {
             let options = Broker::options().set("auto.create.topics.enable", "false");
-            // One may be missing.
+            // One broker may be missing.
             let options = options.set("min.insync.replicas", count.div_ceil(2));
             options.listener_behind(BEHIND, ways[place].address.port())
         })?;
@@ -82,7 +82,7 @@ impl Kafka {
         Ok(Self::Real { cluster, ways })
     }
 
-    /// Creates a topic. A record's time is that of its arrival, where the broker can be told so.
+    /// Creates a topic; on real brokers, records get the time of their arrival.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
         match self {
             Self::Real { cluster, .. } => {
@@ -107,7 +107,7 @@ impl Kafka {
         }
     }
 
-    /// Gives a broker, which does not run, another address; nobody listens at the old one any more.
+    /// Gives a stopped broker another address. Nobody listens at the old one any more.
     pub fn move_broker(&mut self, number: usize) -> Result<()> {
         let Self::Real { cluster, ways } = self else { bail!("there is no real broker") };
         let address = Proxy::listen(ports::free()?)?;
@@ -118,7 +118,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// All ways to the brokers.
+    /// All proxies.
     pub fn proxies(&self) -> impl Iterator<Item = &Proxy> {
         let ways: &[Ways] = match self {
             Self::Real { ways, .. } => ways,
@@ -131,13 +131,13 @@ impl Kafka {
     pub fn properties(&self) -> String {
         match self {
             Self::Real { .. } => TIMEOUTS.into(),
-            // It looks at sequence numbers in transactions only. A broker refuses what comes behind a batch that it
-            // has refused; this one takes it, and librdkafka concludes that it has taken the first as well.
+            // The mock checks sequence numbers in transactions only. A real broker refuses what follows a refused
+            // batch; the mock accepts it, and librdkafka concludes that the refused batch was accepted, too.
             Self::Mock(_) => format!("{TIMEOUTS},max.in.flight=1"),
         }
     }
 
-    /// Lets nothing through to the brokers, or all again.
+    /// Makes the brokers unreachable, or reachable again.
     pub fn set_reachable(&self, is_reachable: bool) -> Result<()> {
         match self {
             Self::Real { .. } => {
@@ -153,7 +153,7 @@ impl Kafka {
         Ok(())
     }
 
-    /// Puts an end to all that may still be wrong with the network.
+    /// Ends all faults of the network.
     pub fn heal(&self) -> Result<()> {
         self.set_reachable(true)?;
         if let Self::Mock(mock) = self {

@@ -1,5 +1,5 @@
-//! The torture test: many writers, a seeded sequence of real faults, and a judge who compares what the writers
-//! wrote with all that Kafka holds.
+//! The torture test: many writers, a seeded sequence of real faults, and a judge that compares what the writers wrote
+//! with what Kafka holds.
 //!
 //! ```text
 //!   writers ──▶ PostgreSQL ──▶ relay ──▶ proxy ──▶ Kafka ──▶ evidence ──▶ judge ──▶ verdict
@@ -8,8 +8,8 @@
 //!      └──────────────────── journal ───────────────────────────┘
 //! ```
 //!
-//! What is random comes from the seed. What threads make of it differs from run to run: a seed repeats what is
-//! done, and not at which moment.
+//! All randomness comes from the seed. Threads interleave differently in each run: a seed repeats what is done, but not
+//! when.
 
 pub mod checker;
 pub mod clock;
@@ -48,35 +48,35 @@ use writers::{Habits, Writers};
 
 use event_outbox_lab::progress::{grouped, milestone, passed, passing, step};
 
-/// What a run is to be like.
+/// The options of a run.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// How long faults are inflicted. What has begun is ended, so a run takes longer.
+    /// How long faults are inflicted. The run finishes what it has begun, so it takes longer.
     pub duration: Duration,
     /// Where all randomness comes from.
     pub seed: u64,
-    /// Which broker is published to.
+    /// The broker that the relay publishes to.
     pub mode: Mode,
-    /// The faults, drawn in a random order again and again. Without any, writers write.
+    /// The faults, drawn in random order again and again. Without faults, writers just write.
     pub faults: Vec<Fault>,
     /// How many writers there are.
     pub writers: usize,
     /// What they do.
     pub habits: Habits,
-    /// A mistake that the relay is to make: see `src/failpoints.rs`.
+    /// A mistake that the relay makes on purpose: see `src/failpoints.rs`.
     pub sabotage: Option<&'static str>,
     /// `event_outbox.sweep_interval`.
     pub sweep_interval: &'static str,
-    /// How long the relay may take to be at work again after a fault.
+    /// How long the relay may take to recover from a fault.
     pub recovery: Duration,
-    /// How long the outbox may take to get emptier at the end.
+    /// How long the outbox may stay equally full at the end.
     pub patience: Duration,
 }
 
 impl Options {
     /// All faults of a mode.
     pub fn new(mode: Mode, duration: Duration, seed: u64) -> Self {
-        // The mock cluster takes events of any size, and creates topics that it is asked for.
+        // The mock cluster takes events of any size, and creates each topic that it is asked for.
         let is_real = mode != Mode::Mock;
         Self {
             duration,
@@ -100,19 +100,18 @@ impl Options {
     }
 }
 
-/// Calm between two faults, in milliseconds; and now and then a longer one, to see that nothing is published twice in
-/// it.
+/// The pause between two faults, in milliseconds; now and then a longer one, in which nothing may be published twice.
 const CALM: (usize, usize) = (100, 1000);
 const LONG_CALM: (usize, usize) = (4000, 8000);
 const LONG_CALMS_PERMILLE: usize = 150;
 
-/// How often a log is told how far the run is.
+/// How often a log shows the progress of the run.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs the test.
 ///
 /// # Errors
-/// The test itself could not be carried out. What is wrong with the relay is in the report.
+/// The test itself failed. Errors of the relay are in the report.
 pub fn run(options: &Options) -> Result<Report> {
     let kafka = step(&format!("starting {:?}", options.mode), || Kafka::start(options.mode))?;
     let mut stage = step("starting PostgreSQL", || Stage::set(options, kafka))?;
@@ -126,7 +125,7 @@ pub fn run(options: &Options) -> Result<Report> {
     };
     let writers = Writers::start(options.writers, options.seed, &stage.shared);
     let what = format!("{} s of writers and faults", options.duration.as_secs());
-    // What went wrong here is part of the report, beside what is found in Kafka.
+    // An error here goes into the report, beside what is found in Kafka.
     let trouble = step(&what, || Ok(torture(&mut stage, options).err()))?;
     if trouble.is_some() {
         stage.heal()?;
@@ -152,7 +151,7 @@ pub fn run(options: &Options) -> Result<Report> {
     Ok(report)
 }
 
-/// Takes from the stage what is to be judged, and ends it.
+/// Takes the evidence from the stage, and ends the stage.
 fn collect(
     mut stage: Stage,
     mut journal: Journal,
@@ -211,7 +210,7 @@ fn torture(stage: &mut Stage, options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// All topics that are there now.
+/// Reads all topics that exist now.
 fn read_topics(stage: &mut Stage) -> Result<()> {
     let mended: Vec<usize> = stage.mended.iter().copied().collect();
     for topic in (0..topics::EXISTING).chain(mended) {
@@ -222,7 +221,7 @@ fn read_topics(stage: &mut Stage) -> Result<()> {
 
 type Settled = std::collections::HashMap<uuid::Uuid, journal::Millis>;
 
-/// The markers of the transactions that committed, the dead letters, and when events were settled last.
+/// Reads the markers of the committed transactions, the dead letters, and when each event was last settled.
 fn read_database(stage: &Stage) -> Result<(HashSet<i64>, Vec<uuid::Uuid>, Settled)> {
     let mut client = stage.connect()?;
     let committed = client.query("SELECT number FROM torture.transactions", &[])?;

@@ -1,4 +1,4 @@
-//! Somebody who listens to what the relay tells of published events, and notes when they could not.
+//! A listener for the notifications of published events. It records when it was disconnected.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -16,18 +16,18 @@ use super::dial::Dial;
 use super::evidence::{Notice, Span};
 
 const RECONNECT: Duration = Duration::from_millis(20);
-/// How often it looks whether it is to end.
+/// How often it checks whether it shall end.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How often each topic has been deleted.
 pub type Generations = Arc<Vec<AtomicUsize>>;
 
-/// What the listener has to tell in the end.
+/// What the listener has heard.
 #[derive(Debug, Default)]
 pub struct Heard {
-    /// What it was told.
+    /// The notifications.
     pub notices: Vec<Notice>,
-    /// When it was not listening.
+    /// When it was disconnected.
     pub deaf: Vec<Span>,
 }
 
@@ -46,7 +46,7 @@ struct Ear {
 }
 
 impl Listener {
-    /// Begins to listen; gives the listener when it does.
+    /// Starts the thread once the listener listens.
     pub fn start(dial: &Dial, topics: &[String], generations: &Generations) -> Result<Self> {
         let listen: String = topics.iter().map(|topic| format!("LISTEN \"outbox:{topic}\";")).collect();
         let client = dial.connect(&listen).ok_or_else(|| anyhow!("the listener finds no server"))?;
@@ -62,7 +62,7 @@ impl Listener {
         Ok(Self { stop, thread: spawn(move || ear.listen(client, &until)) })
     }
 
-    /// Ends, after what has been said already.
+    /// Ends the thread, after it has heard all that was sent before.
     pub fn stop(self) -> Result<Heard> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the listener panicked"))
@@ -72,7 +72,7 @@ impl Listener {
 impl Ear {
     fn listen(mut self, mut client: Client, stop: &AtomicBool) -> Heard {
         loop {
-            // Asked before, so that what was said before it was asked is heard.
+            // Read before listening, so that all that was sent before the end is heard.
             let is_last = stop.load(Ordering::Relaxed);
             if self.hear(&mut client).is_err() || client.is_closed() {
                 let from = clock::now();
@@ -105,7 +105,7 @@ impl Ear {
         Ok(())
     }
 
-    /// One notification for a batch, or for a single event.
+    /// Parses a notification of a batch or of a single event.
     fn notice(&self, told: &Value) -> Option<Notice> {
         let topic = *self.topics.get(told["topic"].as_str()?)?;
         let single = told["offset"].as_i64();

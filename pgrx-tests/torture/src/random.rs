@@ -1,4 +1,4 @@
-//! Randomness that a seed repeats.
+//! Seeded random numbers.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 pub struct Random(u64);
 
 impl Random {
-    /// The generator of one of several users of a seed.
+    /// One of several generators of a seed.
     pub fn new(seed: u64, user: u64) -> Self {
         let mut random = Self(seed ^ user.wrapping_mul(0xA24B_AED4_963E_E407));
         random.bits();
@@ -29,22 +29,22 @@ impl Random {
         (self.bits() % (end.max(1) as u64)) as usize
     }
 
-    /// A number from `from` up to and with `to`.
+    /// A number from `from` to `to`, both included.
     pub fn between(&mut self, from: usize, to: usize) -> usize {
         from + self.below(to + 1 - from)
     }
 
-    /// True in so many of a thousand cases.
+    /// True in `share` of a thousand cases.
     pub fn permille(&mut self, share: usize) -> bool {
         self.below(1000) < share
     }
 
-    /// One of several.
+    /// One of the items.
     pub fn one_of<'a, T>(&mut self, items: &'a [T]) -> &'a T {
         &items[self.below(items.len())]
     }
 
-    /// A time between two, in milliseconds.
+    /// A duration between two, in milliseconds.
     pub fn millis(&mut self, from: usize, to: usize) -> Duration {
         Duration::from_millis(self.between(from, to) as u64)
     }

@@ -1,4 +1,4 @@
-//! Reads a broker that keeps little, while it is being tortured.
+//! Reads the mock cluster during the test, since it keeps few records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,16 +12,16 @@ use super::clock;
 use super::evidence::Seen;
 use event_outbox_lab::{Consumer, Record};
 
-/// When nothing has come for so long, another consumer takes the place of one that may be stuck.
+/// After this long without a record, another consumer replaces one that may be stuck.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// How long a broker is waited for that may be down.
+/// How long a request may wait for a broker that may be down.
 const ASK: Duration = Duration::from_secs(1);
 
-/// How long the last records may take to come, when all have been published.
+/// How long the last records may take to arrive when all are published.
 const LAST: Duration = Duration::from_secs(90);
 
-/// How often it is asked at the end whether all has come.
+/// How often the reader checks at the end whether it has read everything.
 const ASK_EVERY: Duration = Duration::from_millis(200);
 
 /// A thread that reads.
@@ -30,17 +30,17 @@ pub struct Reader {
     thread: JoinHandle<Result<Vec<Seen>>>,
 }
 
-/// What the thread has.
+/// The state of the thread.
 struct Reading {
     bootstrap_servers: String,
     topics: Vec<String>,
     seen: Vec<Seen>,
-    /// The offset of the next record of each partition: another consumer begins anew.
+    /// The offset of the next record of each partition: a new consumer reads from the beginning.
     next: HashMap<(String, i32), i64>,
 }
 
 impl Reader {
-    /// Begins to read topics from their beginning.
+    /// Starts to read topics from their beginning.
     pub fn start(bootstrap_servers: &str, topics: &[String]) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let until = stop.clone();
@@ -53,7 +53,7 @@ impl Reader {
         Self { stop, thread: spawn(move || reading.read(&until)) }
     }
 
-    /// Ends when all has been read; gives all.
+    /// Ends when everything has been read; returns all records.
     pub fn stop(self) -> Result<Vec<Seen>> {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().map_err(|_| anyhow!("the reader panicked"))?
@@ -69,7 +69,7 @@ impl Reading {
             let mut last = Instant::now();
             let mut asked = Instant::now();
             while last.elapsed() < SILENCE {
-                // An error is the broker's, and is being caused.
+                // An error comes from a fault.
                 if let Ok(Some(record)) = consumer.next_record() {
                     last = Instant::now();
                     self.keep(&record)?;

@@ -1,4 +1,4 @@
-//! The table of faults, the figures, and the verdict.
+//! The report of a run: the table of faults, the figures and the verdict.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,15 +10,15 @@ use super::evidence::Evidence;
 use super::stage::Stroke;
 use event_outbox_lab::progress::grouped;
 
-/// Lines of the server's log that are shown if something is wrong.
+/// Lines of the server's log that a failed run shows.
 const LOG_TAIL: usize = 40;
 
-/// What came of a run.
+/// The report of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// The judge's.
+    /// The judge's verdict.
     pub verdict: Verdict,
-    /// What kept the test from going on.
+    /// The error that stopped the test.
     pub trouble: Option<anyhow::Error>,
     title: String,
     lines: BTreeMap<String, Line>,
@@ -52,13 +52,13 @@ impl Report {
         Self { verdict, trouble, title, lines, figures, aside }
     }
 
-    /// Whether all is as it should be.
+    /// Whether the run passed.
     pub fn is_clean(&self) -> bool {
         self.verdict.is_clean() && self.trouble.is_none()
     }
 }
 
-/// What is told of one kind of fault.
+/// The line of one kind of fault.
 #[derive(Debug, Default)]
 struct Line {
     count: usize,
@@ -91,14 +91,14 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
         (
             "asynchronous",
             format!(
-                "{asynchronous} commits that did not wait for the disk, of which crashes took {taken_back} back"
+                "{asynchronous} commits that did not wait for the disk, of which crashes undid {taken_back}"
             ),
         ),
         ("events", format!("{events} committed, {rolled_back} rolled back, {keys} keys with several")),
-        ("calm", format!("{} % of the time, in which no event may come twice", evidence.calm_percent())),
+        ("calm", format!("{} % of the time, in which no event may arrive twice", evidence.calm_percent())),
         ("records", format!("{records}, of which {duplicates} duplicates")),
         ("dead", format!("{dead} dead letters, {revived} sent again and published")),
-        ("notifications", format!("{heard} events told of, {unheard_of} settled while nobody listened")),
+        ("notifications", format!("{heard} events announced, {unheard_of} settled while nobody listened")),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Where the test plays: the server, the broker, the writers' shared state, and the timeline of faults.
+//! The stage of the test: the server, the brokers, the writers' shared state and the timeline of faults.
 
 use std::collections::HashSet;
 use std::fs;
@@ -22,28 +22,28 @@ use super::topics::{self, KEYS};
 use super::writers::{Pulse, Shared};
 use event_outbox_lab::{Cluster, KafkaCluster, run_as, wait};
 
-/// The private tree with the failpoints in it: see `scripts/build-failpoints`.
+/// The private tree with failpoints: see `scripts/build-failpoints`.
 const TREE: &str = "failpoints";
 const DATABASE: &str = "torture";
-/// The database in which the extension comes and goes.
+/// The database in which the extension is created and dropped.
 pub const SECOND: &str = "second";
 const SETUP: &str = include_str!("setup.sql");
 
-/// How long a placed fault may wait for its moment.
+/// How long a fault at a failpoint may wait for the relay to reach it.
 const MOMENT: Duration = Duration::from_secs(90);
-/// How long faults are at work beyond the recovery: what came back from the broker rests a while.
+/// How long faults stay active after the recovery: events that were returned are delayed.
 const AFTERMATH: Millis = 3_000;
 
 /// A fault on the timeline.
 #[derive(Debug)]
 pub struct Stroke {
-    /// What it was.
+    /// Its name.
     pub name: String,
-    /// When it was at work; nothing was, if it may cause no duplicates.
+    /// When it was active; `None` if it cannot cause duplicates.
     pub span: Option<Span>,
-    /// When the server crashed of it.
+    /// When it made the server crash.
     pub crash: Option<Span>,
-    /// From its end to the relay at work again.
+    /// The time from its end until the relay had recovered.
     pub recovery: Duration,
 }
 
@@ -52,22 +52,22 @@ pub struct Stroke {
 pub enum Harm {
     /// Nothing.
     None,
-    /// They may be published twice.
+    /// Events may be published twice.
     Repetition,
-    /// That, and the server forgets commits that are not on disk.
+    /// The same, and the server loses commits that are not on disk.
     Crash,
 }
 
-/// How often a fault is one of all brokers at once.
+/// How often a fault hits all brokers at once.
 const ALL_PERMILLE: usize = 250;
 
 /// The stage.
 pub struct Stage {
     /// The server.
     pub cluster: Cluster,
-    /// The broker.
+    /// The brokers.
     pub kafka: Kafka,
-    /// What writers see.
+    /// What writers and faults share.
     pub shared: Arc<Shared>,
     /// How often each topic has been deleted.
     pub generations: Generations,
@@ -75,13 +75,13 @@ pub struct Stage {
     pub mended: HashSet<usize>,
     /// Records of topics that have been deleted.
     pub archive: Vec<Seen>,
-    /// Since when writers write.
+    /// When the writers started.
     pub from: Millis,
     /// The faults so far.
     pub strokes: Vec<Stroke>,
-    /// The faults' own randomness.
+    /// The generator of the faults.
     pub random: Random,
-    /// The writer that feels whether the relay lives.
+    /// The writer that checks whether the relay works.
     pub pulse: Pulse,
     recovery: Duration,
     oid: u32,
@@ -100,7 +100,7 @@ impl Stage {
             .set("event_outbox.sweep_interval", options.sweep_interval)
             .set("max_prepared_transactions", 100)
             .set("max_connections", 100)
-            // What nobody waits for stays in memory for long, so that crashes find some of it.
+            // Asynchronous commits stay in memory for long, so that crashes lose some.
             .set("wal_writer_delay", format!("{WAL_WRITER_DELAY}ms"))
             .start()?;
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
@@ -134,23 +134,23 @@ impl Stage {
         })
     }
 
-    /// A connection to the database, which is up.
+    /// A connection to the database, which must be up.
     pub fn connect(&self) -> Result<Client> {
         self.cluster.connect(DATABASE)
     }
 
-    /// Lets time pass: the duration of a fault, or of calm.
+    /// Lets time pass: the duration of a fault or of a pause.
     pub fn hold(&mut self, from_millis: usize, to_millis: usize) {
         sleep(self.random.millis(from_millis, to_millis));
     }
 
-    /// Changes a setting for all, and has it read.
+    /// Changes a setting and reloads the configuration.
     pub fn configure(&self, name: &str, value: &str) -> Result<()> {
         self.cluster.set(name, value)?;
         self.cluster.reload()
     }
 
-    /// Places a fault at a point of the relay; waits until it has happened.
+    /// Places a fault at a failpoint; waits until it has happened.
     pub fn strike_at(&self, point: &str, action: &str) -> Result<()> {
         let name = format!("event_outbox.failpoint.{}", self.oid);
         let path = self.cluster.data_dir().join(&name);
@@ -163,7 +163,7 @@ impl Stage {
         happened.with_context(|| format!("{point} {action}"))
     }
 
-    /// The relay's process.
+    /// The relay's process id.
     pub fn relay(&self) -> Result<u32> {
         let mut client = self.connect()?;
         wait::until_ok("a relay", self.recovery, || {
@@ -172,7 +172,7 @@ impl Stage {
         })
     }
 
-    /// Does something to the stage, and waits until the relay is at work again.
+    /// Inflicts a fault, and waits until the relay has recovered.
     pub fn strike(
         &mut self,
         name: &str,
@@ -193,7 +193,7 @@ impl Stage {
         done
     }
 
-    /// Waits until an event that is emitted now has been published and settled.
+    /// Waits until a new event has been published and settled.
     pub fn recover(&mut self) -> Result<()> {
         let (pulse, recovery) = (&mut self.pulse, self.recovery);
         wait::until("the relay to be at work again", recovery, || {
@@ -203,7 +203,7 @@ impl Stage {
         .with_context(|| self.status())
     }
 
-    /// Waits until a statement says true.
+    /// Waits until a statement returns true.
     pub fn until(&self, what: &str, deadline: Duration, sql: &str, topic: &str) -> Result<()> {
         let mut client = self.connect()?;
         wait::until_ok(what, deadline, || {
@@ -212,7 +212,7 @@ impl Stage {
         .with_context(|| self.status())
     }
 
-    /// All that the relay shows.
+    /// The row of `outbox.status`, as text.
     pub fn status(&self) -> String {
         let row = self.connect().and_then(|mut client| {
             Ok(client.query_one("SELECT s::text FROM outbox.status AS s", &[])?.get::<_, String>(0))
@@ -220,7 +220,7 @@ impl Stage {
         row.unwrap_or_else(|error| format!("{error:#}"))
     }
 
-    /// Waits until the outbox is empty, for as long as it gets emptier; says how many are left.
+    /// Waits until the outbox is empty, as long as it gets emptier; returns how many events are left.
     pub fn drain(&self, patience: Duration) -> Result<usize> {
         let mut client = self.connect()?;
         let mut left = i64::MAX;
@@ -238,7 +238,7 @@ impl Stage {
         }
     }
 
-    /// Has all run again, whatever a fault has left behind that was broken off.
+    /// Gets everything running again after a fault that failed half-way.
     pub fn heal(&mut self) -> Result<()> {
         if self.cluster.pid().is_err() {
             self.cluster.start()?;
@@ -254,7 +254,7 @@ impl Stage {
         self.kafka.heal()
     }
 
-    /// The next generation of a topic begins.
+    /// Begins the next generation of a topic.
     pub fn next_generation(&self, topic: usize) -> usize {
         self.generations[topic].fetch_add(1, Ordering::Relaxed) + 1
     }
@@ -263,11 +263,11 @@ impl Stage {
     pub fn real(&mut self) -> Result<&mut KafkaCluster> {
         match &mut self.kafka {
             Kafka::Real { cluster, .. } => Ok(cluster),
-            Kafka::Mock(_) => bail!("there is no real broker"),
+            Kafka::Mock(_) => bail!("this mode has no real broker"),
         }
     }
 
-    /// One of the real brokers, or now and then all of several.
+    /// One of the real brokers, or now and then all.
     pub fn some_brokers(&mut self) -> Result<Vec<usize>> {
         let count = self.real()?.brokers().len();
         let all = self.random.permille(ALL_PERMILLE);
@@ -275,10 +275,10 @@ impl Stage {
     }
 }
 
-/// Puts a file into the data directory, whole.
+/// Puts a complete file into the data directory.
 fn place(cluster: &Cluster, name: &str, content: &str) -> Result<()> {
     let path = cluster.data_dir().join(name);
-    ensure!(!path.exists(), "{name} is there already");
+    ensure!(!path.exists(), "{name} already exists");
     let new = path.with_extension("new");
     fs::write(&new, content)?;
     run_as::give_to_server(&new)?;

@@ -1,22 +1,22 @@
-//! The torture test's judge has teeth: a relay that makes a mistake does not get away with it.
+//! Proves that the judge of the torture test finds a relay's mistakes.
 
 use std::time::Duration;
 
 use event_outbox_lab::Result;
 use event_outbox_torture::{Crime, Fault, Mode, Options, Report};
 
-/// Enough for each mistake to show, dozens of times.
+/// Long enough for each mistake to happen dozens of times.
 const DURATION: Duration = Duration::from_secs(6);
 
-/// A short run, with the mistake or without.
+/// A short run, with or without a mistake.
 fn run(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
     let options = Options { faults, sabotage, writers: 6, ..Options::new(Mode::Mock, DURATION, 20_260) };
-    // A mistake may well keep the relay from its work for ever.
+    // A mistake may stop the relay for good.
     let recovery = if sabotage.is_some() { Duration::from_secs(15) } else { options.recovery };
     event_outbox_torture::run(&Options { recovery, patience: Duration::from_secs(5), ..options })
 }
 
-/// The outbox empties itself before Kafka has what it held: a crash in an outage loses it.
+/// The relay deletes events before Kafka has them: a crash in an outage loses them.
 #[test]
 fn events_deleted_before_they_are_acknowledged() -> Result<()> {
     let faults = vec![Fault::CrashInOutage];
@@ -27,7 +27,7 @@ fn events_deleted_before_they_are_acknowledged() -> Result<()> {
     Ok(())
 }
 
-/// Transactions that take low ids and commit late are overlooked.
+/// The relay overlooks transactions that take low ids and commit late.
 #[test]
 fn a_cursor_that_believes_in_the_order_of_ids() -> Result<()> {
     let report = run(Some("naive_cursor"), Vec::new())?;
@@ -35,7 +35,7 @@ fn a_cursor_that_believes_in_the_order_of_ids() -> Result<()> {
     Ok(())
 }
 
-/// What follows a refused event overtakes it.
+/// The events behind a refused one overtake it.
 #[test]
 fn a_refused_event_that_is_tried_again_behind_its_followers() -> Result<()> {
     let report = run(Some("retry_at_tail"), Vec::new())?;
@@ -43,7 +43,7 @@ fn a_refused_event_that_is_tried_again_behind_its_followers() -> Result<()> {
     Ok(())
 }
 
-/// What is visible is published at once: a crash takes commits back whose events are in Kafka.
+/// The relay publishes what is visible before it is on disk: a crash undoes commits whose events are in Kafka.
 #[test]
 fn events_published_before_they_are_on_disk() -> Result<()> {
     let faults = vec![Fault::PowerFailure];

@@ -26,8 +26,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// `torture MINUTES kafka|cluster|mock [SEED [FAULTS]]`; without a seed, one by the clock; with the faults only whose names
-/// hold one of these words, which commas part.
+/// Parses `torture MINUTES kafka|cluster|mock [SEED [FAULTS]]`. The default seed is the time. FAULTS are words, separated by
+/// commas: only faults whose names contain one of them are inflicted.
 fn options() -> Result<Options> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let [minutes, mode, more @ ..] = &args[..] else {

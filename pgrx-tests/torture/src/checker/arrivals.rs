@@ -1,4 +1,4 @@
-//! Which events arrived, and whether each record is what was written.
+//! Finds which events arrived, and whether each record is what was written.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,14 @@ use crate::evidence::{Evidence, Seen, key_digest};
 use crate::journal::{Entry, Lot, Millis};
 use crate::topics::key_text;
 
-/// The records of each event that somebody wrote, as positions in the evidence.
+/// The records of each written event, as positions in the evidence.
 pub struct Arrivals<'a> {
     evidence: &'a Evidence,
     records: HashMap<Uuid, Vec<usize>>,
 }
 
 impl<'a> Arrivals<'a> {
-    /// Takes stock, and accuses what is not what was written.
+    /// Collects the records; reports those that differ from what was written.
     pub fn take(evidence: &'a Evidence, entries: &HashMap<Uuid, &Entry>, verdict: &mut Verdict) -> Self {
         let mut records: HashMap<Uuid, Vec<usize>> = HashMap::new();
         for (at, record) in evidence.records.iter().enumerate() {
@@ -45,7 +45,7 @@ impl<'a> Arrivals<'a> {
         self.records.iter()
     }
 
-    /// When events came again, that were there already.
+    /// The events that arrived again, and when.
     pub fn repetitions(&self) -> impl Iterator<Item = (&Uuid, Millis)> {
         self.records.iter().filter(|(_, records)| records.len() > 1).flat_map(|(event_id, records)| {
             let mut times: Vec<Millis> = records.iter().map(|at| self.evidence.records[*at].at).collect();

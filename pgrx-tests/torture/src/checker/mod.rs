@@ -1,4 +1,4 @@
-//! The judge: compares what the writers wrote with what was found. Pure; what it sees is [`Evidence`].
+//! The judge: compares what the writers wrote with what was found. It is pure and sees only [`Evidence`].
 
 mod arrivals;
 mod order;
@@ -13,77 +13,77 @@ use super::evidence::{Evidence, Notice, Seen};
 use super::journal::{Ending, Entry, Lot, Millis};
 use arrivals::Arrivals;
 
-/// What can be wrong.
+/// What can go wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Crime {
     /// A committed event is not in Kafka.
     Lost,
-    /// An event that was rolled back, or whose commit a crash took back, is in Kafka or among the dead.
+    /// An event that was rolled back, or whose commit a crash undid, is in Kafka or a dead letter.
     Ghost,
-    /// A record tells of no event that anybody wrote.
+    /// A record belongs to no event that a writer wrote.
     Invented,
-    /// Topic, key, payload or headers are not what was written.
+    /// Topic, key, payload or headers differ from what was written.
     Altered,
-    /// An event came after a later one of its key, or in another partition.
+    /// An event arrived after a later one of its key, or in another partition.
     Disordered,
-    /// A duplicate came when no fault was at work.
+    /// A duplicate arrived while no fault was active.
     CalmDuplicate,
-    /// An event that Kafka must refuse is not among the dead letters, or is in Kafka, or died twice.
+    /// An event that Kafka must refuse is not a dead letter, is in Kafka, or died twice.
     Undead,
-    /// An event that Kafka would have taken is among the dead letters.
+    /// An event that Kafka would have accepted is a dead letter.
     WronglyDead,
-    /// No notification told of an event, though somebody listened when it was settled.
+    /// No notification announced an event, though the listener was connected when it was settled.
     Unheard,
     /// An event is still in the outbox.
     Left,
-    /// The server lost a transaction that it had said to be committed, or the reverse.
+    /// The server lost a transaction that it had reported as committed, or kept one that was rolled back.
     Contradicted,
 }
 
-/// The verdict, with the figures that it rests on.
+/// The verdict and its figures.
 #[derive(Debug, Default)]
 pub struct Verdict {
-    /// Events whose transactions, and savepoints, committed.
+    /// Events whose transaction and savepoint committed.
     pub committed: usize,
-    /// Events of those that did not.
+    /// Events that were rolled back.
     pub rolled_back: usize,
-    /// Transactions of which the writer did not know how they ended.
+    /// Transactions whose end the writer does not know.
     pub unknown: usize,
     /// Transactions that committed without waiting for the disk.
     pub asynchronous: usize,
-    /// Those of them that a crash took back.
+    /// Those of them that a crash undid.
     pub taken_back: usize,
-    /// Records.
+    /// Records in Kafka.
     pub records: usize,
     /// Keys with more than one event.
     pub keys: usize,
-    /// Dead letters that are right to be there.
+    /// Rightful dead letters.
     pub dead: usize,
-    /// Events that were dead, and arrived after all.
+    /// Events that died and arrived later.
     pub revived: usize,
-    /// Duplicates, by the fault that was at work.
+    /// Duplicates, by the fault that was active.
     pub duplicates: BTreeMap<String, usize>,
-    /// Events that a notification told of.
+    /// Events that a notification announced.
     pub heard: usize,
-    /// Events settled while nobody was listening.
+    /// Events settled while nobody listened.
     pub unheard_of: usize,
-    /// What is wrong, and how often.
+    /// What went wrong, and how often.
     pub crimes: BTreeMap<Crime, usize>,
-    /// The first cases of each.
+    /// The first cases of each crime.
     pub cases: Vec<(Crime, String)>,
 }
 
-/// Cases of a crime that are told.
+/// How many cases of a crime are shown.
 const CASES: usize = 5;
 
-/// A listener that is about to die may not get what was told in its last moment.
+/// A listener whose connection breaks may miss what was sent in the last moment before.
 const LAST_MOMENT: Millis = 2_000;
 
-/// A place of which notifications speak: topic, generation, partition.
+/// A partition that notifications speak of: topic, generation, partition.
 type Place = (usize, usize, i32);
 
 impl Verdict {
-    /// Judges.
+    /// Judges the evidence.
     pub fn of(evidence: &Evidence) -> Self {
         let mut verdict = Self { records: evidence.records.len(), ..Self::default() };
         let entries: HashMap<Uuid, &Entry> =
@@ -110,12 +110,12 @@ impl Verdict {
         verdict
     }
 
-    /// Whether nothing is wrong, and there was something to judge.
+    /// Whether nothing went wrong and there was something to judge.
     pub fn is_clean(&self) -> bool {
         self.crimes.is_empty() && self.committed > 0 && self.records > 0
     }
 
-    /// How often this was found.
+    /// How often a crime was found.
     pub fn count(&self, crime: Crime) -> usize {
         self.crimes.get(&crime).copied().unwrap_or(0)
     }
@@ -128,7 +128,7 @@ impl Verdict {
         }
     }
 
-    /// Whether each event arrived, or died, or neither, as it should.
+    /// Checks that each event arrived, died or vanished as it should.
     fn judge_fates(&mut self, evidence: &Evidence, entries: &HashMap<Uuid, &Entry>, arrivals: &Arrivals) {
         let mut deaths: HashMap<Uuid, usize> = HashMap::new();
         for event_id in &evidence.dead {
@@ -168,10 +168,10 @@ impl Verdict {
         }
     }
 
-    /// Duplicates come by faults, and only while they are at work.
+    /// Faults cause duplicates, but only while they are active.
     fn judge_duplicates(&mut self, evidence: &Evidence, arrivals: &Arrivals) {
         for (event_id, at) in arrivals.repetitions() {
-            // Of several the last to begin.
+            // Of several faults, the last to begin.
             let fault = evidence.disturbed.iter().filter(|(span, _)| span.contains(at));
             match fault.max_by_key(|(span, _)| span.from) {
                 Some((_, fault)) => *self.duplicates.entry(fault.clone()).or_default() += 1,
@@ -180,10 +180,9 @@ impl Verdict {
         }
     }
 
-    /// An event is settled by the transaction that deletes it, and that is the one to tell of it. `settled` says
-    /// when, for it is written by that transaction, too. So an event that no notification tells of is excused if
-    /// that was while nobody listened, or in the last moment before; else it is not. What was published twice
-    /// needs to be told of once: the first settlement may have been lost in a crash.
+    /// The transaction that deletes an event also notifies listeners, and writes the time to `settled`. So an event
+    /// without a notification is excused only if it was settled while nobody listened, or in the last moment before.
+    /// One notification is enough for an event that was published twice: a crash may have undone its first settlement.
     fn judge_notices(&mut self, evidence: &Evidence, entries: &HashMap<Uuid, &Entry>, arrivals: &Arrivals) {
         let told = Told::of(&evidence.notices);
         for (event_id, records) in arrivals.iter() {
@@ -191,7 +190,7 @@ impl Verdict {
                 self.heard += 1;
                 continue;
             }
-            // Deleted by hand, perhaps, which tells nobody.
+            // It may have been deleted by hand, which notifies nobody.
             if entries.get(event_id).is_some_and(|entry| entry.lot == Lot::MayArrive) {
                 continue;
             }
@@ -212,13 +211,13 @@ impl Evidence {
         entry.lot != Lot::Never && self.committed.contains(&entry.transaction)
     }
 
-    /// What is to become of an event, now that it is known which topics were created.
+    /// The fate that an event should have, given the topics that were created.
     fn lot(&self, entry: &Entry) -> Lot {
         if self.mended.contains(&entry.topic) { Lot::ArrivesLate } else { entry.lot }
     }
 }
 
-/// The offsets that notifications tell of, as ranges that do not meet.
+/// The offsets that notifications announced, as disjoint ranges.
 struct Told(HashMap<Place, BTreeMap<i64, i64>>);
 
 impl Told {

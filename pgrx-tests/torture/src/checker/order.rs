@@ -1,4 +1,4 @@
-//! The order per topic and key.
+//! Judges the order per topic and key.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,12 +8,12 @@ use super::{Crime, Verdict};
 use crate::evidence::{Evidence, Seen};
 use crate::journal::Entry;
 
-/// The last event of a key: its id, and the partition.
+/// The last event of a key: its id and its partition.
 type Last = (i64, i32);
 
 impl Verdict {
-    /// The first records of a key's events come in the order of the ids, all in one partition. Repetitions come
-    /// when they come, and so do events that had died: sent again, they go behind what was published meanwhile.
+    /// The first records of a key's events arrive in the order of the ids, all in one partition. Repetitions may arrive at
+    /// any time, as may events that died: a redrive puts them behind what was published meanwhile.
     pub(super) fn judge_order(&mut self, evidence: &Evidence, entries: &HashMap<Uuid, &Entry>) {
         let mut in_order: Vec<&Seen> = evidence.records.iter().collect();
         in_order.sort_by_key(|record| (record.topic, record.generation, record.partition, record.offset));

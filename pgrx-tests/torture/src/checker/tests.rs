@@ -1,4 +1,4 @@
-//! The judge, judged: each crime is found, and nothing else.
+//! Tests of the judge: it finds each crime, and nothing else.
 
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ fn seen(number: u32, key: u16, offset: i64) -> Seen {
     }
 }
 
-/// Four events of two keys, all as it should be.
+/// Four events of two keys, without a crime.
 fn good() -> Evidence {
     let mut evidence =
         Evidence { topics: vec!["torture.a".into(), "torture.lost.0".into()], ..Evidence::default() };
@@ -58,7 +58,7 @@ fn notice(first: i64, last: i64) -> Notice {
     Notice { topic: TOPIC, generation: 0, partition: 0, offsets: (first, last) }
 }
 
-/// What is found, without the number of cases.
+/// The crimes that are found.
 fn crimes(evidence: &Evidence) -> Vec<Crime> {
     let verdict = Verdict::of(evidence);
     assert_eq!(verdict.is_clean(), verdict.crimes.is_empty());
@@ -121,7 +121,7 @@ fn a_crash_takes_a_commit_back_that_was_not_on_disk() {
     assert!(Verdict::of(&evidence).is_clean());
     evidence.committed.remove(&3);
     assert_eq!(crimes(&evidence), [Crime::Ghost, Crime::Contradicted], "without a crash");
-    // What is in Kafka is not to be taken back.
+    // An event that is in Kafka must not be undone.
     for crash in [Span { from: 40_100, to: 41_000 }, Span { from: 39_000, to: 40_001 }] {
         evidence.crashes = vec![crash];
         assert_eq!(crimes(&evidence), [Crime::Ghost]);
@@ -164,7 +164,7 @@ fn an_event_before_an_earlier_one_of_its_key() {
     let mut evidence = good();
     (evidence.records[0].offset, evidence.records[2].offset) = (2, 0);
     assert_eq!(crimes(&evidence), [Crime::Disordered]);
-    // One that had died may come late, and so may repetitions.
+    // An event that died may arrive late, as may repetitions.
     evidence.journal.entries[0].lot = Lot::ArrivesLate;
     let verdict = Verdict::of(&evidence);
     assert!(verdict.is_clean() && verdict.revived == 1, "{verdict:?}");
@@ -279,7 +279,7 @@ fn an_event_that_nobody_was_told_of() {
     let mut evidence = good();
     evidence.notices = vec![notice(0, 1), notice(3, 3)];
     assert_eq!(crimes(&evidence), [Crime::Unheard]);
-    // Nobody listened when it was settled, or was about to die then.
+    // Nobody listened when it was settled, or the connection was about to break.
     for span in [Span { from: 49_000, to: 51_000 }, Span { from: 51_000, to: 52_000 }] {
         evidence.deaf = vec![span];
         let verdict = Verdict::of(&evidence);
@@ -287,7 +287,7 @@ fn an_event_that_nobody_was_told_of() {
     }
     evidence.deaf = vec![Span { from: 60_000, to: 61_000 }, Span { from: 40_000, to: 49_000 }];
     assert_eq!(crimes(&evidence), [Crime::Unheard]);
-    // It is enough to be told of one of its records.
+    // A notification of one of its records is enough.
     evidence.records.push(seen(2, 0, 4));
     evidence.disturbed.push((Span { from: 0, to: 9_000 }, "a fault".into()));
     evidence.notices.push(notice(4, 4));

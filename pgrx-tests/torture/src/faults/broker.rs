@@ -22,7 +22,7 @@ impl Stage {
         self.real()?.start_all()
     }
 
-    /// Shorter or longer than the relay waits for an answer.
+    /// For less or more time than the relay waits for an answer.
     pub(super) fn freeze_kafka(&mut self) -> Result<()> {
         let frozen = self.some_brokers()?;
         for number in &frozen {
@@ -35,7 +35,7 @@ impl Stage {
         self.until_brokers_answer()
     }
 
-    /// Brokers come back at another address; what the relay is configured with stays right.
+    /// Brokers come back at another address; the configured one still works.
     pub(super) fn move_kafka(&mut self) -> Result<()> {
         let moved = self.some_brokers()?;
         for number in &moved {
@@ -48,17 +48,17 @@ impl Stage {
         self.real()?.start_all()
     }
 
-    /// One after the other: each partition gets another leader, several times.
+    /// One broker after the other: each partition changes its leader several times.
     pub(super) fn restart_in_turn(&mut self) -> Result<()> {
         self.real()?.roll()
     }
 
-    /// Leaders change while no broker is missing.
+    /// Leaders change while all brokers run.
     pub(super) fn elect_leaders(&mut self) -> Result<()> {
         self.real()?.broker(0).elect_preferred_leaders()
     }
 
-    /// One of several that was frozen for long has been taken for dead.
+    /// The cluster may have fenced a broker that was frozen for long.
     fn until_brokers_answer(&mut self) -> Result<()> {
         let cluster = self.real()?;
         event_outbox_lab::wait::until("all brokers to answer", ANSWERS, || {

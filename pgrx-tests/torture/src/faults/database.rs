@@ -1,4 +1,4 @@
-//! Faults of the server and of the relay's process.
+//! Faults of the PostgreSQL server and of the relay's process.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Stage {
         self.cluster.restart(mode).map(drop)
     }
 
-    /// The log's writer is stopped before, or it would write all but the last page of the log.
+    /// The WAL writer is stopped first: otherwise it would write all but the last page of the WAL.
     pub(super) fn power_failure(&mut self) -> Result<()> {
         let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walwriter'";
         let writer: i32 = self.connect()?.query_one(sql, &[])?.get(0);
@@ -44,7 +44,7 @@ impl Stage {
         self.cluster.start()
     }
 
-    /// What the relay has read waits for a broker, and is forgotten in the crash.
+    /// The events that the relay has read wait for a broker, and the crash forgets them.
     pub(super) fn crash_in_outage(&mut self) -> Result<()> {
         self.kafka.set_reachable(false)?;
         self.hold(1000, 2000);
@@ -56,7 +56,7 @@ impl Stage {
     pub(super) fn second_database(&mut self) -> Result<()> {
         let mut client = self.cluster.connect(SECOND)?;
         client.batch_execute("CREATE EXTENSION event_outbox")?;
-        // To a topic that nobody judges, and that need not exist.
+        // To a topic that is not judged and need not exist.
         client.batch_execute(
             "SELECT outbox.emit('torture.second', to_jsonb(n)) FROM generate_series(1, 5) AS n",
         )?;

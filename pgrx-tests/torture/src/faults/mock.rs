@@ -17,7 +17,7 @@ use crate::topics::{self, VOLATILE};
 pub struct Refusal(&'static str, Code);
 
 impl Refusal {
-    /// All that are given.
+    /// All answers.
     pub const ALL: [Self; 12] = [
         Self("NOT_LEADER_FOR_PARTITION", Code::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION),
         Self("NOT_ENOUGH_REPLICAS", Code::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS),
@@ -40,10 +40,10 @@ impl fmt::Display for Refusal {
     }
 }
 
-/// The verdict on a batch that becomes one on an event, if that was alone in it.
+/// An error of a batch, which counts against an event if it was alone in the batch.
 const TOO_LARGE: Code = Code::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE;
 
-/// Answers in a row, at most. By the second number no event can die.
+/// Most answers in a row; of [`TOO_LARGE`] fewer, so that no event dies.
 const ANSWERS: (usize, usize) = (6, 2);
 
 impl Stage {
@@ -63,7 +63,7 @@ impl Stage {
         Ok(())
     }
 
-    /// One broker, or all.
+    /// One broker goes down, or all.
     pub(super) fn mock_down(&mut self) -> Result<()> {
         let brokers = match self.random.permille(500) {
             true => 1..=MOCK_BROKERS,
@@ -95,7 +95,7 @@ impl Stage {
         self.kafka.heal()
     }
 
-    /// A new producer has to wait.
+    /// A new producer must wait for its id.
     pub(super) fn mock_no_ids(&mut self) -> Result<()> {
         let errors = [
             Code::RD_KAFKA_RESP_ERR_COORDINATOR_LOAD_IN_PROGRESS,
@@ -109,7 +109,7 @@ impl Stage {
         Ok(())
     }
 
-    /// What is emitted meanwhile is refused, waits, and keeps its order.
+    /// Events that are emitted meanwhile are refused, wait, and keep their order.
     pub(super) fn mock_no_topic(&mut self) -> Result<()> {
         self.configure("event_outbox.max_attempts", "1000")?;
         let topic = topics::names()[VOLATILE].clone();

@@ -1,4 +1,4 @@
-//! The faults: what each does to the stage, and the deck from which they are drawn.
+//! The faults, and the deck from which they are drawn.
 
 mod broker;
 mod database;
@@ -19,27 +19,27 @@ use super::kafka::Mode;
 use super::random::Random;
 use super::stage::{Harm, Stage};
 
-/// The points of the relay at which faults can be placed: see `src/failpoints.rs`.
+/// The relay's failpoints: see `src/failpoints.rs`.
 const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settle", "after_settle"];
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// At a named point of the relay: a signal, an error, a broken producer or a pause.
+    /// At a failpoint of the relay: a signal, an error, a broken producer or a pause.
     At(&'static str, &'static str),
-    /// The relay is asked to end.
+    /// The relay is terminated.
     TerminateRelay,
     /// The relay gets SIGKILL, which restarts the server.
     KillRelay,
-    /// `pg_ctl stop -m immediate`, and a start.
+    /// `pg_ctl stop -m immediate`, then a start.
     Crash,
-    /// Nobody waits for the disk and nothing is written to it; then all processes of the server are killed.
+    /// Commits stay in memory; then all processes of the server are killed.
     PowerFailure,
-    /// `pg_ctl stop -m fast`, and a start.
+    /// `pg_ctl stop -m fast`, then a start.
     Restart,
     /// The brokers cannot be reached; then the server crashes.
     CrashInOutage,
-    /// Kafka is stopped in order and started.
+    /// Kafka is shut down cleanly and started.
     StopKafka,
     /// Kafka is killed and started.
     KillKafka,
@@ -47,13 +47,13 @@ pub enum Fault {
     FreezeKafka,
     /// All connections to Kafka are cut.
     Cut,
-    /// All that goes to and from Kafka is late.
+    /// The network to Kafka is slow.
     Slow,
-    /// Connections to Kafka are open, and nothing passes.
+    /// Connections to Kafka stay open, but nothing passes.
     HalfOpen,
-    /// Kafka gets what it is sent; its answers are lost.
+    /// Kafka gets all requests; its answers are lost.
     NoAnswers,
-    /// Nobody listens where Kafka was.
+    /// Connections to Kafka are refused.
     Refused,
     /// Brokers come back at other addresses.
     MoveKafka,
@@ -61,15 +61,15 @@ pub enum Fault {
     RestartInTurn,
     /// Partitions get other leaders.
     ElectLeaders,
-    /// A topic is deleted, missed for a while, and created again.
+    /// A topic is deleted, missing for a while, and created again.
     DeleteTopic,
-    /// A topic is deleted and created again before anybody misses it.
+    /// A topic is deleted and created again at once.
     RecreateTopic,
-    /// A topic that was missed is created, and its dead letters are sent again.
+    /// A missing topic is created, and its dead letters are redriven.
     Mend,
     /// A setting is changed.
     Reload(Change),
-    /// Thousands of events that no broker takes.
+    /// Thousands of events that each broker refuses.
     Flood,
     /// An event whose key is larger than any request.
     HugeKey,
@@ -83,7 +83,7 @@ pub enum Fault {
     MockLeaders,
     /// The mock cluster is slow to answer.
     MockSlow,
-    /// The mock cluster gives no producer ids for a while.
+    /// The mock cluster assigns no producer ids for a while.
     MockNoIds,
     /// The mock cluster denies that a topic exists.
     MockNoTopic,
@@ -132,10 +132,10 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// What it may do to events.
+    /// What the fault may do to events.
     fn harm(self) -> Harm {
         match self {
-            // These take their time, and break nothing.
+            // These take time and break nothing.
             Self::SecondDatabase | Self::Mend | Self::Flood | Self::HugeKey | Self::Slow | Self::MockSlow => {
                 Harm::None
             }
@@ -150,7 +150,7 @@ impl Fault {
         }
     }
 
-    /// Lets it happen, and waits until the relay has got over it.
+    /// Inflicts the fault, and waits until the relay has recovered.
     pub fn inflict(self, stage: &mut Stage) -> Result<()> {
         stage.strike(&self.to_string(), self.harm(), |stage| match self {
             Self::At(point, action) => stage.strike_at(point, action),
@@ -188,7 +188,7 @@ impl Fault {
     }
 }
 
-/// Faults of the relay and the server, besides those at points of the relay.
+/// Faults of the relay and the server, besides those at failpoints.
 const EVERYWHERE: [Fault; 12] = [
     Fault::TerminateRelay,
     Fault::KillRelay,
@@ -204,7 +204,7 @@ const EVERYWHERE: [Fault; 12] = [
     Fault::At("after_produce", "panic"),
 ];
 
-/// Faults of Apache Kafka and the way to it, each as often as it is worth.
+/// Faults of Apache Kafka and the network, each as often as it deserves.
 const OF_KAFKA: [Fault; 20] = [
     Fault::StopKafka,
     Fault::KillKafka,
@@ -228,7 +228,7 @@ const OF_KAFKA: [Fault; 20] = [
     Fault::Mend,
 ];
 
-/// Faults that several brokers make possible, and what is worth more with them.
+/// Faults that need several brokers, and more of those that deserve it with them.
 const OF_CLUSTER: [Fault; 9] = [
     Fault::MoveKafka,
     Fault::RestartInTurn,
@@ -245,12 +245,12 @@ const OF_CLUSTER: [Fault; 9] = [
 const OF_MOCK: [Fault; 5] =
     [Fault::MockDown, Fault::MockLeaders, Fault::MockSlow, Fault::MockNoIds, Fault::MockNoTopic];
 
-/// All faults of a mode, each as often as it is worth.
+/// All faults of a mode, each as often as it deserves.
 pub fn all(mode: Mode) -> Vec<Fault> {
     let mut all = EVERYWHERE.to_vec();
     for point in POINTS {
         all.extend(["kill", "terminate", "pause 1500"].map(|action| Fault::At(point, action)));
-        // On the Kafka thread there is no transaction that could fail.
+        // The Kafka thread has no transaction that could fail.
         if point != "after_produce" {
             all.push(Fault::At(point, "error"));
         }
@@ -270,19 +270,19 @@ pub fn all(mode: Mode) -> Vec<Fault> {
     all
 }
 
-/// Faults in a random order, in which none comes twice as often as another.
+/// Deals faults in random order, all of them before any again.
 pub struct Deck {
     all: Vec<Fault>,
     left: Vec<Fault>,
 }
 
 impl Deck {
-    /// A deck of these.
+    /// A deck of these faults.
     pub fn new(all: Vec<Fault>) -> Self {
         Self { all, left: Vec::new() }
     }
 
-    /// The next; none if the deck has none at all.
+    /// The next fault; `None` if the deck has none at all.
     pub fn draw(&mut self, random: &mut Random) -> Option<Fault> {
         if self.left.is_empty() {
             self.left = self.all.clone();

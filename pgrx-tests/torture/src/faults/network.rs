@@ -1,4 +1,4 @@
-//! Faults of the ways to the real brokers.
+//! Faults of the network to real brokers.
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Stage {
         self.network(NetworkState::Slow(delay), 1000, 3000)
     }
 
-    /// Cut in the end, as if the other side had forgotten the connection, or as if nothing had been.
+    /// In the end the connections are cut, as if the peer had forgotten them, or go on as if nothing had happened.
     pub(super) fn half_open(&mut self) -> Result<()> {
         self.network(NetworkState::HalfOpen, 500, 6000)?;
         if self.random.permille(500) {

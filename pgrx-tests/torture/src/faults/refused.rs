@@ -1,14 +1,14 @@
-//! Events that no broker takes, in numbers and sizes that nobody expects.
+//! Events that each broker refuses, in extreme numbers and sizes.
 
 use anyhow::{Result, ensure};
 
 use crate::stage::Stage;
 use crate::topics::VOLATILE;
 
-/// Events of a flood: more than the relay keeps in flight, and than it lets wait one by one.
+/// Events of a flood: more than the relay keeps in flight, and more than it retries one by one.
 const FLOOD: (usize, usize) = (1_000, 15_000);
 
-/// Bytes of a huge key: what the broker refuses, and what it would close the connection for.
+/// Bytes of a huge key: the broker refuses the first, and would close the connection for the last.
 const HUGE: [usize; 3] = [2_000_000, 20_000_000, 110_000_000];
 
 impl Stage {

@@ -1,4 +1,4 @@
-//! Settings that change while the relay is at work.
+//! Settings that change while the relay works.
 
 use std::fmt;
 
@@ -6,16 +6,16 @@ use anyhow::Result;
 
 use crate::stage::Stage;
 
-/// What is changed.
+/// The setting that changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A property of librdkafka.
     Linger,
     /// How many events may be in flight.
     MaxInFlight,
-    /// How many are read at once.
+    /// How many events are read at once.
     BatchSize,
-    /// How listeners are told.
+    /// How listeners are notified.
     Notify,
     /// Publishing is turned off for a while.
     Enabled,
@@ -26,7 +26,7 @@ impl Change {
     pub const ALL: [Self; 5] =
         [Self::Linger, Self::MaxInFlight, Self::BatchSize, Self::Notify, Self::Enabled];
 
-    /// Whether the relay makes a new producer for it.
+    /// Whether the relay creates a new producer for it.
     pub fn renews_producer(self) -> bool {
         matches!(self, Self::Linger | Self::MaxInFlight | Self::Enabled)
     }

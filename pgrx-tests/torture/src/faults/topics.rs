@@ -1,4 +1,4 @@
-//! Topics that go, and topics that come late.
+//! Topics that are deleted, and topics that are created late.
 
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::topics::{self, LOST, PARTITIONS, VOLATILE};
 use event_outbox_lab::{Consumer, wait};
 
 const DEADLINE: Duration = Duration::from_secs(90);
-/// How long a refusal is waited for, while a topic is missing: nobody may happen to write to it.
+/// How long to wait for a refusal while a topic is missing: perhaps nobody writes to it.
 const REFUSAL: Duration = Duration::from_secs(5);
 
 const IS_EMPTY: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic = $1)";
@@ -23,17 +23,17 @@ const IS_OVER: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE topic 
 const REDRIVE: &str = "SELECT outbox.redrive(topic => $1)";
 
 impl Stage {
-    /// What the topic holds is read before; what is emitted while it is missing waits, and keeps its order. `is_missed`: until
-    /// the relay has been refused an event.
+    /// Archives the topic and deletes it. Events that are emitted while it is missing wait, and keep their order.
+    /// `is_missed`: it stays missing until the relay has had a refusal.
     pub(super) fn delete_topic(&mut self, is_missed: bool) -> Result<()> {
         let topic = topics::names()[VOLATILE].clone();
         let shared = Arc::clone(&self.shared);
         let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
         self.until("all of a topic to be published", DEADLINE, IS_EMPTY, &topic)?;
         self.archive(VOLATILE)?;
-        // None of those to come is to die of it.
+        // No event may die while the topic is missing.
         self.configure("event_outbox.max_attempts", "1000")?;
-        // The relay knows by then, and what was told of the topic has reached the listener.
+        // By then the relay has the setting, and the listener has its notifications.
         self.hold(500, 800);
         let deleted = self.delete_and_create(&topic, nobody_writes, is_missed);
         self.configure("event_outbox.max_attempts", "4")?;
@@ -48,14 +48,14 @@ impl Stage {
     ) -> Result<()> {
         let cluster = self.real()?;
         cluster.delete_topic(topic)?;
-        // A broker that has not heard of it yet would take events, and delete them.
+        // A broker that does not know of the deletion yet would accept events and delete them.
         wait::until("all brokers to know", DEADLINE, || {
             cluster.brokers().iter().all(|broker| broker.has_topic(topic).is_ok_and(|has| !has)).then_some(())
         })?;
         self.next_generation(VOLATILE);
         if is_missed {
             drop(nobody_writes);
-            // A topic that nobody needed meanwhile makes a poorer fault, not a wrong one.
+            // A topic that nobody needed meanwhile makes a weaker fault, not a wrong one.
             let _ = self.until("a refusal", REFUSAL, IS_REFUSED, topic);
             self.hold(0, 1000);
         }
@@ -63,7 +63,7 @@ impl Stage {
         self.until("what was refused to be published", DEADLINE, NONE_IS_REFUSED, topic)
     }
 
-    /// Keeps what a topic holds.
+    /// Keeps the records of a topic.
     pub fn archive(&mut self, topic: usize) -> Result<()> {
         let generation = self.generations[topic].load(std::sync::atomic::Ordering::Relaxed);
         let name = topics::names()[topic].clone();
@@ -74,13 +74,13 @@ impl Stage {
         })
     }
 
-    /// A deletion takes its time, even when it is said to be done.
+    /// Kafka may still be deleting a topic that it has reported as deleted.
     fn create(&mut self, topic: &str) -> Result<()> {
         let kafka = &self.kafka;
         wait::until("a topic to be created", DEADLINE, || kafka.create_topic(topic, PARTITIONS, &[]).ok())
     }
 
-    /// The topic that writers miss is created, when all that they sent to it is dead; then it is sent again.
+    /// Creates the topic that is missing, once all events for it are dead, and redrives them.
     pub(super) fn mend(&mut self) -> Result<()> {
         let number = {
             let mut created = self.shared.created.write().unwrap_or_else(PoisonError::into_inner);
@@ -95,7 +95,7 @@ impl Stage {
         self.create(&topic)?;
         self.mended.insert(number);
         let mut client = self.connect()?;
-        // The producer may not know the topic yet, and some die again.
+        // The producer may not know the topic yet: some events die again.
         wait::until_ok("the dead to be published", DEADLINE, || {
             client.execute(REDRIVE, &[&topic])?;
             Ok(client.query_one(IS_OVER, &[&topic])?.get::<_, bool>(0).then_some(()))

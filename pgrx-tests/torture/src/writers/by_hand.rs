@@ -1,4 +1,4 @@
-//! What people do to an outbox by hand, while it is at work.
+//! Changes that people make to an outbox by hand while the relay works.
 
 use postgres::Error;
 use uuid::Uuid;
@@ -10,7 +10,7 @@ use crate::topics;
 
 const NOTIFY: &str = "NOTIFY outbox";
 const HURRY: &str = "UPDATE outbox.events SET next_attempt_at = now() WHERE attempts > 0";
-/// Those that no broker takes die again.
+/// Events that each broker refuses die again.
 const REDRIVE_SOME: &str = "SELECT outbox.redrive(topic => $1, max => 2)";
 const REFUSE: &str = "UPDATE outbox.events SET last_error = 'by hand' WHERE event_id = $1";
 const KILL: &str = "SET LOCAL event_outbox.max_attempts = 1";
@@ -18,7 +18,7 @@ const REDRIVE: &str = "SELECT outbox.redrive(event_id => $1)";
 const DELETE: &str = "DELETE FROM outbox.events WHERE event_id = $1";
 
 impl Writer {
-    /// One of the things that people do.
+    /// Makes one of these changes.
     pub(super) fn change_by_hand(&mut self) -> Result<(), Error> {
         match self.random.below(8) {
             0 => self.execute(NOTIFY),
@@ -37,13 +37,13 @@ impl Writer {
         self.client.as_mut().map_or(Ok(()), |client| client.execute(sql, &[value]).map(drop))
     }
 
-    /// A steady topic, with a key.
+    /// A topic that is never deleted, and a key.
     fn choose_keyed(&mut self) -> Target {
         let Target { topic, key } = self.choose_target();
         Target { topic: topic % topics::VOLATILE, key: key.or(Some(0)) }
     }
 
-    /// An event that counts as refused from the beginning: it waits, and its key with it.
+    /// Emits an event that counts as refused from the beginning: it waits, and so does its key.
     fn refuse(&mut self) -> Result<(), Error> {
         let (number, target) = (self.begin_notes(), self.choose_keyed());
         self.begin(number)?;
@@ -55,7 +55,7 @@ impl Writer {
         self.commit(number)
     }
 
-    /// An event that is declared dead, and sent again later.
+    /// Emits an event, makes it a dead letter, and redrives it.
     fn kill_and_redrive(&mut self) -> Result<(), Error> {
         let (number, target) = (self.begin_notes(), self.choose_keyed());
         self.begin(number)?;
@@ -63,7 +63,7 @@ impl Writer {
         self.execute(KILL)?;
         let killed = self.emit(number, target, Lot::Arrives)?;
         self.query(REFUSE, &killed)?;
-        // Somebody else may send it again.
+        // Another writer may redrive it.
         self.set_lot(killed, Lot::DiesOrArrivesLate);
         self.commit(number)?;
         let number = self.begin_notes();
@@ -74,7 +74,7 @@ impl Writer {
         Ok(())
     }
 
-    /// An event that somebody deletes, perhaps before it is published.
+    /// Emits an event and deletes it, perhaps before it is published.
     fn delete(&mut self) -> Result<(), Error> {
         let (number, target) = (self.begin_notes(), self.choose_keyed());
         self.begin(number)?;

@@ -1,4 +1,4 @@
-//! How events get into the outbox: each way that an application has.
+//! Emits events in each way that an application has.
 
 use std::io::Write;
 use std::sync::atomic::Ordering;
@@ -18,10 +18,10 @@ pub struct Target {
     pub key: Option<u16>,
 }
 
-/// Payloads are padded up to this many bytes, a few of them to the other.
+/// Most payloads are padded up to the first number of bytes, a few to the second.
 const PADDING: (usize, usize) = (300, 20_000);
 const LARGE_PERMILLE: usize = 2;
-/// More than the topic for small ones takes.
+/// Too large for the topic with small batches.
 const OVERSIZED: usize = 100_000;
 
 const EMIT: &str = "SELECT outbox.emit($1, $2, key => $3, event_type => $4, headers => $5, partition => $6), \
@@ -39,7 +39,7 @@ fn header(name: &str, value: impl Into<Vec<u8>>) -> Header {
 }
 
 impl Writer {
-    /// A topic and, mostly, a key.
+    /// A random topic and, mostly, a key.
     pub fn choose_target(&mut self) -> Target {
         let topic = match self.random.below(10) {
             0..=3 => 0,
@@ -52,12 +52,12 @@ impl Writer {
         Target { topic, key }
     }
 
-    /// Whether the next event is to be one that no broker takes.
+    /// Whether the next event shall be one that each broker refuses.
     pub fn wants_poison(&mut self) -> bool {
         self.random.permille(self.shared.habits.poison)
     }
 
-    /// Emits an event in one way or another, and writes it down.
+    /// Emits an event in a random way, and records it.
     pub fn emit(&mut self, transaction: i64, target: Target, lot: Lot) -> Result<Uuid, Error> {
         let draft = self.draft(transaction, target, lot);
         let way = self.random.below(3);
@@ -87,7 +87,7 @@ impl Writer {
         Draft {
             topic: self.shared.topics[target.topic].clone(),
             key: target.key.map(key_text),
-            // A key chooses its partition, and other poison asks for one that is not there.
+            // Oversized events go where their key says; other poison asks for a partition that does not exist.
             partition: (is_poison && !is_oversized).then_some(NO_PARTITION),
             number: format!("{transaction:x}-{:x}", self.random.bits()),
             pad: "p".repeat(padding),
@@ -95,7 +95,7 @@ impl Writer {
         }
     }
 
-    /// Many events of one key, by COPY.
+    /// Copies many events of one key.
     pub fn copy(&mut self, transaction: i64, target: Target, count: usize) -> Result<(), Error> {
         let Some(client) = self.client.as_mut() else { return Ok(()) };
         let topic = &self.shared.topics[target.topic];
@@ -128,14 +128,14 @@ struct Draft {
     topic: String,
     key: Option<String>,
     partition: Option<i32>,
-    /// A text that no other event has.
+    /// A unique text.
     number: String,
     pad: String,
-    /// Whether it may be a tombstone, which has to have a key.
+    /// Whether it may be a tombstone, which needs a key.
     may_be_empty: bool,
 }
 
-/// The event's identities, and a digest of its content.
+/// The event's ids and a digest of its content.
 type Emitted = (Row, u64);
 
 impl Draft {
@@ -180,7 +180,7 @@ impl Draft {
 
 fn copy_in(client: &mut Client, lines: &str) -> Result<(), Error> {
     let mut copy = client.copy_in(COPY)?;
-    // What fails here is told by finish().
+    // finish() reports what fails here.
     let _ = copy.write_all(lines.as_bytes());
     copy.finish()?;
     Ok(())

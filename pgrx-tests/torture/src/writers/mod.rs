@@ -25,23 +25,23 @@ use event_outbox_lab::wait;
 /// How long a writer without a server waits before it tries again.
 const RECONNECT: Duration = Duration::from_millis(50);
 
-/// How long a writer waits at the end for a server that lets it end what it has prepared.
+/// How long a writer may take at the end to finish its prepared transaction.
 const LAST_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A writer that waits for another's row gives up before it holds up everybody.
+/// A writer that waits for a lock gives up before it blocks everybody.
 const SESSION: &str = "SET lock_timeout = '1s'; SET statement_timeout = '30s'; SET deadlock_timeout = '50ms'; \
                        SET log_min_messages = fatal";
 
-/// What the writers do, in shares of a thousand.
+/// What the writers do; shares are of a thousand.
 #[derive(Clone, Copy, Debug)]
 pub struct Habits {
-    /// Events that no broker takes.
+    /// Events that each broker refuses.
     pub poison: usize,
     /// Transactions that change the outbox by hand.
     pub by_hand: usize,
-    /// Transactions that do not wait for the disk when they commit.
+    /// Transactions that commit asynchronously.
     pub asynchronous: usize,
-    /// Whether the poison of one topic is an event that is too large for it.
+    /// Whether the poison of one topic is events that are too large for it.
     pub oversized: bool,
     /// Transactions that emit to a topic that does not exist.
     pub lost: usize,
@@ -51,25 +51,25 @@ pub struct Habits {
 
 /// What writers and faults share.
 pub struct Shared {
-    /// How to get to the database.
+    /// The address of the database.
     pub dial: Dial,
     /// The names of the topics.
     pub topics: Vec<String>,
     /// What the writers do.
     pub habits: Habits,
-    /// How many of the topics that do not exist have been created. A writer holds it while it emits to the next.
+    /// How many of the missing topics have been created. A writer holds it while it emits to the next one.
     pub created: RwLock<usize>,
-    /// A writer holds it while it emits to the topic that is deleted now and then.
+    /// A writer holds it while it emits to the topic that faults delete.
     pub volatile: RwLock<()>,
-    /// Events written, for the onlooker.
+    /// Events written so far.
     pub written: AtomicUsize,
-    /// Whether nobody waits for the disk.
+    /// Whether all commits are asynchronous.
     hasty: AtomicBool,
     stop: AtomicBool,
 }
 
 impl Shared {
-    /// Nothing has happened yet.
+    /// The state at the beginning.
     pub fn new(dial: Dial, habits: Habits) -> Self {
         Self {
             dial,
@@ -83,7 +83,7 @@ impl Shared {
         }
     }
 
-    /// From here on nobody waits for the disk, or some do again.
+    /// Makes all commits asynchronous, or only the usual share again.
     pub fn set_hasty(&self, is_hasty: bool) {
         self.hasty.store(is_hasty, Ordering::Relaxed);
     }
@@ -104,7 +104,7 @@ pub struct Writers {
 }
 
 impl Writers {
-    /// Sets so many to work.
+    /// Starts `count` writers.
     pub fn start(count: usize, seed: u64, shared: &Arc<Shared>) -> Self {
         let threads = (1..=count).map(|number| {
             let writer = Writer::new(number, seed, shared.clone());
@@ -113,7 +113,7 @@ impl Writers {
         Self { shared: shared.clone(), threads: threads.collect() }
     }
 
-    /// Has them end, once all that they have begun is ended; gives their journals. The server must be up.
+    /// Stops the writers once they have finished all transactions; returns their journals. The server must be up.
     pub fn stop(self) -> Result<Journal> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut all = Journal::default();
@@ -132,9 +132,9 @@ struct Writer {
     shared: Arc<Shared>,
     client: Option<Client>,
     journal: Journal,
-    /// Whether the transaction does not wait for the disk when it commits.
+    /// Whether the transaction commits asynchronously.
     is_asynchronous: bool,
-    /// A transaction that was prepared, and may not have been ended: its number, and whether it is to commit.
+    /// A prepared transaction that may not have ended: its number, and whether it shall commit.
     limbo: Option<(i64, bool)>,
 }
 
@@ -161,13 +161,13 @@ impl Writer {
                 sleep(RECONNECT);
             }
         }
-        wait::until("a server that lets a writer end what it has prepared", LAST_DEADLINE, || {
+        wait::until("a writer to finish its prepared transaction", LAST_DEADLINE, || {
             (self.limbo.is_none() || (self.connect() && self.limbo.is_none())).then_some(())
         })?;
         Ok(self.journal)
     }
 
-    /// Whether there is a connection, and nothing left over from the one before.
+    /// Connects if need be, and ends a prepared transaction; returns whether both succeeded.
     fn connect(&mut self) -> bool {
         if self.client.as_ref().is_none_or(Client::is_closed) {
             self.client = self.shared.dial.connect(SESSION);
@@ -175,7 +175,7 @@ impl Writer {
         self.client.is_some() && self.leave_limbo().is_ok()
     }
 
-    /// The number of a new transaction, which has not committed.
+    /// Opens the journal of a new transaction; returns its number.
     fn begin_notes(&mut self) -> i64 {
         self.transactions += 1;
         let number = self.number << 32 | self.transactions;

@@ -1,4 +1,4 @@
-//! A writer that feels whether the relay lives.
+//! A writer that checks whether the relay works.
 
 use std::sync::Arc;
 
@@ -10,16 +10,16 @@ use crate::journal::{Journal, Lot};
 const TOPIC: usize = 2;
 const IS_GONE: &str = "SELECT NOT EXISTS (SELECT FROM outbox.events WHERE id = $1)";
 
-/// A writer that writes when it is told to.
+/// A writer that writes on demand.
 pub struct Pulse(Writer);
 
 impl Pulse {
-    /// It has not written yet.
+    /// Creates the writer.
     pub fn new(seed: u64, shared: Arc<Shared>) -> Self {
         Self(Writer::new(0, seed, shared))
     }
 
-    /// Emits an event; gives its id if it was committed.
+    /// Emits an event; returns its id if it was committed.
     pub fn beat(&mut self) -> Option<i64> {
         if !self.0.connect() {
             return None;
@@ -33,13 +33,13 @@ impl Pulse {
         self.0.journal.entries.last().filter(|_| is_done).map(|entry| entry.id)
     }
 
-    /// Emits so many events that are refused. They reach the outbox, or the server is down.
+    /// Emits `count` events that are refused; returns whether they were committed.
     pub fn flood(&mut self, topic: usize, count: usize, is_keyed: bool) -> bool {
         let done = self.0.connect().then(|| self.0.flood(topic, count, is_keyed));
         self.has_done(done)
     }
 
-    /// Emits an event with a key of so many bytes.
+    /// Emits an event with a key of `bytes` bytes; returns whether it was committed.
     pub fn emit_huge(&mut self, topic: usize, bytes: usize) -> bool {
         let done = self.0.connect().then(|| self.0.emit_huge(topic, bytes));
         self.has_done(done)
@@ -51,7 +51,7 @@ impl Pulse {
         is_done
     }
 
-    /// Whether the event has left the outbox. `Some(false)` if that cannot be asked any more.
+    /// `Some(true)` if the event has left the outbox, `Some(false)` if the connection broke.
     pub fn is_gone(&mut self, id: i64) -> Option<bool> {
         let client = self.0.client.as_mut()?;
         match client.query_one(IS_GONE, &[&id]) {
@@ -63,7 +63,7 @@ impl Pulse {
         }
     }
 
-    /// What it has written.
+    /// The writer's journal.
     pub fn into_journal(self) -> Journal {
         self.0.journal
     }

@@ -1,4 +1,4 @@
-//! Events that are refused by the thousand, or are too large for any request.
+//! Emits events that are refused by the thousand, or too large for any request.
 
 use std::sync::atomic::Ordering;
 
@@ -13,14 +13,14 @@ const FLOOD: &str = "INSERT INTO outbox.events (topic, payload, key, partition) 
                      SELECT $1, convert_to(n::text, 'UTF8'), CASE WHEN $2 THEN convert_to(n::text, 'UTF8') END, $3 \
                        FROM generate_series($4, $5::int) AS n RETURNING event_id, id";
 
-/// As rows come in that no trigger has looked at: from a dump, or by replication.
+/// Rows from a dump or from replication are not checked by triggers either.
 const BY_NO_TRIGGER: &str = "SET LOCAL session_replication_role = replica";
 const HUGE: &str = "INSERT INTO outbox.events (topic, payload, key) \
                     VALUES ($1, 'huge', convert_to(repeat('k', $2), 'UTF8')) RETURNING event_id, id";
 const NOTIFY: &str = "NOTIFY outbox";
 
 impl Writer {
-    /// So many events that no broker takes, at once; each with a key of its own, or without.
+    /// Emits `count` events that each broker refuses, in one transaction; each with a key of its own, or without.
     pub(super) fn flood(&mut self, topic: usize, count: usize, is_keyed: bool) -> Result<(), Error> {
         let number = self.begin_notes();
         self.begin(number)?;
@@ -33,7 +33,7 @@ impl Writer {
         self.commit(number)
     }
 
-    /// An event whose key has so many bytes, more than any request can carry.
+    /// Emits an event whose key has `bytes` bytes, more than any request can carry.
     pub(super) fn emit_huge(&mut self, topic: usize, bytes: usize) -> Result<(), Error> {
         let number = self.begin_notes();
         self.begin(number)?;
@@ -45,7 +45,7 @@ impl Writer {
         self.commit(number)
     }
 
-    /// Of keys that nobody else has, so that nobody waits for them.
+    /// Their keys are unique, so no other event waits for them.
     fn note_refused(&mut self, transaction: i64, topic: usize, rows: &[Row]) {
         let Target { topic, key } = Target { topic, key: None };
         self.journal.entries.extend(rows.iter().map(|row| {

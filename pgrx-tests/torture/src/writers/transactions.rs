@@ -1,4 +1,4 @@
-//! The transactions: every way that one can go and end.
+//! The transactions of a writer: each way in which one can run and end.
 
 use std::sync::Arc;
 
@@ -11,30 +11,30 @@ use crate::clock;
 use crate::journal::{Ending, Lot};
 use crate::topics::{self, KEYS};
 
-/// Seconds that a long transaction stays open, at most.
+/// The most seconds that a long transaction stays open.
 const LONG: f64 = 4.0;
 
-/// Events of a transaction, at most; and of one that copies.
+/// The most events of a transaction, and of one that copies.
 const EVENTS: usize = 6;
 const COPIED: usize = 60;
 
-/// How a transaction goes.
+/// How a transaction runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Commit,
     RollBack,
-    /// It runs into an error, and the rest of it does not count.
+    /// It fails with an error and is rolled back.
     Fail,
     Savepoints,
     Prepare,
-    /// It takes its locks in no order.
+    /// It takes its locks in no particular order.
     Deadlock,
-    /// It stays open, with ids that are lower than those of others.
+    /// It stays open, with lower ids than those of others.
     Long,
     Copy,
 }
 
-/// The ways, as often as they are gone.
+/// The ways and their weights.
 const WAYS: [(Way, usize); 8] = [
     (Way::Commit, 50),
     (Way::RollBack, 10),
@@ -52,9 +52,9 @@ const LOCK: &str = "SELECT FROM torture.aggregates WHERE topic = $1 AND key = $2
 const IS_PREPARED: &str = "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE gid = $1)";
 
 impl Writer {
-    /// One transaction, of one kind or another.
+    /// Runs one random transaction.
     pub(super) fn step(&mut self) {
-        // What is done by hand is on disk when it is done, and would take all others' commits there.
+        // Changes by hand commit synchronously, which would flush the commits of all others.
         let is_hasty = self.shared.is_hasty();
         if !is_hasty && self.random.permille(self.shared.habits.by_hand) {
             let done = self.change_by_hand();
@@ -73,7 +73,7 @@ impl Writer {
         self.clean_up(done);
     }
 
-    /// After an error the connection is made fit for the next transaction, or given up.
+    /// After an error, makes the connection usable again or drops it.
     pub(super) fn clean_up(&mut self, done: Result<(), Error>) {
         let Err(error) = done else { return };
         if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) {
@@ -88,8 +88,8 @@ impl Writer {
     fn go(&mut self, way: Way, number: i64) -> Result<(), Error> {
         let shared = Arc::clone(&self.shared);
         let mut targets = self.choose_targets(way);
-        // Held to the end: whoever deletes or creates a topic waits until nobody emits to it. A panic while
-        // one is held ends the run anyway.
+        // Held to the end: a fault that deletes or creates a topic waits until nobody emits to it. A panic of a
+        // holder ends the run anyway.
         let _volatile = targets
             .iter()
             .any(|target| target.topic == topics::VOLATILE)
@@ -103,7 +103,7 @@ impl Writer {
             self.is_asynchronous = true;
         }
         if way != Way::Deadlock {
-            // In one order, as applications do that know each other.
+            // In a fixed order, as cooperating applications do.
             targets.sort_unstable();
         }
         for target in &targets {
@@ -144,9 +144,9 @@ impl Writer {
         let count = self.random.between(1, 3);
         let mut targets: Vec<Target> = (0..count).map(|_| self.choose_target()).collect();
         match way {
-            // What is prepared may be committed long after its topic was deleted and created.
+            // A prepared transaction may commit long after its topic was deleted and created.
             Way::Prepare => targets.iter_mut().for_each(|target| target.topic %= topics::VOLATILE),
-            // Few keys, so that they meet.
+            // Few keys, so that transactions collide.
             Way::Deadlock => {
                 let low = |random: &mut super::Random| Some(random.below(KEYS / 10) as u16);
                 targets = vec![Target { topic: 2, key: low(&mut self.random) }, targets[0]];
@@ -159,7 +159,7 @@ impl Writer {
 
     fn emit_one(&mut self, number: i64, targets: &[Target], way: Way) -> Result<(), Error> {
         let target = *self.random.one_of(targets);
-        // While a topic is missing nothing of it dies: poison would hold its key for as long.
+        // While a topic is missing none of its events dies: poison would block its key for as long.
         let is_poison = target.topic != topics::VOLATILE && self.wants_poison();
         let lot = if is_poison { Lot::Dies } else { Lot::Arrives };
         if way != Way::Savepoints || self.random.permille(500) {
@@ -169,7 +169,7 @@ impl Writer {
         let before = self.journal.entries.len();
         self.emit(number, target, lot)?;
         if self.random.permille(500) {
-            // Whatever comes of the transaction, of these nothing does.
+            // These events are gone, whatever becomes of the transaction.
             self.journal.entries[before..].iter_mut().for_each(|entry| entry.lot = Lot::Never);
             self.execute("ROLLBACK TO SAVEPOINT s")?;
         }
@@ -190,7 +190,7 @@ impl Writer {
         }
     }
 
-    /// Commits, and knows of it only if it is told.
+    /// Commits; the end is unknown until the server reports it.
     pub(super) fn commit(&mut self, number: i64) -> Result<(), Error> {
         self.note(number, Ending::Unknown);
         self.execute("COMMIT")?;
@@ -209,7 +209,7 @@ impl Writer {
         }
         self.limbo = Some((number, commits));
         if let Err(error) = self.execute(&format!("PREPARE TRANSACTION '{number}'")) {
-            // The server says no: there is nothing to end.
+            // The server refused: there is nothing to end.
             if error.code().is_some() && self.client.as_ref().is_some_and(|client| !client.is_closed()) {
                 self.limbo = None;
             }
@@ -219,7 +219,7 @@ impl Writer {
         self.leave_limbo()
     }
 
-    /// Ends what was prepared, perhaps by a connection that is gone.
+    /// Ends a prepared transaction, perhaps of an earlier connection.
     pub(super) fn leave_limbo(&mut self) -> Result<(), Error> {
         let Some((number, commits)) = self.limbo else { return Ok(()) };
         let Some(client) = self.client.as_mut() else { return Ok(()) };
