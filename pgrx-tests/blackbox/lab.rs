@@ -1,4 +1,4 @@
-//! The laboratory itself works.
+//! Tests of the laboratory itself: servers, brokers and consumers.
 
 use std::time::Duration;
 

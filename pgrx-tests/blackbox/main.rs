@@ -1,7 +1,7 @@
-//! The extension seen from outside: SQL goes in, Kafka records come out.
+//! The black-box tests: SQL goes in, Kafka records come out.
 //!
-//! One binary, so that all tests share one broker and one server; a test that crashes or restarts something
-//! starts its own. Needs the release build in the private tree: `make test` puts it there.
+//! One binary, so that tests share one broker and one server; a test that crashes or restarts a server starts its own.
+//! The release build must be in the private tree: `make test` puts it there.
 
 mod admin;
 mod docs;

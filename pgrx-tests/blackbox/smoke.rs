@@ -1,4 +1,4 @@
-//! The main job in its smallest form.
+//! The smallest test of the main job.
 
 use event_outbox_lab::Result;
 use uuid::Uuid;

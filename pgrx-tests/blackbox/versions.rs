@@ -1,10 +1,10 @@
-//! What is said in several files is the same in all of them.
+//! Versions that several files name are the same in all of them.
 
 use std::fs;
 
 use event_outbox_lab::{Result, layout};
 
-/// What stands between `before` and `after` in a file of the repository.
+/// The text between `before` and `after` in a file of the repository.
 fn said(file: &str, before: &str, after: &str) -> Result<String> {
     let text = fs::read_to_string(layout::repository().join(file))?;
     let rest = text.split_once(before).map(|(_, rest)| rest);

@@ -1,4 +1,4 @@
-//! Requests to Kafka through the relay: they end with who asked, and hold up nobody else.
+//! Requests to Kafka through the relay: they end with their caller and delay nobody else.
 
 use std::thread;
 
@@ -16,11 +16,11 @@ fn threads(pid: i32) -> Result<usize> {
     Ok(std::fs::read_dir(format!("/proc/{pid}/task"))?.count())
 }
 
-/// A database whose brokers do not answer, and where a session asks them for an hour.
+/// A database whose brokers do not answer, and a session whose request waits for them for an hour.
 struct Asking {
     db: TestDatabase,
     relay: i32,
-    /// Threads of the relay before.
+    /// Threads of the relay before the request.
     before: usize,
     cancel: CancelToken,
     session: thread::JoinHandle<Option<String>>,
@@ -71,7 +71,7 @@ fn the_request_of_one_database_holds_up_no_other() -> Result<()> {
     Ok(())
 }
 
-/// Within a database one waits for the other, and says so when its time is up.
+/// Requests of one database run one after the other. A request that times out meanwhile says so.
 #[test]
 fn who_waits_for_another_says_so() -> Result<()> {
     let mut asking = Asking::start()?;
@@ -80,7 +80,7 @@ fn who_waits_for_another_says_so() -> Result<()> {
     let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default().to_owned();
     assert!(detail.contains("another session"), "{error:?}");
     let (mut db, ..) = asking.cancel()?;
-    // Its turn comes soon, though the brokers still do not answer.
+    // The next request is served soon, though the brokers still do not answer.
     wait::until_ok("the turn", DEADLINE, || {
         let error = db.client.query_one(sql, &[]).expect_err("there is no broker");
         let message = error.as_db_error().map(|error| error.message().to_owned());

@@ -1,5 +1,5 @@
-//! What is shipped for Prometheus and Grafana fits the extension: the queries run with the rights that they are given,
-//! and alerts, dashboard and documentation name metrics that there are.
+//! The files for Prometheus and Grafana fit the extension: the queries run with the privileges that are documented, and
+//! alerts, dashboard and documentation name metrics that exist.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ use event_outbox_lab::{Result, layout, wait};
 
 use crate::support::database::{DEADLINE, TestDatabase};
 
-/// An entry of `postgres_exporter.yaml`: a query, and its columns with the use that is made of each.
+/// An entry of `postgres_exporter.yaml`: a query, and its columns with the usage of each.
 struct Query {
     name: String,
     sql: String,
@@ -19,7 +19,7 @@ fn monitoring(file: &str) -> Result<String> {
     Ok(fs::read_to_string(layout::repository().join("monitoring").join(file))?)
 }
 
-/// Reads what the file has of YAML.
+/// Parses the little YAML that the file uses.
 fn queries() -> Result<Vec<Query>> {
     let mut queries: Vec<Query> = Vec::new();
     for line in monitoring("postgres_exporter.yaml")?.lines() {
@@ -61,7 +61,7 @@ fn metrics() -> Result<BTreeSet<String>> {
     Ok(queries()?.iter().flat_map(of).collect())
 }
 
-/// The words that can only be metrics.
+/// The words that must be metrics.
 fn named_in(text: &str) -> BTreeSet<String> {
     text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '.' || c == '-'))
         .filter(|word| word.starts_with("event_outbox_") && !word.contains('.'))
@@ -75,7 +75,7 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
     let topic = db.own_topic("metrics")?;
     db.client.batch_execute(&monitoring("grants.sql")?)?;
     db.configure("event_outbox.max_attempts", "1")?;
-    // Refused, so that there is some trouble and a dead letter.
+    // A refused event makes an error and a dead letter.
     db.client.execute("SELECT outbox.emit($1, '1', partition => 999)", &[&topic])?;
     wait::until_ok("the event to die", DEADLINE, || {
         let dead: i64 = db.client.query_one("SELECT dead_letters FROM outbox.backlog", &[])?.get(0);
@@ -109,7 +109,7 @@ fn every_state_of_a_relay_is_measured() -> Result<()> {
     let sql = "SELECT col_description('outbox.status'::regclass, attnum) FROM pg_attribute \
                 WHERE attrelid = 'outbox.status'::regclass AND attname = 'state'";
     let comment: String = db.client.query_one(sql, &[])?.get(0);
-    // What is in parentheses explains a state.
+    // The text in parentheses explains a state.
     let words = comment
         .split('(')
         .map(|part| part.split_once(')').map_or(part, |(_, rest)| rest))

@@ -1,4 +1,4 @@
-//! What an operator does and sees: pause and resume, a restart, the relays of all databases, the backlog.
+//! Operation: pause and resume, restarts, the relays of all databases, the backlog.
 
 use event_outbox_lab::{Cluster, Result, wait};
 
@@ -25,7 +25,7 @@ fn pause_and_resume() -> Result<()> {
     assert!(!pause(&mut db, "pause()")?);
     until_status(&mut db.client, "paused", |status| status.state == "paused")?;
     emit(&mut db.client, &topic, 2)?;
-    // Also of the relay that follows, and of a server that was restarted (see `dump` for a copy).
+    // The pause also holds for the next relay and after a restart of the server (for a copy see `dump`).
     assert!(db.client.query_one("SELECT outbox.restart_relay()", &[])?.get::<_, bool>(0));
     until_status(&mut db.client, "paused again", |status| status.state == "paused")?;
     let row = db.client.query_one("SELECT paused_by = session_user, reason FROM outbox.paused", &[])?;
@@ -39,7 +39,7 @@ fn pause_and_resume() -> Result<()> {
     Ok(())
 }
 
-/// It may be committed by another session, and long after.
+/// Another session may commit the pause, long after.
 #[test]
 fn pause_and_resume_in_prepared_transactions() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -51,7 +51,7 @@ fn pause_and_resume_in_prepared_transactions() -> Result<()> {
     emit(&mut db.client, &topic, 1)?;
     until_drained(&mut db.client)?;
     db.connect()?.batch_execute(&format!("COMMIT PREPARED '{gid}'"))?;
-    // What is emitted after the commit is not published.
+    // Events that are emitted after the commit are not published.
     emit(&mut db.client, &topic, 2)?;
     until_status(&mut db.client, "paused", |status| status.state == "paused")?;
     let left = pending_count(&mut db.client)?;
@@ -93,7 +93,7 @@ fn the_relays_of_all_databases_are_seen_from_each() -> Result<()> {
         Ok(one.client.query_opt(sql, &[&other.database])?.filter(|row| row.get::<_, i64>(1) == 1))
     })?;
     assert_eq!((seen.get(0), seen.get(2), seen.get(3)), (pid, true, 50_000_i64));
-    // The own one is there too, and no database without a relay.
+    // The list has this database, and none without a relay.
     let sql = "SELECT count(*), count(*) FILTER (WHERE database = $1), count(*) FILTER (WHERE database = 'template1')
                  FROM outbox.relays";
     let row = one.client.query_one(sql, &[&one.database])?;
@@ -102,7 +102,7 @@ fn the_relays_of_all_databases_are_seen_from_each() -> Result<()> {
     Ok(())
 }
 
-/// Whoever may read the status of one database may not read that of the others.
+/// A role that can read the status of one database cannot read that of others.
 #[test]
 fn the_relays_of_other_databases_are_for_those_who_are_allowed() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -140,7 +140,7 @@ fn the_backlog_is_seen_while_no_relay_publishes() -> Result<()> {
     let row = db.client.query_one(sql, &[])?;
     assert_eq!((row.get::<_, i64>(0), row.get(1), row.get(2), row.get::<_, i64>(3)), (0, true, false, 0));
     db.client.execute("SELECT outbox.emit($1, to_jsonb(n)) FROM generate_series(1, 100) AS n", &[&topic])?;
-    // Statistics come a moment later, by another session's commit or the end of this one.
+    // Statistics arrive a moment later, with another session's commit or the end of this one.
     let another = db.connect()?;
     db.client = another;
     wait::until_ok("the count", DEADLINE, || {
@@ -154,7 +154,7 @@ fn the_backlog_is_seen_while_no_relay_publishes() -> Result<()> {
     Ok(())
 }
 
-/// Troubles by their kind; librdkafka's own figures, where they are asked for.
+/// Errors by their class; librdkafka's own statistics, where they are enabled.
 #[test]
 fn figures() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -176,7 +176,7 @@ fn figures() -> Result<()> {
     Ok(())
 }
 
-/// Without a broker nothing is asked of it, but the wait for it can be cut short and bounded.
+/// Without a broker a request waits, but its wait can be cancelled and bounded.
 #[test]
 fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
     let dedicated = DedicatedServer::with(Cluster::options("unasked"), "127.0.0.1:9")?;
@@ -186,12 +186,12 @@ fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
     let refusal = error.as_db_error().expect("of the server");
     assert_eq!(refusal.code().code(), "08006", "{error}");
     assert!(refusal.detail().is_some() && refusal.hint().is_some());
-    // One who is cancelled leaves the mailbox to the next.
+    // A cancelled caller frees the request slot for the next.
     client.batch_execute("SET statement_timeout = '300ms'")?;
     let error = client.query("SELECT outbox.create_topic('t')", &[]).expect_err("cancelled");
     assert_eq!(error.code().map(|code| code.code()), Some("57014"));
     client.batch_execute("RESET statement_timeout")?;
-    // So does one who is terminated.
+    // So does a terminated one.
     let mut victim = dedicated.connect()?;
     let pid: i32 = victim.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     let asking = std::thread::spawn(move || victim.query("SELECT outbox.create_topic('t')", &[]).map(|_| ()));
@@ -205,7 +205,7 @@ fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
     let brokers = findings.iter().find(|row| row.get::<_, &str>(0) == "brokers").expect("brokers");
     assert_eq!(brokers.get::<_, &str>(1), "error");
     assert!(brokers.get::<_, Option<&str>>(3).is_some());
-    // It was Kafka that did not answer: those who left, with half a minute to go, kept nobody waiting.
+    // Kafka did not answer. The callers that left half a minute early delayed nobody.
     assert!(brokers.get::<_, &str>(2).contains("Kafka did not answer"), "{brokers:?}");
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Settings take effect without a restart: by a reload, or at once where they are set for a database.
+//! Settings take effect without a restart: by a reload, or at once if they are set for a database.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ use crate::support::server::DedicatedServer;
 
 const EMIT: &str = "SELECT outbox.emit($1, '{}', key => 'k')";
 
-/// Stands in the configuration where a password would; must never be seen anywhere.
+/// Takes the place of a password in the configuration; must never be shown anywhere.
 const SECRET: &str = "hunter2";
 
 fn set_and_reload(server: &Cluster, name: &str, value: &str) -> Result<()> {
@@ -24,7 +24,7 @@ fn set_and_reload(server: &Cluster, name: &str, value: &str) -> Result<()> {
     server.reload()
 }
 
-/// Changes a setting that makes another producer, and waits for that to be connected.
+/// Changes a setting that needs a new producer, and waits until that is connected.
 fn until_renewed(dedicated: &DedicatedServer, client: &mut Client, name: &str, value: &str) -> Result<()> {
     until_idle(client)?;
     let before = status(client)?.connection_since;
@@ -55,7 +55,7 @@ fn other_brokers() -> Result<()> {
     Ok(())
 }
 
-/// From brokers that do not answer to one that does: what was in flight is sent to the new one.
+/// From brokers that do not answer to one that does: events in flight are sent to the new one.
 #[test]
 fn brokers_that_never_answered() -> Result<()> {
     let broker = Broker::shared()?;
@@ -150,7 +150,7 @@ fn no_brokers_at_all() -> Result<()> {
     until_drained(&mut client)
 }
 
-/// The keys' partitions, of which the partitioner is the judge.
+/// The partition of each key, which the partitioner determines.
 fn places(records: &[Record]) -> BTreeMap<&str, i32> {
     records.iter().filter_map(|record| Some((record.key_text()?, record.partition))).collect()
 }
@@ -175,7 +175,7 @@ fn the_properties_file() -> Result<()> {
     until_idle(&mut client)?;
     let java = spread(&mut client, "settings.java")?;
 
-    // A file that is not there, or not readable for the server's user.
+    // A file that does not exist, or that the server's user cannot read.
     let path = dedicated.server.data_dir().join("kafka.properties");
     let text = path.display().to_string();
     let misconfigured = |client: &mut Client, word: &str| {
@@ -192,7 +192,7 @@ fn the_properties_file() -> Result<()> {
     dedicated.server.reload()?;
     misconfigured(&mut client, "entry 2")?;
 
-    // The file has the last word; a change of its contents counts with a reload.
+    // The file takes precedence; a change of its contents takes effect with a reload.
     fs::write(&path, "# the CRC32 partitioner\npartitioner = consistent_random\n")?;
     set_and_reload(&dedicated.server, "kafka_properties", "partitioner=murmur2_random")?;
     until_idle(&mut client)?;
@@ -237,7 +237,7 @@ fn of_a_database_at_once() -> Result<()> {
     Ok(())
 }
 
-/// A setting that is taken back is not acted upon.
+/// A setting that is rolled back has no effect.
 #[test]
 fn of_a_database_rolled_back() -> Result<()> {
     let mut db = TestDatabase::new()?;

@@ -1,4 +1,4 @@
-//! What people look at: `outbox.pending`, `outbox.status`, and the comments of all public objects.
+//! The views `outbox.pending` and `outbox.status`, and the comments of all public objects.
 
 use event_outbox_lab::Result;
 use uuid::Uuid;
@@ -19,7 +19,7 @@ fn pending_shows_what_waits_readable() -> Result<()> {
         r"SELECT outbox.emit_bytes($1, '\x00ff10', key => '\xfe', content_type => 'x/y')",
         &[&topic],
     )?;
-    // Text, but for the NUL that Postgres' text cannot hold; a tombstone; an empty payload.
+    // A payload with the NUL that Postgres' text cannot hold; a tombstone; an empty payload.
     db.client.execute(r"SELECT outbox.emit_bytes($1, '\x610062')", &[&topic])?;
     db.client.execute("SELECT outbox.emit($1, NULL, key => 'gone')", &[&topic])?;
     db.client.execute("SELECT outbox.emit_bytes($1, '', key => '')", &[&topic])?;
@@ -54,7 +54,7 @@ fn pending_shows_what_waits_readable() -> Result<()> {
     assert_eq!((first.get::<_, i32>(6), first.get::<_, bool>(7)), (0, true));
     assert!(first.get::<_, bool>(8) && first.get::<_, bool>(9), "age");
 
-    // The age grows while one looks, within a transaction too.
+    // The age grows between two looks, even within a transaction.
     let mut transaction = db.client.transaction()?;
     let mut age = || -> Result<f64> {
         let sql = "SELECT max(extract(epoch FROM age))::float8 FROM outbox.pending";

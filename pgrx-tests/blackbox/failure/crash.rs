@@ -1,4 +1,4 @@
-//! Whatever is killed, nothing is lost, and what comes back goes on in order.
+//! Crashes of the server, the relay and the launcher lose nothing, and the relay goes on in order.
 
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use crate::support::events::pending_count;
 use crate::support::relay::{until_another, until_drained, until_idle, until_processes, until_status};
 use crate::support::server::{DedicatedServer, draining};
 
-/// A connection as soon as the server has recovered from the death of one of its processes.
+/// Connects as soon as the server has recovered from the crash of one of its processes.
 fn recovered(dedicated: &DedicatedServer) -> Result<Client> {
     wait::until("the server to recover", DEADLINE, || dedicated.connect().ok())
 }
@@ -46,15 +46,15 @@ fn the_relay_is_terminated_again_and_again() -> Result<()> {
         until_another(&mut client, row.get(0))?;
     }
     until_drained(&mut client)?;
-    // Each ended in order: it waited for what was in flight.
+    // Each relay shut down cleanly: it waited for the events in flight.
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
-/// An end in order is no failure, after which the next start would have to wait longer each time.
+/// A clean exit does not count as a failure, after which each restart would wait longer.
 #[test]
 fn a_terminated_relay_is_back_in_a_moment_however_often() -> Result<()> {
     const TIMES: u32 = 5;
-    // A second each; doubled each time, it would be half a minute.
+    // One second per restart. Doubled each time, it would be half a minute.
     const LIMIT: Duration = Duration::from_secs(12);
     let mut db = TestDatabase::new()?;
     let begin = Instant::now();
@@ -78,7 +78,7 @@ fn the_launcher_is_terminated() -> Result<()> {
     wait::until_ok("another launcher", DEADLINE, || {
         Ok(client.query_opt(LAUNCHER, &[])?.filter(|row| row.get::<_, i32>(0) != before))
     })?;
-    // The relay did not notice; and the new launcher looks after the old relay, and starts new ones.
+    // The relay did not notice. The new launcher restarts the old relay and starts new ones.
     assert_eq!(until_idle(&mut client)?, relay);
     client.query_one("SELECT pg_terminate_backend($1)", &[&relay])?;
     until_another(&mut client, relay)?;
@@ -95,7 +95,7 @@ fn the_extension_is_dropped_in_the_middle() -> Result<()> {
     assert!(pending_count(&mut client)? > 0);
     client.batch_execute("DROP EXTENSION event_outbox")?;
     until_processes(&dedicated.server, &dedicated.database, 0)?;
-    // The same session goes on, so the server did not restart; and all can begin anew.
+    // The session goes on, so the server did not restart; and the extension can be created again.
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     client.query_one("SELECT outbox.emit('crash.created', '{}')", &[])?;
     until_drained(&mut client)?;
@@ -103,7 +103,7 @@ fn the_extension_is_dropped_in_the_middle() -> Result<()> {
     Ok(())
 }
 
-/// Two relays come and go at the same time, and keep to their own databases.
+/// Two relays stop and start at the same time without affecting each other.
 #[test]
 fn one_relay_ends_and_another_goes_on() -> Result<()> {
     let (mut one, mut two) = (TestDatabase::new()?, TestDatabase::new()?);

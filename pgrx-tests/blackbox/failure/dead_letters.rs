@@ -1,4 +1,4 @@
-//! An event that Kafka refuses to the last attempt is kept whole, and people send it again or throw it away.
+//! An event that Kafka refuses to the last attempt becomes a dead letter, which can be redriven or discarded.
 
 use event_outbox_lab::{Cluster, Consumer, Record, Result, wait};
 use postgres::error::SqlState;
@@ -14,11 +14,11 @@ use crate::support::events::Event;
 use crate::support::relay::until_drained;
 use crate::support::server::DedicatedServer;
 
-/// All that a dead letter keeps of its event, as text.
+/// The columns that a dead letter keeps of its event.
 const WHOLE: &str =
     "id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type";
 
-/// Emits an event and reports its refusals by hand, so that it is dead when the transaction commits.
+/// Emits an event and reports its refusals by hand, so that it has died when the transaction commits.
 fn emit_dead(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<Uuid> {
     let mut transaction = client.transaction()?;
     let id = Event::new(topic, name).key(key).emit(&mut transaction)?;
@@ -37,7 +37,7 @@ fn number(client: &mut Client, sql: &str) -> Result<i64> {
     Ok(client.query_one(sql, &[])?.get(0))
 }
 
-/// What listeners heard, until there are as many.
+/// Waits for `count` notifications.
 fn heard(client: &mut Client, count: usize) -> Result<Vec<Value>> {
     let mut heard = Vec::new();
     while heard.len() < count {
@@ -85,11 +85,11 @@ fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
     for row in &rows {
         let (class, error, id): (&str, &str, &str) = (row.get(0), row.get(2), row.get(3));
         assert_eq!((row.get(1), row.get(4)), (3_i32, true), "{class}: {error}");
-        let told = told.iter().find(|told| told["event_id"] == id).expect("nothing was heard of it");
+        let told = told.iter().find(|told| told["event_id"] == id).expect("a notification");
         assert_eq!((told["error_class"].as_str(), told["error"].as_str()), (Some(class), Some(error)));
         assert!(told["topic"].as_str().is_some_and(|topic| topic.starts_with("dead.")), "{told}");
     }
-    // The relay is none the worse for it, and nothing of them arrived.
+    // The relay goes on, and none of the events arrived.
     Event::new("dead.small", "alive").key("k").emit(&mut client)?;
     until_drained(&mut client)?;
     let records = Consumer::read_all(&broker.bootstrap_servers(), &["dead.small"])?;
@@ -97,7 +97,7 @@ fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
     Ok(())
 }
 
-/// A column that events get, and that is forgotten where they are moved, would be lost.
+/// A new column of events would be lost if the move to the dead letters forgot it.
 #[test]
 fn an_event_is_whole_as_a_dead_letter_and_sent_again() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -125,7 +125,7 @@ fn an_event_is_whole_as_a_dead_letter_and_sent_again() -> Result<()> {
     assert_eq!(texts(&mut db.client, &whole("dead_letters"))?, event);
     db.client.execute("SELECT outbox.redrive(max => 1)", &[])?;
     let again = texts(&mut db.client, &whole("events"))?;
-    // All but its position.
+    // All columns but the id.
     let behind_id = |event: &[String]| event[0].split_once(',').map(|(_, rest)| rest.to_owned());
     assert_eq!(behind_id(&again), behind_id(&event));
     Ok(())
@@ -154,7 +154,7 @@ fn a_copy_goes_to_the_dead_letter_topic() -> Result<()> {
     let error = texts(&mut db.client, "SELECT error FROM outbox.dead_letters")?;
     assert_eq!(header("__outbox.errors.message"), error.first().cloned());
 
-    // One that is too large for that topic as well is dead there too, and makes no copy of itself.
+    // A copy that is too large for the dead letter topic dies there, and is not copied again.
     Event::new(&topic, "x".repeat(9000)).key("k").partition(NOWHERE).emit(&mut db.client)?;
     until_dead(&mut db.client, 3)?;
     assert_eq!(db.drained(&elsewhere)?.len(), 1);
@@ -169,10 +169,10 @@ fn redriven_events_are_published_behind_the_others_and_in_order() -> Result<()> 
     let names: Vec<String> = (1..=300).map(|n| format!("dead {n}")).collect();
     let mut ids = Vec::new();
     for name in &names {
-        // Of one key they would die one after the other.
+        // With one key they would die one after the other.
         ids.push(Event::new(&topic, name.as_str()).key(name).partition(NOWHERE).emit(&mut db.client)?);
     }
-    // They die in whatever order; their own order is that of the outbox.
+    // They die in any order; redriven, they keep the order of the outbox.
     assert_eq!(until_dead(&mut db.client, 300)?, names);
     Event::new(&topic, "meanwhile").key("dead 1").emit(&mut db.client)?;
     db.promptly(&topic, 1)?;
@@ -231,7 +231,7 @@ fn the_dead_are_chosen_by_id_topic_time_and_number() -> Result<()> {
         let error = client.batch_execute(&format!("SELECT outbox.{function}()")).expect_err(function);
         assert_eq!(error.code(), Some(&SqlState::NULL_VALUE_NOT_ALLOWED), "{error:?}");
     }
-    // A redrive that is rolled back is none.
+    // A redrive that is rolled back has no effect.
     client.batch_execute("BEGIN; SELECT outbox.redrive(since => '-infinity'); ROLLBACK")?;
     assert_eq!(values(&db.promptly(&a, 2)?), [r#""a1""#, r#""a4""#]);
     assert_eq!(dead(&mut db.client)?, ["b2"]);
@@ -282,7 +282,7 @@ fn redrive_and_discard_need_their_own_right_and_no_other() -> Result<()> {
     Ok(())
 }
 
-/// What makes no copy, for its size or for headers that only the table takes, must not stop the relay.
+/// An event that cannot be copied, for its size or its headers, must not stop the relay.
 #[test]
 fn an_event_without_a_possible_copy_dies_all_the_same() -> Result<()> {
     let (mut db, topic) = deadly_database()?;

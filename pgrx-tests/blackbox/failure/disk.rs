@@ -1,4 +1,4 @@
-//! The server's disk is full: what cannot be stored fails in its own transaction, what is stored is published.
+//! The server's disk is full: transactions that need room fail by themselves, and stored events are published.
 
 use event_outbox_lab::full_disk::Part;
 use event_outbox_lab::{Broker, Cluster, FullDisk, Result, StopMode, wait};
@@ -10,7 +10,7 @@ use crate::support::ledger::Ledger;
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// The line that tells of a relay that cannot work.
+/// The log line of a failing relay.
 const TROUBLE: &str = "the relay cannot work, and tries again";
 
 fn on(disk: &FullDisk) -> Result<(DedicatedServer, Client)> {
@@ -35,11 +35,11 @@ fn no_room_for_more_events() -> Result<()> {
     disk.clear()?;
     ledger.emit(&mut client, 500)?;
     until_drained(&mut client)?;
-    assert!(!dedicated.server.log().contains(TROUBLE), "to delete takes no room");
+    assert!(!dedicated.server.log().contains(TROUBLE), "a deletion needed room");
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
-/// Refused events that die need room in another table; what was delivered with them waits for that, too.
+/// Dead letters need room in another table; events that were delivered with them wait for it, too.
 #[test]
 fn no_room_to_settle() -> Result<()> {
     const DEAD: i32 = 2000;
@@ -62,7 +62,7 @@ fn no_room_to_settle() -> Result<()> {
     dedicated.server.reload()?;
     let failing = until_status(&mut client, "the relay to fail", |status| status.state == "failing")?;
     assert!(failing.error().contains("No space left on device"), "{failing:?}");
-    // Once more, at least, while the disk is full.
+    // At least one more attempt while the disk is full.
     let sql = "SELECT last_error_at::text FROM outbox.status";
     let first: String = client.query_one(sql, &[])?.get(0);
     wait::until_ok("another try", DEADLINE, || {
@@ -77,7 +77,7 @@ fn no_room_to_settle() -> Result<()> {
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
-/// Without room for its log, PostgreSQL crashes. What was committed is published when there is room again.
+/// Without room for the WAL, PostgreSQL crashes. Committed events are published when there is room again.
 #[test]
 fn no_room_for_the_log() -> Result<()> {
     let disk = FullDisk::prepare()?;
@@ -85,10 +85,10 @@ fn no_room_for_the_log() -> Result<()> {
     let ledger = Ledger::open(&mut client, "disk.log")?;
     ledger.emit(&mut client, 1000)?;
     disk.fill(Part::Wal)?;
-    wait::until("the log to find no room", DEADLINE, || ledger.emit(&mut client, 1000).err())?;
+    wait::until("the WAL to find no room", DEADLINE, || ledger.emit(&mut client, 1000).err())?;
     wait::until("the crash", DEADLINE, || dedicated.server.log().contains("PANIC").then_some(()))?;
     disk.clear()?;
-    // It may have come back by itself, or given up.
+    // The server may have restarted by itself, or given up.
     dedicated.server.restart(StopMode::Immediate)?;
     let mut client = dedicated.connect()?;
     until_drained(&mut client)?;

@@ -1,4 +1,4 @@
-//! What Kafka has, Postgres has durably: a commit that is visible is not always on disk, nor on the standby that counts.
+//! An event is published only when its commit is durable: on disk, and on the synchronous standby.
 
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 use postgres::Client;
@@ -7,7 +7,7 @@ use crate::support::database::{DEADLINE, PROMPTLY};
 use crate::support::relay::{check_relay, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// A server that writes what is committed asynchronously only when it must.
+/// A server that keeps asynchronous commits in memory as long as possible.
 fn lazy_server(name: &str) -> Result<DedicatedServer> {
     let options = Cluster::options(name)
         .set("wal_level", "logical")
@@ -17,7 +17,7 @@ fn lazy_server(name: &str) -> Result<DedicatedServer> {
     DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())
 }
 
-/// Waits until a record has arrived, and kills the server at that moment; brings it back.
+/// Waits until a record has arrived, kills the server at that moment, and restarts it.
 fn crash_on_arrival(dedicated: &mut DedicatedServer, topic: &str) -> Result<Client> {
     let mut consumer = Consumer::new(&Broker::shared()?.bootstrap_servers(), &[topic])?;
     consumer.read_until(1, PROMPTLY)?;
@@ -57,13 +57,13 @@ fn an_asynchronous_commit_is_on_disk_before_its_event_is_in_kafka() -> Result<()
          COMMIT"
     ))?;
     let mut client = crash_on_arrival(&mut dedicated, TOPIC)?;
-    assert_eq!(count(&mut client, "orders")?, 1, "Kafka has an event whose transaction never was");
+    assert_eq!(count(&mut client, "orders")?, 1, "Kafka has an event whose transaction was lost");
     until_drained(&mut client)?;
     assert_eq!(event_ids(TOPIC)?.len(), 1);
     Ok(())
 }
 
-/// The process that applies a subscription commits asynchronously, and begins anew after a crash where the disk ends.
+/// The apply worker of a subscription commits asynchronously, and after a crash resumes where the disk ends.
 #[test]
 fn an_event_of_a_subscriber_s_trigger_keeps_its_identity() -> Result<()> {
     const TOPIC: &str = "durability.applied";
@@ -138,7 +138,7 @@ fn what_a_required_standby_does_not_have_is_not_published() -> Result<()> {
     assert_eq!(verdict, "error");
     assert!(hint.contains("synchronous_standby_names"), "{hint}");
     assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?.len(), 5);
-    // It holds no snapshot and no transaction meanwhile, and goes when it is told to.
+    // Meanwhile it holds no snapshot and no transaction, and it obeys termination.
     let held = "SELECT count(*) FROM pg_stat_activity WHERE pid = $1 AND (backend_xmin IS NOT NULL OR xact_start IS NOT NULL)";
     assert_eq!(client.query_one(held, &[&waiting.pid])?.get::<_, i64>(0), 0);
 
@@ -147,7 +147,7 @@ fn what_a_required_standby_does_not_have_is_not_published() -> Result<()> {
     consumer.read_until(7, PROMPTLY)?;
     until_drained(&mut client)?;
 
-    // Or somebody decides that it is not required any more.
+    // Or the standby is no longer required.
     standby.stop(event_outbox_lab::StopMode::Fast)?;
     emit(&mut client, 8, "local")?;
     until_status(&mut client, "the relay to wait for the standby", |status| status.state == "waiting")?;

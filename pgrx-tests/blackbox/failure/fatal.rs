@@ -1,4 +1,4 @@
-//! A producer that cannot go on is replaced: nothing is lost, and no event is to blame.
+//! A producer with a fatal error is replaced: nothing is lost, and no event is charged.
 
 use std::collections::HashSet;
 
@@ -13,22 +13,22 @@ use crate::support::relay::{status, until_drained, until_idle};
 
 const EVENTS: i32 = 200;
 
-/// The line that tells of it.
+/// The log line of a fatal error.
 const TOLD: &str = "the Kafka producer cannot be used";
 
-/// A relay that publishes to a mock.
+/// A relay that publishes to a mock cluster.
 fn at_work(brokers: &MockCluster<'_, DefaultProducerContext>) -> Result<TestDatabase> {
     brokers.create_topic("fatal", 1, 1)?;
     let mut db = TestDatabase::new()?;
     let servers = brokers.bootstrap_servers();
-    // The mock minds no sequence: it would take what is under way behind a request that it refuses, and what librdkafka
-    // has made ready to follow it. So all that is emitted at once goes in one.
+    // The mock does not check sequence numbers: it would accept requests behind one that it refuses. So all that is
+    // emitted at once goes in one request.
     db.alter_database("SET event_outbox.kafka_properties = 'max.in.flight=1, linger.ms=50'")?;
     db.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
     Ok(db)
 }
 
-/// All have arrived, in order; some perhaps more than once. Nobody was charged, and it was told once.
+/// All events have arrived in order, some perhaps more than once. None was charged, and the error was logged once.
 fn assert_blameless(db: &mut TestDatabase, servers: &str, pid: i32) -> Result<()> {
     until_drained(&mut db.client)?;
     assert_eq!(until_idle(&mut db.client)?, pid);
@@ -45,7 +45,7 @@ fn assert_blameless(db: &mut TestDatabase, servers: &str, pid: i32) -> Result<()
     Ok(())
 }
 
-/// The cluster gives the producer no identity at first.
+/// The cluster assigns the producer no id at first.
 #[test]
 fn no_identity() -> Result<()> {
     let brokers = MockCluster::new(1)?;
@@ -57,7 +57,7 @@ fn no_identity() -> Result<()> {
     assert_blameless(&mut db, &brokers.bootstrap_servers(), pid)
 }
 
-/// Events are under way when the broker no longer knows what came before them.
+/// Events are in flight when the broker has lost the sequence before them.
 #[test]
 fn a_lost_sequence() -> Result<()> {
     let brokers = MockCluster::new(1)?;

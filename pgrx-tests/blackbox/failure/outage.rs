@@ -1,4 +1,4 @@
-//! Kafka is away, dies, or freezes: events wait, in order, blamelessly.
+//! Kafka is down, crashes or freezes: events wait in order and are not charged.
 
 use std::fs;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// The line that tells of an outage.
+/// The log line of an outage.
 const OUTAGE: &str = "no Kafka broker answers, events wait";
 
-/// From the broker's return to the last event: the relay looks for it every ten seconds at the latest.
+/// From the broker's return to the last event: the relay probes at least every ten seconds.
 const RETURN: Duration = Duration::from_secs(45);
 
 fn outages_logged(dedicated: &DedicatedServer) -> usize {
     dedicated.server.log().matches(OUTAGE).count()
 }
 
-/// Nothing was held against the events that wait.
+/// The waiting events were not charged.
 fn assert_blameless(client: &mut Client) -> Result<()> {
     let row =
         client.query_one("SELECT count(*), max(attempts), count(last_error) FROM outbox.events", &[])?;
@@ -33,7 +33,7 @@ fn assert_blameless(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the status shows the outage, with its reason and since when.
+/// Waits until the status shows the outage, its reason and its beginning.
 fn until_disconnected(client: &mut Client) -> Result<()> {
     let seen = until_status(client, "the outage to be seen", |status| status.is_disconnected())?;
     assert!(!seen.error().is_empty(), "{seen:?}");
@@ -62,7 +62,7 @@ fn kafka_comes_after_the_server() -> Result<()> {
     let ledger = Ledger::open(&mut client, "outage.late")?;
     ledger.emit(&mut client, 500)?;
     until_disconnected(&mut client)?;
-    // Also when the server starts without Kafka, and with a backlog.
+    // The same when the server starts without Kafka and with a backlog.
     drop(client);
     dedicated.server.restart(event_outbox_lab::StopMode::Fast)?;
     client = dedicated.connect()?;
@@ -110,7 +110,7 @@ fn kafka_restarts_in_order() -> Result<()> {
     until_drained(&mut client)?;
     until_idle(&mut client)?;
     broker.stop()?;
-    // An idle relay sees it as well.
+    // An idle relay notices it, too.
     until_disconnected(&mut client)?;
     ledger.emit(&mut client, 1000)?;
     broker.start()?;
@@ -119,7 +119,7 @@ fn kafka_restarts_in_order() -> Result<()> {
     ledger.assert_exactly_once(&mut client, &broker)
 }
 
-/// Everything that can time out does so several times, and nothing comes of it.
+/// Everything that can time out does so several times, without consequences.
 #[test]
 fn an_outage_longer_than_any_timeout() -> Result<()> {
     const TIMEOUTS: &str = "request.timeout.ms=1000,socket.timeout.ms=1000,\
@@ -140,7 +140,7 @@ fn an_outage_longer_than_any_timeout() -> Result<()> {
                       oldest_event_at = (SELECT min(emitted_at) FROM outbox.events)
                  FROM outbox.status WHERE connection = 'disconnected'";
     wait::until_ok("the outage to last", RETURN, || {
-        // It is one outage, from its beginning to its end.
+        // It is shown as one outage from beginning to end.
         let row = client.query_one(sql, &[])?;
         assert!(row.get::<_, bool>(1), "the oldest event is not shown");
         Ok((row.get::<_, f64>(0) > SECONDS).then_some(()))
@@ -159,7 +159,7 @@ fn an_outage_longer_than_any_timeout() -> Result<()> {
 fn kafka_freezes() -> Result<()> {
     let broker = FaultyBroker::take()?;
     broker.create_topic("outage.frozen", 3, &[])?;
-    // A frozen broker is known by its silence alone; the default patience is half a minute and more.
+    // Only its silence gives a frozen broker away; the default timeout is over half a minute.
     let options = Cluster::options("frozen")
         .set("event_outbox.kafka_properties", "request.timeout.ms=1500,socket.timeout.ms=2000");
     let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
@@ -177,8 +177,8 @@ fn kafka_freezes() -> Result<()> {
     ledger.assert_at_least_once(&mut client, &broker)
 }
 
-/// A cluster that tells of no broker for seconds, again and again: its only one comes too late with its signs of
-/// life, and is fenced until the next. librdkafka forgets its brokers then.
+/// A cluster that repeatedly reports no broker for seconds: its only broker sends its heartbeats too late and is fenced
+/// until the next. librdkafka then forgets its brokers.
 #[test]
 fn a_cluster_without_brokers_for_a_moment() -> Result<()> {
     const SECONDS_FENCED: u64 = 2;

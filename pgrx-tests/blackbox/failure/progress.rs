@@ -1,4 +1,4 @@
-//! Events that go nowhere although Kafka is well are sent by a new producer; where Kafka is not, it is told what is wrong.
+//! A new producer sends events that make no progress although Kafka works; if Kafka does not, the status says why.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_status};
 use crate::support::server::DedicatedServer;
 
-/// Ample for the watchdog's patience, and for the test's own patience with it.
+/// Ample for the relay's watchdog.
 const PATIENCE: Duration = Duration::from_secs(150);
 
-/// What the log says when a producer is given up that should work and does not.
+/// The log line when the relay replaces a producer that makes no progress.
 const RENEWED: &str = "though Kafka is well";
 
 fn until_published(client: &mut Client) -> Result<()> {
@@ -28,7 +28,7 @@ fn until_published(client: &mut Client) -> Result<()> {
     })
 }
 
-/// librdkafka keeps the higher leader epochs of the topic that was.
+/// librdkafka keeps the higher leader epochs of the deleted topic.
 #[test]
 fn a_topic_that_was_created_again_with_lower_leader_epochs() -> Result<()> {
     const TOPIC: &str = "progress.recreated";
@@ -55,7 +55,7 @@ fn a_topic_that_was_created_again_with_lower_leader_epochs() -> Result<()> {
     ledger.assert_at_least_once(&mut client, &brokers.brokers()[0])
 }
 
-/// The only broker is found at another address than before, and the one to begin with still leads to it.
+/// The only broker has another address than before; the bootstrap address still leads to it.
 #[test]
 fn a_broker_that_has_moved_is_found_again() -> Result<()> {
     const LISTENER: &str = "BEHIND";
@@ -83,7 +83,7 @@ fn a_broker_that_has_moved_is_found_again() -> Result<()> {
     ledger.assert_at_least_once(&mut client, &broker)
 }
 
-/// The only broker with a replica of the topic is down: who looks is told of the partition.
+/// The only broker with a replica of the topic is down: the status names the partition.
 #[test]
 fn a_partition_without_a_leader_is_named() -> Result<()> {
     const TOPIC: &str = "progress.leaderless";
@@ -112,7 +112,7 @@ fn a_partition_without_a_leader_is_named() -> Result<()> {
     assert_eq!(verdict, "error", "{finding}");
     assert!(names_it(&finding), "{finding}");
     assert!(row.get::<_, Option<String>>(2).is_some());
-    assert!(!dedicated.server.log().contains(RENEWED), "an outage is no fault of the producer");
+    assert!(!dedicated.server.log().contains(RENEWED), "the producer was replaced in an outage");
     brokers.broker(place).start()?;
     until_published(&mut client)?;
     let records = Consumer::read_all(&brokers.bootstrap_servers(), &[TOPIC])?;
@@ -120,7 +120,7 @@ fn a_partition_without_a_leader_is_named() -> Result<()> {
     ledger.assert_at_least_once(&mut client, &brokers.brokers()[place])
 }
 
-/// A relay that has nothing to do does not ask about topics: the broker would create them.
+/// An idle relay does not ask about topics, which the broker would then create.
 #[test]
 fn an_idle_relay_does_not_create_a_deleted_topic_again() -> Result<()> {
     const TOPIC: &str = "progress.deleted";

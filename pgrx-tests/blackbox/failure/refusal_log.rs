@@ -1,4 +1,4 @@
-//! What the log says of refusals: the first of a kind, then counts; and the grace of those that others can fix.
+//! The log of refusals: the first of a kind, then counts. And the grace period of refusals that others can fix.
 
 use event_outbox_lab::{Broker, Result, wait};
 
@@ -24,7 +24,7 @@ fn a_flood_of_refusals_is_a_few_lines() -> Result<()> {
         let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
         Ok((dead == EVENTS).then_some(()))
     })?;
-    // The first at once; the count of the others comes ten seconds after it.
+    // The first is logged at once, the count of the others ten seconds later.
     wait::until("the count", DEADLINE, || {
         dedicated.server.log().contains("more event(s) of topic \"flooded\"").then_some(())
     })?;
@@ -66,7 +66,7 @@ fn a_flood_of_missing_copies_is_a_few_lines() -> Result<()> {
 fn a_topic_that_is_missing_for_a_while_kills_no_event() -> Result<()> {
     let broker = Broker::shared()?;
     let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
-    // librdkafka itself waits for a topic that may have been created a moment ago.
+    // librdkafka itself waits for a topic that may have just been created.
     dedicated.alter("kafka_properties", "topic.metadata.propagation.max.ms=100")?;
     for (setting, value) in [
         ("auto_create_topics", "off"),
@@ -86,7 +86,7 @@ fn a_topic_that_is_missing_for_a_while_kills_no_event() -> Result<()> {
     broker.create_topic("created_late", 1, &[])?;
     assert!(client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     assert_eq!(client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get::<_, i64>(0), 0);
-    // Without grace the attempts decide.
+    // Without a grace period the attempts decide.
     dedicated.alter("grace_period", "0")?;
     emit(&mut client, "never_created", 1)?;
     wait::until_ok("it to be dead", DEADLINE, || {

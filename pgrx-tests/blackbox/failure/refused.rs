@@ -1,5 +1,5 @@
-//! Kafka refuses an event: the attempt is counted, the event waits and is tried again, its own key waits
-//! with it, and nobody else.
+//! Kafka refuses an event: the attempt is counted, the event waits and is retried. Its key waits with it, and no other
+//! event does.
 
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 use postgres::Client;
@@ -10,7 +10,7 @@ use crate::support::events::{Event, pending_count};
 use crate::support::relay::{until_drained, until_status};
 use crate::support::server::DedicatedServer;
 
-/// What waits: attempts, whether a next attempt has a date in the future or just past, and the error.
+/// A waiting event: its attempts, the seconds until the next one, and its error.
 struct Waiting {
     attempts: i32,
     delay: Option<f64>,
@@ -40,7 +40,7 @@ fn until_only_left(client: &mut Client, count: i64) -> Result<()> {
     .map_err(|error| error.context(plight(client)))
 }
 
-/// What is left and what the relay shows, for messages.
+/// The events that are left and the status of the relay, for messages.
 fn plight(client: &mut Client) -> String {
     let sql = "SELECT concat_ws(E'\n', (SELECT s::text FROM outbox.status AS s),
                    (SELECT string_agg(format('%s %s attempts=%s next=%s %s', id, key, attempts, next_attempt_at,
@@ -48,7 +48,7 @@ fn plight(client: &mut Client) -> String {
     client.query_one(sql, &[]).map_or_else(|error| error.to_string(), |row| row.get(0))
 }
 
-/// The refused event is to be looked at for as long as the test takes.
+/// Keeps refused events from dying during the test.
 fn never_die(db: &mut TestDatabase) -> Result<()> {
     let sql = format!("ALTER DATABASE {} SET event_outbox.max_attempts = 1000", db.database);
     Ok(db.client.batch_execute(&sql)?)
@@ -79,7 +79,7 @@ fn a_topic_that_does_not_exist_yet() -> Result<()> {
     Event::new("refused.known", "flows").key("a").emit(&mut client)?;
     until_only_left(&mut client, 3)?;
     until_refused(&mut client, "first", 2)?;
-    // Those behind it were not tried.
+    // The events behind it were not tried.
     for name in ["second", "third"] {
         let waiting = waiting(&mut client, name)?.expect("it is gone");
         assert_eq!((waiting.attempts, waiting.delay, waiting.error), (0, None, None), "{name}");
@@ -94,7 +94,7 @@ fn a_topic_that_does_not_exist_yet() -> Result<()> {
     Ok(())
 }
 
-/// The topic takes less than the outbox does; other keys of the topic flow, also those of its batch.
+/// The topic accepts less than the outbox. Other keys of the topic go on, also those of its batch.
 #[test]
 fn an_event_too_large_for_its_topic() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -112,7 +112,7 @@ fn an_event_too_large_for_its_topic() -> Result<()> {
     let refused = until_refused(&mut db.client, "large", 1)?;
     assert!(refused.error.is_some_and(|error| error.contains("MessageSizeTooLarge")));
     assert_eq!(waiting(&mut db.client, "behind")?.map(|waiting| waiting.attempts), Some(0));
-    // The administrator gives the event up: those behind it go on.
+    // An administrator deletes the event: those behind it go on.
     db.client.execute("DELETE FROM outbox.events WHERE length(payload) > 10000", &[])?;
     let records = db.drained(&topic)?;
     assert_eq!(values(&records, "b"), [r#""before""#, r#""after""#]);
@@ -120,8 +120,8 @@ fn an_event_too_large_for_its_topic() -> Result<()> {
     Ok(())
 }
 
-/// What follows the refused event is in a batch of its own: the producer keeps it when it stops, and nothing else
-/// happens that would tell of that.
+/// The event behind the refused one is in a batch of its own. The producer keeps that batch when it stops, and nothing
+/// else happens that would wake the relay.
 #[test]
 fn an_event_too_large_for_its_topic_and_another_on_its_way() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -157,7 +157,7 @@ fn a_partition_out_of_range() -> Result<()> {
     Ok(())
 }
 
-/// A compacted topic takes no record without a key; those with one pass, also those of its batch.
+/// A compacted topic refuses records without a key; those with one pass, also those of its batch.
 #[test]
 fn a_record_that_the_topic_does_not_take() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -183,7 +183,7 @@ fn a_record_that_the_topic_does_not_take() -> Result<()> {
     Ok(())
 }
 
-/// Whoever has mended the cause need not wait for the next attempt.
+/// After fixing the cause, an operator can trigger the next attempt at once.
 #[test]
 fn a_wait_shortened_by_hand() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -214,7 +214,7 @@ fn a_refusal_reported_by_hand_counts() -> Result<()> {
         let row = transaction.query_one(update, &[])?;
         assert_eq!((row.get::<_, i32>(0), row.get::<_, bool>(1)), (attempts, true));
     }
-    // Other columns can be changed without an attempt.
+    // A change of other columns does not count as an attempt.
     transaction.execute("UPDATE outbox.events SET next_attempt_at = now() + interval '1 second'", &[])?;
     let attempts: i32 = transaction.query_one("SELECT attempts FROM outbox.events", &[])?.get(0);
     assert_eq!(attempts, 2);

@@ -1,4 +1,4 @@
-//! A topic that Kafka cannot take for the moment keeps its own events waiting, and nobody else's.
+//! A topic that Kafka cannot accept for the moment delays only its own events.
 
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 use postgres::Client;
@@ -19,7 +19,7 @@ fn values(records: &[Record]) -> Vec<i32> {
     records.iter().filter_map(|record| record.value_text()?.parse().ok()).collect()
 }
 
-/// A broker that has lost the leader of one topic on command: librdkafka's own mock.
+/// librdkafka's mock takes the leader of one topic away.
 #[test]
 fn a_topic_without_a_leader_does_not_starve_the_others() -> Result<()> {
     let brokers = MockCluster::new(1)?;
@@ -34,7 +34,7 @@ fn a_topic_without_a_leader_does_not_starve_the_others() -> Result<()> {
         ("max_in_flight", "100".into()),
         ("batch_size", "50".into()),
     ] {
-        // A relay that still goes by the old ones would publish to other brokers.
+        // A relay with the old settings would publish to other brokers.
         db.configure(&format!("event_outbox.{name}"), &value)?;
     }
     let emit = "SELECT count(outbox.emit($1, to_jsonb(n), key => 'k')) FROM generate_series(1, $2::int) AS n";
@@ -101,7 +101,7 @@ fn a_deleted_topic_does_not_starve_the_others() -> Result<()> {
     Ok(())
 }
 
-/// The broker has its client wait for longer than a request may take.
+/// The broker throttles its client for longer than a request may take.
 #[test]
 fn throttling_is_nobodys_fault() -> Result<()> {
     let broker = Broker::shared()?;
@@ -114,7 +114,7 @@ fn throttling_is_nobodys_fault() -> Result<()> {
     let mut client = dedicated.connect()?;
     let ledger = Ledger::open(&mut client, "stuck.throttled")?;
     for _ in 0..2 {
-        // More than the quota allows for: the broker keeps the producer waiting for seconds.
+        // More than the quota allows: the broker throttles the producer for seconds.
         ledger.emit(&mut client, 2000)?;
         until_drained(&mut client)?;
     }

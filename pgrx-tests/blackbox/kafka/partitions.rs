@@ -1,4 +1,4 @@
-//! Which partition an event goes to.
+//! The partition of an event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -29,7 +29,7 @@ fn an_explicit_partition_wins_over_the_key() -> Result<()> {
     Ok(())
 }
 
-/// Kafka's own console producer says where the keys belong.
+/// Kafka's console producer shows where the keys belong.
 #[test]
 fn the_partition_of_a_key_is_that_of_java_clients() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -51,13 +51,13 @@ fn the_partition_of_a_key_is_that_of_java_clients() -> Result<()> {
     let differing: Vec<_> = expected.iter().filter(|(key, at)| found.get(*key) != Some(at)).collect();
     let (count, first) = (differing.len(), differing.first());
     assert!(differing.is_empty(), "Java puts {count} elsewhere, the first is {first:?}");
-    // The keys are spread, or the comparison would say little.
+    // The keys must be spread for the comparison to mean something.
     let used: BTreeSet<_> = found.values().collect();
     assert_eq!(used.len() as i32, PARTITIONS);
     Ok(())
 }
 
-/// A thousand, of all lengths modulo four, which murmur2 treats each in its own way; and the empty one.
+/// A thousand keys of all lengths modulo four, which murmur2 treats differently; and the empty key.
 fn keys() -> Vec<String> {
     let mut keys: Vec<_> = (0..333).map(|n| n.to_string()).collect();
     keys.extend((0..333).map(|n| format!("customer-{n}-{}", "x".repeat(n % 7))));
@@ -66,7 +66,7 @@ fn keys() -> Vec<String> {
     keys
 }
 
-/// The partition of each key; a record that has lost its key would be missing.
+/// The partition of each key. A record without its key would be missing.
 fn partitions(records: &[Record]) -> BTreeMap<&str, i32> {
     records.iter().filter_map(|record| Some((record.key_text()?, record.partition))).collect()
 }

@@ -1,4 +1,4 @@
-//! librdkafka's properties: what a setting may hold, what only the server's file may, and what neither.
+//! librdkafka's properties: what a setting may contain, what only the server's file may, and what neither may.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use crate::support::events::pending_count;
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// Must never be seen anywhere.
+/// Must never be shown anywhere.
 const SECRET: &str = "hunter2";
 
 const KERBEROS: &str = "security.protocol=sasl_plaintext,sasl.mechanisms=GSSAPI";
@@ -24,7 +24,7 @@ fn set(dedicated: &DedicatedServer, properties: &str) -> Result<()> {
     dedicated.server.reload()
 }
 
-/// Has the relay go by these properties in the file.
+/// Writes these properties to the file and has the relay reload it.
 fn write(dedicated: &DedicatedServer, properties: &str) -> Result<()> {
     let path = dedicated.server.data_dir().join("kafka.properties");
     fs::write(&path, properties)?;
@@ -33,7 +33,7 @@ fn write(dedicated: &DedicatedServer, properties: &str) -> Result<()> {
     dedicated.server.reload()
 }
 
-/// What runs programs, loads code or reads files as the server's user is refused where the setting has it. The
+/// Properties that run programs, load code or read files as the server's user are refused in the setting, since the
 /// setting can be granted.
 #[test]
 fn a_setting_runs_nothing() -> Result<()> {
@@ -64,7 +64,7 @@ fn a_setting_runs_nothing() -> Result<()> {
     }
     assert!(!mark.exists());
 
-    // In the server's own file it is what its administrator wants. librdkafka logs the command that failed.
+    // In the server's file the administrator may do so. librdkafka logs the command that failed.
     dedicated.server.set("log_min_messages", "debug1")?;
     set(&dedicated, "")?;
     write(
@@ -79,7 +79,7 @@ fn a_setting_runs_nothing() -> Result<()> {
     Ok(())
 }
 
-/// librdkafka can play a broker, for tests: events would be deleted that no Kafka has.
+/// librdkafka can mock a broker for tests: events would be deleted without being in Kafka.
 #[test]
 fn a_mock_is_no_kafka() -> Result<()> {
     let dedicated = start()?;
@@ -103,7 +103,7 @@ fn a_mock_is_no_kafka() -> Result<()> {
     Ok(())
 }
 
-/// What the outbox sets itself is refused with the reason, and not replaced in silence.
+/// Properties that the outbox sets itself are refused with the reason, not silently replaced.
 #[test]
 fn nothing_is_overridden_in_silence() -> Result<()> {
     let dedicated = start()?;
@@ -121,7 +121,7 @@ fn nothing_is_overridden_in_silence() -> Result<()> {
     Ok(())
 }
 
-/// What is granted of the settings does not reach the server's files.
+/// Granted settings do not give access to the server's files.
 #[test]
 fn the_file_is_named_by_superusers_alone() -> Result<()> {
     let dedicated = start()?;
@@ -145,7 +145,7 @@ fn the_file_is_named_by_superusers_alone() -> Result<()> {
         assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
     }
     granted.batch_execute("SET event_outbox.kafka_properties = 'linger.ms=1'")?;
-    // Who may set it does; others go on where it is set.
+    // A granted role can set it; the sessions of others go on.
     let path = dedicated.server.data_dir().join("kafka.properties");
     fs::write(&path, "linger.ms=1\n")?;
     run_as::give_to_server(&path)?;
@@ -213,7 +213,7 @@ fn what_librdkafka_quotes_is_hidden() -> Result<()> {
     Ok(())
 }
 
-/// The path of the file is in the log; who sees the status need not know it.
+/// The path of the file is in the log, but not in the status.
 #[test]
 fn the_path_of_the_file_is_not_for_all() -> Result<()> {
     let dedicated = start()?;

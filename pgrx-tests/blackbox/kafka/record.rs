@@ -12,7 +12,7 @@ fn header(name: &str, value: &str) -> Header {
 }
 
 impl TestDatabase {
-    /// Runs a statement whose `$1` is a new topic; gives the one record that comes of it.
+    /// Runs a statement whose `$1` is a new topic; returns the one record that it produces.
     fn record_of(&mut self, name: &str, sql: &str) -> Result<Record> {
         let topic = self.topic(name);
         self.client.execute(sql, &[&topic])?;
@@ -32,7 +32,7 @@ fn an_event_becomes_a_cloudevent() -> Result<()> {
                 event_id => '018F4E9C-7B1A-7000-8000-0123456789AB'))
            SELECT FROM event"#,
     )?;
-    // jsonb keeps its own order of keys, the shorter and then the smaller first, and a number's zeros.
+    // jsonb orders keys by length, then by bytes, and keeps a number's zeros.
     assert_eq!(record.value_text(), Some(r#"{"a":"x  y","b":[1,2.50,null]}"#));
     assert_eq!(record.key, Some(b"key 1".to_vec()));
 
@@ -68,7 +68,7 @@ fn the_topic_stands_in_for_the_type_and_the_id_is_what_emit_returned() -> Result
     Ok(())
 }
 
-/// The time of emitting, which is neither the transaction's start nor the time of publishing.
+/// The time is that of emitting, not that of the transaction's start or of publishing.
 #[test]
 fn time_and_timestamp_are_those_of_emitting() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -77,7 +77,7 @@ fn time_and_timestamp_are_those_of_emitting() -> Result<()> {
     for _ in 0..3 {
         transaction.execute("SELECT outbox.emit($1, '0'), pg_sleep(0.002)", &[&topic])?;
     }
-    // Also an event of long ago, when the second had no fraction.
+    // Also an event of long ago, whose time has no fraction.
     transaction.execute(
         "INSERT INTO outbox.events (topic, payload, emitted_at) VALUES ($1, '0', '2001-02-03 04:05:06+02')",
         &[&topic],
@@ -137,7 +137,7 @@ fn headers_of_every_kind() -> Result<()> {
     Ok(())
 }
 
-/// The column of the table is json, which keeps order and repeats; a header of the author's wins.
+/// The table's column is json, which keeps order and repetitions; the author's header takes precedence.
 #[test]
 fn headers_of_a_plain_insert_keep_their_order() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -178,7 +178,7 @@ fn bytes_are_sent_as_they_are() -> Result<()> {
     let key = [0_u8, 255, 0, 128];
     let sql = "SELECT outbox.emit_bytes($1, $2, key => $3, content_type => 'application/protobuf')";
     db.client.execute(sql, &[&topic, &every_byte, &&key[..]])?;
-    // Empty is not null; without a content type there is no such header.
+    // Empty is not null; without a content type the header is missing.
     db.client.execute("SELECT outbox.emit_bytes($1, '', key => '')", &[&topic])?;
     let records = db.drained(&topic)?;
     assert_eq!(records.len(), 2);
@@ -208,7 +208,7 @@ fn unicode_payloads_and_keys() -> Result<()> {
 fn payloads_of_900_kilobytes() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("large");
-    // One that TOAST compresses, and one that it cannot.
+    // One payload that TOAST compresses, and one that it cannot.
     db.client.execute("SELECT outbox.emit($1, to_jsonb(repeat('x', 900000)), key => 'k')", &[&topic])?;
     let mut noise = 1_u32;
     let incompressible: Vec<u8> = std::iter::repeat_with(|| {

@@ -1,5 +1,5 @@
-//! The way to Kafka is secured: TLS, passwords, client certificates, rights. One broker has a listener for
-//! each kind; what a relay brings along stands in its properties file.
+//! Secured connections to Kafka: TLS, passwords, client certificates, privileges. One broker has a listener for each kind;
+//! the relay's credentials are in its properties file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -23,7 +23,7 @@ const SHOP_PASSWORD: &str = "correct-horse";
 const CLERK_PASSWORD: &str = "clerks-own";
 const WRONG_PASSWORD: &str = "battery-staple";
 
-/// A broker, and who vouches for it.
+/// A broker and the authority of its certificates.
 struct Fortress {
     broker: Broker,
     authority: Authority,
@@ -59,25 +59,25 @@ fn build() -> Result<Fortress> {
             "listener.name.password.scram-sha-512.sasl.jaas.config",
             "org.apache.kafka.common.security.scram.ScramLoginModule required;",
         )
-        // A broker that is not told of an identity provider takes unsigned tokens.
+        // A broker without a configured identity provider accepts unsigned tokens.
         .set(
             "listener.name.password.oauthbearer.sasl.jaas.config",
             "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;",
         )
         .scram_user("shop", SHOP_PASSWORD)
         .set("authorizer.class.name", "org.apache.kafka.metadata.authorizer.StandardAuthorizer")
-        // Those who come without a name are the lab itself, and clients of whom none is asked.
+        // Anonymous clients are the lab itself, and those of listeners without authentication.
         .set("super.users", "User:ANONYMOUS;User:shop;User:CN=shop.example")
         .start()?;
     Ok(Fortress { broker, authority })
 }
 
-/// What a client needs to trust the broker.
+/// The properties by which a client trusts the broker.
 fn trust(authority: &Authority) -> String {
     format!("security.protocol=ssl\nssl.ca.location={}\n", authority.certificate().display())
 }
 
-/// What a client needs to be known by a password.
+/// The properties of a login by password.
 fn login(mechanism: &str, user: &str, password: &str) -> Result<String> {
     Ok(format!(
         "{}security.protocol=sasl_ssl\nsasl.mechanism={mechanism}\nsasl.username={user}\nsasl.password={password}\n",
@@ -85,7 +85,7 @@ fn login(mechanism: &str, user: &str, password: &str) -> Result<String> {
     ))
 }
 
-/// A database whose relay goes to the secured broker, with what its properties file holds.
+/// A database whose relay connects to the secured broker, and its properties file.
 struct Visitor {
     db: TestDatabase,
     broker: &'static Broker,
@@ -102,7 +102,7 @@ impl Visitor {
         visitor.write(properties)?;
         let file = visitor.file.display().to_string();
         visitor.db.configure("event_outbox.kafka_properties_file", &file)?;
-        // With the lines that librdkafka writes for those who look closer.
+        // With librdkafka's debug lines.
         visitor.db.configure("log_min_messages", "debug1")?;
         visitor.db.configure("event_outbox.bootstrap_servers", &broker.bootstrap_servers_by(listener)?)?;
         Ok(visitor)
@@ -113,7 +113,7 @@ impl Visitor {
         run_as::give_to_server(&self.file)
     }
 
-    /// Corrects the file, has it read, and waits for the producer that goes by it.
+    /// Corrects the file, reloads it, and waits for the new producer.
     fn correct(&mut self, properties: &str) -> Result<()> {
         let before = status(&mut self.db.client)?.connection_since;
         self.write(properties)?;
@@ -145,8 +145,8 @@ impl Visitor {
         Ok(values(&Consumer::read_all(&self.broker.bootstrap_servers(), &[&self.topic])?))
     }
 
-    /// Waits until the status tells in these words that there is no way to Kafka; nothing has gone there, and no
-    /// event is blamed.
+    /// Waits until the status shows in these words that Kafka refuses the connection. Nothing has been published, and no
+    /// event is charged.
     fn until_turned_away(&mut self, words: &str) -> Result<Status> {
         let client = &mut self.db.client;
         let seen = until_status(client, &format!("to be turned away with \"{words}\""), |status| {
@@ -159,7 +159,7 @@ impl Visitor {
         Ok(seen)
     }
 
-    /// Neither the status nor the log holds a secret, though the log tells of the trouble seen.
+    /// Neither the status nor the log contains a secret, though the log has the error that was shown.
     fn assert_untold(&mut self, secrets: &[&str], trouble: &Status) -> Result<()> {
         let log = self.db.server.log();
         assert!(log.contains(trouble.error()), "{trouble:?}");
@@ -189,14 +189,14 @@ fn an_authority_that_is_not_the_brokers() -> Result<()> {
     visitor.until_arrived(5)
 }
 
-/// The broker's certificate is genuine, but another host's.
+/// The broker's certificate is valid, but for another host.
 #[test]
 fn a_certificate_for_another_host() -> Result<()> {
     let trusting = trust(&fortress()?.authority);
     let mut visitor = Visitor::new(IMPOSTOR, &trusting)?;
     visitor.emit(1..=2)?;
     visitor.until_turned_away("certificate verify failed")?;
-    // Nothing else was wrong with it.
+    // Nothing else was wrong.
     visitor.correct(&format!("{trusting}ssl.endpoint.identification.algorithm=none\n"))?;
     visitor.until_arrived(2)
 }
@@ -213,7 +213,7 @@ fn a_client_certificate() -> Result<()> {
     visitor.until_arrived(2)
 }
 
-/// A password that is wrong at first, and never told to anyone.
+/// The password is wrong at first, and never shown.
 fn a_password(mechanism: &str) -> Result<()> {
     let mut visitor = Visitor::new(PASSWORD, &login(mechanism, "shop", WRONG_PASSWORD)?)?;
     visitor.emit(1..=2)?;
@@ -234,7 +234,7 @@ fn a_password_in_plain() -> Result<()> {
     a_password("PLAIN")
 }
 
-/// By tokens of an identity provider, which librdkafka fetches.
+/// librdkafka fetches tokens from an identity provider.
 #[test]
 fn a_token() -> Result<()> {
     let provider = IdentityProvider::start()?;
@@ -256,8 +256,8 @@ fn a_token() -> Result<()> {
     visitor.assert_untold(&[WRONG_PASSWORD, secret], &trouble)
 }
 
-/// The right to write is all that a user needs. Without it to a topic, seen or unseen, the events of that topic
-/// are refused, and no others.
+/// A Kafka user needs only the right to write. Without it, only the events of that topic are refused, whether or not the
+/// user can see the topic.
 #[test]
 fn rights() -> Result<()> {
     let mut clerk = Visitor::new(PASSWORD, &login("PLAIN", "clerk", CLERK_PASSWORD)?)?;
@@ -280,7 +280,7 @@ fn rights() -> Result<()> {
     let class = "not_authorized".to_string();
     assert_eq!(dead, [(seen.clone(), class.clone()), (unseen.clone(), class)]);
 
-    // Another user may.
+    // Another user has the right.
     clerk.correct(&login("SCRAM-SHA-512", "shop", SHOP_PASSWORD)?)?;
     clerk.db.client.query_one("SELECT outbox.redrive(since => '-infinity')", &[])?;
     for topic in [seen, unseen] {

@@ -1,5 +1,5 @@
-//! A topic that takes no record of such a time gets it with the present time, and the true one in `ce_time`: an outage
-//! that made events old is not their fault.
+//! If a topic refuses a record for its time, the relay sends it with the present time, and the true one in `ce_time`: an
+//! outage that made events old is not charged to them.
 
 use event_outbox_lab::{Record, Result, wait};
 use postgres::Client;
@@ -8,7 +8,7 @@ use crate::support::database::{DEADLINE, TestDatabase};
 
 const HOUR_MS: i64 = 3_600_000;
 
-/// A topic that takes records of up to an hour ago, and up to an hour ahead.
+/// A topic that accepts records of up to an hour ago and up to an hour ahead.
 fn strict_topic(db: &TestDatabase, name: &str) -> Result<String> {
     let (topic, hour) = (db.topic(name), HOUR_MS.to_string());
     let limits = [("message.timestamp.before.max.ms", &*hour), ("message.timestamp.after.max.ms", &*hour)];
@@ -20,7 +20,7 @@ fn now_ms(client: &mut Client) -> Result<i64> {
     Ok(client.query_one("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint", &[])?.get(0))
 }
 
-/// Where `ce_time` tells another time than the record, the record has the present.
+/// If `ce_time` differs from the time of the record, the latter is the present.
 fn assert_times(records: &[Record], now: i64) {
     for record in records {
         let time = record.timestamp_ms.unwrap_or_default();
@@ -33,7 +33,7 @@ fn assert_times(records: &[Record], now: i64) {
 fn events_from_before_an_outage_are_published_in_order() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = strict_topic(&db, "old")?;
-    // As many as fell due while nothing could be sent: from two days ago until now.
+    // As many as accumulate in an outage: from two days ago until now.
     let sql = "INSERT INTO outbox.events (topic, key, payload, emitted_at)
                SELECT $1, convert_to((n % 7)::text, 'UTF8'), convert_to(n::text, 'UTF8'),
                       clock_timestamp() - (2000 - n) * interval '86 seconds'
@@ -49,7 +49,7 @@ fn events_from_before_an_outage_are_published_in_order() -> Result<()> {
         let numbers: Vec<i32> = values.filter_map(|record| record.value_text()?.parse().ok()).collect();
         assert!(numbers.is_sorted(), "key {key}: {numbers:?}");
     }
-    // What the topic takes is found out by few.
+    // A few events are enough to learn what the topic accepts.
     let refused: i64 = db.client.query_one("SELECT refused FROM outbox.status", &[])?.get(0);
     assert!(refused <= 20, "{refused} events were refused");
     Ok(())
@@ -81,7 +81,7 @@ fn a_dead_one_can_be_sent_again() -> Result<()> {
         Ok(db.client.query_opt("SELECT error_class FROM outbox.dead_letters", &[])?.map(|row| row.get(0)))
     })?;
     assert_eq!(class, "invalid_timestamp");
-    // Another relay has not learned from it.
+    // Another relay does not know it yet.
     db.client.batch_execute("SELECT outbox.restart_relay(); SELECT outbox.redrive(max => 1)")?;
     let records = db.drained(&topic)?;
     assert_eq!(records.len(), 1);

@@ -1,4 +1,4 @@
-//! Kafka's topics through the relay: created, described, and never by mistake.
+//! Kafka's topics through the relay: created and described, and never created by mistake.
 
 use event_outbox_lab::{Result, wait};
 
@@ -18,15 +18,15 @@ fn a_topic_is_created_and_described() -> Result<()> {
     let row = db.client.query_one(sql, &[&topic])?;
     assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1), row.get::<_, i64>(2)), (3, 1, 1_048_588));
     assert_eq!((row.get::<_, bool>(3), row.get(4), row.get(5)), (true, "delete", None::<&str>));
-    // It is there at once, whatever becomes of the transaction.
+    // It exists at once, whatever becomes of the transaction.
     emit(&mut db.client, &topic, 1)?;
     assert_eq!(db.drained_values(&topic)?, ["1"]);
-    // Numbers left out are the brokers' business.
+    // Omitted numbers are left to the brokers.
     let plain = db.topic("plain");
     db.client.batch_execute(&format!("BEGIN; SELECT outbox.create_topic('{plain}'); ROLLBACK"))?;
     let row = db.client.query_one(sql, &[&plain])?;
     assert_eq!(row.get::<_, i32>(0), 1);
-    // In use is what the relay has met, what waits, and what died.
+    // Topics in use: those that the relay has published to, those of pending events, those of dead letters.
     let sql = "SELECT array_agg(topic) FROM outbox.topics";
     assert_eq!(db.client.query_one(sql, &[])?.get::<_, Vec<String>>(0), [topic]);
     Ok(())
@@ -63,7 +63,7 @@ fn what_cannot_be_created_says_why() -> Result<()> {
     Ok(())
 }
 
-/// Two who ask at the same time take turns.
+/// Two callers at the same time take turns.
 #[test]
 fn many_ask_at_the_same_time() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -102,15 +102,15 @@ fn a_misspelt_name_does_not_become_a_topic() -> Result<()> {
     let sql = "SELECT partitions FROM outbox.describe_topics(ARRAY[$1])";
     assert_eq!(db.client.query_one(sql, &[&topic])?.get::<_, Option<i32>>(0), None);
 
-    // check() says what to type, and it helps.
+    // check() gives a command that helps.
     let sql =
         "SELECT hint FROM outbox.check() WHERE subject = 'topic' AND verdict = 'error' AND finding LIKE $1";
-    // A new session, which goes by the database's settings.
+    // A new session has the database's settings.
     db.client = db.connect()?;
     let hint: String = db.client.query_one(sql, &[&format!("\"{topic}\"%")])?.get(0);
     let command = hint.split(';').next().unwrap_or_default();
     db.client.batch_execute(command)?;
-    // The producer has its usual time again to hear of a new topic.
+    // The producer again has its usual time to learn of a new topic.
     db.alter_database("RESET event_outbox.kafka_properties")?;
     db.client.query_one("SELECT outbox.redrive(topic => $1)", &[&topic])?;
     assert_eq!(db.drained_values(&topic)?, ["1"]);
@@ -122,7 +122,7 @@ fn a_misspelt_name_does_not_become_a_topic() -> Result<()> {
     Ok(())
 }
 
-/// Every subject of the check, when all is well; and each trouble that can be made here.
+/// Every subject of the check when all is well, and each problem that can be provoked here.
 #[test]
 fn check_tells_what_is_wrong() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -151,7 +151,7 @@ fn check_tells_what_is_wrong() -> Result<()> {
         "table",
     ];
     let expected: Vec<_> = well.map(|subject| (subject.to_owned(), "ok".to_owned())).into();
-    // Other tests' transactions, and their workers, are none of this database's troubles.
+    // Transactions and workers of other tests are not problems of this database.
     let mut last = Vec::new();
     let well = wait::until_ok("a set-up that is well", DEADLINE, || {
         last = verdicts()?;
@@ -189,7 +189,7 @@ fn check_tells_what_is_wrong() -> Result<()> {
     Ok(())
 }
 
-/// A compacted topic takes no event without a key.
+/// A compacted topic refuses events without a key.
 #[test]
 fn check_tells_of_a_topic_that_wants_keys() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -205,7 +205,7 @@ fn check_tells_of_a_topic_that_wants_keys() -> Result<()> {
     Ok(())
 }
 
-/// A relay that is just being started is no trouble.
+/// A relay that is just starting is not a problem.
 #[test]
 fn check_waits_for_a_relay_that_is_starting() -> Result<()> {
     let db = TestDatabase::new()?;
@@ -220,7 +220,7 @@ fn check_waits_for_a_relay_that_is_starting() -> Result<()> {
     Ok(())
 }
 
-/// The last error stays to be read, with the time when it was over.
+/// The last error stays visible, with the time when it ended.
 #[test]
 fn an_error_that_is_over_has_an_end() -> Result<()> {
     let mut db = TestDatabase::new()?;

@@ -1,4 +1,4 @@
-//! Many writers at once: nothing lost, invented or doubled, and each key in its order.
+//! Many writers at once: nothing is lost, invented or doubled, and each key keeps its order.
 
 use std::thread;
 
@@ -21,7 +21,7 @@ fn a_low_id_that_commits_late_is_published_promptly() -> Result<()> {
     let mut slow = db.connect()?;
     let mut late = slow.transaction()?;
     emit(&mut late, &topic, 1)?;
-    // Others overtake it, one commit after the other, and the relay passes it by.
+    // Other transactions overtake it, one commit after the other, and the relay passes it.
     for number in 2..=6 {
         emit(&mut db.client, &topic, number)?;
         db.promptly(&topic, number as usize - 1)?;
@@ -44,7 +44,7 @@ fn several_late_commits_are_found_in_whatever_order_they_come() -> Result<()> {
         clients[at].batch_execute("COMMIT")?;
         db.promptly(&topic, count)?;
     }
-    // One of those that still run emits again, with a higher id.
+    // A transaction that still runs emits again, with a higher id.
     emit(&mut clients[2], &topic, 6)?;
     clients[1].batch_execute("ROLLBACK")?;
     clients[2].batch_execute("COMMIT")?;
@@ -53,7 +53,7 @@ fn several_late_commits_are_found_in_whatever_order_they_come() -> Result<()> {
     Ok(())
 }
 
-/// More subtransactions than a snapshot lists: it knows them only by their parent.
+/// More subtransactions than a snapshot lists: it then knows only their parent.
 #[test]
 fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -68,7 +68,7 @@ fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
         } else {
             savepoint.commit()?
         }
-        // The relay looks while the transaction grows.
+        // The relay sweeps while the transaction grows.
         if number % 20 == 0 {
             emit(&mut db.client, &topic, -number)?;
             db.promptly(&topic, number as usize / 20)?;
@@ -86,7 +86,7 @@ fn a_late_commit_with_many_savepoints_is_found_whole() -> Result<()> {
 fn two_databases_have_a_relay_each() -> Result<()> {
     let mut databases = [TestDatabase::new()?, TestDatabase::new()?];
     assert_ne!(databases[0].relay()?, databases[1].relay()?);
-    // Both write to one topic, with the same ids.
+    // Both databases write to one topic, with the same ids.
     let topic = databases[0].topic("shared");
     for number in 1..=50 {
         for db in &mut databases {
@@ -143,8 +143,8 @@ fn eight_writers_keep_the_order_of_each_key() -> Result<()> {
     Ok(())
 }
 
-/// One writer: each transaction locks an aggregate, then emits under its key. Some are rolled back, some
-/// in part; gives the number of events that were committed.
+/// One writer: each transaction locks an aggregate, then emits under its key. Some are rolled back, some of them in part.
+/// Returns the number of committed events.
 fn write(mut client: Client, topic: &str, writer: i32) -> Result<u64> {
     const PROMISE: &str = "
         WITH account AS (UPDATE accounts SET seq = seq + 1 WHERE key = $2 RETURNING seq),

@@ -1,11 +1,11 @@
-//! Topics whose events Kafka refuses do not keep those of other topics waiting.
+//! Topics whose events Kafka refuses do not delay other topics.
 
 use event_outbox_lab::Result;
 
 use crate::support::database::{TestDatabase, values};
 use crate::support::events::{emit, pending_count};
 
-/// Events of a topic that has no such partition, stored at once.
+/// Stores events with a partition that the topic does not have.
 fn flood(db: &mut TestDatabase, topic: &str, count: i64) -> Result<()> {
     let sql = "INSERT INTO outbox.events (topic, partition, payload) SELECT $1, 999, 'x' FROM generate_series(1, $2::bigint)";
     db.client.execute(sql, &[&topic, &count])?;
@@ -22,7 +22,7 @@ fn a_topic_that_is_refused_lets_others_through() -> Result<()> {
     }
     let arrived = values(&db.promptly(&good, 10)?);
     assert_eq!(arrived, (0..10).map(|number| number.to_string()).collect::<Vec<_>>());
-    // The bad ones are still there, and a topic that was never used goes through as well.
+    // The bad events are still there, and a new topic is not delayed either.
     emit(&mut db.client, &fresh, 1)?;
     db.promptly(&fresh, 1)?;
     let left = pending_count(&mut db.client)?;
@@ -30,7 +30,7 @@ fn a_topic_that_is_refused_lets_others_through() -> Result<()> {
     Ok(())
 }
 
-/// The broker refuses whole batches of it, since their events have no key.
+/// The broker refuses whole batches of the topic, since their events have no key.
 #[test]
 fn a_topic_whose_batches_are_refused_lets_others_through() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -69,7 +69,7 @@ fn hundreds_of_topics_that_are_refused_let_others_through() -> Result<()> {
     Ok(())
 }
 
-/// More topics than the relay remembers anything of, none of which exists; and those that wait do so for long.
+/// More missing topics than the relay keeps track of; refused events wait for a long time.
 #[test]
 fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
     let mut db = TestDatabase::new()?;

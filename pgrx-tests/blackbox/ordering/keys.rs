@@ -1,4 +1,4 @@
-//! The order per key through refusals, restarts and deaths; and nobody else waits.
+//! The order per key survives refusals, restarts and dead letters, and other keys do not wait.
 
 use std::collections::HashSet;
 
@@ -16,13 +16,13 @@ use crate::support::server::DedicatedServer;
 /// Longer than any test.
 const LONG: &str = "1h";
 
-/// What is known of a refused event that waits, as text: all that a restart must not change.
+/// The columns of a refused event that a restart must not change, as text.
 fn retry_record(client: &mut Client) -> Result<Option<String>> {
     let sql = "SELECT (id, attempts, next_attempt_at, last_error, first_refused_at)::text FROM outbox.events WHERE attempts > 0";
     Ok(client.query_opt(sql, &[])?.map(|row| row.get(0)))
 }
 
-/// Waits until one event was refused; gives its books.
+/// Waits until an event has been refused; returns its [`retry_record`].
 fn until_refused(client: &mut Client) -> Result<String> {
     wait::until_ok("a refusal", DEADLINE, || retry_record(client))
 }
@@ -34,7 +34,7 @@ fn terminate(client: &mut Client) -> Result<()> {
     Ok(())
 }
 
-/// The first record of each event: a crash may have some published again.
+/// The first record of each event: a crash may have repeated some.
 fn first_deliveries(records: &[Record]) -> Vec<Record> {
     let mut seen = HashSet::new();
     records.iter().filter(|record| seen.insert(record.header("ce_id"))).cloned().collect()
@@ -58,8 +58,8 @@ fn numbered(range: std::ops::Range<i32>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
 }
 
-/// Restarts of the relay and of the server change neither the books of an event that waits nor the order
-/// of its key; and when it is dead, its key goes on.
+/// Restarts of the relay and of the server change neither the retry record of a waiting event nor the order of its key.
+/// When it has died, its key goes on.
 #[test]
 fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     let broker = Broker::shared()?;
@@ -73,7 +73,7 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     let mut flown = 0;
     let mut behind = 0;
     for round in 0..3 {
-        // More of the key than a restart could overlook, and some of others.
+        // More events of the key than a restart could overlook, and some of other keys.
         for _ in 0..3 {
             Event::new(topic, behind.to_string()).key("a").emit(&mut client)?;
             behind += 1;
@@ -109,8 +109,8 @@ fn only_its_key_waits_with_an_event_through_all_restarts() -> Result<()> {
     Ok(())
 }
 
-/// Several of a key die one after the other, and the good ones between them keep their order; those
-/// without a key wait for nobody.
+/// Several events of a key die one after the other, and the good ones between them keep their order. Events without a
+/// key do not wait.
 #[test]
 fn a_key_goes_on_behind_each_of_its_dead() -> Result<()> {
     let (mut db, topic) = deadly_database()?;
@@ -149,12 +149,12 @@ fn without_ordering_nothing_waits() -> Result<()> {
         Event::new(&topic, n.to_string()).key("a").emit(&mut db.client)?;
     }
     assert_eq!(of_key(&db.promptly(&topic, 5)?, "a"), numbered(0..5));
-    // Nor after a restart, which finds it waiting.
+    // Nor do they after a restart, which finds it waiting.
     terminate(&mut db.client)?;
     Event::new(&topic, "5").key("a").emit(&mut db.client)?;
     assert_eq!(of_key(&db.promptly(&topic, 6)?, "a"), numbered(0..6));
     assert_eq!(retry_record(&mut db.client)?, Some(waits));
-    // With it, they do.
+    // With ordering, they wait.
     db.configure("event_outbox.ordering", "key")?;
     Event::new(&topic, "6").key("a").emit(&mut db.client)?;
     Event::new(&topic, "0").key("b").emit(&mut db.client)?;
@@ -163,7 +163,7 @@ fn without_ordering_nothing_waits() -> Result<()> {
     Ok(())
 }
 
-/// The broker refuses whole batches for it, or takes smaller ones only; its batch-mates bear no blame.
+/// The broker refuses whole batches because of it, or accepts only smaller ones; other events are not charged.
 #[test]
 fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -174,7 +174,7 @@ fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
     let client = &mut db.client;
     client.batch_execute("BEGIN")?;
     ledger.emit(client, 1000)?;
-    // Its key is also that of good ones, before and behind it.
+    // Good events before and behind it have the same key.
     Event::new(&topic, "poison".repeat(5000)).key("3").emit(client)?;
     ledger.emit(client, 1000)?;
     client.batch_execute("COMMIT")?;
@@ -191,8 +191,8 @@ fn one_poison_event_amid_thousands_dies_alone() -> Result<()> {
     Ok(())
 }
 
-/// The first thing that a producer sends to a partition is refused, when the broker knows no sequence of it
-/// yet and would take whatever follows.
+/// The broker refuses the first batch that a producer sends to a partition. It knows no sequence number yet and would
+/// accept whatever follows.
 #[test]
 fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -215,7 +215,7 @@ fn nothing_overtakes_a_poison_event_at_the_head_of_a_backlog() -> Result<()> {
     Ok(())
 }
 
-/// It is due again while the one before it is still on its way: a new producer needs half a second to begin.
+/// It is due again while the event before it is still in flight: a new producer needs half a second to start.
 #[test]
 fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -243,8 +243,8 @@ fn an_event_refused_by_hand_overtakes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A compacted topic takes no record without a key, and refuses the batch that has one. What is refused
-/// there neither repeats nor reorders what goes to another topic.
+/// A compacted topic refuses batches that contain a record without a key. The refusals neither repeat nor reorder records
+/// of another topic.
 #[test]
 fn records_that_a_topic_does_not_take_die_alone() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -275,8 +275,8 @@ fn records_that_a_topic_does_not_take_die_alone() -> Result<()> {
     Ok(())
 }
 
-/// Neither a new event nor one that was refused before the outage is charged with it, however many of its
-/// attempts fall into it.
+/// An outage is charged neither to a new event nor to one that was refused before, however many attempts would fall into
+/// it.
 #[test]
 fn an_outage_is_no_attempt() -> Result<()> {
     let mut broker = FaultyBroker::take()?;

@@ -1,4 +1,4 @@
-//! Licences and sources of all dependencies, held against the lists in `deny.toml`, without the network.
+//! Checks licences and sources of all dependencies against the lists in `deny.toml`, without the network.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::collections::BTreeSet;
@@ -7,7 +7,7 @@ use std::process::Command;
 use event_outbox_lab::{Result, layout};
 use serde_json::Value;
 
-/// The strings in the list that begins behind `start`.
+/// The strings in the list that follows `start`.
 fn list(text: &str, start: &str) -> BTreeSet<String> {
     let (_, rest) = text.split_once(start).unwrap_or_else(|| panic!("deny.toml has no {start}"));
     let (items, _) = rest.split_once(']').expect("the list ends");
@@ -104,7 +104,7 @@ fn licences_and_sources_are_among_those_allowed() -> Result<()> {
         let allowed =
             |one: &str| licences.contains(one) || (name == excepted_crate && excepted.contains(one));
         assert!(is_satisfied(licence, &allowed), "{name} {version} is under {licence}");
-        // Those without a source are of this repository.
+        // Packages without a source belong to this repository.
         if let Some(source) = package["source"].as_str() {
             let registry = source.strip_prefix("registry+").unwrap_or(source);
             assert!(registries.contains(registry), "{name} {version} comes from {source}");

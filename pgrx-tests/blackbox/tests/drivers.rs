@@ -1,4 +1,4 @@
-//! The programs of `docs/guides/drivers.md`, run with the real drivers. `scripts/drivers-test` installs them, and says where.
+//! Runs the programs of `docs/guides/drivers.md` with the real drivers, which `scripts/drivers-test` installs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,7 @@ fn program(heading: &str) -> Result<String> {
     Ok(code.split_once('\n').context("no program")?.1.to_owned())
 }
 
-/// Writes the program to a file that lies among its driver's, and runs it there.
+/// Writes the program to a file beside its driver, and runs it there.
 fn run(heading: &str, file: &str, command: &mut Command) -> Result<()> {
     let path = drivers()?.join(file);
     fs::write(&path, program(heading)?)?;

@@ -1,6 +1,6 @@
-//! pg_upgrade to a newer major version of PostgreSQL carries the outbox over, whole, and nothing leaves it meanwhile.
+//! pg_upgrade carries the whole outbox to a newer major version of PostgreSQL, and nothing is published meanwhile.
 //!
-//! `scripts/pg-upgrade` runs it where two versions are at hand.
+//! `scripts/pg-upgrade` runs the test where two versions are installed.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +17,7 @@ const DEADLINE: Duration = Duration::from_secs(30);
 const TOPIC: &str = "upgraded";
 const PENDING: usize = 100;
 
-/// What is in the outbox and the same afterwards.
+/// The contents of the outbox, which must not change.
 const CONTENT: [&str; 4] = [
     "SELECT d::text FROM outbox.dead_letters AS d ORDER BY dead_letter_id",
     "SELECT i::text FROM outbox.intake AS i ORDER BY source_id",
@@ -25,7 +25,7 @@ const CONTENT: [&str; 4] = [
     "SELECT last_value::text FROM outbox.events_id_seq",
 ];
 
-/// What others than the owner may do in the schema, and what is set for its database.
+/// The privileges of other roles in the schema, and the settings of the database.
 const CIRCUMSTANCES: [&str; 3] = [
     "SELECT oid::regprocedure || ' ' || grantee::regrole
        FROM pg_proc, aclexplode(coalesce(proacl, acldefault('f', proowner)))
@@ -48,7 +48,7 @@ fn options(name: &str) -> Result<ClusterOptions> {
     Ok(Cluster::options(name).set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers()))
 }
 
-/// Events that wait, one that was refused once, one that is dead, a message that was taken in, rights and settings.
+/// Pending events, one refused once, a dead letter, a message taken in, privileges and settings.
 fn fill(client: &mut Client, database: &str) -> Result<()> {
     client.batch_execute(&format!(
         "CREATE EXTENSION event_outbox;
@@ -63,8 +63,8 @@ fn fill(client: &mut Client, database: &str) -> Result<()> {
          UPDATE outbox.events SET last_error = 'no' WHERE key = 'dead';
          UPDATE outbox.events SET last_error = 'no' WHERE key = 'dead'"
     ))?;
-    // PostgreSQL of November 2026 (15.20) notes a version with each column of any table, which the programs of older
-    // minor releases carry over as they find it, and their servers refuse.
+    // PostgreSQL of November 2026 (15.20) records a version with each column of a table. The programs of older minor
+    // releases carry it over unchanged, and their servers refuse it.
     client.batch_execute(
         "SET allow_system_table_mods = on;
          UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%}'",
@@ -88,7 +88,7 @@ fn upgrade(old: &Cluster, new: &Cluster) -> Result<()> {
     let sockets = Scratch::for_sockets(Fate::DiesWithUs)?;
     let (old_data, new_data) = (old.data_dir(), new.data_dir());
     let (old_port, new_port) = (old.port().to_string(), new.port().to_string());
-    // From 18 on a new cluster has checksums; both must be alike.
+    // From 18 on a new cluster has checksums; both clusters must agree.
     let checksums = new.bin_dir().join("pg_checksums");
     let have_checksums = run(&checksums, work.path(), &[Path::new("--check"), &new_data]).is_ok();
     if have_checksums {
@@ -149,7 +149,7 @@ fn a_cluster_that_is_upgraded_publishes_what_waited() -> Result<()> {
     let highest: i64 = client.query_one("SELECT last_value FROM outbox.events_id_seq", &[])?.get(0);
     drop(client);
     old.stop(StopMode::Fast)?;
-    // A relay that worked while pg_upgrade does would publish.
+    // A relay that ran during pg_upgrade would publish.
     old.unset("event_outbox.enabled")?;
 
     let mut new = options("new")?.newer().create()?;
@@ -177,7 +177,7 @@ fn a_cluster_that_is_upgraded_publishes_what_waited() -> Result<()> {
 
     let arrived = arrived()?;
     let numbers: Vec<usize> = arrived.iter().filter_map(|value| value.parse().ok()).collect();
-    // All are in one partition, and none was ever refused.
+    // All events are in one partition, and none was refused.
     assert_eq!(numbers, (1..=PENDING).collect::<Vec<_>>());
     let mut others: Vec<_> = arrived.iter().filter(|value| value.starts_with('"')).collect();
     others.sort();
