@@ -1,4 +1,4 @@
-//! The extension arrives while the launcher is looking for it.
+//! The extension is created while the launcher looks for it.
 
 use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
 use postgres::Client;
@@ -13,8 +13,8 @@ fn has_relay(client: &mut Client) -> Result<bool> {
     Ok(client.query_one(sql, &[])?.get(0))
 }
 
-/// After a start of the server the launcher has a relay look into each database. One that looked just before
-/// the extension was created must not be the last.
+/// After a start of the server, the launcher starts a relay in each database to look for the extension. A relay that
+/// looked just before the extension was created must not be the last.
 #[test]
 fn an_extension_created_while_the_launcher_looks_has_its_relay() -> Result<()> {
     let mut server = Cluster::options("arrival")
@@ -39,7 +39,7 @@ fn an_extension_created_while_the_launcher_looks_has_its_relay() -> Result<()> {
     Ok(())
 }
 
-/// The old relay has just seen that there is nothing to relay when there is again.
+/// The old relay has just seen that the extension is gone when it is created again.
 #[test]
 fn an_extension_created_again_has_its_relay() -> Result<()> {
     let mut db = TestDatabase::new()?;

@@ -1,4 +1,4 @@
-//! Where the extension can be created, and what is said where it cannot.
+//! Where the extension can be created, and the errors where it cannot.
 
 use event_outbox_lab::{Cluster, Result};
 use postgres::Client;

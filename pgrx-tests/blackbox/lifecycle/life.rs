@@ -1,4 +1,4 @@
-//! A relay begins with the extension and ends with it.
+//! A relay starts with the extension and ends with it.
 
 use event_outbox_lab::{Broker, Cluster, Result, StopMode};
 use postgres::error::SqlState;
@@ -27,10 +27,10 @@ fn creating_it_in_vain_leaves_no_relay() -> Result<()> {
     let other = server.create_database()?;
     let mut client = server.connect(&other)?;
     client.batch_execute("BEGIN; CREATE EXTENSION event_outbox; ROLLBACK")?;
-    // The launcher gets round to all that was asked of it: a later database has its relay.
+    // The launcher has handled all requests once a later database has its relay.
     until_idle(&mut TestDatabase::new()?.client)?;
     until_processes(server, &other, 0)?;
-    // Nothing of the attempt is in the way of the next one.
+    // The attempt does not hinder the next one.
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     until_idle(&mut client)?;
     drop(client);
@@ -107,7 +107,7 @@ fn two_databases_have_a_relay_each() -> Result<()> {
         let published = until_status(&mut db.client, "the count", |status| status.published >= count as i64)?;
         assert_eq!(published.published, count as i64);
     }
-    // The end of one is nothing to the other.
+    // The end of one relay does not affect the other.
     one.client.batch_execute("DROP EXTENSION event_outbox")?;
     until_processes(one.server, &one.database, 0)?;
     assert_eq!(status(&mut two.client)?.pid, Some(pid_two));
@@ -120,7 +120,7 @@ fn a_copy_of_a_database_gets_a_relay_by_its_first_event() -> Result<()> {
     until_idle(&mut db.client)?;
     let (server, original) = (db.server, db.database.clone());
     let copy = format!("{original}_copy");
-    // The copy needs the original without other connections.
+    // The copy needs an original without other connections.
     db.client = server.connect("postgres")?;
     db.client.batch_execute(&format!("CREATE DATABASE {copy} TEMPLATE {original}"))?;
     let mut client = server.connect(&copy)?;
@@ -132,14 +132,14 @@ fn a_copy_of_a_database_gets_a_relay_by_its_first_event() -> Result<()> {
     Ok(db.client.batch_execute(&format!("DROP DATABASE {copy}"))?)
 }
 
-/// Nobody has to emit for its relay to come back.
+/// The relay comes back without an emit.
 #[test]
 fn a_database_that_takes_no_connections_gets_a_relay_when_it_does() -> Result<()> {
     let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
     let (mut client, mut admin) = (dedicated.connect()?, dedicated.server.connect("postgres")?);
     until_idle(&mut client)?;
     admin.batch_execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", dedicated.database))?;
-    // The relay that is there already goes on, as any session does.
+    // The running relay goes on, as any session does.
     client.query_one(EMIT, &[&"life.closed"])?;
     until_drained(&mut client)?;
 
@@ -160,7 +160,7 @@ fn after_a_restart_the_databases_with_the_extension_are_found() -> Result<()> {
     let broker = Broker::shared()?;
     let options = Cluster::options("found").set("event_outbox.bootstrap_servers", broker.bootstrap_servers());
     let mut server = options.start()?;
-    // In this order, so that the launcher has looked into all the others when it comes to the last.
+    // In this order, so that the launcher has examined all others when it reaches the last.
     let without: Vec<_> = (0..3).map(|_| server.create_database()).collect::<Result<_>>()?;
     let with: Vec<_> = (0..3).map(|_| server.create_database()).collect::<Result<_>>()?;
     for database in &with {

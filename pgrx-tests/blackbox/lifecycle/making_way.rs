@@ -1,5 +1,5 @@
-//! The relay is not in the way of commands that need its database to themselves, and comes back after
-//! them. Only those who may carry such a command out can send it away.
+//! The relay makes way for commands that need its database to themselves, and comes back afterwards. Only roles that may
+//! run such a command can send it away.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::support::relay::{
     processes, until_another, until_drained, until_idle, until_processes, until_status,
 };
 
-/// What a command may take that sends an idle relay away; Postgres gives up after five seconds.
+/// The most time for a command that sends an idle relay away. Postgres gives up after five seconds.
 const PROMPT: Duration = Duration::from_secs(3);
 
 fn promptly(client: &mut Client, sql: &str) -> Result<()> {
@@ -23,7 +23,7 @@ fn promptly(client: &mut Client, sql: &str) -> Result<()> {
     Ok(())
 }
 
-/// A database with a running relay, to which nobody else is connected, and a client outside it.
+/// A database with a running relay and no other connection, and a client outside it.
 fn alone() -> Result<(TestDatabase, Client)> {
     let mut db = TestDatabase::new()?;
     until_idle(&mut db.client)?;
@@ -39,7 +39,7 @@ fn alone() -> Result<(TestDatabase, Client)> {
     Ok((db, outside))
 }
 
-/// What is emitted in the database arrives.
+/// Asserts that an event of the database arrives.
 fn works(db: &TestDatabase, database: &str) -> Result<()> {
     let mut client = db.server.connect(database)?;
     client.query_one("SELECT outbox.emit($1, '{}')", &[&format!("{database}.works")])?;

@@ -1,4 +1,4 @@
-//! The server stops in order, and without delay, whatever the relay and Kafka are doing.
+//! The server shuts down cleanly and promptly, whatever the relay and Kafka are doing.
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// A stop with nothing in flight: milliseconds, on a machine that is busy with other things.
+/// A stop with nothing in flight takes milliseconds; this is ample for a busy machine.
 const AT_ONCE: Duration = Duration::from_secs(3);
 
-/// `event_outbox.shutdown_timeout` is 5 s; the rest is the server's own end.
+/// `event_outbox.shutdown_timeout` is 5 s; the rest is for the server itself.
 const WITHIN_THE_TIMEOUT: Duration = Duration::from_secs(10);
 
 fn assert_within(took: Duration, limit: Duration) {
@@ -31,12 +31,12 @@ fn with_an_idle_relay() -> Result<()> {
     Ok(())
 }
 
-/// A stop in the middle of a large backlog: the rest is published after it, and nothing twice, since the
-/// relay waits for what is in flight.
+/// A stop in the middle of a large backlog. The rest is published after it, and nothing twice, since the relay waits for
+/// the events in flight.
 #[test]
 fn with_a_busy_relay_nothing_is_published_twice() -> Result<()> {
     let broker = Broker::shared()?;
-    // Small steps, so that the middle lasts.
+    // Small steps, so that the backlog lasts.
     let options =
         Cluster::options("busy").set("event_outbox.batch_size", 100).set("event_outbox.max_in_flight", 400);
     let mut dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
@@ -62,7 +62,7 @@ fn with_a_busy_relay_nothing_is_published_twice() -> Result<()> {
 
 #[test]
 fn without_kafka() -> Result<()> {
-    // A port that nobody listens on.
+    // A port without a listener.
     let nowhere = format!("127.0.0.1:{}", ports::free()?);
     let mut dedicated = DedicatedServer::start(&nowhere)?;
     let mut client = dedicated.connect()?;
@@ -71,7 +71,7 @@ fn without_kafka() -> Result<()> {
     until_status(&mut client, "the relay to see it", |status| {
         status.is_disconnected() && status.in_flight > 0 && status.state == "waiting"
     })?;
-    // It knows that waiting is in vain.
+    // The relay knows that it would wait in vain.
     assert_within(dedicated.server.stop(StopMode::Fast)?, AT_ONCE);
 
     let broker = Broker::shared()?;
@@ -82,7 +82,7 @@ fn without_kafka() -> Result<()> {
     ledger.assert_exactly_once(&mut client, broker)
 }
 
-/// Acknowledgements that do not come are waited for as long as the setting says, and no longer.
+/// The relay waits for missing acknowledgements as long as the setting says, and no longer.
 #[test]
 fn with_kafka_frozen() -> Result<()> {
     let broker = FaultyBroker::take()?;

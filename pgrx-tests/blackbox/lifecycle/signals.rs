@@ -1,4 +1,4 @@
-//! Signals that Postgres, its administrators and its barriers send to a relay.
+//! Signals that Postgres, its administrators and its process barriers send to a relay.
 
 use std::time::{Duration, Instant};
 
@@ -11,10 +11,10 @@ use crate::support::events::emit;
 use crate::support::relay::{status, until_another, until_drained, until_idle, until_status};
 use crate::support::server::{DedicatedServer, draining};
 
-/// The first child of this server that is a relay and not process `before`: as soon as it has its name, long before
-/// it is connected to its database.
+/// The first child of this server that is a relay and not process `before`, as soon as it has its name and long before it
+/// is connected to its database.
 fn newborn(dedicated: &DedicatedServer, before: i32) -> Result<i32> {
-    // A second's pause before each start; much more if an end while starting were taken for a failure.
+    // A pause of a second before each start; much more if an exit while starting counted as a failure.
     const SOON: Duration = Duration::from_secs(4);
     let postmaster = dedicated.server.pid()?;
     let begin = Instant::now();
@@ -49,7 +49,7 @@ fn a_relay_terminated_while_it_starts_is_started_again() -> Result<()> {
     Ok(())
 }
 
-/// Until a worker has its handlers, Postgres has it ignore the signal; `post_auth_delay` makes that last.
+/// A worker ignores the signal until it has installed its handlers; `post_auth_delay` prolongs that.
 #[test]
 fn a_relay_heeds_a_reload_that_came_while_it_started() -> Result<()> {
     let options = Cluster::options("signals").set("post_auth_delay", "1");
@@ -79,7 +79,7 @@ fn cancelling_a_relay_does_nothing() -> Result<()> {
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
-/// Also between its transactions, and while it writes to the log that it was cancelled a moment ago.
+/// Also between transactions, and while the relay logs an earlier cancellation.
 #[test]
 fn cancelling_a_relay_again_and_again_does_nothing() -> Result<()> {
     let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
@@ -99,7 +99,7 @@ fn drop_another(admin: &mut Client) -> Result<()> {
     Ok(admin.batch_execute("DROP DATABASE dropped")?)
 }
 
-/// DROP DATABASE waits until every process of the server has answered, whatever database it works in.
+/// DROP DATABASE waits until every process of the server has answered, in whatever database it works.
 #[test]
 fn a_relay_answers_barriers_whatever_it_does() -> Result<()> {
     let broker = Broker::shared()?;
@@ -110,15 +110,15 @@ fn a_relay_answers_barriers_whatever_it_does() -> Result<()> {
     admin.batch_execute("CREATE DATABASE dropped")?;
     let relay = until_idle(&mut client)?;
 
-    // That a relay is waited for at all.
+    // First, DROP DATABASE does wait for a relay.
     process::send(u32::try_from(relay)?, libc::SIGSTOP)?;
     let stuck = admin.batch_execute("DROP DATABASE dropped");
     process::send(u32::try_from(relay)?, libc::SIGCONT)?;
     assert_eq!(stuck.expect_err("nobody waited").code(), Some(&SqlState::QUERY_CANCELED));
 
-    // Idle. What was begun can only be ended.
+    // An idle relay. The command that has begun can only be finished.
     admin.batch_execute("DROP DATABASE dropped")?;
-    // With events that Kafka does not take.
+    // With events that Kafka does not accept.
     dedicated.alter("bootstrap_servers", "127.0.0.1:1")?;
     until_another(&mut client, relay)?;
     emit(&mut client, "signals.barrier", 1)?;
@@ -128,7 +128,7 @@ fn a_relay_answers_barriers_whatever_it_does() -> Result<()> {
     dedicated.alter("kafka_properties", "no.such=property")?;
     until_status(&mut client, "no producer", |status| status.state == "misconfigured")?;
     drop_another(&mut admin)?;
-    // Waiting for an update of the extension.
+    // While it waits for an update of the extension.
     let before = status(&mut client)?.pid.unwrap_or_default();
     client.execute("UPDATE pg_extension SET extversion = '99.0.0' WHERE extname = 'event_outbox'", &[])?;
     process::send(u32::try_from(before)?, libc::SIGTERM)?;

@@ -1,4 +1,4 @@
-//! A streaming standby has no relay; promoted, it has one at once, which goes on where the primary stopped.
+//! A streaming standby has no relay. Promoted, it starts one at once, which goes on where the primary stopped.
 
 use std::collections::{HashMap, HashSet};
 use std::thread;
@@ -15,7 +15,7 @@ use crate::support::ledger::Ledger;
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
 use crate::support::server::DedicatedServer;
 
-/// Waits until the standby has all that the primary has written so far.
+/// Waits until the standby has all WAL that the primary has written so far.
 fn until_caught_up(primary: &DedicatedServer, standby: &Cluster) -> Result<()> {
     let written: String =
         primary.connect()?.query_one("SELECT pg_current_wal_flush_lsn()::text", &[])?.get(0);
@@ -29,7 +29,7 @@ fn until_caught_up(primary: &DedicatedServer, standby: &Cluster) -> Result<()> {
 #[test]
 fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Result<()> {
     let broker = Broker::shared()?;
-    // The primary cannot reach Kafka, so that what it emits waits.
+    // The primary cannot reach Kafka, so its events wait.
     let mut primary = DedicatedServer::start("127.0.0.1:1")?;
     let mut client = primary.connect()?;
     let ledger = Ledger::open(&mut client, "standby.promoted")?;
@@ -49,7 +49,7 @@ fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Re
     let refused = reader.execute("SELECT outbox.emit('standby.promoted', '{}')", &[]).expect_err("emitted");
     assert_eq!(refused.code(), Some(&SqlState::READ_ONLY_SQL_TRANSACTION));
     assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &[&ledger.topic])?.len(), 0);
-    // What one looks at can be looked at here.
+    // Views and functions that only read work on the standby.
     for view in ["status", "relays", "backlog", "pending", "dead_letters", "check()"] {
         reader
             .query(&format!("SELECT * FROM outbox.{view}"), &[])
@@ -59,7 +59,7 @@ fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Re
     drop(client);
     primary.server.stop(StopMode::Immediate)?;
     standby.promote()?;
-    // Nobody emits and nobody wakes: the relay comes by itself.
+    // The relay starts by itself, without an emit.
     until_drained(&mut reader)?;
     ledger.assert_exactly_once(&mut reader, broker)?;
     ledger.emit(&mut reader, 100)?;
@@ -67,7 +67,7 @@ fn a_standby_publishes_nothing_until_it_is_promoted_and_all_at_once_then() -> Re
     ledger.assert_exactly_once(&mut reader, broker)
 }
 
-/// As one would look into a backup while the original is at work.
+/// As for a look into a backup while the original is at work.
 #[test]
 fn a_physical_copy_can_be_kept_from_publishing() -> Result<()> {
     let broker = Broker::shared()?;
@@ -88,7 +88,7 @@ fn a_physical_copy_can_be_kept_from_publishing() -> Result<()> {
     Ok(())
 }
 
-/// Emits one event after the other until the server is gone; gives those that were acknowledged.
+/// Emits one event after the other until the server is gone; returns those that were acknowledged.
 fn write_until_the_end(mut client: Client, topic: &str) -> Vec<Uuid> {
     (1..).map_while(|number| emit(&mut client, topic, number).ok()).collect()
 }
@@ -96,7 +96,7 @@ fn write_until_the_end(mut client: Client, topic: &str) -> Vec<Uuid> {
 #[test]
 fn a_failover_loses_nothing_and_repeats_only_what_was_not_settled() -> Result<()> {
     let broker = Broker::shared()?;
-    // In small steps, so that the middle lasts.
+    // In small steps, so that the backlog lasts.
     let options = Cluster::options("primary")
         .set("event_outbox.batch_size", 100)
         .set("event_outbox.max_in_flight", 400);
@@ -107,10 +107,10 @@ fn a_failover_loses_nothing_and_repeats_only_what_was_not_settled() -> Result<()
     until_status(&mut client, "the relay to pause", |status| status.state == "disabled")?;
     ledger.emit(&mut client, 20_000)?;
 
-    // What holds for the standby's database holds in its own configuration only.
+    // A setting for the standby alone must be in its configuration.
     let options = Cluster::options("standby").set("event_outbox.bootstrap_servers", "127.0.0.1:1");
     let standby = options.start_standby_of(&primary.server)?;
-    // Only what the standby has, too, is acknowledged to applications, and seen by the relay.
+    // Only commits that the standby has are acknowledged to applications and seen by the relay.
     primary.server.set("synchronous_standby_names", "*")?;
     primary.server.reload()?;
     wait::until_ok("a synchronous standby", DEADLINE, || {
@@ -129,7 +129,7 @@ fn a_failover_loses_nothing_and_repeats_only_what_was_not_settled() -> Result<()
     standby.promote()?;
     let mut client = standby.connect(&primary.database)?;
     until_processes(&standby, &primary.database, 1)?;
-    // It cannot reach Kafka yet: these are what the primary had not settled.
+    // The standby cannot reach Kafka yet: these are the events that the primary had not settled.
     let rows = client.query("SELECT event_id FROM outbox.events", &[])?;
     let unsettled: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
     assert!(!unsettled.is_empty(), "the primary was not stopped in the middle");

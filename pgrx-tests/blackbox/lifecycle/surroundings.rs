@@ -1,4 +1,4 @@
-//! What a database has set for its sessions, or holds already, does not change what is published.
+//! Settings and objects that a database already has do not change what is published.
 
 use event_outbox_lab::{Broker, Result, StopMode, process};
 
@@ -7,7 +7,7 @@ use crate::support::events::emit;
 use crate::support::relay::{status, until_idle};
 use crate::support::server::DedicatedServer;
 
-/// Settings that would make a session of the relay fail, hang, or write its values otherwise.
+/// Settings that would make a session of the relay fail, hang, or format values differently.
 const HOSTILE: [&str; 18] = [
     "default_transaction_read_only = on",
     "default_transaction_isolation = serializable",
@@ -33,7 +33,7 @@ const HOSTILE: [&str; 18] = [
 fn settings_of_the_database_do_not_reach_the_relay() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("settings");
-    // This session began before the settings, so they do not hold for it.
+    // This session began before the settings, so they do not apply to it.
     for setting in HOSTILE {
         let sql = format!("ALTER DATABASE {} SET {setting}", db.database);
         db.client.batch_execute(&sql)?;
@@ -48,7 +48,7 @@ fn settings_of_the_database_do_not_reach_the_relay() -> Result<()> {
         assert_eq!(record.key_text(), Some("ключ"));
         assert!(record.header("ce_time").is_some_and(|time| time.ends_with('Z')));
     }
-    // Settled as well, and the refused one, too, by its trigger.
+    // The events are settled, too, and the refusal is counted by its trigger.
     let sql = "SELECT outbox.emit($1, '0', partition => 99)";
     db.client.execute(sql, &[&topic])?;
     event_outbox_lab::wait::until_ok("the refusal alone to be left", PROMPTLY, || {
@@ -58,7 +58,7 @@ fn settings_of_the_database_do_not_reach_the_relay() -> Result<()> {
     Ok(())
 }
 
-/// Those that a server, or the role by which the relay works, has set.
+/// The same settings, of the server or of the role that the relay uses.
 #[test]
 fn settings_of_the_server_and_of_the_role_do_not_reach_the_relay() -> Result<()> {
     const SERVER: [(&str, &str); 6] = [
@@ -142,7 +142,7 @@ fn the_extension_can_be_dropped_and_created_again_at_once() -> Result<()> {
     for number in 1..=3 {
         emit(&mut db.client, &topic, number)?;
         db.promptly(&topic, number as usize)?;
-        // The session's own plans refer to the old table.
+        // The plans of this session refer to the old table.
         db.client.batch_execute("DROP EXTENSION event_outbox")?;
         db.client.batch_execute("CREATE EXTENSION event_outbox")?;
     }
@@ -151,7 +151,7 @@ fn the_extension_can_be_dropped_and_created_again_at_once() -> Result<()> {
     emit(&mut transaction, &topic, 4)?;
     transaction.commit()?;
     db.promptly(&topic, 4)?;
-    // Taken back, nothing has happened.
+    // After a rollback nothing has happened.
     let mut transaction = db.client.transaction()?;
     transaction.batch_execute("DROP EXTENSION event_outbox")?;
     transaction.rollback()?;
@@ -161,7 +161,7 @@ fn the_extension_can_be_dropped_and_created_again_at_once() -> Result<()> {
     Ok(())
 }
 
-/// A relay that saw nothing of the end takes the new outbox, whose ids begin at 1 again, not for the one it knows.
+/// A relay that missed the drop does not mistake the new outbox, whose ids begin at 1 again, for the old one.
 #[test]
 fn a_relay_that_slept_while_the_extension_was_created_anew_misses_nothing() -> Result<()> {
     let mut db = TestDatabase::new()?;

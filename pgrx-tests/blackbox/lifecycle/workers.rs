@@ -1,4 +1,4 @@
-//! Background workers: many of them, and too few.
+//! Background workers: many databases, and too few workers.
 
 use std::time::{Duration, Instant};
 
@@ -43,7 +43,7 @@ fn twenty_databases_have_a_relay_each() -> Result<()> {
 #[test]
 fn a_relay_for_which_no_worker_is_left_is_started_when_one_is_free() -> Result<()> {
     let broker = Broker::shared()?;
-    // One is Postgres' own, one the launcher, so two are left for relays.
+    // One worker is Postgres' own and one the launcher, so two are left for relays.
     let options = Cluster::options("few")
         .set("event_outbox.bootstrap_servers", broker.bootstrap_servers())
         .set("max_worker_processes", 4);
@@ -64,14 +64,14 @@ fn a_relay_for_which_no_worker_is_left_is_started_when_one_is_free() -> Result<(
     assert_eq!((absent.pid, absent.state.as_str()), (None, "absent"));
     assert!(absent.error().contains("Raise max_worker_processes"), "{absent:?}");
 
-    // By now it is tried every eight seconds and more; but not where a relay has ended.
+    // By now a start is tried every eight seconds or less often; but at once when a relay has ended.
     let published = client.query_one("SELECT outbox.wait_published('8 s')", &[])?;
     assert!(!published.get::<_, bool>(0));
     let begin = Instant::now();
     server.connect(&databases[0])?.batch_execute("DROP EXTENSION event_outbox")?;
     until_drained(&mut client)?;
     assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
-    // It was tried again meanwhile, and said once.
+    // Several attempts were logged once.
     assert_eq!(server.log().matches(&said).count(), 1);
     Ok(())
 }

@@ -1,5 +1,5 @@
-//! What the owner of `outbox.events` adds to it holds for `emit()`, too, which puts rows into a table without additions
-//! by a shorter way: from the next call on, in sessions that have emitted before.
+//! Triggers, constraints and columns that the owner adds to `outbox.events` apply to `emit()`, too, which appends to a
+//! table without additions directly: from the next call on, also in sessions that have emitted before.
 
 use event_outbox_lab::Result;
 use postgres::Client;
@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::support::database::TestDatabase;
 use crate::support::events::Event;
 
-/// A session that has emitted, and one that owns the table. Nothing is published.
+/// A session that has emitted, and one of the owner. Nothing is published.
 fn prepared() -> Result<(TestDatabase, Client, String)> {
     let mut db = TestDatabase::new()?;
     db.configure("event_outbox.enabled", "off")?;
@@ -24,11 +24,11 @@ fn emit_one(session: &mut Client, topic: &str) -> Result<(), postgres::Error> {
 }
 
 fn code(result: Result<(), postgres::Error>) -> SqlState {
-    let error = result.expect_err("it was to be refused");
+    let error = result.expect_err("it was not refused");
     error.code().unwrap_or_else(|| panic!("{error:?}")).clone()
 }
 
-/// Of the newest row, as text.
+/// A column of the newest row, as text.
 fn newest(session: &mut Client, column: &str) -> Result<Option<String>> {
     let sql = format!("SELECT ({column})::text FROM outbox.events ORDER BY id DESC LIMIT 1");
     Ok(session.query_one(&sql, &[])?.get(0))
@@ -119,14 +119,14 @@ fn columns() -> Result<()> {
     emit_one(&mut session, &topic)?;
     let whole = newest(&mut session, "(topic, convert_from(key, 'UTF8'), attempts, last_error)")?;
     assert_eq!(whole, Some(format!("({topic},k,0,)")));
-    // Behind the dropped ones.
+    // Behind the dropped columns.
     db.client.batch_execute("ALTER TABLE outbox.events ADD region text DEFAULT 'us'")?;
     emit_one(&mut session, &topic)?;
     assert_eq!(newest(&mut session, "region")?.as_deref(), Some("us"));
     Ok(())
 }
 
-/// The extension's view and trigger hold the types of the columns that they name, until somebody takes them away.
+/// The extension's view and trigger fix the types of the columns that they name, until they are dropped.
 #[test]
 fn types_of_columns() -> Result<()> {
     let (mut db, mut session, topic) = prepared()?;
@@ -203,7 +203,7 @@ fn another_table_of_the_same_name() -> Result<()> {
     Ok(())
 }
 
-/// What no addition changes.
+/// Not an addition, but refused alike.
 #[test]
 fn a_transaction_that_must_not_write() -> Result<()> {
     let (_stage, mut session, topic) = prepared()?;
@@ -214,7 +214,7 @@ fn a_transaction_that_must_not_write() -> Result<()> {
     Ok(())
 }
 
-/// As a subscription's worker is, for which the table's triggers do not fire.
+/// As an apply worker, for which the table's triggers do not fire.
 #[test]
 fn a_session_that_replays_wakes_the_relay() -> Result<()> {
     let db = TestDatabase::new()?;
@@ -226,7 +226,7 @@ fn a_session_that_replays_wakes_the_relay() -> Result<()> {
     Ok(())
 }
 
-/// What bears the name of something of the extension's and is not.
+/// Triggers that have the names of the extension's own.
 #[test]
 fn triggers_under_the_extensions_names() -> Result<()> {
     for name in ["check_event", "before_insert"] {
@@ -240,7 +240,7 @@ fn triggers_under_the_extensions_names() -> Result<()> {
         emit_one(&mut session, &topic)?;
         assert_eq!(newest(&mut session, "content_type")?.as_deref(), Some("stamped"), "{name}");
     }
-    // The trigger is the extension's, its function no longer.
+    // The trigger is the extension's own, but its function is not.
     let (mut db, mut session, topic) = prepared()?;
     db.client.batch_execute(
         "CREATE OR REPLACE FUNCTION outbox.check_event() RETURNS trigger LANGUAGE plpgsql AS
@@ -265,7 +265,7 @@ fn a_constraint_under_the_extensions_name() -> Result<()> {
     Ok(())
 }
 
-/// Without additions no trigger is called for what `emit_one()` has checked.
+/// Without additions no trigger is called for an event that `emit()` has checked.
 #[test]
 fn nothing_is_added_by_an_installation() -> Result<()> {
     let (mut db, mut session, topic) = prepared()?;
@@ -282,7 +282,7 @@ fn nothing_is_added_by_an_installation() -> Result<()> {
     Ok(())
 }
 
-/// Rows that a trigger inserts or changes while `emit_one()` inserts are nobody's that has been checked.
+/// Rows that a trigger inserts or changes during `emit()` are checked.
 #[test]
 fn what_triggers_make_of_an_event_is_checked() -> Result<()> {
     for (body, hint) in [

@@ -1,4 +1,4 @@
-//! What was emitted while the relay was off.
+//! Events that were emitted while the relay was off.
 
 use std::collections::HashSet;
 
@@ -15,7 +15,7 @@ fn a_backlog_is_published_in_order() -> Result<()> {
         "SELECT outbox.emit($1, to_jsonb(n), key => 'k' || n % 3) FROM generate_series(1, 2000) AS n",
         &[&topic],
     )?;
-    // Some are taken back by hand, one by one and in bulk; some are emitted and undone.
+    // Some are deleted by hand, one by one and in bulk; some are rolled back.
     db.client.batch_execute(
         "DELETE FROM outbox.events WHERE id % 7 = 0;
          DELETE FROM outbox.events WHERE id BETWEEN 500 AND 700",
@@ -24,7 +24,7 @@ fn a_backlog_is_published_in_order() -> Result<()> {
     undone.execute("SELECT outbox.emit($1, '0') FROM generate_series(1, 100)", &[&topic])?;
     undone.rollback()?;
     db.client.batch_execute("VACUUM outbox.events")?;
-    // Into the pages of those that were deleted.
+    // New events go into the pages of the deleted ones.
     db.client.execute(
         "SELECT outbox.emit($1, to_jsonb(n), key => 'k' || n % 3) FROM generate_series(2001, 2100) AS n",
         &[&topic],
@@ -36,7 +36,7 @@ fn a_backlog_is_published_in_order() -> Result<()> {
     db.configure("event_outbox.enabled", "on")?;
     let values = db.drained_values(&topic)?;
     assert_eq!(values.len(), expected.len());
-    // The order is one of each key.
+    // Order holds per key.
     let of_key = |values: &[String], key: i32| -> Vec<String> {
         let is_of_key = |value: &&String| value.parse::<i32>().is_ok_and(|n| n % 3 == key);
         values.iter().filter(is_of_key).cloned().collect()
@@ -76,7 +76,7 @@ fn switching_off_and_on_loses_nothing_and_keeps_the_order() -> Result<()> {
             db.configure("event_outbox.enabled", enabled)?;
         }
     }
-    // A relay that leaves in the middle may have the next one repeat what was not acknowledged in time.
+    // If a relay stops half-way, the next one may repeat what was not acknowledged in time.
     let mut seen = HashSet::new();
     let mut published = db.drained_values(&topic)?;
     published.retain(|value| seen.insert(value.clone()));

@@ -1,4 +1,4 @@
-//! What people do to the table by hand while events are under way.
+//! Changes of the table by hand while events are in flight.
 
 use event_outbox_lab::{Consumer, Result};
 
@@ -6,7 +6,7 @@ use crate::support::database::{PROMPTLY, TestDatabase, values};
 use crate::support::events::emit;
 use crate::support::relay::until_status;
 
-/// The one event of the topic is published, and another session has locked its row with `sql` until `then` is done.
+/// Publishes the one event of the topic while another session has its row locked by `sql`.
 fn while_published(name: &str, sql: &str, more: &str) -> Result<Vec<String>> {
     let mut db = TestDatabase::new()?;
     let topic = db.own_topic(name)?;
@@ -34,7 +34,7 @@ fn what_is_changed_while_it_is_published_is_published_again() -> Result<()> {
     Ok(())
 }
 
-/// The same where the owner has a trigger on deletions, and rows are deleted in SQL.
+/// The same with a trigger on deletions, for which the relay deletes in SQL.
 #[test]
 fn what_is_changed_is_published_again_where_a_trigger_sees_deletions() -> Result<()> {
     let sql = "UPDATE outbox.events SET payload = '\"changed\"'";
@@ -44,7 +44,7 @@ fn what_is_changed_is_published_again_where_a_trigger_sees_deletions() -> Result
     Ok(())
 }
 
-/// What Kafka gets does not change: nothing is sent again.
+/// The record would be the same: nothing is sent again.
 #[test]
 fn a_change_of_the_books_alone_publishes_nothing() -> Result<()> {
     let sql = "UPDATE outbox.events SET next_attempt_at = NULL, attempts = 0";
@@ -52,7 +52,7 @@ fn a_change_of_the_books_alone_publishes_nothing() -> Result<()> {
     Ok(())
 }
 
-/// A table that is emptied counts its ids from 1 again, below what the relay has read already.
+/// After TRUNCATE with RESTART IDENTITY the ids begin at 1 again, below those that the relay has read.
 #[test]
 fn events_behind_a_truncation_come_in_their_order() -> Result<()> {
     for reset in
@@ -64,7 +64,7 @@ fn events_behind_a_truncation_come_in_their_order() -> Result<()> {
             emit(&mut db.client, &topic, number)?;
         }
         db.drained(&topic)?;
-        // As many and more come before the relay looks.
+        // More events than before arrive before the relay reads.
         let mut emitting = db.client.transaction()?;
         emitting.batch_execute(reset)?;
         let sql = "SELECT outbox.emit($1, to_jsonb(n), key => 'k') FROM generate_series(11, 40) AS n";

@@ -1,4 +1,4 @@
-//! `outbox.emit()` and its siblings are found with the types that callers have and that their drivers send.
+//! Calls of `outbox.emit()` and its siblings resolve with the types that callers have and drivers send.
 
 use event_outbox_lab::Result;
 use postgres::Client;
@@ -94,7 +94,7 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
             assert_eq!(seen, (Some("7".into()), stored.map(Into::into), headers, Some(3)), "{sql}");
         }
     }
-    // Each alone.
+    // Each argument alone.
     for argument in
         ["event_id => NULL", "partition => NULL", "headers => NULL", "key => NULL", "event_type => NULL"]
     {
@@ -104,7 +104,7 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
             assert_eq!(last(&mut db.client)?, (None, Some("1".into()), None, None), "{sql}");
         }
     }
-    // A key that is not bytes.
+    // Keys of other types than bytes.
     for key in ["7", "'7'::text", "'7'::varchar", "7::bigint"] {
         db.client.batch_execute(&format!("SELECT outbox.emit_bytes('t', 'x'::bytea, key => {key})"))?;
         assert_eq!(last(&mut db.client)?, (Some("7".into()), Some("x".into()), None, None), "{key}");
@@ -137,7 +137,7 @@ fn try_emit_takes_what_sql_has() -> Result<()> {
     Ok(())
 }
 
-/// Drivers that ask the server for the types of parameters (asyncpg, pgx, tokio-postgres, postgres.js) encode by them.
+/// Some drivers (asyncpg, pgx, tokio-postgres, postgres.js) ask the server for the types of parameters.
 #[test]
 fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
@@ -159,7 +159,7 @@ fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
     Ok(())
 }
 
-/// As JDBC sends strings, and longs.
+/// JDBC sends strings and longs with types of its own.
 #[test]
 fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
@@ -179,7 +179,7 @@ fn parameters_of_the_types_that_jdbc_sends() -> Result<()> {
     assert_eq!(row.get::<_, &str>(0), ID);
     let seen = (Some("7".into()), Some("{\"a\":1}".into()), Some("{\"h\": 1}".into()), Some(3));
     assert_eq!(last(&mut db.client)?, seen);
-    // Of the types that are not strings, the driver sends the own.
+    // For values that are not strings the driver sends their own type.
     for key in [Type::INT4, Type::INT8] {
         let statement = db.client.prepare_typed(
             "SELECT outbox.emit($1, $2, key => $3)",
@@ -215,7 +215,7 @@ fn a_trigger_passes_its_row_and_the_key_as_they_are() -> Result<()> {
     Ok(())
 }
 
-/// A right to the one is a right to the others, and there is no other right to them.
+/// The privilege for one form covers the others, and no other privilege does.
 #[test]
 fn the_right_to_emit_is_one() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
@@ -246,7 +246,7 @@ fn the_right_to_emit_is_one() -> Result<()> {
     Ok(())
 }
 
-/// What is wrong with a value is said as for the type it stands for.
+/// Errors in a value are reported as for the type that it stands for.
 #[test]
 fn what_cannot_be_read_is_refused() -> Result<()> {
     let mut db = TestDatabase::disabled()?;

@@ -94,7 +94,7 @@ fn readable_shows_text_as_text() -> Result<()> {
     Ok(())
 }
 
-/// A trigger that emits draws from a sequence, too: only `lastval()` shows it, as the documents say.
+/// A trigger that emits uses a sequence, too: only `lastval()` shows that, as documented.
 #[test]
 fn ids_of_the_applications_rows_stay_its_own() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -116,6 +116,6 @@ fn ids_of_the_applications_rows_stay_its_own() -> Result<()> {
     let (current, last): (i64, i64) = (row.get(0), row.get(1));
     assert_eq!((returned, current), (1001, 1001));
     let event: i64 = db.client.query_one("SELECT last_value FROM outbox.events_id_seq", &[])?.get(0);
-    assert_eq!(last, event, "if it is the application's now, the documents can say so");
+    assert_eq!(last, event, "lastval() is the application's now: change the documents");
     Ok(())
 }

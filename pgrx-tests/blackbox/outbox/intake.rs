@@ -1,4 +1,4 @@
-//! `try_emit()`: messages that come again and again, from several sessions at once, and may be invalid.
+//! `try_emit()`: messages that arrive repeatedly, from several sessions at once, and may be invalid.
 
 use std::collections::BTreeSet;
 use std::sync::Barrier;
@@ -14,7 +14,7 @@ use crate::support::database::TestDatabase;
 const SESSIONS: usize = 6;
 const MESSAGES: i32 = 150;
 
-/// What `try_emit` answers.
+/// The result of `try_emit`.
 #[derive(Debug, PartialEq)]
 struct Answer {
     status: String,
@@ -49,7 +49,7 @@ fn a_message_brought_by_many_sessions_is_stored_once() -> Result<()> {
         begin.wait();
         (0..MESSAGES)
             .map(|n| {
-                // Every third transaction is rolled back: what it stored is not stored.
+                // Every third transaction is rolled back, and its message is not stored.
                 let mut transaction = client.transaction()?;
                 let answer = try_emit(&mut transaction, &format!("m{n}"), &topic, &n.to_string())?;
                 if at > 0 && (at + n as usize).is_multiple_of(3) {
@@ -73,7 +73,7 @@ fn a_message_brought_by_many_sessions_is_stored_once() -> Result<()> {
         let ids: Vec<_> =
             of_message().filter(|answer| answer.status == "stored").map(|a| a.event_id).collect();
         assert_eq!(ids.len(), 1, "message {n}: {:?}", of_message().collect::<Vec<_>>());
-        // All others are told the same event.
+        // All other calls return the same event.
         for answer in of_message().filter(|answer| answer.status == "duplicate") {
             assert_eq!((answer.event_id, answer.attempt), (ids[0], 1));
         }
@@ -126,7 +126,7 @@ fn an_invalid_message_is_rejected_at_last_and_a_mended_one_is_stored() -> Result
     }
     let rejected = try_emit(&mut db.client, "bad", &topic, "{")?;
     assert_eq!((&*rejected.status, rejected.attempt, rejected.event_id), ("rejected", 3, None));
-    // It is not examined again, whatever it holds now.
+    // It is not examined again, whatever it contains now.
     assert_eq!(try_emit(&mut db.client, "bad", &topic, "1")?, rejected);
 
     try_emit(&mut db.client, "mended", &topic, "{")?;
@@ -170,7 +170,7 @@ fn the_right_to_try_is_enough_and_gives_no_other() -> Result<()> {
     let error = db.connect_as(&emitter)?.batch_execute("SELECT outbox.try_emit('3', 't', '1'::text)");
     let error = error.expect_err("emit gives try_emit");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{error:?}");
-    // The other form, for what is JSON already, is a right of its own.
+    // The other form, for JSON, needs a privilege of its own.
     db.client.batch_execute(&format!(
         "REVOKE ALL ON FUNCTION outbox.try_emit(text, text, text, text, text, jsonb, uuid, int) FROM {taker};
          GRANT EXECUTE ON FUNCTION outbox.try_emit(text, text, jsonb, text, text, jsonb, uuid, int) TO {taker}"
@@ -181,7 +181,7 @@ fn the_right_to_try_is_enough_and_gives_no_other() -> Result<()> {
     Ok(())
 }
 
-/// Whatever the source calls its message, it cannot abort the transaction.
+/// No name of a message can abort the transaction.
 #[test]
 fn a_source_id_of_any_length_is_answered() -> Result<()> {
     let mut db = TestDatabase::new()?;

@@ -1,4 +1,4 @@
-//! Rows that other sessions have locked: those events wait to be settled, and nobody else does.
+//! Rows that other sessions have locked: only those events wait to be settled.
 
 use std::time::Duration;
 
@@ -10,13 +10,13 @@ use crate::support::events::{emit, pending_count, until_payloads_left};
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// The line that tells of locked rows.
+/// The log line about locked rows.
 const TOLD: &str = "since other sessions have locked their rows";
 
-/// Far less than a relay takes that tries a locked batch again and again with growing pauses.
+/// Far less than a relay would take that retries a locked batch with growing pauses.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Three events wait, and another session does `sql` with the second when the relay begins.
+/// Three events wait, and another session has run `sql` on the second when the relay starts.
 fn with_a_locked_row(
     name: &str,
     sql: &str,
@@ -44,7 +44,7 @@ fn a_locked_row_holds_up_nobody_else() -> Result<()> {
     let mut db =
         with_a_locked_row("row", "SELECT FROM outbox.events WHERE payload = '2' FOR UPDATE", |db, topic| {
             let pid = db.relay()?;
-            // In the same settlement as another look at the locked row, and in others.
+            // They are settled together with another attempt at the locked row, and without.
             for number in 4..=20 {
                 emit(&mut db.client, topic, number)?;
                 until_payloads_left(&mut db.client, &["2"], SOON)?;
@@ -70,14 +70,14 @@ fn a_row_that_is_being_deleted() -> Result<()> {
     Ok(())
 }
 
-/// The row moves to another place in the table. What is in it stays as it was published.
+/// The row moves to another place in the table; its content does not change.
 #[test]
 fn a_row_that_is_being_changed() -> Result<()> {
     with_a_locked_row("changed", "UPDATE outbox.events SET attempts = 0 WHERE payload = '2'", |_, _| Ok(()))?;
     Ok(())
 }
 
-/// What was published and only waits for its row is not sent again by a new producer.
+/// A new producer does not resend an event that is published and only waits for its row.
 #[test]
 fn a_new_producer_while_a_row_is_locked() -> Result<()> {
     const TOPIC: &str = "locks.renewed";
@@ -107,7 +107,7 @@ fn a_new_producer_while_a_row_is_locked() -> Result<()> {
     Ok(())
 }
 
-/// An attempt is counted when the row is free, and once.
+/// The attempt is counted once, when the row is free.
 #[test]
 fn a_refused_event_whose_row_is_locked() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -132,7 +132,7 @@ fn a_refused_event_whose_row_is_locked() -> Result<()> {
     Ok(())
 }
 
-/// Its attempt is not counted yet, so what follows in its key waits: at first, and with a new producer.
+/// Its attempt is not counted yet, so later events of its key wait, also with a new producer.
 #[test]
 fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
     const TOPIC: &str = "locks.behind";
@@ -169,7 +169,7 @@ fn those_behind_a_refused_event_whose_row_is_locked() -> Result<()> {
     Ok(())
 }
 
-/// Many rows at a time, more than a batch, by a change of them all that takes its time.
+/// An update locks many rows, more than a batch, for a while.
 #[test]
 fn many_locked_rows() -> Result<()> {
     let mut db = TestDatabase::new()?;

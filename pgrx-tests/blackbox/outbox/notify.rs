@@ -1,4 +1,4 @@
-//! Consumers in the database hear of published events, and where to find them.
+//! Notifications tell consumers in the database which events are published, and where.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +12,7 @@ use crate::support::events::{emit_numbers, pending_count};
 
 const PARTITIONS: i32 = 3;
 
-/// A client that listens for a topic.
+/// A client that listens on the channel of a topic.
 struct Listener {
     client: Client,
     channel: String,
@@ -27,7 +27,7 @@ impl Listener {
         Ok(Self { client, channel, heard: Vec::new() })
     }
 
-    /// Waits until what was heard satisfies `enough`.
+    /// Waits until the notifications satisfy `enough`.
     fn until(&mut self, enough: impl Fn(&[Value]) -> bool) -> Result<&[Value]> {
         while !enough(&self.heard) {
             let next = self.client.notifications().timeout_iter(PROMPTLY).next()?;
@@ -70,9 +70,9 @@ fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
                 *covered.entry((number(told, "partition"), offset)).or_insert(0) += 1;
             }
         }
-        assert!(covered.values().all(|times| *times == 1), "told twice: {covered:?}");
+        assert!(covered.values().all(|times| *times == 1), "announced twice: {covered:?}");
         let told: BTreeSet<_> = covered.into_keys().collect();
-        // Told means published: the consumer finds all of it at once.
+        // Notified means published: the consumer finds all records at once.
         let read = event_outbox_lab::Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
         assert_eq!(told, places(&read));
     }

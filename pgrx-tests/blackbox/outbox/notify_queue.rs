@@ -1,5 +1,5 @@
-//! The queue of notifications is one for the whole server, and anybody can fill it: publishing goes on, and listeners hear
-//! later of what they have missed.
+//! Any role can fill the server's NOTIFY queue. Publishing goes on, and listeners are notified later of what they have
+//! missed.
 
 use event_outbox_lab::{Broker, Consumer, FullQueue, Result, StopMode, wait};
 use postgres::fallible_iterator::FallibleIterator;
@@ -36,7 +36,7 @@ fn a_full_queue_stops_nothing_and_listeners_hear_later() -> Result<()> {
         client.execute(&sql, &[&number])?;
         until_drained(&mut client)?;
     }
-    // And one that dies, of which listeners are to hear too.
+    // Also an event that dies, about which listeners are notified, too.
     client.execute(&format!("SELECT outbox.emit('{TOPIC}', '0', partition => 999)"), &[])?;
     until_drained(&mut client)?;
     assert_eq!(Consumer::read_all(&Broker::shared()?.bootstrap_servers(), &[TOPIC])?.len(), 10);
@@ -67,17 +67,17 @@ fn a_full_queue_stops_nothing_and_listeners_hear_later() -> Result<()> {
         Ok((client.query_one(sql, &[])?.get::<_, String>(0) == "ok").then_some(()))
     })?;
     let log = dedicated.server.log();
-    assert_eq!(log.matches("WARNING:  event_outbox: the NOTIFY queue").count(), 1, "told once");
+    assert_eq!(log.matches("WARNING:  event_outbox: the NOTIFY queue").count(), 1, "logged once");
     Ok(())
 }
 
-/// Who keeps the queue from being emptied is named.
+/// The session that keeps the queue from being emptied is named.
 #[test]
 fn the_session_that_holds_the_queue_is_named() -> Result<()> {
     let dedicated = server()?;
     let (mut client, mut holder) = (dedicated.connect()?, dedicated.connect()?);
     until_idle(&mut client)?;
-    // One after the other: it listens once that is committed.
+    // Two commands: LISTEN takes effect at its commit.
     holder.batch_execute("LISTEN anything")?;
     holder.batch_execute("BEGIN; SELECT 1")?;
     let pid: i32 = holder.query_one("SELECT pg_backend_pid()", &[])?.get(0);

@@ -1,5 +1,5 @@
-//! Everything of an event that travels counts towards `event_outbox.max_event_bytes`, and what no request to Kafka can
-//! carry keeps nobody else waiting.
+//! All parts of an event count towards `event_outbox.max_event_bytes`, and an event too large for any request to Kafka
+//! does not delay others.
 
 use std::fs;
 
@@ -12,13 +12,13 @@ use crate::support::events::pending_count;
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
-/// What a relay may use beyond what it uses when idle, by default.
+/// The default of `event_outbox.relay_memory`, over the idle size.
 const RELAY_MEMORY: u64 = 64 << 20;
 
-/// Far more than any broker takes, and small as it is stored.
+/// Far more than any broker accepts, but small when compressed.
 const HUGE: &str = "convert_to(repeat('x', 190000000), 'UTF8')";
 
-/// The most memory of its own that a process ever had, in bytes: shared buffers do not count.
+/// The peak private memory of a process, in bytes, without shared buffers.
 fn own_peak(pid: i32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let figure = |name: &str| -> Result<u64> {
@@ -39,7 +39,7 @@ fn every_part_counts_however_it_comes_in() -> Result<()> {
     let mut db = TestDatabase::new()?;
     db.configure("event_outbox.enabled", "off")?;
     let long = "repeat('x', 999999)";
-    // An array repeats its header's name for each element.
+    // A header with an array repeats its name for each element.
     let headers = "jsonb_build_object(repeat('n', 99999), array_fill(1, ARRAY[20]))";
     db.client.batch_execute(&format!("SELECT outbox.emit('t', '1', key => {long})"))?;
     let cases = [
@@ -78,7 +78,7 @@ fn every_part_counts_however_it_comes_in() -> Result<()> {
     Ok(())
 }
 
-/// Rows that came in past the checks: by a restored dump, or as a replica.
+/// Rows that bypassed the checks: from a dump, or by replication.
 #[test]
 fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -96,10 +96,10 @@ fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
         let sql = format!("INSERT INTO outbox.events (topic, {column}) VALUES ($1, {value})");
         transaction.execute(&sql, &[&bad])?;
     }
-    // Longer than what a notification can tell of.
+    // Longer than a notification can be.
     let sql = "INSERT INTO outbox.events (topic, payload) VALUES (repeat('x', 190000000), '1')";
     transaction.batch_execute(sql)?;
-    // Behind one that waits, in its own key.
+    // Behind a waiting event of the same key.
     for key in ["a", "b"] {
         let sql = format!(
             "INSERT INTO outbox.events (topic, key, payload) VALUES ($1, convert_to($2, 'UTF8'), {HUGE})"
@@ -132,18 +132,18 @@ fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
     Ok(())
 }
 
-/// Lets a process of the server have so much more memory than it has.
+/// Limits the memory of a server process to so much more than it has.
 fn limit_memory(client: &mut Client, pid: i32, more: u64) -> Result<()> {
     let figure = fs::read_to_string(format!("/proc/{pid}/statm"))?;
     let pages: u64 = figure.split(' ').next().unwrap_or_default().parse()?;
     let most = pages * 4096 + more;
-    // As the server's own user, who may.
+    // As the server's user, who is allowed to.
     Ok(client.batch_execute(&format!(
         "COPY (SELECT) TO PROGRAM 'cat >/dev/null; prlimit --pid {pid} --as={most}:'"
     ))?)
 }
 
-/// Whatever memory is left, a value that there is none for is an ERROR of its statement, and the server goes on.
+/// A value for which no memory is left is an ERROR of its statement, and the server goes on.
 #[test]
 fn no_value_is_so_large_that_it_ends_the_server() -> Result<()> {
     const VALUES: &str = "CREATE TABLE v AS
@@ -194,14 +194,14 @@ fn no_value_is_so_large_that_it_ends_the_server() -> Result<()> {
         }
     }
     assert!(failed > statements.len(), "only {failed} statements lacked memory");
-    // The largest of all can never be had.
+    // The largest value is always too large.
     witness.batch_execute("UPDATE v SET bytes = convert_to(repeat('x', 600000000), 'UTF8') || '\\x00'")?;
     let (code, ..) = refusal(&mut witness, "SELECT length(outbox.readable(bytes)) FROM v");
     assert_eq!(code, SqlState::INTERNAL_ERROR, "invalid memory alloc request size");
     Ok(())
 }
 
-/// The relay does without an event as long as there is no memory for it.
+/// The relay waits with an event as long as there is no memory for it.
 #[test]
 fn an_event_waits_for_memory() -> Result<()> {
     let broker = Broker::shared()?;
@@ -216,7 +216,7 @@ fn an_event_waits_for_memory() -> Result<()> {
     client.batch_execute(
         "SELECT outbox.emit_bytes('sizes.memory', convert_to(repeat('x', 80000000), 'UTF8'))",
     )?;
-    let status = until_status(&mut client, "the want of memory", |status| status.state == "failing")?;
+    let status = until_status(&mut client, "the lack of memory", |status| status.state == "failing")?;
     assert!(status.error().contains("out of memory"), "{status:?}");
     client.batch_execute(&format!(
         "COPY (SELECT) TO PROGRAM 'cat >/dev/null; prlimit --pid {relay} --as=unlimited:'"

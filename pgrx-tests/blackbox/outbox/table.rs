@@ -1,4 +1,4 @@
-//! The relay bears what people do to its table, and what other sessions do meanwhile.
+//! The relay copes with DDL on its table, and with what other sessions do meanwhile.
 
 use std::collections::HashSet;
 
@@ -9,11 +9,11 @@ use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::events::emit_numbers;
 use crate::support::relay::{status, until_drained, until_idle, until_processes, until_status};
 
-/// Five keys: the expression that makes one of a number.
+/// The key of event `n`: one of five.
 const KEY: &str = "(n % 5)::text";
 
-/// A backlog that begins to drain, then `command`: the relay stays the same process, goes on, and publishes all
-/// that the command has left.
+/// Runs `command` while a backlog drains: the relay stays the same process, goes on, and publishes all events that the
+/// command has left.
 fn bears(command: &str, left: impl Fn(i32) -> bool) -> Result<()> {
     const ROUNDS: usize = 3;
     const EVENTS: i32 = 20_000;
@@ -69,8 +69,8 @@ fn truncate_with_a_new_sequence() -> Result<()> {
     bears("TRUNCATE outbox.events RESTART IDENTITY", |_| false)
 }
 
-/// Rows deleted by hand while they are in flight, and others that come to lie in their places: an acknowledgement
-/// deletes what it is for, and nothing else.
+/// Rows are deleted by hand while in flight, and others take their places: an acknowledgement deletes only its own
+/// event.
 #[test]
 fn rows_in_the_places_of_others() -> Result<()> {
     const PLACES: &str = "SELECT array_agg(ctid::text ORDER BY ctid) FROM outbox.events";
@@ -80,7 +80,7 @@ fn rows_in_the_places_of_others() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let servers = brokers.bootstrap_servers();
     db.alter_database(&format!("SET event_outbox.bootstrap_servers = '{servers}'"))?;
-    // All that there is room for at once, and no room for more.
+    // The events fill the page, with no room for more.
     db.alter_database("SET event_outbox.ordering = 'none'")?;
     db.alter_database("SET event_outbox.max_in_flight = 8")?;
     emit_numbers(&mut db.client, "places", 1..=6, KEY)?;
@@ -108,7 +108,7 @@ fn a_column_added() -> Result<()> {
     Ok(())
 }
 
-/// The relay waits for a lock two seconds at a time, says so once, and goes on by itself.
+/// The relay waits for a lock two seconds at a time, logs that once, and recovers by itself.
 #[test]
 fn a_table_that_is_locked() -> Result<()> {
     const TROUBLE: &str = "the relay cannot work, and tries again";
@@ -122,7 +122,7 @@ fn a_table_that_is_locked() -> Result<()> {
     db.client.batch_execute("NOTIFY outbox")?;
     let failing = until_status(&mut db.client, "the relay to fail", |status| status.state == "failing")?;
     assert!(failing.error().contains("lock"), "{failing:?}");
-    // Once more, at least, while the lock is held.
+    // At least one more attempt while the lock is held.
     let sql = "SELECT last_error_at::text FROM outbox.status";
     let first: String = db.client.query_one(sql, &[])?.get(0);
     wait::until_ok("another try", DEADLINE, || {
@@ -148,7 +148,7 @@ fn a_transaction_open_for_long_holds_nobody_back() -> Result<()> {
         emit_numbers(&mut db.client, &topic, 1..=100, KEY)?;
     }
     assert_eq!(db.drained(&topic)?.len(), 500);
-    // Its lower id is found when it commits after all.
+    // Its lower id is found when it commits at last.
     open.commit()?;
     let records = db.drained(&topic)?;
     assert_eq!(records.len(), 501);
@@ -199,7 +199,7 @@ fn an_extension_dropped_with_events_in_flight() -> Result<()> {
     until_status(&mut db.client, "events in flight", |status| status.in_flight > 0 || status.published > 0)?;
     db.client.batch_execute("DROP EXTENSION event_outbox")?;
     until_processes(db.server, &db.database, 0)?;
-    // What it published before is whole.
+    // The records that it published before are complete.
     let records = Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
     assert!(records.len() <= 50_000 && records.iter().all(|record| record.header("ce_id").is_some()));
     db.client.batch_execute("CREATE EXTENSION event_outbox")?;

@@ -14,7 +14,7 @@ fn a_rollback_leaves_no_trace() -> Result<()> {
     let mut transaction = db.client.transaction()?;
     emit(&mut transaction, &topic, 1)?;
     transaction.rollback()?;
-    // An error ends a transaction as well.
+    // An error aborts a transaction, too.
     let mut transaction = db.client.transaction()?;
     emit(&mut transaction, &topic, 2)?;
     assert!(transaction.batch_execute("SELECT 1/0").is_err());
@@ -45,7 +45,7 @@ fn rollback_to_savepoint_takes_back_only_what_came_after_it() -> Result<()> {
     Ok(())
 }
 
-/// The transaction as a whole had no id yet when its first event was emitted, in a subtransaction.
+/// The transaction had no id yet when a subtransaction emitted its first event.
 #[test]
 fn an_event_of_a_savepoint_alone_is_published() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -69,7 +69,7 @@ fn a_prepared_transaction_is_published_when_another_connection_commits_it() -> R
         emit(&mut db.client, &topic, number)?;
         db.client.batch_execute(&format!("PREPARE TRANSACTION '{name}.{gid}'"))?;
     }
-    // The relay passes by the prepared events, whose ids are lower.
+    // The relay passes the prepared events, whose ids are lower.
     emit(&mut db.client, &topic, 3)?;
     assert_eq!(values(&db.promptly(&topic, 1)?), ["3"]);
 
@@ -180,7 +180,7 @@ fn prepared_statements_emit() -> Result<()> {
     db.client.batch_execute(&format!(
         "PREPARE emit (int) AS SELECT outbox.emit('{topic}', to_jsonb($1)); EXECUTE emit(9)"
     ))?;
-    // The plan of emit's own INSERT, too, is made anew when the table changes.
+    // The plan of emit's INSERT, too, is rebuilt when the table changes.
     db.client.batch_execute("VACUUM FULL outbox.events")?;
     db.client.batch_execute("EXECUTE emit(10)")?;
     let expected: Vec<_> = (1..=10).map(|n| n.to_string()).collect();

@@ -1,4 +1,4 @@
-//! A row that cannot be settled is set aside, as one that is locked: the others go on.
+//! A row that cannot be settled is set aside, as a locked row is: the others go on.
 
 use event_outbox_lab::{Consumer, Result, wait};
 
@@ -6,7 +6,7 @@ use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, values};
 use crate::support::events::{emit, pending_count, until_payloads_left};
 use crate::support::relay::{until_drained, until_status};
 
-/// Has `hindrance` in the way of the second event of ten, all of them in one batch; and `remedy` out of it later.
+/// Blocks the settlement of the second of ten events by `hindrance`, and unblocks it by `remedy`.
 fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.own_topic(name)?;
@@ -17,7 +17,7 @@ fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
     db.client.batch_execute(hindrance)?;
     db.configure("event_outbox.enabled", "on")?;
     until_payloads_left(&mut db.client, &["2"], PROMPTLY)?;
-    // Those that come later are not held up either.
+    // Later events are not delayed either.
     for number in 11..=15 {
         emit(&mut db.client, &topic, number)?;
         until_payloads_left(&mut db.client, &["2"], PROMPTLY)?;
@@ -68,7 +68,7 @@ fn a_row_for_which_a_trigger_raises() -> Result<()> {
     )
 }
 
-/// A trigger that says nothing, and keeps the row: it would be published again and again.
+/// A trigger that silently keeps the row: it would be published again and again.
 #[test]
 fn a_row_that_a_trigger_keeps() -> Result<()> {
     with_a_faulty_row(
@@ -89,7 +89,7 @@ fn a_row_that_a_rule_keeps() -> Result<()> {
     )
 }
 
-/// The book-keeping of a refusal can fail as well: then the events of its key wait, and no others.
+/// Recording a refusal can fail, too: then only the events of its key wait.
 #[test]
 fn a_refusal_that_cannot_be_noted() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -118,7 +118,7 @@ fn a_refusal_that_cannot_be_noted() -> Result<()> {
     Ok(())
 }
 
-/// Thousands at a time, among as many others.
+/// A thousand rows among thousands of others.
 #[test]
 fn many_rows_that_cannot_be_deleted() -> Result<()> {
     let mut db = TestDatabase::new()?;

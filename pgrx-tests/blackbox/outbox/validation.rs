@@ -1,4 +1,4 @@
-//! An event that Kafka could never take is refused where its author sees it, by whatever way it comes in.
+//! An event that Kafka could never accept is refused when it is stored, however it is stored.
 
 use std::io::Write;
 
@@ -9,7 +9,7 @@ use postgres::error::{DbError, SqlState};
 use crate::support::database::TestDatabase;
 use crate::support::events::pending_count;
 
-/// An event and what is wrong with it.
+/// An event and its fault.
 struct Case {
     event: Event,
     code: SqlState,
@@ -18,7 +18,7 @@ struct Case {
     hint: &'static str,
 }
 
-/// The parts of an event that can be wrong.
+/// The parts of an event that can be invalid.
 #[derive(Clone, Copy)]
 struct Event {
     topic: Option<&'static str>,
@@ -175,7 +175,7 @@ fn by_copy(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let fields =
         [event.topic, event.payload, event.key, event.event_type, event.headers, partition.as_deref()];
     let mut copy = client.copy_in(sql)?;
-    // A failed write means that the server has refused already; `finish` tells why.
+    // A failed write means that the server has refused already; `finish` reports why.
     let _ = writeln!(copy, "{}", fields.map(|field| field.unwrap_or("\\N")).join("\t"));
     copy.finish()?;
     Ok(())
@@ -203,7 +203,7 @@ fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
         }
     }
     let stored: i64 = db.client.query_one("SELECT last_value FROM outbox.events_id_seq", &[])?.get(0);
-    // INSERT and COPY draw an id before the row is refused; emit() does not come so far.
+    // INSERT and COPY draw an id before the row is refused; emit() does not.
     assert!(stored <= 2 * cases().len() as i64, "{stored}");
     let published: i64 = db.client.query_one("SELECT published FROM outbox.status", &[])?.get(0);
     let pending = pending_count(&mut db.client)?;
@@ -211,7 +211,7 @@ fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
     Ok(())
 }
 
-/// The same ways take the event beside each fault: the checks above refuse no more than they should.
+/// The same ways accept the nearest valid event: the checks refuse no more than they should.
 #[test]
 fn what_is_just_right_is_accepted() -> Result<()> {
     const LONGEST: &str = LONG.split_at(249).0;
@@ -239,7 +239,7 @@ fn what_is_just_right_is_accepted() -> Result<()> {
     Ok(())
 }
 
-/// The relay reads the table from the first id of the sequence on.
+/// The relay reads the table from the first id of the sequence.
 #[test]
 fn an_id_that_the_sequence_never_gives_is_refused() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -267,7 +267,7 @@ fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
     Ok(())
 }
 
-/// A json column takes what no header can hold.
+/// A json column accepts strings that no header can contain.
 #[test]
 fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -286,7 +286,7 @@ fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// COPY's text format takes a backslash for itself.
+/// COPY's text format needs backslashes escaped.
 fn by_copy_escaped(client: &mut Client, event: &Event) -> Result<(), postgres::Error> {
     let mut copy = client.copy_in("COPY outbox.events (topic, payload, headers) FROM STDIN")?;
     let headers = event.headers.unwrap_or_default().replace('\\', "\\\\");

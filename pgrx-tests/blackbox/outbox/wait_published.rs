@@ -1,4 +1,4 @@
-//! `outbox.wait_published()`, with what is committed and what is not.
+//! `outbox.wait_published()`, with committed and uncommitted events.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use postgres::IsolationLevel;
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::events::{emit, pending_count};
 
-/// A timeout that no test waits for to the end.
+/// A timeout that no test reaches.
 const LONG: &str = "5 minutes";
 
 fn wait_published(client: &mut impl postgres::GenericClient, timeout: &str) -> Result<Option<bool>> {
@@ -47,7 +47,7 @@ fn false_when_the_time_is_up() -> Result<()> {
     Ok(())
 }
 
-/// Where the planner knows of the table only that it is large.
+/// The planner knows only that the table is large.
 #[test]
 fn a_backlog_is_not_read_to_its_end_to_see_that_there_is_one() -> Result<()> {
     const BACKLOG: i64 = 20_000;
@@ -118,7 +118,7 @@ fn a_waiting_caller_can_be_cancelled() -> Result<()> {
     Ok(())
 }
 
-/// As long as Postgres can say.
+/// The longest timeouts that Postgres can express.
 #[test]
 fn the_longest_timeout_is_no_short_one() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -134,7 +134,7 @@ fn the_longest_timeout_is_no_short_one() -> Result<()> {
     Ok(())
 }
 
-/// A transaction's own events are published only after it: to wait for them would be to wait for oneself.
+/// A transaction's own events are published only after its commit: it would wait for itself.
 #[test]
 fn a_transaction_does_not_wait_for_its_own_events() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -148,7 +148,7 @@ fn a_transaction_does_not_wait_for_its_own_events() -> Result<()> {
         emit(&mut savepoint, &topic, 2)?;
         assert_eq!(wait_published(&mut savepoint, LONG)?, Some(true));
         savepoint.commit()?;
-        // What another commits meanwhile is waited for, also where the transaction's snapshot is older.
+        // It waits for events that others commit meanwhile, even if its snapshot is older.
         emit(&mut other, &topic, 3)?;
         emit(&mut transaction, &topic, 4)?;
         assert_eq!(wait_published(&mut transaction, LONG)?, Some(true));
@@ -174,7 +174,7 @@ fn a_transaction_with_events_of_its_own_waits_for_those_of_others() -> Result<()
     Ok(())
 }
 
-/// What others have emitted and not yet committed was not committed before the call.
+/// Events of open transactions were not committed before the call.
 #[test]
 fn open_transactions_of_others_are_not_waited_for() -> Result<()> {
     let mut db = TestDatabase::new()?;

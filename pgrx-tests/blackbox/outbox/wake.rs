@@ -1,4 +1,4 @@
-//! Whatever brings an event into the table, the relay learns of it at once.
+//! The relay learns of each event at once, however it gets into the table.
 
 use std::io::Write;
 
@@ -37,7 +37,7 @@ fn copy_wakes_the_relay() -> Result<()> {
     Ok(())
 }
 
-/// As logical replication does it: no trigger fires, so nothing is known of the row at commit.
+/// As by logical replication: no trigger fires, so the commit wakes nobody.
 fn insert_past_the_triggers(db: &mut TestDatabase, topic: &str) -> Result<()> {
     let mut transaction = db.client.transaction()?;
     transaction.batch_execute("SET LOCAL session_replication_role = replica")?;
@@ -53,7 +53,7 @@ fn notify_outbox_from_any_client_wakes_the_relay() -> Result<()> {
     insert_past_the_triggers(&mut db, &topic)?;
     db.connect()?.batch_execute("NOTIFY outbox")?;
     assert_eq!(values(&db.promptly(&topic, 1)?), ["1"]);
-    // Again, from where nothing was found last.
+    // Again, from where the last sweep found nothing.
     insert_past_the_triggers(&mut db, &topic)?;
     db.connect()?.batch_execute("SELECT pg_notify('outbox', 'whatever')")?;
     db.promptly(&topic, 2)?;
@@ -69,13 +69,13 @@ fn the_periodic_sweep_finds_what_nobody_told_of() -> Result<()> {
         insert_past_the_triggers(&mut db, &topic)?;
         db.promptly(&topic, count)?;
     }
-    // With an id of long ago.
+    // With an old id.
     db.client.execute("INSERT INTO outbox.events (id, topic, payload) VALUES (1, $1, '2')", &[&topic])?;
     assert_eq!(values(&db.promptly(&topic, 3)?), ["1", "1", "2"]);
     Ok(())
 }
 
-/// As a dump does that is restored into an outbox in use, or somebody who writes ids himself.
+/// As by a dump that is restored into an outbox in use, or by rows with explicit ids.
 #[test]
 fn ids_of_long_ago_are_found_at_once() -> Result<()> {
     let mut db = TestDatabase::new()?;

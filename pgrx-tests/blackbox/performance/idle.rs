@@ -1,4 +1,4 @@
-//! A relay with nothing to do does nothing.
+//! An idle relay sleeps.
 
 use std::fs;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use crate::support::server::DedicatedServer;
 
 const OBSERVED: Duration = Duration::from_secs(60);
 
-/// Patience for those sixty seconds on a busy machine.
+/// Ample for the sixty seconds on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// The one wake-up and what it has to do.
+/// Context switches that one wake-up may cost.
 const SWITCHES: u64 = 5;
 
 /// How often the main thread of a process has gone to sleep.
@@ -29,14 +29,14 @@ fn sixty_idle_seconds_cost_one_wake_up_at_most() -> Result<()> {
     for topic in ["idle.before", "idle.after"] {
         broker.create_topic(topic, 1, &[])?;
     }
-    // Where Kafka may create topics, a producer is replaced once after a while, lest it ask for deleted ones.
+    // If Kafka auto-creates topics, the relay replaces its producer after a while, so that it does not ask for deleted ones.
     let options = Cluster::options("idle").set("event_outbox.auto_create_topics", "off");
     let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
     client.query_one("SELECT outbox.emit('idle.before', '{}')", &[])?;
     until_drained(&mut client)?;
     let pid = until_idle(&mut client)?;
-    // Its own notification of the settlement wakes it once more.
+    // The notification of its own settlement wakes it once more.
     wait::until_ok("the relay to fall asleep", PATIENCE, || {
         let before = status(&mut client)?.wakeups;
         client.execute("SELECT pg_sleep(0.2)", &[])?;
@@ -53,7 +53,7 @@ fn sixty_idle_seconds_cost_one_wake_up_at_most() -> Result<()> {
     let slept = sleeps(pid)? - slept;
     assert!(woken <= 1 && slept <= SWITCHES, "{woken} wake-ups, {slept} context switches");
     assert_eq!(until_idle(&mut client)?, pid);
-    // It was asleep, not dead.
+    // It was asleep and still works.
     client.query_one("SELECT outbox.emit('idle.after', '{}')", &[])?;
     until_drained(&mut client)
 }

@@ -1,4 +1,4 @@
-//! The relay's memory stays within `event_outbox.relay_memory` over what it takes when idle, whatever waits.
+//! The relay's memory stays within `event_outbox.relay_memory` over its idle size, whatever waits.
 
 use std::fs;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,27 +17,26 @@ use crate::support::server::DedicatedServer;
 const BOUND: u64 = 64 * MEBIBYTE;
 const MEBIBYTE: u64 = 1 << 20;
 
-/// How often the memory is looked at.
+/// How often the memory is measured.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// The window is full when it has not grown for this long; longer than the Kafka thread asks for a broker before
-/// it looks at what came in.
+/// The window counts as full when it has not grown for this long: longer than the Kafka thread blocks on a broker.
 const AT_REST: Duration = Duration::from_secs(2);
 
-/// For a backlog of hundreds of megabytes on a busy machine.
+/// Time for a backlog of hundreds of megabytes on a busy machine.
 const DRAINED: Duration = Duration::from_secs(300);
 
-/// For some full sweeps.
+/// Time for some full sweeps.
 const GIVEN_BACK: Duration = Duration::from_secs(60);
 
-/// The memory of a process that is its own, in bytes: what it touches of shared buffers does not count.
+/// The private memory of a process, in bytes, without shared buffers.
 fn own_memory(pid: i32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
     Ok(line.trim().trim_end_matches(" kB").parse::<u64>()? * 1024)
 }
 
-/// Watches a process, and knows the most memory it had.
+/// Measures the peak memory of a process.
 struct Watch {
     idle: u64,
     peak: Arc<AtomicU64>,
@@ -46,7 +45,7 @@ struct Watch {
 }
 
 impl Watch {
-    /// From now on, when the process is idle.
+    /// Starts while the process is idle.
     fn start(pid: i32) -> Result<Self> {
         let (peak, over) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
         let (to, end) = (peak.clone(), over.clone());
@@ -59,7 +58,7 @@ impl Watch {
         Ok(Self { idle: own_memory(pid)?, peak, over, thread: Some(thread) })
     }
 
-    /// What it had at most, over its idle size.
+    /// The peak over the idle size.
     fn growth(&self) -> u64 {
         self.peak.load(Ordering::Relaxed).saturating_sub(self.idle)
     }
@@ -100,7 +99,7 @@ fn until_empty(client: &mut Client) -> Result<()> {
     })
 }
 
-/// Thousands of times what the window holds; `EVENT_OUTBOX_MEMORY_EVENTS` makes it a million.
+/// A backlog far larger than the window; `EVENT_OUTBOX_MEMORY_EVENTS` sets its size.
 #[test]
 fn a_large_backlog() -> Result<()> {
     let count = env::var("EVENT_OUTBOX_MEMORY_EVENTS").map_or(Ok(150_000), |count| count.parse())?;
@@ -113,9 +112,9 @@ fn a_large_backlog() -> Result<()> {
     Ok(())
 }
 
-/// Nothing comes back, so the window is full: what `fill` puts into the table must fit all the same.
+/// Kafka acknowledges nothing, so the window is full; the events of `fill` must fit all the same.
 fn in_an_outage(what: &str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
-    // A producer that has had no answer yet is given one event of a topic, lest its order suffer.
+    // With ordering, a producer without an answer yet would get only one event of a topic.
     let options = Cluster::options("memory").set("event_outbox.ordering", "none");
     let dedicated = DedicatedServer::with(options, "127.0.0.1:1")?;
     let mut client = dedicated.connect()?;
@@ -130,7 +129,7 @@ fn in_an_outage(what: &str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Res
     Ok(())
 }
 
-/// Waits until no more events are taken; gives how many were.
+/// Waits until no more events are read; returns their number.
 fn until_at_rest(client: &mut Client) -> Result<i64> {
     let (mut last, mut since) = (0, Instant::now());
     wait::until_ok("a full window", DRAINED, || {
@@ -157,7 +156,7 @@ fn large_events_in_an_outage() -> Result<()> {
     in_an_outage("events of 900 kB in an outage", |client| emit_bytes(client, "memory.outage", 60, 900_000))
 }
 
-/// What librdkafka keeps for each header counts as well.
+/// librdkafka's memory for headers counts, too.
 #[test]
 fn many_headers_in_an_outage() -> Result<()> {
     in_an_outage("events with many headers in an outage", |client| {
@@ -181,7 +180,7 @@ fn large_events() -> Result<()> {
     Ok(())
 }
 
-/// The relay keeps what it has freed for the next batch, but not for ever.
+/// The relay keeps freed memory for the next batch, but not for ever.
 #[test]
 fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
     let options = Cluster::options("memory").set("event_outbox.sweep_interval", "10");
@@ -197,7 +196,7 @@ fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
     })
 }
 
-/// As many as may be in flight, of next to no size.
+/// As many tiny events as may be in flight.
 #[test]
 fn small_events() -> Result<()> {
     let dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
@@ -209,7 +208,7 @@ fn small_events() -> Result<()> {
     Ok(())
 }
 
-/// librdkafka forgets no topic that it was given an event for, whether it exists or not.
+/// librdkafka remembers every topic of an event, whether it exists or not.
 #[test]
 fn names_that_no_topic_has_are_not_kept() -> Result<()> {
     const NAMES: i32 = 20_000;

@@ -1,11 +1,11 @@
-//! What those may choose who have a right on the table `outbox.events`: what they change is as valid as what `emit()` stores, and
-//! no id that is another's.
+//! Values that a role with privileges on `outbox.events` can choose: changes are checked as `emit()` checks, and no id can
+//! be that of another event.
 
 use event_outbox_lab::Result;
 
 use crate::support::database::TestDatabase;
 
-/// A header, topic or other part that is changed is checked as at first.
+/// A changed header, topic or other part is checked as on insert.
 #[test]
 fn an_update_is_checked() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -34,7 +34,7 @@ fn an_update_is_checked() -> Result<()> {
     Ok(())
 }
 
-/// An id that the sequence has yet to give would make another's `emit()` fail when it comes to it.
+/// An id that the sequence has not reached would make a later `emit()` of another role fail.
 #[test]
 fn coming_ids_cannot_be_taken() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -52,7 +52,7 @@ fn coming_ids_cannot_be_taken() -> Result<()> {
         let error = taker.batch_execute(&insert(id)).expect_err(id);
         assert_eq!(error.code().map(|code| code.code()), Some("42501"), "{id}: {error}");
     }
-    // What the sequence gives, in one row or many, and what it has given.
+    // Ids that the sequence gives, in one row or many, and ids that it has given.
     taker.batch_execute(&insert("DEFAULT"))?;
     taker.batch_execute(&format!(
         "INSERT INTO outbox.events (topic, payload) SELECT '{topic}', '1' FROM generate_series(1, 100)"
@@ -60,7 +60,7 @@ fn coming_ids_cannot_be_taken() -> Result<()> {
     db.client.batch_execute("DELETE FROM outbox.events WHERE id = 3")?;
     taker.batch_execute(&insert("3"))?;
     db.client.execute("SELECT outbox.emit($1, '1') FROM generate_series(1, 5)", &[&topic])?;
-    // The owner restores a dump before the sequence is set.
+    // The owner may: a dump is restored before the sequence is set.
     db.client.batch_execute(&insert("1000"))?;
     db.client.batch_execute(&format!("DROP OWNED BY {role}; DROP ROLE {role}"))?;
     Ok(())

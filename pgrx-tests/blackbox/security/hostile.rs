@@ -1,4 +1,4 @@
-//! Roles that mean ill, and what their events, tables and functions could do to others.
+//! Attacks by roles with few privileges, through events, tables and functions.
 
 use event_outbox_lab::{Result, wait};
 use postgres::fallible_iterator::FallibleIterator;
@@ -9,7 +9,7 @@ use crate::support::events::emit;
 use crate::support::relay::until_drained;
 use crate::support::roles::{assert_denied, create_role, is_superuser};
 
-/// Whatever would run with the rights of those who emit, or of the relay.
+/// Nobody else can add code that would run with the privileges of emitting roles or of the relay.
 #[test]
 fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -55,7 +55,7 @@ fn nobody_but_the_owner_puts_code_on_the_table() -> Result<()> {
     Ok(())
 }
 
-/// A trigger of the owner is the owner's own: the relay, a superuser, lends it no rights.
+/// The relay, a superuser, lends the owner's triggers no privileges.
 #[test]
 fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -101,14 +101,14 @@ fn the_relay_runs_the_owners_triggers_with_the_owners_rights() -> Result<()> {
     Ok(())
 }
 
-/// What the owner's code leaves behind, to be run when the owner's rights are given back.
+/// Code that the owner's trigger leaves behind does not run with the relay's privileges later.
 #[test]
 fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("trap");
     let keeper = create_role(&mut db, "keeper", "GRANT ALL ON SCHEMA public TO ROLE")?;
     db.client.batch_execute(&format!("ALTER TABLE outbox.events OWNER TO {keeper}"))?;
-    // Nothing that the trap does must fail, or it would be taken back: each is tried by itself.
+    // An error would undo the trap, so each attempt is made by itself.
     let mut client = db.connect_as(&keeper)?;
     client.batch_execute(&format!(
         "CREATE TABLE seen (seen_by name, path text);
@@ -152,7 +152,7 @@ fn the_owners_code_leaves_nothing_behind_in_the_relay() -> Result<()> {
     Ok(())
 }
 
-/// An event that dies goes through functions that have more rights than the tables' owner.
+/// Dead letters are moved by functions with more privileges than the tables' owner has.
 #[test]
 fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -180,7 +180,7 @@ fn an_events_death_lends_the_tables_owners_no_rights() -> Result<()> {
     Ok(())
 }
 
-/// What operators call has more rights than they have; the tables' owner does not get them by a trigger.
+/// Functions of operators run with more privileges; the tables' owner cannot get them by a trigger.
 #[test]
 fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -226,7 +226,7 @@ fn functions_with_more_rights_lend_them_to_no_trigger() -> Result<()> {
     Ok(())
 }
 
-/// An emit() lends the owner's triggers none of its caller's rights, not even later.
+/// emit() lends the owner's triggers none of its caller's privileges, not even later.
 #[test]
 fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -256,7 +256,7 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
     let path: String = db.client.query_one("SHOW search_path", &[])?.get(0);
     assert_ne!(path, "nowhere");
     assert_eq!(db.promptly(&topic, 1)?.len(), 1);
-    // What is deferred would be run by the caller.
+    // A deferred trigger would run as the caller.
     client.batch_execute(
         "DROP TRIGGER trap ON outbox.events;
          CREATE FUNCTION later() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM public.evil(); RETURN NULL; END $$;
@@ -265,12 +265,12 @@ fn the_owners_code_leaves_nothing_behind_in_a_session_that_emits() -> Result<()>
     )?;
     let emitted = emit(&mut db.client, &topic, 2);
     assert!(!is_superuser(&mut db.client, &keeper)?, "the owner became superuser");
-    let error = emitted.expect_err("a deferred trigger of somebody with fewer rights");
+    let error = emitted.expect_err("a deferred trigger ran as the caller");
     assert!(format!("{error:?}").contains("security-restricted operation"), "{error:?}");
     Ok(())
 }
 
-/// The outbox neither opens nor needs the rows that row security hides.
+/// emit() neither reveals nor needs rows that row-level security hides.
 #[test]
 fn row_security_of_other_tables_holds() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -294,7 +294,7 @@ fn row_security_of_other_tables_holds() -> Result<()> {
     ))?;
     let mut client = db.connect_as(&tenant)?;
     client.batch_execute("INSERT INTO notes (note) VALUES ('mine')")?;
-    // Arguments are evaluated by the caller, not by whom emit() acts for.
+    // Arguments are evaluated as the caller, not as the owner.
     let sql = "SELECT count(outbox.emit($1, to_jsonb(n.note))) FROM notes AS n";
     assert_eq!(client.query_one(sql, &[&topic])?.get::<_, i64>(0), 1);
     client.batch_execute("SET row_security = off")?;
@@ -306,7 +306,7 @@ fn row_security_of_other_tables_holds() -> Result<()> {
     Ok(())
 }
 
-/// Kafka's headers have their lengths before them: nothing in a name or a value ends one and begins another.
+/// Kafka's headers carry their lengths: nothing in a name or a value can end one and begin another.
 #[test]
 fn headers_are_not_broken_out_of() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -332,7 +332,7 @@ fn headers_are_not_broken_out_of() -> Result<()> {
     Ok(())
 }
 
-/// What listeners are told is one JSON object, whatever the event and its error hold.
+/// A notification is one JSON object, whatever the event and its error contain.
 #[test]
 fn notifications_are_not_broken_out_of() -> Result<()> {
     const NASTY: &str = "'\"}, {\"topic\": \"x\\\\\" \r\n\u{1}\u{202e}漢); DROP TABLE outbox.events; --";
@@ -346,7 +346,7 @@ fn notifications_are_not_broken_out_of() -> Result<()> {
                                         content_type => $2, headers => jsonb_build_object($2, $2))";
     db.client.execute(sql, &[&topic, &NASTY])?;
     until_drained(&mut db.client)?;
-    // A refusal that is reported by hand, long enough to be cut.
+    // A refusal by hand, with an error long enough to be truncated.
     db.configure("event_outbox.enabled", "off")?;
     db.client.batch_execute("SET event_outbox.max_attempts = 1")?;
     db.client.execute(sql, &[&topic, &NASTY])?;
@@ -367,8 +367,7 @@ fn notifications_are_not_broken_out_of() -> Result<()> {
     Ok(())
 }
 
-/// Each function of the extension that is written in SQL names where it looks for what it names, or has found it when it was
-/// made.
+/// Each SQL function of the extension sets its search path, or was parsed when it was created.
 #[test]
 fn every_function_in_sql_has_a_search_path_of_its_own() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -377,7 +376,7 @@ fn every_function_in_sql_has_a_search_path_of_its_own() -> Result<()> {
                   AND p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
     let without: Vec<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     assert_eq!(without, [] as [String; 0]);
-    // It is a check: there are such functions.
+    // There are such functions, so the check is not empty.
     let with =
         "SELECT count(*) FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace AND proconfig IS NOT NULL";
     assert!(db.client.query_one(with, &[])?.get::<_, i64>(0) >= 7);

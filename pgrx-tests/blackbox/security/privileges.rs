@@ -1,4 +1,4 @@
-//! What a role may do that has been granted no more than to emit.
+//! What a role with only the privilege to emit can do.
 
 use event_outbox_lab::Result;
 use postgres::error::SqlState;
@@ -7,7 +7,7 @@ use crate::support::database::TestDatabase;
 use crate::support::events::emit;
 use crate::support::roles::{assert_denied, create_role};
 
-/// The right to emit, and no more.
+/// The privilege to emit, and no more.
 const EMIT: &str =
     "GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO ROLE";
 
@@ -76,7 +76,7 @@ fn without_grants_nothing_is_open() -> Result<()> {
     db.client.batch_execute(&format!("CREATE ROLE {role} LOGIN"))?;
     let mut nobody = db.connect_as(&role)?;
     assert_denied(&mut nobody, "SELECT outbox.emit('t', '1')");
-    // The schema alone opens no function that writes, waits or reads events.
+    // USAGE on the schema opens no function that writes, waits or reads events.
     db.client.batch_execute(&format!("GRANT USAGE ON SCHEMA outbox TO {role}"))?;
     for sql in [
         "SELECT outbox.emit('t', '1')",
@@ -92,7 +92,7 @@ fn without_grants_nothing_is_open() -> Result<()> {
     Ok(())
 }
 
-/// Those functions run with the owner's rights, but trigger functions and C functions are not for calling.
+/// Functions with the owner's privileges are trigger functions or C functions, which cannot be called directly.
 #[test]
 fn trigger_functions_cannot_be_called_by_hand() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -102,7 +102,7 @@ fn trigger_functions_cannot_be_called_by_hand() -> Result<()> {
         let code = error.code().map(SqlState::code);
         assert!(matches!(code, Some("0A000" | "39P01")), "{sql}: {error:?}");
     }
-    // Nor put on a table of one's own, which has none of the columns.
+    // Nor can they serve a table of one's own, which lacks the columns.
     db.client.batch_execute(
         "CREATE TABLE mine (x int);
          CREATE TRIGGER t BEFORE INSERT ON mine FOR EACH ROW EXECUTE FUNCTION outbox.check_event()",
@@ -112,7 +112,7 @@ fn trigger_functions_cannot_be_called_by_hand() -> Result<()> {
     Ok(())
 }
 
-/// An administrator may open the table as such to a role; the checks hold there too.
+/// An administrator can grant INSERT on the table; the checks still apply.
 #[test]
 fn insert_on_the_table_can_be_granted() -> Result<()> {
     let mut db = TestDatabase::new()?;

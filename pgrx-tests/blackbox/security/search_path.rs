@@ -1,4 +1,4 @@
-//! Whoever can create objects and choose a search path cannot change what the outbox does.
+//! A role that can create objects and set a search path cannot change what the outbox does.
 
 use event_outbox_lab::Result;
 use postgres::Client;
@@ -6,12 +6,12 @@ use postgres::Client;
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::events::emit;
 
-/// Comparisons and arithmetic of every type the outbox handles.
+/// Comparisons and arithmetic of every type that the outbox handles.
 const OPERATORS: [&str; 8] = ["=", "<>", "<", "<=", ">", ">=", "-", "+"];
 const TYPES: [&str; 10] =
     ["bigint", "integer", "uuid", "text", "bytea", "tid", "timestamptz", "interval", "xid", "oid"];
 
-/// Functions of `pg_catalog` that the outbox's SQL names, with the same arguments.
+/// Functions of `pg_catalog` that the outbox's SQL calls, with the same arguments.
 const FUNCTIONS: [&str; 13] = [
     "clock_timestamp()",
     "now()",
@@ -28,8 +28,8 @@ const FUNCTIONS: [&str; 13] = [
     "channel(text)",
 ];
 
-/// In `schema`: operators, functions, tables, views and types that shadow those of the outbox and of
-/// Postgres, and that say so when they are used.
+/// Creates operators, functions, tables, views and types in `schema` that shadow those of the outbox and of Postgres, and
+/// raise an error when used.
 fn shadow(client: &mut Client, schema: &str) -> Result<()> {
     client.batch_execute(&format!(
         "CREATE SCHEMA IF NOT EXISTS {schema};
@@ -66,7 +66,7 @@ fn shadow(client: &mut Client, schema: &str) -> Result<()> {
     Ok(())
 }
 
-/// The traps close on whoever walks into them: else the tests below would show nothing.
+/// Asserts that the traps work: otherwise the tests below would prove nothing.
 fn assert_set(client: &mut Client) {
     for sql in
         ["SELECT 1::bigint <= 2::bigint", "SELECT clock_timestamp()", "INSERT INTO events DEFAULT VALUES"]
@@ -91,7 +91,7 @@ fn attacker(db: &mut TestDatabase) -> Result<Client> {
     db.connect_as(&role)
 }
 
-/// Calls the functions whose bodies are SQL, with the owner's rights, so that the topic ends as it was.
+/// Calls the functions with SQL bodies as the owner; leaves the topic as it was.
 fn written_in_sql(client: &mut Client, topic: &str) -> Result<()> {
     for payload in ["text", "jsonb"] {
         let sql =
@@ -128,7 +128,7 @@ fn a_hostile_search_path_changes_no_function_and_no_view() -> Result<()> {
     {
         mallory.batch_execute(&format!("SET search_path = {path}"))?;
         assert_set(&mut mallory);
-        // A session of its own for each, so that each has its statements parsed anew.
+        // A session for each, so that each parses its statements anew.
         let sql = "SELECT outbox.emit($1, '1', 'k', 't', '{\"h\": 1}', NULL, 0)";
         mallory.execute(sql, &[&topic])?;
         mallory.execute("SELECT outbox.emit_bytes($1, '2')", &[&topic])?;
@@ -175,7 +175,7 @@ fn temporary_objects_are_not_taken_for_the_outboxs() -> Result<()> {
     Ok(())
 }
 
-/// The database's own search path, which its relay would inherit, and that of whoever inserts.
+/// The search path of the database, which its relay would inherit, and that of an inserting session.
 #[test]
 fn a_hostile_search_path_of_the_database_does_not_reach_the_relay() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -187,7 +187,7 @@ fn a_hostile_search_path_of_the_database_does_not_reach_the_relay() -> Result<()
     assert_set(&mut client);
     client.execute("SELECT outbox.emit($1, '1')", &[&topic])?;
     client.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '2')", &[&topic])?;
-    // A refusal, too, is settled: no such partition.
+    // A refusal, too, is recorded: the partition does not exist.
     client.execute("SELECT outbox.emit($1, '3', partition => 99)", &[&topic])?;
     db.promptly(&topic, 2)?;
     event_outbox_lab::wait::until_ok("the refusal", DEADLINE, || {
@@ -199,7 +199,7 @@ fn a_hostile_search_path_of_the_database_does_not_reach_the_relay() -> Result<()
     Ok(())
 }
 
-/// As in a database that somebody has prepared for it.
+/// As in a database that an attacker has prepared.
 #[test]
 fn the_extension_is_created_among_hostile_objects() -> Result<()> {
     let mut db = TestDatabase::new()?;

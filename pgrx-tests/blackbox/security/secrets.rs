@@ -1,4 +1,4 @@
-//! `event_outbox.kafka_properties` may hold passwords: nobody gets to see it.
+//! `event_outbox.kafka_properties` may contain passwords, so it is never shown.
 
 use event_outbox_lab::{Broker, Cluster, Result, StopMode};
 use postgres::Client;
@@ -11,7 +11,7 @@ use crate::support::server::DedicatedServer;
 const SECRET: &str = "correcthorse";
 const OTHER_SECRET: &str = "batterystaple";
 const FILE_SECRET: &str = "ofthefile";
-/// Finds each of them, and not itself in the queries of who searches.
+/// A pattern for each secret that does not match itself in the text of queries.
 const ANY_SECRET: &str = "correcthors[e]|batterystapl[e]|ofthefil[e]";
 
 /// All ways in which SQL shows a setting.
@@ -89,7 +89,7 @@ fn the_log_does_not_tell() -> Result<()> {
             (dedicated.server.log().matches("configuration").count() > before).then_some(())
         })?;
     }
-    // A broker that cannot be reached, and properties that are wrong.
+    // An unreachable broker, and invalid properties.
     dedicated.server.set("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
     dedicated.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
     dedicated.server.reload()?;
@@ -108,7 +108,7 @@ fn the_log_does_not_tell() -> Result<()> {
     Ok(())
 }
 
-/// Whatever a role may read, of the catalogs, the statistics and the outbox; with the rights of monitoring, too.
+/// All that a role can read of catalogs, statistics and the outbox, also with the privileges of monitoring.
 #[test]
 fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
     let dedicated = server()?;
@@ -123,7 +123,7 @@ fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
          GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO ordinary;
          CREATE ROLE watcher LOGIN IN ROLE ordinary, pg_monitor, pg_read_all_stats, pg_read_all_settings",
     )?;
-    // A producer that cannot be made of them, and one that works.
+    // Properties without a working producer, and some with.
     dedicated.server.set("event_outbox.kafka_properties", format!("sasl.password={SECRET},acks=0"))?;
     dedicated.server.reload()?;
     until_status(&mut client, "the error", |status| status.state == "misconfigured")?;
@@ -144,14 +144,14 @@ fn no_relation_that_an_ordinary_role_can_read_shows_it() -> Result<()> {
     let leak = log.lines().find(|line| line.contains(FILE_SECRET));
     assert!(leak.is_none(), "{leak:?}");
 
-    // What the documentation warns of; and so the search finds what there is to find.
+    // The documentation warns of this; and it proves that the search finds secrets.
     dedicated.alter("kafka_properties", &format!("sasl.password={OTHER_SECRET}"))?;
     let mut reader = dedicated.server.connect_as(&dedicated.database, "ordinary")?;
     assert_eq!(relations_that_show(&mut reader)?, ["pg_catalog.pg_db_role_setting"]);
     Ok(())
 }
 
-/// All tables and views that the role can read and that hold a secret.
+/// The tables and views that the role can read and that contain a secret.
 fn relations_that_show(reader: &mut Client) -> Result<Vec<String>> {
     let sql = "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class AS c
                  JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -169,7 +169,7 @@ fn relations_that_show(reader: &mut Client) -> Result<Vec<String>> {
                 shown.extend(found.map(|_| relation));
                 looked += 1;
             }
-            // Some views call functions that the role may not.
+            // Some views call functions that the role may not execute.
             Err(error) => {
                 assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{relation}: {error}");
             }

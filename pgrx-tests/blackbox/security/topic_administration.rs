@@ -1,4 +1,4 @@
-//! Topic grants and those who give them: roles that go, dumps, mistakes, several at once.
+//! Administration of topic grants: dropped roles, dumps, mistakes, several administrators at once.
 
 use std::thread;
 
@@ -16,7 +16,7 @@ use crate::support::topic_grants::{code_of, grant, revoke};
 fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
     let (shop, other) = (format!("shop_{}", db.database), format!("other_{}", db.database));
-    // Nothing but topics is granted to them.
+    // The roles have no other privileges.
     db.client.batch_execute(&format!("CREATE ROLE {shop} LOGIN; CREATE ROLE {other}"))?;
     grant(&mut db, &shop, "orders")?;
     grant(&mut db, &shop, "users")?;
@@ -33,8 +33,8 @@ fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
     revoke(&mut db.client, &shop, Some("users"))?;
     refused(&mut db.client, &drop_role);
 
-    // What others have granted, a role cannot take from itself. With its rights its grants go, and count no more; which
-    // does not open the topics again.
+    // A role cannot drop grants that others gave it. When an administrator drops what it owns, its grants stop counting,
+    // which does not open the topics again.
     let open =
         "GRANT USAGE ON SCHEMA outbox TO PUBLIC; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO PUBLIC";
     db.client.batch_execute(open)?;
@@ -50,13 +50,13 @@ fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
     drop(client);
     assert_eq!(count(&mut db.client)?, 1);
 
-    // What counts no more is taken out with the next grant.
+    // The next grant removes grants that no longer count.
     grant(&mut db, &other, "users")?;
     assert_eq!(count(&mut db.client)?, 1);
     db.client.batch_execute(&format!("{drop_owned}; {drop_role}"))?;
     revoke(&mut db.client, &other, None)?;
     db.client.batch_execute(&format!("DROP ROLE {other}"))?;
-    // Where there is no outbox, nor one with grants, the command is what it was.
+    // Without an outbox, or without grants, the command is unchanged.
     db.client.batch_execute("DROP OWNED BY CURRENT_USER RESTRICT").expect_err("pinned");
     db.client.batch_execute(&format!("CREATE ROLE {other}; DROP OWNED BY {other}; DROP ROLE {other}"))?;
     Ok(())
@@ -65,7 +65,7 @@ fn a_role_with_grants_is_not_dropped_unasked() -> Result<()> {
 #[test]
 fn grants_survive_a_dump() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
-    // A name that needs its quotes.
+    // A name that needs quotes.
     let role = format!("\"Shop {}\"", db.database);
     db.client.batch_execute(&format!(
         "CREATE ROLE {role}; GRANT USAGE ON SCHEMA outbox TO {role}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {role}"
@@ -79,7 +79,7 @@ fn grants_survive_a_dump() -> Result<()> {
     emit(&mut restored.client, "orders.eu", 1)?;
     let error = emit(&mut restored.client, "users", 1).expect_err("it is closed");
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
-    // In the restored database, too, the role is held.
+    // The grants of the restored database, too, prevent DROP ROLE.
     revoke(&mut db.client, &role, None)?;
     db.client.batch_execute(&format!("DROP OWNED BY {role}"))?;
     let error = db.client.batch_execute(&format!("DROP ROLE {role}")).expect_err("it has grants there");
@@ -106,7 +106,7 @@ fn bad_grants_are_refused() -> Result<()> {
         assert_eq!(code_of(&mut db.client, &format!("SELECT outbox.grant_topic({arguments})")), code);
     }
     assert_eq!(code_of(&mut db.client, "SELECT outbox.revoke_topic(NULL)"), SqlState::NULL_VALUE_NOT_ALLOWED);
-    // To the owner, who needs none; and what is just right.
+    // A grant to the owner, who needs none; and valid patterns.
     for pattern in ["repeat('x', 249)", "repeat('x', 248) || '*'", "'*'"] {
         db.client.batch_execute(&format!("SELECT outbox.grant_topic('postgres', {pattern})"))?;
     }

@@ -1,4 +1,4 @@
-//! Grants per topic: while there are none all topics are open; with the first, a role can emit to its own alone.
+//! Topic grants: without any, all topics are open; with the first, a role can emit only to its own topics.
 
 use std::io::Write;
 
@@ -13,7 +13,7 @@ use crate::support::topic_grants::{code_of, grant, revoke};
 
 fn copy(client: &mut Client, topic: &str) -> Result<(), postgres::Error> {
     let mut copy = client.copy_in("COPY outbox.events (topic, payload) FROM STDIN")?;
-    // A failed write means that the server has refused already; `finish` tells why.
+    // A failed write means that the server has refused already; `finish` reports why.
     let _ = writeln!(copy, "{topic}\t1");
     copy.finish().map(drop)
 }
@@ -76,7 +76,7 @@ fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<(
     is_refused(&mut others, "orders");
     is_refused(&mut shops, "orders.eu");
 
-    // Twice the same is one grant.
+    // The same grant twice is one grant.
     grant(&mut db, &shop, "orders")?;
     grant(&mut db, &shop, "*")?;
     is_allowed(&mut shops, "users");
@@ -91,7 +91,7 @@ fn the_first_grant_closes_all_topics_and_the_last_to_go_opens_them() -> Result<(
     Ok(())
 }
 
-/// What is wrong with a message is told as ever; that its topic is closed is an error of the caller.
+/// Invalid messages are reported as before; a closed topic is an error of the caller.
 #[test]
 fn an_invalid_message_is_not_a_matter_of_rights() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
@@ -120,7 +120,7 @@ fn rights_are_inherited_as_others_are() -> Result<()> {
     let mut client = db.connect_as(&member)?;
     is_allowed(&mut client, "orders");
     is_refused(&mut db.connect_as(&stranger)?, "orders");
-    // The right to become the group is not yet its rights.
+    // Membership with NOINHERIT does not give the rights of the group.
     db.client.batch_execute(&format!(
         "REVOKE {group} FROM {member}; ALTER ROLE {member} NOINHERIT; GRANT {group} TO {member};
          GRANT USAGE ON SCHEMA outbox TO {group}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {group}"
@@ -131,7 +131,7 @@ fn rights_are_inherited_as_others_are() -> Result<()> {
     Ok(())
 }
 
-/// As with every other right, the function's owner counts, not its caller; nor who has logged in.
+/// As for any privilege, the owner of the function counts, neither its caller nor the session's user.
 #[test]
 fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
@@ -153,10 +153,10 @@ fn a_security_definer_function_has_the_rights_of_its_owner() -> Result<()> {
         let sql = format!("SELECT {function}('notes')");
         assert_eq!(code_of(&mut client, &sql), SqlState::INSUFFICIENT_PRIVILEGE);
     }
-    // Afterwards the session is what it was.
+    // Afterwards the session has its own rights again.
     is_allowed(&mut client, "notes");
     is_refused(&mut client, "orders");
-    // A superuser who acts as somebody has somebody's rights.
+    // A superuser after SET ROLE has the rights of that role.
     db.client.batch_execute(&format!("SET ROLE {clerk}"))?;
     is_refused(&mut db.client, "orders");
     Ok(())
@@ -170,7 +170,7 @@ fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
     let mut shops = db.connect_as(&shop)?;
     is_refused(&mut shops, "users");
 
-    // Not before the commit, and not at all after a rollback, of a savepoint either.
+    // Not before the commit, and not after a rollback, nor after one to a savepoint.
     let mut other = db.connect()?;
     let mut granting = other.transaction()?;
     granting.execute("SELECT outbox.grant_topic($1::text::regrole, 'users')", &[&shop])?;
@@ -180,14 +180,14 @@ fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
     let mut granting = other.transaction()?;
     let mut inner = granting.savepoint("s")?;
     inner.execute("SELECT outbox.grant_topic($1::text::regrole, 'users')", &[&shop])?;
-    // Whoever grants sees it already.
+    // The granting transaction already sees the grant.
     inner.batch_execute(&format!("SET LOCAL ROLE {shop}; SELECT outbox.emit('users', '1')"))?;
     inner.rollback()?;
     granting.batch_execute(&format!("SET LOCAL ROLE {shop}"))?;
     assert!(granting.execute("SELECT outbox.emit('users', '1')", &[]).is_err());
     granting.rollback()?;
 
-    // Within a transaction that began before, whatever its snapshot.
+    // Also in a transaction that began before, whatever its snapshot.
     shops.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT outbox.emit('orders', '1')")?;
     grant(&mut db, &shop, "users")?;
     emit(&mut shops, "users", 1)?;
@@ -196,7 +196,7 @@ fn changes_count_when_they_are_committed_and_at_once() -> Result<()> {
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE));
     shops.batch_execute("ROLLBACK")?;
 
-    // By hand as well.
+    // The same for changes of the table by hand.
     for sql in ["UPDATE outbox.topic_grants SET pattern = 'users'", "TRUNCATE outbox.topic_grants"] {
         db.client.batch_execute(sql)?;
         emit(&mut shops, "users", 1)?;
@@ -226,11 +226,11 @@ fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
     ] {
         assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE, "{sql}");
     }
-    // With all functions at hand, store_message() still has the rights of its caller only.
+    // store_message() has only the rights of its caller.
     db.client.batch_execute(&format!("GRANT EXECUTE ON FUNCTION outbox.store_message TO {shop}"))?;
     let sql = "SELECT outbox.store_message('m', 'users', '1', NULL, NULL, NULL, NULL, NULL)";
     assert_eq!(code_of(&mut client, sql), SqlState::INSUFFICIENT_PRIVILEGE);
-    // A view of somebody with more rights is no way around.
+    // A view of a role with more rights does not help.
     db.client.batch_execute(&format!(
         "CREATE VIEW way AS SELECT topic, payload FROM outbox.events; GRANT INSERT ON way TO {shop}"
     ))?;
@@ -240,8 +240,8 @@ fn a_role_sees_the_grants_and_cannot_change_them() -> Result<()> {
     Ok(())
 }
 
-/// The events of a role that has no right to the dead letter topic, and those that an operator sends again, who has
-/// a right to none: both have been accepted once.
+/// A role without a grant on the dead letter topic, and an operator without any grant: both handle events that were
+/// accepted before.
 #[test]
 fn dead_letters_go_their_ways_unhindered() -> Result<()> {
     let mut db = TestDatabase::new()?;

@@ -7,14 +7,14 @@ use event_outbox_lab::{Broker, Result, wait};
 
 use crate::support::database::DEADLINE;
 
-/// One broker for all these tests, one after the other. It runs, and creates no topic unasked.
+/// One broker that these tests use one after the other. It runs at first, and does not auto-create topics.
 pub struct FaultyBroker(MutexGuard<'static, Option<Broker>>);
 
 impl FaultyBroker {
-    /// Waits until no other test has it.
+    /// Waits until no other test uses the broker.
     pub fn take() -> Result<Self> {
         static BROKER: Mutex<Option<Broker>> = Mutex::new(None);
-        // A test that failed may have left it in any condition.
+        // A failed test may have left the broker in any state.
         let mut broker = BROKER.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *broker {
             None => {

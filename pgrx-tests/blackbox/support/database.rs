@@ -1,4 +1,4 @@
-//! What a test gets: the shared server and broker, and a database of its own with the extension.
+//! A database of its own for a test, on the server and broker that tests share.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use postgres::Client;
 /// Ample for anything that should take milliseconds, on a busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// What a wake-up at commit achieves in milliseconds; the periodic sweep comes long after it.
+/// A wake-up at commit takes milliseconds; the periodic sweep comes much later than this.
 pub const PROMPTLY: Duration = Duration::from_secs(15);
 
 /// A database of its own on the shared server; dropped with the test.
@@ -43,7 +43,7 @@ impl TestDatabase {
         Ok(db)
     }
 
-    /// With a database of the shared server that is there already.
+    /// With an existing database of the shared server.
     pub fn of(database: String) -> Result<Self> {
         let (server, broker) = (shared_server()?, Broker::shared()?);
         let client = server.connect(&database)?;
@@ -72,17 +72,17 @@ impl TestDatabase {
         self.server.connect_as(&self.database, user)
     }
 
-    /// Changes a setting for this database; waits until the relay goes by it.
+    /// Changes a setting of this database; waits until the relay uses it.
     pub fn configure(&mut self, setting: &str, value: &str) -> Result<()> {
         self.alter_database(&format!("SET {setting} = '{value}'"))
     }
 
-    /// Changes what holds for the sessions of this database; waits until it holds for the relay.
+    /// Runs ALTER DATABASE with `change`; waits until a new relay has read it.
     pub fn alter_database(&mut self, change: &str) -> Result<()> {
         let before = self.relay()?;
         self.client.batch_execute(&format!("ALTER DATABASE {} {change}", self.database))?;
         if !change.contains("event_outbox.") && change != "RESET ALL" {
-            // What is not the extension's own is no reason for a relay to begin anew.
+            // Other settings than the extension's do not restart the relay.
             self.client.query_one("SELECT outbox.restart_relay()", &[])?;
         }
         wait::until_ok("the relay to read its settings", DEADLINE, || {
@@ -90,7 +90,7 @@ impl TestDatabase {
         })
     }
 
-    /// The process of the relay, once it is at work.
+    /// The process id of the relay, once it works.
     pub fn relay(&mut self) -> Result<i32> {
         let found = wait::until_ok("a relay", DEADLINE, || {
             let sql = "SELECT pid FROM outbox.status WHERE state NOT IN ('absent', 'starting', 'stopping')";
@@ -99,13 +99,13 @@ impl TestDatabase {
         found.map_err(|error| error.context(self.status()))
     }
 
-    /// All that the relay shows, for messages.
+    /// The row of `outbox.status`, for messages.
     fn status(&mut self) -> String {
         let row = self.client.query_one("SELECT s::text FROM outbox.status AS s", &[]);
         row.map_or_else(|error| error.to_string(), |row| row.get(0))
     }
 
-    /// Waits until the relay shows this state; gives the last error that it shows.
+    /// Waits until the relay is in this state; returns its last error.
     pub fn until_state(&mut self, state: &str) -> Result<String> {
         wait::until_ok(&format!("a relay that is {state}"), DEADLINE, || {
             let sql = "SELECT coalesce(last_error, '') FROM outbox.status WHERE state = $1";
@@ -119,12 +119,12 @@ impl TestDatabase {
         Ok(consumer.read_until(count, PROMPTLY)?.to_vec())
     }
 
-    /// Waits until nothing is left to publish; gives the values that the topic then holds, as text.
+    /// Waits until nothing is left to publish; returns the values in the topic, as text.
     pub fn drained_values(&mut self, topic: &str) -> Result<Vec<String>> {
         Ok(values(&self.drained(topic)?))
     }
 
-    /// Waits until nothing is left to publish; gives all that the topic then holds.
+    /// Waits until nothing is left to publish; returns the records in the topic.
     pub fn drained(&mut self, topic: &str) -> Result<Vec<Record>> {
         wait::until_ok("outbox.events to be empty", DEADLINE, || {
             let empty = self.client.query_one("SELECT NOT EXISTS (SELECT FROM outbox.events)", &[])?;
@@ -141,7 +141,7 @@ pub fn values(records: &[Record]) -> Vec<String> {
 
 impl Drop for TestDatabase {
     fn drop(&mut self) {
-        // Gives the relay's worker slot back.
+        // Frees the relay's worker slot.
         if let Ok(mut client) = self.server.connect("postgres") {
             let _ = client.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", self.database));
         }

@@ -1,11 +1,11 @@
-//! Events that die, and the dead letters that they become.
+//! Events that Kafka refuses until they are dead letters.
 
 use event_outbox_lab::{Result, wait};
 use postgres::Client;
 
 use crate::support::database::{DEADLINE, TestDatabase};
 
-/// A partition that no topic here has.
+/// A partition that no test topic has.
 pub const NOWHERE: i32 = 7;
 
 /// A database where events die within a second, and a topic of one partition.
@@ -23,7 +23,7 @@ pub fn dead(client: &mut Client) -> Result<Vec<String>> {
     Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
 }
 
-/// Waits until as many events are dead.
+/// Waits for `count` dead letters; returns their payloads.
 pub fn until_dead(client: &mut Client, count: usize) -> Result<Vec<String>> {
     wait::until_ok(&format!("{count} dead letters"), DEADLINE, || {
         Ok(Some(dead(client)?).filter(|dead| dead.len() >= count))

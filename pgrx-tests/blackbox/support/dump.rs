@@ -1,4 +1,4 @@
-//! Dumps of a database, and databases restored from them.
+//! Dumps databases and restores them.
 
 use std::io::Write;
 use std::process::Stdio;
@@ -8,7 +8,7 @@ use event_outbox_lab::{Cluster, Result};
 
 use crate::support::database::TestDatabase;
 
-/// Restores a dump into another database of the same server.
+/// Copies a database into another one of the same server.
 pub fn dump_and_restore(from: &TestDatabase, to: &str) -> Result<()> {
     restore(&dump(from, &[])?, from.server, to, &[])
 }
@@ -33,7 +33,7 @@ pub fn restore(dump: &[u8], server: &Cluster, to: &str, options: &[&str]) -> Res
     Ok(())
 }
 
-/// The same from a file, by several processes at once.
+/// Restores a dump by several processes at once.
 pub fn restore_in_parallel(dump: &[u8], server: &Cluster, to: &str) -> Result<()> {
     let file = std::env::temp_dir().join(format!("{to}.dump"));
     std::fs::write(&file, dump)?;

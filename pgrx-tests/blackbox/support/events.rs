@@ -1,4 +1,4 @@
-//! Events in the outbox: emits them as an application does, counts them, waits until they have left.
+//! Emits events as an application does, counts them, and waits until they have left the outbox.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -45,7 +45,7 @@ pub fn emit(client: &mut impl GenericClient, topic: &str, payload: impl Into<Val
     Event::new(topic, payload).emit(client)
 }
 
-/// Emits these numbers in one transaction, each as `n` with the key that an SQL expression makes of `n`.
+/// Emits these numbers in one statement. `key` is an SQL expression of the number `n`.
 pub fn emit_numbers(
     client: &mut impl GenericClient,
     topic: &str,

@@ -1,4 +1,4 @@
-//! Events written down where they are emitted, to compare with what arrives.
+//! A ledger of emitted events, to compare with the records that arrive.
 
 use event_outbox_lab::verdict::{Promise, Verdict};
 use event_outbox_lab::{Broker, Consumer, Result};
@@ -7,7 +7,7 @@ use postgres::Client;
 /// The keys of a ledger's events.
 const KEYS: i32 = 7;
 
-/// One topic's events, written down in the table `promised` of the database that emits them.
+/// The events of a topic, recorded in the table `promised` of the database that emits them.
 pub struct Ledger {
     pub topic: String,
 }
@@ -50,18 +50,18 @@ impl Ledger {
             .collect();
         assert!(!promises.is_empty(), "nothing was promised");
         let records = Consumer::read_all(&broker.bootstrap_servers(), &[&self.topic])?;
-        // The times of the commits were not written down.
+        // The ledger does not have the times of the commits.
         Ok(Verdict { latencies_ms: Vec::new(), ..Verdict::of(&promises, &records) })
     }
 
-    /// All arrived exactly once.
+    /// Asserts that all events arrived exactly once and in order.
     pub fn assert_exactly_once(&self, client: &mut Client, broker: &Broker) -> Result<()> {
         let verdict = self.verdict(client, broker)?;
         assert!(verdict.is_clean(), "{verdict:?}");
         Ok(())
     }
 
-    /// All arrived in order; some of them perhaps more than once.
+    /// Asserts that all events arrived in order, some of them perhaps more than once.
     pub fn assert_at_least_once(&self, client: &mut Client, broker: &Broker) -> Result<()> {
         let mut verdict = self.verdict(client, broker)?;
         let duplicated = std::mem::take(&mut verdict.duplicated);

@@ -1,4 +1,4 @@
-//! What tests share: databases, servers and brokers, and views of a relay.
+//! Helpers that tests share: databases, servers, brokers, events, roles, and views of a relay.
 
 pub mod broker;
 pub mod database;

@@ -1,4 +1,4 @@
-//! Watching a relay: its row in `outbox.status`, its process in `pg_stat_activity`.
+//! Observes a relay: its row in `outbox.status`, its process in `pg_stat_activity`.
 
 use event_outbox_lab::{Cluster, Result, wait};
 use postgres::Client;
@@ -6,7 +6,7 @@ use postgres::Client;
 use crate::support::database::DEADLINE;
 use crate::support::events::pending_count;
 
-/// What `outbox.status` shows.
+/// A row of `outbox.status`.
 #[derive(Debug)]
 pub struct Status {
     pub pid: Option<i32>,
@@ -70,14 +70,14 @@ pub fn until_status(client: &mut Client, what: &str, is: impl Fn(&Status) -> boo
     .map_err(|error| error.context(format!("last seen: {last:?}")))
 }
 
-/// Waits for a relay that is connected and has nothing to do; gives its process id.
+/// Waits for a relay that is connected and idle; returns its process id.
 pub fn until_idle(client: &mut Client) -> Result<i32> {
     let is_idle = |status: &Status| status.state == "idle" && status.is_connected() && status.pid.is_some();
     let status = until_status(client, "an idle relay", is_idle)?;
     Ok(status.pid.unwrap_or_default())
 }
 
-/// Waits for a relay that is another process than `before`.
+/// Waits for a relay with another process id than `before`; returns that.
 pub fn until_another(client: &mut Client, before: i32) -> Result<i32> {
     let is_another = |status: &Status| status.pid.is_some_and(|pid| pid != before);
     let status = until_status(client, &format!("a relay that is not process {before}"), is_another)?;
@@ -96,7 +96,7 @@ pub fn until_drained(client: &mut Client) -> Result<()> {
     })
 }
 
-/// The relays of a database, seen from another one.
+/// The process ids of the relays of a database, seen from another database.
 pub fn processes(server: &Cluster, database: &str) -> Result<Vec<i32>> {
     let rows = server.connect("postgres")?.query(
         "SELECT pid FROM pg_stat_activity WHERE backend_type = 'event_outbox relay' AND datname = $1",
@@ -112,7 +112,7 @@ pub fn until_processes(server: &Cluster, database: &str, count: usize) -> Result
     })
 }
 
-/// What `outbox.check()` thinks of the relay, and what it advises.
+/// The verdict and the hint of `outbox.check()` about the relay.
 pub fn check_relay(client: &mut Client) -> Result<(String, String)> {
     let sql = "SELECT verdict, coalesce(hint, '') FROM outbox.check() WHERE subject = 'relay'";
     let row = client.query_one(sql, &[])?;

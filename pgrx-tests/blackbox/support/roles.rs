@@ -1,4 +1,4 @@
-//! Roles and what they may do.
+//! Creates roles and checks their privileges.
 
 use event_outbox_lab::Result;
 use postgres::Client;
@@ -21,13 +21,13 @@ pub fn is_superuser(client: &mut Client, role: &str) -> Result<bool> {
     Ok(client.query_one("SELECT rolsuper FROM pg_roles WHERE rolname = $1", &[&role])?.get(0))
 }
 
-/// Asserts that the statement fails for want of a privilege.
+/// Asserts that the statement fails for lack of a privilege.
 pub fn assert_denied(client: &mut Client, sql: &str) {
     let error = client.batch_execute(sql).expect_err(sql);
     assert_eq!(error.code(), Some(&SqlState::INSUFFICIENT_PRIVILEGE), "{sql}: {error:?}");
 }
 
-/// Creates a role that can emit in each way, and do no more; returns its name.
+/// Creates a role that can emit in each way, and nothing more; returns its name.
 pub fn create_emitter(db: &mut TestDatabase, name: &str) -> Result<String> {
     create_role(
         db,

@@ -14,12 +14,12 @@ pub struct DedicatedServer {
 }
 
 impl DedicatedServer {
-    /// A server that publishes to these brokers.
+    /// Starts a server that publishes to these brokers.
     pub fn start(bootstrap_servers: &str) -> Result<Self> {
         Self::with(Cluster::options("own"), bootstrap_servers)
     }
 
-    /// A server with settings of its own.
+    /// Starts a server with these options.
     pub fn with(options: ClusterOptions, bootstrap_servers: &str) -> Result<Self> {
         let server = options.set("event_outbox.bootstrap_servers", bootstrap_servers).start()?;
         let database = server.create_database()?;
@@ -33,14 +33,14 @@ impl DedicatedServer {
         self.server.connect(&self.database)
     }
 
-    /// Sets a setting of its database.
+    /// Changes a setting of its database.
     pub fn alter(&self, setting: &str, value: &str) -> Result<()> {
         let sql = format!("ALTER DATABASE {} SET event_outbox.{setting} = '{value}'", self.database);
         Ok(self.server.connect("postgres")?.batch_execute(&sql)?)
     }
 }
 
-/// A server with a backlog, and a relay that has just begun to publish it in small steps.
+/// A server with a backlog and a relay that has just begun to publish it in small steps.
 pub fn draining(topic: &str) -> Result<(DedicatedServer, Client, Ledger)> {
     let options =
         Cluster::options("crash").set("event_outbox.batch_size", 100).set("event_outbox.max_in_flight", 1000);

@@ -1,4 +1,4 @@
-//! Grants of topics to roles.
+//! Grants topics to roles and revokes them.
 
 use event_outbox_lab::Result;
 use postgres::Client;

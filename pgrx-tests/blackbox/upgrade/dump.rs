@@ -1,4 +1,4 @@
-//! A dump carries what waits to be published.
+//! A dump contains the pending events.
 
 use event_outbox_lab::{Broker, Cluster, Consumer, Result};
 use postgres::Client;
@@ -7,13 +7,13 @@ use crate::support::database::TestDatabase;
 use crate::support::dump::{dump, dump_and_restore, restore, restore_in_parallel};
 use crate::support::relay::{until_drained, until_status};
 
-/// Everything of every pending event that is to survive, in the order of publishing.
+/// The pending events with all their columns, in the order of publishing.
 fn pending(client: &mut Client) -> Result<Vec<String>> {
     let rows = client.query("SELECT e::text FROM outbox.events AS e ORDER BY id", &[])?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
-/// Nothing of it is published before somebody resumes there, however it is restored.
+/// However the dump is restored, nothing is published there before a resume.
 #[test]
 fn a_dump_of_a_paused_outbox_is_paused_before_its_events_are_there() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -36,11 +36,11 @@ fn a_dump_of_a_paused_outbox_is_paused_before_its_events_are_there() -> Result<(
     Ok(())
 }
 
-/// A database made with this one as its template.
+/// A database with this one as its template.
 fn copy_of(db: &mut TestDatabase) -> Result<TestDatabase> {
     let name = format!("{}_copy", db.database);
     let copy = format!("CREATE DATABASE {name} TEMPLATE {}", db.database);
-    // A template must be left by all; its relay makes way by itself.
+    // A template must have no connections; its relay makes way by itself.
     db.client = db.server.connect("postgres")?;
     db.client.batch_execute(&copy)?;
     db.client = db.connect()?;
@@ -76,7 +76,7 @@ fn a_restored_database_publishes_what_waited() -> Result<()> {
     assert_eq!(before.len(), 92);
 
     let mut restored = TestDatabase::of(db.server.create_database()?)?;
-    // Before the extension is there, so that no relay takes what is to be compared.
+    // Set before the restore, so that no relay publishes the events to compare.
     let off = format!("ALTER DATABASE {} SET event_outbox.enabled = off", restored.database);
     restored.client.batch_execute(&off)?;
     dump_and_restore(&db, &restored.database)?;
@@ -95,7 +95,7 @@ fn a_restored_database_publishes_what_waited() -> Result<()> {
     assert_eq!(records[91].value.as_deref(), Some(&b"\x00\xff\n\t"[..]));
     assert_eq!(records[91].header("h"), Some("\t\n\\"));
     assert_eq!(records[92].value_text(), Some("\"last\""));
-    // What is restored keeps its identity, for consumers to drop what they have already.
+    // Restored events keep their ids, so that consumers can drop duplicates.
     assert_eq!(pending(&mut db.client)?, before);
     let first: String =
         db.client.query_one("SELECT event_id::text FROM outbox.events ORDER BY id LIMIT 1", &[])?.get(0);
@@ -103,7 +103,7 @@ fn a_restored_database_publishes_what_waited() -> Result<()> {
     Ok(())
 }
 
-/// All that `outbox` holds and goes by in a database, for a comparison.
+/// The contents and settings of the outbox in a database, for a comparison.
 fn everything(client: &mut Client) -> Result<Vec<Vec<String>>> {
     let read = |sql: &str| -> Result<Vec<String>> {
         Ok(client.query(sql, &[])?.iter().map(|row| row.get(0)).collect())
@@ -123,7 +123,7 @@ fn everything(client: &mut Client) -> Result<Vec<Vec<String>>> {
     .collect()
 }
 
-/// With its settings, as for a move to another machine; and nothing is published there before somebody says so.
+/// A move to another machine, with settings. Nothing is published there before it is enabled.
 #[test]
 fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -154,7 +154,7 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
     let mut client = fresh.connect(&db.database)?;
     assert_eq!(everything(&mut client)?, before);
 
-    // Both the configuration and the database's own setting keep it silent.
+    // Both the configuration and the setting of the database disable it.
     fresh.set("event_outbox.enabled", "on")?;
     fresh.reload()?;
     until_status(&mut client, "a relay", |status| status.state == "disabled")?;
@@ -170,7 +170,7 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
         .batch_execute(&format!("REVOKE ALL ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) FROM {app}; DROP ROLE {app}"))?)
 }
 
-/// What still waits is there already, and is not stored a second time.
+/// Events that still wait exist already, and are not stored a second time.
 #[test]
 fn data_restored_over_itself_is_published_once() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -195,7 +195,7 @@ fn a_copied_database_has_its_own_relay() -> Result<()> {
     emit_some(&mut db, &topic)?;
     let before = pending(&mut db.client)?;
     let mut copy = copy_of(&mut db)?;
-    // The settings of the original are not the copy's: its relay is on.
+    // The copy does not have the settings of the original: its relay is on.
     copy.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
     assert_eq!(copy.drained(&topic)?.len(), 93);
     assert_eq!(pending(&mut db.client)?, before);

@@ -1,4 +1,4 @@
-//! From one release to the next: what `ALTER EXTENSION … UPDATE` makes of an earlier one, and what works before it.
+//! Updates from earlier releases: the result of `ALTER EXTENSION … UPDATE`, and what works before it.
 
 use std::collections::BTreeSet;
 use std::sync::mpsc;
@@ -18,8 +18,8 @@ use crate::support::server::DedicatedServer;
 
 const UPDATE: &str = "ALTER EXTENSION event_outbox UPDATE";
 
-/// All that the extension has put into the catalogs of a database, a statement each: pg_dump leaves an
-/// extension's members out, but for an upgrade of the server, where it writes down all of them.
+/// All catalog entries of the extension, one statement each. pg_dump omits the members of an extension, except for an
+/// upgrade of the server, for which it dumps all of them.
 fn catalog(db: &mut TestDatabase) -> Result<BTreeSet<String>> {
     let mut pg_dump = db.server.client_program("pg_dump", &db.database);
     let dump = pg_dump.args(["--binary-upgrade", "--schema-only"]).output()?;
@@ -40,7 +40,7 @@ fn catalog(db: &mut TestDatabase) -> Result<BTreeSet<String>> {
         .skip(1)
         .map(|object| object.lines().filter(|line| !is_of_this_dump(line)).collect::<Vec<_>>().join("\n"))
         .collect();
-    // What was left out with the oids in it.
+    // The entries that were left out for their oids.
     let rows = db.client.query(
         "SELECT extversion, extnamespace::regnamespace::text, extrelocatable, extowner::regrole::text,
                 c.oid::regclass::text, c.condition
@@ -62,7 +62,7 @@ fn catalog(db: &mut TestDatabase) -> Result<BTreeSet<String>> {
 #[test]
 fn an_updated_extension_is_the_same_as_a_new_one() -> Result<()> {
     let fresh = catalog(&mut TestDatabase::new()?)?;
-    assert!(fresh.len() > 100, "that is not all: {fresh:#?}");
+    assert!(fresh.len() > 100, "incomplete: {fresh:#?}");
     for version in released::versions()? {
         let mut db = TestDatabase::of_version(version)?;
         db.client.batch_execute(UPDATE)?;
@@ -77,7 +77,7 @@ fn an_updated_extension_is_the_same_as_a_new_one() -> Result<()> {
     Ok(())
 }
 
-/// What the test above rests on.
+/// The premise of the test above.
 #[test]
 fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -175,7 +175,7 @@ fn an_update_leaves_privileges_as_an_administrator_set_them() -> Result<()> {
     Ok(())
 }
 
-/// Events, dead letters and intake, whole, by the columns that every release has.
+/// The rows of events, dead letters and intake, by the columns that every release has.
 fn held(client: &mut Client) -> Result<[Vec<String>; 3]> {
     let mut held = [const { Vec::new() }; 3];
     for (rows, sql) in held.iter_mut().zip([
@@ -193,7 +193,7 @@ fn held(client: &mut Client) -> Result<[Vec<String>; 3]> {
     Ok(held)
 }
 
-/// A package brings the library, and it may be days until somebody updates the extension in each database.
+/// A package brings the new library, and days may pass until the extension of each database is updated.
 #[test]
 fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
     for version in released::versions()? {
@@ -220,7 +220,7 @@ fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
         let hint = "HINT:  Run ALTER EXTENSION event_outbox UPDATE in this database";
         assert!(log.contains(&format!("of the older version {version}")) && log.contains(hint));
 
-        // A session that has plans and functions of before goes on after it, and the relay is another.
+        // A session with plans and functions from before goes on after the update, and the relay is a new one.
         let before = until_idle(&mut db.client)?;
         db.client.batch_execute(UPDATE)?;
         until_another(&mut db.client, before)?;
@@ -230,7 +230,7 @@ fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
     Ok(())
 }
 
-/// Sessions that are open, and a relay with a backlog, go through an update without noticing.
+/// Open sessions and a relay with a backlog do not notice an update.
 #[test]
 fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
     let options = Cluster::options("update")
@@ -273,13 +273,13 @@ fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
     Ledger::open(&mut client, "upgrade.written")?.assert_exactly_once(&mut client, broker)
 }
 
-/// Makes the extension of this database say it is of another version.
+/// Makes the extension of this database claim another version.
 fn forge_version(client: &mut Client, version: &str) -> Result<()> {
     client.execute("UPDATE pg_extension SET extversion = $1 WHERE extname = 'event_outbox'", &[&version])?;
     Ok(())
 }
 
-/// Has the relay begin anew.
+/// Restarts the relay.
 fn terminate_relay_of(db: &mut TestDatabase) -> Result<()> {
     let pid = until_idle(&mut db.client)?;
     db.client.query_one("SELECT pg_terminate_backend($1)", &[&pid])?;
@@ -300,7 +300,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     assert!(incompatible.error().contains("version 0.0.7"), "{incompatible:?}");
     assert!(incompatible.error().contains("ALTER EXTENSION event_outbox UPDATE"), "{incompatible:?}");
 
-    // Applications do not notice; and the relay waits in one process, and says it once.
+    // Applications do not notice. The relay waits in one process, and logs it once.
     for number in 1..=20 {
         emit(&mut db.client, &topic, number)?;
     }
@@ -312,7 +312,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     let said = "cannot work with the extension event_outbox of version 0.0.7";
     assert_eq!(db.server.log().matches(said).count(), 1);
 
-    // An update that is taken back changes nothing; one that is not brings the relay to work at once.
+    // An update that is rolled back changes nothing; a committed one gets the relay to work at once.
     forge_version(&mut db.client, first)?;
     db.client.batch_execute(&format!("BEGIN; {UPDATE}; ROLLBACK"))?;
     db.client.batch_execute(UPDATE)?;
@@ -321,7 +321,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     Ok(())
 }
 
-/// As when the package was replaced and the extension updated, and the server still runs with the old library.
+/// The package was replaced and the extension updated, but the server still runs the old library.
 #[test]
 fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -335,13 +335,12 @@ fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     let (verdict, hint) = check_relay(&mut db.client)?;
     assert_eq!(verdict, "error");
     assert!(hint.starts_with("Restart the server"), "{hint}");
-    // Whoever asks it about Kafka is told at once.
+    // Requests about Kafka fail at once.
     let error =
         db.client.query("SELECT outbox.create_topic('t', timeout => '1 hour')", &[]).expect_err("waits");
     assert_eq!(error.code().map(|code| code.code()), Some("55000"), "{error}");
     emit(&mut db.client, &topic, 1)?;
-    // It is in nobody's way meanwhile: it leaves for those who need the database to themselves, and for good with the
-    // extension.
+    // Meanwhile it makes way for commands that need the database to themselves, and ends with the extension.
     db.client.batch_execute("DROP EXTENSION event_outbox")?;
     until_processes(db.server, &db.database, 0)?;
     db.client.batch_execute("CREATE EXTENSION event_outbox")?;

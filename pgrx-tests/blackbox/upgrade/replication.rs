@@ -1,4 +1,4 @@
-//! Logical replication of the outbox makes a copy, from which nothing is published as long as it is one.
+//! Logical replication copies the outbox. The copy publishes nothing as long as it is one.
 
 use event_outbox_lab::{Broker, Cluster, Consumer, Result, StopMode, wait};
 use postgres::Client;
@@ -25,7 +25,7 @@ fn until_it_holds(client: &mut Client, count: i64) -> Result<()> {
     })
 }
 
-/// Every table of the database `from` is replicated into the one of `client`, which lies in the same server.
+/// Replicates every table of the database `from` into that of `client`, on the same server.
 fn subscribe(dedicated: &DedicatedServer, from: &str, client: &mut Client) -> Result<()> {
     let mut publisher = dedicated.server.connect(from)?;
     publisher.batch_execute("CREATE PUBLICATION everything FOR ALL TABLES")?;
@@ -60,7 +60,7 @@ fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
     client.batch_execute("CREATE EXTENSION event_outbox")?;
     until_idle(&mut client)?;
 
-    // Those of before come by a copy of the table, those of after one by one.
+    // Earlier events arrive by the initial copy of the table, later ones one by one.
     subscribe(&dedicated, &original, &mut client)?;
     let replica = until_status(&mut client, "the copy", |status| status.state == "replica")?;
     assert!(replica.error().contains("subscription \"copy\""), "{replica:?}");
@@ -72,26 +72,26 @@ fn a_copy_publishes_nothing_until_it_takes_over() -> Result<()> {
         emit(&mut source, TOPIC, number)?;
     }
     until_it_holds(&mut client, 20)?;
-    // What is emitted in the copy itself waits with the others, whatever wakes the relay.
+    // Events that are emitted in the copy itself wait with the others, whatever wakes the relay.
     client.batch_execute("SELECT setval('outbox.events_id_seq', 1000); NOTIFY outbox")?;
     emit(&mut client, TOPIC, 100)?;
     let published = client.query_one("SELECT outbox.wait_published('3 s')", &[])?;
     assert!(!published.get::<_, bool>(0));
     assert_eq!(arrived(broker)?, [0; 0]);
 
-    // A restart does not change what it is.
+    // After a restart it is still a copy.
     drop((source, client));
     dedicated.server.restart(StopMode::Fast)?;
     let mut client = dedicated.server.connect(&copy)?;
     until_status(&mut client, "the copy", |status| status.state == "replica")?;
-    // The original publishes, and what it deletes is deleted in the copy.
+    // The original publishes, and its deletions are replicated.
     switch(&dedicated, "on")?;
     let mut source = dedicated.connect()?;
     until_drained(&mut source)?;
     until_it_holds(&mut client, 1)?;
     assert_eq!(arrived(broker)?, (1..=20).collect::<Vec<_>>());
 
-    // The original falls silent, and the copy takes over what it left.
+    // The original is switched off, and the copy takes over the rest.
     switch(&dedicated, "off")?;
     for number in 21..=25 {
         emit(&mut source, TOPIC, number)?;
