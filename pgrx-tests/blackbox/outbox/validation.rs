@@ -124,7 +124,7 @@ fn cases() -> Vec<Case> {
         bad_headers(
             "{\"\": 1}",
             "event header names must not be empty",
-            "A member of the headers object has the name \"\".",
+            "A member of the headers object has an empty name.",
         ),
         reserved_header("{\"ce_id\": \"1\"}", "event header \"ce_id\" is reserved"),
         reserved_header("{\"CE_x\": \"1\"}", "event header \"CE_x\" is reserved"),
