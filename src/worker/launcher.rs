@@ -7,13 +7,13 @@ use std::ffi::c_int;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::worker::rate_limit::RateLimit;
 use pgrx::bgworkers::{
     BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker,
 };
 use pgrx::prelude::*;
 
-use super::backoff::Pause;
 use super::kind::WorkerKey;
 use super::phase::Phase;
 use super::process::Exit;
@@ -144,7 +144,7 @@ struct Shortage {
 
 /// What the launcher remembers of a worker.
 struct WorkerState {
-    pause: Pause,
+    backoff: Backoff,
     process: Option<DynamicBackgroundWorker>,
     /// All of Postgres' background workers were in use.
     starved: bool,
@@ -154,8 +154,8 @@ struct WorkerState {
 
 impl Default for WorkerState {
     fn default() -> Self {
-        let pause = Pause::new(PAUSE.0, PAUSE.1);
-        Self { pause, process: None, starved: false, since: Instant::now() }
+        let backoff = Backoff::new(PAUSE.0, PAUSE.1);
+        Self { backoff, process: None, starved: false, since: Instant::now() }
     }
 }
 
@@ -278,7 +278,7 @@ impl Launcher {
     fn tend(&mut self, key: WorkerKey, slot: &Slot) {
         let state = self.workers.entry(key).or_default();
         match slot.phase() {
-            Phase::Requested if state.pause.is_over() => self.start(key, slot),
+            Phase::Requested if state.backoff.is_over(Instant::now()) => self.start(key, slot),
             Phase::Starting | Phase::Running => {
                 // It ended before it could take its slot.
                 if state.process.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
@@ -288,14 +288,14 @@ impl Launcher {
                 }
             }
             Phase::Exited => {
-                state.pause.paused();
+                state.backoff.record_end(Instant::now());
                 slot.enter(Phase::Requested);
             }
             Phase::Failed => {
                 if state.since.elapsed() >= STEADY {
-                    state.pause.succeeded();
+                    state.backoff.record_success();
                 }
-                state.pause.failed();
+                state.backoff.record_failure(Instant::now());
                 slot.enter(Phase::Requested);
             }
             Phase::NotInstalled => {
@@ -345,7 +345,7 @@ impl Launcher {
             }
             Err(_) => {
                 slot.enter(Phase::Requested);
-                state.pause.failed();
+                state.backoff.record_failure(Instant::now());
                 if !std::mem::replace(&mut state.starved, true) {
                     let complaint = no_process_for(registration, &name);
                     slot.show_error(&complaint.to_string());
@@ -362,7 +362,7 @@ impl Launcher {
         // The next database may have it.
         slots::all().launcher.set();
         for state in self.workers.values_mut().filter(|state| state.starved) {
-            state.pause.paused();
+            state.backoff.record_end(Instant::now());
         }
     }
 
@@ -370,7 +370,7 @@ impl Launcher {
         let workers = slots::all().in_use().filter_map(|(key, slot)| {
             let state = self.workers.get(&key)?;
             match slot.phase() {
-                Phase::Requested => state.pause.until().or(Some(Instant::now())),
+                Phase::Requested => state.backoff.until().or(Some(Instant::now())),
                 Phase::Vacated => Some(state.since + VACATED_AT_MOST),
                 Phase::Starting | Phase::Running | Phase::Exited | Phase::Failed | Phase::NotInstalled => {
                     None

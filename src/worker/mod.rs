@@ -8,7 +8,6 @@ use registration::Registration;
 
 pub mod admin_request;
 pub mod at_commit;
-pub mod backoff;
 pub mod databases;
 pub mod entry;
 mod error_text;

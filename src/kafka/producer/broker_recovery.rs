@@ -13,6 +13,7 @@
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, Producer};
@@ -26,8 +27,7 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs
 /// The recovery of one producer.
 pub struct BrokerRecovery {
     servers: CString,
-    at: Instant,
-    pause: Duration,
+    next_check: Backoff,
 }
 
 impl BrokerRecovery {
@@ -35,33 +35,31 @@ impl BrokerRecovery {
     #[must_use]
     pub fn new(config: &ClientConfig) -> Self {
         let servers = config.get("bootstrap.servers").unwrap_or_default();
-        Self {
-            servers: CString::new(servers).unwrap_or_default(),
-            at: Instant::now() + PAUSE.0,
-            pause: PAUSE.0,
-        }
+        let mut next_check = Backoff::new(PAUSE.0, PAUSE.1);
+        next_check.record_end(Instant::now());
+        Self { servers: CString::new(servers).unwrap_or_default(), next_check }
     }
 
     /// When to check next, if events are in flight.
     #[must_use]
     pub fn next_check(&self) -> Instant {
-        self.at
+        self.next_check.until().unwrap_or_else(Instant::now)
     }
 
     /// If a check is due, adds the bootstrap servers again if the producer knows no broker, or no broker answers.
     pub fn check(&mut self, producer: &BaseProducer<Context>, none_answers: bool) {
-        if self.at > Instant::now() {
+        let now = Instant::now();
+        if !self.next_check.is_over(now) {
             return;
         }
         let is_fine = producer.in_flight_count() == 0 || knows_controller(producer);
         if is_fine && !none_answers {
-            self.pause = PAUSE.0;
+            self.next_check.record_end(now);
         } else {
             // SAFETY: the producer is alive; the text is copied. librdkafka does not add brokers that it knows already.
             unsafe { rdsys::rd_kafka_brokers_add(producer.client().native_ptr(), self.servers.as_ptr()) };
-            self.pause = (self.pause * 2).min(PAUSE.1);
+            self.next_check.record_failure(now);
         }
-        self.at = Instant::now() + self.pause;
     }
 }
 

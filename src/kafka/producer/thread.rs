@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::outcome::Outcome;
 use event_outbox_policy::event::envelope::Envelope;
 use event_outbox_policy::event::event_batch::EventBatch;
@@ -85,7 +86,7 @@ struct Session<'a> {
     /// When to close it, if it is idle then.
     quarantine_until: Instant,
     /// The next probe; `None` while a broker is known to answer.
-    probe: Option<Probe>,
+    probe: Option<Backoff>,
     /// A producer has stopped, and the main thread was told.
     stopped: bool,
     /// The topics that the producers know.
@@ -96,33 +97,16 @@ struct Session<'a> {
     stale_check_at: Option<Instant>,
 }
 
-/// The schedule of the probes.
-struct Probe {
-    at: Instant,
-    pause: Duration,
-}
-
-impl Probe {
-    fn soon() -> Self {
-        Self { at: Instant::now(), pause: PROBE_AFTER.0 }
-    }
-
-    /// Whether a probe has failed.
-    fn has_failed(&self) -> bool {
-        self.pause > PROBE_AFTER.0
-    }
-
-    fn later(&mut self) {
-        self.at = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(PROBE_AFTER.1);
-    }
+/// The first probe is due at once.
+fn probe() -> Backoff {
+    Backoff::new(PROBE_AFTER.0, PROBE_AFTER.1)
 }
 
 impl<'a> Session<'a> {
     fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
         let context = Context::new(config::redactor(&thread.config));
         let gapless = Client::open(&thread.config, context.clone(), &thread.wakeup)?;
-        let (quarantine_until, probe) = (Instant::now(), Some(Probe::soon()));
+        let (quarantine_until, probe) = (Instant::now(), Some(probe()));
         Ok(Self {
             thread,
             context,
@@ -204,7 +188,7 @@ impl<'a> Session<'a> {
                 None => {
                     self.skip_topic_check = true;
                     // Kafka is asked again when a broker is known to answer.
-                    self.probe.get_or_insert_with(Probe::soon);
+                    self.probe.get_or_insert_with(probe);
                 }
             }
         }
@@ -258,7 +242,7 @@ impl<'a> Session<'a> {
     }
 
     fn recover_brokers(&mut self) {
-        let none_answers = self.probe.as_ref().is_some_and(Probe::has_failed);
+        let none_answers = self.probe.as_ref().is_some_and(|probe| probe.until().is_some());
         self.gapless.recover_brokers(none_answers);
         self.quarantine.iter_mut().for_each(|quarantine| quarantine.recover_brokers(none_answers));
     }
@@ -304,7 +288,7 @@ impl<'a> Session<'a> {
             self.send(ProducerEvent::Statistics(statistics))?;
         }
         if has_error {
-            self.probe.get_or_insert_with(Probe::soon);
+            self.probe.get_or_insert_with(probe);
         }
         Ok(())
     }
@@ -357,7 +341,7 @@ impl<'a> Session<'a> {
 
     /// Probes for a broker, if a probe is due.
     fn probe_broker(&mut self) -> Result<(), Closed> {
-        if self.probe.as_ref().is_none_or(|probe| probe.at > Instant::now()) {
+        if !self.probe.as_ref().is_some_and(|probe| probe.is_over(Instant::now())) {
             return Ok(());
         }
         let topic = self.known_topics.any_opened().map(|topic| &**topic);
@@ -366,7 +350,7 @@ impl<'a> Session<'a> {
         }
         self.serve();
         if let Some(probe) = &mut self.probe {
-            probe.later();
+            probe.record_failure(Instant::now());
         }
         let cause = self.context.callback_log().last_error.clone();
         // Each failed probe is reported, since the cause may have changed.
@@ -382,7 +366,7 @@ impl<'a> Session<'a> {
 
     /// Sleeps until the main thread or librdkafka sets the wakeup, or scheduled work is due.
     fn sleep(&self) {
-        let probe = self.probe.as_ref().map(|probe| probe.at);
+        let probe = self.probe.as_ref().map(|probe| probe.until().unwrap_or_else(Instant::now));
         let clean_up = self.quarantine.as_ref().map(|_| self.quarantine_until);
         let purge = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
         let recovery =

@@ -6,12 +6,12 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::bisection::{self, Bisected, Failure};
 use event_outbox_policy::delivery::outcome::{Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::End;
 
 use super::main_loop::Relay;
-use crate::worker::backoff::Pause;
 use crate::worker::transaction::Failed;
 
 /// First and longest time between two tries.
@@ -30,13 +30,13 @@ const MOST: usize = 10_000;
 #[derive(Debug)]
 pub struct Faulty {
     reports: VecDeque<Report>,
-    pause: Pause,
+    pause: Backoff,
     most_together: usize,
 }
 
 impl Default for Faulty {
     fn default() -> Self {
-        Self { reports: VecDeque::new(), pause: Pause::new(PAUSE.0, PAUSE.1), most_together: usize::MAX }
+        Self { reports: VecDeque::new(), pause: Backoff::new(PAUSE.0, PAUSE.1), most_together: usize::MAX }
     }
 }
 
@@ -44,7 +44,7 @@ impl Faulty {
     /// Whether it is time to try them again.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        !self.reports.is_empty() && self.pause.is_over()
+        !self.reports.is_empty() && self.pause.is_over(Instant::now())
     }
 
     /// When it will be.
@@ -80,7 +80,7 @@ impl Faulty {
 impl Relay {
     /// Tries those again that are set aside, when it is time to.
     pub(super) fn retry_faulty(&mut self) {
-        if !self.faulty.is_due() || !self.db_backoff.is_over() {
+        if !self.faulty.is_due() || !self.db_backoff.is_over(Instant::now()) {
             return;
         }
         let count = self.faulty.count().min(self.settings.batch_size);
@@ -93,7 +93,7 @@ impl Relay {
                 rest.extend(result.unsettled);
                 // Those that were not tried come first next time.
                 rest.into_iter().rev().for_each(|report| self.faulty.reports.push_front(report));
-                self.faulty.pause.failed();
+                self.faulty.pause.record_failure(Instant::now());
                 self.set_aside(result.faulty, false);
                 result.stopped_by.map(|failed| self.note::<()>(Err(failed)));
             }
@@ -102,7 +102,7 @@ impl Relay {
                 self.note::<()>(Err(failed));
             }
         }
-        if self.faulty.reports.is_empty() && self.faulty.pause.succeeded() {
+        if self.faulty.reports.is_empty() && self.faulty.pause.record_success() {
             tracing::info!("all rows that could not be settled are settled");
         }
     }
@@ -150,7 +150,7 @@ impl Relay {
         if new {
             tracing::warn!("{text}; {count} event(s) are set aside for now, others go on");
             if self.faulty.reports.is_empty() {
-                self.faulty.pause.failed();
+                self.faulty.pause.record_failure(Instant::now());
             }
         }
         for (report, _) in guilty {

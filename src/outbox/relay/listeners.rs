@@ -7,12 +7,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::notify::{Missed, Mode, Notification, Published};
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::main_loop::Relay;
 use crate::outbox::table::statements::{self, Refusal, Snapshot};
-use crate::worker::backoff::Pause;
 use crate::worker::transaction::{self, Failed};
 
 /// First and longest time between two tries.
@@ -33,12 +33,12 @@ const TEXT: &str =
 pub struct Listeners {
     missed: Missed,
     dead: VecDeque<[u8; 16]>,
-    pause: Pause,
+    pause: Backoff,
 }
 
 impl Default for Listeners {
     fn default() -> Self {
-        Self { missed: Missed::default(), dead: VecDeque::new(), pause: Pause::new(PAUSE.0, PAUSE.1) }
+        Self { missed: Missed::default(), dead: VecDeque::new(), pause: Backoff::new(PAUSE.0, PAUSE.1) }
     }
 }
 
@@ -79,7 +79,7 @@ impl Relay {
             self.listeners.dead.pop_front();
         }
         if self.listeners.are_reachable() {
-            self.listeners.pause.failed();
+            self.listeners.pause.record_failure(Instant::now());
             self.slot.show_error(TEXT);
             tracing::warn!("{TEXT}; SELECT * FROM outbox.check() tells who may keep it so");
         }
@@ -87,7 +87,10 @@ impl Relay {
 
     /// Tries to tell listeners what they have missed, when it is time to.
     pub(super) fn tell_untold(&mut self) {
-        if self.listeners.are_reachable() || !self.listeners.pause.is_over() || !self.db_backoff.is_over() {
+        if self.listeners.are_reachable()
+            || !self.listeners.pause.is_over(Instant::now())
+            || !self.db_backoff.is_over(Instant::now())
+        {
             return;
         }
         let told = transaction::run(c"event_outbox: telling listeners what they missed", || {
@@ -107,11 +110,11 @@ impl Relay {
             }
             Ok(None) => self.extension_dropped = true,
             Err(failed) if is_full_queue(&failed) => {
-                self.listeners.pause.failed();
+                self.listeners.pause.record_failure(Instant::now());
                 self.slot.show_error(TEXT);
             }
             Err(failed) => {
-                self.listeners.pause.failed();
+                self.listeners.pause.record_failure(Instant::now());
                 self.note::<()>(Err(failed));
             }
         }

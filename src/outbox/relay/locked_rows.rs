@@ -7,9 +7,8 @@
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::outcome::Report;
-
-use crate::worker::backoff::Pause;
 
 /// First and longest time between two looks at rows that others have locked.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
@@ -18,12 +17,12 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_
 #[derive(Debug)]
 pub struct LockedRows {
     reports: Vec<Report>,
-    pause: Pause,
+    pause: Backoff,
 }
 
 impl Default for LockedRows {
     fn default() -> Self {
-        Self { reports: Vec::new(), pause: Pause::new(PAUSE.0, PAUSE.1) }
+        Self { reports: Vec::new(), pause: Backoff::new(PAUSE.0, PAUSE.1) }
     }
 }
 
@@ -37,7 +36,7 @@ impl LockedRows {
     /// Whether it is time to look whether the rows are free.
     #[must_use]
     pub fn is_due(&self) -> bool {
-        !self.reports.is_empty() && self.pause.is_over()
+        !self.reports.is_empty() && self.pause.is_over(Instant::now())
     }
 
     /// When it will be.
@@ -74,8 +73,8 @@ impl LockedRows {
         let met = !locked.is_empty();
         self.reports.extend(locked);
         if self.reports.is_empty() {
-            self.pause.succeeded();
+            self.pause.record_success();
         }
-        met && self.pause.failed()
+        met && self.pause.record_failure(Instant::now())
     }
 }

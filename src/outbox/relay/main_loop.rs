@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::lanes::Lanes;
 use event_outbox_policy::delivery::outcome::Report;
@@ -49,7 +50,6 @@ use crate::outbox::missing_copies;
 use crate::outbox::table::statements::Outbox;
 use crate::pg::wait_set::Sleep;
 use crate::settings::relay::{Limits, Settings};
-use crate::worker::backoff::Pause;
 use crate::worker::phase::Request;
 use crate::worker::slot::Slot;
 use crate::worker::transaction::Failed;
@@ -127,10 +127,10 @@ pub struct Relay {
     pub(super) extension_dropped: bool,
     /// The outbox it serves, once it has looked.
     pub(super) served_outbox: OnceCell<Outbox>,
-    pub(super) db_backoff: Pause,
+    pub(super) db_backoff: Backoff,
     pub(super) pace: Pace,
     pub(super) started_at: Instant,
-    pub(super) producer_backoff: Pause,
+    pub(super) producer_backoff: Backoff,
     /// `outbox.pause()` was called, and not yet `outbox.resume()`.
     pub(super) paused: bool,
     /// Refusals by topic and kind that the log has not been told of.
@@ -181,8 +181,8 @@ impl Relay {
             served_outbox: OnceCell::new(),
             pace: Pace::default(),
             started_at: Instant::now(),
-            db_backoff: Pause::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
-            producer_backoff: Pause::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
+            db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
+            producer_backoff: Backoff::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             paused: false,
             refusals: LogThrottle::default(),
             notified: None,
@@ -272,7 +272,7 @@ impl Relay {
     pub(super) fn note<R>(&mut self, result: Result<R, Failed>) -> Option<R> {
         match result {
             Ok(value) => {
-                if self.db_backoff.succeeded() {
+                if self.db_backoff.record_success() {
                     tracing::info!("the relay works again");
                 }
                 Some(value)
@@ -281,7 +281,7 @@ impl Relay {
             Err(_) if process::stop_requested() => None,
             Err(failed) => {
                 self.slot.show_error(&failed.message);
-                if self.db_backoff.failed() {
+                if self.db_backoff.record_failure(Instant::now()) {
                     tracing::warn!("the relay cannot work, and tries again: {failed}");
                 }
                 None
@@ -294,7 +294,7 @@ impl Relay {
         self.may_publish()
             && self.unreplicated.is_none()
             && self.publisher.as_ref().is_some_and(ProducerHandle::has_room)
-            && self.db_backoff.is_over()
+            && self.db_backoff.is_over(Instant::now())
             && self.has_room()
     }
 
@@ -406,7 +406,7 @@ impl Relay {
         let changed = self.settings.producer != before.producer || self.settings.enabled != before.enabled;
         // What a file holds may have changed though its name has not.
         if changed || self.settings.producer.properties_file.is_some() {
-            self.producer_backoff.succeeded();
+            self.producer_backoff.record_success();
             self.renew_soon();
         }
         self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);

@@ -1,5 +1,7 @@
 //! Whether the outbox is paused, which `outbox.pause()` writes down in the database.
 
+use std::time::Instant;
+
 use super::main_loop::Relay;
 use super::registration::PAUSE_CHANGED;
 use crate::outbox::table::statements::Outbox;
@@ -8,7 +10,7 @@ use crate::worker::transaction;
 impl Relay {
     /// Finds out, when it has begun or was told that it may have changed.
     pub(super) fn read_pause(&mut self) {
-        if !self.slot.has_notice(PAUSE_CHANGED) || !self.db_backoff.is_over() {
+        if !self.slot.has_notice(PAUSE_CHANGED) || !self.db_backoff.is_over(Instant::now()) {
             return;
         }
         self.slot.take_notice(PAUSE_CHANGED);

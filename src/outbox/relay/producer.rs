@@ -18,7 +18,8 @@ impl Relay {
         if self.renewal_is_due() {
             self.drop_producer();
         }
-        if self.publisher.is_none() && self.settings.enabled && self.producer_backoff.is_over() {
+        if self.publisher.is_none() && self.settings.enabled && self.producer_backoff.is_over(Instant::now())
+        {
             match ProducerHandle::start(&self.settings.producer, self.kafka_wakeup.clone()) {
                 Ok(publisher) => {
                     self.publisher = Some(publisher);
@@ -67,7 +68,7 @@ impl Relay {
     /// `file` is the one that is wrong: its path is for the log alone.
     fn producer_failed(&mut self, error: &str, file: Option<&Path>) {
         metrics::of(self.slot).count_error(CountedError::Producer);
-        if self.producer_backoff.failed() {
+        if self.producer_backoff.record_failure(Instant::now()) {
             let file = file.map_or_else(String::new, |path| format!(" (the file is {})", path.display()));
             tracing::warn!("the Kafka producer cannot be used, events wait: {error}{file}");
         }
@@ -84,7 +85,7 @@ impl Relay {
             match event {
                 ProducerEvent::Reports(reports) => self.reports.extend(reports),
                 ProducerEvent::Connected => {
-                    self.producer_backoff.succeeded();
+                    self.producer_backoff.record_success();
                     if metrics::of(self.slot).connection().0 == Connection::Disconnected {
                         tracing::info!("Kafka answers again");
                     }

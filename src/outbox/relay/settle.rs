@@ -155,12 +155,13 @@ impl Relay {
     /// Whether there is something to settle now.
     pub(super) fn can_settle(&self) -> bool {
         let is_time = || self.settlement_date().is_some_and(|date| date <= Instant::now());
-        self.db_backoff.is_over() && (self.locked_rows.is_due() || self.faulty.is_due() || is_time())
+        self.db_backoff.is_over(Instant::now())
+            && (self.locked_rows.is_due() || self.faulty.is_due() || is_time())
     }
 
     /// When there will be, if nothing new comes.
     pub(super) fn next_settlement(&self) -> Option<Instant> {
-        let failed = self.db_backoff.until().filter(|_| !self.db_backoff.is_over());
+        let failed = self.db_backoff.until().filter(|_| !self.db_backoff.is_over(Instant::now()));
         let set_aside = self.locked_rows.until().into_iter().chain(self.faulty.until());
         failed.or_else(|| set_aside.chain(self.listeners.until()).chain(self.settlement_date()).min())
     }

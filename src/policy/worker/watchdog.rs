@@ -15,6 +15,8 @@ use std::time::Duration;
 
 use foldhash::fast::RandomState;
 
+use crate::backoff::Doubling;
+
 /// A topic may be silent for this long before Kafka is asked about it.
 const MAX_SILENCE: Duration = Duration::from_secs(15);
 
@@ -23,7 +25,7 @@ const GRACE: Duration = Duration::from_secs(12);
 
 /// The first and the longest time between two probes of Kafka, and between two replacements of the producer.
 const PROBE_INTERVAL: (Duration, Duration) = (GRACE, Duration::from_secs(120));
-const RENEWAL_INTERVAL: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(900));
+const RENEWAL_INTERVAL: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(900));
 
 /// How often to check whether reports have arrived.
 const CHECK_INTERVAL: Duration = Duration::from_secs(5);
@@ -71,9 +73,9 @@ pub struct Watchdog {
     waits: HashMap<Subject, Wait, RandomState>,
     next_check: Duration,
     next_probe: Duration,
-    probe_interval: Duration,
+    probe_interval: Doubling,
     next_renewal: Duration,
-    renewal_interval: Duration,
+    renewal_interval: Doubling,
 }
 
 impl Default for Watchdog {
@@ -82,9 +84,9 @@ impl Default for Watchdog {
             waits: HashMap::default(),
             next_check: Duration::ZERO,
             next_probe: Duration::ZERO,
-            probe_interval: PROBE_INTERVAL.0,
+            probe_interval: Doubling::new(PROBE_INTERVAL.0, PROBE_INTERVAL.1),
             next_renewal: Duration::ZERO,
-            renewal_interval: RENEWAL_INTERVAL.0,
+            renewal_interval: Doubling::new(RENEWAL_INTERVAL.0, RENEWAL_INTERVAL.1),
         }
     }
 }
@@ -106,7 +108,7 @@ impl Watchdog {
             self.waits.insert(subject, wait);
         }
         if self.silent(now).next().is_none() {
-            self.probe_interval = PROBE_INTERVAL.0;
+            self.probe_interval.reset();
         }
     }
 
@@ -127,8 +129,7 @@ impl Watchdog {
         // Take those that have waited longest, with the producer as a whole first.
         silent.sort_unstable();
         let subjects = silent.into_iter().take(MAX_TOPICS).map(|(_, subject)| subject.clone()).collect();
-        self.next_probe = now + self.probe_interval;
-        self.probe_interval = (self.probe_interval * 2).min(PROBE_INTERVAL.1);
+        self.next_probe = now + self.probe_interval.take();
         Some(subjects)
     }
 
@@ -180,10 +181,11 @@ impl Watchdog {
     /// The producer is about to be replaced: all subjects start over.
     fn record_renewal(&mut self, now: Duration) {
         // A producer that has lasted was not replaced in vain.
-        let lasted = now >= self.next_renewal + self.renewal_interval * 2;
-        self.renewal_interval =
-            if lasted { RENEWAL_INTERVAL.0 } else { (self.renewal_interval * 2).min(RENEWAL_INTERVAL.1) };
-        self.next_renewal = now + self.renewal_interval;
+        let lasted = now >= self.next_renewal + self.renewal_interval.peek();
+        if lasted {
+            self.renewal_interval.reset();
+        }
+        self.next_renewal = now + self.renewal_interval.take();
         self.waits.clear();
     }
 }
