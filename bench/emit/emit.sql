@@ -1,3 +1,3 @@
--- The same by the extension.
+-- The same event through the extension.
 \set k random(1, 10000)
 SELECT outbox.emit('emit', :payload, key => 'k' || :k, headers => :headers);

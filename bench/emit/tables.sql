@@ -1,4 +1,4 @@
--- What emit() is compared with.
+-- The tables that emit() is compared with.
 CREATE TABLE orders (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, total integer NOT NULL);
 CREATE TABLE bare_events (LIKE outbox.events INCLUDING ALL);
 CREATE TABLE notifying_events (LIKE outbox.events INCLUDING ALL);

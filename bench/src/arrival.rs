@@ -1,5 +1,5 @@
-//! When records arrive: the end offsets of a topic's partitions, asked for again and again. One small request
-//! each time, so that watching takes next to nothing from those who are watched.
+//! Observes when records arrive, by repeatedly asking for the end offsets of a topic's partitions. Each time takes one
+//! small request, so the observation costs the contenders next to nothing.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -11,34 +11,34 @@ use rdkafka::{Offset, TopicPartitionList};
 
 const ASK_EVERY: Duration = Duration::from_millis(20);
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
-/// Nobody takes so long to start, or pauses so long.
+/// No contender takes this long to start, or pauses this long.
 const STANDSTILL: Duration = Duration::from_secs(90);
 
-/// Looks at one topic.
+/// The observation of one topic.
 pub struct Watch {
     consumer: BaseConsumer,
     topic: String,
     partitions: i32,
 }
 
-/// How many records were there, and when.
+/// How many records a topic had at some time.
 #[derive(Clone, Copy, Debug)]
 pub struct Sighting {
-    /// Since the watch's begin.
+    /// The time since the beginning.
     pub at: Duration,
-    /// Records in all partitions.
+    /// The number of records in all partitions.
     pub records: u64,
 }
 
 /// The sightings from the first record to the last.
 #[derive(Clone, Debug)]
 pub struct Arrival {
-    /// In the order of time; the first that saw a record, the last that saw all.
+    /// In the order of time. The first one saw a record, the last one saw all.
     pub sightings: Vec<Sighting>,
 }
 
 impl Watch {
-    /// A watch of a topic that exists.
+    /// A watch of an existing topic.
     pub fn new(bootstrap_servers: &str, topic: &str, partitions: i32) -> Result<Self> {
         let consumer = ClientConfig::new()
             .set("bootstrap.servers", bootstrap_servers)
@@ -48,7 +48,7 @@ impl Watch {
         Ok(Self { consumer, topic: topic.into(), partitions })
     }
 
-    /// The records in the topic now.
+    /// The present number of records in the topic.
     pub fn records(&self) -> Result<u64> {
         let mut ask = TopicPartitionList::new();
         for partition in 0..self.partitions {
@@ -65,8 +65,8 @@ impl Watch {
         Ok(records)
     }
 
-    /// Watches until `count` records are there; `begin` is when their way began.
-    pub fn until(&self, count: u64, begin: Instant, mut news: impl FnMut(u64)) -> Result<Arrival> {
+    /// Watches until `count` records have arrived. `begin` is when publishing began. Calls `on_arrival` with each new count.
+    pub fn until(&self, count: u64, begin: Instant, mut on_arrival: impl FnMut(u64)) -> Result<Arrival> {
         let mut sightings: Vec<Sighting> = Vec::new();
         let mut moved = Instant::now();
         loop {
@@ -75,13 +75,16 @@ impl Watch {
             if records > last {
                 moved = Instant::now();
                 sightings.push(Sighting { at: begin.elapsed(), records });
-                news(records);
+                on_arrival(records);
             }
             if records >= count {
                 return Ok(Arrival { sightings });
             }
             if moved.elapsed() > STANDSTILL {
-                bail!("{records} of {count} records in {}, and none more within {STANDSTILL:?}", self.topic);
+                bail!(
+                    "only {records} of {count} records arrived in {}, and no further one in {STANDSTILL:?}",
+                    self.topic
+                );
             }
             sleep(ASK_EVERY);
         }
@@ -89,24 +92,24 @@ impl Watch {
 }
 
 impl Arrival {
-    /// Records a second, from the first that was seen to the last.
+    /// Records per second, from the first sighting to the last.
     pub fn rate(&self) -> f64 {
         match (self.sightings.first(), self.sightings.last()) {
             (Some(first), Some(last)) if last.at > first.at => {
                 (last.records - first.records) as f64 / (last.at - first.at).as_secs_f64()
             }
-            // All were seen at once: as if they had come within one look.
+            // One sighting saw all records: assume that they arrived within one interval.
             (Some(_), Some(last)) => last.records as f64 / ASK_EVERY.as_secs_f64(),
             _ => 0.0,
         }
     }
 
-    /// From the begin to the last record, start included.
+    /// The time from the beginning to the last record, including the start.
     pub fn wall(&self) -> Duration {
         self.sightings.last().map_or(Duration::ZERO, |last| last.at)
     }
 
-    /// From the begin to the first record.
+    /// The time from the beginning to the first record.
     pub fn start(&self) -> Duration {
         self.sightings.first().map_or(Duration::ZERO, |first| first.at)
     }

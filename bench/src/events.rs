@@ -1,4 +1,4 @@
-//! The events: the same for every contender, so that each number gives one event wherever it is made.
+//! Makes the events. They are the same for every contender: each number stands for one event, wherever it is made.
 
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
@@ -6,19 +6,19 @@ use std::sync::LazyLock;
 use anyhow::{Result, ensure};
 use postgres::Client;
 
-/// Distinct keys.
+/// The number of distinct keys.
 const KEYS: i64 = 10_000;
 
-/// Bytes of a payload unless said otherwise.
+/// The default size of a payload in bytes.
 pub const PAYLOAD_BYTES: usize = 200;
 
-/// Bytes of [`payload`] besides the number and the padding.
+/// The size of [`payload`] in bytes without the number and the padding.
 const FRAME: usize = br#"{"n":,"pad":""}"#.len();
 
 /// The widest number that still leaves room in the smallest payload.
 const SMALLEST_PAYLOAD: usize = FRAME + 20;
 
-/// The functions by which the databases make the same events; see [`create_functions`].
+/// The SQL functions that make the same events in a database; see [`create_functions`].
 const FUNCTIONS: &str = "
 CREATE FUNCTION made_id(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
     $$ SELECT lpad(to_hex(n), 8, '0') || '-0000-4000-8000-000000000000' $$;
@@ -32,7 +32,7 @@ CREATE FUNCTION made_headers(n bigint) RETURNS text LANGUAGE sql IMMUTABLE AS
     $$ SELECT '{\"id\":\"' || made_id(n) || '\",\"trace\":\"' || made_trace(n) || '\"}' $$;
 ";
 
-/// Defines in a database `made_key(n)`, `made_payload(n, bytes)` and so on.
+/// Defines `made_key(n)`, `made_payload(n, bytes)` and so on in a database.
 pub fn create_functions(client: &mut Client) -> Result<()> {
     client.batch_execute(&FUNCTIONS.replace("{keys}", &KEYS.to_string()))?;
     let row =
@@ -55,7 +55,7 @@ pub fn trace(n: i64) -> String {
     format!("{n:032x}")
 }
 
-/// The event's headers as JSON, as they stand in a table.
+/// The event's headers as JSON, as a table stores them.
 pub fn headers(n: i64) -> String {
     format!(r#"{{"id":"{}","trace":"{}"}}"#, id(n), trace(n))
 }
@@ -74,15 +74,15 @@ pub fn payload(n: i64, bytes: usize) -> String {
     format!(r#"{{"n":{number},"pad":"{padding}"}}"#)
 }
 
-/// What pads a payload, over and over. From the size on at which PostgreSQL begins to compress values, something
-/// that cannot be compressed.
+/// The text that pads a payload, repeated as necessary. From the size at which PostgreSQL starts to compress values, the
+/// text cannot be compressed.
 pub fn filling(bytes: usize) -> &'static str {
     const COMPRESSED_FROM: usize = 2000;
     const LONGEST: usize = 102_400;
     static NOISE: LazyLock<String> = LazyLock::new(|| {
         let mut state: u64 = 0x9E37_79B9_7F4A_7C15;
         let mut letter = || {
-            // xorshift: the same noise in every run.
+            // xorshift gives the same noise in every run.
             state ^= state << 13;
             state ^= state >> 7;
             state ^= state << 17;
@@ -94,31 +94,31 @@ pub fn filling(bytes: usize) -> &'static str {
     if bytes < COMPRESSED_FROM { "x" } else { &NOISE }
 }
 
-/// The number of the event whose payload this is.
+/// The number of the event with this payload.
 pub fn number(payload: &[u8]) -> Option<i64> {
     let digits = payload.strip_prefix(br#"{"n":"#)?;
     let end = digits.iter().position(|byte| !byte.is_ascii_digit())?;
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()
 }
 
-/// A run of events for one topic.
+/// A series of events for one topic.
 #[derive(Clone, Debug)]
 pub struct Load {
-    /// Where they go.
+    /// The topic of the events.
     pub topic: String,
     /// Their numbers.
     pub numbers: RangeInclusive<i64>,
-    /// Bytes of each payload.
+    /// The size of each payload in bytes.
     pub bytes: usize,
 }
 
 impl Load {
-    /// The events 1 to `count`, of the usual size.
+    /// The events 1 to `count` with the default size.
     pub fn new(topic: &str, count: u64) -> Self {
         Self { topic: topic.into(), numbers: 1..=count.cast_signed(), bytes: PAYLOAD_BYTES }
     }
 
-    /// How many events these are.
+    /// The number of events.
     pub fn count(&self) -> u64 {
         u64::try_from(self.numbers.end() - self.numbers.start() + 1).unwrap_or(0)
     }

@@ -1,4 +1,4 @@
-//! The relay's memory while it works, compared with what it has when idle.
+//! Watches the relay's memory while it works, and compares it with its memory when idle.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,26 +10,26 @@ use crate::processes;
 
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What was seen of one relay.
+/// The observations of one relay.
 #[derive(Default)]
 pub struct Memory {
     idle_kb: AtomicU64,
     peak_kb: AtomicU64,
 }
 
-/// Looks until it is dropped.
+/// Observes the relay until it is dropped.
 pub struct Looking {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Memory {
-    /// Notes what an idle relay has.
+    /// Notes the memory of the idle relay.
     pub fn note_idle(&self, relay: u32) {
         self.idle_kb.store(processes::own_memory_kb(relay).unwrap_or(0), Ordering::Relaxed);
     }
 
-    /// Notes the highest from now on.
+    /// Starts to note the highest value.
     pub fn look(self: &Arc<Self>, relay: u32) -> Looking {
         let stop = Arc::new(AtomicBool::new(false));
         let (memory, stopped) = (self.clone(), stop.clone());
@@ -42,7 +42,7 @@ impl Memory {
         Looking { stop, thread: Some(thread) }
     }
 
-    /// The figures under `key`, in MB of a million bytes; the worst of all scenarios under
+    /// Sets the figures under `key`, in MB of a million bytes, and the worst of all scenarios under
     /// `memory.peak_over_idle_mb`.
     pub fn note(&self, figures: &mut Figures, key: &str) {
         const WORST: &str = "memory.peak_over_idle_mb";

@@ -1,4 +1,4 @@
-//! Events at a steady rate, and when each was on its way and visible.
+//! Writes events at a steady rate, and notes when each was sent and when it was visible.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,30 +17,30 @@ use crate::stage::PARTITIONS;
 const POLL: Duration = Duration::from_millis(100);
 const STANDSTILL: Duration = Duration::from_secs(60);
 
-/// The number of an event that does not count.
+/// The number of the event that does not count.
 pub const FORERUNNER: i64 = 0;
 
-/// Times of numbered events, in nanoseconds since a common begin. Zero is never.
+/// Times of numbered events, in nanoseconds since a common beginning. Zero means never.
 pub struct Times {
     begin: Instant,
     at: Vec<AtomicU64>,
 }
 
 impl Times {
-    /// For the events 1 to `count`.
+    /// The times of the events 1 to `count`.
     pub fn new(begin: Instant, count: u64) -> Self {
         Self { begin, at: (0..=count).map(|_| AtomicU64::new(0)).collect() }
     }
 
-    /// Notes that it is now; the first time counts.
+    /// Notes the present time of an event. Only the first call for each event counts.
     pub fn now(&self, n: i64) {
         let Some(at) = usize::try_from(n).ok().and_then(|n| self.at.get(n)) else { return };
         let now = u64::try_from(self.begin.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let _ = at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Milliseconds from the times of `earlier` to these, of the events behind the first `skipped`. The writer
-    /// may note its time after the record is visible: that counts as none.
+    /// The milliseconds from the times of `earlier` to these, for all events after the first `skipped`. The writer may
+    /// note its time after the record is visible: that counts as 0.
     pub fn since(&self, earlier: &Times, skipped: u64) -> Vec<f64> {
         let pairs = self.at.iter().zip(&earlier.at).skip(1 + skipped as usize);
         let millis = pairs.map(|(later, earlier)| {
@@ -51,23 +51,23 @@ impl Times {
     }
 }
 
-/// A rate, kept by the clock: who is late does not wait until he is early again.
+/// A rate that follows the clock: a late writer does not wait until it has caught up.
 #[derive(Clone, Copy)]
 pub struct Pace {
-    /// Events a second.
+    /// Events per second.
     pub rate: u64,
-    /// Events in all.
+    /// The total number of events.
     pub count: u64,
 }
 
 impl Pace {
-    /// The time of an event, after the begin.
+    /// When an event is due, after the beginning.
     pub fn due(&self, n: i64) -> Duration {
         Duration::from_secs_f64(n as f64 / self.rate as f64)
     }
 }
 
-/// Commits one event a transaction in turn from several sessions; notes in `committed` when COMMIT returned.
+/// Commits one event per transaction, from several sessions in turn. Notes in `committed` when each COMMIT returned.
 pub fn write(
     clients: Vec<Client>,
     statement: &str,
@@ -127,7 +127,7 @@ pub fn reader(bootstrap_servers: &str, topic: &str) -> Result<BaseConsumer> {
         .set("bootstrap.servers", bootstrap_servers)
         .set("group.id", "event_outbox_bench")
         .set("enable.auto.commit", "false")
-        // The broker answers as soon as there is a record.
+        // The broker must answer as soon as there is a record.
         .set("fetch.min.bytes", "1")
         .set("log_level", "0")
         .create()?;
@@ -139,7 +139,7 @@ pub fn reader(bootstrap_servers: &str, topic: &str) -> Result<BaseConsumer> {
     Ok(consumer)
 }
 
-/// Reads until `count` distinct events have come; notes when each did.
+/// Reads until `count` distinct events have arrived, and notes when each did.
 pub fn read(consumer: &BaseConsumer, count: u64, visible: &Times) -> Result<()> {
     let mut seen = vec![false; usize::try_from(count)? + 1];
     let mut left = count;
@@ -147,7 +147,10 @@ pub fn read(consumer: &BaseConsumer, count: u64, visible: &Times) -> Result<()> 
     while left > 0 {
         match consumer.poll(POLL) {
             Some(Ok(message)) => {
-                let n = message.payload().and_then(events::number).context("a record that is no event")?;
+                let n = message
+                    .payload()
+                    .and_then(events::number)
+                    .context("found a record that is not an event")?;
                 if n == FORERUNNER {
                     continue;
                 }

@@ -1,4 +1,4 @@
-//! The plots, drawn from the figures alone.
+//! Draws the plots. The figures are their only input.
 
 mod bars;
 mod lines;
@@ -22,7 +22,7 @@ const POLLING: RGBColor = RGBColor(0xe0, 0xa0, 0x30);
 const LIMIT: RGBColor = RGBColor(0x7a, 0x82, 0x8c);
 const LIMIT_LIGHT: RGBColor = RGBColor(0xb9, 0xbf, 0xc6);
 
-/// Draws a plot for each scenario of which there are figures.
+/// Draws a plot for each scenario that has figures.
 pub fn draw(figures: &Figures, directory: &Path) -> Result<()> {
     let file = |name: &str| directory.join(format!("{name}.svg"));
     drain(figures).map_or(Ok(()), |groups| {
@@ -50,13 +50,13 @@ pub fn draw(figures: &Figures, directory: &Path) -> Result<()> {
     })
 }
 
-/// A bar for a figure, if there is one.
+/// The bar of a figure, if the figure exists.
 fn bar(figures: &Figures, key: &str, label: &str, color: RGBColor) -> Option<Bar> {
     let spread = figures.spread(key).or_else(|| figures.get(key).map(|number| [number; 3]))?;
     Some(Bar { label: label.into(), color, spread })
 }
 
-/// Groups with what there is; `None` if there is nothing.
+/// The groups that have bars; `None` if no group has any.
 fn filled(groups: Vec<Group>) -> Option<Vec<Group>> {
     let groups: Vec<_> = groups.into_iter().filter(|group| !group.bars.is_empty()).collect();
     (!groups.is_empty()).then_some(groups)

@@ -1,4 +1,4 @@
-//! The scenarios, and what they share.
+//! The scenarios, and the state that they share.
 
 pub mod drain;
 pub mod emit;
@@ -22,35 +22,35 @@ use crate::stage::Stage;
 pub struct Bench {
     /// The servers.
     pub stage: Stage,
-    /// What was measured so far.
+    /// The figures that were measured so far.
     pub figures: Figures,
-    /// A small run that proves the instrument, not the contenders.
+    /// Whether this is a small run, which tests the benchmark and not the contenders.
     pub quick: bool,
-    /// Rounds, where somebody asked for so many.
+    /// The number of rounds, if `BENCH_ROUNDS` gives it.
     pub rounds: Option<usize>,
 }
 
 impl Bench {
-    /// One of two sizes.
+    /// The size for a full or for a small run.
     pub fn size<T>(&self, full: T, quick: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// How often the contenders take their turn: `BENCH_ROUNDS`, if it is given.
+    /// How many rounds to run: `BENCH_ROUNDS`, if it is given.
     pub fn rounds(&self, full: usize) -> usize {
         self.rounds.unwrap_or_else(|| self.size(full, 1))
     }
 }
 
-/// A scenario by name.
+/// A scenario and its name.
 pub struct Scenario {
-    /// As given to `make bench SCENARIO=`.
+    /// The name, as `make bench SCENARIO=` takes it.
     pub name: &'static str,
-    /// Measures, and puts its figures down.
+    /// Measures, and sets the figures.
     pub run: fn(&mut Bench) -> Result<()>,
 }
 
-/// In the order in which they run.
+/// All scenarios, in the order in which they run.
 pub const ALL: [Scenario; 8] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
@@ -62,24 +62,24 @@ pub const ALL: [Scenario; 8] = [
     Scenario { name: "profile", run: profile::run },
 ];
 
-/// Those named in a list separated by commas; all of them if it is empty.
+/// The scenarios in a comma-separated list, or all of them if it is empty.
 pub fn chosen(list: &str) -> Result<Vec<&'static Scenario>> {
     let names: Vec<_> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
     if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|scenario| scenario.name != **name)) {
         let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
-        bail!("no scenario \"{unknown}\"; there are {}", known.join(", "));
+        bail!("unknown scenario \"{unknown}\"; the scenarios are {}", known.join(", "));
     }
     Ok(ALL.iter().filter(|scenario| names.is_empty() || names.contains(&scenario.name)).collect())
 }
 
-/// Where results of this machine go.
+/// The directory for this machine's results.
 pub fn out() -> Result<PathBuf> {
     let out = layout::repository().join("bench/out");
     fs::create_dir_all(&out)?;
     Ok(out)
 }
 
-/// What a round is called; nothing counts in the first.
+/// The name of a round. The first is a warm-up and does not count.
 fn round(number: usize) -> String {
     if number == 0 { "warm-up".into() } else { format!("round {number}") }
 }

@@ -1,4 +1,4 @@
-//! The bare loop: librdkafka alone, at a rate. No outbox can be faster.
+//! The bare loop: librdkafka alone at a given rate. No outbox can be faster.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,7 +30,7 @@ impl ProducerContext for Acks {
     }
 }
 
-/// Produces at this pace from `begin` on; notes when each record was handed to librdkafka, and acknowledged.
+/// Produces at this pace from `begin` on. Notes when each record was handed to librdkafka, and when it was acknowledged.
 pub fn produce(
     bootstrap_servers: &str,
     topic: &str,
@@ -42,7 +42,7 @@ pub fn produce(
     let config = producer::config(bootstrap_servers);
     let producer: BaseProducer<Acks> = BaseProducer::from_config_and_context(&config, Acks(acknowledged))?;
     for n in 1..=pace.count.cast_signed() {
-        // Acknowledgements are taken while there is nothing to send.
+        // Serve acknowledgements while there is nothing to send.
         while let Some(left) = pace.due(n).checked_sub(begin.elapsed()) {
             producer.poll(left);
         }

@@ -1,4 +1,4 @@
-//! A Kafka Connect worker in standalone mode, spoken to by its REST interface.
+//! Runs a Kafka Connect worker in standalone mode, controlled through its REST interface.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -17,10 +17,10 @@ const START_DEADLINE: Duration = Duration::from_secs(90);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 const LOG_TAIL: usize = 30;
 
-/// The heap that Connect's own script gives it.
+/// The heap size of Connect's own script.
 pub const JAVA: [&str; 3] = ["-Xms256m", "-Xmx2g", "-XX:+UseG1GC"];
 
-/// A worker with its own directory and port. Dropped, it is gone.
+/// A worker with its own directory and port. Dropping it ends it.
 pub struct Connect {
     // Fields are dropped in this order: the worker before its directory.
     _process: Process,
@@ -29,7 +29,7 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// Starts a worker without connectors; waits until it answers.
+    /// Starts a worker without connectors, and waits until it answers.
     pub fn start(bootstrap_servers: &str) -> Result<Self> {
         let scratch = Scratch::new("connect", Fate::DiesWithUs)?;
         let port = ports::free()?;
@@ -55,7 +55,7 @@ impl Connect {
         let mut process = Process::spawn(command, libc::SIGKILL, Fate::DiesWithUs)?;
         let waited = wait::until_ok("Kafka Connect to answer", START_DEADLINE, || {
             if let Some(status) = process.exited()? {
-                bail!("it ended at once ({status})");
+                bail!("Kafka Connect ended at once ({status})");
             }
             Ok(ask(port, "GET", "/connectors", None).ok())
         });
@@ -71,7 +71,7 @@ impl Connect {
         Ok(())
     }
 
-    /// Stops and forgets a connector.
+    /// Stops a connector and removes it.
     pub fn delete(&self, name: &str) -> Result<()> {
         self.ask("DELETE", &format!("/connectors/{name}"), None)?;
         Ok(())
@@ -89,15 +89,15 @@ impl Connect {
     }
 }
 
-/// Where `scripts/bench` has put the jars.
+/// The directory into which `scripts/bench` puts the jars.
 fn libs() -> Result<PathBuf> {
     let libs = std::env::var_os("EVENT_OUTBOX_DEBEZIUM_LIBS")
         .map_or_else(|| layout::repository().join("target/debezium/libs"), PathBuf::from);
-    ensure!(libs.join("stamp").exists(), "no Debezium in {}: run scripts/bench", libs.display());
+    ensure!(libs.join("stamp").exists(), "Debezium is not in {}: run scripts/bench", libs.display());
     Ok(libs)
 }
 
-/// One request; the answer's body, if it is a success.
+/// Sends a request. Returns the answer's body if the request succeeded.
 fn ask(port: u16, method: &str, path: &str, body: Option<&str>) -> Result<String> {
     let mut connection = TcpStream::connect(("127.0.0.1", port))?;
     connection.set_read_timeout(Some(ANSWER_DEADLINE))?;
@@ -111,6 +111,6 @@ fn ask(port: u16, method: &str, path: &str, body: Option<&str>) -> Result<String
     let mut answer = String::new();
     connection.read_to_string(&mut answer)?;
     let status = answer.split_whitespace().nth(1).unwrap_or_default();
-    ensure!(status.starts_with('2'), "Kafka Connect answers\n{answer}");
+    ensure!(status.starts_with('2'), "Kafka Connect answered\n{answer}");
     Ok(answer.split_once("\r\n\r\n").map_or_else(String::new, |(_, body)| body.to_string()))
 }

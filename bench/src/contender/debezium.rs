@@ -36,9 +36,8 @@ const INSERT_ONE: &str = "
 INSERT INTO debezium_outbox (id, aggregatetype, aggregateid, type, payload, trace)
 VALUES (made_id($2)::uuid, $1, made_key($2), 'made', made_payload($2), made_trace($2))";
 
-/// What differs from the connector's defaults. Its manual's advice for throughput is a larger queue and larger
-/// batches, for latency a shorter poll interval. The producer's settings are those of all contenders, under their
-/// Java names.
+/// The settings that differ from the connector's defaults. For throughput its manual advises a larger queue and larger
+/// batches, for latency a shorter poll interval. The producer has the settings of all contenders, under their Java names.
 pub const TUNING: [(&str, &str); 11] = [
     ("max.batch.size", "10240"),
     ("max.queue.size", "40960"),
@@ -58,13 +57,13 @@ pub struct Debezium<'a> {
     stage: &'a Stage,
     client: Client,
     connect: Connect,
-    /// Of the connector and of its slot: new for each run, since Connect remembers offsets by name.
+    /// The name of the connector and of its slot. It is new for each run, since Connect remembers offsets by name.
     name: String,
     runs: usize,
 }
 
 impl<'a> Debezium<'a> {
-    /// Starts a worker; PostgreSQL must log for logical decoding.
+    /// Starts a worker. PostgreSQL must have `wal_level = logical`.
     pub fn new(stage: &'a Stage) -> Result<Self> {
         let mut client = stage.connect(PEERS)?;
         client.batch_execute(TABLE)?;
@@ -100,7 +99,7 @@ impl<'a> Debezium<'a> {
         config
     }
 
-    /// A slot that keeps what is written from now on.
+    /// Creates a slot, which keeps all changes from now on.
     fn create_slot(&mut self) -> Result<()> {
         self.runs += 1;
         self.name = format!("debezium_{}", self.runs);

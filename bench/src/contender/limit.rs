@@ -1,4 +1,4 @@
-//! The limit: librdkafka alone, producing the same records from memory.
+//! The limit: librdkafka alone produces the same records from memory.
 
 use std::sync::Arc;
 use std::thread::{JoinHandle, spawn};
@@ -11,7 +11,7 @@ use super::{Contender, Headers};
 use crate::events::{self, Load};
 use crate::stage::{OUR_SOURCE, Stage};
 
-/// As long as the extension writes it.
+/// A value as long as the extension's.
 const CE_TIME: &str = "2026-01-01T00:00:00.123456Z";
 
 /// Records in memory, and the thread that sends them.
@@ -22,7 +22,7 @@ pub struct Limit<'a> {
     thread: Option<JoinHandle<Result<()>>>,
 }
 
-/// Text of fixed width, one piece an event, in one allocation each.
+/// Texts of fixed width, one for each event, in a single allocation.
 #[derive(Default)]
 struct Records {
     topic: String,
@@ -36,7 +36,7 @@ struct Records {
 }
 
 impl<'a> Limit<'a> {
-    /// Knows no table.
+    /// The limit; it needs no table.
     pub fn new(stage: &'a Stage, headers: Headers) -> Self {
         Self { stage, headers, records: Arc::default(), thread: None }
     }
@@ -68,7 +68,7 @@ impl Contender for Limit<'_> {
     }
 
     fn close(&mut self) -> Result<()> {
-        let thread = self.thread.take().context("no producer runs")?;
+        let thread = self.thread.take().context("no producer is running")?;
         thread.join().map_err(|_| anyhow!("the producer panicked"))??;
         self.records = Arc::default();
         Ok(())

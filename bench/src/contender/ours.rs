@@ -1,4 +1,4 @@
-//! The extension.
+//! The extension as a contender.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::memory::{Looking, Memory};
 use crate::stage::{OURS, Stage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
-/// Ten million deletions, should they be far behind the acknowledgements.
+/// Enough time for ten million deletions, in case they lag far behind the acknowledgements.
 const SETTLE_DEADLINE: Duration = Duration::from_secs(300);
 
 const INSERT: &str = "
@@ -35,8 +35,8 @@ pub struct Ours<'a> {
 }
 
 impl<'a> Ours<'a> {
-    /// The extension of the database `ours`; notes the memory of its idle relay, which has not worked yet if the
-    /// server was just started.
+    /// The extension in the database `ours`. Notes the memory of its idle relay, which has not worked yet if the server
+    /// has just started.
     pub fn new(stage: &'a Stage, headers: Headers) -> Result<Self> {
         let client = stage.connect(OURS)?;
         let mut ours = Self { stage, client, headers, memory: Arc::default(), looking: None };
@@ -48,18 +48,18 @@ impl<'a> Ours<'a> {
         Ok(ours)
     }
 
-    /// Notes memory together with another that uses the same relay.
+    /// Shares the observation of memory with another contender that uses the same relay.
     pub fn sharing(mut self, memory: &Arc<Memory>) -> Self {
         self.memory = memory.clone();
         self
     }
 
-    /// What is noted of the relay's memory.
+    /// The observation of the relay's memory.
     pub fn memory(&self) -> Arc<Memory> {
         self.memory.clone()
     }
 
-    /// Waits until the table is empty, and switches the relay off. Dead rows stay.
+    /// Waits until the table is empty, and switches the relay off. Dead rows remain.
     pub fn rest(&mut self) -> Result<()> {
         let empty = "SELECT NOT EXISTS (SELECT FROM outbox.events)";
         wait::until_ok("outbox.events to be empty", SETTLE_DEADLINE, || {
@@ -69,7 +69,7 @@ impl<'a> Ours<'a> {
         self.disable()
     }
 
-    /// The relay's process.
+    /// The process id of the relay.
     pub fn pid(&mut self) -> Result<u32> {
         let pid: i32 = self.client.query_one("SELECT pid FROM outbox.status", &[])?.get(0);
         Ok(u32::try_from(pid)?)
@@ -82,7 +82,7 @@ impl<'a> Ours<'a> {
         Ok(())
     }
 
-    /// Waits until nothing is in flight.
+    /// Waits until no event is in flight.
     pub fn until_idle(&mut self) -> Result<()> {
         self.until("an idle relay", "state = 'idle'", SETTLE_DEADLINE)
     }
@@ -94,12 +94,12 @@ impl<'a> Ours<'a> {
         })
     }
 
-    /// Switches the relay on; returns at once.
+    /// Switches the relay on, and returns at once.
     pub fn enable(&self) -> Result<()> {
         self.stage.configure("event_outbox.enabled", "on")
     }
 
-    /// Switches the relay off, and waits until it is.
+    /// Switches the relay off, and waits until it is off.
     pub fn disable(&mut self) -> Result<()> {
         self.stage.configure("event_outbox.enabled", "off")?;
         self.until("a relay that is off", "state = 'disabled' AND in_flight = 0", DEADLINE)
@@ -132,7 +132,7 @@ impl Contender for Ours<'_> {
 
     fn close(&mut self) -> Result<()> {
         self.rest()?;
-        // The dead rows go too: their vacuum must not fall into another contender's time.
+        // Remove the dead rows too: their vacuum must not disturb another contender.
         Ok(self.client.batch_execute("TRUNCATE outbox.events")?)
     }
 }

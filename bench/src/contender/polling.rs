@@ -1,5 +1,5 @@
-//! A polling relay as most teams write it: lock a batch of rows, produce it, wait for the acknowledgements,
-//! delete the rows, commit; sleep when the batch was not full.
+//! The polling relay that most teams write: it locks a batch of rows, produces them, waits for the acknowledgements,
+//! deletes the rows and commits. When the batch was not full, it sleeps.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,9 +15,9 @@ use super::{Contender, Outbox};
 use crate::events::{self, Load};
 use crate::stage::{PEERS, Stage};
 
-/// Rows in one transaction; teams choose 100 to 1000.
+/// The number of rows in one transaction. Teams choose 100 to 1000.
 const BATCH: usize = 1000;
-/// Before the next poll; teams choose 100 ms to some seconds.
+/// The time before the next poll. Teams choose 100 ms to some seconds.
 const INTERVAL: Duration = Duration::from_millis(100);
 
 const TABLE: &str = "
@@ -58,7 +58,7 @@ struct Relay {
 }
 
 impl<'a> Polling<'a> {
-    /// With a table of its own in the database of the peers.
+    /// Creates its table in the database of the peers.
     pub fn new(stage: &'a Stage) -> Result<Self> {
         let mut client = stage.connect(PEERS)?;
         client.batch_execute(TABLE)?;
@@ -89,7 +89,7 @@ impl Contender for Polling<'_> {
     }
 
     fn close(&mut self) -> Result<()> {
-        let relay = self.relay.take().context("no polling relay runs")?;
+        let relay = self.relay.take().context("no polling relay is running")?;
         relay.stop.store(true, Ordering::Relaxed);
         relay.thread.join().map_err(|_| anyhow!("the polling relay panicked"))??;
         Ok(self.client.batch_execute("TRUNCATE polled_outbox")?)
@@ -106,7 +106,7 @@ impl Outbox for Polling<'_> {
     }
 }
 
-/// Until it is stopped, and nothing is left.
+/// Runs until it is stopped and no row is left.
 fn relay(mut client: Client, mut producer: Producer, stop: &AtomicBool) -> Result<()> {
     let lock = client.prepare(LOCK)?;
     let delete = client.prepare(DELETE)?;

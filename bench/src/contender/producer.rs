@@ -1,5 +1,5 @@
-//! The producer of those contenders that have one here: librdkafka with the very settings of the extension
-//! (`src/kafka/config.rs`), so that none of them wins by another configuration.
+//! The producer of the contenders that run in the benchmark itself: librdkafka with exactly the extension's settings
+//! (`src/kafka/config.rs`), so that none of them wins by its configuration.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -23,14 +23,14 @@ const SETTINGS: [(&str, &str); 9] = [
     ("queue.buffering.max.kbytes", "2097151"),
 ];
 
-/// Messages produced between two looks at what came back.
+/// How many messages to produce before serving callbacks again.
 const SERVE_EVERY: u64 = 256;
 const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(1);
 const FLUSH_POLL: Duration = Duration::from_millis(10);
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
 const FLUSH_DEADLINE: Duration = Duration::from_secs(60);
 
-/// The configuration of all producers here.
+/// The configuration of all these producers.
 pub fn config(bootstrap_servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
     for (name, value) in SETTINGS {
@@ -40,13 +40,13 @@ pub fn config(bootstrap_servers: &str) -> ClientConfig {
     config
 }
 
-/// A producer that counts.
+/// A producer that counts its delivery reports.
 pub struct Producer {
     inner: BaseProducer<Count>,
     sent: u64,
 }
 
-/// Delivery reports.
+/// The counts of delivery reports.
 #[derive(Default)]
 struct Count {
     failed: AtomicU64,
@@ -73,19 +73,20 @@ pub struct Outgoing<'a> {
 }
 
 impl Producer {
-    /// A new one, not yet connected.
+    /// Creates a producer, which is not connected yet.
     pub fn new(bootstrap_servers: &str) -> Result<Self> {
         let inner = BaseProducer::from_config_and_context(&config(bootstrap_servers), Count::default())?;
         Ok(Self { inner, sent: 0 })
     }
 
-    /// Waits until it knows the topic: what is queued before would go out at once later, faster than it can be made.
+    /// Waits until the producer knows the topic. Records that are queued before would later be sent all at once, faster
+    /// than they can be made.
     pub fn connect(&self, topic: &str) -> Result<()> {
         self.inner.client().fetch_metadata(Some(topic), CONNECT_DEADLINE)?;
         Ok(())
     }
 
-    /// Hands a record over, waiting for room in the queue.
+    /// Hands over a record. Waits for room in the queue.
     pub fn send<'h>(
         &mut self,
         record: &Outgoing<'_>,
@@ -114,9 +115,9 @@ impl Producer {
         Ok(())
     }
 
-    /// Waits until all is acknowledged.
+    /// Waits until all records are acknowledged.
     pub fn flush(&self) -> Result<()> {
-        // Not the crate's own flush: it can sleep for 100 ms after the last acknowledgement.
+        // The crate's own flush can sleep for 100 ms after the last acknowledgement, so this does not use it.
         let begin = Instant::now();
         while self.inner.in_flight_count() > 0 {
             self.inner.poll(FLUSH_POLL);

@@ -1,4 +1,4 @@
-//! Horizontal bars in groups: the median, with the range of the rounds.
+//! Draws horizontal bars in groups: the median, and the range of the rounds.
 
 use std::path::Path;
 
@@ -16,19 +16,19 @@ const GAP: i32 = 10;
 
 /// One bar.
 pub struct Bar {
-    /// At its left.
+    /// The label to its left.
     pub label: String,
-    /// Of the bar.
+    /// The colour of the bar.
     pub color: RGBColor,
-    /// The smallest, the median and the largest.
+    /// The smallest value, the median and the largest value.
     pub spread: [f64; 3],
 }
 
-/// Bars below a heading.
+/// A group of bars below a heading.
 pub struct Group {
-    /// The heading; none if empty.
+    /// The heading; empty for no heading.
     pub label: String,
-    /// From above.
+    /// The bars, from top to bottom.
     pub bars: Vec<Bar>,
 }
 

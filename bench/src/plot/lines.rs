@@ -1,4 +1,4 @@
-//! A line over time.
+//! Draws a line over time.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use super::sheet::{LEFT, PALE, RIGHT, Sheet, TOP, tick_label, ticks};
 
 const HEIGHT: i32 = 240;
 
-/// Draws one line; the axes begin at zero.
+/// Draws one line. The axes begin at zero.
 pub fn draw(
     file: &Path,
     title: &str,

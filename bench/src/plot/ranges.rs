@@ -1,4 +1,4 @@
-//! Median, 99th percentile and maximum on a logarithmic axis.
+//! Draws the median, the 99th percentile and the maximum on a logarithmic axis.
 
 use std::path::Path;
 
@@ -16,15 +16,15 @@ const GAP: i32 = 10;
 /// One row.
 #[derive(Clone)]
 pub struct Range {
-    /// At its left.
+    /// The label to its left.
     pub label: String,
-    /// Of its marks.
+    /// The colour of its marks.
     pub color: RGBColor,
     /// p50, p99 and the maximum.
     pub marks: [f64; 3],
 }
 
-/// Draws groups, each a heading and its rows.
+/// Draws groups, each with a heading and its rows.
 pub fn draw(file: &Path, title: &str, unit: &str, groups: &[(String, Vec<Range>)]) -> Result<()> {
     let height = groups.iter().map(|(_, ranges)| HEADING + ROW * ranges.len() as i32 + GAP).sum();
     let sheet = Sheet::new(file, title, height)?;

@@ -1,4 +1,4 @@
-//! The paper of a plot: a white sheet with a title, in pixels.
+//! Owns the canvas of a plot: a white sheet with a title, in pixels.
 
 use std::path::Path;
 
@@ -13,23 +13,23 @@ const GRID: RGBColor = RGBColor(0xe3, 0xe6, 0xea);
 
 const FONT: &str = "Helvetica, Arial, sans-serif";
 pub const WIDTH: i32 = 900;
-/// Room for the labels of rows, and for the numbers behind them.
+/// The left and the right end of the rows: labels stand before, numbers after them.
 pub const LEFT: i32 = 190;
 pub const RIGHT: i32 = WIDTH - 110;
-/// Room for the title.
+/// The height of the title.
 pub const TOP: i32 = 62;
-/// Room for the axis.
+/// The height of the axis.
 const BOTTOM: i32 = 48;
 
-/// A sheet, drawn upon from above.
+/// A sheet, drawn from top to bottom.
 pub struct Sheet<'a> {
     area: DrawingArea<SVGBackend<'a>, Shift>,
-    /// Where the rows end.
+    /// The lower end of the rows.
     pub floor: i32,
 }
 
 impl<'a> Sheet<'a> {
-    /// Of a height that leaves so much for the rows.
+    /// A sheet with this height for the rows.
     pub fn new(file: &'a Path, title: &str, rows: i32) -> Result<Self> {
         let floor = TOP + rows;
         let size = (WIDTH as u32, u32::try_from(floor + BOTTOM)?);
@@ -40,23 +40,23 @@ impl<'a> Sheet<'a> {
         Ok(sheet)
     }
 
-    /// Text in the vertical middle of `at`.
+    /// Draws text, vertically centred at `at`.
     pub fn text(&self, at: (i32, i32), text: &str, size: i32, color: RGBColor, side: HPos) -> Result<()> {
         let style = (FONT, size).into_font().color(&color).pos(Pos::new(side, VPos::Center));
         self.area.draw(&Text::new(text.to_string(), at, style)).map_err(broken)
     }
 
-    /// A filled rectangle.
+    /// Draws a filled rectangle.
     pub fn block(&self, from: (i32, i32), to: (i32, i32), color: RGBColor) -> Result<()> {
         self.area.draw(&Rectangle::new([from, to], color.filled())).map_err(broken)
     }
 
-    /// A line through points.
+    /// Draws a line through points.
     pub fn line(&self, points: Vec<(i32, i32)>, color: RGBColor, width: u32) -> Result<()> {
         self.area.draw(&PathElement::new(points, color.stroke_width(width))).map_err(broken)
     }
 
-    /// A circle, filled or hollow.
+    /// Draws a circle, filled or hollow.
     pub fn dot(&self, at: (i32, i32), radius: i32, color: RGBColor, filled: bool) -> Result<()> {
         let style = if filled { color.filled() } else { color.stroke_width(2) };
         if !filled {
@@ -65,19 +65,19 @@ impl<'a> Sheet<'a> {
         self.area.draw(&Circle::new(at, radius, style)).map_err(broken)
     }
 
-    /// A line from above to below all rows, with its number.
+    /// Draws a vertical grid line across all rows, with its number.
     pub fn vertical_grid(&self, x: i32, label: &str) -> Result<()> {
         self.line(vec![(x, TOP - 8), (x, self.floor)], GRID, 1)?;
         self.text((x, self.floor + 14), label, 12, PALE, HPos::Center)
     }
 
-    /// A line from left to right, with its number.
+    /// Draws a horizontal grid line, with its number.
     pub fn horizontal_grid(&self, y: i32, label: &str) -> Result<()> {
         self.line(vec![(LEFT, y), (RIGHT, y)], GRID, 1)?;
         self.text((LEFT - 8, y), label, 12, PALE, HPos::Right)
     }
 
-    /// What the numbers below the rows are.
+    /// Writes the label of the axis below the rows.
     pub fn unit(&self, unit: &str) -> Result<()> {
         self.text((i32::midpoint(LEFT, RIGHT), self.floor + 34), unit, 12, PALE, HPos::Center)
     }
@@ -88,12 +88,12 @@ impl<'a> Sheet<'a> {
     }
 }
 
-/// The backend's errors hold what is no error of the standard library.
+/// Converts the backend's errors, which do not implement all that `anyhow` requires.
 fn broken(error: impl std::fmt::Display) -> anyhow::Error {
     anyhow!("drawing: {error}")
 }
 
-/// About five round numbers from zero to at least `max`, and their distance.
+/// About five round numbers from zero to at least `max`, and the step between them.
 pub fn ticks(max: f64) -> Vec<f64> {
     if max <= 0.0 || !max.is_finite() {
         return vec![0.0, 1.0];
@@ -107,7 +107,7 @@ pub fn ticks(max: f64) -> Vec<f64> {
     (0..=count).map(|n| n as f64 * step).collect()
 }
 
-/// A number as it stands at an axis.
+/// Formats a number for an axis.
 pub fn tick_label(number: f64) -> String {
     match number {
         n if n >= 1e6 => format!("{}M", n / 1e6),

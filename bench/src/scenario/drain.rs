@@ -1,4 +1,4 @@
-//! `drain`: how fast a backlog leaves.
+//! `drain`: the rate at which a backlog is published.
 
 use std::time::Instant;
 
@@ -19,15 +19,15 @@ use crate::stage::{PARTITIONS, Stage, Wal};
 
 const ROUNDS: usize = 3;
 
-/// Events of a round, full and quick. The slow contenders get fewer: the rate is what counts, and it does not
-/// depend on the number.
+/// The number of events in a round, of a full run and a quick one. The slow contenders get fewer: the result is a rate,
+/// which does not depend on the number.
 const MANY: (u64, u64) = (1_000_000, 20_000);
 const FEWER: (u64, u64) = (300_000, 5_000);
 
-/// Rounds before those that count: Java's compiler is not done with the broker sooner.
+/// The number of warm-up rounds: until then Java is still compiling the broker's code.
 const WARM_UP: usize = 2;
 
-/// Measures all contenders in turn, round by round, forth and back.
+/// Measures all contenders in turn, round by round, in alternating order.
 pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.rounds(ROUNDS);
     let (many, fewer) = (bench.size(MANY.0, MANY.1), bench.size(FEWER.0, FEWER.1));
@@ -71,7 +71,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Fills, publishes, watches, and counts what arrived.
+/// Stores the load, publishes it, watches it arrive, and counts the records.
 pub fn drain(stage: &Stage, contender: &mut dyn Contender, load: &Load) -> Result<Arrival> {
     let drain = Drain::new(stage, load)?;
     contender.fill(load).context("fill")?;
@@ -80,7 +80,7 @@ pub fn drain(stage: &Stage, contender: &mut dyn Contender, load: &Load) -> Resul
     Ok(arrival)
 }
 
-/// One load on its way, step by step.
+/// The publication of one load, step by step.
 pub struct Drain<'a> {
     stage: &'a Stage,
     load: &'a Load,
@@ -88,12 +88,12 @@ pub struct Drain<'a> {
 }
 
 impl<'a> Drain<'a> {
-    /// Makes the topic.
+    /// Creates the topic.
     pub fn new(stage: &'a Stage, load: &'a Load) -> Result<Self> {
         Ok(Self { stage, load, watch: stage.topic(&load.topic)? })
     }
 
-    /// Publishes what is stored, until `count` records are there.
+    /// Publishes the stored events until `count` records have arrived.
     pub fn measure(&self, contender: &mut dyn Contender, count: u64) -> Result<Arrival> {
         self.stage.settle_down()?;
         let begin = Instant::now();
@@ -101,7 +101,7 @@ impl<'a> Drain<'a> {
         self.watch(count, begin)
     }
 
-    /// Watches until `count` records are there.
+    /// Watches until `count` records have arrived.
     pub fn watch(&self, count: u64, begin: Instant) -> Result<Arrival> {
         let arrival = self.watch.until(count, begin, |records| {
             passing(&format!("{} of {}", grouped(records as usize), grouped(count as usize)));
@@ -110,13 +110,13 @@ impl<'a> Drain<'a> {
         arrival
     }
 
-    /// Closes the contender, counts, removes the topic.
+    /// Closes the contender, counts the records and removes the topic.
     pub fn finish(self, contender: &mut dyn Contender) -> Result<()> {
         contender.close().context("close")?;
         self.count()
     }
 
-    /// Every event of the load is there, each once; removes the topic.
+    /// Checks that every event of the load arrived exactly once, and removes the topic.
     pub fn count(self) -> Result<()> {
         let Self { stage, load, watch } = self;
         let census = Census::take(&stage.bootstrap_servers(), load, PARTITIONS, watch.records()?)?;
@@ -125,7 +125,7 @@ impl<'a> Drain<'a> {
     }
 }
 
-/// Tells how a round went.
+/// Prints the result of a round.
 pub fn announce(round: usize, name: &str, drained: &Arrival) {
     let round = super::round(round);
     eprintln!(
@@ -140,7 +140,7 @@ pub fn announce(round: usize, name: &str, drained: &Arrival) {
 mod tests {
     use super::*;
 
-    /// The instrument itself: a few events through all contenders that need no Debezium, each counted.
+    /// Tests the benchmark itself: all contenders but Debezium publish a few events, and each is counted.
     #[test]
     fn what_is_counted_is_what_was_stored() -> Result<()> {
         let stage = Stage::start()?;
@@ -155,7 +155,7 @@ mod tests {
             assert!(arrival.rate() > 0.0, "{}", contender.name());
         }
 
-        // One event that did not arrive, and others that are none of these.
+        // One event did not arrive, and other records are not events of this load.
         let load = Load::new("smoke-miscounted", 100);
         let [_, _, limit] = &mut contenders;
         let missing = Drain::new(&stage, &load)?;

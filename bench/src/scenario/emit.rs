@@ -1,4 +1,4 @@
-//! `emit`: what an outbox costs the application.
+//! `emit`: the cost of an outbox for the application.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,30 +16,30 @@ use crate::processes;
 use crate::stage::{OURS, PARTITIONS, Stage, Wal};
 
 const CLIENTS: [usize; 3] = [1, 8, 32];
-/// Short slices in turn, forth and back, so that a noisy moment meets all of them, and nobody always comes behind
-/// what another has left to the disk.
+/// Short slices in turn, in alternating order, so that a disturbance affects all of them, and none always suffers from
+/// the writes that another has left to the disk.
 const ROUNDS: usize = 6;
 const SLICE_S: u64 = 2;
 
-/// Scripts, and what they are called in the figures. The relay is off, but for the last.
+/// The scripts and their names in the figures. The relay is off, except for the last.
 const VARIANTS: [(&str, &str); 5] =
     [("none", "none"), ("insert", "insert"), ("emit", "emit"), ("notify", "notify"), ("emit", "emit_relay")];
 const WITH_RELAY: &str = "emit_relay";
 
 const EMPTY: &str = "TRUNCATE orders, bare_events, notifying_events, outbox.events";
 
-/// Transactions of one client, measured alternately.
+/// The number of slices of one client, measured alternately, and of transactions in each.
 const CPU_SLICES: usize = 30;
 const CPU_SLICE: usize = 500;
 
 const CPU_INSERT: &str = "
 INSERT INTO bare_events (topic, key, payload, headers, content_type)
 VALUES ('emit', convert_to($1, 'UTF8'), convert_to($2, 'UTF8'), $3::text::json, 'application/json')";
-/// `emit()` with all that is needed.
+/// The statement that calls `emit()`.
 pub const CPU_EMIT: &str =
     "SELECT outbox.emit('emit', $2::text::jsonb, key => $1, headers => $3::text::jsonb)";
 
-/// Transactions of one event each, with and without an outbox.
+/// Measures transactions of one event each, with and without an outbox.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
     let (rounds, seconds) = (bench.rounds(ROUNDS), bench.size(SLICE_S, 1));
@@ -98,7 +98,7 @@ fn slice(stage: &Stage, ours: &mut Ours<'_>, pgbench: &Pgbench, name: &str) -> R
     Ok(ran)
 }
 
-/// A session that runs the same statement again and again.
+/// A session that repeats the same statement.
 pub struct Session {
     client: Client,
     statement: Statement,
@@ -113,12 +113,12 @@ impl Session {
         Ok(Self { statement: client.prepare(sql)?, client, backend: u32::try_from(backend)? })
     }
 
-    /// The process of the session.
+    /// The process id of the session.
     pub fn backend(&self) -> u32 {
         self.backend
     }
 
-    /// CPU time of the server for these transactions.
+    /// The CPU time that the server takes for these transactions.
     pub fn run(&mut self, transactions: usize) -> Result<Duration> {
         let before = processes::cpu(self.backend)?;
         for n in 0..transactions {

@@ -1,4 +1,4 @@
-//! `flat`: whether the rate depends on the backlog, or on what other transactions do.
+//! `flat`: whether the rate depends on the size of the backlog, or on other transactions.
 
 use std::time::Instant;
 
@@ -18,21 +18,21 @@ const ROUNDS: usize = 3;
 const BACKLOG: (u64, u64) = (1_000_000, 20_000);
 const SMALL: (u64, u64) = (100_000, 5_000);
 const LARGE: (u64, u64) = (10_000_000, 50_000);
-/// A larger backlog is stored in several transactions.
+/// The size at which a backlog is split into several transactions.
 const FILL_AT_ONCE: u64 = 1_000_000;
 
-/// What else happens in the database.
+/// The disturbance during a measurement.
 #[derive(Clone, Copy, PartialEq)]
 enum Meanwhile {
     Nothing,
-    /// A REPEATABLE READ transaction has been open since before as many events again went through: their dead
-    /// rows lie in the table, and so will those that are measured.
+    /// A REPEATABLE READ transaction has stayed open since before an equal number of events was published. Their dead rows
+    /// remain in the table, and so will those of the measured events.
     HeldHorizon,
-    /// A transaction that emitted the first event of all is still open.
+    /// The transaction that emitted the very first event is still open.
     LongWriter,
 }
 
-/// Backlogs of three sizes, and disturbed ones.
+/// Measures backlogs of three sizes, and disturbed ones.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
     let rounds = bench.rounds(ROUNDS);
@@ -57,7 +57,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         }
         cases.reverse();
     }
-    // Only once, since it takes minutes; so what it is compared with is measured before and after.
+    // The largest is measured only once, since it takes minutes. So its reference is measured before and after it.
     let mut undisturbed = |name, count| {
         let load = Load::new(&format!("flat-{name}"), count);
         let arrival = one(&bench.stage, &mut ours, &load, Meanwhile::Nothing).context(name)?;
@@ -105,7 +105,7 @@ fn fill(ours: &mut Ours<'_>, load: &Load) -> Result<()> {
 
 fn with_held_horizon(stage: &Stage, ours: &mut Ours<'_>, load: &Load) -> Result<Arrival> {
     let mut holder = stage.connect(OURS)?;
-    // A snapshot is taken by the first query.
+    // The first query takes the snapshot.
     holder.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1")?;
 
     let earlier = Load { topic: format!("{}-earlier", load.topic), ..load.clone() };
@@ -132,7 +132,7 @@ fn with_long_writer(stage: &Stage, ours: &mut Ours<'_>, load: &Load) -> Result<A
     let others = Load { numbers: load.numbers.start() + 1..=*load.numbers.end(), ..load.clone() };
     fill(ours, &others)?;
     let arrival = drain.measure(ours, others.count())?;
-    // Its event has the lowest id of all, and comes last.
+    // Its event has the lowest id, and arrives last.
     let begin = Instant::now();
     writer.commit()?;
     drain.watch(load.count(), begin).context("the long writer's event")?;

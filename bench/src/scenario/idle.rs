@@ -1,4 +1,4 @@
-//! `idle`: what the extension costs while nothing is emitted.
+//! `idle`: the cost of the extension while no events are emitted.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use crate::stage::{OURS, Wal};
 
 const OBSERVED: Duration = Duration::from_secs(60);
 
-/// What the processes have used so far.
+/// The resources that the processes have used so far.
 struct Used {
     at: Instant,
     wakeups: i64,
@@ -24,7 +24,7 @@ struct Used {
     cpu: Duration,
 }
 
-/// After some work, a minute of nothing.
+/// Measures a minute without work, after some work.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
     let mut ours = Ours::new(&bench.stage, Headers::Own)?;
@@ -63,7 +63,7 @@ fn extension_processes(client: &mut Client) -> Result<Vec<u32>> {
     let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'event_outbox%'";
     let rows = client.query(sql, &[])?;
     let pids: Vec<_> = rows.iter().filter_map(|row| u32::try_from(row.get::<_, i32>(0)).ok()).collect();
-    anyhow::ensure!(pids.len() == 2, "a relay and a launcher were expected, found {pids:?}");
+    anyhow::ensure!(pids.len() == 2, "expected a relay and a launcher, found {pids:?}");
     Ok(pids)
 }
 

@@ -1,4 +1,4 @@
-//! `latency`: from the commit to a consumer of Kafka.
+//! `latency`: the time from a commit to a Kafka consumer.
 
 use std::sync::Arc;
 use std::thread::{scope, sleep};
@@ -16,25 +16,25 @@ use crate::figures::{Rounds, Samples};
 use crate::pace::{self, Pace, Times};
 use crate::stage::{OURS, Stage, Wal};
 
-/// Events a second, and the sessions that write them.
+/// Events per second, and the number of sessions that write them.
 const RATES: [(u64, usize); 2] = [(100, 1), (2000, 8)];
 const ROUNDS: usize = 3;
 const SECONDS: u64 = 8;
-/// At the begin of each run, not counted: connections are made, plans cached.
+/// The beginning of each run does not count: connections are opened and plans cached.
 const WARM_UP_SECONDS: u64 = 2;
 
-/// What is written beside the bare loop.
+/// The row that is written beside the bare loop.
 const BESIDE_TABLE: &str = "CREATE TABLE IF NOT EXISTS beside (topic text, n bigint, filling text)";
 const BESIDE: &str = "INSERT INTO beside VALUES ($1, $2, repeat('x', 400))";
 
-/// Milliseconds of each event: from COMMIT's return (the bare loop: from the call that produces) to the
-/// consumer, and for the bare loop to the acknowledgement.
+/// The milliseconds of each event from COMMIT's return to the consumer. For the bare loop they begin with the call that
+/// produces the record, and a second series ends with the acknowledgement.
 struct Run {
     visible: Vec<f64>,
     acknowledged: Option<Vec<f64>>,
 }
 
-/// All contenders in turn, at both rates.
+/// Measures all contenders in turn, at both rates.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Logical)?;
     let stage = &bench.stage;
@@ -103,7 +103,7 @@ fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
     eprintln!("    {round:<8} {rate:>5}/s {name:<10} p50 {p50:>8.2}  p99 {p99:>8.2}  max {max:>8.2} ms");
 }
 
-/// Events committed at this pace, and read from Kafka.
+/// Commits events at this pace, and reads them from Kafka.
 fn through(
     stage: &Stage,
     outbox: &mut dyn Outbox,
@@ -113,7 +113,7 @@ fn through(
     sessions: usize,
 ) -> Result<Run> {
     outbox.open()?;
-    // Nobody's start is measured: an event without a number of its own comes first.
+    // The start is not measured: an event that does not count comes first.
     stage.connect(outbox.database())?.execute(outbox.insert_one(), &[&topic, &pace::FORERUNNER])?;
     watch.until(1, Instant::now(), |_| {}).context("the first event")?;
     let consumer = pace::reader(&stage.bootstrap_servers(), topic)?;
@@ -130,12 +130,12 @@ fn through(
     Ok(Run { visible: visible.since(&committed, skipped), acknowledged: None })
 }
 
-/// The same records without an outbox; beside them as many sessions commit rows at the same pace, to the same disk.
+/// Produces the same records without an outbox. Meanwhile as many sessions commit rows at the same pace to the same disk.
 fn bare(stage: &Stage, topic: &str, pace: Pace, writers: usize) -> Result<Run> {
     let servers = stage.bootstrap_servers();
     let consumer = pace::reader(&servers, topic)?;
     let clients = (0..writers).map(|_| stage.connect(OURS)).collect::<Result<Vec<_>>>()?;
-    // What the others have while their connections are made.
+    // The other contenders have this time while they connect.
     sleep(Duration::from_millis(200));
     let begin = Instant::now();
     let times = || Times::new(begin, pace.count);

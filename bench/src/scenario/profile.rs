@@ -16,10 +16,10 @@ use crate::stage::{OURS, Wal};
 const BACKLOG: (u64, u64) = (1_000_000, 50_000);
 const TRANSACTIONS: usize = 500;
 
-/// Not measured: sampling takes its share.
+/// Draws the flame graphs. Nothing is measured, because sampling takes CPU time.
 pub fn run(bench: &mut Bench) -> Result<()> {
     if !profile::is_possible() {
-        eprintln!("    perf is missing here, or may not sample: no flame graphs");
+        eprintln!("    no flame graphs: perf is not installed, or not allowed to sample");
         bench.figures.note("profile.skipped", "perf is missing, or may not sample");
         return Ok(());
     }

@@ -14,9 +14,9 @@ use crate::figures::Rounds;
 use crate::stage::Wal;
 
 const ROUNDS: usize = 3;
-/// Events of the transaction, full and quick.
+/// The number of events in the transaction, of a full run and a quick one.
 const BULK: (u64, u64) = (1_000_000, 20_000);
-/// Name, bytes of a payload, and events of a round, full and quick.
+/// The name, the size of a payload in bytes, and the number of events in a round, of a full run and a quick one.
 const SIZES: [(&str, usize, (u64, u64)); 4] = [
     ("100b", 100, (500_000, 5_000)),
     ("1kb", 1_000, (200_000, 2_000)),
@@ -24,7 +24,7 @@ const SIZES: [(&str, usize, (u64, u64)); 4] = [
     ("100kb", 100_000, (2_500, 50)),
 ];
 
-/// Rates of bytes.
+/// Measures the rates in bytes.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
     let rounds = bench.rounds(ROUNDS);

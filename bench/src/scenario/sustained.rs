@@ -1,4 +1,4 @@
-//! `sustained`: writers as fast as they can, for minutes, while the relay runs.
+//! `sustained`: the relay's backlog while writers emit as fast as they can for minutes.
 
 use std::thread::{scope, sleep};
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ const CLIENTS: usize = 8;
 const TOPIC: &str = "emit";
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// The last third's mean backlog may exceed that of the third before by so much: by chance, and by a few batches.
+/// How much the mean backlog of the last third may exceed that of the third before: by chance, and by a few batches.
 const GROWTH: f64 = 1.1;
 const BATCHES: f64 = 20_000.0;
 
-/// CPU time so far.
+/// The CPU time used so far.
 #[derive(Clone, Copy)]
 struct Cpu {
     relay: Duration,
@@ -31,7 +31,7 @@ struct Cpu {
     kafka: Duration,
 }
 
-/// One long run.
+/// Measures one long run.
 pub fn run(bench: &mut Bench) -> Result<()> {
     bench.stage.restart(Wal::Replica)?;
     let seconds = bench.size(SECONDS, 6);
@@ -81,7 +81,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Writes for so long; the backlog each second.
+/// Writes for the given time. Returns the backlog of each second.
 fn load(stage: &Stage, client: &mut Client, seconds: u64) -> Result<(Ran, Vec<(f64, i64)>)> {
     let pgbench = Pgbench { script: "emit", clients: CLIENTS, seconds };
     let before = backlog(client)?;
@@ -105,7 +105,8 @@ fn load(stage: &Stage, client: &mut Client, seconds: u64) -> Result<(Ran, Vec<(f
     })
 }
 
-/// Events emitted and not yet settled, but for a constant. Nothing is rolled back, so the sequence counts them.
+/// The number of events that were emitted and not yet settled, up to a constant. No transaction is rolled back, so the
+/// sequence counts the events.
 fn backlog(client: &mut Client) -> Result<i64> {
     let sql = "SELECT last_value - published FROM outbox.events_id_seq, outbox.status";
     Ok(client.query_one(sql, &[])?.get(0))
@@ -118,7 +119,7 @@ fn is_bounded(backlogs: &[(f64, i64)]) -> bool {
     last <= middle * GROWTH + BATCHES
 }
 
-/// Bytes of write-ahead log so far.
+/// The bytes of write-ahead log written so far.
 fn wal(client: &mut Client) -> Result<i64> {
     let sql = "SELECT (pg_current_wal_insert_lsn() - '0/0'::pg_lsn)::bigint";
     Ok(client.query_one(sql, &[])?.get(0))
