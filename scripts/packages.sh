@@ -1,7 +1,7 @@
-# Sourced after lib.sh by the scripts that install what is missing: Debian's packages, and root where it is needed.
+# Installs missing Debian packages, as root where necessary. Scripts source it after lib.sh.
 # shellcheck shell=bash
 
-# What is of interest only if something fails.
+# The output that is of interest only if a command fails.
 # shellcheck disable=SC2154
 log=$target/bootstrap.log
 
@@ -15,20 +15,20 @@ as_root() {
     elif have sudo; then
         sudo "$@"
     else
-        die "root is needed for: $*; install sudo, or run this as root once"
+        die "this needs root: $*; install sudo, or run this as root once"
     fi
 }
 
-# quietly COMMAND...: what it says is of interest only if it fails.
+# quietly COMMAND...: runs the command, and shows its output only if it fails.
 quietly() {
     if ! "$@" >>"$log" 2>&1; then
         tail -n 20 "$log" >&2
-        die "that failed: all it said is in $log"
+        die "that failed: its output is in $log"
     fi
 }
 
 apt_get() {
-    # A machine that has just been started may be busy with updates of its own: wait for them.
+    # A machine that has just started may be installing updates: wait for them.
     quietly as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=600 -o Dpkg::Use-Pty=0 "$@"
 }
 
@@ -38,7 +38,7 @@ apt_update_once() {
 }
 
 apt_install() {
-    have apt-get || die "please install what these Debian packages hold: $*"
+    have apt-get || die "please install the programs of these Debian packages: $*"
     step "installing packages: $*"
     apt_update_once
     apt_get install --no-install-recommends "$@"

@@ -1,4 +1,4 @@
--- pgbench: an order is placed, or goes on.
+-- pgbench: an order is placed, or moves to its next state.
 \set id random(1, 1000)
 INSERT INTO orders (id, state) VALUES (:id, 'placed')
     ON CONFLICT (id) DO UPDATE
