@@ -1,9 +1,9 @@
--- The exporter's user, and the little that it needs: in each database that has the extension.
+-- Creates the exporter's user with the few privileges that it needs. Run this in each database that has the extension.
 DO $$ BEGIN
     CREATE ROLE metrics LOGIN;
 EXCEPTION WHEN duplicate_object THEN NULL;
 END $$;
 GRANT USAGE ON SCHEMA outbox TO metrics;
 GRANT SELECT ON outbox.status, outbox.backlog TO metrics;
--- Of dead letters how many there are of which kind, not what is in them.
+-- The user can count the dead letters of each kind, but not read their contents.
 GRANT SELECT (topic, error_class) ON outbox.dead_letters TO metrics;
