@@ -89,8 +89,8 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
     for query in &queries {
         let statement = transaction.prepare(&query.sql)?;
         let columns: Vec<_> = statement.columns().iter().map(postgres::Column::name).collect();
-        let told: Vec<_> = query.columns.iter().map(|(column, _)| column.as_str()).collect();
-        assert_eq!(columns, told, "{}", query.name);
+        let documented: Vec<_> = query.columns.iter().map(|(column, _)| column.as_str()).collect();
+        assert_eq!(columns, documented, "{}", query.name);
         for ((column, usage), is) in query.columns.iter().zip(statement.columns()) {
             let is_number = ["int4", "int8", "numeric", "float8"].contains(&is.type_().name());
             assert_eq!(is_number, usage != "LABEL", "{column} of {} is {}", query.name, is.type_());

@@ -1,7 +1,7 @@
 //! What an operator sets, asks for and watches.
 
-mod errands;
 mod metrics;
 mod operation;
+mod requests;
 mod settings;
 mod views;

@@ -39,7 +39,7 @@ fn the_relay_is_killed() -> Result<()> {
 
 #[test]
 fn the_relay_is_terminated_again_and_again() -> Result<()> {
-    let (_own, mut client, ledger) = draining("crash.terminated")?;
+    let (_dedicated, mut client, ledger) = draining("crash.terminated")?;
     for _ in 0..3 {
         let row = client.query_one("SELECT pid, pg_terminate_backend(pid) FROM outbox.status", &[])?;
         assert!(row.get::<_, bool>(1));

@@ -81,13 +81,19 @@ fn each_kind_of_refusal_ends_there_with_all_of_the_event() -> Result<()> {
     )?;
     let classes: Vec<&str> = rows.iter().map(|row| row.get(0)).collect();
     assert_eq!(classes, ["unknown_topic", "too_large", "unknown_partition"]);
-    let told = heard(&mut listener, 3)?;
+    let notifications = heard(&mut listener, 3)?;
     for row in &rows {
         let (class, error, id): (&str, &str, &str) = (row.get(0), row.get(2), row.get(3));
         assert_eq!((row.get(1), row.get(4)), (3_i32, true), "{class}: {error}");
-        let told = told.iter().find(|told| told["event_id"] == id).expect("a notification");
-        assert_eq!((told["error_class"].as_str(), told["error"].as_str()), (Some(class), Some(error)));
-        assert!(told["topic"].as_str().is_some_and(|topic| topic.starts_with("dead.")), "{told}");
+        let notification = notifications.iter().find(|one| one["event_id"] == id).expect("a notification");
+        assert_eq!(
+            (notification["error_class"].as_str(), notification["error"].as_str()),
+            (Some(class), Some(error))
+        );
+        assert!(
+            notification["topic"].as_str().is_some_and(|topic| topic.starts_with("dead.")),
+            "{notification}"
+        );
     }
     // The relay goes on, and none of the events arrived.
     Event::new("dead.small", "alive").key("k").emit(&mut client)?;

@@ -11,7 +11,7 @@ use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
 /// The log line of a failing relay.
-const TROUBLE: &str = "the relay cannot work, and tries again";
+const LOG_LINE: &str = "the relay cannot work, and tries again";
 
 fn on(disk: &FullDisk) -> Result<(DedicatedServer, Client)> {
     let options = disk.serve(Cluster::options("disk"));
@@ -35,7 +35,7 @@ fn no_room_for_more_events() -> Result<()> {
     disk.clear()?;
     ledger.emit(&mut client, 500)?;
     until_drained(&mut client)?;
-    assert!(!dedicated.server.log().contains(TROUBLE), "a deletion needed room");
+    assert!(!dedicated.server.log().contains(LOG_LINE), "a deletion needed room");
     ledger.assert_exactly_once(&mut client, Broker::shared()?)
 }
 
@@ -71,7 +71,7 @@ fn no_room_to_settle() -> Result<()> {
     disk.clear()?;
     until_drained(&mut client)?;
     assert_eq!(Some(until_idle(&mut client)?), pid);
-    assert_eq!(dedicated.server.log().matches(TROUBLE).count(), 1);
+    assert_eq!(dedicated.server.log().matches(LOG_LINE).count(), 1);
     let dead: i64 = client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
     assert_eq!(dead, i64::from(DEAD));
     ledger.assert_exactly_once(&mut client, Broker::shared()?)

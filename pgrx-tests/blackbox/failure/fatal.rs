@@ -14,7 +14,7 @@ use crate::support::relay::{status, until_drained, until_idle};
 const EVENTS: i32 = 200;
 
 /// The log line of a fatal error.
-const TOLD: &str = "the Kafka producer cannot be used";
+const LOG_LINE: &str = "the Kafka producer cannot be used";
 
 /// A relay that publishes to a mock cluster.
 fn at_work(brokers: &MockCluster<'_, DefaultProducerContext>) -> Result<TestDatabase> {
@@ -40,8 +40,8 @@ fn assert_blameless(db: &mut TestDatabase, servers: &str, pid: i32) -> Result<()
     values.retain(|value| seen.insert(*value));
     assert_eq!(values, (1..=EVENTS).collect::<Vec<_>>());
     let log = db.server.log();
-    let told = log.lines().filter(|line| line.contains(TOLD) && line.contains(&format!("[{pid}]")));
-    assert_eq!(told.count(), 1);
+    let lines = log.lines().filter(|line| line.contains(LOG_LINE) && line.contains(&format!("[{pid}]")));
+    assert_eq!(lines.count(), 1);
     Ok(())
 }
 

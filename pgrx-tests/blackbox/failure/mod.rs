@@ -9,4 +9,4 @@ mod outage;
 mod progress;
 mod refusal_log;
 mod refused;
-mod stuck;
+mod stalled_topics;

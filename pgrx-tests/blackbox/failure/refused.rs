@@ -37,11 +37,11 @@ fn until_only_left(client: &mut Client, count: i64) -> Result<()> {
         let left = pending_count(client)?;
         Ok((left == count).then_some(()))
     })
-    .map_err(|error| error.context(plight(client)))
+    .map_err(|error| error.context(outbox_and_status(client)))
 }
 
 /// The events that are left and the status of the relay, for messages.
-fn plight(client: &mut Client) -> String {
+fn outbox_and_status(client: &mut Client) -> String {
     let sql = "SELECT concat_ws(E'\n', (SELECT s::text FROM outbox.status AS s),
                    (SELECT string_agg(format('%s %s attempts=%s next=%s %s', id, key, attempts, next_attempt_at,
                                              last_error), E'\n' ORDER BY id) FROM outbox.events))";

@@ -160,9 +160,9 @@ impl Visitor {
     }
 
     /// Neither the status nor the log contains a secret, though the log has the error that was shown.
-    fn assert_untold(&mut self, secrets: &[&str], trouble: &Status) -> Result<()> {
+    fn assert_hidden(&mut self, secrets: &[&str], refused: &Status) -> Result<()> {
         let log = self.db.server.log();
-        assert!(log.contains(trouble.error()), "{trouble:?}");
+        assert!(log.contains(refused.error()), "{refused:?}");
         let sql = "SELECT s::text FROM outbox.status AS s";
         let shown: String = self.db.client.query_one(sql, &[])?.get(0);
         for line in log.lines().chain([shown.as_str()]) {
@@ -217,11 +217,11 @@ fn a_client_certificate() -> Result<()> {
 fn a_password(mechanism: &str) -> Result<()> {
     let mut visitor = Visitor::new(PASSWORD, &login(mechanism, "shop", WRONG_PASSWORD)?)?;
     visitor.emit(1..=2)?;
-    let trouble = visitor.until_turned_away("uthentication failed")?;
+    let refused = visitor.until_turned_away("uthentication failed")?;
     visitor.correct(&login(mechanism, "shop", SHOP_PASSWORD)?)?;
     visitor.emit(3..=3)?;
     visitor.until_arrived(3)?;
-    visitor.assert_untold(&[WRONG_PASSWORD, SHOP_PASSWORD], &trouble)
+    visitor.assert_hidden(&[WRONG_PASSWORD, SHOP_PASSWORD], &refused)
 }
 
 #[test]
@@ -250,10 +250,10 @@ fn a_token() -> Result<()> {
     };
     let mut visitor = Visitor::new(PASSWORD, &properties(WRONG_PASSWORD)?)?;
     visitor.emit(1..=2)?;
-    let trouble = visitor.until_turned_away("token")?;
+    let refused = visitor.until_turned_away("token")?;
     visitor.correct(&properties(secret)?)?;
     visitor.until_arrived(2)?;
-    visitor.assert_untold(&[WRONG_PASSWORD, secret], &trouble)
+    visitor.assert_hidden(&[WRONG_PASSWORD, secret], &refused)
 }
 
 /// A Kafka user needs only the right to write. Without it, only the events of that topic are refused, whether or not the

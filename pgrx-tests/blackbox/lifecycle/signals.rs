@@ -66,7 +66,7 @@ fn a_relay_heeds_a_reload_that_came_while_it_started() -> Result<()> {
 
 #[test]
 fn cancelling_a_relay_does_nothing() -> Result<()> {
-    let (_own, mut client, ledger) = draining("signals.cancelled")?;
+    let (_dedicated, mut client, ledger) = draining("signals.cancelled")?;
     let pid = status(&mut client)?.pid;
     let mut while_it_worked = 0;
     for _ in 0..200 {
@@ -132,7 +132,7 @@ fn a_relay_answers_barriers_whatever_it_does() -> Result<()> {
     let before = status(&mut client)?.pid.unwrap_or_default();
     client.execute("UPDATE pg_extension SET extversion = '99.0.0' WHERE extname = 'event_outbox'", &[])?;
     process::send(u32::try_from(before)?, libc::SIGTERM)?;
-    until_status(&mut client, "the hindrance", |status| status.state == "incompatible")?;
+    until_status(&mut client, "the incompatible version", |status| status.state == "incompatible")?;
     drop_another(&mut admin)?;
     Ok(())
 }

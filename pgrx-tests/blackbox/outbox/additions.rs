@@ -91,7 +91,7 @@ fn constraints() -> Result<()> {
 
 #[test]
 fn constraints_of_the_same_transaction() -> Result<()> {
-    let (_stage, mut session, topic) = prepared()?;
+    let (_db, mut session, topic) = prepared()?;
     let mut transaction = session.transaction()?;
     let sql = "SELECT outbox.emit($1, '{}', key => 'k')";
     transaction.execute(sql, &[&topic])?;
@@ -206,7 +206,7 @@ fn another_table_of_the_same_name() -> Result<()> {
 /// Not an addition, but refused alike.
 #[test]
 fn a_transaction_that_must_not_write() -> Result<()> {
-    let (_stage, mut session, topic) = prepared()?;
+    let (_db, mut session, topic) = prepared()?;
     session.batch_execute("BEGIN READ ONLY")?;
     let refused = emit_one(&mut session, &topic);
     assert_eq!(code(refused), SqlState::READ_ONLY_SQL_TRANSACTION);

@@ -117,7 +117,7 @@ fn the_transaction_goes_on_and_commits() -> Result<()> {
 }
 
 #[test]
-fn an_invalid_message_is_rejected_at_last_and_a_mended_one_is_stored() -> Result<()> {
+fn an_invalid_message_is_rejected_at_last_and_a_fixed_one_is_stored() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.topic("patience");
     for attempt in 1..=2 {
@@ -129,10 +129,10 @@ fn an_invalid_message_is_rejected_at_last_and_a_mended_one_is_stored() -> Result
     // It is not examined again, whatever it contains now.
     assert_eq!(try_emit(&mut db.client, "bad", &topic, "1")?, rejected);
 
-    try_emit(&mut db.client, "mended", &topic, "{")?;
-    let stored = try_emit(&mut db.client, "mended", &topic, "2")?;
+    try_emit(&mut db.client, "fixed", &topic, "{")?;
+    let stored = try_emit(&mut db.client, "fixed", &topic, "2")?;
     assert_eq!((&*stored.status, stored.attempt, &stored.error), ("stored", 2, &None));
-    let again = try_emit(&mut db.client, "mended", &topic, "3")?;
+    let again = try_emit(&mut db.client, "fixed", &topic, "3")?;
     assert_eq!((&*again.status, again.event_id), ("duplicate", stored.event_id));
     assert_eq!(db.drained_values(&topic)?, ["2"]);
     Ok(())

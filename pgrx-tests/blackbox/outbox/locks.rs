@@ -11,7 +11,7 @@ use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
 /// The log line about locked rows.
-const TOLD: &str = "since other sessions have locked their rows";
+const LOG_LINE: &str = "since other sessions have locked their rows";
 
 /// Far less than a relay would take that retries a locked batch with growing pauses.
 const SOON: Duration = Duration::from_secs(5);
@@ -57,8 +57,8 @@ fn a_locked_row_holds_up_nobody_else() -> Result<()> {
         })?;
     let pid = until_idle(&mut db.client)?;
     let log = db.server.log();
-    let told = log.lines().filter(|line| line.contains(TOLD) && line.contains(&format!("[{pid}]")));
-    assert_eq!(told.count(), 1);
+    let lines = log.lines().filter(|line| line.contains(LOG_LINE) && line.contains(&format!("[{pid}]")));
+    assert_eq!(lines.count(), 1);
     let records = db.drained(&db.topic("row"))?;
     assert_eq!(values(&records), (1..=20).map(|number| number.to_string()).collect::<Vec<_>>());
     Ok(())

@@ -39,8 +39,8 @@ impl Listener {
     }
 }
 
-fn number(told: &Value, field: &str) -> i64 {
-    told[field].as_i64().unwrap_or_else(|| panic!("no {field} in {told}"))
+fn number(notification: &Value, field: &str) -> i64 {
+    notification[field].as_i64().unwrap_or_else(|| panic!("no {field} in {notification}"))
 }
 
 /// Partition and offset of each record.
@@ -57,24 +57,25 @@ fn ranges_cover_exactly_what_the_consumer_reads() -> Result<()> {
     emit_numbers(&mut db.client, &other, 1..=10, "n::text")?;
     for round in 1..=5 {
         emit_numbers(&mut db.client, &topic, 1..=200, "n::text")?;
-        let told =
-            listener.until(|told| told.iter().map(|t| number(t, "count")).sum::<i64>() >= round * 200)?;
+        let notifications =
+            listener.until(|all| all.iter().map(|t| number(t, "count")).sum::<i64>() >= round * 200)?;
         let mut covered = BTreeMap::new();
-        for told in told {
-            let fields: Vec<_> = told.as_object().map(|object| object.keys().collect()).unwrap_or_default();
+        for notification in notifications {
+            let fields: Vec<_> =
+                notification.as_object().map(|object| object.keys().collect()).unwrap_or_default();
             assert_eq!(fields, ["count", "first_offset", "last_offset", "partition", "topic"]);
-            assert_eq!(told["topic"], topic.as_str());
-            let (first, last) = (number(told, "first_offset"), number(told, "last_offset"));
-            assert_eq!(number(told, "count"), last - first + 1, "{told}");
+            assert_eq!(notification["topic"], topic.as_str());
+            let (first, last) = (number(notification, "first_offset"), number(notification, "last_offset"));
+            assert_eq!(number(notification, "count"), last - first + 1, "{notification}");
             for offset in first..=last {
-                *covered.entry((number(told, "partition"), offset)).or_insert(0) += 1;
+                *covered.entry((number(notification, "partition"), offset)).or_insert(0) += 1;
             }
         }
         assert!(covered.values().all(|times| *times == 1), "announced twice: {covered:?}");
-        let told: BTreeSet<_> = covered.into_keys().collect();
+        let announced: BTreeSet<_> = covered.into_keys().collect();
         // Notified means published: the consumer finds all records at once.
         let read = event_outbox_lab::Consumer::read_all(&db.broker.bootstrap_servers(), &[&topic])?;
-        assert_eq!(told, places(&read));
+        assert_eq!(announced, places(&read));
     }
     Ok(())
 }
@@ -85,7 +86,7 @@ fn a_notification_comes_when_the_row_is_gone() -> Result<()> {
     let topic = db.topic("gone");
     let mut listener = Listener::on(&db, &topic)?;
     emit_numbers(&mut db.client, &topic, 1..=1, "n::text")?;
-    listener.until(|told| !told.is_empty())?;
+    listener.until(|all| !all.is_empty())?;
     let left = pending_count(&mut db.client)?;
     assert_eq!(left, 0);
     Ok(())
@@ -99,7 +100,7 @@ fn notify_event_tells_of_each_by_itself() -> Result<()> {
     db.configure("event_outbox.notify", "event")?;
     let mut listener = Listener::on(&db, &topic)?;
     emit_numbers(&mut db.client, &topic, 1..=100, "n::text")?;
-    let told = listener.until(|told| told.len() >= 100)?.to_vec();
+    let notifications = listener.until(|all| all.len() >= 100)?.to_vec();
     let records = db.drained(&topic)?;
     let expected: BTreeSet<_> = records
         .iter()
@@ -108,15 +109,15 @@ fn notify_event_tells_of_each_by_itself() -> Result<()> {
             (i64::from(record.partition), record.offset, id)
         })
         .collect();
-    let found: BTreeSet<_> = told
+    let found: BTreeSet<_> = notifications
         .iter()
-        .map(|told| {
-            let id = told["event_id"].as_str().unwrap_or_default().to_string();
-            (number(told, "partition"), number(told, "offset"), id)
+        .map(|notification| {
+            let id = notification["event_id"].as_str().unwrap_or_default().to_string();
+            (number(notification, "partition"), number(notification, "offset"), id)
         })
         .collect();
-    assert_eq!((found, told.len()), (expected, 100));
-    assert!(told.iter().all(|told| told["topic"] == topic.as_str()));
+    assert_eq!((found, notifications.len()), (expected, 100));
+    assert!(notifications.iter().all(|one| one["topic"] == topic.as_str()));
     Ok(())
 }
 
@@ -130,7 +131,7 @@ fn notify_off_is_silent() -> Result<()> {
     db.drained(&topic)?;
     // Notifications arrive in the order of their commits: the first heard is this one.
     db.client.execute("SELECT pg_notify($1, '\"the end\"')", &[&listener.channel])?;
-    assert_eq!(listener.until(|told| !told.is_empty())?, ["the end"]);
+    assert_eq!(listener.until(|all| !all.is_empty())?, ["the end"]);
     Ok(())
 }
 
@@ -144,7 +145,7 @@ fn topics_too_long_for_a_channel_have_channels_of_their_own() -> Result<()> {
     for (listener, topic) in listeners.iter_mut().zip([&one, &two]) {
         assert!(listener.channel.len() <= 63, "{}", listener.channel);
         emit_numbers(&mut db.client, topic, 1..=1, "n::text")?;
-        assert_eq!(listener.until(|told| !told.is_empty())?[0]["topic"], topic.as_str());
+        assert_eq!(listener.until(|all| !all.is_empty())?[0]["topic"], topic.as_str());
     }
     Ok(())
 }

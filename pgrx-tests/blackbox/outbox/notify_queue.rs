@@ -51,9 +51,11 @@ fn a_full_queue_stops_nothing_and_listeners_hear_later() -> Result<()> {
     full.clear()?;
     let (mut offsets, mut dead) = (0, 0);
     wait::until_ok("the listener to hear of all", DEADLINE, || {
-        let Some(told) = listener.notifications().timeout_iter(PROMPTLY).next()? else { return Ok(None) };
-        let body: Value = serde_json::from_str(told.payload())?;
-        if told.channel() == "outbox_dead_letter" {
+        let Some(notification) = listener.notifications().timeout_iter(PROMPTLY).next()? else {
+            return Ok(None);
+        };
+        let body: Value = serde_json::from_str(notification.payload())?;
+        if notification.channel() == "outbox_dead_letter" {
             assert_eq!(body["error_class"], "unknown_partition");
             dead += 1;
         } else {

@@ -30,8 +30,8 @@ fn own_peak(pid: i32) -> Result<u64> {
 
 fn refusal(client: &mut Client, sql: &str) -> (SqlState, String, String) {
     let error = client.batch_execute(sql).expect_err(sql);
-    let told = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
-    (told.code().clone(), told.message().to_owned(), told.detail().unwrap_or_default().to_owned())
+    let db_error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
+    (db_error.code().clone(), db_error.message().to_owned(), db_error.detail().unwrap_or_default().to_owned())
 }
 
 #[test]
@@ -118,10 +118,10 @@ fn what_no_request_can_carry_dies_and_others_go_on() -> Result<()> {
     for row in &dead {
         let (topic, class, attempts, error): (i32, String, i32, String) =
             (row.get(0), row.get(1), row.get(2), row.get(3));
-        let (expected, told) =
+        let (expected, text) =
             if topic > 249 { ("invalid_topic", "190000000") } else { ("too_large", "100000000") };
         assert_eq!((&*class, attempts), (expected, 2), "{error}");
-        assert!(error.contains(told), "{error}");
+        assert!(error.contains(text), "{error}");
     }
     let records = db.drained(&good)?;
     let last = records.iter().filter(|record| record.key.is_some()).count();
@@ -184,9 +184,9 @@ fn no_value_is_so_large_that_it_ends_the_server() -> Result<()> {
             let pid: i32 = client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
             limit_memory(&mut witness, pid, 20_000_000 * tenths / 10)?;
             if let Err(error) = client.batch_execute(sql) {
-                let told = error.as_db_error();
+                let db_error = error.as_db_error();
                 assert!(
-                    told.is_some() && witness.batch_execute("SELECT").is_ok(),
+                    db_error.is_some() && witness.batch_execute("SELECT").is_ok(),
                     "{sql}, {tenths}: {error}"
                 );
                 failed += 1;

@@ -111,7 +111,7 @@ fn a_column_added() -> Result<()> {
 /// The relay waits for a lock two seconds at a time, logs that once, and recovers by itself.
 #[test]
 fn a_table_that_is_locked() -> Result<()> {
-    const TROUBLE: &str = "the relay cannot work, and tries again";
+    const LOG_LINE: &str = "the relay cannot work, and tries again";
     let mut db = TestDatabase::new()?;
     let pid = until_idle(&mut db.client)?;
     let topic = db.topic("locked");
@@ -132,8 +132,8 @@ fn a_table_that_is_locked() -> Result<()> {
     assert_eq!(db.drained(&topic)?.len(), 1);
     assert_eq!(until_idle(&mut db.client)?, pid);
     let log = db.server.log();
-    let told = log.lines().filter(|line| line.contains(TROUBLE) && line.contains(&format!("[{pid}]")));
-    assert_eq!(told.count(), 1);
+    let lines = log.lines().filter(|line| line.contains(LOG_LINE) && line.contains(&format!("[{pid}]")));
+    assert_eq!(lines.count(), 1);
     Ok(())
 }
 

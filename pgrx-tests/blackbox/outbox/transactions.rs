@@ -111,14 +111,14 @@ fn a_row_trigger_emits() -> Result<()> {
          DELETE FROM orders WHERE id = 1;"
     ))?;
     let records = db.drained(&topic)?;
-    let told = |key: &str| -> Vec<_> {
+    let changes = |key: &str| -> Vec<_> {
         let of_key = records.iter().filter(|record| record.key_text() == Some(key));
         of_key.map(|record| (record.header("ce_type"), record.value_text())).collect()
     };
     let new = |id: i32| format!(r#"{{"id":{id},"state":"new"}}"#);
-    assert_eq!(told("1"), [(Some("insert"), Some(&*new(1))), (Some("delete"), Some(&*new(1)))]);
+    assert_eq!(changes("1"), [(Some("insert"), Some(&*new(1))), (Some("delete"), Some(&*new(1)))]);
     let paid = r#"{"id":2,"state":"paid"}"#;
-    assert_eq!(told("2"), [(Some("insert"), Some(&*new(2))), (Some("update"), Some(paid))]);
+    assert_eq!(changes("2"), [(Some("insert"), Some(&*new(2))), (Some("update"), Some(paid))]);
     assert_eq!(records.len(), 4);
     Ok(())
 }

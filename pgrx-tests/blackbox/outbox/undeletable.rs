@@ -6,15 +6,15 @@ use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, values};
 use crate::support::events::{emit, pending_count, until_payloads_left};
 use crate::support::relay::{until_drained, until_status};
 
-/// Blocks the settlement of the second of ten events by `hindrance`, and unblocks it by `remedy`.
-fn with_a_faulty_row(name: &str, hindrance: &str, remedy: &str) -> Result<()> {
+/// Blocks the settlement of the second of ten events by `obstacle`, and unblocks it by `remedy`.
+fn with_a_faulty_row(name: &str, obstacle: &str, remedy: &str) -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.own_topic(name)?;
     db.configure("event_outbox.enabled", "off")?;
     for number in 1..=10 {
         emit(&mut db.client, &topic, number)?;
     }
-    db.client.batch_execute(hindrance)?;
+    db.client.batch_execute(obstacle)?;
     db.configure("event_outbox.enabled", "on")?;
     until_payloads_left(&mut db.client, &["2"], PROMPTLY)?;
     // Later events are not delayed either.

@@ -193,10 +193,10 @@ fn each_fault_is_refused_with_code_detail_and_hint() -> Result<()> {
         for (way, put) in WAYS {
             let what = format!("{way}: {}", case.detail);
             let error = put(&mut db.client, &case.event).expect_err(&what);
-            let told: &DbError = error.as_db_error().unwrap_or_else(|| panic!("{what}: {error}"));
-            assert_eq!(told.code(), &case.code, "{what}");
+            let db_error: &DbError = error.as_db_error().unwrap_or_else(|| panic!("{what}: {error}"));
+            assert_eq!(db_error.code(), &case.code, "{what}");
             assert_eq!(
-                (told.message(), told.detail(), told.hint()),
+                (db_error.message(), db_error.detail(), db_error.hint()),
                 (case.message, Some(case.detail), Some(case.hint)),
                 "{what}"
             );
@@ -259,10 +259,10 @@ fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
             "INSERT INTO outbox.events (topic, payload, emitted_at) VALUES ('orders', '1', '{time}')"
         );
         let error = db.client.batch_execute(&sql).expect_err(&sql);
-        let told = error.as_db_error().unwrap_or_else(|| panic!("{time}: {error}"));
-        assert_eq!(told.code(), &SqlState::DATETIME_FIELD_OVERFLOW, "{time}");
-        assert_eq!(told.message(), "event time is out of range", "{time}");
-        assert_eq!(told.hint(), Some("Leave emitted_at out to have it set."), "{time}");
+        let db_error = error.as_db_error().unwrap_or_else(|| panic!("{time}: {error}"));
+        assert_eq!(db_error.code(), &SqlState::DATETIME_FIELD_OVERFLOW, "{time}");
+        assert_eq!(db_error.message(), "event time is out of range", "{time}");
+        assert_eq!(db_error.hint(), Some("Leave emitted_at out to have it set."), "{time}");
     }
     Ok(())
 }
@@ -276,8 +276,8 @@ fn headers_that_cannot_be_sent_are_refused() -> Result<()> {
         let event = Event { headers: Some(headers), ..GOOD };
         for (way, put) in [("INSERT", by_insert as fn(&mut Client, &Event) -> _), ("COPY", by_copy_escaped)] {
             let error = put(&mut db.client, &event).expect_err(&format!("{way}: {headers}"));
-            let told = error.as_db_error().unwrap_or_else(|| panic!("{way}: {headers}: {error}"));
-            assert_eq!(told.code(), &SqlState::INVALID_PARAMETER_VALUE, "{way}: {headers}");
+            let db_error = error.as_db_error().unwrap_or_else(|| panic!("{way}: {headers}: {error}"));
+            assert_eq!(db_error.code(), &SqlState::INVALID_PARAMETER_VALUE, "{way}: {headers}");
         }
     }
     // The relay has survived it.

@@ -29,7 +29,8 @@ fn sixty_idle_seconds_cost_one_wake_up_at_most() -> Result<()> {
     for topic in ["idle.before", "idle.after"] {
         broker.create_topic(topic, 1, &[])?;
     }
-    // If Kafka auto-creates topics, the relay replaces its producer after a while, so that it does not ask for deleted ones.
+    // If Kafka auto-creates topics, the relay replaces its producer after a while, so that it does not ask for deleted
+    // ones.
     let options = Cluster::options("idle").set("event_outbox.auto_create_topics", "off");
     let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
     let mut client = dedicated.connect()?;

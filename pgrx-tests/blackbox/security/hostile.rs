@@ -353,14 +353,17 @@ fn notifications_are_not_broken_out_of() -> Result<()> {
     let error = NASTY.repeat(100);
     db.client.execute("UPDATE outbox.events SET last_error = $1, error_class = $2", &[&error, &NASTY])?;
 
-    let mut told = Vec::new();
-    while told.len() < 2 {
+    let mut notifications = Vec::new();
+    while notifications.len() < 2 {
         let next = listener.notifications().timeout_iter(PROMPTLY).next()?.expect("two notifications");
-        told.push((next.channel().to_owned(), serde_json::from_str::<Value>(next.payload())?));
+        notifications.push((next.channel().to_owned(), serde_json::from_str::<Value>(next.payload())?));
     }
-    assert_eq!((told[0].0.as_str(), &told[0].1["topic"]), (channel.as_str(), &Value::from(topic.as_str())));
-    assert_eq!(told[0].1["count"], 1);
-    let (dead, what) = &told[1];
+    assert_eq!(
+        (notifications[0].0.as_str(), &notifications[0].1["topic"]),
+        (channel.as_str(), &Value::from(topic.as_str()))
+    );
+    assert_eq!(notifications[0].1["count"], 1);
+    let (dead, what) = &notifications[1];
     assert_eq!((dead.as_str(), &what["topic"]), ("outbox_dead_letter", &Value::from(topic)));
     assert_eq!(what["error_class"], NASTY);
     assert_eq!(what["error"], error.chars().take(1000).collect::<String>());

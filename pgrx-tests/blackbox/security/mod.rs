@@ -1,6 +1,6 @@
 //! What a role must not be able to do, see or break.
 
-mod chosen;
+mod chosen_values;
 mod hostile;
 mod privileges;
 mod search_path;

@@ -41,11 +41,14 @@ const WAYS: [(&str, Way); 6] = [
 fn is_refused(client: &mut Client, topic: &str) {
     for (way, put) in WAYS {
         let error = put(client, topic).expect_err(&format!("{way} to {topic}"));
-        let told = error.as_db_error().unwrap_or_else(|| panic!("{way}: {error}"));
-        assert_eq!(told.code(), &SqlState::INSUFFICIENT_PRIVILEGE, "{way}: {told:?}");
-        assert_eq!(told.message(), format!("permission denied for topic \"{topic}\""), "{way}");
-        assert!(told.detail().unwrap_or_default().contains("was granted this topic"), "{way}: {told:?}");
-        assert!(told.hint().unwrap_or_default().contains("outbox.grant_topic"), "{way}: {told:?}");
+        let db_error = error.as_db_error().unwrap_or_else(|| panic!("{way}: {error}"));
+        assert_eq!(db_error.code(), &SqlState::INSUFFICIENT_PRIVILEGE, "{way}: {db_error:?}");
+        assert_eq!(db_error.message(), format!("permission denied for topic \"{topic}\""), "{way}");
+        assert!(
+            db_error.detail().unwrap_or_default().contains("was granted this topic"),
+            "{way}: {db_error:?}"
+        );
+        assert!(db_error.hint().unwrap_or_default().contains("outbox.grant_topic"), "{way}: {db_error:?}");
     }
 }
 

@@ -18,7 +18,7 @@ pub fn revoke(client: &mut Client, role: &str, pattern: Option<&str>) -> Result<
 
 pub fn code_of(client: &mut Client, sql: &str) -> SqlState {
     let error = client.batch_execute(sql).expect_err(sql);
-    let told = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
-    assert!(told.code().code().starts_with("42501") || told.hint().is_some(), "{sql}: no hint");
-    told.code().clone()
+    let db_error = error.as_db_error().unwrap_or_else(|| panic!("{sql}: {error}"));
+    assert!(db_error.code().code().starts_with("42501") || db_error.hint().is_some(), "{sql}: no hint");
+    db_error.code().clone()
 }

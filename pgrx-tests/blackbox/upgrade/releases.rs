@@ -296,7 +296,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     forge_version(&mut db.client, "0.0.7")?;
     terminate_relay_of(&mut db)?;
     let incompatible =
-        until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
+        until_status(&mut db.client, "the incompatible version", |status| status.state == "incompatible")?;
     assert!(incompatible.error().contains("version 0.0.7"), "{incompatible:?}");
     assert!(incompatible.error().contains("ALTER EXTENSION event_outbox UPDATE"), "{incompatible:?}");
 
@@ -329,7 +329,8 @@ fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     until_idle(&mut db.client)?;
     forge_version(&mut db.client, "99.0.0")?;
     terminate_relay_of(&mut db)?;
-    let waiting = until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
+    let waiting =
+        until_status(&mut db.client, "the incompatible version", |status| status.state == "incompatible")?;
     assert!(waiting.error().contains("version 99.0.0"), "{waiting:?}");
     assert!(waiting.error().contains("Restart the server"), "{waiting:?}");
     let (verdict, hint) = check_relay(&mut db.client)?;
@@ -347,7 +348,7 @@ fn a_relay_that_meets_a_newer_version_asks_for_a_restart() -> Result<()> {
     until_idle(&mut db.client)?;
     forge_version(&mut db.client, "99.0.0")?;
     terminate_relay_of(&mut db)?;
-    until_status(&mut db.client, "the hindrance", |status| status.state == "incompatible")?;
+    until_status(&mut db.client, "the incompatible version", |status| status.state == "incompatible")?;
     db.client = db.server.connect("postgres")?;
     db.client.batch_execute(&format!("DROP DATABASE {}", db.database))?;
     assert!(processes(db.server, &db.database)?.is_empty());

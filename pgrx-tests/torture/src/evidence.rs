@@ -105,7 +105,7 @@ pub struct Evidence {
     /// The committed transactions, by the markers that they left.
     pub committed: HashSet<i64>,
     /// Topics that were missing at first and created later, and whose dead letters were redriven.
-    pub mended: HashSet<usize>,
+    pub created_late: HashSet<usize>,
     /// All records, those of a partition in their order.
     pub records: Vec<Seen>,
     /// The dead letters.

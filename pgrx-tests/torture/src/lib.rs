@@ -126,8 +126,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let writers = Writers::start(options.writers, options.seed, &stage.shared);
     let what = format!("{} s of writers and faults", options.duration.as_secs());
     // An error here goes into the report, beside what is found in Kafka.
-    let trouble = step(&what, || Ok(torture(&mut stage, options).err()))?;
-    if trouble.is_some() {
+    let failure = step(&what, || Ok(torture(&mut stage, options).err()))?;
+    if failure.is_some() {
         stage.heal()?;
     }
     let journal = step("stopping the writers", || writers.stop())?;
@@ -143,7 +143,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let aside = (stage.status(), stage.cluster.log());
     let (strokes, evidence) = collect(stage, journal, heard, left)?;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
-    let report = Report::new(options, verdict, &strokes, &evidence, trouble, &aside);
+    let report = Report::new(options, verdict, &strokes, &evidence, failure, &aside);
     if !report.is_clean() {
         let kept = dump::write(&evidence, options.seed, &aside.1)?;
         eprintln!("journal, records and the server's log are kept in {}", kept.display());
@@ -160,7 +160,7 @@ fn collect(
 ) -> Result<(Vec<Stroke>, Evidence)> {
     let (committed, dead, settled) = read_database(&stage)?;
     let strokes = std::mem::take(&mut stage.strokes);
-    let Stage { mended, archive: records, pulse, shared, from, .. } = stage;
+    let Stage { created_late, archive: records, pulse, shared, from, .. } = stage;
     let lasted = Span { from, to: clock::now() };
     journal.merge(pulse.into_journal());
     let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
@@ -171,7 +171,7 @@ fn collect(
         topics,
         journal,
         committed,
-        mended,
+        created_late,
         records,
         dead,
         left,
@@ -212,8 +212,8 @@ fn torture(stage: &mut Stage, options: &Options) -> Result<()> {
 
 /// Reads all topics that exist now.
 fn read_topics(stage: &mut Stage) -> Result<()> {
-    let mended: Vec<usize> = stage.mended.iter().copied().collect();
-    for topic in (0..topics::EXISTING).chain(mended) {
+    let created_late: Vec<usize> = stage.created_late.iter().copied().collect();
+    for topic in (0..topics::EXISTING).chain(created_late) {
         stage.archive(topic).with_context(|| stage.shared.topics[topic].clone())?;
     }
     Ok(())

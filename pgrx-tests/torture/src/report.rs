@@ -19,7 +19,7 @@ pub struct Report {
     /// The judge's verdict.
     pub verdict: Verdict,
     /// The error that stopped the test.
-    pub trouble: Option<anyhow::Error>,
+    pub failure: Option<anyhow::Error>,
     title: String,
     lines: BTreeMap<String, Line>,
     figures: Vec<(&'static str, String)>,
@@ -33,7 +33,7 @@ impl Report {
         verdict: Verdict,
         strokes: &[Stroke],
         evidence: &Evidence,
-        trouble: Option<anyhow::Error>,
+        failure: Option<anyhow::Error>,
         aside: &(String, String),
     ) -> Self {
         let Options { seed, mode, duration, writers, .. } = options;
@@ -49,12 +49,12 @@ impl Report {
             line.count += 1;
             line.longest = line.longest.max(stroke.recovery);
         }
-        Self { verdict, trouble, title, lines, figures, aside }
+        Self { verdict, failure, title, lines, figures, aside }
     }
 
     /// Whether the run passed.
     pub fn is_clean(&self) -> bool {
-        self.verdict.is_clean() && self.trouble.is_none()
+        self.verdict.is_clean() && self.failure.is_none()
     }
 }
 
@@ -122,8 +122,8 @@ impl fmt::Display for Report {
         for (crime, case) in &self.verdict.cases {
             writeln!(f, "!   {crime:?}: {case}")?;
         }
-        if let Some(trouble) = &self.trouble {
-            writeln!(f, "! {trouble:#}")?;
+        if let Some(failure) = &self.failure {
+            writeln!(f, "! {failure:#}")?;
         }
         if self.is_clean() {
             write!(f, "PASSED")

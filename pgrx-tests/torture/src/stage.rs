@@ -72,7 +72,7 @@ pub struct Stage {
     /// How often each topic has been deleted.
     pub generations: Generations,
     /// Topics that were created after their events had died.
-    pub mended: HashSet<usize>,
+    pub created_late: HashSet<usize>,
     /// Records of topics that have been deleted.
     pub archive: Vec<Seen>,
     /// When the writers started.
@@ -124,7 +124,7 @@ impl Stage {
             pulse: Pulse::new(options.seed, shared.clone()),
             generations: Arc::new(names.iter().map(|_| AtomicUsize::new(0)).collect()),
             shared,
-            mended: HashSet::new(),
+            created_late: HashSet::new(),
             archive: Vec::new(),
             from: clock::now(),
             strokes: Vec::new(),

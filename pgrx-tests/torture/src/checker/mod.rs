@@ -213,7 +213,7 @@ impl Evidence {
 
     /// The fate that an event should have, given the topics that were created.
     fn lot(&self, entry: &Entry) -> Lot {
-        if self.mended.contains(&entry.topic) { Lot::ArrivesLate } else { entry.lot }
+        if self.created_late.contains(&entry.topic) { Lot::ArrivesLate } else { entry.lot }
     }
 }
 

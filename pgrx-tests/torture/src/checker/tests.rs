@@ -235,7 +235,7 @@ fn the_dead_of_a_topic_that_was_created_arrive_late() {
     evidence.records.pop();
     evidence.dead.push(uuid(3));
     assert!(Verdict::of(&evidence).is_clean());
-    evidence.mended.insert(LOST_TOPIC);
+    evidence.created_late.insert(LOST_TOPIC);
     assert_eq!(crimes(&evidence), [Crime::WronglyDead]);
     evidence.dead.clear();
     assert_eq!(crimes(&evidence), [Crime::Lost]);

@@ -66,7 +66,7 @@ pub enum Fault {
     /// A topic is deleted and created again at once.
     RecreateTopic,
     /// A missing topic is created, and its dead letters are redriven.
-    Mend,
+    CreateLate,
     /// A setting is changed.
     Reload(Change),
     /// Thousands of events that each broker refuses.
@@ -117,7 +117,7 @@ impl fmt::Display for Fault {
             Self::ElectLeaders => "Kafka: other leaders",
             Self::DeleteTopic => "topic: deleted, missed, created again",
             Self::RecreateTopic => "topic: deleted, created at once",
-            Self::Mend => "topic: created, dead sent again",
+            Self::CreateLate => "topic: created, dead sent again",
             Self::Flood => "events: thousands refused",
             Self::HugeKey => "events: a huge key",
             Self::SecondDatabase => "second database: DROP, CREATE EXTENSION",
@@ -136,9 +136,12 @@ impl Fault {
     fn harm(self) -> Harm {
         match self {
             // These take time and break nothing.
-            Self::SecondDatabase | Self::Mend | Self::Flood | Self::HugeKey | Self::Slow | Self::MockSlow => {
-                Harm::None
-            }
+            Self::SecondDatabase
+            | Self::CreateLate
+            | Self::Flood
+            | Self::HugeKey
+            | Self::Slow
+            | Self::MockSlow => Harm::None,
             Self::At(_, action) if action.starts_with("pause") => Harm::None,
             Self::Reload(change) if !change.renews_producer() => Harm::None,
             Self::At(_, "kill")
@@ -173,7 +176,7 @@ impl Fault {
             Self::ElectLeaders => stage.elect_leaders(),
             Self::DeleteTopic => stage.delete_topic(true),
             Self::RecreateTopic => stage.delete_topic(false),
-            Self::Mend => stage.mend(),
+            Self::CreateLate => stage.create_late(),
             Self::Reload(change) => stage.reload(change),
             Self::Flood => stage.flood(),
             Self::HugeKey => stage.huge_key(),
@@ -224,8 +227,8 @@ const OF_KAFKA: [Fault; 20] = [
     Fault::DeleteTopic,
     Fault::RecreateTopic,
     Fault::MoveKafka,
-    Fault::Mend,
-    Fault::Mend,
+    Fault::CreateLate,
+    Fault::CreateLate,
 ];
 
 /// Faults that need several brokers, and more of those that deserve it with them.

@@ -81,7 +81,7 @@ impl Stage {
     }
 
     /// Creates the topic that is missing, once all events for it are dead, and redrives them.
-    pub(super) fn mend(&mut self) -> Result<()> {
+    pub(super) fn create_late(&mut self) -> Result<()> {
         let number = {
             let mut created = self.shared.created.write().unwrap_or_else(PoisonError::into_inner);
             if *created + 1 >= LOST {
@@ -93,7 +93,7 @@ impl Stage {
         let topic = topics::names()[number].clone();
         self.until("all of a missing topic to be dead", DEADLINE, IS_EMPTY, &topic)?;
         self.create(&topic)?;
-        self.mended.insert(number);
+        self.created_late.insert(number);
         let mut client = self.connect()?;
         // The producer may not know the topic yet: some events die again.
         wait::until_ok("the dead to be published", DEADLINE, || {

@@ -1,5 +1,5 @@
-//! Values that a role with privileges on `outbox.events` can choose: changes are checked as `emit()` checks, and no id can
-//! be that of another event.
+//! Values that a role with privileges on `outbox.events` can choose: changes are checked as `emit()` checks, and no
+//! id can be that of another event.
 
 use event_outbox_lab::Result;
 

@@ -9,7 +9,7 @@ use postgres::NoTls;
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::relay::{Status, until_status};
 
-const ENDLESS: &str = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '1 hour')";
+const ENDLESS: &str = "SELECT count(*) FROM outbox.describe_topics('{requests.none}', '1 hour')";
 
 /// Threads of a process.
 fn threads(pid: i32) -> Result<usize> {
@@ -65,7 +65,7 @@ fn a_request_that_is_cancelled_leaves_no_thread() -> Result<()> {
 fn the_request_of_one_database_holds_up_no_other() -> Result<()> {
     let asking = Asking::start()?;
     let mut other = TestDatabase::new()?;
-    let sql = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '10 seconds')";
+    let sql = "SELECT count(*) FROM outbox.describe_topics('{requests.none}', '10 seconds')";
     assert_eq!(other.client.query_one(sql, &[])?.get::<_, i64>(0), 1);
     asking.cancel()?;
     Ok(())
@@ -75,7 +75,7 @@ fn the_request_of_one_database_holds_up_no_other() -> Result<()> {
 #[test]
 fn who_waits_for_another_says_so() -> Result<()> {
     let mut asking = Asking::start()?;
-    let sql = "SELECT count(*) FROM outbox.describe_topics('{errands.none}', '10 milliseconds')";
+    let sql = "SELECT count(*) FROM outbox.describe_topics('{requests.none}', '10 milliseconds')";
     let error = asking.db.client.query_one(sql, &[]).expect_err("it waits");
     let detail = error.as_db_error().and_then(|error| error.detail()).unwrap_or_default().to_owned();
     assert!(detail.contains("another session"), "{error:?}");
