@@ -6,6 +6,7 @@ use std::ffi::CStr;
 use pgrx::prelude::*;
 
 use super::compat;
+use super::relation::{self, OpenRelation};
 
 /// Relations that a process remembers to be the extension's: those that are looked up for each event, and some more.
 const REMEMBERED: usize = 8;
@@ -111,11 +112,5 @@ pub unsafe fn columns<'a>(
 /// Whether a table has any page. In a transaction, which keeps its lock.
 #[must_use]
 pub fn has_pages(table: pg_sys::Oid) -> bool {
-    // SAFETY: in a transaction, whose end releases what an ERROR leaves open; the relation is open while it is asked.
-    unsafe {
-        let relation = pg_sys::table_open(table, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-        let blocks = pg_sys::RelationGetNumberOfBlocksInFork(relation, pg_sys::ForkNumber::MAIN_FORKNUM);
-        pg_sys::table_close(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-        blocks > 0
-    }
+    OpenRelation::open(table, relation::READ).blocks() > 0
 }

@@ -2,12 +2,18 @@
 
 use pgrx::prelude::*;
 
+pub mod atomic_enum;
+pub mod backend;
 pub mod catalog;
 pub mod compat;
+pub mod condition;
 pub mod durability;
 pub mod function;
+pub mod relation;
 pub mod shmem;
+pub mod snapshot;
 pub mod spi;
+pub mod trigger;
 pub mod user_context;
 pub mod user_error;
 pub mod utility_hook;

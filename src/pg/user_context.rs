@@ -7,6 +7,7 @@ use std::ffi::c_int;
 use pgrx::prelude::*;
 
 use super::catalog::Member;
+use super::relation::{self, OpenRelation};
 
 /// The owner of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,26 +23,13 @@ impl Owner {
     /// That of a table; an ERROR if there is none.
     #[must_use]
     pub fn of_table(table: pg_sys::Oid) -> Self {
-        // SAFETY: in a transaction; what is opened is closed at once.
-        unsafe {
-            let relation = pg_sys::RelationIdGetRelation(table);
-            if relation.is_null() {
-                error!("could not open relation with OID {}", table.to_u32());
-            }
-            let owner = Self::of_open(relation);
-            pg_sys::RelationClose(relation);
-            owner
-        }
+        Self::of_open(&OpenRelation::open(table, relation::UNLOCKED))
     }
 
     /// That of an open relation.
-    ///
-    /// # Safety
-    /// It is open.
     #[must_use]
-    pub unsafe fn of_open(relation: pg_sys::Relation) -> Self {
-        // SAFETY: as promised by the caller.
-        Self(unsafe { (*(*relation).rd_rel).relowner })
+    pub fn of_open(relation: &OpenRelation) -> Self {
+        Self(relation.class().relowner)
     }
 
     /// Whether `user` has all rights of the owner, as superusers have.

@@ -20,7 +20,8 @@ use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
 use super::kind::{Kind, WorkerKey};
 use super::process;
-use crate::pg::compat;
+use crate::pg::backend;
+use crate::pg::condition::Condition;
 use crate::pg::shmem::shareable;
 
 /// The most bytes of a request, and of an answer.
@@ -130,9 +131,10 @@ pub enum Unanswered {
 }
 
 /// The requests to all workers.
+#[derive(Default)]
 pub struct RequestSlots {
     slots: [RequestSlot; SLOTS],
-    changed: pg_sys::ConditionVariable,
+    changed: Condition,
 }
 
 /// One request at a time.
@@ -164,16 +166,6 @@ impl RequestSlot {
         let step = |claim: u32| (claim % STEPS == from as u32).then(|| claim - from as u32 + to as u32);
         let before = self.claim.fetch_update(Ordering::AcqRel, Ordering::Acquire, step).ok()?;
         Some(before / STEPS)
-    }
-}
-
-impl Default for RequestSlots {
-    fn default() -> Self {
-        let mut changed = pg_sys::ConditionVariable::default();
-        // SAFETY: initialises a value that holds no address of its own, so that it may move afterwards.
-        unsafe { pg_sys::ConditionVariableInit(&mut changed) };
-        // What is all zeros is free.
-        Self { slots: Default::default(), changed }
     }
 }
 
@@ -268,8 +260,7 @@ impl RequestSlots {
         let at = self.slots.iter().position(|slot| slot.is_at(Step::Free))?;
         let slot = &self.slots[at];
         slot.worker.store(worker.to_bits(), Ordering::Relaxed);
-        // SAFETY: a plain global of this process.
-        slot.owner.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
+        slot.owner.store(backend::pid(), Ordering::Relaxed);
         slot.advance(Step::Free, Step::Writing);
         Some(at)
     }
@@ -283,38 +274,22 @@ impl RequestSlots {
     }
 
     fn broadcast(&self) {
-        // SAFETY: initialised with the requests, in shared memory.
-        unsafe { pg_sys::ConditionVariableBroadcast(self.changed_ptr()) }
+        self.changed.broadcast();
     }
 
     /// Whether `condition` came to hold before the deadline. Answers interrupts.
     fn wait_until(&self, name: &CStr, deadline: Instant, mut condition: impl FnMut() -> bool) -> bool {
-        let event = compat::wait_event(name);
-        // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
-        // between them is cleaned up by the end of the transaction.
-        unsafe { pg_sys::ConditionVariablePrepareToSleep(self.changed_ptr()) };
-        let holds = loop {
+        let wait = self.changed.wait(name);
+        loop {
             if condition() {
-                break true;
+                return true;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break false;
+                return false;
             }
-            let millis = i64::try_from(left.as_millis().max(1)).unwrap_or(i64::MAX);
-            // SAFETY: as above.
-            unsafe {
-                pg_sys::ConditionVariableTimedSleep(self.changed_ptr(), millis, event);
-            }
-        };
-        // SAFETY: as above.
-        unsafe { pg_sys::ConditionVariableCancelSleep() };
-        holds
-    }
-
-    fn changed_ptr(&self) -> *mut pg_sys::ConditionVariable {
-        // Postgres guards the inside with a spin lock of its own.
-        std::ptr::from_ref(&self.changed).cast_mut()
+            wait.sleep(left);
+        }
     }
 }
 
@@ -335,9 +310,7 @@ fn give_back_at_exit() {
     static IS_REGISTERED: AtomicBool = AtomicBool::new(false);
     #[pg_guard]
     unsafe extern "C-unwind" fn give_back(_code: std::ffi::c_int, _argument: pg_sys::Datum) {
-        // SAFETY: a plain global of this process.
-        let me = unsafe { pg_sys::MyProcPid };
-        let mine = |slot: &&RequestSlot| slot.owner.load(Ordering::Relaxed) == me;
+        let mine = |slot: &&RequestSlot| slot.owner.load(Ordering::Relaxed) == backend::pid();
         requests().slots.iter().filter(mine).for_each(|slot| requests().give_back(slot));
     }
     if !IS_REGISTERED.swap(true, Ordering::Relaxed) {

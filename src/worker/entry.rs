@@ -13,6 +13,7 @@ use super::process::{self, Exit};
 use super::registration::Registration;
 use super::slot::Slot;
 use super::{log, slots};
+use crate::pg::backend;
 
 /// The slot of this process, for the callback at its end.
 static TAKEN: OnceCell<(&'static Registration, &'static Slot)> = OnceCell::new();
@@ -45,8 +46,7 @@ pub fn set_not_installed(is_so: bool) {
 fn take_slot(registration: &'static Registration, slot: &'static Slot) {
     let _ = TAKEN.set((registration, slot));
     process::at_exit(leave_slot);
-    // SAFETY: a plain global of this process.
-    slot.pid.store(unsafe { pg_sys::MyProcPid }, Ordering::Relaxed);
+    slot.pid.store(backend::pid(), Ordering::Relaxed);
     if slot.request() == Request::Restart {
         // The settings are about to be read.
         slot.forget_request();

@@ -1,5 +1,6 @@
 //! The kind of a worker, and what one is told. Runs in: every process.
 
+use crate::pg::backend;
 use pgrx::prelude::*;
 
 /// The kinds that there can be, at most.
@@ -37,8 +38,7 @@ impl WorkerKey {
     /// The worker of this kind in the database of this process.
     #[must_use]
     pub fn here(kind: Kind) -> Self {
-        // SAFETY: a plain global of this process.
-        Self { database: unsafe { pg_sys::MyDatabaseId }, kind }
+        Self { database: backend::database(), kind }
     }
 
     /// As a number other than 0.

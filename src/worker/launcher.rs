@@ -20,6 +20,7 @@ use super::process::Exit;
 use super::registration::Registration;
 use super::slot::Slot;
 use super::{databases, log, process, registration, slots, transaction};
+use crate::pg::backend;
 use crate::pg::user_error::Complaint;
 use crate::pg::wait_set::Sleep;
 use crate::settings::workers;
@@ -323,8 +324,6 @@ impl Launcher {
             Ok(None) => return self.release(key, slot),
             Err(failed) => return tracing::warn!("could not look for database {database:?}: {failed}"),
         };
-        // SAFETY: a plain global of this process.
-        let pid = unsafe { pg_sys::MyProcPid };
         slot.enter(Phase::Starting);
         let process_name = registration.name.to_string_lossy();
         let started = BackgroundWorkerBuilder::new(&process_name)
@@ -333,7 +332,7 @@ impl Launcher {
             .set_function(registration.entry)
             .set_argument(Some(pg_sys::Datum::from(database)))
             .set_restart_time(None)
-            .set_notify_pid(pid)
+            .set_notify_pid(backend::pid())
             .enable_spi_access()
             .load_dynamic();
         let state = self.workers.entry(key).or_default();

@@ -1,45 +1,33 @@
 //! The phases of a worker's life, and the requests to a running worker. Runs in: every process.
 
-/// The phase of a worker's life. `docs/architecture.md` draws the transitions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Phase {
-    /// To be started. Set by whoever reserves the slot (a backend at CREATE EXTENSION or at an emit, the launcher when
-    /// it examines a database); by the worker when it ends to restart; by the launcher after `Exited`, `Failed`,
-    /// or a commit that arrives during `NotInstalled`; by a backend whose command had vacated the database.
-    Requested,
-    /// Registered with the postmaster. Set by the launcher.
-    Starting,
-    /// Running. Set by the worker when its process has taken the slot.
-    Running,
-    /// Ended by a signal. Set by the worker when its process ends; the launcher starts it again in a moment.
-    Exited,
-    /// Ended because the database lacks the extension. Set by the worker when its process ends; the launcher frees
-    /// the slot.
-    NotInstalled,
-    /// Left so that a command can have the database to itself. Set by the worker when its process ends, or by the
-    /// command's backend if no worker runs; the same backend ends it, or the launcher after half a minute.
-    Vacated,
-    /// Ended by an error. Set by the worker when its process ends, or by the launcher if the process ended before it
-    /// took the slot; the launcher starts it again after a pause, longer each time.
-    Failed,
+use crate::pg::atomic_enum::numbered;
+
+numbered! {
+    /// The phase of a worker's life. `docs/architecture.md` draws the transitions.
+    pub enum Phase {
+        /// To be started. Set by whoever reserves the slot (a backend at CREATE EXTENSION or at an emit, the launcher when
+        /// it examines a database); by the worker when it ends to restart; by the launcher after `Exited`, `Failed`,
+        /// or a commit that arrives during `NotInstalled`; by a backend whose command had vacated the database.
+        Requested,
+        /// Registered with the postmaster. Set by the launcher.
+        Starting,
+        /// Running. Set by the worker when its process has taken the slot.
+        Running,
+        /// Ended by a signal. Set by the worker when its process ends; the launcher starts it again in a moment.
+        Exited,
+        /// Ended because the database lacks the extension. Set by the worker when its process ends; the launcher frees
+        /// the slot.
+        NotInstalled,
+        /// Left so that a command can have the database to itself. Set by the worker when its process ends, or by the
+        /// command's backend if no worker runs; the same backend ends it, or the launcher after half a minute.
+        Vacated,
+        /// Ended by an error. Set by the worker when its process ends, or by the launcher if the process ended before it
+        /// took the slot; the launcher starts it again after a pause, longer each time.
+        Failed,
+    }
 }
 
 impl Phase {
-    /// From its number in shared memory.
-    #[must_use]
-    pub fn from_u32(value: u32) -> Self {
-        match value {
-            0 => Self::Requested,
-            1 => Self::Starting,
-            2 => Self::Running,
-            4 => Self::NotInstalled,
-            5 => Self::Vacated,
-            6 => Self::Failed,
-            _ => Self::Exited,
-        }
-    }
-
     /// Whether a process runs, or is about to.
     #[must_use]
     pub fn is_alive(self) -> bool {
@@ -47,14 +35,14 @@ impl Phase {
     }
 }
 
-/// A request to a running worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Request {
-    /// No request.
-    None,
-    /// End and come back at once, to read the database's settings again.
-    Restart,
-    /// End, and stay away until called back.
-    Leave,
+numbered! {
+    /// A request to a running worker.
+    pub enum Request {
+        /// No request.
+        None,
+        /// End and come back at once, to read the database's settings again.
+        Restart,
+        /// End, and stay away until called back.
+        Leave,
+    }
 }

@@ -12,6 +12,7 @@ use super::error_text::ErrorText;
 use super::kind::{Notice, WorkerKey};
 use super::phase::{Phase, Request};
 use super::wakeup::Wakeup;
+use crate::pg::atomic_enum::AtomicEnum;
 
 /// How often a worker restarts because it is asked to. Further requests count as one, which waits while the worker
 /// goes on.
@@ -24,8 +25,8 @@ pub struct Slot {
     key: AtomicU64,
     /// Its place among the slots.
     index: AtomicUsize,
-    phase: AtomicU32,
-    request: AtomicU32,
+    phase: AtomicEnum<Phase>,
+    request: AtomicEnum<Request>,
     /// The history of its restarts; see [`RateLimit`].
     restarts: AtomicI64,
     /// Process of the worker; 0 if none runs.
@@ -85,32 +86,28 @@ impl Slot {
 
     /// The phase of its life.
     pub fn phase(&self) -> Phase {
-        Phase::from_u32(self.phase.load(Ordering::Acquire))
+        self.phase.load()
     }
 
     /// Sets the phase.
     pub fn enter(&self, phase: Phase) {
-        self.phase.store(phase as u32, Ordering::Release);
+        self.phase.store(phase);
     }
 
     /// Changes the phase from `from` to `to`; `false` if it is another one.
     pub fn advance(&self, from: Phase, to: Phase) -> bool {
-        self.phase.compare_exchange(from as u32, to as u32, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.phase.advance(from, to)
     }
 
     /// Makes a request to the worker, and wakes it even while it ignores its wakeup.
     pub fn ask(&self, request: Request) {
-        self.request.store(request as u32, Ordering::Release);
+        self.request.store(request);
         self.wakeup.set_latch();
     }
 
     /// The last request.
     pub fn request(&self) -> Request {
-        match self.request.load(Ordering::Acquire) {
-            1 => Request::Restart,
-            2 => Request::Leave,
-            _ => Request::None,
-        }
+        self.request.load()
     }
 
     /// The last request, if it is due now.
@@ -138,7 +135,7 @@ impl Slot {
 
     /// Forgets the request.
     pub fn forget_request(&self) {
-        self.request.store(Request::None as u32, Ordering::Release);
+        self.request.store(Request::None);
     }
 
     /// Shows an error.

@@ -7,6 +7,7 @@ use pgrx::prelude::*;
 
 use crate::outbox::relay::{metrics, registration};
 use crate::outbox::table::member;
+use crate::pg::backend;
 use crate::pg::catalog::Member;
 use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
@@ -21,8 +22,7 @@ const COLUMNS: usize = FIRST_COLUMNS + 10;
 /// The columns of `outbox.relay_status(database)`, in the order of its declaration. Without an argument, as the first
 /// version declares it, it is about this database.
 fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    // SAFETY: a plain global of this process.
-    let here = unsafe { pg_sys::MyDatabaseId };
+    let here = backend::database();
     let database = if arguments.count() == 0 { here } else { arguments.oid(0)? };
     require_select(member(if database == here { c"status" } else { c"relays" }));
     let mut columns = [None; COLUMNS];

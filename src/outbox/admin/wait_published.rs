@@ -6,9 +6,8 @@ use pgrx::prelude::*;
 
 use crate::outbox::published;
 use crate::outbox::relay::registration;
-use crate::outbox::table::statements::Snapshot;
-use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 
 sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_published);
@@ -43,11 +42,7 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
         NEWEST.execute(&[], Access::Read, 1).iter().next().and_then(|row| row.get::<i64>(1))
     });
     let Some(newest) = newest else { return true.into_datum() };
-    let condition = published::condition();
-    let event = compat::wait_event(c"EventOutboxPublished");
-    // SAFETY: the condition variable lies in shared memory; prepare and cancel are paired, and an ERROR
-    // between them is cleaned up by the end of the transaction.
-    unsafe { pg_sys::ConditionVariablePrepareToSleep(condition) };
+    let wait = published::condition().wait(c"EventOutboxPublished");
     let mut oldest = 0;
     let published = loop {
         match oldest_from(oldest, newest) {
@@ -58,14 +53,9 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
         if left.is_zero() {
             break false;
         }
-        let millis = left.min(LOOK_AGAIN).as_millis().max(1);
-        // SAFETY: as above; answers interrupts.
-        unsafe {
-            pg_sys::ConditionVariableTimedSleep(condition, i64::try_from(millis).unwrap_or(i64::MAX), event);
-        }
+        wait.sleep(left.min(LOOK_AGAIN));
     };
-    // SAFETY: as above.
-    unsafe { pg_sys::ConditionVariableCancelSleep() };
+    drop(wait);
     published.into_datum()
 }
 

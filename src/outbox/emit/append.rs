@@ -12,45 +12,25 @@ use pgrx::prelude::*;
 
 use super::triggers;
 use crate::outbox::relay::registration;
+use crate::outbox::table::columns::Column;
 use crate::outbox::table::{EVENTS, EVENTS_WATCH, PAUSED};
+use crate::pg::relation::{self, OpenRelation};
 use crate::pg::user_context::Owner;
 use crate::pg::{catalog, compat};
 
-/// What an event's author and `emit()` decide, in the order in which the values are given; the rest follows.
-const GIVEN: [(&CStr, pg_sys::Oid); 9] = [
-    (c"event_id", pg_sys::UUIDOID),
-    (c"emitted_at", pg_sys::TIMESTAMPTZOID),
-    (c"topic", pg_sys::TEXTOID),
-    (c"partition", pg_sys::INT4OID),
-    (c"key", pg_sys::BYTEAOID),
-    (c"payload", pg_sys::BYTEAOID),
-    (c"headers", pg_sys::JSONOID),
-    (c"event_type", pg_sys::TEXTOID),
-    (c"content_type", pg_sys::TEXTOID),
-];
-
-/// What follows: the position, and no attempt so far.
-const OWN: [(&CStr, pg_sys::Oid); 2] = [(c"id", pg_sys::INT8OID), (c"attempts", pg_sys::INT4OID)];
-
-/// The values of the given columns, as they are stored.
-pub type Values = [Option<pg_sys::Datum>; GIVEN.len()];
+/// The values of [`Column::GIVEN`], as they are stored.
+pub type Values = [Option<pg_sys::Datum>; Column::GIVEN.len()];
 
 /// The types of [`Values`].
-pub static TYPES: [pg_sys::Oid; GIVEN.len()] = {
-    let mut types = [pg_sys::InvalidOid; GIVEN.len()];
+pub static TYPES: [pg_sys::Oid; Column::GIVEN.len()] = {
+    let mut types = [pg_sys::InvalidOid; Column::GIVEN.len()];
     let mut at = 0;
     while at < types.len() {
-        types[at] = GIVEN[at].1;
+        types[at] = Column::GIVEN[at].of_type();
         at += 1;
     }
     types
 };
-
-/// Columns that are null in a row that Kafka has never refused, or always.
-const LATER: [&CStr; 5] = [c"next_attempt_at", c"last_error", c"error_class", c"first_refused_at", c"paused"];
-
-/// Columns whose values are never null.
-const REQUIRED: [&CStr; 5] = [c"id", c"event_id", c"emitted_at", c"topic", c"attempts"];
 
 /// What the extension's own triggers do on an insertion is done here, or has been done by `emit()`.
 const TRIGGERS: [PgFunction; 2] = [triggers::outbox_before_insert, triggers::outbox_check_event];
@@ -63,7 +43,7 @@ type PgFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sy
 struct Layout {
     id: usize,
     attempts: usize,
-    given: [usize; GIVEN.len()],
+    given: [usize; Column::GIVEN.len()],
     sequence: pg_sys::Oid,
     primary_key: pg_sys::Oid,
 }
@@ -82,26 +62,22 @@ thread_local! {
 
 /// `outbox.events`, open to write. Its lock is kept to the end of the transaction.
 pub struct Table {
-    relation: pg_sys::Relation,
+    relation: OpenRelation,
 }
 
 impl Table {
     /// Opens it. An ERROR in a transaction that must not write, and where there is none.
     #[must_use]
     pub fn open() -> Self {
-        // SAFETY: in a transaction, whose end releases what an ERROR leaves open; the name is a C string.
-        unsafe {
-            pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr());
-            let table = EVENTS.existing();
-            Self { relation: pg_sys::table_open(table, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
-        }
+        // SAFETY: the name is a C string.
+        unsafe { pg_sys::PreventCommandIfReadOnly(c"INSERT".as_ptr()) };
+        Self { relation: OpenRelation::open(EVENTS.existing(), relation::WRITE) }
     }
 
     /// Whose it is.
     #[must_use]
     pub fn owner(&self) -> Owner {
-        // SAFETY: the relation is open.
-        unsafe { Owner::of_open(self.relation) }
+        Owner::of_open(&self.relation)
     }
 
     /// Puts a row in, with these values, and has the relay woken at commit. `false` if the table is not one
@@ -120,7 +96,7 @@ impl Table {
         // SAFETY: the relation is open and locked for writing. The slot is one of it, and has as many columns; the values
         // are of the columns' types. The index is its primary key, a b-tree of the id alone.
         unsafe {
-            let slot = pg_sys::table_slot_create(self.relation, std::ptr::null_mut());
+            let slot = pg_sys::table_slot_create(self.relation.raw(), std::ptr::null_mut());
             let put = |column: usize, value: Option<pg_sys::Datum>| {
                 *(*slot).tts_isnull.add(column) = value.is_none();
                 *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0_usize));
@@ -131,7 +107,9 @@ impl Table {
             put(layout.attempts, 0_i32.into_datum());
             layout.given.iter().zip(values).for_each(|(column, value)| put(*column, *value));
             pg_sys::ExecStoreVirtualTuple(slot);
-            compat::guarded(|| compat::insert_row(self.relation, slot, pg_sys::GetCurrentCommandId(true)));
+            compat::guarded(|| {
+                compat::insert_row(self.relation.raw(), slot, pg_sys::GetCurrentCommandId(true))
+            });
             self.add_to_index(layout.primary_key, id, &mut (*slot).tts_tid);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
             // What follows in this transaction sees the row.
@@ -144,27 +122,25 @@ impl Table {
     /// The index is one of the id alone, and the row with this id lies at `tid`.
     unsafe fn add_to_index(&self, index: pg_sys::Oid, id: i64, tid: pg_sys::ItemPointer) {
         let (mut key, mut is_null) = (pg_sys::Datum::from(id), false);
+        let index = OpenRelation::open(index, relation::WRITE);
         // SAFETY: as promised by the caller; the relation is open.
         unsafe {
-            let index = pg_sys::index_open(index, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
             pg_sys::index_insert(
-                index,
+                index.raw(),
                 &mut key,
                 &mut is_null,
                 tid,
-                self.relation,
+                self.relation.raw(),
                 pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
                 false,
-                pg_sys::BuildIndexInfo(index),
+                pg_sys::BuildIndexInfo(index.raw()),
             );
-            pg_sys::index_close(index, pg_sys::NoLock as pg_sys::LOCKMODE);
         }
     }
 
     /// Where things are, found anew when the table has changed.
     fn layout(&self) -> Option<Layout> {
-        // SAFETY: the relation is open.
-        let table = unsafe { (*self.relation).rd_id };
+        let table = self.relation.data().rd_id;
         EVENTS_WATCH.set_table(table);
         let changes = EVENTS_WATCH.changes();
         if let Some(known) = KNOWN.get()
@@ -180,15 +156,15 @@ impl Table {
 
     fn find_layout(&self) -> Option<Layout> {
         let columns = self.columns()?;
-        let at = |name: &CStr| columns.iter().position(|column| *column == Some(name));
-        let (id, attempts) = (at(c"id")?, at(c"attempts")?);
-        let mut given = [0; GIVEN.len()];
-        for (place, (name, _)) in given.iter_mut().zip(GIVEN) {
-            *place = at(name)?;
+        let at = |wanted: Column| columns.iter().position(|column| *column == Some(wanted));
+        let (id, attempts) = (at(Column::Id)?, at(Column::Attempts)?);
+        let mut given = [0; Column::GIVEN.len()];
+        for (place, column) in given.iter_mut().zip(Column::GIVEN) {
+            *place = at(column)?;
         }
         let number = pg_sys::AttrNumber::try_from(id + 1).ok()?;
         // SAFETY: the relation is open.
-        let sequence = unsafe { compat::identity_sequence(self.relation, number) };
+        let sequence = unsafe { compat::identity_sequence(self.relation.raw(), number) };
         if !self.has_only_our_triggers() || !self.has_only_our_check(number) || sequence == pg_sys::InvalidOid
         {
             return None;
@@ -196,39 +172,33 @@ impl Table {
         Some(Layout { id, attempts, given, sequence, primary_key: self.only_index(number)? })
     }
 
-    /// The names of the columns, `None` for a dropped one; nothing if one is not the extension's or not as it was.
-    fn columns(&self) -> Option<Vec<Option<&CStr>>> {
-        // SAFETY: the relation is open.
-        let columns = unsafe {
-            let relation = &*self.relation;
-            let class = &*relation.rd_rel;
-            if class.relkind as u8 != pg_sys::RELKIND_RELATION
-                || class.relispartition
-                || class.relrowsecurity
-                || !relation.rd_rules.is_null()
-            {
-                return None;
-            }
-            catalog::columns(self.relation)
+    /// The columns, `None` for a dropped one; nothing if one is not the extension's or not as it was.
+    fn columns(&self) -> Option<Vec<Option<Column>>> {
+        let (relation, class) = (self.relation.data(), self.relation.class());
+        if class.relkind as u8 != pg_sys::RELKIND_RELATION
+            || class.relispartition
+            || class.relrowsecurity
+            || !relation.rd_rules.is_null()
+        {
+            return None;
+        }
+        let as_it_was = |name: &CStr, stored: &pg_sys::FormData_pg_attribute| {
+            let column = Column::named(name)?;
+            let has_its_type = stored.atttypid == column.of_type() && stored.atttypmod == -1;
+            let may_be_null = !stored.attnotnull || column.is_required();
+            ((has_its_type || column.is_null_at_first()) && may_be_null && stored.attgenerated == 0)
+                .then_some(Some(column))
         };
-        columns
-            .map(|(name, column)| {
-                let typed = (name, column.atttypid);
-                let is_as_it_was = (GIVEN.contains(&typed) || OWN.contains(&typed)) && column.atttypmod == -1;
-                let is_ours = is_as_it_was || LATER.contains(&name);
-                let may_be_null = !column.attnotnull || REQUIRED.contains(&name);
-                match column.attisdropped {
-                    true => Some(None),
-                    false => (is_ours && may_be_null && column.attgenerated == 0).then_some(Some(name)),
-                }
-            })
+        // SAFETY: the relation is open.
+        unsafe { catalog::columns(self.relation.raw()) }
+            .map(|(name, stored)| if stored.attisdropped { Some(None) } else { as_it_was(name, stored) })
             .collect()
     }
 
     fn has_only_our_triggers(&self) -> bool {
         // SAFETY: the relation is open; it has as many triggers as it says.
         let triggers = unsafe {
-            let Some(described) = (*self.relation).trigdesc.as_ref() else { return false };
+            let Some(described) = self.relation.data().trigdesc.as_ref() else { return false };
             std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
         };
         // The foreign key that always is null refers to this one.
@@ -253,7 +223,7 @@ impl Table {
         // SAFETY: the relation is open; it has as many checks as it says, each an expression as Postgres writes it. A node
         // is what its tag says, and the list has as many as it says.
         unsafe {
-            let Some(constraints) = (*(*self.relation).rd_att).constr.as_ref() else { return false };
+            let Some(constraints) = (*self.relation.data().rd_att).constr.as_ref() else { return false };
             if constraints.num_check != 1 {
                 return false;
             }
@@ -277,18 +247,17 @@ impl Table {
     fn only_index(&self, column: pg_sys::AttrNumber) -> Option<pg_sys::Oid> {
         // SAFETY: the relation is open; what is opened is closed again.
         unsafe {
-            let all = pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.relation));
+            let all = pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.relation.raw()));
             let primary_key = all.get_oid(0).filter(|_| all.len() == 1)?;
-            let index = pg_sys::index_open(primary_key, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let described = &*(*index).rd_index;
+            let index = OpenRelation::open(primary_key, relation::READ);
+            let described = &*index.data().rd_index;
             let is_plain = described.indisprimary
                 && described.indimmediate
                 && described.indisready
                 && described.indisvalid
                 && described.indnatts == 1
                 && described.indkey.values.as_slice(1) == [column]
-                && (*(*index).rd_rel).relam == pg_sys::BTREE_AM_OID;
-            pg_sys::index_close(index, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+                && index.class().relam == pg_sys::BTREE_AM_OID;
             is_plain.then_some(primary_key)
         }
     }
@@ -300,14 +269,4 @@ fn called(function: pg_sys::Oid) -> Option<PgFunction> {
     // SAFETY: in a transaction; what is looked up is not called.
     unsafe { pg_sys::fmgr_info(function, &mut found) };
     found.fn_addr
-}
-
-impl Drop for Table {
-    fn drop(&mut self) {
-        // When an ERROR unwinds, the end of the transaction closes it.
-        if !std::thread::panicking() {
-            // SAFETY: pairs with `open`; the lock is kept.
-            unsafe { pg_sys::table_close(self.relation, pg_sys::NoLock as pg_sys::LOCKMODE) }
-        }
-    }
 }

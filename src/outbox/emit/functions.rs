@@ -4,7 +4,7 @@ use event_outbox_policy::event::draft::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
 use super::append::{self, Table};
-use super::{topic_grants, triggers};
+use super::{invalid, topic_grants, triggers};
 use crate::pg::function::{Arguments, new_uuid, sql_function};
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::Acting;
@@ -68,7 +68,7 @@ impl<'a> New<'a> {
 fn store(new: &New<'_>) -> pg_sys::Datum {
     // SAFETY: arguments of types that have a length, alive until the call ends.
     let length = |value: Option<pg_sys::Datum>| value.map(|value| unsafe { varlena::length(value) });
-    check(&Draft {
+    invalid::check(&Draft {
         topic: new.topic,
         partition: new.partition,
         key_bytes: length(new.key),
@@ -104,13 +104,6 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         });
     }
     event_id.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
-}
-
-/// Raises an error if the event could never be accepted by Kafka.
-pub fn check(draft: &Draft<'_>) {
-    if let Err(invalid) = draft.check(events::max_event_bytes()) {
-        Complaint::from(invalid).raise();
-    }
 }
 
 /// A jsonb argument as JSON text, unless that is certain to be too large: then it is not even written.

@@ -1,10 +1,18 @@
 //! What makes an event invalid, as an error of Postgres.
 
-use event_outbox_policy::event::draft::Invalid;
+use event_outbox_policy::event::draft::{Draft, Invalid};
 use event_outbox_policy::event::headers::HeaderError;
 use pgrx::prelude::*;
 
 use crate::pg::user_error::Complaint;
+use crate::settings::events;
+
+/// Raises an error if the event could never be accepted by Kafka.
+pub fn check(draft: &Draft<'_>) {
+    if let Err(invalid) = draft.check(events::max_event_bytes()) {
+        Complaint::from(invalid).raise();
+    }
+}
 
 impl From<Invalid> for Complaint {
     fn from(invalid: Invalid) -> Self {

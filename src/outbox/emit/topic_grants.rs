@@ -7,10 +7,11 @@ use std::cell::RefCell;
 use event_outbox_policy::event::topic::Pattern;
 use pgrx::prelude::*;
 
-use crate::outbox::table::statements::Snapshot;
 use crate::outbox::table::{TOPIC_GRANTS, TOPIC_GRANTS_WATCH};
 use crate::pg::function::{Arguments, sql_function};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
+use crate::pg::trigger::firing;
 use crate::pg::user_context::{Acting, Owner};
 use crate::pg::user_error::Complaint;
 
@@ -48,7 +49,7 @@ thread_local! {
 /// After each statement that changes the grants: all sessions hear of it when it commits, this one at once.
 fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: the relation of a firing trigger is open.
-    unsafe { pg_sys::CacheInvalidateRelcache(super::triggers::firing(arguments).tg_relation) };
+    unsafe { pg_sys::CacheInvalidateRelcache(firing(arguments).tg_relation) };
     Some(pg_sys::Datum::from(0_usize))
 }
 

@@ -8,12 +8,14 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 
-use super::{functions, topic_grants};
+use super::{invalid, topic_grants};
 use crate::outbox::relay::registration;
 use crate::outbox::table::{EVENTS, EVENTS_ID_SEQ};
+use crate::pg::backend;
 use crate::pg::compat;
 use crate::pg::function::{self, Arguments, sql_function};
 use crate::pg::spi::Row;
+use crate::pg::trigger::firing;
 use crate::pg::user_context::{Acting, Owner};
 use crate::pg::user_error::Complaint;
 use crate::settings::events;
@@ -63,7 +65,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let tuple = if is_change { firing.tg_newtuple } else { firing.tg_trigtuple };
     let row = Row::of_trigger(firing, tuple);
     let topic: Option<&str> = row.named(c"topic");
-    functions::check(&Draft {
+    invalid::check(&Draft {
         topic,
         partition: row.named(c"partition"),
         key_bytes: row.length(c"key"),
@@ -89,9 +91,7 @@ fn check_id(id: i64, owner: Owner) {
         registration::reread_at_commit();
         return;
     }
-    // SAFETY: plain globals of this process.
-    let user = unsafe { pg_sys::GetUserId() };
-    if !owner.is_matched_by(user) && given_away().is_none_or(|last| id > last) {
+    if !owner.is_matched_by(backend::user()) && given_away().is_none_or(|last| id > last) {
         Complaint {
             code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             message: format!("permission denied to choose event id {id}"),
@@ -136,20 +136,4 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // Whoever reports the refusal, the relay has to know of the new date.
     registration::wake_at_commit();
     Some(pg_sys::Datum::from(tuple))
-}
-
-/// The circumstances in which a trigger function was called.
-pub fn firing(arguments: &Arguments) -> &pg_sys::TriggerData {
-    // SAFETY: the call is alive; its context is trigger data exactly if the node tag says so.
-    unsafe {
-        let context = (*arguments.call()).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            ereport!(
-                ERROR,
-                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
-                "this function can only be called as a trigger"
-            );
-        }
-        &*context.cast::<pg_sys::TriggerData>()
-    }
 }

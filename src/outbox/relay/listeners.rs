@@ -12,7 +12,8 @@ use event_outbox_policy::delivery::notify::{Missed, Mode, Notification, Publishe
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::main_loop::Relay;
-use crate::outbox::table::statements::{self, Refusal, Snapshot};
+use crate::outbox::table::statements::{self, Refusal};
+use crate::pg::snapshot::Snapshot;
 use crate::worker::transaction::{self, Failed};
 
 /// First and longest time between two tries.

@@ -31,8 +31,8 @@ const RATE_SECONDS: f64 = 60.0;
 /// The metrics of one relay. Times are in microseconds since 1970, 0 for never.
 #[derive(Default)]
 pub struct Metrics {
-    state: Dated,
-    connection: Dated,
+    state: Dated<State>,
+    connection: Dated<Connection>,
     /// Events published and settled.
     pub published: AtomicI64,
     /// Refusals.
@@ -62,24 +62,22 @@ pub struct Metrics {
 impl Metrics {
     /// The state shown, and since when.
     pub fn state(&self) -> (State, i64) {
-        let (value, since) = self.state.get();
-        (State::from_u32(value), since)
+        self.state.get()
     }
 
     /// Shows a state.
     pub fn show(&self, state: State) {
-        self.state.set(state as u32, crate::pg::now());
+        self.state.set(state, crate::pg::now());
     }
 
     /// The connection shown, and since when.
     pub fn connection(&self) -> (Connection, i64) {
-        let (value, since) = self.connection.get();
-        (Connection::from_u32(value), since)
+        self.connection.get()
     }
 
     /// Shows a connection.
     pub fn show_connection(&self, connection: Connection) {
-        self.connection.set(connection as u32, crate::pg::now());
+        self.connection.set(connection, crate::pg::now());
     }
 
     /// So many events were published and settled now.

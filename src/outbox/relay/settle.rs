@@ -19,9 +19,10 @@ use super::metrics;
 use super::window::Ticket;
 use crate::failpoints::{self, Point};
 use crate::outbox::published;
-use crate::outbox::table::rows::RowIdentity;
-use crate::outbox::table::statements::{self, Noted, Refusal, Snapshot};
+use crate::outbox::table::identity::RowIdentity;
+use crate::outbox::table::statements::{self, Noted, Refusal};
 use crate::pg::compat;
+use crate::pg::snapshot::Snapshot;
 use crate::worker::transaction;
 use crate::worker::transaction::Failed;
 
@@ -303,7 +304,7 @@ impl Relay {
         self.take_care_of(sorted);
         self.reread_pending |= self.backlog.has_saturated();
         self.count(sorted);
-        published::broadcast();
+        published::condition().broadcast();
     }
 
     /// The event is done with: those that waited behind it may go.

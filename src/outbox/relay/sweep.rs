@@ -22,9 +22,10 @@ use super::settle::RETURN_REST_MICROS;
 use super::window::{Ticket, Window};
 use crate::failpoints::{self, Point, Sabotage};
 use crate::kafka::producer::messages::ProduceBatch;
-use crate::outbox::table::rows::EventRow;
-use crate::outbox::table::statements::{self, Outbox, Snapshot};
+use crate::outbox::table::row::EventRow;
+use crate::outbox::table::statements::{self, Outbox};
 use crate::pg::durability::{Commits, Place};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::varlena;
 use crate::worker::{process, transaction};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use event_outbox_policy::delivery::id_ring::IdRing;
 
-use crate::outbox::table::rows::RowIdentity;
+use crate::outbox::table::identity::RowIdentity;
 use crate::settings::relay::Limits;
 
 /// An event in flight, as far as it is needed to settle it.

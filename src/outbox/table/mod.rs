@@ -3,7 +3,11 @@
 use crate::pg::catalog::Member;
 use crate::pg::watch::Watch;
 
+pub mod columns;
+pub mod identity;
+pub mod row;
 pub mod rows;
+pub mod scan;
 pub mod statements;
 
 /// A relation of the schema `outbox`.

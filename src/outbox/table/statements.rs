@@ -14,9 +14,12 @@ use event_outbox_policy::delivery::notify::Notification;
 use event_outbox_policy::reading::floor::Horizon;
 use pgrx::prelude::*;
 
-use super::rows::{Events, RowIdentity, RowPlace};
+use super::identity::{RowIdentity, RowPlace};
+use super::rows::Events;
 use crate::pg::catalog;
 use crate::pg::compat;
+use crate::pg::relation::{self, OpenRelation};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Acting, Owner};
 use crate::worker::process::force_setting;
@@ -195,13 +198,8 @@ impl Outbox {
     /// The file that the sequence of ids lies in, which is another one after it was begun anew.
     #[must_use]
     pub fn sequence_file(self) -> pg_sys::Oid {
-        // SAFETY: in a transaction; what is opened is closed again. The lock has all be known that was committed before.
-        unsafe {
-            let sequence = pg_sys::relation_open(self.sequence, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
-            let file = (*(*sequence).rd_rel).relfilenode;
-            pg_sys::relation_close(sequence, pg_sys::NoLock as pg_sys::LOCKMODE);
-            file
-        }
+        // The lock has all be known that was committed before.
+        OpenRelation::open(self.sequence, relation::READ).class().relfilenode
     }
 
     /// The same for the active snapshot. The table has no page before the outbox is paused for the first time.
@@ -230,54 +228,6 @@ impl Outbox {
         let (running, snapshot_xmax) = snapshot.running(next_xid);
         (Horizon { last_id: last_id.unwrap_or(0), next_xid, snapshot_xmax, running }, snapshot)
     }
-}
-
-/// A snapshot, active while this lives.
-pub struct Snapshot;
-
-impl Snapshot {
-    /// Takes one and makes it the active one. In a transaction.
-    #[must_use]
-    pub fn take() -> Self {
-        // SAFETY: in a transaction; the pop in `drop` pairs with it.
-        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot()) };
-        Self
-    }
-
-    /// Takes one of what is committed now, though the transaction may keep to an older one.
-    #[must_use]
-    pub fn take_latest() -> Self {
-        // SAFETY: as above.
-        unsafe { pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot()) };
-        Self
-    }
-
-    /// The running transactions' full ids, and the snapshot's upper bound.
-    fn running(&self, next_xid: u64) -> (Vec<u64>, u64) {
-        // SAFETY: the active snapshot lives as long as `self`; xip has xcnt entries, the top-level ids.
-        unsafe {
-            let snapshot = &*pg_sys::GetActiveSnapshot();
-            let running =
-                (0..snapshot.xcnt as usize).map(|at| widen(*snapshot.xip.add(at), next_xid)).collect();
-            (running, widen(snapshot.xmax, next_xid))
-        }
-    }
-}
-
-impl Drop for Snapshot {
-    fn drop(&mut self) {
-        // When an ERROR unwinds, the end of the transaction pops it.
-        if !std::thread::panicking() {
-            // SAFETY: pairs with the push.
-            unsafe { pg_sys::PopActiveSnapshot() }
-        }
-    }
-}
-
-/// The full id of a 32-bit one, which lies within half the range of `next_xid`.
-fn widen(xid: pg_sys::TransactionId, next_xid: u64) -> u64 {
-    let distance = (xid.into_inner()).wrapping_sub(next_xid as u32) as i32;
-    next_xid.wrapping_add_signed(i64::from(distance))
 }
 
 /// The ids of those rows that other sessions have locked; the transaction has locked all others that exist.

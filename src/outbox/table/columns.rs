@@ -1,0 +1,185 @@
+//! The columns of `outbox.events`: their names, their types, and where they are in a table.
+
+use std::ffi::{CStr, c_int};
+
+use pgrx::prelude::*;
+
+use crate::pg::catalog;
+use crate::pg::relation::OpenRelation;
+use crate::pg::user_error::Complaint;
+
+/// A column of `outbox.events`.
+#[allow(missing_docs, reason = "each variant has the name of its column")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Column {
+    Id,
+    EventId,
+    EmittedAt,
+    Topic,
+    Partition,
+    Key,
+    Payload,
+    Headers,
+    EventType,
+    ContentType,
+    Attempts,
+    NextAttemptAt,
+    LastError,
+    ErrorClass,
+    FirstRefusedAt,
+    Paused,
+}
+
+impl Column {
+    /// All columns.
+    pub const ALL: [Self; 16] = [
+        Self::Id,
+        Self::EventId,
+        Self::EmittedAt,
+        Self::Topic,
+        Self::Partition,
+        Self::Key,
+        Self::Payload,
+        Self::Headers,
+        Self::EventType,
+        Self::ContentType,
+        Self::Attempts,
+        Self::NextAttemptAt,
+        Self::LastError,
+        Self::ErrorClass,
+        Self::FirstRefusedAt,
+        Self::Paused,
+    ];
+
+    /// What an event's author and `emit()` decide, in the order in which `emit()` gives the values.
+    pub const GIVEN: [Self; 9] = [
+        Self::EventId,
+        Self::EmittedAt,
+        Self::Topic,
+        Self::Partition,
+        Self::Key,
+        Self::Payload,
+        Self::Headers,
+        Self::EventType,
+        Self::ContentType,
+    ];
+
+    /// What the relay reads.
+    const READ: [Self; 12] = [
+        Self::Id,
+        Self::EventId,
+        Self::EmittedAt,
+        Self::Topic,
+        Self::Partition,
+        Self::Key,
+        Self::Payload,
+        Self::Headers,
+        Self::EventType,
+        Self::ContentType,
+        Self::NextAttemptAt,
+        Self::ErrorClass,
+    ];
+
+    /// The name and the type.
+    const fn definition(self) -> (&'static CStr, pg_sys::Oid) {
+        match self {
+            Self::Id => (c"id", pg_sys::INT8OID),
+            Self::EventId => (c"event_id", pg_sys::UUIDOID),
+            Self::EmittedAt => (c"emitted_at", pg_sys::TIMESTAMPTZOID),
+            Self::Topic => (c"topic", pg_sys::TEXTOID),
+            Self::Partition => (c"partition", pg_sys::INT4OID),
+            Self::Key => (c"key", pg_sys::BYTEAOID),
+            Self::Payload => (c"payload", pg_sys::BYTEAOID),
+            Self::Headers => (c"headers", pg_sys::JSONOID),
+            Self::EventType => (c"event_type", pg_sys::TEXTOID),
+            Self::ContentType => (c"content_type", pg_sys::TEXTOID),
+            Self::Attempts => (c"attempts", pg_sys::INT4OID),
+            Self::NextAttemptAt => (c"next_attempt_at", pg_sys::TIMESTAMPTZOID),
+            Self::LastError => (c"last_error", pg_sys::TEXTOID),
+            Self::ErrorClass => (c"error_class", pg_sys::TEXTOID),
+            Self::FirstRefusedAt => (c"first_refused_at", pg_sys::TIMESTAMPTZOID),
+            Self::Paused => (c"paused", pg_sys::BOOLOID),
+        }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub const fn name(self) -> &'static CStr {
+        self.definition().0
+    }
+
+    /// Its type.
+    #[must_use]
+    pub const fn of_type(self) -> pg_sys::Oid {
+        self.definition().1
+    }
+
+    /// Whether its value is never null.
+    #[must_use]
+    pub fn is_required(self) -> bool {
+        matches!(self, Self::Id | Self::EventId | Self::EmittedAt | Self::Topic | Self::Attempts)
+    }
+
+    /// Whether it is null in a row that Kafka has never refused, or always.
+    #[must_use]
+    pub fn is_null_at_first(self) -> bool {
+        matches!(
+            self,
+            Self::NextAttemptAt | Self::LastError | Self::ErrorClass | Self::FirstRefusedAt | Self::Paused
+        )
+    }
+
+    /// The column of this name.
+    #[must_use]
+    pub fn named(name: &CStr) -> Option<Self> {
+        Self::ALL.into_iter().find(|column| column.name() == name)
+    }
+}
+
+/// Where the columns that the relay reads are in a row, counted from 0. An upgrade can have appended what a new
+/// installation has elsewhere.
+pub struct Positions {
+    /// By the column's number.
+    positions: [usize; Column::ALL.len()],
+    /// How much of a row is to be deformed.
+    pub width: c_int,
+}
+
+impl Positions {
+    /// Those of this table. An ERROR if one has another type than the extension gave it, which the table's owner can change:
+    /// a value is taken for what its column's type says.
+    #[must_use]
+    pub fn of(relation: &OpenRelation) -> Self {
+        // SAFETY: the relation is open.
+        let columns = unsafe { catalog::columns(relation.raw()) };
+        let mut positions = [usize::MAX; Column::ALL.len()];
+        for wanted in Column::READ {
+            let is_wanted = |(name, column): (&CStr, &pg_sys::FormData_pg_attribute)| {
+                !column.attisdropped && name == wanted.name() && column.atttypid == wanted.of_type()
+            };
+            positions[wanted as usize] =
+                columns.clone().position(is_wanted).unwrap_or_else(|| unreadable(wanted.name()));
+        }
+        let last = Column::READ.into_iter().map(|column| positions[column as usize]).max().unwrap_or(0);
+        Self { positions, width: c_int::try_from(last + 1).unwrap_or(c_int::MAX) }
+    }
+
+    /// Where a column that is read is.
+    #[must_use]
+    pub fn at(&self, column: Column) -> usize {
+        self.positions[column as usize]
+    }
+}
+
+fn unreadable(column: &CStr) -> ! {
+    Complaint {
+        code: PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+        message: format!(
+            "outbox.events has no column \"{}\" of the type that the extension gave it",
+            column.to_string_lossy()
+        ),
+        detail: "Somebody has changed or dropped it. Events wait in the outbox.".into(),
+        hint: "Change it back, or drop and create the extension.".into(),
+    }
+    .raise()
+}
