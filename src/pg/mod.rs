@@ -28,7 +28,7 @@ pub fn require_preloading() {
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
         return;
     }
-    user_error::Complaint {
+    user_error::UserError {
         code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         message: "event_outbox must be loaded via shared_preload_libraries".into(),
         detail: "Its background workers are started with the server.".into(),

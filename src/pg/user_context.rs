@@ -42,18 +42,18 @@ impl Owner {
 
 /// While it lives, this session acts as the owner. What stands on the table as a trigger, default or check is the owner's code,
 /// and runs now.
-pub struct Acting {
+pub struct UserContext {
     user: pg_sys::Oid,
     context: i32,
     /// Settings that are changed from this level on go back at the end.
     level: Option<c_int>,
 }
 
-impl Acting {
+impl UserContext {
     /// Begins to act as `owner`, in an application's session. If the owner has fewer rights than the current user, then
     /// confined: what was left to be run at the commit would be run with the rights of that user.
     #[must_use]
-    pub fn begin(owner: Owner) -> Self {
+    pub fn switch_to(owner: Owner) -> Self {
         let (user, context) = current();
         // SAFETY: in a transaction; looks into the catalogs.
         let has_fewer_rights = unsafe { !pg_sys::has_privs_of_role(owner.0, user) };
@@ -64,7 +64,7 @@ impl Acting {
     /// nothing that runs meanwhile can leave a cursor, a temporary table, a prepared statement, a changed setting
     /// or a deferred trigger behind, or become somebody else.
     #[must_use]
-    pub fn confined(owner: Owner) -> Self {
+    pub fn confined_to(owner: Owner) -> Self {
         let (user, context) = current();
         Self::switch(user, context, owner, true)
     }
@@ -84,7 +84,7 @@ impl Acting {
     }
 }
 
-impl Drop for Acting {
+impl Drop for UserContext {
     fn drop(&mut self) {
         // SAFETY: what was in force before. When an ERROR unwinds, the end of the (sub)transaction sets the settings back.
         unsafe {

@@ -4,7 +4,7 @@ use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 
 /// An error with everything its reader needs.
-pub struct Complaint {
+pub struct UserError {
     /// SQLSTATE.
     pub code: PgSqlErrorCode,
     /// What is wrong, in one sentence without a full stop.
@@ -15,13 +15,13 @@ pub struct Complaint {
     pub hint: String,
 }
 
-impl std::fmt::Display for Complaint {
+impl std::fmt::Display for UserError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}. {}", self.message, self.hint)
     }
 }
 
-impl Complaint {
+impl UserError {
     /// Raises it as a Postgres ERROR, which ends the current statement.
     pub fn raise(self) -> ! {
         ErrorReport::new(self.code, self.message, "event_outbox")

@@ -6,7 +6,7 @@
 use event_outbox_policy::event::json;
 use pgrx::prelude::*;
 
-use super::user_error::Complaint;
+use super::user_error::UserError;
 
 /// The bytes of a value of type text, bytea, json, jsonb or the like, without unpacking it.
 ///
@@ -102,7 +102,7 @@ pub fn require_memory(bytes: usize) {
 
 /// The ERROR that says so.
 pub fn out_of_memory(bytes: usize) -> ! {
-    Complaint {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
         message: "out of memory".into(),
         detail: format!("Failed on a request of {bytes} bytes for an event."),

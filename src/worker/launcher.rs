@@ -21,7 +21,7 @@ use super::registration::Registration;
 use super::slot::Slot;
 use super::{databases, log, process, registration, slots, transaction};
 use crate::pg::backend;
-use crate::pg::user_error::Complaint;
+use crate::pg::user_error::UserError;
 use crate::pg::wait_set::Sleep;
 use crate::settings::workers;
 
@@ -96,8 +96,8 @@ fn has_ended(process: &DynamicBackgroundWorker) -> bool {
     matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
 
-fn no_process_for(registration: &Registration, database: &str) -> Complaint {
-    Complaint {
+fn no_process_for(registration: &Registration, database: &str) -> UserError {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         message: format!(
             "no background worker is left for the {} of database \"{database}\"",
@@ -113,8 +113,8 @@ fn no_process_for(registration: &Registration, database: &str) -> Complaint {
     }
 }
 
-fn no_slot_for(database: &str) -> Complaint {
-    Complaint {
+fn no_slot_for(database: &str) -> UserError {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
         message: format!("event_outbox.max_workers leaves no worker for database \"{database}\""),
         detail: format!(
@@ -346,9 +346,9 @@ impl Launcher {
                 slot.enter(Phase::Requested);
                 state.backoff.record_failure(Instant::now());
                 if !std::mem::replace(&mut state.starved, true) {
-                    let complaint = no_process_for(registration, &name);
-                    slot.show_error(&complaint.to_string());
-                    complaint.log(PgLogLevel::WARNING);
+                    let error = no_process_for(registration, &name);
+                    slot.show_error(&error.to_string());
+                    error.log(PgLogLevel::WARNING);
                 }
             }
         }

@@ -9,7 +9,7 @@ use pgrx::prelude::*;
 use crate::outbox::relay::registration;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::user_context::{Owner, confine_caller_to};
-use crate::pg::user_error::Complaint;
+use crate::pg::user_error::UserError;
 use crate::worker::admin_request::{self, Unanswered};
 use crate::worker::phase::Request;
 use crate::worker::slots;
@@ -57,23 +57,23 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let request = arguments.json(0)?;
     // Before it is copied.
     if request.len() > admin_request::BUFFER_BYTES {
-        complain(Unanswered::TooLong(admin_request::BUFFER_BYTES)).raise();
+        unanswered_error(Unanswered::TooLong(admin_request::BUFFER_BYTES)).raise();
     }
     let action: Action =
         serde_json::from_str(request).unwrap_or_else(|error| unknown_request(&error).raise());
     let request = serde_json::to_string(&policy::Request::new(action, timeout)).unwrap_or_default();
     let answer = admin_request::requests()
         .ask(registration::KIND, &request, timeout + HANDOVER, || slot.wakeup.set_latch());
-    let answer = answer.unwrap_or_else(|unanswered| complain(unanswered).raise());
+    let answer = answer.unwrap_or_else(|unanswered| unanswered_error(unanswered).raise());
     match serde_json::from_str(&answer) {
         Ok(Answer::Ok(topics)) => JsonString(serde_json::to_string(&topics).unwrap_or_default()).into_datum(),
         Ok(Answer::Error(failure)) => kafka_failed(failure).raise(),
-        Err(_) => complain(Unanswered::WorkerEnded).raise(),
+        Err(_) => unanswered_error(Unanswered::WorkerEnded).raise(),
     }
 }
 
-fn unknown_request(error: &serde_json::Error) -> Complaint {
-    Complaint {
+fn unknown_request(error: &serde_json::Error) -> UserError {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         message: "invalid request to Kafka".into(),
         detail: format!("{error}."),
@@ -81,8 +81,8 @@ fn unknown_request(error: &serde_json::Error) -> Complaint {
     }
 }
 
-fn no_relay() -> Complaint {
-    Complaint {
+fn no_relay() -> UserError {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         message: "no relay runs in this database".into(),
         detail: "Only the relay has a connection to Kafka.".into(),
@@ -90,27 +90,27 @@ fn no_relay() -> Complaint {
     }
 }
 
-fn complain(unanswered: Unanswered) -> Complaint {
+fn unanswered_error(unanswered: Unanswered) -> UserError {
     match unanswered {
-        Unanswered::TooLong(most) => Complaint {
+        Unanswered::TooLong(most) => UserError {
             code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
             message: "the request to Kafka is too long".into(),
             detail: format!("It can have up to {most} bytes."),
             hint: "Ask about fewer topics at a time.".into(),
         },
-        Unanswered::Queued => Complaint {
+        Unanswered::Queued => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "the relay could not be asked in time".into(),
             detail: "The request waited for that of another session, in this database or in several others.".into(),
             hint: "Try again with a longer timeout; pg_stat_activity shows who calls outbox.describe_topics() and the like.".into(),
         },
-        Unanswered::TimedOut => Complaint {
+        Unanswered::TimedOut => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "the relay did not answer in time".into(),
             detail: "It may be starting, or busy.".into(),
             hint: "Look at outbox.status, and try again with a longer timeout.".into(),
         },
-        Unanswered::WorkerEnded => Complaint {
+        Unanswered::WorkerEnded => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "the relay ended before it could answer".into(),
             detail: "What Kafka was asked may have been done or not.".into(),
@@ -120,7 +120,7 @@ fn complain(unanswered: Unanswered) -> Complaint {
 }
 
 /// What Kafka, or the way to it, said against the request.
-fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> Complaint {
+fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> UserError {
     let (code, hint) = match kind {
         FailureKind::Exists => {
             (PgSqlErrorCode::ERRCODE_DUPLICATE_OBJECT, "SELECT * FROM outbox.topics shows the topics in use.")
@@ -145,5 +145,5 @@ fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> C
             "Check event_outbox.bootstrap_servers, the network and the brokers; SELECT * FROM outbox.check() tells more.",
         ),
     };
-    Complaint { code, message, detail, hint: hint.into() }
+    UserError { code, message, detail, hint: hint.into() }
 }

@@ -7,8 +7,8 @@ use super::append::{self, Table};
 use super::{invalid, topic_grants, triggers};
 use crate::pg::function::{Arguments, new_uuid, sql_function};
 use crate::pg::spi::{self, Access, Statement};
-use crate::pg::user_context::Acting;
-use crate::pg::user_error::Complaint;
+use crate::pg::user_context::UserContext;
+use crate::pg::user_error::UserError;
 use crate::pg::{compat, varlena};
 use crate::settings::events;
 
@@ -98,7 +98,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
     if !events.append(&values) {
         // As its triggers do, if they fire in this session.
         triggers::announce();
-        let _owner = Acting::begin(owner);
+        let _owner = UserContext::switch_to(owner);
         spi::connected(|| {
             INSERT.execute(&values, Access::Write, 0);
         });
@@ -115,7 +115,7 @@ pub fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
     unsafe {
         let bytes = varlena::length(value);
         if bytes / MOST > limit {
-            Complaint::from(Invalid::JsonTooLarge { bytes, limit }).raise();
+            UserError::from(Invalid::JsonTooLarge { bytes, limit }).raise();
         }
         varlena::json_of(value)
     }

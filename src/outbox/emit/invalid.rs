@@ -4,17 +4,17 @@ use event_outbox_policy::event::draft::{Draft, Invalid};
 use event_outbox_policy::event::headers::HeaderError;
 use pgrx::prelude::*;
 
-use crate::pg::user_error::Complaint;
+use crate::pg::user_error::UserError;
 use crate::settings::events;
 
 /// Raises an error if the event could never be accepted by Kafka.
 pub fn check(draft: &Draft<'_>) {
     if let Err(invalid) = draft.check(events::max_event_bytes()) {
-        Complaint::from(invalid).raise();
+        UserError::from(invalid).raise();
     }
 }
 
-impl From<Invalid> for Complaint {
+impl From<Invalid> for UserError {
     fn from(invalid: Invalid) -> Self {
         let code = match &invalid {
             Invalid::NoTopic | Invalid::TombstoneWithoutKey => PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,

@@ -12,8 +12,8 @@ use crate::pg::function::{Arguments, sql_function};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::trigger::firing;
-use crate::pg::user_context::{Acting, Owner};
-use crate::pg::user_error::Complaint;
+use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::user_error::UserError;
 
 /// Each grant, and whether it counts: its role has the right to see the table of them, which `grant_topic()` gives it.
 /// `DROP OWNED` takes that right as it takes others, and with it the grants; so nothing of ours need run then. A session
@@ -94,7 +94,7 @@ fn refresh() {
 }
 
 fn read() -> Vec<Grant> {
-    let _owner = Acting::begin(Owner::of(TOPIC_GRANTS));
+    let _owner = UserContext::switch_to(Owner::of(TOPIC_GRANTS));
     // What is committed now, though the transaction may have an older snapshot: it is kept beyond its end.
     let _snapshot = Snapshot::take_latest();
     spi::connected(|| {
@@ -119,7 +119,7 @@ fn refuse(user: pg_sys::Oid, topic: &str) -> ! {
             std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
         }
     };
-    Complaint {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         message: format!("permission denied for topic \"{topic}\""),
         detail: format!("Neither role \"{name}\" nor a role whose rights it has was granted this topic."),

@@ -16,8 +16,8 @@ use crate::pg::compat;
 use crate::pg::function::{self, Arguments, sql_function};
 use crate::pg::spi::Row;
 use crate::pg::trigger::firing;
-use crate::pg::user_context::{Acting, Owner};
-use crate::pg::user_error::Complaint;
+use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::user_error::UserError;
 use crate::settings::events;
 
 sql_function!(outbox_before_insert, pg_finfo_outbox_before_insert, before_insert);
@@ -52,7 +52,7 @@ fn given_away() -> Option<i64> {
         return None;
     }
     // Who may insert need not have a right on the sequence.
-    let _owner = Acting::begin(Owner::of(EVENTS));
+    let _owner = UserContext::switch_to(Owner::of(EVENTS));
     // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
     unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
 }
@@ -92,7 +92,7 @@ fn check_id(id: i64, owner: Owner) {
         return;
     }
     if !owner.is_matched_by(backend::user()) && given_away().is_none_or(|last| id > last) {
-        Complaint {
+        UserError {
             code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             message: format!("permission denied to choose event id {id}"),
             detail: "The sequence has yet to give this id, to another event.".into(),

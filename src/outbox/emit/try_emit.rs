@@ -8,7 +8,7 @@ use super::topic_grants;
 use crate::outbox::table::{EVENTS, INTAKE};
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::spi::{self, Access, Statement};
-use crate::pg::user_context::{Acting, Owner};
+use crate::pg::user_context::{Owner, UserContext};
 
 static TAKE_IN: Statement = Statement::new(
     c"SELECT t.status, t.attempt, t.event_id, t.error FROM outbox.store_message($1, $2, $3, $4, $5, $6, $7, $8) AS t",
@@ -42,6 +42,6 @@ fn store_message(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Optio
     }
     let mut values: [_; 8] = std::array::from_fn(|at| arguments.datum(at));
     values[2] = payload;
-    let _owner = Acting::begin(Owner::of(INTAKE));
+    let _owner = UserContext::switch_to(Owner::of(INTAKE));
     spi::connected(|| TAKE_IN.execute(&values, Access::Write, 0).row(0).into_composite())
 }

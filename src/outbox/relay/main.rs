@@ -34,13 +34,14 @@ pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum)
 /// A relay, as soon as it can work in this database; none if that lacks the extension, or the relay is told to end.
 fn open(slot: &'static Slot) -> Option<Relay> {
     slot.notify(PAUSE_CHANGED);
-    let source = wait_ready::until_free(slot, || match transaction::run(c"event_outbox: starting", look) {
-        Ok(found) => {
-            entry::set_not_installed(found.is_none());
-            found
-        }
-        Err(failed) => error!("could not start the relay: {failed}"),
-    })?;
+    let source =
+        wait_ready::wait_until_ready(slot, || match transaction::run(c"event_outbox: starting", look) {
+            Ok(found) => {
+                entry::set_not_installed(found.is_none());
+                found
+            }
+            Err(failed) => error!("could not start the relay: {failed}"),
+        })?;
     if let Err(failed) = listen::start(c"outbox") {
         error!("could not listen on the channel outbox: {failed}");
     }
@@ -53,8 +54,8 @@ fn open(slot: &'static Slot) -> Option<Relay> {
 /// What the relay calls this database in its events, or what keeps it from working there; none without the extension.
 fn look() -> Option<Result<String, NotReady>> {
     let outbox = Outbox::locate()?;
-    if let Some(hindrance) = NotReady::of(outbox) {
-        return Some(Err(hindrance));
+    if let Some(not_ready) = NotReady::of(outbox) {
+        return Some(Err(not_ready));
     }
     if !outbox.has_exact_sequence() {
         tracing::warn!(

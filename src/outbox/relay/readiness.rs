@@ -5,7 +5,7 @@ use pgrx::prelude::*;
 
 use super::state::State;
 use crate::outbox::table::statements::Outbox;
-use crate::pg::user_error::Complaint;
+use crate::pg::user_error::UserError;
 
 /// The version of this library, which is that of the objects in `sql/`.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");
@@ -19,7 +19,7 @@ pub struct NotReady {
     /// What its status shows.
     pub state: State,
     /// What is to be said.
-    pub complaint: Complaint,
+    pub error: UserError,
 }
 
 impl NotReady {
@@ -32,7 +32,7 @@ impl NotReady {
 
     /// The rows are another database's, and its relay publishes them: here they would be published once more.
     fn by_subscription(subscription: &str) -> Self {
-        let complaint = Complaint {
+        let error = UserError {
             code: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             message: format!(
                 "the relay publishes nothing from a copy: the subscription \"{subscription}\" fills \
@@ -44,7 +44,7 @@ impl NotReady {
                    takes over."
                 .into(),
         };
-        Self { state: State::Replica, complaint }
+        Self { state: State::Replica, error }
     }
 
     fn by_version(objects: &str) -> Option<Self> {
@@ -62,7 +62,7 @@ impl NotReady {
                  if that has no newer one, install it."
             }
         };
-        let complaint = Complaint {
+        let error = UserError {
             code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             message: format!(
                 "the relay cannot work with the extension event_outbox of version {objects} in this database"
@@ -73,13 +73,13 @@ impl NotReady {
             ),
             hint: hint.into(),
         };
-        Some(Self { state: State::Incompatible, complaint })
+        Some(Self { state: State::Incompatible, error })
     }
 }
 
 /// What is said of objects that can be worked with, though they are not up to date.
-fn older(objects: &str) -> Complaint {
-    Complaint {
+fn older(objects: &str) -> UserError {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
         message: format!("the extension event_outbox in this database is of the older version {objects}"),
         detail: format!("The relay works with it; its library is of version {LIBRARY}."),

@@ -14,9 +14,9 @@ use crate::worker::slot::Slot;
 /// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// Looks for a hindrance until there is none; `None` if the relay is told to end before, or `look` gives none: then
+/// Looks for a not_ready until there is none; `None` if the relay is told to end before, or `look` gives none: then
 /// there is nothing to relay.
-pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>) -> Option<R> {
+pub fn wait_until_ready<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>) -> Option<R> {
     let mut sleep = None;
     let mut said = None;
     loop {
@@ -24,13 +24,13 @@ pub fn until_free<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>
         slot.wakeup.take();
         match look()? {
             Ok(found) => return Some(found),
-            Err(hindrance) => {
-                metrics::of(slot).show(hindrance.state);
+            Err(not_ready) => {
+                metrics::of(slot).show(not_ready.state);
                 metrics::of(slot).show_connection(Connection::Unknown);
-                let text = hindrance.complaint.to_string();
+                let text = not_ready.error.to_string();
                 if said.as_ref() != Some(&text) {
                     slot.show_error(&text);
-                    hindrance.complaint.log(pgrx::PgLogLevel::WARNING);
+                    not_ready.error.log(pgrx::PgLogLevel::WARNING);
                     said = Some(text);
                 }
             }

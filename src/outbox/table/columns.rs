@@ -6,7 +6,7 @@ use pgrx::prelude::*;
 
 use crate::pg::catalog;
 use crate::pg::relation::OpenRelation;
-use crate::pg::user_error::Complaint;
+use crate::pg::user_error::UserError;
 
 /// A column of `outbox.events`.
 #[allow(missing_docs, reason = "each variant has the name of its column")]
@@ -172,7 +172,7 @@ impl Positions {
 }
 
 fn unreadable(column: &CStr) -> ! {
-    Complaint {
+    UserError {
         code: PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
         message: format!(
             "outbox.events has no column \"{}\" of the type that the extension gave it",

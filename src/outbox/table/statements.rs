@@ -21,7 +21,7 @@ use crate::pg::compat;
 use crate::pg::relation::{self, OpenRelation};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
-use crate::pg::user_context::{Acting, Owner};
+use crate::pg::user_context::{Owner, UserContext};
 use crate::worker::process::force_setting;
 
 /// Where somebody has a trigger on the deletion; else rows are deleted in place. By ctid, which needs no index; and by
@@ -190,7 +190,7 @@ impl Outbox {
         let table = super::PAUSED.oid();
         let _snapshot = Snapshot::take();
         table != pg_sys::InvalidOid && {
-            let _owner = Acting::confined(Owner::of_table(table));
+            let _owner = UserContext::confined_to(Owner::of_table(table));
             spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
         }
     }
@@ -235,7 +235,7 @@ pub fn locked_by_others(outbox: Outbox, rows: &[RowIdentity]) -> HashSet<i64> {
     if rows.is_empty() {
         return HashSet::new();
     }
-    let _owner = Acting::confined(Owner::of_table(outbox.events));
+    let _owner = UserContext::confined_to(Owner::of_table(outbox.events));
     spi::connected(|| {
         let arguments = identities(rows);
         let ids_of = |statement: &Statement| -> HashSet<i64> {
@@ -309,7 +309,7 @@ fn identities(rows: &[RowIdentity]) -> [Option<pg_sys::Datum>; 2] {
 /// Does it as the owner of the table, confined: what stands on it as a trigger, rule, default or check runs with the owner's
 /// rights and not with those of the relay, which is a superuser; and nothing that it leaves behind runs later.
 fn as_owner<R>(outbox: Outbox, work: impl FnOnce() -> R) -> R {
-    let _owner = Acting::confined(Owner::of_table(outbox.events));
+    let _owner = UserContext::confined_to(Owner::of_table(outbox.events));
     spi::connected(|| DEFER_NOTHING.execute(&[], Access::Write, 0));
     work()
 }
@@ -335,7 +335,7 @@ pub fn empty_notify_queue() {
 pub fn notify_of_dead(event_ids: &[[u8; 16]]) {
     if !event_ids.is_empty() {
         let arguments = [uuid_array(event_ids.iter().copied())];
-        let _owner = Acting::confined(Owner::of(super::DEAD_LETTERS));
+        let _owner = UserContext::confined_to(Owner::of(super::DEAD_LETTERS));
         spi::connected(|| NOTIFY_OF_DEAD.execute(&arguments, Access::Write, 0));
     }
 }
