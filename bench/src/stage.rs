@@ -111,7 +111,7 @@ impl Stage {
     }
 
     /// Runs a checkpoint, so that the next measurement does not pay for earlier work.
-    pub fn settle_down(&self) -> Result<()> {
+    pub fn checkpoint(&self) -> Result<()> {
         Ok(self.connect("postgres")?.batch_execute("CHECKPOINT")?)
     }
 

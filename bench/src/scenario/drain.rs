@@ -95,7 +95,7 @@ impl<'a> Drain<'a> {
 
     /// Publishes the stored events until `count` records have arrived.
     pub fn measure(&self, contender: &mut dyn Contender, count: u64) -> Result<Arrival> {
-        self.stage.settle_down()?;
+        self.stage.checkpoint()?;
         let begin = Instant::now();
         contender.open()?;
         self.watch(count, begin)
@@ -142,7 +142,7 @@ mod tests {
 
     /// Tests the benchmark itself: all contenders but Debezium publish a few events, and each is counted.
     #[test]
-    fn what_is_counted_is_what_was_stored() -> Result<()> {
+    fn the_census_counts_the_stored_events() -> Result<()> {
         let stage = Stage::start()?;
         let mut contenders: [Box<dyn Contender + '_>; 3] = [
             Box::new(Ours::new(&stage, Headers::CloudEvents)?),

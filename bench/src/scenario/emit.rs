@@ -53,7 +53,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let mut variants = VARIANTS;
     let mut measured = Rounds::default();
     for round in 0..=rounds {
-        stage.settle_down()?;
+        stage.checkpoint()?;
         for clients in CLIENTS {
             let mut rates = BTreeMap::new();
             for (script, name) in variants {

@@ -38,7 +38,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let stage = &bench.stage;
     let watch = stage.topic(TOPIC)?;
     let mut ours = Ours::new(stage, Headers::Own)?;
-    stage.settle_down()?;
+    stage.checkpoint()?;
     ours.open()?;
     ours.until_idle()?;
     let mut client = stage.connect(OURS)?;

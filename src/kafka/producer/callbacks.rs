@@ -23,7 +23,7 @@ use crate::kafka::error_class;
 pub struct CallbackLog {
     /// Delivery reports.
     pub reports: Vec<Report>,
-    /// An error occurred. The thread must check whether any broker still answers, since librdkafka does not always
+    /// An error occurred. The thread must check whether any broker still answers, because librdkafka does not always
     /// report it if none does, and whether a producer has stopped.
     pub has_error: bool,
     /// The text of the last error.
