@@ -8,6 +8,7 @@ use event_outbox_policy::delivery::outcome::{Failure, Outcome};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 /// The kind of failure that an error of one message is.
+#[allow(clippy::too_many_lines, reason = "a table")]
 #[must_use]
 pub fn classify(code: Code) -> Failure {
     match code {

@@ -8,7 +8,8 @@ use super::readiness::NotReady;
 use super::registration::{PAUSE_CHANGED, RELAY};
 use super::wait_ready;
 use crate::kafka::wakeup_fd::WakeupFd;
-use crate::outbox::table::statements::{self, Outbox};
+use crate::outbox::table::outbox;
+use crate::outbox::table::outbox::Outbox;
 use crate::worker::process::Exit;
 use crate::worker::slot::Slot;
 use crate::worker::{entry, listen, process, transaction};
@@ -21,7 +22,7 @@ use crate::worker::{entry, listen, process, transaction};
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
     let slot = entry::begin(&RELAY, argument);
-    statements::prepare_session();
+    outbox::prepare_session();
     if let Some(relay) = open(slot) {
         process::leave_without_exit_handlers();
         process::keep_freed_memory();

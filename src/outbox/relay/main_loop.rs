@@ -47,7 +47,7 @@ use super::window::Window;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::missing_copies;
-use crate::outbox::table::statements::Outbox;
+use crate::outbox::table::outbox::Outbox;
 use crate::pg::wait_set::Sleep;
 use crate::settings::relay::{Limits, Settings};
 use crate::worker::phase::Request;

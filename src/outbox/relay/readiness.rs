@@ -4,7 +4,7 @@ use event_outbox_policy::worker::version::{Fit, Version};
 use pgrx::prelude::*;
 
 use super::state::State;
-use crate::outbox::table::statements::Outbox;
+use crate::outbox::table::outbox::Outbox;
 use crate::pg::user_error::UserError;
 
 /// The version of this library, which is that of the objects in `sql/`.

@@ -5,6 +5,7 @@ use crate::pg::watch::Watch;
 
 pub mod columns;
 pub mod identity;
+pub mod outbox;
 pub mod row;
 pub mod rows;
 pub mod scan;

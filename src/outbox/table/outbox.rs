@@ -1,0 +1,169 @@
+//! The outbox of a database as its relay finds it: which tables, which version, whether it is paused, and up to which id to
+//! read. Runs in: the relay's main thread.
+//!
+//! The relay's session has only `pg_catalog` in its search path, and plans by index and ctid alone (see
+//! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
+//! a full one.
+
+use std::ffi::CStr;
+
+use event_outbox_policy::reading::floor::Horizon;
+use pgrx::prelude::*;
+
+use super::rows::Events;
+use crate::pg::relation::{self, OpenRelation};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::{catalog, compat};
+use crate::worker::process::force_setting;
+
+static SEQUENCE_CACHE: Statement = Statement::new(
+    c"SELECT s.seqcache FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = $1",
+    &[pg_sys::OIDOID],
+);
+
+static PAUSED: Statement = Statement::new(c"SELECT FROM outbox.paused", &[]);
+
+static VERSION: Statement = Statement::new(
+    c"SELECT x.extversion FROM pg_catalog.pg_extension AS x WHERE x.extname = 'event_outbox'",
+    &[],
+);
+
+static SUBSCRIPTION: Statement = Statement::new(
+    c"SELECT s.subname::text FROM pg_catalog.pg_subscription_rel AS r \
+        JOIN pg_catalog.pg_subscription AS s ON s.oid = r.srsubid WHERE r.srrelid = $1",
+    &[pg_sys::OIDOID],
+);
+
+/// The outbox of this database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outbox {
+    pub(super) events: pg_sys::Oid,
+    sequence: pg_sys::Oid,
+}
+
+impl Outbox {
+    /// Finds it; `None` if the extension is not in this database. To be called in a transaction.
+    #[must_use]
+    pub fn locate() -> Option<Self> {
+        let (events, sequence) = (super::EVENTS.oid(), super::EVENTS_ID_SEQ.oid());
+        (![catalog::extension(), events, sequence].contains(&pg_sys::InvalidOid))
+            .then_some(Self { events, sequence })
+    }
+
+    /// The version of the extension's objects.
+    #[must_use]
+    pub fn version(self) -> String {
+        let _snapshot = Snapshot::take();
+        spi::connected(|| {
+            let rows = VERSION.execute(&[], Access::Read, 1);
+            rows.iter().next().and_then(|row| row.get(1)).unwrap_or_default()
+        })
+    }
+
+    /// The name of a subscription that fills the table with the events of another database, if there is one.
+    #[must_use]
+    pub fn subscription(self) -> Option<String> {
+        let _snapshot = Snapshot::take();
+        spi::connected(|| {
+            let rows = SUBSCRIPTION.execute(&[self.events.into_datum()], Access::Read, 1);
+            rows.iter().next().and_then(|row| row.get(1))
+        })
+    }
+
+    /// The table of events, to be read.
+    #[must_use]
+    pub fn events(self) -> Events {
+        Events::open_to_read(self.events)
+    }
+
+    /// Whether the sequence of ids keeps none in reserve. A session that does would draw ids long before it
+    /// uses them, which the search does not expect: their events are found by the full sweep only.
+    #[must_use]
+    pub fn has_exact_sequence(self) -> bool {
+        let _snapshot = Snapshot::take();
+        spi::connected(|| {
+            let rows = SEQUENCE_CACHE.execute(&[self.sequence.into_datum()], Access::Read, 1);
+            rows.iter().next().and_then(|row| row.get::<i64>(1)).is_none_or(|cache| cache == 1)
+        })
+    }
+
+    /// Whether `outbox.pause()` was called, and not yet `outbox.resume()`. An outbox that is older than that is not.
+    #[must_use]
+    pub fn is_paused(self) -> bool {
+        let table = super::PAUSED.oid();
+        let _snapshot = Snapshot::take();
+        table != pg_sys::InvalidOid && {
+            let _owner = UserContext::confined_to(Owner::of_table(table));
+            spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
+        }
+    }
+
+    /// The file that the sequence of ids lies in, which is another one after it was begun anew.
+    #[must_use]
+    pub fn sequence_file(self) -> pg_sys::Oid {
+        // The lock has all be known that was committed before.
+        OpenRelation::open(self.sequence, relation::READ).class().relfilenode
+    }
+
+    /// The same for the active snapshot. The table has no page before the outbox is paused for the first time.
+    #[must_use]
+    pub fn is_paused_for_snapshot(self) -> bool {
+        let table = super::PAUSED.oid();
+        table != pg_sys::InvalidOid
+            && catalog::has_pages(table)
+            && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
+    }
+
+    /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
+    /// the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
+    #[must_use]
+    pub fn take_horizon(self) -> (Horizon, Snapshot) {
+        // The table first, as everybody does who locks both: two orders would make a deadlock.
+        // SAFETY: in a transaction, which holds the lock to its end.
+        unsafe { pg_sys::LockRelationOid(self.events, pg_sys::AccessShareLock as i32) };
+        // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
+        let last_id = unsafe {
+            pgrx::direct_function_call::<i64>(pg_sys::pg_sequence_last_value, &[self.sequence.into_datum()])
+        };
+        // SAFETY: reads a counter in shared memory.
+        let next_xid = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
+        let snapshot = Snapshot::take();
+        let (running, snapshot_xmax) = snapshot.running(next_xid);
+        (Horizon { last_id: last_id.unwrap_or(0), next_xid, snapshot_xmax, running }, snapshot)
+    }
+}
+
+/// Sets what all statements of the relay rest on, for its session.
+pub fn prepare_session() {
+    const SETTINGS: [(&CStr, &CStr); 17] = [
+        // The owner of a database may have set another role for all its sessions, which cannot do what a relay does.
+        (c"role", c"none"),
+        (c"search_path", c"pg_catalog"),
+        // A plan from the time when the table was empty must not be a sequential scan.
+        (c"plan_cache_mode", c"force_generic_plan"),
+        (c"enable_seqscan", c"off"),
+        (c"enable_bitmapscan", c"off"),
+        (c"enable_sort", c"off"),
+        (c"enable_hashjoin", c"off"),
+        (c"enable_mergejoin", c"off"),
+        (c"jit", c"off"),
+        // Settling after a crash can be repeated, so it need not wait for the disk.
+        (c"synchronous_commit", c"off"),
+        // What a database or the server may have set for its sessions does not suit this one.
+        (c"default_transaction_read_only", c"off"),
+        (c"default_transaction_isolation", c"read committed"),
+        (c"statement_timeout", c"0"),
+        (c"idle_in_transaction_session_timeout", c"0"),
+        // Shorter than anybody's deadlock_timeout: should there be a deadlock, it is the relay that yields.
+        (c"lock_timeout", c"500ms"),
+        (c"session_replication_role", c"origin"),
+        (c"row_security", c"on"),
+    ];
+    // SAFETY: the user that the process is connected as: a database can have set another for its sessions.
+    unsafe { pg_sys::SetSessionAuthorization(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), true) };
+    for (name, value) in SETTINGS.into_iter().chain(compat::LATER_SETTINGS) {
+        force_setting(name, value);
+    }
+}
