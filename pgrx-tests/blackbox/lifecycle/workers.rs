@@ -76,7 +76,7 @@ fn a_relay_for_which_no_worker_is_left_is_started_when_one_is_free() -> Result<(
     Ok(())
 }
 
-/// The setting says how many databases have a relay; the others are told, and follow when one is free.
+/// The setting limits how many databases have a relay; the log names the others, which follow when a worker is free.
 #[test]
 fn more_databases_than_max_workers() -> Result<()> {
     let broker = Broker::shared()?;
@@ -106,7 +106,7 @@ fn more_databases_than_max_workers() -> Result<()> {
     assert_eq!(row.get::<_, &str>(0), "error");
     assert!(row.get::<_, &str>(1).starts_with("event_outbox.max_workers is 2, "), "{row:?}");
 
-    // Each relay that ends makes room for one, whoever emits then.
+    // Each relay that ends makes room for another database that emits.
     server.connect(&databases[0])?.batch_execute("DROP EXTENSION event_outbox")?;
     until_drained(&mut client)?;
     server.connect("postgres")?.batch_execute(&format!("DROP DATABASE {}", databases[1]))?;

@@ -231,7 +231,7 @@ const OF_KAFKA: [Fault; 20] = [
     Fault::CreateLate,
 ];
 
-/// Faults that need several brokers, and more of those that deserve it with them.
+/// Faults that need several brokers, and more of those that matter most with several.
 const OF_CLUSTER: [Fault; 9] = [
     Fault::MoveKafka,
     Fault::RestartInTurn,
