@@ -37,6 +37,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use foldhash::fast::RandomState;
 
+use block::{Block, Gate, State};
+
 use crate::reading::backlog::Topic;
 
 /// The identity of a topic and key, hashed by the caller. Two that collide merely wait for each other.
@@ -48,59 +50,6 @@ const MIN_SHARES: usize = 4;
 
 /// A point in time, in microseconds of the caller's clock.
 pub type Micros = i64;
-
-/// What is closed: a lane, or a single event without a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Gate {
-    Lane(u64),
-    Event(i64),
-}
-
-impl Gate {
-    /// The lowest of all.
-    const FIRST: Self = Self::Lane(0);
-
-    fn of(lane: Lane, id: i64) -> Self {
-        lane.map_or(Self::Event(id), Self::Lane)
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// Nobody passes.
-    Waiting { until: Micros },
-    /// Its wait is over: it is to be looked up.
-    Due,
-    /// The topic's turn will meet it, if it still exists.
-    Awaited,
-    /// The event was let through; its fate is not known.
-    Trying,
-}
-
-/// Why a gate is closed. It lets ids below `id` through.
-#[derive(Debug, Clone, Copy)]
-struct Block {
-    topic: Topic,
-    id: i64,
-    state: State,
-    /// The lowest id that was turned away behind the event.
-    behind: Option<i64>,
-}
-
-impl Block {
-    fn turn_away(&mut self, id: i64) {
-        self.behind = lower(self.behind, Some(id));
-    }
-
-    fn freed(self) -> Freed {
-        Freed { topic: self.topic, behind: self.behind }
-    }
-}
-
-/// The lower one of those that there are.
-fn lower(a: Option<i64>, b: Option<i64>) -> Option<i64> {
-    a.into_iter().chain(b).min()
-}
 
 /// A lane was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,8 +71,10 @@ pub struct Lanes {
     due: BTreeMap<i64, Gate>,
     /// Those of `holds` that the readers of their topics will meet.
     awaited: BTreeSet<(Topic, i64, Gate)>,
-    /// The `holds` of each topic.
+    /// The `blocks` of each topic.
     topics: HashMap<Topic, BTreeSet<(i64, Gate)>, RandomState>,
+    /// Events that are refused, which is not settled yet, by lane.
+    held_back: BTreeSet<(u64, i64)>,
 }
 
 impl Lanes {
@@ -136,6 +87,7 @@ impl Lanes {
             due: BTreeMap::new(),
             awaited: BTreeSet::new(),
             topics: HashMap::default(),
+            held_back: BTreeSet::new(),
         }
     }
 
@@ -143,6 +95,7 @@ impl Lanes {
     ///
     /// Of several in a lane, the lowest id decides until when; called again for that one, the new time holds.
     pub fn block(&mut self, topic: Topic, lane: Lane, id: i64, until: Micros) {
+        self.settle_held_back(lane, id);
         self.close(topic, Gate::of(lane, id), id, State::Waiting { until });
     }
 
@@ -181,14 +134,16 @@ impl Lanes {
     /// An event that was admitted is refused without being sent, which is settled later: nothing of its lane passes
     /// until then.
     pub fn hold_back(&mut self, topic: Topic, lane: Lane, id: i64) {
-        if lane.is_some() {
-            self.close(topic, Gate::of(lane, id), id, State::Trying);
+        if let Some(number) = lane {
+            self.held_back.insert((number, id));
+            self.close(topic, Gate::Lane(number), id, State::Trying);
         }
     }
 
     /// An event that was let through has not been sent, or has come back. Whether it holds its lane: then it is to be met by
     /// the reader of its topic's rows, who is to read it again.
     pub fn put_off(&mut self, lane: Lane, id: i64) -> bool {
+        self.settle_held_back(lane, id);
         let gate = Gate::of(lane, id);
         let hold = self.blocks.get(&gate).copied().filter(|hold| hold.id == id);
         if let Some(hold) = hold {
@@ -260,7 +215,7 @@ impl Lanes {
     /// An event that was due was not found: it was deleted by hand, or is dead. Those behind it may go.
     pub fn vanished(&mut self, id: i64) -> Option<Freed> {
         let gate = *self.due.get(&id)?;
-        self.remove(gate).map(Block::freed)
+        self.open(gate)
     }
 
     /// A due event is not looked up, since rows of its topic before it remain to be read: who reads these will meet it.
@@ -296,14 +251,16 @@ impl Lanes {
     /// An event was delivered or is dead: those behind it may go. To be called for every such event; of one that holds nobody
     /// up it knows nothing.
     pub fn release(&mut self, lane: Lane, id: i64) -> Option<Freed> {
+        self.settle_held_back(lane, id);
         let gate = Gate::of(lane, id);
         self.blocks.get(&gate).filter(|hold| hold.id == id)?;
-        self.remove(gate).map(Block::freed)
+        self.open(gate)
     }
 
     /// Events that were let through and are not in flight after all, as the caller can tell: they are looked up, or have
     /// vanished.
     pub fn recheck(&mut self, in_flight: impl Fn(i64) -> bool) {
+        self.held_back.retain(|(_, id)| in_flight(*id));
         for (&gate, hold) in &mut self.blocks {
             if hold.state == State::Trying && !in_flight(hold.id) {
                 hold.state = State::Due;
@@ -335,6 +292,26 @@ impl Lanes {
                 self.remove(gate);
             }
         }
+    }
+
+    /// What is held back is settled, or not taken after all.
+    fn settle_held_back(&mut self, lane: Lane, id: i64) {
+        if let Some(number) = lane
+            && !self.held_back.is_empty()
+        {
+            self.held_back.remove(&(number, id));
+        }
+    }
+
+    /// Those behind the event that has held the gate may go; but not behind one that is held back.
+    fn open(&mut self, gate: Gate) -> Option<Freed> {
+        let block = self.remove(gate)?;
+        if let Gate::Lane(number) = gate
+            && let Some(&(_, id)) = self.held_back.range((number, i64::MIN)..=(number, i64::MAX)).next()
+        {
+            self.set(gate, Block { id, state: State::Trying, ..block });
+        }
+        Some(block.freed())
     }
 
     /// The lowest id is the one that holds the lane; the others are behind it.
@@ -395,5 +372,6 @@ impl Lanes {
     }
 }
 
+mod block;
 #[cfg(test)]
 mod tests;

@@ -203,6 +203,19 @@ fn what_was_let_through_and_comes_back_is_awaited() {
 }
 
 #[test]
+fn an_earlier_one_that_comes_back_does_not_free_those_behind_one_that_is_held_back() {
+    let mut lanes = Lanes::new(10);
+    assert!(lanes.try_admit(T, A, 5, None, 0) && lanes.try_admit(T, A, 6, None, 0));
+    lanes.hold_back(T, A, 6);
+    lanes.block(T, A, 5, 100);
+    assert!(lanes.due(100) && lanes.try_admit(T, A, 5, Some(100), 100));
+    assert_eq!(lanes.release(A, 5), freed(Some(6)));
+    assert!(!lanes.try_admit(T, A, 7, None, 100), "6 is not settled");
+    assert_eq!(lanes.release(A, 6), freed(Some(6)));
+    assert!(lanes.is_empty() && lanes.try_admit(T, A, 7, None, 100));
+}
+
+#[test]
 fn a_topic_is_saturated_behind_its_share_of_what_can_be_closed() {
     const U: Topic = 8;
     let mut lanes = Lanes::new(16);
