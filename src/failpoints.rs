@@ -40,24 +40,20 @@ pub enum Sabotage {
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::{after_produce, cursor, passed, reach, sabotaged};
+pub use armed::{after_produce, reach, sabotaged};
 
 #[cfg(not(feature = "failpoints"))]
-pub use unarmed::{after_produce, cursor, passed, reach, sabotaged};
+pub use unarmed::{after_produce, reach};
 
 #[cfg(feature = "failpoints")]
 mod armed {
     use std::sync::OnceLock;
-    use std::sync::atomic::{AtomicI64, Ordering};
     use std::time::Duration;
 
     use pgrx::prelude::*;
     use rdkafka::bindings as rdsys;
 
     use super::{Point, Sabotage};
-
-    /// The highest id that was read, where ids are believed to come in order.
-    static CURSOR: AtomicI64 = AtomicI64::new(0);
 
     /// Has the fault happen that was placed at this point, if there is one.
     pub fn reach(point: Point) {
@@ -83,16 +79,6 @@ mod armed {
     pub fn sabotaged(sabotage: Sabotage) -> bool {
         static CHOSEN: OnceLock<Option<Sabotage>> = OnceLock::new();
         *CHOSEN.get_or_init(chosen) == Some(sabotage)
-    }
-
-    /// Where a pass begins that should begin behind `after`.
-    pub fn cursor(after: i64) -> i64 {
-        if sabotaged(Sabotage::NaiveCursor) { after.max(CURSOR.load(Ordering::Relaxed)) } else { after }
-    }
-
-    /// A pass has come to this id.
-    pub fn passed(id: i64) {
-        CURSOR.fetch_max(id, Ordering::Relaxed);
     }
 
     fn chosen() -> Option<Sabotage> {
@@ -149,7 +135,7 @@ mod armed {
 mod unarmed {
     use rdkafka::bindings as rdsys;
 
-    use super::{Point, Sabotage};
+    use super::Point;
 
     /// Nothing.
     #[inline(always)]
@@ -158,20 +144,4 @@ mod unarmed {
     /// Nothing.
     #[inline(always)]
     pub fn after_produce(_client: *mut rdsys::rd_kafka_t) {}
-
-    /// No.
-    #[inline(always)]
-    pub fn sabotaged(_sabotage: Sabotage) -> bool {
-        false
-    }
-
-    /// `after`.
-    #[inline(always)]
-    pub fn cursor(after: i64) -> i64 {
-        after
-    }
-
-    /// Nothing.
-    #[inline(always)]
-    pub fn passed(_id: i64) {}
 }

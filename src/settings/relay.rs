@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
 use event_outbox_policy::delivery::notify::Mode;
+use event_outbox_policy::delivery::window::Limits;
 use event_outbox_policy::event::envelope::{Envelope, MAX_SOURCE_BYTES};
 use event_outbox_policy::kafka::producer::ProducerConfig;
 use pgrx::prelude::*;
@@ -143,15 +144,6 @@ unsafe extern "C-unwind" fn check_source(
 ) -> bool {
     // SAFETY: Postgres passes a C string.
     unsafe { CStr::from_ptr(*value) }.count_bytes() <= MAX_SOURCE_BYTES
-}
-
-/// How much may be in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Events.
-    pub events: usize,
-    /// Bytes of memory, by `Event::weight`.
-    pub bytes: usize,
 }
 
 /// What a relay goes by until it next looks.

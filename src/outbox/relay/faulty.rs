@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::bisection::{self, Bisected, Failure};
 use event_outbox_policy::delivery::outcome::{Outcome, Report};
-use event_outbox_policy::delivery::topic_ramp::End;
 
 use super::main_loop::Relay;
 use crate::worker::transaction::Failed;
@@ -155,7 +154,7 @@ impl Relay {
         }
         for (report, _) in guilty {
             self.keep_waiting(&report);
-            self.window.lighten(report.id);
+            self.in_flight.lighten(report.id);
             self.faulty.reports.push_back(report);
         }
     }
@@ -163,13 +162,7 @@ impl Relay {
     /// The broker has answered for this event, and its row cannot be settled: those behind a refused one of its key wait.
     pub(super) fn keep_waiting(&mut self, report: &Report) {
         let refused = matches!(report.outcome, Outcome::Failed { .. });
-        if refused && let Some(ticket) = self.window.ticket(report.id) {
-            let (topic, lane) = (self.topic_of(&ticket.topic), ticket.lane);
-            self.backlog.leave_behind(topic);
-            self.lanes.hold_back(topic, lane, report.id);
-        }
-        if let Some(topic) = self.window.answered(report.id) {
-            self.answered(&topic, if refused { End::Refused } else { End::Well });
-        }
+        let again = self.in_flight.answered(report.id, refused);
+        self.reader.again(again);
     }
 }

@@ -14,26 +14,25 @@
 //! `outbox.resume()`; `stopping` at the end.
 
 use std::cell::OnceCell;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::error_class::ErrorClass;
-use event_outbox_policy::delivery::lanes::Lanes;
+use event_outbox_policy::delivery::in_flight::InFlight;
 use event_outbox_policy::delivery::outcome::Report;
-use event_outbox_policy::delivery::topic_ramp::TopicRamp;
+use event_outbox_policy::delivery::window::Limits;
 use event_outbox_policy::event::event_batch::BatchSize;
 use event_outbox_policy::event::timestamps::Timestamps;
-use event_outbox_policy::reading::backlog::Backlog;
-use event_outbox_policy::reading::floor::Floor;
 use event_outbox_policy::reading::pace::Pace;
+use event_outbox_policy::reading::reader::Reader;
 use event_outbox_policy::worker::log_throttle::LogThrottle;
-use foldhash::fast::RandomState;
 use pgrx::pg_sys;
 
 use super::admin::AdminTask;
+use super::candidates::TopicNames;
 use super::faulty::Faulty;
 use super::listeners::Listeners;
 use super::locked_rows::LockedRows;
@@ -43,13 +42,13 @@ use super::stalled_topics::StalledTopics;
 use super::state::{Connection, State};
 use super::unreplicated::Unreplicated;
 use super::watch::Watch;
-use super::window::Window;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::missing_copies;
+use crate::outbox::table::identity::RowIdentity;
 use crate::outbox::table::outbox::Outbox;
 use crate::pg::wait_set::Sleep;
-use crate::settings::relay::{Limits, Settings};
+use crate::settings::relay::Settings;
 use crate::worker::phase::Request;
 use crate::worker::slot::Slot;
 use crate::worker::transaction::Failed;
@@ -91,19 +90,12 @@ pub struct Relay {
     pub(super) slot: &'static Slot,
     pub(super) settings: Settings,
     pub(super) publisher: Option<ProducerHandle>,
-    pub(super) window: Window,
-    pub(super) floor: Floor,
+    pub(super) in_flight: InFlight<RowIdentity>,
+    pub(super) reader: Reader,
     /// Where the sequence of the ids lies that the floor is about.
     pub(super) sequence_file: Option<pg_sys::Oid>,
-    pub(super) lanes: Lanes,
-    pub(super) backlog: Backlog,
-    /// How far the safety net has come, while it is drawn through the table.
-    pub(super) net: Option<i64>,
     /// Nothing can be taken before then, since too many topics are behind.
     pub(super) stalled: Option<Instant>,
-    /// The topics that are behind are catching up.
-    pub(super) restrained: bool,
-    pub(super) ramp: TopicRamp,
     pub(super) timestamps: Timestamps,
     pub(super) stalled_topics: StalledTopics,
     pub(super) watch: Watch,
@@ -118,11 +110,9 @@ pub struct Relay {
     /// What was read and the standbys do not have yet.
     pub(super) unreplicated: Option<Unreplicated>,
     /// Topics met, each kept once.
-    pub(super) topics: HashSet<Arc<str>, RandomState>,
+    pub(super) topics: TopicNames,
     /// How much the last batch was.
     pub(super) last_batch: BatchSize,
-    /// Something may have become visible since the last sweep began.
-    pub(super) reread_pending: bool,
     pub(super) next_full_sweep: Instant,
     pub(super) extension_dropped: bool,
     /// The outbox it serves, once it has looked.
@@ -155,15 +145,10 @@ impl Relay {
         Self {
             slot,
             publisher: None,
-            window: Window::default(),
-            floor: Floor::new(),
+            in_flight: InFlight::new(MAX_WAITING_KEYS, MAX_TOPICS_BEHIND, settings.producer.ordered),
+            reader: Reader::default(),
             sequence_file: None,
-            lanes: Lanes::new(MAX_WAITING_KEYS),
-            backlog: Backlog::new(MAX_TOPICS_BEHIND),
-            net: None,
             stalled: None,
-            restrained: false,
-            ramp: TopicRamp::new(settings.producer.ordered),
             timestamps: Timestamps::default(),
             settings,
             stalled_topics: StalledTopics::default(),
@@ -173,9 +158,8 @@ impl Relay {
             faulty: Faulty::default(),
             listeners: Listeners::default(),
             unreplicated: None,
-            topics: HashSet::default(),
+            topics: TopicNames::default(),
             last_batch: BatchSize::default(),
-            reread_pending: true,
             next_full_sweep: Instant::now(),
             extension_dropped: false,
             served_outbox: OnceCell::new(),
@@ -233,7 +217,7 @@ impl Relay {
             State::Failing
         } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_told) {
             State::Waiting
-        } else if self.window.is_empty() {
+        } else if self.in_flight.window().is_empty() {
             State::Idle
         } else if self.is_disconnected() {
             State::Waiting
@@ -245,11 +229,11 @@ impl Relay {
             self.slot.show_recovery();
         }
         let metrics = metrics::of(self.slot);
-        metrics.in_flight.store(self.window.len(), Ordering::Relaxed);
+        metrics.in_flight.store(self.in_flight.window().len(), Ordering::Relaxed);
         metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
-        metrics.waiting_retries.store(self.lanes.waiting(), Ordering::Relaxed);
-        metrics.blocked_keys.store(self.lanes.closed(), Ordering::Relaxed);
-        let oldest = self.window.oldest().map_or(0, |ticket| ticket.emitted_at);
+        metrics.waiting_retries.store(self.in_flight.lanes().waiting(), Ordering::Relaxed);
+        metrics.blocked_keys.store(self.in_flight.lanes().closed(), Ordering::Relaxed);
+        let oldest = self.in_flight.window().oldest().map_or(0, |ticket| ticket.emitted_at);
         metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
     }
 
@@ -257,8 +241,8 @@ impl Relay {
     fn is_well(&self, state: State) -> bool {
         matches!(state, State::Idle | State::Publishing)
             && metrics::of(self.slot).connection().0 == Connection::Connected
-            && self.lanes.waiting() == 0
-            && self.ramp.is_empty()
+            && self.in_flight.lanes().waiting() == 0
+            && self.in_flight.ramp().is_empty()
             && self.locked_rows.is_empty()
             && self.faulty.count() == 0
             && self.listeners.are_reachable()
@@ -311,26 +295,24 @@ impl Relay {
     /// caution, since what those hold may not come back soon.
     pub(super) fn limits(&self) -> Limits {
         let Limits { events, bytes } = self.settings.limits;
-        let (events, bytes) =
-            if self.ramp.is_empty() { ((events * 3).div_ceil(4), bytes / 4 * 3) } else { (events, bytes) };
+        let (events, bytes) = if self.in_flight.ramp().is_empty() {
+            ((events * 3).div_ceil(4), bytes / 4 * 3)
+        } else {
+            (events, bytes)
+        };
         // Those that are set aside take no place from others.
         Limits { events: events + self.faulty.count(), bytes }
     }
 
     /// Whether there is so much room in the window that reading is worth it.
     pub(super) fn has_room(&self) -> bool {
-        let share = if self.ramp.is_empty() { 4 } else { 16 };
-        self.window.is_worth_filling(self.limits(), share)
+        let share = if self.in_flight.ramp().is_empty() { 4 } else { 16 };
+        self.in_flight.window().is_worth_filling(self.limits(), share)
     }
 
     /// Whether there may be something new to read.
     pub(super) fn has_reason_to_sweep(&self) -> bool {
-        self.reread_pending || self.is_unfinished() || self.slot.wakeup.is_set()
-    }
-
-    /// Whether there was more than could be read last time.
-    fn is_unfinished(&self) -> bool {
-        self.floor.unfinished() || self.has_old()
+        self.reader.has_reason(&self.in_flight) || self.slot.wakeup.is_set()
     }
 
     /// The time, as the pace is measured.
@@ -343,7 +325,8 @@ impl Relay {
     pub(super) fn next_sweep(&self) -> Option<Instant> {
         let ready = self.has_reason_to_sweep() && self.can_sweep();
         let paced = || self.started_at + self.pace.next_sweep(self.age());
-        let date = ready.then(|| if self.is_unfinished() { Instant::now() } else { paced() });
+        let date =
+            ready.then(|| if self.reader.is_unfinished(&self.in_flight) { Instant::now() } else { paced() });
         date.map(|date| self.stalled.map_or(date, |until| until.max(date)))
     }
 
@@ -353,7 +336,9 @@ impl Relay {
         if self.notification_date().is_some_and(|date| date <= Instant::now()) {
             self.notified = Some(Instant::now());
             let answered = listen::answer();
-            self.reread_pending |= self.note(answered).unwrap_or(false);
+            if self.note(answered).unwrap_or(false) {
+                self.reader.look();
+            }
         }
         let settle_now = self.can_settle();
         let sweep_now = self.next_sweep().is_some_and(|date| date <= Instant::now());
@@ -387,7 +372,7 @@ impl Relay {
             let left = u64::try_from(date - crate::pg::now()).unwrap_or(0);
             Instant::now() + Duration::from_micros(left)
         };
-        let retry = self.lanes.next_due().filter(|_| self.can_sweep()).map(instant);
+        let retry = self.in_flight.lanes().next_due().filter(|_| self.can_sweep()).map(instant);
         let restart = self.slot.restart_date().map(instant);
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
         let refusals = self.refusals.next_due().map(|due| self.started_at + due);
@@ -410,7 +395,7 @@ impl Relay {
             self.renew_soon();
         }
         self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
-        self.reread_pending = true;
+        self.reader.look();
     }
 
     /// Waits for what is in flight, as long as the settings allow, and settles it, so that nothing is
@@ -432,7 +417,7 @@ impl Relay {
             let settle_more = self.can_settle();
             let nothing_comes =
                 self.reports.is_empty() && self.locked_rows.is_empty() && self.is_disconnected();
-            let only_faulty = self.reports.is_empty() && self.window.len() <= self.faulty.count();
+            let only_faulty = self.reports.is_empty() && self.in_flight.window().len() <= self.faulty.count();
             if only_faulty || nothing_comes || self.extension_dropped || left.is_zero() {
                 break;
             }

@@ -6,15 +6,16 @@
 //! Runs in: a background worker, one for each database that has the extension.
 
 pub mod admin;
+pub mod candidates;
 pub mod faulty;
 pub mod listeners;
 pub mod locked_rows;
 pub mod main;
 pub mod main_loop;
 pub mod metrics;
+pub mod mistakes;
 pub mod pause;
 pub mod producer;
-pub mod readers;
 pub mod readiness;
 pub mod registration;
 pub mod settle;
@@ -24,4 +25,3 @@ pub mod sweep;
 pub mod unreplicated;
 pub mod wait_ready;
 pub mod watch;
-pub mod window;

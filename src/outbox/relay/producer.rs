@@ -23,7 +23,7 @@ impl Relay {
             match ProducerHandle::start(&self.settings.producer, self.kafka_wakeup.clone()) {
                 Ok(publisher) => {
                     self.publisher = Some(publisher);
-                    self.reread_pending = true;
+                    self.reader.look();
                 }
                 Err(error) => self.producer_failed(&error.to_string(), error.file()),
             }
@@ -33,7 +33,7 @@ impl Relay {
     /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
     pub(super) fn renewal_is_due(&self) -> bool {
         self.renewal.is_some_and(|deadline| {
-            self.window.len() <= self.locked_rows.len() + self.faulty.count()
+            self.in_flight.window().len() <= self.locked_rows.len() + self.faulty.count()
                 || self.is_disconnected()
                 || Instant::now() >= deadline
         })
@@ -56,12 +56,8 @@ impl Relay {
         // But not of those that merely wait for their rows.
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
-        self.window.keep_only(&settling);
-        self.floor.rewind(0);
-        self.lanes.recheck(|id| self.window.ticket(id).is_some());
-        self.ramp.renew(self.settings.producer.ordered);
-        self.backlog.allow_all();
-        self.reread_pending = true;
+        let again = self.in_flight.producer_lost(&settling, self.settings.producer.ordered);
+        self.reader.again(again);
         metrics::of(self.slot).show_connection(Connection::Unknown);
     }
 

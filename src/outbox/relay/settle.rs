@@ -7,16 +7,15 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use event_outbox_policy::delivery::error_class::{CountedError, ErrorClass};
+use event_outbox_policy::delivery::in_flight::Settled;
 use event_outbox_policy::delivery::notify::{self, Published};
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
-use event_outbox_policy::delivery::topic_ramp::End;
 use event_outbox_policy::worker::log_throttle::RepeatCount;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::listeners::is_full_queue;
 use super::main_loop::Relay;
 use super::metrics;
-use super::window::Ticket;
 use crate::failpoints::{self, Point};
 use crate::outbox::published;
 use crate::outbox::table::identity::RowIdentity;
@@ -75,7 +74,7 @@ struct Manner {
 }
 
 /// What a transaction has settled, and what not.
-struct Settled {
+struct Settlement {
     sorted: Sorted,
     /// The refused ones that wait for another attempt, and until when.
     waiting: HashMap<i64, i64>,
@@ -130,7 +129,7 @@ impl Relay {
         };
         failpoints::reach(Point::AfterSettle);
         match settled {
-            Ok(Some(Settled { sorted, waiting, changed, locked })) => {
+            Ok(Some(Settlement { sorted, waiting, changed, locked })) => {
                 self.stalled_topics.heard_of(sorted.published.iter().map(|event| &event.topic));
                 if manner.quietly {
                     let noted = sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id));
@@ -176,7 +175,7 @@ impl Relay {
     }
 
     /// One transaction. `None` if the extension is gone.
-    fn commit(&self, reports: &[Report], manner: Manner) -> Result<Option<Settled>, Failed> {
+    fn commit(&self, reports: &[Report], manner: Manner) -> Result<Option<Settlement>, Failed> {
         let mut sorted = self.sort(reports.iter());
         let mode = self.settings.notify;
         transaction::run(c"event_outbox: settling published events", || {
@@ -200,7 +199,7 @@ impl Relay {
                 // Those of triggers as well.
                 compat::forget_notifications();
             }
-            Some(Settled { sorted, waiting, changed, locked })
+            Some(Settlement { sorted, waiting, changed, locked })
         })
     }
 
@@ -221,7 +220,7 @@ impl Relay {
     fn sort<'r>(&self, reports: impl Iterator<Item = &'r Report>) -> Sorted {
         let (mut sorted, now) = (Sorted::default(), crate::pg::now());
         for Report { id, outcome } in reports {
-            let Some(ticket) = self.window.ticket(*id) else { continue };
+            let Some(ticket) = self.in_flight.ticket(*id) else { continue };
             if let Outcome::Failed { failure: Failure::Refused | Failure::Suspect | Failure::Outage, .. } =
                 outcome
                 && !sorted.troubled.contains(&ticket.topic)
@@ -273,15 +272,13 @@ impl Relay {
     /// somebody has `changed` are read again.
     fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>, changed: &HashSet<i64>) {
         for row in sorted.delivered.iter().filter(|row| !changed.contains(&row.id)) {
-            self.release(row.id, End::Well);
+            self.settled(row.id, Settled::Delivered);
         }
-        self.give_back(&changed.iter().copied().collect::<Vec<_>>());
+        changed.iter().for_each(|id| self.settled(*id, Settled::GivenBack));
         for Refusal { row, .. } in sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id))
         {
-            match waiting.get(&row.id) {
-                Some(until) => self.hold(row.id, *until, End::Refused),
-                None => self.release(row.id, End::Refused),
-            }
+            let until = waiting.get(&row.id).copied();
+            self.settled(row.id, until.map_or(Settled::Dead, Settled::RetryAt));
         }
         if !(sorted.refused.is_empty()
             && sorted.returned.is_empty()
@@ -294,45 +291,20 @@ impl Relay {
         for (topic, time) in &sorted.untimely {
             self.timestamps.refused(topic, *time, now);
         }
-        for id in &sorted.returned {
-            self.hold(*id, now + RETURN_REST_MICROS, End::Well);
-        }
-        for id in &sorted.suspect {
-            self.hold(*id, now, End::Suspect);
-        }
-        self.give_back(&sorted.stopped);
+        let rested = Settled::Returned(now + RETURN_REST_MICROS);
+        sorted.returned.iter().for_each(|id| self.settled(*id, rested));
+        sorted.suspect.iter().for_each(|id| self.settled(*id, Settled::Suspect(now)));
+        // They are for the next producer.
+        sorted.stopped.iter().for_each(|id| self.settled(*id, Settled::GivenBack));
         self.take_care_of(sorted);
-        self.reread_pending |= self.backlog.has_saturated();
         self.count(sorted);
         published::condition().broadcast();
     }
 
-    /// The event is done with: those that waited behind it may go.
-    fn release(&mut self, id: i64, end: End) {
-        let Some(ticket) = self.leave_window(id, end) else { return };
-        let freed = self.lanes.release(ticket.lane, id);
-        self.freed(freed);
-    }
-
-    /// The event waits until then, in microseconds since 1970, and its lane with it.
-    fn hold(&mut self, id: i64, until: i64, end: End) {
-        let Some(ticket) = self.leave_window(id, end) else { return };
-        let topic = self.topic_of(&ticket.topic);
-        self.backlog.leave_behind(topic);
-        self.lanes.block(topic, ticket.lane, id, until);
-    }
-
-    /// These are read again, to be sent by the next producer.
-    fn give_back(&mut self, ids: &[i64]) {
-        for id in ids {
-            if let Some(Ticket { topic, lane, .. }) = self.leave_window(*id, End::Well) {
-                self.put_off(self.topic_of(&topic), lane, *id);
-            }
-        }
-        if let Some(lowest) = ids.iter().min() {
-            self.floor.rewind(lowest - 1);
-            self.reread_pending = true;
-        }
+    /// An event is no longer in flight.
+    fn settled(&mut self, id: i64, what: Settled) {
+        let again = self.in_flight.settled(id, what);
+        self.reader.again(again);
     }
 
     /// Handles topics with caution from now on whose batches the broker refuses, and all that would make the
@@ -342,29 +314,8 @@ impl Relay {
             return;
         }
         for topic in &sorted.troubled {
-            self.ramp.begin(topic, self.window.count_open(topic));
+            self.in_flight.quarantine(topic);
         }
-    }
-
-    /// The broker has answered for an event of this topic: the next group of it may be due.
-    pub(super) fn answered(&mut self, topic: &Arc<str>, end: End) {
-        if let Some(turned_away) = self.ramp.settled(topic, end) {
-            self.backlog.allow(self.topic_of(topic), turned_away);
-            self.reread_pending = true;
-        }
-    }
-
-    /// Takes an event out of the window.
-    fn leave_window(&mut self, id: i64, end: End) -> Option<Ticket> {
-        let ticket = self.window.remove(id)?;
-        if ticket.is_open {
-            self.answered(&ticket.topic, end);
-        }
-        if !self.backlog.is_empty() {
-            let topic = self.topic_of(&ticket.topic);
-            self.backlog.let_go(topic, self.lanes.has_closed(topic));
-        }
-        Some(ticket)
     }
 
     fn count(&mut self, sorted: &Sorted) {

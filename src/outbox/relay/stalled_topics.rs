@@ -67,9 +67,10 @@ impl Relay {
         }
         self.stalled_topics.since = None;
         let silent: HashSet<Arc<str>> = self
-            .window
+            .in_flight
+            .window()
             .topics()
-            .filter(|topic| !self.ramp.holds(topic))
+            .filter(|topic| !self.in_flight.ramp().holds(topic))
             .filter(|topic| self.stalled_topics.heard.get(*topic).is_none_or(|heard| *heard < since))
             .cloned()
             .collect();
@@ -80,7 +81,7 @@ impl Relay {
         for topic in silent {
             tracing::warn!("nothing is heard of topic {topic} from Kafka: its events wait, others go on");
             self.slot.show_error(&format!("nothing is heard of topic {topic} from Kafka"));
-            self.ramp.begin(&topic, self.window.count_open(&topic));
+            self.in_flight.quarantine(&topic);
         }
     }
 }

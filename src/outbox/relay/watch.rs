@@ -39,7 +39,8 @@ impl Relay {
         }
         if now >= self.watch.watchdog.next_check() {
             let adrift = self.is_disconnected().then_some((None, 0));
-            let first = self.window.first_places().into_iter().map(|(topic, place)| (Some(topic), place));
+            let first =
+                self.in_flight.window().first_places().into_iter().map(|(topic, place)| (Some(topic), place));
             self.watch.watchdog.observe(now, first.chain(adrift));
             if let Some((topic, why)) = self.watch.watchdog.problem() {
                 self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
@@ -55,7 +56,7 @@ impl Relay {
 
     /// When to look again, though nobody rings.
     pub(super) fn next_watch(&self) -> Option<Instant> {
-        let something_is_out = !self.window.is_empty() || self.is_disconnected();
+        let something_is_out = !self.in_flight.window().is_empty() || self.is_disconnected();
         (something_is_out && self.publisher.is_some())
             .then(|| self.started_at + self.watch.watchdog.next_check())
     }

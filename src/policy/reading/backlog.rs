@@ -241,6 +241,12 @@ impl Backlog {
         }
     }
 
+    /// The same for all topics.
+    pub fn let_all_go(&mut self, is_closed: impl Fn(Topic) -> bool) {
+        let topics: Vec<Topic> = self.topics.keys().copied().collect();
+        topics.into_iter().for_each(|topic| self.let_go(topic, is_closed(topic)));
+    }
+
     fn queue(&mut self, topic: Topic) {
         if let Some(place) = self.topics.get_mut(&topic)
             && place.next.is_some()

@@ -3,3 +3,5 @@
 pub mod backlog;
 pub mod floor;
 pub mod pace;
+pub mod reader;
+pub mod reread;

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 
+use event_outbox_policy::delivery::in_flight::Settled;
 use event_outbox_policy::delivery::lanes::{Lane, Micros};
-use event_outbox_policy::reading::backlog::Topic;
 use event_outbox_policy::reading::floor::Horizon;
 use proptest::prelude::*;
 
 use crate::relay::{Flaw, Limits, Relay, Then};
 
 const MAX_ATTEMPTS: u32 = 3;
+
+pub type Topic = &'static str;
+
+pub const TOPICS: [Topic; 2] = ["a", "b"];
 
 #[derive(Debug, Clone)]
 pub enum Turn {
@@ -51,6 +55,20 @@ pub enum Answer {
     Suspect,
     /// Its producer has stopped.
     Stopped,
+}
+
+impl Answer {
+    /// When it is settled among others.
+    fn place(self) -> usize {
+        match self {
+            Self::Delivered => 0,
+            Self::Changed => 1,
+            Self::Refused(_) => 2,
+            Self::Outage => 3,
+            Self::Suspect => 4,
+            Self::Stopped => 5,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -110,14 +128,14 @@ impl World {
             }
             Turn::Pass(then) => self.pass(then)?,
             Turn::Replicated => {
-                if let Some(taken) = self.relay.unreplicated.take() {
-                    self.relay.hand_over(taken);
-                }
+                self.relay.replicated();
             }
             Turn::Answer(picks) => self.answer(&picks),
             Turn::Lock(pick, refused) => {
                 if let Some(id) = self.first_of_lane(pick, &[]) {
-                    self.relay.keep_waiting(id, refused.is_some());
+                    let is_sent = self.relay.in_flight.ticket(id).is_some_and(|ticket| ticket.row.is_some());
+                    let refused = if is_sent { refused } else { Some(3) };
+                    self.relay.lock(id, refused.is_some());
                     self.locked.push((id, refused));
                 }
             }
@@ -130,7 +148,7 @@ impl World {
             }
             Turn::Time(passed) => self.now += passed,
             Turn::Delete(pick) => {
-                let id = self.pick(pick, |world, id| !world.relay.window.contains_key(&id));
+                let id = self.pick(pick, |world, id| world.relay.in_flight.ticket(id).is_none());
                 id.and_then(|id| self.table.remove(&id));
             }
             Turn::Hasten(pick) => {
@@ -138,11 +156,11 @@ impl World {
                 let id = self.pick(pick, |world, id| world.table[&id].not_before > Some(now));
                 if let Some(event) = id.and_then(|id| self.table.get_mut(&id)) {
                     event.not_before = Some(now);
-                    self.relay.reread();
+                    self.relay.end_waits();
                 }
             }
             Turn::FullSweep => self.relay.sweep_all(),
-            Turn::Stall(topic) => self.relay.take_care_of(topic),
+            Turn::Stall(topic) => self.relay.quarantine(topic),
             Turn::Restart => {
                 self.relay = Relay::new(self.flaw, self.limits);
                 self.locked.clear();
@@ -155,7 +173,7 @@ impl World {
     fn write(&mut self, topic: Topic, lane: Lane, is_unsendable: bool) {
         self.last_id += 1;
         // A key has its topic.
-        let topic = lane.map_or(topic, |lane| lane % 2);
+        let topic = lane.map_or(topic, |lane| TOPICS[lane as usize % TOPICS.len()]);
         self.written.insert(self.last_id, Event { topic, lane, is_unsendable, ..Event::default() });
     }
 
@@ -171,7 +189,7 @@ impl World {
             let event = self.written.remove(&id).unwrap();
             self.table.insert(id, event);
         }
-        self.relay.look = true;
+        self.relay.look();
     }
 
     fn pick(&self, pick: usize, which: impl Fn(&Self, i64) -> bool) -> Option<i64> {
@@ -189,16 +207,20 @@ impl World {
 
     /// Kafka answers in the order of a lane.
     fn first_of_lane(&self, pick: usize, but: &[i64]) -> Option<i64> {
-        let window = &self.relay.window;
-        let open: Vec<i64> = window
-            .values()
-            .filter(|ticket| !ticket.is_held && !but.contains(&ticket.id))
-            .map(|ticket| ticket.id)
-            .collect();
-        let picked = *open.get(pick.checked_rem(open.len())?)?;
-        let lane = window[&picked].lane;
-        let first = |id: &i64| *id == picked || lane.is_some() && window[id].lane == lane;
-        open.iter().copied().find(first)
+        let is_open = |id: &i64| !self.relay.locked.contains_key(id) && !but.contains(id);
+        let open: Vec<(i64, Lane)> =
+            self.in_flight().filter(|(id, ..)| is_open(id)).map(|(id, _, lane)| (id, lane)).collect();
+        let (picked, lane) = *open.get(pick.checked_rem(open.len())?)?;
+        let first = |(id, other): &(i64, Lane)| *id == picked || lane.is_some() && *other == lane;
+        open.into_iter().find(first).map(|(id, _)| id)
+    }
+
+    /// What is in flight, in ascending ids, each with its topic and lane.
+    fn in_flight(&self) -> impl Iterator<Item = (i64, String, Lane)> {
+        let tickets = self.relay.in_flight.window().iter();
+        let all: BTreeMap<i64, (String, Lane)> =
+            tickets.map(|ticket| (ticket.id, (ticket.topic.to_string(), ticket.lane))).collect();
+        all.into_iter().map(|(id, (topic, lane))| (id, topic, lane))
     }
 
     fn answer(&mut self, picks: &[(usize, Answer)]) {
@@ -206,10 +228,12 @@ impl World {
         for &(pick, answer) in picks {
             if let Some(id) = self.first_of_lane(pick, &answered) {
                 answered.push(id);
-                let ticket = self.relay.window[&id];
+                let ticket = self.relay.in_flight.ticket(id);
                 let answer = match answer {
-                    _ if ticket.is_refused => Answer::Refused(3),
-                    Answer::Suspect if ticket.alone => Answer::Refused(3),
+                    _ if ticket.is_some_and(|ticket| ticket.row.is_none()) => Answer::Refused(3),
+                    Answer::Suspect if ticket.is_some_and(|ticket| ticket.sole_in_flight) => {
+                        Answer::Refused(3)
+                    }
                     answer => answer,
                 };
                 answers.push((id, answer));
@@ -220,8 +244,8 @@ impl World {
 
     /// Kafka answers the same for all of a topic that is in flight.
     pub fn answer_topic(&mut self, topic: Topic, answer: Answer) {
-        let ids = self.relay.window.keys().filter(|id| self.table[id].topic == topic);
-        let answers: Vec<_> = ids.map(|id| (*id, answer)).collect();
+        let ids = self.in_flight().filter(|(_, other, _)| other == topic);
+        let answers: Vec<_> = ids.map(|(id, ..)| (id, answer)).collect();
         self.settle(&answers);
     }
 
@@ -229,29 +253,52 @@ impl World {
         if answers.is_empty() {
             return;
         }
-        let settled: Vec<_> =
-            answers.iter().map(|&(id, answer)| (id, answer, self.note(id, answer))).collect();
-        self.relay.settled(&settled, self.now);
+        let suspect = |id: &i64| answers.contains(&(*id, Answer::Suspect));
+        let topics: Vec<String> =
+            self.in_flight().filter(|(id, ..)| suspect(id)).map(|(_, topic, _)| topic).collect();
+        // In the order of the relay's.
+        let mut settled: Vec<_> = answers.iter().map(|&(id, answer)| (answer.place(), id, answer)).collect();
+        settled.sort_by_key(|(place, ..)| *place);
+        let refused = settled.partition_point(|(place, ..)| *place <= Answer::Refused(0).place());
+        let rest = settled.split_off(refused);
+        let has_failed =
+            !rest.is_empty() || settled.iter().any(|(_, _, answer)| matches!(answer, Answer::Refused(_)));
+        self.close(settled);
+        if has_failed {
+            self.relay.give_up_unreplicated();
+        }
+        self.close(rest);
+        topics.iter().for_each(|topic| self.relay.quarantine(topic));
     }
 
-    /// What a settlement makes of the row: when a refused one is tried again; none if it is dead, or delivered.
-    fn note(&mut self, id: i64, answer: Answer) -> Option<Micros> {
+    fn close(&mut self, settled: Vec<(usize, i64, Answer)>) {
+        for (_, id, answer) in settled {
+            let what = self.note(id, answer);
+            self.relay.settled(id, what);
+        }
+    }
+
+    /// What a settlement makes of the row.
+    fn note(&mut self, id: i64, answer: Answer) -> Settled {
         match answer {
             Answer::Delivered => {
                 self.table.remove(&id);
+                Settled::Delivered
             }
             Answer::Refused(wait) => {
-                let event = self.table.get_mut(&id)?;
+                let Some(event) = self.table.get_mut(&id) else { return Settled::Dead };
                 event.attempts += 1;
                 if event.attempts < self.max_attempts {
                     event.not_before = Some(self.now + wait);
-                    return event.not_before;
+                    return Settled::RetryAt(self.now + wait);
                 }
                 self.table.remove(&id);
+                Settled::Dead
             }
-            Answer::Changed | Answer::Outage | Answer::Suspect | Answer::Stopped => {}
+            Answer::Outage => Settled::Returned(self.now + 5),
+            Answer::Suspect => Settled::Suspect(self.now),
+            Answer::Changed | Answer::Stopped => Settled::GivenBack,
         }
-        None
     }
 
     /// Time passes and Kafka accepts everything: then nothing may be left.
@@ -265,14 +312,27 @@ impl World {
             left.is_empty(),
             "left: {:?} beside {:?} {:?}",
             left,
-            self.relay.lanes,
-            self.relay.backlog
+            self.relay.in_flight.lanes(),
+            self.relay.in_flight.backlog()
         );
         self.relay.sweep_all();
         self.rest()?;
-        prop_assert!(self.table.is_empty(), "left: {:?} beside {:?}", self.table, self.relay.lanes);
-        prop_assert!(self.relay.lanes.is_empty(), "closed for nobody: {:?}", self.relay.lanes);
-        prop_assert!(self.relay.backlog.is_empty(), "behind without a reason: {:?}", self.relay.backlog);
+        prop_assert!(
+            self.table.is_empty(),
+            "left: {:?} beside {:?}",
+            self.table,
+            self.relay.in_flight.lanes()
+        );
+        prop_assert!(
+            self.relay.in_flight.lanes().is_empty(),
+            "closed for nobody: {:?}",
+            self.relay.in_flight.lanes()
+        );
+        prop_assert!(
+            self.relay.in_flight.backlog().is_empty(),
+            "behind without a reason: {:?}",
+            self.relay.in_flight.backlog()
+        );
         Ok(())
     }
 
@@ -281,14 +341,18 @@ impl World {
         for _ in 0..3_000 {
             self.play(Turn::Replicated)?;
             self.play(Turn::Unlock)?;
-            let open = self.relay.window.len();
+            let open = self.relay.in_flight.window().len();
             self.answer(&vec![(0, Answer::Delivered); open]);
-            if self.relay.window.is_empty() && !self.relay.has_reason_to_read() {
-                let Some(due) = self.relay.lanes.next_due() else { return Ok(()) };
+            if self.relay.in_flight.window().is_empty() && !self.relay.has_reason_to_read() {
+                let Some(due) = self.relay.in_flight.lanes().next_due() else { return Ok(()) };
                 self.now = self.now.max(due);
             }
             self.pass(Then::HandedOver)?;
         }
-        Err(TestCaseError::fail(format!("no rest: {:?} {:?}", self.relay.lanes, self.relay.backlog)))
+        Err(TestCaseError::fail(format!(
+            "no rest: {:?} {:?}",
+            self.relay.in_flight.lanes(),
+            self.relay.in_flight.backlog()
+        )))
     }
 }

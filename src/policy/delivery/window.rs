@@ -3,16 +3,25 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use event_outbox_policy::delivery::id_ring::IdRing;
+use super::id_ring::IdRing;
+use super::lanes::Lane;
 
-use crate::outbox::table::identity::RowIdentity;
-use crate::settings::relay::Limits;
+/// How much may be in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Events.
+    pub events: usize,
+    /// Bytes of memory, by `Event::weight`.
+    pub bytes: usize,
+}
 
-/// An event in flight, as far as it is needed to settle it.
+/// An event in flight, as far as it is needed to settle it. `R` tells its row again from one that is put in its place.
 #[derive(Debug)]
-pub struct Ticket {
+pub struct Ticket<R> {
+    /// The event.
+    pub id: i64,
     /// Its row.
-    pub row: RowIdentity,
+    pub row: R,
     /// Its topic.
     pub topic: Arc<str>,
     /// When it was emitted, in microseconds since 1970.
@@ -20,7 +29,7 @@ pub struct Ticket {
     /// The time that its record tells, in the same way.
     pub record_time: i64,
     /// With whom it keeps order.
-    pub lane: Option<u64>,
+    pub lane: Lane,
     /// Whether it was sent without others of its topic, so that a refusal is its own.
     pub sole_in_flight: bool,
     /// Whether nothing is known yet of what the broker made of it.
@@ -32,18 +41,24 @@ pub struct Ticket {
 }
 
 /// The events in flight by id, bounded in number and in bytes.
-#[derive(Debug, Default)]
-pub struct Window {
-    tickets: IdRing<Ticket>,
+#[derive(Debug)]
+pub struct Window<R> {
+    tickets: IdRing<Ticket<R>>,
     bytes: usize,
     /// Events handed over so far.
     handed_over: u64,
 }
 
-impl Window {
+impl<R> Default for Window<R> {
+    fn default() -> Self {
+        Self { tickets: IdRing::default(), bytes: 0, handed_over: 0 }
+    }
+}
+
+impl<R> Window<R> {
     /// The ticket of the event with this id, if it is in flight.
     #[must_use]
-    pub fn ticket(&self, id: i64) -> Option<&Ticket> {
+    pub fn ticket(&self, id: i64) -> Option<&Ticket<R>> {
         self.tickets.get(id)
     }
 
@@ -67,20 +82,25 @@ impl Window {
     }
 
     /// Takes in an event that was handed over.
-    pub fn add(&mut self, mut ticket: Ticket) {
+    pub fn add(&mut self, mut ticket: Ticket<R>) {
         self.handed_over += 1;
         ticket.place = self.handed_over;
         self.bytes += ticket.weight;
-        if let Some(before) = self.tickets.insert(ticket.row.id, ticket) {
+        if let Some(before) = self.tickets.insert(ticket.id, ticket) {
             self.bytes -= before.weight;
         }
     }
 
     /// Lets go of an event that is settled.
-    pub fn remove(&mut self, id: i64) -> Option<Ticket> {
+    pub fn remove(&mut self, id: i64) -> Option<Ticket<R>> {
         let ticket = self.tickets.remove(id)?;
         self.bytes -= ticket.weight;
         Some(ticket)
+    }
+
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Ticket<R>> {
+        self.tickets.values()
     }
 
     /// Lets go of all but these.
@@ -97,7 +117,7 @@ impl Window {
 
     /// The one with the lowest id.
     #[must_use]
-    pub fn oldest(&self) -> Option<&Ticket> {
+    pub fn oldest(&self) -> Option<&Ticket<R>> {
         self.tickets.first()
     }
 
@@ -151,6 +171,61 @@ impl Window {
     /// The topics of all events in flight, each as often as it has events.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         self.tickets.values().map(|ticket| &ticket.topic)
+    }
+}
+
+/// What a pass has taken and is not in flight yet.
+#[derive(Debug)]
+pub struct Taken<R> {
+    tickets: Vec<Ticket<R>>,
+    /// The lanes of what was in flight when it was first asked.
+    in_flight: Option<HashSet<u64>>,
+    /// The ids of the tickets, once somebody else than the reader of new rows reads.
+    ids: Option<HashSet<i64>>,
+}
+
+impl<R> Taken<R> {
+    /// Of nothing, with room for so many events.
+    #[must_use]
+    pub fn with_capacity(events: usize) -> Self {
+        Self { tickets: Vec::with_capacity(events), in_flight: None, ids: None }
+    }
+
+    /// The events.
+    #[must_use]
+    pub fn tickets(&self) -> &[Ticket<R>] {
+        &self.tickets
+    }
+
+    /// The events, to be kept elsewhere.
+    pub(super) fn into_tickets(self) -> impl Iterator<Item = Ticket<R>> {
+        self.tickets.into_iter()
+    }
+
+    /// From now on rows come in any order, and maybe twice.
+    pub fn remember_ids(&mut self) {
+        self.ids = Some(self.tickets.iter().map(|ticket| ticket.id).collect());
+    }
+
+    /// Whether this event was taken, where that is remembered.
+    #[must_use]
+    pub fn has(&self, id: i64) -> bool {
+        self.ids.as_ref().is_some_and(|ids| ids.contains(&id))
+    }
+
+    /// Takes one more.
+    pub fn add(&mut self, ticket: Ticket<R>) {
+        if let Some(ids) = &mut self.ids {
+            ids.insert(ticket.id);
+        }
+        self.tickets.push(ticket);
+    }
+
+    /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
+    pub(super) fn is_on_its_way(&mut self, lane: Lane, window: &Window<R>) -> bool {
+        let Some(lane) = lane else { return false };
+        let in_flight = self.in_flight.get_or_insert_with(|| window.lanes().collect());
+        in_flight.contains(&lane) || self.tickets.iter().any(|ticket| ticket.lane == Some(lane))
     }
 }
 

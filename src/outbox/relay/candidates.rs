@@ -1,0 +1,277 @@
+//! The rows of a pass: which of their events are taken, and how each comes into the batch.
+//!
+//! Runs in: a relay's background worker, main thread, in the transaction that reads.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use event_outbox_policy::delivery::in_flight::{By, Candidate, InFlight, Offer, Verdict};
+use event_outbox_policy::delivery::lanes::Lane;
+use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
+use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
+use event_outbox_policy::delivery::window::{Taken, Ticket};
+use event_outbox_policy::event::draft;
+use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
+use event_outbox_policy::event::size::{self, LARGEST_EVENT, Reason, Size};
+use event_outbox_policy::event::timestamps::Timestamps;
+use event_outbox_policy::reading::reader::{self, Range, Table, Visited};
+use foldhash::fast::RandomState;
+
+use super::mistakes;
+use super::settle::RETURN_REST_MICROS;
+use super::stalled_topics::StalledTopics;
+use crate::kafka::producer::messages::ProduceBatch;
+use crate::outbox::table::identity::RowIdentity;
+use crate::outbox::table::row::EventRow;
+use crate::outbox::table::rows::Events;
+use crate::pg::durability::{Commits, Place};
+use crate::pg::varlena;
+
+/// Topic names kept for sharing; a database that names more begins anew.
+const MAX_TOPICS: usize = 10_000;
+
+/// From here on, an event is only read when there is memory for it: librdkafka ends the process where there is none.
+const LARGE: usize = 1 << 20;
+
+/// How often an event is in memory while it is handed over: as read, in its batch, and in librdkafka's queue.
+const COPIES: usize = 3;
+
+/// A pass over the rows of `outbox.events`.
+pub(super) type Pass<'a> = reader::Pass<'a, RowIdentity>;
+
+/// A batch that was read and is not handed over yet.
+pub(super) struct PendingBatch {
+    pub(super) batch: ProduceBatch,
+    pub(super) taken: Taken<RowIdentity>,
+    /// Those of the taken events that are not handed over, and why.
+    pub(super) unsendable: Vec<Report>,
+    /// The transactions that have written the rows.
+    pub(super) commits: Option<Commits>,
+    /// Up to where the standbys must have the log, if any are required.
+    pub(super) place: Option<Place>,
+}
+
+impl PendingBatch {
+    /// With room for a batch as the last one was: a backlog's batches are alike.
+    pub(super) fn as_large_as(last: BatchSize) -> Self {
+        Self {
+            batch: ProduceBatch { gapless: EventBatch::with_room(last), quarantine: EventBatch::default() },
+            taken: Taken::with_capacity(last.events),
+            unsendable: Vec::new(),
+            commits: None,
+            place: None,
+        }
+    }
+
+    /// Whether nothing was found that is to be published.
+    pub(super) fn is_empty(&self) -> bool {
+        self.taken.tickets().is_empty()
+    }
+
+    /// How many events were taken.
+    pub(super) fn len(&self) -> usize {
+        self.taken.tickets().len()
+    }
+}
+
+/// The names of the topics met, each kept once.
+#[derive(Debug, Default)]
+pub struct TopicNames(HashSet<Arc<str>, RandomState>);
+
+impl TopicNames {
+    /// All of them.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.0.iter()
+    }
+
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        if let Some(topic) = self.0.get(name) {
+            return topic.clone();
+        }
+        if self.0.len() >= MAX_TOPICS {
+            self.0.clear();
+        }
+        let topic: Arc<str> = name.into();
+        self.0.insert(topic.clone());
+        topic
+    }
+}
+
+/// The table as a pass reads it, and where the events go that it takes.
+pub(super) struct Candidates<'a> {
+    pub(super) events: &'a Events,
+    /// Whether the order of keys is to be kept.
+    pub(super) in_order: bool,
+    pub(super) topics: &'a mut TopicNames,
+    pub(super) timestamps: &'a mut Timestamps,
+    pub(super) stalled_topics: &'a StalledTopics,
+    pub(super) batch: &'a mut ProduceBatch,
+    pub(super) unsendable: &'a mut Vec<Report>,
+    pub(super) commits: &'a mut Option<Commits>,
+}
+
+type Flying = InFlight<RowIdentity>;
+
+impl Table<RowIdentity> for Candidates<'_> {
+    fn read(&mut self, in_flight: &mut Flying, pass: &mut Pass<'_>, by: By, range: Range) -> Visited {
+        let range = mistakes::range(by, range);
+        let mut visited = Visited::new(range);
+        let mut is_beyond = false;
+        let events = self.events;
+        visited.rows = events.read_new(range.after, range.limit, |row| {
+            is_beyond = row.id() > range.bound;
+            !is_beyond && {
+                let verdict = self.consider(row, by, in_flight, pass);
+                visited.goes_on(by, row.id(), verdict)
+            }
+        });
+        visited.is_all = visited.ended.is_none() && (is_beyond || visited.rows < range.limit);
+        mistakes::has_read(visited.last_id);
+        visited
+    }
+
+    fn look_up(&mut self, in_flight: &mut Flying, pass: &mut Pass<'_>, id: i64) -> Option<Verdict> {
+        let mut verdict = None;
+        let events = self.events;
+        events.read_new(id.saturating_sub(1), 1, |row| {
+            if row.id() == id {
+                verdict = Some(self.consider(row, By::Due, in_flight, pass));
+            }
+            false
+        });
+        verdict
+    }
+}
+
+impl Candidates<'_> {
+    /// Takes a row if it is to be published now.
+    fn consider(
+        &mut self,
+        row: &EventRow<'_>,
+        by: By,
+        in_flight: &mut Flying,
+        pass: &mut Pass<'_>,
+    ) -> Verdict {
+        let (id, name) = (row.id(), row.topic());
+        let topic = in_flight.topic(&name);
+        if matches!(by, By::Turn(turn) if turn != topic) {
+            return Verdict::Next;
+        }
+        if let Some(ticket) = in_flight.ticket(id) {
+            if ticket.row.event_id != row.event_id() {
+                in_flight.rest(topic, id, pass.now + RETURN_REST_MICROS);
+            }
+            return Verdict::Next;
+        }
+        if pass.taken.has(id) {
+            return Verdict::Next;
+        }
+        let is_known = !in_flight.backlog().is_full() || self.stalled_topics.has_heard_of(&name);
+        let candidate = Candidate { id, topic, not_before: row.next_attempt_at(), is_known };
+        let lane = |in_flight: &Flying| self.lane(row, &name, in_flight);
+        match in_flight.offer(candidate, by, pass.now, lane) {
+            Ok(offer) => self.take(row, &name, offer, in_flight, pass),
+            Err(verdict) => verdict,
+        }
+    }
+
+    /// With whom the event keeps order. A key that no request can carry keeps its order with nothing.
+    fn lane(&self, row: &EventRow<'_>, name: &str, in_flight: &Flying) -> Lane {
+        let key = if self.in_order && row.size().key <= LARGEST_EVENT { row.key() } else { None };
+        key.map(|key| in_flight.lane(name, &key))
+    }
+
+    /// Takes a row that nobody holds back, if there is room for it.
+    fn take(
+        &mut self,
+        row: &EventRow<'_>,
+        name: &str,
+        offer: Offer,
+        in_flight: &mut Flying,
+        pass: &mut Pass<'_>,
+    ) -> Verdict {
+        let (size, lane) = (row.size(), offer.lane());
+        if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
+            return self.refuse(row, offer, reason, in_flight, pass);
+        }
+        // Before it is unpacked.
+        if !pass.room.fits(draft::weight(size)) {
+            return in_flight.put_off(offer);
+        }
+        if size.total() >= LARGE {
+            varlena::require_memory(COPIES * size.total());
+        }
+        // Most events go where the one before went.
+        let last = pass.taken.tickets().last().map(|ticket| &ticket.topic).filter(|last| ***last == *name);
+        let topic = last.cloned().unwrap_or_else(|| self.topics.shared(name));
+        let mut event = row.event(&topic);
+        event.record_time =
+            self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), pass.now);
+        let size = event.size();
+        if let Some(reason) = size::unsendable(topic.len(), size) {
+            return self.refuse(row, offer, reason, in_flight, pass);
+        }
+        let weight = event.weight(size);
+        if !pass.room.fits(weight) {
+            return in_flight.put_off(offer);
+        }
+        let Admission { route, sole_in_flight } = match in_flight.admit(offer, &topic, pass.taken) {
+            Ok(admission) => admission,
+            Err(verdict) => return verdict,
+        };
+        if let Some(commits) = self.commits.as_mut().filter(|commits| commits.matter()) {
+            commits.add(row.writer());
+        }
+        pass.room.take(weight);
+        let batch = match route {
+            Route::Gapless => &mut self.batch.gapless,
+            Route::Quarantine => &mut self.batch.quarantine,
+        };
+        if batch.push(&event).is_err() {
+            in_flight.withdraw_one(&topic, lane);
+            varlena::out_of_memory(event.size().total());
+        }
+        pass.taken.add(Ticket {
+            id: row.id(),
+            row: row.identity(Some(event.fingerprint())),
+            emitted_at: event.emitted_at,
+            record_time: event.record_time,
+            lane,
+            sole_in_flight,
+            is_open: true,
+            place: 0,
+            weight,
+            topic,
+        });
+        Verdict::Next
+    }
+
+    /// Takes a row of which it is known without sending it what becomes of it, and why.
+    fn refuse(
+        &mut self,
+        row: &EventRow<'_>,
+        offer: Offer,
+        (class, error): Reason,
+        in_flight: &mut Flying,
+        pass: &mut Pass<'_>,
+    ) -> Verdict {
+        let lane = offer.lane();
+        in_flight.refuse(offer);
+        let outcome = Outcome::Failed { failure: Failure::Unsendable, class, error };
+        self.unsendable.push(Report { id: row.id(), outcome });
+        pass.taken.add(Ticket {
+            id: row.id(),
+            row: row.identity(None),
+            emitted_at: row.emitted_at(),
+            record_time: row.emitted_at(),
+            lane,
+            sole_in_flight: true,
+            // No broker has to answer.
+            is_open: false,
+            place: 0,
+            weight: draft::weight(Size::default()),
+            topic: self.topics.shared(&row.topic()),
+        });
+        Verdict::Next
+    }
+}

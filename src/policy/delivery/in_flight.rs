@@ -1,0 +1,381 @@
+//! The events between the reading of their rows and their settlement: which may be sent now, which wait and for what, and
+//! which rows are to be read again when something has come of one.
+//!
+//! It holds together what must be told of each event: the window (what is in flight), the lanes (the order of a key), the ramp
+//! (how much of a topic may be in flight), and the backlog (the topics that are behind, which are read in turns).
+
+use std::collections::HashSet;
+use std::hash::BuildHasher;
+use std::sync::Arc;
+
+use foldhash::fast::RandomState;
+
+use super::lanes::{Freed, Lane, Lanes, Micros};
+use super::topic_ramp::{Admission, End, Route, TopicRamp};
+use super::window::{Limits, Room, Taken, Ticket, Window};
+use crate::reading::backlog::{Backlog, Topic};
+use crate::reading::reread::Reread;
+
+/// Who reads a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum By {
+    /// The reader of new rows, or the safety net.
+    New,
+    /// The look-up of an event that is due.
+    Due,
+    /// The turn of a topic.
+    Turn(Topic),
+}
+
+/// What a row means to its reader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The next row, please.
+    Next,
+    /// There is no room for it.
+    NoRoom,
+    /// No more of this topic may be in flight, `for_all` its keys or for that of this event.
+    Denied {
+        /// Whether that holds for each key.
+        for_all: bool,
+    },
+    /// No more of this topic may come to wait.
+    Saturated,
+}
+
+/// A row, as far as it is asked whether its event may be sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Candidate {
+    /// The event.
+    pub id: i64,
+    /// Its topic, by [`InFlight::topic`].
+    pub topic: Topic,
+    /// When it may be tried again, if it was refused.
+    pub not_before: Option<Micros>,
+    /// Whether anything of its topic was ever published. It is taken then, though no more topics may come to be behind.
+    pub is_known: bool,
+}
+
+/// An event that may be sent, if there is room for it. To be given to [`InFlight::admit`], [`InFlight::refuse`] or
+/// [`InFlight::put_off`].
+#[must_use]
+#[derive(Debug)]
+pub struct Offer {
+    id: i64,
+    topic: Topic,
+    lane: Lane,
+    was_refused: bool,
+}
+
+impl Offer {
+    /// With whom the event keeps order.
+    #[must_use]
+    pub fn lane(&self) -> Lane {
+        self.lane
+    }
+}
+
+/// What has become of an event in flight.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// It is published, and its row is gone.
+    Delivered,
+    /// It was refused, and is given up.
+    Dead,
+    /// It was refused, and is tried again then.
+    RetryAt(Micros),
+    /// It came back for no fault of its own, and rests until then.
+    Returned(Micros),
+    /// It came back with a batch that was refused, now.
+    Suspect(Micros),
+    /// It is to be read again, and sent: its producer stopped, or somebody has changed its row.
+    GivenBack,
+}
+
+/// The events in flight, and those that cannot be yet.
+#[derive(Debug)]
+pub struct InFlight<R> {
+    window: Window<R>,
+    lanes: Lanes,
+    ramp: TopicRamp,
+    backlog: Backlog,
+    hasher: RandomState,
+}
+
+impl<R> InFlight<R> {
+    /// With nothing in flight. So many lanes may be closed, and so many topics be behind, before no more are wanted.
+    #[must_use]
+    pub fn new(max_closed: usize, max_behind: usize, in_order: bool) -> Self {
+        Self {
+            window: Window::default(),
+            lanes: Lanes::new(max_closed),
+            ramp: TopicRamp::new(in_order),
+            backlog: Backlog::new(max_behind),
+            hasher: RandomState::default(),
+        }
+    }
+
+    /// What is in flight.
+    #[must_use]
+    pub fn window(&self) -> &Window<R> {
+        &self.window
+    }
+
+    /// The keys that wait.
+    #[must_use]
+    pub fn lanes(&self) -> &Lanes {
+        &self.lanes
+    }
+
+    /// How much of each topic may be in flight.
+    #[must_use]
+    pub fn ramp(&self) -> &TopicRamp {
+        &self.ramp
+    }
+
+    /// The topics that are behind.
+    #[must_use]
+    pub fn backlog(&self) -> &Backlog {
+        &self.backlog
+    }
+
+    /// The ticket of the event with this id, if it is in flight.
+    #[must_use]
+    pub fn ticket(&self, id: i64) -> Option<&Ticket<R>> {
+        self.window.ticket(id)
+    }
+
+    /// Room for more.
+    #[must_use]
+    pub fn room(&self, limits: Limits) -> Room {
+        self.window.room(limits)
+    }
+
+    /// The topic, as those that are behind are told apart.
+    #[must_use]
+    pub fn topic(&self, name: &str) -> Topic {
+        self.hasher.hash_one(name)
+    }
+
+    /// The lane of a topic and key. Should two share a number, they wait for each other, no more.
+    #[must_use]
+    pub fn lane(&self, topic: &str, key: &[u8]) -> u64 {
+        self.hasher.hash_one((topic, key))
+    }
+
+    /// Whether the event of a row that is not in flight may be sent, as far as others of its key and topic are asked. `lane`
+    /// is called only if that matters.
+    ///
+    /// # Errors
+    /// What to do instead.
+    pub fn offer(
+        &mut self,
+        row: Candidate,
+        by: By,
+        now: Micros,
+        lane: impl FnOnce(&Self) -> Lane,
+    ) -> Result<Offer, Verdict> {
+        let Candidate { id, topic, not_before, is_known } = row;
+        if by == By::New && self.backlog.holds(topic) {
+            self.backlog.want(topic, id);
+            return Err(Verdict::Next);
+        }
+        if by == By::New && self.backlog.is_full() && !is_known {
+            return Err(Verdict::NoRoom);
+        }
+        let lane = lane(self);
+        if let By::Turn(_) = by
+            && self.lanes.is_open(lane, id)
+            && self.lanes.is_saturated(topic, id)
+        {
+            return Err(Verdict::Saturated);
+        }
+        if not_before.is_some() {
+            self.backlog.leave_behind(topic);
+        }
+        if !self.lanes.try_admit(topic, lane, id, not_before, now) {
+            return Err(Verdict::Next);
+        }
+        Ok(Offer { id, topic, lane, was_refused: not_before.is_some() })
+    }
+
+    /// There is no room for the event: its topic's turn meets it again, if it holds its lane.
+    pub fn put_off(&mut self, Offer { id, topic, lane, .. }: Offer) -> Verdict {
+        self.await_turn(topic, lane, id);
+        Verdict::NoRoom
+    }
+
+    /// The event is refused without being sent, which is settled later.
+    pub fn refuse(&mut self, Offer { id, topic, lane, .. }: Offer) {
+        self.backlog.leave_behind(topic);
+        self.lanes.hold_back(topic, lane, id);
+    }
+
+    /// The event is taken, if more of its topic may be in flight: how it is sent.
+    ///
+    /// # Errors
+    /// What to do instead.
+    pub fn admit(
+        &mut self,
+        Offer { id, topic, lane, was_refused }: Offer,
+        name: &Arc<str>,
+        taken: &mut Taken<R>,
+    ) -> Result<Admission, Verdict> {
+        let Some(mut admission) = self.ramp.try_admit(name, id, lane) else {
+            self.backlog.deny(topic, id);
+            self.await_turn(topic, lane, id);
+            return Err(Verdict::Denied { for_all: !self.ramp.takes_more(name) });
+        };
+        if was_refused && !taken.is_on_its_way(lane, &self.window) {
+            // What was refused may well be again.
+            admission.route = Route::Quarantine;
+        }
+        Ok(admission)
+    }
+
+    /// A row has the id of another event that is in flight, since the sequence was set back: it comes later.
+    pub fn rest(&mut self, topic: Topic, id: i64, until: Micros) {
+        self.backlog.leave_behind(topic);
+        self.lanes.block(topic, None, id, until);
+    }
+
+    /// What was taken is handed to the producer.
+    pub fn hand_over(&mut self, taken: Taken<R>) {
+        taken.into_tickets().for_each(|ticket| self.window.add(ticket));
+    }
+
+    /// What was taken is not sent after all.
+    pub fn withdraw(&mut self, taken: &Taken<R>) -> Reread {
+        for Ticket { id, topic, lane, is_open, .. } in taken.tickets() {
+            let of = self.topic(topic);
+            self.await_turn(of, *lane, *id);
+            if *is_open {
+                self.withdraw_one(topic, *lane);
+            }
+            if self.backlog.holds(of) {
+                self.backlog.allow(of, *id);
+            }
+        }
+        taken.tickets().iter().map(|ticket| ticket.id).min().map_or(Reread::Nothing, Reread::From)
+    }
+
+    /// An event that was admitted is not taken: it is to be read again.
+    pub fn withdraw_one(&mut self, topic: &Arc<str>, lane: Lane) {
+        if let Some(turned_away) = self.ramp.withdraw(topic, lane) {
+            self.backlog.allow(self.hasher.hash_one(&**topic), turned_away);
+        }
+    }
+
+    /// An event is no longer in flight.
+    pub fn settled(&mut self, id: i64, what: Settled) -> Reread {
+        let end = match what {
+            Settled::Delivered | Settled::Returned(_) | Settled::GivenBack => End::Well,
+            Settled::Dead | Settled::RetryAt(_) => End::Refused,
+            Settled::Suspect(_) => End::Suspect,
+        };
+        let Some(Ticket { topic: name, lane, is_open, .. }) = self.window.remove(id) else {
+            return Reread::Nothing;
+        };
+        let topic = self.topic(&name);
+        let more = if is_open { self.end(&name, end) } else { Reread::Nothing };
+        if !self.backlog.is_empty() {
+            self.backlog.let_go(topic, self.lanes.has_closed(topic));
+        }
+        let again = match what {
+            Settled::Delivered | Settled::Dead => {
+                let freed = self.lanes.release(lane, id);
+                self.freed(freed)
+            }
+            Settled::RetryAt(until) | Settled::Returned(until) | Settled::Suspect(until) => {
+                self.backlog.leave_behind(topic);
+                self.lanes.block(topic, lane, id, until);
+                Reread::Nothing
+            }
+            Settled::GivenBack => {
+                self.await_turn(topic, lane, id);
+                Reread::From(id)
+            }
+        };
+        let saturated = if self.backlog.has_saturated() { Reread::Turns } else { Reread::Nothing };
+        more.and(again).and(saturated)
+    }
+
+    /// The broker has answered for an event, and its row cannot be settled: if it was refused, those behind it wait.
+    pub fn answered(&mut self, id: i64, refused: bool) -> Reread {
+        if refused && let Some(Ticket { topic, lane, .. }) = self.window.ticket(id) {
+            let (topic, lane) = (self.topic(topic), *lane);
+            self.backlog.leave_behind(topic);
+            self.lanes.hold_back(topic, lane, id);
+        }
+        let end = if refused { End::Refused } else { End::Well };
+        self.window.answered(id).map_or(Reread::Nothing, |topic| self.end(&topic, end))
+    }
+
+    /// The event itself is no longer in memory, only what is known of it.
+    pub fn lighten(&mut self, id: i64) {
+        self.window.lighten(id);
+    }
+
+    /// From now on this topic goes another way, in small groups.
+    pub fn quarantine(&mut self, topic: &Arc<str>) {
+        self.ramp.begin(topic, self.window.count_open(topic));
+    }
+
+    /// The producer is replaced. What was in flight is unknown, but for what is to be `kept`: it is read and sent again.
+    pub fn producer_lost(&mut self, kept: &HashSet<i64>, in_order: bool) -> Reread {
+        self.window.keep_only(kept);
+        self.recheck();
+        self.ramp.renew(in_order);
+        self.backlog.allow_all();
+        self.backlog.let_all_go(|topic| self.lanes.has_closed(topic));
+        Reread::From(0)
+    }
+
+    /// Ends the waits that are over. Whether any event is due.
+    pub fn due(&mut self, now: Micros) -> bool {
+        self.lanes.due(now)
+    }
+
+    /// Ends all waits: what the rows themselves say is to be looked at again.
+    pub fn end_waits(&mut self) {
+        self.lanes.end_waits();
+    }
+
+    /// Looks after events that were let through and are not in flight.
+    pub fn recheck(&mut self) {
+        self.lanes.recheck(|id| self.window.ticket(id).is_some());
+    }
+
+    /// For whom reads the rows that are not new.
+    pub(crate) fn waiting(&mut self) -> (&mut Lanes, &mut Backlog) {
+        (&mut self.lanes, &mut self.backlog)
+    }
+
+    /// A lane was opened: what was turned away there is to be read again.
+    pub(crate) fn freed(&mut self, freed: Option<Freed>) -> Reread {
+        let Some(Freed { topic, behind }) = freed else { return Reread::Nothing };
+        match behind {
+            Some(id) => self.backlog.want(topic, id),
+            None => self.backlog.let_go(topic, self.lanes.has_closed(topic)),
+        }
+        Reread::Turns
+    }
+
+    /// The next group of this topic may be due.
+    fn end(&mut self, topic: &Arc<str>, end: End) -> Reread {
+        match self.ramp.settled(topic, end) {
+            Some(turned_away) => {
+                self.backlog.allow(self.topic(topic), turned_away);
+                Reread::Turns
+            }
+            None => Reread::Nothing,
+        }
+    }
+
+    /// An event that was let through is not in flight after all. If it holds its lane, its topic's turn meets it again.
+    fn await_turn(&mut self, topic: Topic, lane: Lane, id: i64) {
+        if self.lanes.put_off(lane, id) {
+            self.backlog.want(topic, id);
+        }
+    }
+}

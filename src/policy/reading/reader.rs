@@ -1,0 +1,295 @@
+//! Who reads the table in a pass, one after the other and by the same snapshot:
+//!
+//! 1. the reader of new rows, from the floor on, which passes over the topics that are behind;
+//! 2. the look-up of events whose wait is over;
+//! 3. the safety net, which goes once through the whole table now and then;
+//! 4. the topics that are behind, in turns (see [`backlog`](super::backlog)).
+//!
+//! Each reads a bounded number of rows and goes on in the next pass.
+
+use super::backlog::{Ended, Topic};
+use super::floor::{Floor, Horizon, Reached};
+use super::reread::Reread;
+use crate::delivery::in_flight::{By, InFlight, Verdict};
+use crate::delivery::lanes::Micros;
+use crate::delivery::window::{Room, Taken};
+
+/// While the topics that are behind go at full speed, so much less is read of what is new: they are to catch up.
+const RESTRAINT: usize = 8;
+
+/// A pass is shared among so many turns, if so many topics wait for theirs.
+const TURNS: usize = 8;
+
+/// Rows to be read in ascending ids.
+#[derive(Debug, Clone, Copy)]
+pub struct Range {
+    /// Those above this id,
+    pub after: i64,
+    /// up to and with this one,
+    pub bound: i64,
+    /// and at most so many.
+    pub limit: usize,
+}
+
+/// What came of a [`Range`].
+#[derive(Debug, Clone, Copy)]
+pub struct Visited {
+    /// So many rows were seen.
+    pub rows: usize,
+    /// The last row that was dealt with; `after` if there is none.
+    pub last_id: i64,
+    /// The row at which it was ended, and why.
+    pub ended: Option<(i64, Verdict)>,
+    /// There are no more rows up to the bound.
+    pub is_all: bool,
+}
+
+impl Visited {
+    /// Of nothing yet.
+    #[must_use]
+    pub fn new(range: Range) -> Self {
+        Self { rows: 0, last_id: range.after, ended: None, is_all: false }
+    }
+
+    /// The next row has this verdict. Whether its reader goes on.
+    pub fn goes_on(&mut self, by: By, id: i64, verdict: Verdict) -> bool {
+        let ends = match verdict {
+            Verdict::Next | Verdict::Denied { for_all: false } => false,
+            Verdict::NoRoom => true,
+            Verdict::Denied { for_all: true } | Verdict::Saturated => matches!(by, By::Turn(_)),
+        };
+        if ends {
+            self.ended = Some((id, verdict));
+        } else {
+            self.last_id = id;
+        }
+        !ends
+    }
+}
+
+/// A pass.
+#[derive(Debug)]
+pub struct Pass<'a, R> {
+    /// The time.
+    pub now: Micros,
+    /// The room that is left.
+    pub room: Room,
+    /// What was taken.
+    pub taken: &'a mut Taken<R>,
+}
+
+/// The table, by the snapshot of a pass.
+pub trait Table<R> {
+    /// Reads rows, and takes those whose events may be sent, until one [ends](Visited::goes_on) it.
+    fn read(&mut self, in_flight: &mut InFlight<R>, pass: &mut Pass<'_, R>, by: By, range: Range) -> Visited;
+
+    /// Reads the row with this id. `None` if there is none.
+    fn look_up(&mut self, in_flight: &mut InFlight<R>, pass: &mut Pass<'_, R>, id: i64) -> Option<Verdict>;
+}
+
+/// What is to be read next.
+#[derive(Debug)]
+pub struct Reader {
+    floor: Floor,
+    /// How far the safety net has come, while it is drawn through the table.
+    net: Option<i64>,
+    /// Something may have become visible since the last pass began.
+    is_told: bool,
+    /// The topics that are behind are catching up.
+    restrained: bool,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self { floor: Floor::new(), net: None, is_told: true, restrained: false }
+    }
+}
+
+impl Reader {
+    /// There may be something new.
+    pub fn look(&mut self) {
+        self.is_told = true;
+    }
+
+    /// Something is to be read again.
+    pub fn again(&mut self, what: Reread) {
+        match what {
+            Reread::Nothing => return,
+            Reread::Turns => {}
+            Reread::From(id) => self.floor.rewind(id.saturating_sub(1)),
+        }
+        self.is_told = true;
+    }
+
+    /// Goes through the whole table once more: for what bypassed the triggers.
+    pub fn sweep_all(&mut self) {
+        self.net = Some(0);
+    }
+
+    /// The ids are of another sequence now: nothing is known of them.
+    pub fn forget(&mut self) {
+        self.floor = Floor::new();
+    }
+
+    /// Whether there may be something to read.
+    #[must_use]
+    pub fn has_reason<R>(&self, in_flight: &InFlight<R>) -> bool {
+        self.is_told || self.is_unfinished(in_flight)
+    }
+
+    /// Whether there was more than could be read last time.
+    #[must_use]
+    pub fn is_unfinished<R>(&self, in_flight: &InFlight<R>) -> bool {
+        self.floor.unfinished() || self.has_old(in_flight)
+    }
+
+    /// Whether there is something to read that is not new.
+    fn has_old<R>(&self, in_flight: &InFlight<R>) -> bool {
+        in_flight.backlog().has_turns() || in_flight.lanes().has_due() || self.net.is_some()
+    }
+
+    /// Begins a pass: what may have been told before is about to be read.
+    pub fn begin(&mut self) {
+        self.is_told = false;
+    }
+
+    /// The pass failed: nothing of it counts. What it has taken is to be withdrawn.
+    pub fn abandon<R>(&mut self, in_flight: &mut InFlight<R>) {
+        self.floor.abandon();
+        in_flight.waiting().1.abandon();
+    }
+
+    /// The pass has come so far.
+    pub fn end(&mut self, reached: Reached) {
+        self.floor.end(reached);
+    }
+
+    /// All readers, one after the other, each up to `limit` rows. Gives how far that of new rows came.
+    pub fn read<R>(
+        &mut self,
+        seen: Horizon,
+        limit: usize,
+        in_flight: &mut InFlight<R>,
+        pass: &mut Pass<'_, R>,
+        table: &mut impl Table<R>,
+    ) -> Reached {
+        let after = self.floor.begin(seen).after;
+        let (lanes, backlog) = in_flight.waiting();
+        backlog.requeue(|topic, id| lanes.is_saturated(topic, id));
+        let old = self.has_old(in_flight);
+        if old {
+            pass.room.reserve();
+        }
+        let new = if self.restrained { limit.div_ceil(RESTRAINT) } else { limit };
+        let range = Range { after, bound: i64::MAX, limit: new };
+        let found = table.read(in_flight, pass, By::New, range);
+        let reached = if found.is_all { Reached::End } else { Reached::Id(found.last_id) };
+        let found_new = pass.taken.tickets().len();
+        if !(old || self.has_old(in_flight)) {
+            self.restrained = false;
+            return reached;
+        }
+        pass.room.end_reserve();
+        pass.taken.remember_ids();
+        // No row above it has been seen by the reader of new rows.
+        let bound = if found.is_all { i64::MAX } else { found.last_id };
+        self.look_up_due(Range { after: 0, bound, limit }, in_flight, pass, table);
+        self.mend_net(Range { after: 0, bound, limit: limit.div_ceil(2) }, in_flight, pass, table);
+        let visited = self.take_turns(Range { after: 0, bound, limit }, in_flight, pass, table);
+        let taken = pass.taken.tickets().len() - found_new;
+        // Refused ones are no progress.
+        self.restrained = in_flight.lanes().is_empty() && found_new == 0 && taken > 0 && taken * 2 >= visited;
+        reached
+    }
+
+    /// Events whose wait is over, each by its id.
+    fn look_up_due<R>(
+        &mut self,
+        Range { bound, limit, .. }: Range,
+        in_flight: &mut InFlight<R>,
+        pass: &mut Pass<'_, R>,
+        table: &mut impl Table<R>,
+    ) {
+        for (id, topic) in in_flight.lanes().first_due(limit) {
+            if id > bound {
+                continue;
+            }
+            // Earlier ones of its key may be among those: it is met behind them.
+            if in_flight.backlog().reads_before(topic, id) {
+                in_flight.waiting().0.leave_to_turn(id);
+                continue;
+            }
+            match table.look_up(in_flight, pass, id) {
+                Some(Verdict::NoRoom) => {
+                    // Without a key it counts as tried already.
+                    in_flight.waiting().1.want(topic, id);
+                    return;
+                }
+                Some(_) => in_flight.waiting().0.is_in_flight(id),
+                None => {
+                    let freed = in_flight.waiting().0.vanished(id);
+                    self.again(in_flight.freed(freed));
+                }
+            }
+        }
+    }
+
+    /// What bypassed the triggers.
+    fn mend_net<R>(
+        &mut self,
+        range: Range,
+        in_flight: &mut InFlight<R>,
+        pass: &mut Pass<'_, R>,
+        table: &mut impl Table<R>,
+    ) {
+        let Some(after) = self.net else { return };
+        let found = table.read(in_flight, pass, By::New, Range { after, ..range });
+        self.net = (!found.is_all).then_some(found.last_id);
+    }
+
+    /// The topics that are behind. Gives how many rows were visited.
+    fn take_turns<R>(
+        &mut self,
+        range: Range,
+        in_flight: &mut InFlight<R>,
+        pass: &mut Pass<'_, R>,
+        table: &mut impl Table<R>,
+    ) -> usize {
+        let share = (range.limit / in_flight.backlog().turns().clamp(1, TURNS)).max(1);
+        let mut visited = 0;
+        while visited < range.limit {
+            let (lanes, backlog) = in_flight.waiting();
+            let Some((topic, after)) = backlog.begin_turn() else { break };
+            if lanes.is_saturated(topic, after.saturating_add(1)) {
+                backlog.end_turn(Ended::Saturated(after));
+                lanes.passed(topic, after);
+                continue;
+            }
+            let range = Range { after, limit: share, ..range };
+            let found = table.read(in_flight, pass, By::Turn(topic), range);
+            let ended = end_turn(topic, range, found, in_flight);
+            if matches!(ended, Ended::NoRoom(_)) {
+                break;
+            }
+            visited += found.rows.max(1);
+        }
+        visited
+    }
+}
+
+fn end_turn<R>(topic: Topic, range: Range, found: Visited, in_flight: &mut InFlight<R>) -> Ended {
+    let (ended, last_id) = match found.ended.map(|(id, verdict)| (id.saturating_sub(1), verdict)) {
+        Some((before, Verdict::Saturated)) => (Ended::Saturated(before), before),
+        Some((before, Verdict::Denied { .. })) => (Ended::Denied, before),
+        Some((before, Verdict::NoRoom | Verdict::Next)) => (Ended::NoRoom(before), before),
+        None if found.is_all => (Ended::CaughtUp, range.bound),
+        None => (Ended::UsedUp(found.last_id), found.last_id),
+    };
+    let (lanes, backlog) = in_flight.waiting();
+    backlog.end_turn(ended);
+    lanes.passed(topic, last_id);
+    if ended == Ended::CaughtUp {
+        backlog.let_go(topic, lanes.has_closed(topic));
+    }
+    ended
+}
