@@ -1,8 +1,8 @@
-//! The events between the reading of their rows and their settlement: which may be sent now, which wait and for what, and
-//! which rows are to be read again when something has come of one.
+//! Owns the events between the reading of their rows and their settlement. It decides which events may be sent now, which
+//! must wait and for what, and which rows must be read again when an event is settled.
 //!
-//! It holds together what must be told of each event: the window (what is in flight), the lanes (the order of a key), the ramp
-//! (how much of a topic may be in flight), and the backlog (the topics that are behind, which are read in turns).
+//! It keeps four parts consistent: the window (the events in flight), the lanes (the order of each key), the ramp (how many
+//! events of a topic may be in flight), and the backlog (the topics that are behind and are read in turns).
 
 use std::collections::HashSet;
 use std::hash::BuildHasher;
@@ -16,47 +16,47 @@ use super::window::{Limits, Room, Taken, Ticket, Window};
 use crate::reading::backlog::{Backlog, Topic};
 use crate::reading::reread::Reread;
 
-/// Who reads a row.
+/// The reader of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The reader of new rows, or the safety net.
     New,
-    /// The look-up of an event that is due.
+    /// The lookup of an event that is due.
     Due,
     /// The turn of a topic.
     Turn(Topic),
 }
 
-/// What a row means to its reader.
+/// What the reader of a row does next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// The next row, please.
+    /// It continues with the next row.
     Next,
-    /// There is no room for it.
+    /// There is no room for the event.
     NoRoom,
-    /// No more of this topic may be in flight, `for_all` its keys or for that of this event.
+    /// No more events of this topic may be in flight.
     Denied {
-        /// Whether that holds for each key.
+        /// Whether this applies to all keys of the topic, or only to that of this event.
         for_all: bool,
     },
-    /// No more of this topic may come to wait.
+    /// No more events of this topic may wait.
     Saturated,
 }
 
-/// A row, as far as it is asked whether its event may be sent.
+/// The parts of a row that decide whether its event may be sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Candidate {
     /// The event.
     pub id: i64,
     /// Its topic, by [`InFlight::topic`].
     pub topic: Topic,
-    /// When it may be tried again, if it was refused.
+    /// When it may be retried, if it was refused.
     pub not_before: Option<Micros>,
-    /// Whether anything of its topic was ever published. It is taken then, though no more topics may come to be behind.
+    /// Whether an event of its topic was ever published. If so it is taken even when no more topics may fall behind.
     pub is_known: bool,
 }
 
-/// An event that may be sent, if there is room for it. To be given to [`InFlight::admit`], [`InFlight::refuse`] or
+/// An event that may be sent if there is room for it. The caller must pass it to [`InFlight::admit`], [`InFlight::refuse`] or
 /// [`InFlight::put_off`].
 #[must_use]
 #[derive(Debug)]
@@ -68,31 +68,31 @@ pub struct Offer {
 }
 
 impl Offer {
-    /// With whom the event keeps order.
+    /// The lane in which the event keeps its order.
     #[must_use]
     pub fn lane(&self) -> Lane {
         self.lane
     }
 }
 
-/// What has become of an event in flight.
+/// The outcome of an event in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Settled {
     /// It is published, and its row is gone.
     Delivered,
-    /// It was refused, and is given up.
+    /// It was refused at its last attempt.
     Dead,
-    /// It was refused, and is tried again then.
+    /// It was refused, and is retried at this time.
     RetryAt(Micros),
-    /// It came back for no fault of its own, and rests until then.
+    /// It came back through no fault of its own, and waits until this time.
     Returned(Micros),
-    /// It came back with a batch that was refused, now.
+    /// It came back with a batch that was refused at this time.
     Suspect(Micros),
-    /// It is to be read again, and sent: its producer stopped, or somebody has changed its row.
+    /// It must be read and sent again: its producer stopped, or its row was changed.
     GivenBack,
 }
 
-/// The events in flight, and those that cannot be yet.
+/// The events in flight, and those that must wait.
 #[derive(Debug)]
 pub struct InFlight<R> {
     window: Window<R>,
@@ -103,7 +103,7 @@ pub struct InFlight<R> {
 }
 
 impl<R> InFlight<R> {
-    /// With nothing in flight. So many lanes may be closed, and so many topics be behind, before no more are wanted.
+    /// Starts with no event in flight. `max_closed` limits the closed lanes, `max_behind` the topics that are behind.
     #[must_use]
     pub fn new(max_closed: usize, max_behind: usize, in_order: bool) -> Self {
         Self {
@@ -115,19 +115,19 @@ impl<R> InFlight<R> {
         }
     }
 
-    /// What is in flight.
+    /// The events in flight.
     #[must_use]
     pub fn window(&self) -> &Window<R> {
         &self.window
     }
 
-    /// The keys that wait.
+    /// The closed lanes.
     #[must_use]
     pub fn lanes(&self) -> &Lanes {
         &self.lanes
     }
 
-    /// How much of each topic may be in flight.
+    /// The ramp: how many events of each topic may be in flight.
     #[must_use]
     pub fn ramp(&self) -> &TopicRamp {
         &self.ramp
@@ -145,29 +145,29 @@ impl<R> InFlight<R> {
         self.window.ticket(id)
     }
 
-    /// Room for more.
+    /// The room that is left.
     #[must_use]
     pub fn room(&self, limits: Limits) -> Room {
         self.window.room(limits)
     }
 
-    /// The topic, as those that are behind are told apart.
+    /// The number of a topic.
     #[must_use]
     pub fn topic(&self, name: &str) -> Topic {
         self.hasher.hash_one(name)
     }
 
-    /// The lane of a topic and key. Should two share a number, they wait for each other, no more.
+    /// The lane of a topic and key. If two share a number, the only effect is that they wait for each other.
     #[must_use]
     pub fn lane(&self, topic: &str, key: &[u8]) -> u64 {
         self.hasher.hash_one((topic, key))
     }
 
-    /// Whether the event of a row that is not in flight may be sent, as far as others of its key and topic are asked. `lane`
-    /// is called only if that matters.
+    /// Checks whether other events of its key and topic allow the event of a row to be sent. The event must not be in flight.
+    /// `lane` is called only if the lane matters.
     ///
     /// # Errors
-    /// What to do instead.
+    /// The event may not be sent; the verdict says how the reader continues.
     pub fn offer(
         &mut self,
         row: Candidate,
@@ -199,22 +199,22 @@ impl<R> InFlight<R> {
         Ok(Offer { id, topic, lane, was_refused: not_before.is_some() })
     }
 
-    /// There is no room for the event: its topic's turn meets it again, if it holds its lane.
+    /// There is no room for the event. If it keeps its lane closed, its topic's turn will read it again.
     pub fn put_off(&mut self, Offer { id, topic, lane, .. }: Offer) -> Verdict {
         self.await_turn(topic, lane, id);
         Verdict::NoRoom
     }
 
-    /// The event is refused without being sent, which is settled later.
+    /// Refuses the event without sending it. The refusal is settled later.
     pub fn refuse(&mut self, Offer { id, topic, lane, .. }: Offer) {
         self.backlog.leave_behind(topic);
         self.lanes.hold_back(topic, lane, id);
     }
 
-    /// The event is taken, if more of its topic may be in flight: how it is sent.
+    /// Takes the event if more events of its topic may be in flight, and returns how to send it.
     ///
     /// # Errors
-    /// What to do instead.
+    /// The event may not be sent; the verdict says how the reader continues.
     pub fn admit(
         &mut self,
         Offer { id, topic, lane, was_refused }: Offer,
@@ -227,24 +227,24 @@ impl<R> InFlight<R> {
             return Err(Verdict::Denied { for_all: !self.ramp.takes_more(name) });
         };
         if was_refused && !taken.is_on_its_way(lane, &self.window) {
-            // What was refused may well be again.
+            // An event that was refused is likely to be refused again.
             admission.route = Route::Quarantine;
         }
         Ok(admission)
     }
 
-    /// A row has the id of another event that is in flight, since the sequence was set back: it comes later.
+    /// A row has the id of another event that is in flight, because the sequence was set back. It must wait.
     pub fn rest(&mut self, topic: Topic, id: i64, until: Micros) {
         self.backlog.leave_behind(topic);
         self.lanes.block(topic, None, id, until);
     }
 
-    /// What was taken is handed to the producer.
+    /// The taken events were handed to the producer.
     pub fn hand_over(&mut self, taken: Taken<R>) {
         taken.into_tickets().for_each(|ticket| self.window.add(ticket));
     }
 
-    /// What was taken is not sent after all.
+    /// The taken events are not sent after all.
     pub fn withdraw(&mut self, taken: &Taken<R>) -> Reread {
         for Ticket { id, topic, lane, is_open, .. } in taken.tickets() {
             let of = self.topic(topic);
@@ -259,7 +259,7 @@ impl<R> InFlight<R> {
         taken.tickets().iter().map(|ticket| ticket.id).min().map_or(Reread::Nothing, Reread::From)
     }
 
-    /// An event that was admitted is not taken: it is to be read again.
+    /// An admitted event is not taken: it must be read again.
     pub fn withdraw_one(&mut self, topic: &Arc<str>, lane: Lane) {
         if let Some(turned_away) = self.ramp.withdraw(topic, lane) {
             self.backlog.allow(self.hasher.hash_one(&**topic), turned_away);
@@ -300,7 +300,7 @@ impl<R> InFlight<R> {
         more.and(again).and(saturated)
     }
 
-    /// The broker has answered for an event, and its row cannot be settled: if it was refused, those behind it wait.
+    /// The broker has answered for an event whose row cannot be settled. If it was refused, later events of its lane wait.
     pub fn answered(&mut self, id: i64, refused: bool) -> Reread {
         if refused && let Some(Ticket { topic, lane, .. }) = self.window.ticket(id) {
             let (topic, lane) = (self.topic(topic), *lane);
@@ -311,17 +311,18 @@ impl<R> InFlight<R> {
         self.window.answered(id).map_or(Reread::Nothing, |topic| self.end(&topic, end))
     }
 
-    /// The event itself is no longer in memory, only what is known of it.
+    /// The event itself is no longer in memory, only its entry.
     pub fn lighten(&mut self, id: i64) {
         self.window.lighten(id);
     }
 
-    /// From now on this topic goes another way, in small groups.
+    /// Quarantines this topic: from now on its events take the quarantine route, in small groups.
     pub fn quarantine(&mut self, topic: &Arc<str>) {
         self.ramp.begin(topic, self.window.count_open(topic));
     }
 
-    /// The producer is replaced. What was in flight is unknown, but for what is to be `kept`: it is read and sent again.
+    /// The producer is replaced. The outcome of the events in flight is unknown, except for those in `kept`: the others are
+    /// read and sent again.
     pub fn producer_lost(&mut self, kept: &HashSet<i64>, in_order: bool) -> Reread {
         self.window.keep_only(kept);
         self.recheck();
@@ -331,27 +332,27 @@ impl<R> InFlight<R> {
         Reread::From(0)
     }
 
-    /// Ends the waits that are over. Whether any event is due.
+    /// Ends the waits that are over. Returns whether any event is due.
     pub fn due(&mut self, now: Micros) -> bool {
         self.lanes.due(now)
     }
 
-    /// Ends all waits: what the rows themselves say is to be looked at again.
+    /// Ends all waits, so that the rows' own retry times are read again.
     pub fn end_waits(&mut self) {
         self.lanes.end_waits();
     }
 
-    /// Looks after events that were let through and are not in flight.
+    /// Looks up the events that were let through and are not in flight.
     pub fn recheck(&mut self) {
         self.lanes.recheck(|id| self.window.ticket(id).is_some());
     }
 
-    /// For whom reads the rows that are not new.
+    /// The waiting events, for the readers of rows that are not new.
     pub(crate) fn waiting(&mut self) -> (&mut Lanes, &mut Backlog) {
         (&mut self.lanes, &mut self.backlog)
     }
 
-    /// A lane was opened: what was turned away there is to be read again.
+    /// A lane was opened: the events that were turned away there must be read again.
     pub(crate) fn freed(&mut self, freed: Option<Freed>) -> Reread {
         let Some(Freed { topic, behind }) = freed else { return Reread::Nothing };
         match behind {
@@ -361,7 +362,7 @@ impl<R> InFlight<R> {
         Reread::Turns
     }
 
-    /// The next group of this topic may be due.
+    /// An event of this topic has ended, so the topic's next group may be due.
     fn end(&mut self, topic: &Arc<str>, end: End) -> Reread {
         match self.ramp.settled(topic, end) {
             Some(turned_away) => {
@@ -372,7 +373,8 @@ impl<R> InFlight<R> {
         }
     }
 
-    /// An event that was let through is not in flight after all. If it holds its lane, its topic's turn meets it again.
+    /// An event that was let through is not in flight after all. If it keeps its lane closed, its topic's turn will read it
+    /// again.
     fn await_turn(&mut self, topic: Topic, lane: Lane, id: i64) {
         if self.lanes.put_off(lane, id) {
             self.backlog.want(topic, id);

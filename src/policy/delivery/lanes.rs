@@ -1,4 +1,4 @@
-//! The order per topic and key while an event waits for its next attempt.
+//! Keeps the order of each topic and key while an event waits for its next attempt.
 //!
 //! ```text
 //!          block                  due                 try_admit, of the event
@@ -16,22 +16,22 @@
 //!                        block: refused again
 //! ```
 //!
-//! A refused event closes its lane, the events of its topic and key, for itself and for higher ids; all other
-//! lanes flow. When its wait is over only the event itself may pass, and those behind it follow when it is
-//! delivered or dead: if they followed at once, its next refusal would come too late for them. Events of the
-//! lane that were in flight when it was first refused cannot be called back.
+//! A refused event closes its lane, the events of its topic and key, for itself and for higher ids. All other lanes stay
+//! open. When its wait is over, only the event itself may pass. The events behind it follow when it is delivered or dead: if
+//! they followed at once, its next refusal would come too late to stop them. Events of the lane that were in flight when it
+//! was first refused cannot be recalled.
 //!
-//! Rows behind a closed lane stay in the table; of them only the lowest id is remembered, so that memory
-//! follows the number of lanes that are closed. Of each topic only so many may be closed that others have their share
-//! ([`Lanes::is_saturated`]). The caller reads a topic's rows again from where this module says ([`Freed`]). What
-//! it must keep to:
+//! Rows behind a closed lane stay in the table. Only the lowest id of them is remembered, so memory follows the number of
+//! closed lanes. The number of closed lanes of each topic is limited, so that other topics get their share
+//! ([`Lanes::is_saturated`]). The caller reads a topic's rows again from the id that this module gives ([`Freed`]). The
+//! caller's obligations:
 //!
-//! - it reads the rows of a topic in ascending ids, and asks [`Lanes::try_admit`] about each that is not in flight, when it has
-//!   room to hand it out at once;
-//! - it looks up an event that is due by its id, ahead of the topic's other rows, only where no row before it remains to be
-//!   read; else it [leaves](Lanes::leave_to_turn) the event to the reader of these rows, and says how far that came
-//!   ([`Lanes::passed`]);
-//! - it says of an event that it looks up and does not find that it has [vanished](Lanes::vanished).
+//! - It reads the rows of a topic in ascending ids, and calls [`Lanes::try_admit`] for each that is not in flight, when it has
+//!   room to hand it out at once.
+//! - It looks up a due event by its id, ahead of the topic's other rows, only if no row before it remains to be read.
+//!   Otherwise it [leaves](Lanes::leave_to_turn) the event to the reader of these rows, and reports how far that reader came
+//!   ([`Lanes::passed`]).
+//! - If it looks up an event and does not find it, it reports that the event has [vanished](Lanes::vanished).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -41,44 +41,44 @@ use block::{Block, Gate, State};
 
 use crate::reading::backlog::Topic;
 
-/// The identity of a topic and key, hashed by the caller. Two that collide merely wait for each other.
-/// `None` stands for an event without a key: it can wait itself, but nothing waits for it.
+/// A topic and key, hashed by the caller. If two collide, the only effect is that they wait for each other.
+/// `None` stands for an event without a key: it can wait itself, but no event waits for it.
 pub type Lane = Option<u64>;
 
-/// A topic gets at most this part of all lanes that may be closed, though no other wants any.
+/// A topic may use at most one part in this many of the limit of closed lanes, even if no other topic needs any.
 const MIN_SHARES: usize = 4;
 
 /// A point in time, in microseconds of the caller's clock.
 pub type Micros = i64;
 
-/// A lane was opened.
+/// A lane that was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Freed {
     /// Its topic.
     pub topic: Topic,
-    /// The lowest id that was turned away: the topic is to be read again from there.
+    /// The lowest id that was turned away. The topic must be read again from there.
     pub behind: Option<i64>,
 }
 
-/// The lanes that are closed.
+/// The closed lanes.
 #[derive(Debug)]
 pub struct Lanes {
     limit: usize,
     blocks: BTreeMap<Gate, Block>,
-    /// Those of `holds` that are waiting, by time.
+    /// The blocks whose event waits, by time.
     timers: BTreeSet<(Micros, Gate)>,
-    /// Those of `holds` that are due, by id.
+    /// The blocks whose event is due, by its id.
     due: BTreeMap<i64, Gate>,
-    /// Those of `holds` that the readers of their topics will meet.
+    /// The blocks whose event the reader of its topic will read.
     awaited: BTreeSet<(Topic, i64, Gate)>,
-    /// The `blocks` of each topic.
+    /// The blocks of each topic.
     topics: HashMap<Topic, BTreeSet<(i64, Gate)>, RandomState>,
-    /// Events that are refused, which is not settled yet, by lane.
+    /// The events whose refusal is not settled yet, by lane.
     held_back: BTreeSet<(u64, i64)>,
 }
 
 impl Lanes {
-    /// With no lane closed. `limit` bounds how many may be closed before each topic is allowed but one.
+    /// Starts with no lane closed. When `limit` lanes are closed, each topic may have only one.
     pub fn new(limit: usize) -> Self {
         Self {
             limit,
@@ -91,16 +91,16 @@ impl Lanes {
         }
     }
 
-    /// Closes a lane because this event was refused, or was found waiting, until its next attempt.
+    /// Closes a lane until the next attempt of this event, which was refused or was found waiting.
     ///
-    /// Of several in a lane, the lowest id decides until when; called again for that one, the new time holds.
+    /// If several events close a lane, the one with the lowest id sets the time. Calling this again for it replaces the time.
     pub fn block(&mut self, topic: Topic, lane: Lane, id: i64, until: Micros) {
         self.settle_held_back(lane, id);
         self.close(topic, Gate::of(lane, id), id, State::Waiting { until });
     }
 
-    /// Whether a row that was read may be handed out now. `not_before` is the row's own next attempt,
-    /// which only an event that was refused has.
+    /// Returns whether a row that was read may be handed out now. `not_before` is the time of the row's next attempt,
+    /// which only refused events have.
     pub fn try_admit(
         &mut self,
         topic: Topic,
@@ -116,7 +116,7 @@ impl Lanes {
             (_, Some(until)) if until > now => self.block(topic, lane, id, until),
             (Some(hold), _) if hold.id < id => hold.turn_away(id),
             (Some(Block { state: State::Waiting { .. }, .. }), until) => {
-                // The row says that its wait is over: somebody shortened it, and `due` is to notice.
+                // According to the row its wait is over, because it was shortened by hand. Make `due` notice this.
                 if let Some(until) = until {
                     self.block(topic, lane, id, until);
                 }
@@ -131,8 +131,7 @@ impl Lanes {
         false
     }
 
-    /// An event that was admitted is refused without being sent, which is settled later: nothing of its lane passes
-    /// until then.
+    /// An admitted event was refused without being sent. Until this is settled, no other event of its lane passes.
     pub fn hold_back(&mut self, topic: Topic, lane: Lane, id: i64) {
         if let Some(number) = lane {
             self.held_back.insert((number, id));
@@ -140,8 +139,8 @@ impl Lanes {
         }
     }
 
-    /// An event that was let through has not been sent, or has come back. Whether it holds its lane: then it is to be met by
-    /// the reader of its topic's rows, who is to read it again.
+    /// An event that was let through was not sent, or has come back. Returns whether it keeps its lane closed: then the reader
+    /// of its topic's rows must read it again.
     pub fn put_off(&mut self, lane: Lane, id: i64) -> bool {
         self.settle_held_back(lane, id);
         let gate = Gate::of(lane, id);
@@ -152,13 +151,13 @@ impl Lanes {
         hold.is_some()
     }
 
-    /// Whether an event of this lane could close it: it is open.
+    /// Whether the lane is open, so that this event could close it.
     pub fn is_open(&self, lane: Lane, id: i64) -> bool {
         !self.blocks.contains_key(&Gate::of(lane, id))
     }
 
-    /// Whether so many of the topic's lanes are closed by events before this one that it may not be taken, if it could close
-    /// another. What is refused nevertheless must still be blocked, and is. Those before can all be looked up, so that
+    /// Whether events before this one have closed so many of the topic's lanes that it may not be taken if it could close
+    /// another. An event that is refused nevertheless still closes its lane. All the events before it can be looked up, so
     /// some lane will be opened.
     pub fn is_saturated(&self, topic: Topic, id: i64) -> bool {
         let Some(holds) = self.topics.get(&topic) else { return false };
@@ -185,7 +184,7 @@ impl Lanes {
         self.timers.first().map(|&(until, _)| until)
     }
 
-    /// Ends the waits that are over. Whether any event is due, to be looked up.
+    /// Ends the waits that are over. Returns whether any event is due.
     pub fn due(&mut self, now: Micros) -> bool {
         while let Some(&(until, gate)) = self.timers.first().filter(|&&(until, _)| until <= now) {
             self.timers.remove(&(until, gate));
@@ -196,29 +195,29 @@ impl Lanes {
         self.has_due()
     }
 
-    /// Ends all waits: what the rows themselves say is to be looked at again.
+    /// Ends all waits, so that the rows' own retry times are read again.
     pub fn end_waits(&mut self) {
         self.due(Micros::MAX);
     }
 
-    /// Whether any event is to be looked up.
+    /// Whether any event must be looked up.
     pub fn has_due(&self) -> bool {
         !self.due.is_empty()
     }
 
-    /// The first of the events to be looked up, by id, each with its topic.
+    /// The first `most` events to look up, by id, each with its topic.
     pub fn first_due(&self, most: usize) -> Vec<(i64, Topic)> {
         let topic = |gate: &Gate| self.blocks.get(gate).map_or(0, |hold| hold.topic);
         self.due.iter().take(most).map(|(&id, gate)| (id, topic(gate))).collect()
     }
 
-    /// An event that was due was not found: it was deleted by hand, or is dead. Those behind it may go.
+    /// A due event was not found: it was deleted by hand, or is dead. The events behind it may pass.
     pub fn vanished(&mut self, id: i64) -> Option<Freed> {
         let gate = *self.due.get(&id)?;
         self.open(gate)
     }
 
-    /// A due event is not looked up, since rows of its topic before it remain to be read: who reads these will meet it.
+    /// A due event is not looked up, because rows of its topic before it remain to be read. The reader of these will read it.
     pub fn leave_to_turn(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)
             && let Some(hold) = self.blocks.get(&gate).copied()
@@ -227,8 +226,8 @@ impl Lanes {
         }
     }
 
-    /// The rows of a topic up to this id have been read. What was to be met there and was not is looked up: it has
-    /// vanished, or became visible late.
+    /// The rows of a topic up to this id have been read. Awaited events up to it that were not read must be looked up: they
+    /// have vanished, or became visible late.
     pub fn passed(&mut self, topic: Topic, last: i64) {
         let first = (topic, i64::MIN, Gate::FIRST);
         while let Some(&(_, _, gate)) =
@@ -239,7 +238,7 @@ impl Lanes {
         }
     }
 
-    /// An event that was due is in flight already.
+    /// A due event is already in flight.
     pub fn is_in_flight(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)
             && let Some(hold) = self.blocks.get(&gate).copied()
@@ -248,8 +247,8 @@ impl Lanes {
         }
     }
 
-    /// An event was delivered or is dead: those behind it may go. To be called for every such event; of one that holds nobody
-    /// up it knows nothing.
+    /// An event was delivered or is dead: the events behind it may pass. Call it for every such event; it has no effect for an
+    /// event that does not close its lane.
     pub fn release(&mut self, lane: Lane, id: i64) -> Option<Freed> {
         self.settle_held_back(lane, id);
         let gate = Gate::of(lane, id);
@@ -257,8 +256,7 @@ impl Lanes {
         self.open(gate)
     }
 
-    /// Events that were let through and are not in flight after all, as the caller can tell: they are looked up, or have
-    /// vanished.
+    /// Makes events due that were let through but are not in flight according to the caller. They will be looked up.
     pub fn recheck(&mut self, in_flight: impl Fn(i64) -> bool) {
         self.held_back.retain(|(_, id)| in_flight(*id));
         for (&gate, hold) in &mut self.blocks {
@@ -269,12 +267,12 @@ impl Lanes {
         }
     }
 
-    /// How many events wait for a date.
+    /// The number of events that wait for a time.
     pub fn waiting(&self) -> usize {
         self.timers.len()
     }
 
-    /// How many lanes are closed.
+    /// The number of closed lanes.
     pub fn closed(&self) -> usize {
         self.blocks.len()
     }
@@ -284,7 +282,7 @@ impl Lanes {
         self.blocks.is_empty()
     }
 
-    /// An event that was refused before keeps its lane closed until its fate is known.
+    /// An event that was refused before keeps its lane closed until its outcome is known.
     fn let_through(&mut self, topic: Topic, gate: Gate, id: i64) {
         match gate {
             Gate::Lane(_) => self.close(topic, gate, id, State::Trying),
@@ -294,7 +292,7 @@ impl Lanes {
         }
     }
 
-    /// What is held back is settled, or not taken after all.
+    /// An event that is held back was settled, or was not taken after all.
     fn settle_held_back(&mut self, lane: Lane, id: i64) {
         if let Some(number) = lane
             && !self.held_back.is_empty()
@@ -303,7 +301,7 @@ impl Lanes {
         }
     }
 
-    /// Those behind the event that has held the gate may go; but not behind one that is held back.
+    /// Opens the gate for the events behind its own. An event that is held back closes it again.
     fn open(&mut self, gate: Gate) -> Option<Freed> {
         let block = self.remove(gate)?;
         if let Gate::Lane(number) = gate
@@ -314,7 +312,7 @@ impl Lanes {
         Some(block.freed())
     }
 
-    /// The lowest id is the one that holds the lane; the others are behind it.
+    /// Closes the gate. The event with the lowest id is the one that closes it; the others are behind it.
     fn close(&mut self, topic: Topic, gate: Gate, id: i64, state: State) {
         let mut hold = Block { topic, id, state, behind: None };
         if let Some(current) = self.blocks.get_mut(&gate) {

@@ -1,24 +1,23 @@
-//! How much of a topic may be on its way to the broker at once, and through which producer.
+//! Decides how many events of a topic may be in flight, and through which producer they go.
 //!
-//! A broker's verdict on size or validity is one on a batch: all its events come back with the same
-//! error, and only one may be to blame. What follows such a batch in its partition must not come before its
-//! innocent events. So the common producer stops at the first gap (`enable.gapless.guarantee`), the broker
-//! refuses what it had sent behind it, for the gap in the sequence, and a new producer sends all in order.
-//! Two things are left to do here:
+//! A broker judges size and validity of a whole batch: all its events come back with the same error, although only one may
+//! be at fault. Events that follow such a batch in its partition must not overtake its good events. So the gapless producer
+//! stops at the first gap (`enable.gapless.guarantee`), the broker refuses the batches that were sent after it because of
+//! the gap in the sequence, and a new producer sends all events in order. Two tasks remain for this module:
 //!
-//! - A topic whose batch was refused goes on through the producer apart, which does not stop, in small
-//!   groups, each sent when the one before is settled: one event at first, twice as many after each group
-//!   that went well, half as many after one that did not. Only an event that was refused in a group of its own
-//!   is charged with it. What the broker takes in smaller batches only, since its limit is one of
-//!   batches, gets through in the same way. A topic that was here before stays longer.
-//! - A broker knows no sequence in a partition before it has taken a first batch from a producer: should it
-//!   refuse that one, it would take what follows. So each topic starts in groups that grow fast, too.
+//! - A topic whose batch was refused is quarantined. It continues through the quarantine producer, which does not stop, in
+//!   small groups. Each group is sent when the one before is settled: one event at first, twice as many after a group
+//!   without a refusal, half as many after a refused batch. A refusal counts against an event only if the event was alone
+//!   in its group. Events that the broker accepts only in smaller batches, because its limit applies to batches, get
+//!   through in the same way. A topic that was quarantined before stays longer.
+//! - A broker knows no sequence in a partition before it has accepted a first batch from a producer. If it refuses this
+//!   batch, it accepts those that follow. So each topic starts in groups, too, but these grow fast.
 //!
-//! A group may be sent in several batches, of which a later one may be taken and an earlier one refused; so no two
-//! events of a topic and key are in the same group.
+//! A group may be sent in several batches, and the broker may accept a later one and refuse an earlier one. So no two events
+//! of a topic and key are in the same group.
 //!
-//! A topic of which nothing comes back can be handled with caution as well: then no more of it is sent until
-//! what is in flight has come back.
+//! A topic without delivery reports can be quarantined as well: then no more of its events are sent until those in flight
+//! have come back.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -27,67 +26,67 @@ use foldhash::fast::RandomState;
 
 use super::lanes::Lane;
 
-/// A group so large is no caution any more.
+/// The group size at which a topic counts as recovered.
 const FULL_SPEED: usize = 16_384;
 
-/// By how much groups grow that are sent with ramp.
+/// The factor by which the groups of a quarantined topic grow.
 const GROWTH: usize = 2;
 
-/// How many groups of a topic must go well in a row, before it is trusted again; twice as many for each time that it was
-/// before, up to a limit.
+/// How many groups in a row must go without a refusal before a topic leaves quarantine. The number doubles with each time
+/// that the topic was quarantined before, up to a limit.
 const CLEAN_GROUPS: u32 = FULL_SPEED.ilog2();
 const MAX_STRIKES: u32 = 6;
 
-/// When groups have grown to this, a new producer is known to the partitions of a topic that see traffic.
+/// The group size at which all partitions of a topic that get events have accepted a batch from a new producer.
 const WARM: usize = 1_024;
 
-/// By how much groups grow while a new producer gets known.
+/// The factor by which the groups of a topic grow with a new producer.
 const START_GROWTH: usize = 4;
 
-/// The producer through which an event goes.
+/// The producer that sends an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Route {
-    /// That of nearly all events. It stops at the first gap in a sequence.
+    /// The producer of nearly all events. It stops at the first gap in a sequence.
     Gapless,
-    /// For what may be refused: it goes on.
+    /// The producer of events that may be refused. It continues after a refusal.
     Quarantine,
 }
 
-/// An event may be sent.
+/// How an event may be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// Through this producer.
+    /// The producer that sends it.
     pub route: Route,
-    /// It is the only one of its topic in flight, so that a refusal is its own.
+    /// It is the only one of its topic in flight, so a refusal can only mean this event.
     pub sole_in_flight: bool,
 }
 
 /// How an event in flight ended, from the best to the worst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum End {
-    /// It was published, or it came back for no fault of its own.
+    /// It was published, or it came back through no fault of its own.
     Well,
     /// It was refused itself.
     Refused,
-    /// A batch was refused, maybe for another.
+    /// Its batch was refused, perhaps because of another event.
     Suspect,
 }
 
-/// How each topic is handled.
+/// The state of each topic.
 #[derive(Debug, Default)]
 pub struct TopicRamp {
-    /// Whether order matters, so that topics begin in groups.
+    /// Whether order matters. If so, topics start in groups.
     in_order: bool,
     topics: HashMap<Arc<str>, Standing, RandomState>,
-    /// Topics that go through the producer apart.
-    apart: usize,
+    /// The number of quarantined topics.
+    quarantined: usize,
 }
 
 #[derive(Debug)]
 enum Standing {
-    /// As much as there is; and how often the topic was handled with ramp.
+    /// All its events may be in flight. `strikes` counts how often the topic was quarantined.
     Open { strikes: u32 },
-    /// In groups.
+    /// Its events are sent in groups.
     Ramping(Group),
 }
 
@@ -98,7 +97,7 @@ impl Standing {
         }
     }
 
-    /// Whether a topic that has nothing in flight differs from one never heard of.
+    /// Whether a topic with no event in flight differs from an unknown one.
     fn is_worth_keeping(&self) -> bool {
         self.strikes() > 0 || matches!(self, Self::Ramping(Group { route: Route::Quarantine, .. }))
     }
@@ -107,19 +106,19 @@ impl Standing {
 #[derive(Debug)]
 struct Group {
     route: Route,
-    /// The most events sent together.
+    /// The largest allowed size of the group.
     most: usize,
-    /// Events sent in this group.
+    /// The number of events sent in this group.
     sent: usize,
-    /// Events of the topic in flight, of this group or from before it.
+    /// The number of the topic's events in flight, of this group or from before it.
     in_flight: usize,
-    /// The worst that became of one of the group.
+    /// The worst outcome in the group.
     worst: End,
-    /// Groups in a row that went well.
+    /// The number of groups in a row without a refusal.
     clean_groups: u32,
-    /// How often the topic was handled with caution before.
+    /// How often the topic was quarantined before.
     strikes: u32,
-    /// Those that have an event in this group.
+    /// The lanes that have an event in this group.
     lanes: HashSet<u64, RandomState>,
     /// The lowest id that was turned away meanwhile.
     turned_away: Option<i64>,
@@ -140,7 +139,7 @@ impl Group {
         }
     }
 
-    /// Whether an event may join the group, and how it is sent then. Asked in ascending ids.
+    /// Adds an event to the group if it may join, and returns how to send it. Call it in ascending order of ids.
     fn try_admit(&mut self, id: i64, lane: Lane) -> Option<Admission> {
         if self.has_room() && lane.is_none_or(|lane| self.lanes.insert(lane)) {
             self.sent += 1;
@@ -151,13 +150,15 @@ impl Group {
         None
     }
 
-    /// What was in flight from before the group must be settled first, or it might share its batch.
+    /// Whether the group has room. Events in flight from before the group must be settled first, or they might share a
+    /// batch with it.
     fn has_room(&self) -> bool {
         self.sent < self.most && self.in_flight == self.sent
     }
 
-    /// All of the group came back: how large the next one may be. Gives whether that is no caution any more.
-    fn next(&mut self) -> bool {
+    /// Starts the next group once all events of this one are settled, and sets its size. Returns whether the topic needs no
+    /// groups any more.
+    fn next_group(&mut self) -> bool {
         let (growth, most) = match self.route {
             Route::Gapless => (START_GROWTH, WARM),
             Route::Quarantine => (GROWTH, FULL_SPEED),
@@ -180,14 +181,14 @@ impl Group {
 }
 
 impl TopicRamp {
-    /// For a new producer. `in_order`: whether order matters.
+    /// The state for a new producer. `in_order` says whether order matters.
     #[must_use]
     pub fn new(in_order: bool) -> Self {
         Self { in_order, ..Self::default() }
     }
 
-    /// The producer was replaced, and all that was in flight is to be read again. What was handled with
-    /// caution still is; the others are new to this producer. `in_order`: whether that matters.
+    /// The producer was replaced, and all events in flight will be read again. Quarantined topics stay quarantined. The
+    /// others start in groups again, since they are new to this producer. `in_order` says whether order matters.
     pub fn renew(&mut self, in_order: bool) {
         self.in_order = in_order;
         for standing in self.topics.values_mut() {
@@ -204,20 +205,19 @@ impl TopicRamp {
         self.topics.retain(|_, standing| standing.is_worth_keeping());
     }
 
-    /// Whether no topic is handled with ramp.
+    /// Whether no topic is quarantined.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.apart == 0
+        self.quarantined == 0
     }
 
-    /// Whether a topic is handled with ramp.
+    /// Whether a topic is quarantined.
     #[must_use]
     pub fn holds(&self, topic: &str) -> bool {
         matches!(self.topics.get(topic), Some(Standing::Ramping(Group { route: Route::Quarantine, .. })))
     }
 
-    /// From now on this topic is handled with caution, while so many of its events are still in flight.
-    /// Gives nothing new to one that is already.
+    /// Quarantines a topic that still has `in_flight` events in flight. No effect if the topic is already quarantined.
     pub fn begin(&mut self, topic: &Arc<str>, in_flight: usize) {
         if self.holds(topic) {
             return;
@@ -228,10 +228,10 @@ impl TopicRamp {
             group.turned_away = before.turned_away;
         }
         self.topics.insert(topic.clone(), Standing::Ramping(group));
-        self.apart += 1;
+        self.quarantined += 1;
     }
 
-    /// Whether an event may be sent now, and how; then it counts as in flight. Asked in ascending ids.
+    /// Counts an event as in flight if it may be sent now, and returns how to send it. Call it in ascending order of ids.
     pub fn try_admit(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Admission> {
         match self.topics.get_mut(topic) {
             Some(Standing::Ramping(group)) if self.in_order || group.route == Route::Quarantine => {
@@ -247,7 +247,7 @@ impl TopicRamp {
         }
     }
 
-    /// Whether an event of this topic could be sent now, if it were of the right key.
+    /// Whether an event of this topic with a suitable key could be sent now.
     #[must_use]
     pub fn takes_more(&self, topic: &str) -> bool {
         match self.topics.get(topic) {
@@ -258,8 +258,8 @@ impl TopicRamp {
         }
     }
 
-    /// An event that was admitted has not been sent after all: it is to be read again, with those that were turned away
-    /// meanwhile. Gives the lowest id of these.
+    /// An admitted event was not sent after all. It must be read again, and so must those that were turned away meanwhile:
+    /// returns the lowest id of these.
     pub fn withdraw(&mut self, topic: &Arc<str>, lane: Lane) -> Option<i64> {
         let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return None };
         group.sent = group.sent.saturating_sub(1);
@@ -272,8 +272,8 @@ impl TopicRamp {
         turned_away
     }
 
-    /// An event of this topic is no longer in flight. Gives the lowest id that was turned away, if it is time
-    /// to read it again.
+    /// An event of this topic is no longer in flight. Returns the lowest id that was turned away, if it must be read again
+    /// now.
     pub fn settled(&mut self, topic: &Arc<str>, end: End) -> Option<i64> {
         let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return None };
         group.in_flight = group.in_flight.saturating_sub(1);
@@ -288,22 +288,22 @@ impl TopicRamp {
         turned_away
     }
 
-    /// Nothing of the topic is in flight any more; `is_all` if nothing of it was turned away either.
+    /// No event of the topic is in flight any more. `is_all` says that none was turned away either.
     fn end_group(&mut self, topic: &Arc<str>, is_all: bool) {
         let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return };
         let (route, strikes, went_well) = (group.route, group.strikes, group.worst == End::Well);
-        match (route, group.next()) {
+        match (route, group.next_group()) {
             (Route::Gapless, true) => {
                 self.topics.insert(topic.clone(), Standing::Open { strikes });
             }
-            // A name that no topic has leaves nothing behind, when it has no more events.
+            // Forget a topic that does not exist once it has no more events.
             (Route::Gapless, false) if !went_well && strikes == 0 && is_all => {
                 self.topics.remove(topic);
             }
             (Route::Quarantine, true) => {
                 let start = Group::new(Route::Gapless, 0, strikes + 1);
                 self.topics.insert(topic.clone(), Standing::Ramping(start));
-                self.apart -= 1;
+                self.quarantined -= 1;
             }
             _ => {}
         }

@@ -1,4 +1,4 @@
-//! What is in flight: handed to Kafka, and not yet settled.
+//! Owns the events in flight: those that were handed to Kafka and are not settled yet.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -6,16 +6,17 @@ use std::sync::Arc;
 use super::id_ring::IdRing;
 use super::lanes::Lane;
 
-/// How much may be in flight.
+/// The limits of the window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Events.
+    /// The number of events.
     pub events: usize,
-    /// Bytes of memory, by `Event::weight`.
+    /// The memory in bytes, by `Event::weight`.
     pub bytes: usize,
 }
 
-/// An event in flight, as far as it is needed to settle it. `R` tells its row again from one that is put in its place.
+/// The parts of an event in flight that its settlement needs. `R` identifies its row, and distinguishes it from another row
+/// that takes its place.
 #[derive(Debug)]
 pub struct Ticket<R> {
     /// The event.
@@ -26,17 +27,17 @@ pub struct Ticket<R> {
     pub topic: Arc<str>,
     /// When it was emitted, in microseconds since 1970.
     pub emitted_at: i64,
-    /// The time that its record tells, in the same way.
+    /// The record's timestamp, in microseconds since 1970.
     pub record_time: i64,
-    /// With whom it keeps order.
+    /// The lane in which it keeps its order.
     pub lane: Lane,
-    /// Whether it was sent without others of its topic, so that a refusal is its own.
+    /// Whether it was sent alone of its topic, so a refusal can only mean this event.
     pub sole_in_flight: bool,
-    /// Whether nothing is known yet of what the broker made of it.
+    /// Whether the broker has not answered for it yet.
     pub is_open: bool,
-    /// When it was handed over, among all: set when it is added to the window.
+    /// Its position among all events that were handed over. The window sets it.
     pub place: u64,
-    /// What the event weighs in memory, in bytes.
+    /// The memory that it takes, in bytes.
     pub weight: usize,
 }
 
@@ -45,7 +46,7 @@ pub struct Ticket<R> {
 pub struct Window<R> {
     tickets: IdRing<Ticket<R>>,
     bytes: usize,
-    /// Events handed over so far.
+    /// The number of events handed over so far.
     handed_over: u64,
 }
 
@@ -62,26 +63,26 @@ impl<R> Window<R> {
         self.tickets.get(id)
     }
 
-    /// The broker has answered for this event, though it is not settled yet. Gives its topic, if that is news.
+    /// The broker has answered for this event, but it is not settled yet. Returns its topic if this is the first answer.
     pub fn answered(&mut self, id: i64) -> Option<Arc<str>> {
         let ticket = self.tickets.get_mut(id)?;
         std::mem::take(&mut ticket.is_open).then(|| ticket.topic.clone())
     }
 
-    /// The event itself is no longer in memory, only what is known of it.
+    /// The event itself is no longer in memory, only its entry.
     pub fn lighten(&mut self, id: i64) {
         if let Some(ticket) = self.tickets.get_mut(id) {
             self.bytes -= std::mem::take(&mut ticket.weight);
         }
     }
 
-    /// Of how many events of a topic nothing is known yet. Looks at each in flight: for rare occasions.
+    /// The number of a topic's events without an answer. Iterates over all events in flight, so use it rarely.
     #[must_use]
     pub fn count_open(&self, topic: &str) -> usize {
         self.tickets.values().filter(|ticket| ticket.is_open && *ticket.topic == *topic).count()
     }
 
-    /// Takes in an event that was handed over.
+    /// Adds an event that was handed over.
     pub fn add(&mut self, mut ticket: Ticket<R>) {
         self.handed_over += 1;
         ticket.place = self.handed_over;
@@ -91,43 +92,43 @@ impl<R> Window<R> {
         }
     }
 
-    /// Lets go of an event that is settled.
+    /// Removes a settled event.
     pub fn remove(&mut self, id: i64) -> Option<Ticket<R>> {
         let ticket = self.tickets.remove(id)?;
         self.bytes -= ticket.weight;
         Some(ticket)
     }
 
-    /// All of them, in no order.
+    /// All events, in no particular order.
     pub fn iter(&self) -> impl Iterator<Item = &Ticket<R>> {
         self.tickets.values()
     }
 
-    /// Lets go of all but these.
+    /// Removes all events but these.
     pub fn keep_only(&mut self, ids: &HashSet<i64>) {
         self.tickets.retain(|id| ids.contains(&id));
         self.bytes = self.tickets.values().map(|ticket| ticket.weight).sum();
     }
 
-    /// How many there are.
+    /// The number of events.
     #[must_use]
     pub fn len(&self) -> usize {
         self.tickets.len()
     }
 
-    /// The one with the lowest id.
+    /// The event with the lowest id.
     #[must_use]
     pub fn oldest(&self) -> Option<&Ticket<R>> {
         self.tickets.first()
     }
 
-    /// Whether there are none.
+    /// Whether no event is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.tickets.is_empty()
     }
 
-    /// Room for more.
+    /// The room that is left.
     #[must_use]
     pub fn room(&self, limits: Limits) -> Room {
         Room {
@@ -138,8 +139,8 @@ impl<R> Window<R> {
         }
     }
 
-    /// Whether there is so much room that reading the table for more is worth it: this share of all (a
-    /// fourth, a tenth …), lest each acknowledgement cost a read of its own.
+    /// Whether there is enough room to make reading the table worthwhile: at least this share of the window (a fourth, a
+    /// tenth …). Otherwise each acknowledgement would cost a read of its own.
     #[must_use]
     pub fn is_worth_filling(&self, limits: Limits, share: usize) -> bool {
         let room = self.room(limits);
@@ -147,13 +148,12 @@ impl<R> Window<R> {
             || (room.events >= limits.events.div_ceil(share) && room.bytes >= limits.bytes / share)
     }
 
-    /// The lanes of all events in flight, each as often as it has events.
+    /// The lanes of all events in flight, with repeats.
     pub fn lanes(&self) -> impl Iterator<Item = u64> {
         self.tickets.values().filter_map(|ticket| ticket.lane)
     }
 
-    /// Of each topic the place of the event that was handed over first, of those that nothing is known of. Looks at each
-    /// event: for rare occasions.
+    /// For each topic the place of the oldest event without an answer. Iterates over all events in flight, so use it rarely.
     #[must_use]
     pub fn first_places(&self) -> HashMap<Arc<str>, u64> {
         let mut first: HashMap<Arc<str>, u64> = HashMap::new();
@@ -168,24 +168,24 @@ impl<R> Window<R> {
         first
     }
 
-    /// The topics of all events in flight, each as often as it has events.
+    /// The topics of all events in flight, with repeats.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         self.tickets.values().map(|ticket| &ticket.topic)
     }
 }
 
-/// What a pass has taken and is not in flight yet.
+/// The events that a pass has taken and that are not in flight yet.
 #[derive(Debug)]
 pub struct Taken<R> {
     tickets: Vec<Ticket<R>>,
-    /// The lanes of what was in flight when it was first asked.
+    /// The lanes of the events that were in flight when they were first needed.
     in_flight: Option<HashSet<u64>>,
-    /// The ids of the tickets, once somebody else than the reader of new rows reads.
+    /// The ids of the tickets, once another reader than that of new rows reads.
     ids: Option<HashSet<i64>>,
 }
 
 impl<R> Taken<R> {
-    /// Of nothing, with room for so many events.
+    /// An empty set with room for this many events.
     #[must_use]
     pub fn with_capacity(events: usize) -> Self {
         Self { tickets: Vec::with_capacity(events), in_flight: None, ids: None }
@@ -197,23 +197,23 @@ impl<R> Taken<R> {
         &self.tickets
     }
 
-    /// The events, to be kept elsewhere.
+    /// Takes the events out.
     pub(super) fn into_tickets(self) -> impl Iterator<Item = Ticket<R>> {
         self.tickets.into_iter()
     }
 
-    /// From now on rows come in any order, and maybe twice.
+    /// From now on, remembers the ids of the events, because rows may come in any order, and twice.
     pub fn remember_ids(&mut self) {
         self.ids = Some(self.tickets.iter().map(|ticket| ticket.id).collect());
     }
 
-    /// Whether this event was taken, where that is remembered.
+    /// Whether this event was taken, if the ids are remembered.
     #[must_use]
     pub fn has(&self, id: i64) -> bool {
         self.ids.as_ref().is_some_and(|ids| ids.contains(&id))
     }
 
-    /// Takes one more.
+    /// Adds an event.
     pub fn add(&mut self, ticket: Ticket<R>) {
         if let Some(ids) = &mut self.ids {
             ids.insert(ticket.id);
@@ -221,7 +221,8 @@ impl<R> Taken<R> {
         self.tickets.push(ticket);
     }
 
-    /// Whether an event of this lane is in flight or about to be: two routes would not keep their order.
+    /// Whether an event of this lane is in flight or was taken. If so, the next one must take the same route, since two routes
+    /// would not keep their order.
     pub(super) fn is_on_its_way(&mut self, lane: Lane, window: &Window<R>) -> bool {
         let Some(lane) = lane else { return false };
         let in_flight = self.in_flight.get_or_insert_with(|| window.lanes().collect());
@@ -229,7 +230,7 @@ impl<R> Taken<R> {
     }
 }
 
-/// Room in the window, while a batch is put together.
+/// The room in the window while a batch is assembled.
 #[derive(Debug, Clone, Copy)]
 pub struct Room {
     events: usize,
@@ -239,17 +240,17 @@ pub struct Room {
 }
 
 impl Room {
-    /// Keeps a quarter back for those who read later.
+    /// Reserves a quarter for the later readers of the pass.
     pub fn reserve(&mut self) {
         self.reserved = (self.events / 4, self.bytes / 4);
     }
 
-    /// Those who read now may have all.
+    /// Ends the reservation.
     pub fn end_reserve(&mut self) {
         self.reserved = (0, 0);
     }
 
-    /// Whether there is room for one more event of so many bytes. One that is larger than all the room is taken alone.
+    /// Whether there is room for one more event of this weight. An event that is larger than the whole window is taken alone.
     #[must_use]
     pub fn fits(&self, weight: usize) -> bool {
         let (events, bytes) = self.reserved;

@@ -1,10 +1,10 @@
-//! Topics whose events cannot all go at once, and how each gets its share of every pass.
+//! Owns the topics whose events must wait, and gives each its share of every pass.
 //!
-//! A pass reads new rows in ascending ids. When an event of a topic has to wait, because it was refused, or because no more of
-//! its topic may be in flight, the pass does not wait for it and does not come back for it either: the topic is left *behind*.
-//! From then on the reader of new rows passes over all of its rows, and the topic is read by itself, in turns: a few rows of
-//! each such topic in a pass, one topic after the other. So whatever is wrong with a topic, the others do not pay for it, and
-//! new rows of the others are found however many rows of this one lie before them.
+//! A pass reads new rows in ascending ids. When an event of a topic must wait, because it was refused, or because no more
+//! events of its topic may be in flight, the pass neither waits for it nor comes back for it: the topic falls *behind*.
+//! From then on the reader of new rows skips all of its rows, and the topic is read separately, in turns: a few rows of
+//! each such topic in a pass, one topic after the other. So a problem of one topic does not slow down the others, and
+//! their new rows are found, however many rows of this topic lie before them.
 //!
 //! ```text
 //!            leave_behind, deny                    turn ended: all its rows were seen
@@ -14,34 +14,35 @@
 //!         +------------------- no lane of it is closed, nobody denied ---------+
 //! ```
 //!
-//! Why the order of a key is kept: a topic is read by one reader at a time, in ascending ids. In each pass the reader of new
-//! rows goes first, and a turn reads by the same snapshot and no further than that reader came; so a row that became visible
-//! late has been passed over, and thus wanted, before a turn can meet one behind it. A topic returns to good standing when a
-//! turn has come as far as that reader and no event of it has to wait.
+//! Why the order of a key is kept: one reader at a time reads a topic, in ascending ids. In each pass the reader of new rows
+//! goes first, and a turn reads with the same snapshot and no further than that reader came. So a row that became visible
+//! late has been skipped, and thus wanted, before a turn can read one behind it. A topic returns to good standing when a turn
+//! has come as far as that reader and none of its events must wait.
 //!
-//! The rule that follows: of a topic that is behind, each event that is yet to be sent waits behind a closed lane, or lies
-//! above the place that the topic is to be read from, or above where the reader of new rows came. So an event may be looked up
-//! by its id, ahead of the others, only if it lies above neither ([`Backlog::reads_before`]), whatever the topic waits for.
+//! It follows that each unsent event of a topic that is behind waits behind a closed lane, or lies above the id from which
+//! the topic must be read, or lies above the id that the reader of new rows has reached. So an event may be looked up by its
+//! id, ahead of the others, only if it lies above neither of these ids ([`Backlog::reads_before`]), whatever the topic waits
+//! for.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 
 use foldhash::fast::RandomState;
 
-/// A topic's name, hashed by the caller. Two that collide share their turns, no more.
+/// A topic's name, hashed by the caller. If two collide, the only effect is that they share their turns.
 pub type Topic = u64;
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
-    /// All its rows have been seen, as far as the reader of new rows came.
+    /// All its rows were read, as far as the reader of new rows came.
     CaughtUp,
-    /// The turn was used up. Rows behind this id are still wanted.
+    /// The turn read its full share. Rows after this id are still wanted.
     UsedUp(i64),
-    /// There was no room for the row behind this id.
+    /// There was no room for the row after this id.
     NoRoom(i64),
-    /// So many of its events wait that the one behind this id may not join them.
+    /// Too many of its events wait, so the one after this id may not join them.
     Saturated(i64),
-    /// No more of the topic may be in flight, as [`Backlog::deny`] was told.
+    /// No more events of the topic may be in flight. [`Backlog::deny`] was called for the event.
     Denied,
 }
 
@@ -55,7 +56,7 @@ struct Place {
 }
 
 impl Place {
-    /// The row with this id is wanted. Whether that is news.
+    /// The row with this id is wanted. Returns whether this lowers `next`.
     fn go_back(&mut self, id: i64) -> bool {
         let after = id.saturating_sub(1);
         let lower = self.next.is_none_or(|next| after < next);
@@ -78,7 +79,7 @@ pub struct Backlog {
 }
 
 impl Backlog {
-    /// With no topic behind. `limit` bounds how many there may be before [`Backlog::is_full`].
+    /// Starts with no topic behind. When `limit` topics are behind, [`Backlog::is_full`] holds.
     #[must_use]
     pub fn new(limit: usize) -> Self {
         Self {
@@ -96,13 +97,13 @@ impl Backlog {
         self.topics.is_empty()
     }
 
-    /// Whether so many are behind that no row may be taken of a topic that could join them.
+    /// Whether so many topics are behind that no further one may fall behind. Then no row of a topic that could is taken.
     #[must_use]
     pub fn is_full(&self) -> bool {
         self.topics.len() >= self.limit
     }
 
-    /// Whether this topic is behind: only turns may take its rows.
+    /// Whether this topic is behind, so that only turns may take its rows.
     #[must_use]
     pub fn holds(&self, topic: Topic) -> bool {
         !self.topics.is_empty() && self.topics.contains_key(&topic)
@@ -115,54 +116,54 @@ impl Backlog {
         next.is_some_and(|after| after < id.saturating_sub(1))
     }
 
-    /// Whether a topic could have its turn now.
+    /// Whether any topic can have its turn now.
     #[must_use]
     pub fn has_turns(&self) -> bool {
         !self.turns.is_empty()
     }
 
-    /// Whether a topic waits until fewer of its events do.
+    /// Whether any topic waits until fewer of its events wait.
     #[must_use]
     pub fn has_saturated(&self) -> bool {
         !self.saturated.is_empty()
     }
 
-    /// How many topics could have their turn now.
+    /// The number of topics that can have their turn now.
     #[must_use]
     pub fn turns(&self) -> usize {
         self.turns.len()
     }
 
-    /// An event of this topic has to wait: from now on the topic is read in turns.
+    /// An event of this topic must wait: from now on the topic is read in turns.
     pub fn leave_behind(&mut self, topic: Topic) {
         self.topics.entry(topic).or_default();
     }
 
-    /// The row with this id was passed over, or is to be read again.
+    /// The row with this id was skipped, or must be read again.
     pub fn want(&mut self, topic: Topic, id: i64) {
         let place = self.topics.entry(topic).or_default();
         if place.go_back(id) {
-            // Fewer of its events wait there.
+            // Fewer of its events wait before this id.
             place.saturated = false;
             self.saturated.remove(&topic);
         }
         self.queue(topic);
     }
 
-    /// This event was turned away because no more of its topic may be in flight: it is read again when more may.
+    /// This event was turned away because no more events of its topic may be in flight. It is read again when more may.
     pub fn deny(&mut self, topic: Topic, id: i64) {
         let place = self.topics.entry(topic).or_default();
         place.denied = true;
         place.go_back(id);
     }
 
-    /// More of the topic may be in flight, from this id on, which was turned away.
+    /// More events of the topic may be in flight, from this id on, which was turned away.
     pub fn allow(&mut self, topic: Topic, id: i64) {
         self.topics.entry(topic).or_default().denied = false;
         self.want(topic, id);
     }
 
-    /// All rows will be passed over again, and what may be in flight was decided anew.
+    /// The producer was replaced: all rows will be skipped again, and no topic is denied any more.
     pub fn allow_all(&mut self) {
         let topics: Vec<Topic> = self.topics.keys().copied().collect();
         for topic in topics {
@@ -171,7 +172,8 @@ impl Backlog {
         }
     }
 
-    /// Topics may have their turns again of which fewer events wait by now, before the id that is given with them.
+    /// Gives their turns back to topics that are no longer saturated. `is_saturated` gets a topic and the id at which it must
+    /// be read next.
     pub fn requeue(&mut self, is_saturated: impl Fn(Topic, i64) -> bool) {
         let still = |topic: Topic| {
             let next = self.topics.get(&topic).and_then(|place| place.next);
@@ -187,7 +189,7 @@ impl Backlog {
         }
     }
 
-    /// Whose turn it is, and behind which id it begins. To be followed by [`Backlog::end_turn`].
+    /// Begins a turn: returns the topic, and the id after which to read. Call [`Backlog::end_turn`] afterwards.
     pub fn begin_turn(&mut self) -> Option<(Topic, i64)> {
         while let Some(topic) = self.turns.pop_front() {
             let Some(place) = self.topics.get_mut(&topic) else { continue };
@@ -203,7 +205,7 @@ impl Backlog {
         None
     }
 
-    /// The turn is over.
+    /// Ends the turn.
     pub fn end_turn(&mut self, ended: Ended) {
         let Some((topic, _)) = self.turn.take() else { return };
         let Some(place) = self.topics.get_mut(&topic) else { return };
@@ -211,7 +213,7 @@ impl Backlog {
             Ended::CaughtUp | Ended::Denied => None,
             Ended::UsedUp(after) | Ended::NoRoom(after) | Ended::Saturated(after) => Some(after),
         };
-        // Something may have been wanted meanwhile.
+        // Rows may have become wanted meanwhile.
         place.next = place.next.into_iter().chain(next).min();
         if matches!(ended, Ended::Saturated(_)) {
             place.saturated = true;
@@ -224,19 +226,19 @@ impl Backlog {
         }
     }
 
-    /// The pass failed: what the turn under way has read does not count.
+    /// The pass failed, so the rows that the current turn has read do not count.
     pub fn abandon(&mut self) {
         if let Some((_, after)) = self.turn {
             self.end_turn(Ended::UsedUp(after));
         }
     }
 
-    /// The topic is in good standing again, if nothing of it is wanted, and none of its lanes is `closed`.
+    /// Returns the topic to good standing if none of its rows is wanted and none of its lanes is `closed`.
     pub fn let_go(&mut self, topic: Topic, closed: bool) {
         let done = |place: &Place| !(closed || place.denied || place.saturated) && place.next.is_none();
         if self.topics.get(&topic).is_some_and(done) && self.turn.is_none_or(|(current, _)| current != topic)
         {
-            // Its place in the queue, should it have one, is found empty.
+            // If the queue still lists it, `begin_turn` will skip it.
             self.topics.remove(&topic);
         }
     }

@@ -1,28 +1,28 @@
-//! Which ids a pass must read so that no committed event is missed and none is searched for in vain.
+//! Decides which ids a pass must read, so that it misses no committed event and reads no more than it must.
 //!
-//! Ids do not become visible in their order: a transaction may take a low id and commit late. So a pass does
-//! not simply go on behind the last id: it goes back to where something may have appeared since, and no further.
+//! Ids do not become visible in order: a transaction may take a low id and commit late. So a pass does
+//! not simply continue after the last id: it goes back to where rows may have appeared since, and no further.
 //!
 //! # Why it is exact
 //!
 //! A pass reads, **in this order**, the sequence's last value L, the next xid N, and its snapshot S. Every
 //! writer has its top-level xid before its first `nextval`, and the sequence has `CACHE 1`.
 //!
-//! 1. *An epoch is a fact for ever.* Who got an xid >= N got it after N was read, hence after L was read, and
-//!    took all its ids later still: they are above L. So `floor_of(x)`, the L of the latest pass with N <= x,
+//! 1. *An epoch is a fact for ever.* A transaction with an xid >= N got it after N was read, hence after L was read,
+//!    and took all its ids later still: they are above L. So `floor_of(x)`, the L of the latest pass with N <= x,
 //!    is below every id of x. It grows with x. Forgetting epochs can only lower it.
 //! 2. *I is complete.* An xid < N was in the process array before N was read. If S does not know its fate, it
 //!    is among S's running ones or >= S.xmax: I = running ∪ [S.xmax, N), where only those < N matter.
 //! 3. *Invariant, once a pass has ended:* a committed row with id <= `next` that was not handed out belongs to
 //!    a transaction in I. For such a row was invisible in S, so its transaction is in I or has an xid >= N;
 //!    the latter's ids are above L, and `next` <= L.
-//! 4. *It is kept.* The following pass starts at or below `next` and at or below the floors of those of I that
-//!    S' shows finished. What it does not read, at or below its start, belongs by 3 to some of I that is still
-//!    running, thus to I'. What it does read and S' does not show is in I' or above L', as in 3.
+//! 4. *The invariant is kept.* The following pass starts at or below `next` and at or below the floors of those of I
+//!    that S' shows as finished. A row that it does not read, at or below its start, belongs by 3 to a transaction of I
+//!    that is still running, thus to I'. A row in its range that S' does not show belongs to I' or is above L', as in 3.
 //!
-//! The first pass has no epoch and starts at 0, so whatever runs then carries the floor 0.
+//! The first pass has no epoch and starts at 0, so every transaction that runs then has the floor 0.
 //!
-//! Only an `end` changes what is known: an abandoned pass leaves the older I, epochs and `next`, which stay
+//! Only `end` changes this knowledge: an abandoned pass leaves the older I, epochs and `next`, which stay
 //! true. A rewind lowers `next`, which weakens the invariant's premise and so preserves it.
 //!
 //! # What it costs
@@ -31,10 +31,10 @@
 //! in between. Subtransaction xids in that range look finished once xmax has passed them; that rereads a
 //! little, and loses nothing.
 
-/// What the relay saw at the start of a pass, read in the order of these fields.
+/// The state of the database at the start of a pass, read in the order of these fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Horizon {
-    /// The last value that the id sequence gave away; 0 if it never did.
+    /// The last value that the id sequence has returned; 0 if it has returned none.
     pub last_id: i64,
     /// The next full transaction id.
     pub next_xid: u64,
@@ -44,30 +44,30 @@ pub struct Horizon {
     pub running: Vec<u64>,
 }
 
-/// What a pass has to read: rows `WHERE id > after ORDER BY id LIMIT n`, with the horizon's snapshot.
+/// The rows that a pass must read: `WHERE id > after ORDER BY id LIMIT n`, with the horizon's snapshot.
 ///
-/// Rows above the horizon's `last_id` that the snapshot shows are to be handed out too.
+/// Visible rows above the horizon's `last_id` must be handed out, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pass {
-    /// Everything up to this id needs no look.
+    /// Rows up to this id need not be read.
     pub after: i64,
 }
 
-/// How far a pass came.
+/// How far a pass has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reached {
-    /// It was cut off: all visible rows of the pass up to this id were dealt with.
-    /// `after` itself, if not one was.
+    /// It was cut off: all visible rows of the pass up to this id were processed.
+    /// The id is `after` itself if no row was.
     Id(i64),
-    /// All visible rows above `after` were dealt with.
+    /// All visible rows above `after` were processed.
     End,
 }
 
-/// Epochs are thinned out beyond this many. Their number follows that of the running transactions, unless
-/// nothing completes while one transaction opens subtransactions without end.
+/// The number of epochs at which they are thinned out. It normally follows the number of running transactions, but not
+/// if nothing completes while one transaction opens subtransactions without end.
 const MAX_EPOCHS: usize = 1024;
 
-/// Transactions with an xid from `first_xid` on, up to the next epoch, have all their ids above `floor`.
+/// All ids of transactions with an xid from `first_xid` up to the next epoch are above `floor`.
 #[derive(Debug, Clone, Copy)]
 struct Epoch {
     first_xid: u64,
@@ -90,7 +90,7 @@ impl InProgress {
         Self { running, xmax, next_xid }
     }
 
-    /// Of an xid below `next_xid`.
+    /// Whether the transaction was in progress. `xid` must be below `next_xid`.
     fn contains(&self, xid: u64) -> bool {
         xid >= self.xmax || self.running.binary_search(&xid).is_ok()
     }
@@ -106,7 +106,7 @@ impl InProgress {
         listed.or_else(|| self.first_finished_unlisted(now))
     }
 
-    /// The same, of those from xmax on. They are many at worst, so look for a gap in what is listed now.
+    /// The same for xids from xmax on. There may be very many, so search for a gap in the list of `now`.
     fn first_finished_unlisted(&self, now: &Self) -> Option<u64> {
         let from = now.running.partition_point(|&xid| xid < self.xmax);
         let mut candidate = self.xmax;
@@ -120,7 +120,7 @@ impl InProgress {
     }
 }
 
-/// A pass that has begun and not ended: nothing of it counts yet.
+/// A pass that has begun and not ended. It does not count yet.
 #[derive(Debug)]
 struct Open {
     last_id: i64,
@@ -129,16 +129,16 @@ struct Open {
     rewound: Option<i64>,
 }
 
-/// The memory that makes the next pass start where it must, and no lower.
+/// The knowledge from which the next pass starts where it must, and no lower.
 #[derive(Debug)]
 pub struct Floor {
-    /// Where the next pass starts, unless somebody finished.
+    /// Where the next pass starts, unless transactions of I have finished.
     next: i64,
     /// L of the last pass that ended.
     last_id: i64,
     /// I of the last pass that ended.
     in_progress: InProgress,
-    /// Ascending in both fields; only those that a transaction of I needs, and the newest.
+    /// Ascending in both fields. Holds only the epochs that a transaction of I needs, and the newest.
     epochs: Vec<Epoch>,
     open: Option<Open>,
     owed: bool,
@@ -151,7 +151,7 @@ impl Default for Floor {
 }
 
 impl Floor {
-    /// Knows nothing, as after a restart: the first pass reads from 0.
+    /// The state after a restart: nothing is known, so the first pass reads from 0.
     pub fn new() -> Self {
         Self {
             next: 0,
@@ -163,10 +163,10 @@ impl Floor {
         }
     }
 
-    /// Begins a pass. One that was begun and not ended is abandoned.
+    /// Begins a pass. Abandons a pass that has begun and not ended.
     pub fn begin(&mut self, seen: Horizon) -> Pass {
         if seen.last_id < self.last_id {
-            // The sequence was set back: what is known of ids no longer holds.
+            // The sequence was set back, so all knowledge of ids is void.
             *self = Self::new();
         }
         let now = InProgress::new(seen.running, seen.snapshot_xmax, seen.next_xid);
@@ -176,7 +176,7 @@ impl Floor {
         Pass { after: finished.map_or(self.next, |floor| floor.min(self.next)) }
     }
 
-    /// Ends the pass: what it saw is now what is known.
+    /// Ends the pass: its horizon becomes the knowledge for the next one.
     pub fn end(&mut self, reached: Reached) {
         let Some(open) = self.open.take() else { return };
         let (read, cut) = match reached {
@@ -190,15 +190,15 @@ impl Floor {
         self.open_epoch();
     }
 
-    /// The pass failed or was broken off: nothing of it counts. What it handed out is known to the caller as
-    /// in flight, and is skipped when it is read again.
+    /// The pass failed or was interrupted, so it does not count. The caller knows the events that it handed out as in
+    /// flight, and skips them when they are read again.
     pub fn abandon(&mut self) {
         self.open = None;
         self.owed = true;
     }
 
-    /// Makes the next pass start at or below `to`, also when one is under way: 0 for a full sweep, the id
-    /// before that of an event which is to be read again.
+    /// Makes the next pass start at or below `to`, also while a pass is under way. Use 0 for a full sweep, or the id
+    /// before that of an event that must be read again.
     pub fn rewind(&mut self, to: i64) {
         self.next = self.next.min(to);
         if let Some(open) = &mut self.open {
@@ -207,19 +207,19 @@ impl Floor {
         self.owed = true;
     }
 
-    /// Whether there may be more to read already now, without another wake: no pass was made yet, or the last
-    /// one was cut off, abandoned, or rewound since.
+    /// Whether there may be more rows to read now, without another wakeup: there was no pass yet, or the last one was cut
+    /// off, abandoned, or rewound since.
     pub fn unfinished(&self) -> bool {
         self.owed
     }
 
-    /// An id below all those that this transaction took.
+    /// An id below all ids of this transaction.
     fn floor_of(&self, xid: u64) -> i64 {
         let after = self.epochs.partition_point(|epoch| epoch.first_xid <= xid);
         after.checked_sub(1).and_then(|at| self.epochs.get(at)).map_or(0, |epoch| epoch.floor)
     }
 
-    /// Drops the epochs in which nobody runs any more, and starts the one of the pass that just ended.
+    /// Drops the epochs without a running transaction, and starts the epoch of the pass that has just ended.
     fn open_epoch(&mut self) {
         let next_xid = self.in_progress.next_xid;
         let ends: Vec<u64> =

@@ -1,4 +1,4 @@
-//! Which rows to read next, and how soon.
+//! Rules for reading: which rows to read next, and how soon.
 
 pub mod backlog;
 pub mod floor;

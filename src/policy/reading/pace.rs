@@ -1,29 +1,28 @@
-//! How soon to look again, by how much there is to do.
+//! Decides how long to wait between two sweeps, by the rate of events.
 //!
 //! A transaction to read, one to settle and a request to the broker for each partition cost about as much for one event
-//! as for a hundred. So while events are few each goes at once; the more come, the longer the relay waits between two
-//! looks, and the more it finds at each. The wait grows with the rate, up to some milliseconds, and is nothing for a
-//! backlog: that waits already.
+//! as for a hundred. So while there are few events, each is sent at once. The more events there are, the longer the relay
+//! waits between two sweeps, and the more it finds in each. The wait grows with the rate, up to some milliseconds. For a
+//! backlog there is no wait, since its events have waited already.
 
 use std::time::Duration;
 
-/// At this rate, in events per second, two looks are a millisecond apart.
+/// At this rate, in events per second, two sweeps are a millisecond apart.
 const RATE_OF_A_MILLISECOND: f64 = 2_000.0;
 
-/// How the wait grows with the rate: faster than that, since the more come, the more their batches save.
+/// The exponent with which the wait grows with the rate. It is above 1, since larger batches save more.
 const GROWTH: f64 = 1.5;
 
-/// The longest wait between two looks.
+/// The longest wait between two sweeps.
 const LONGEST: Duration = Duration::from_millis(20);
 
-/// A settlement waits so many times as long as a look: nobody waits for it but listeners.
+/// How many times longer than a sweep a settlement waits: only listeners wait for it.
 const SETTLEMENT: u32 = 4;
 
-/// The time over which the rate is measured: long enough not to take three events in a row for a crowd.
+/// The time over which the rate is measured. It is long enough that three events in a row do not count as a high rate.
 const MEMORY: Duration = Duration::from_millis(100);
 
-/// The rate of events, as seen by one who looks now and then. Times are those of a clock that never goes back, as
-/// durations since any point in time.
+/// Measures the rate of events from the sweeps. Times come from a monotonic clock, as durations since any point in time.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Pace {
     /// Events per second.
@@ -34,10 +33,10 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// A look began now, and found so many events.
+    /// A sweep that began now has found this many events.
     pub fn swept(&mut self, now: Duration, found: usize) {
         let weight = (-self.age(now).as_secs_f64() / MEMORY.as_secs_f64()).exp();
-        // What came in at once counts as spread over the whole memory.
+        // Events that arrived at once count as spread over the whole of that time.
         self.rate = self.rate * weight + found as f64 / MEMORY.as_secs_f64();
         (self.measured, self.swept) = (now, Some(now));
     }
@@ -47,13 +46,13 @@ impl Pace {
         self.settled = Some(now);
     }
 
-    /// When to look next, if there is a reason to.
+    /// When to sweep next, if there is a reason to.
     #[must_use]
     pub fn next_sweep(&self, now: Duration) -> Duration {
         self.swept.map_or(now, |swept| swept + self.wait(now))
     }
 
-    /// When to settle next, if there is something to settle.
+    /// When to settle next, if there are reports.
     #[must_use]
     pub fn next_settlement(&self, now: Duration) -> Duration {
         self.settled.map_or(now, |settled| settled + SETTLEMENT * self.wait(now))
@@ -78,34 +77,34 @@ mod tests {
         Duration::from_micros(n)
     }
 
-    /// Events come at this rate for a second; gives the longest wait for a look, and how many there were.
-    fn looks(rate: u64) -> (Duration, usize) {
-        let (mut pace, mut looks, mut found, mut longest) = (Pace::default(), 0, 0, Duration::ZERO);
+    /// Events arrive at this rate for a second. Returns the longest wait for a sweep, and the number of sweeps.
+    fn sweeps(rate: u64) -> (Duration, usize) {
+        let (mut pace, mut sweeps, mut found, mut longest) = (Pace::default(), 0, 0, Duration::ZERO);
         for at in 0..1_000_000 {
             let now = micros(at);
             let come = at * rate / 1_000_000;
             let is_due = pace.next_sweep(now) <= now;
             if come > found && is_due {
                 pace.swept(now, (come - found) as usize);
-                (found, looks) = (come, looks + 1);
+                (found, sweeps) = (come, sweeps + 1);
                 longest = longest.max(pace.next_sweep(now) - now);
             }
         }
-        (longest, looks)
+        (longest, sweeps)
     }
 
     #[test]
     fn few_events_go_one_by_one_and_at_once() {
-        let (longest, count) = looks(100);
-        assert!(count == 99 && longest < micros(150), "{count} looks, {longest:?}");
+        let (longest, count) = sweeps(100);
+        assert!(count == 99 && longest < micros(150), "{count} sweeps, {longest:?}");
     }
 
     #[test]
     fn many_go_together() {
-        let (longest, count) = looks(2_000);
-        assert!((700..1_300).contains(&count) && longest < micros(1_500), "{count} looks, {longest:?}");
-        let (longest, count) = looks(20_000);
-        assert!((50..150).contains(&count) && longest == LONGEST, "{count} looks, {longest:?}");
+        let (longest, count) = sweeps(2_000);
+        assert!((700..1_300).contains(&count) && longest < micros(1_500), "{count} sweeps, {longest:?}");
+        let (longest, count) = sweeps(20_000);
+        assert!((50..150).contains(&count) && longest == LONGEST, "{count} sweeps, {longest:?}");
     }
 
     #[test]

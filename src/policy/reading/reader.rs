@@ -1,11 +1,11 @@
-//! Who reads the table in a pass, one after the other and by the same snapshot:
+//! Decides what a pass reads. Four readers read the table one after the other, with the same snapshot:
 //!
-//! 1. the reader of new rows, from the floor on, which passes over the topics that are behind;
-//! 2. the look-up of events whose wait is over;
-//! 3. the safety net, which goes once through the whole table now and then;
-//! 4. the topics that are behind, in turns (see [`backlog`](super::backlog)).
+//! 1. the reader of new rows, which starts at the floor and skips the topics that are behind;
+//! 2. the lookup of events whose wait is over;
+//! 3. the safety net, which reads the whole table once from time to time;
+//! 4. the turns of the topics that are behind (see [`backlog`](super::backlog)).
 //!
-//! Each reads a bounded number of rows and goes on in the next pass.
+//! Each reads a bounded number of rows and continues in the next pass.
 
 use super::backlog::{Ended, Topic};
 use super::floor::{Floor, Horizon, Reached};
@@ -14,44 +14,45 @@ use crate::delivery::in_flight::{By, InFlight, Verdict};
 use crate::delivery::lanes::Micros;
 use crate::delivery::window::{Room, Taken};
 
-/// While the topics that are behind go at full speed, so much less is read of what is new: they are to catch up.
+/// While the topics that are behind make good progress, only this part of the usual number of new rows is read, so that they
+/// catch up.
 const RESTRAINT: usize = 8;
 
-/// A pass is shared among so many turns, if so many topics wait for theirs.
+/// The number of turns that share a pass, if that many topics wait for theirs.
 const TURNS: usize = 8;
 
-/// Rows to be read in ascending ids.
+/// A range of rows to read in ascending ids.
 #[derive(Debug, Clone, Copy)]
 pub struct Range {
-    /// Those above this id,
+    /// It starts after this id.
     pub after: i64,
-    /// up to and with this one,
+    /// It ends with this id.
     pub bound: i64,
-    /// and at most so many.
+    /// It has at most this many rows.
     pub limit: usize,
 }
 
-/// What came of a [`Range`].
+/// The result of reading a [`Range`].
 #[derive(Debug, Clone, Copy)]
 pub struct Visited {
-    /// So many rows were seen.
+    /// The number of rows that were read.
     pub rows: usize,
-    /// The last row that was dealt with; `after` if there is none.
+    /// The last row that was processed; `after` if there is none.
     pub last_id: i64,
-    /// The row at which it was ended, and why.
+    /// The row at which the reader stopped, and why.
     pub ended: Option<(i64, Verdict)>,
-    /// There are no more rows up to the bound.
+    /// Whether there are no more rows up to the bound.
     pub is_all: bool,
 }
 
 impl Visited {
-    /// Of nothing yet.
+    /// The result before the first row.
     #[must_use]
     pub fn new(range: Range) -> Self {
         Self { rows: 0, last_id: range.after, ended: None, is_all: false }
     }
 
-    /// The next row has this verdict. Whether its reader goes on.
+    /// Records the verdict on the next row. Returns whether the reader continues.
     pub fn goes_on(&mut self, by: By, id: i64, verdict: Verdict) -> bool {
         let ends = match verdict {
             Verdict::Next | Verdict::Denied { for_all: false } => false,
@@ -70,30 +71,30 @@ impl Visited {
 /// A pass.
 #[derive(Debug)]
 pub struct Pass<'a, R> {
-    /// The time.
+    /// The present time.
     pub now: Micros,
     /// The room that is left.
     pub room: Room,
-    /// What was taken.
+    /// The events that were taken.
     pub taken: &'a mut Taken<R>,
 }
 
-/// The table, by the snapshot of a pass.
+/// The table, read with the snapshot of a pass.
 pub trait Table<R> {
-    /// Reads rows, and takes those whose events may be sent, until one [ends](Visited::goes_on) it.
+    /// Reads rows, and takes those whose events may be sent, until one [stops](Visited::goes_on) the reader.
     fn read(&mut self, in_flight: &mut InFlight<R>, pass: &mut Pass<'_, R>, by: By, range: Range) -> Visited;
 
-    /// Reads the row with this id. `None` if there is none.
+    /// Reads the row with this id. Returns `None` if there is none.
     fn look_up(&mut self, in_flight: &mut InFlight<R>, pass: &mut Pass<'_, R>, id: i64) -> Option<Verdict>;
 }
 
-/// What is to be read next.
+/// The state of the readers.
 #[derive(Debug)]
 pub struct Reader {
     floor: Floor,
-    /// How far the safety net has come, while it is drawn through the table.
+    /// How far the safety net has come, while it reads the table.
     net: Option<i64>,
-    /// Something may have become visible since the last pass began.
+    /// Rows may have become visible since the last pass began.
     is_told: bool,
     /// The topics that are behind are catching up.
     restrained: bool,
@@ -106,12 +107,12 @@ impl Default for Reader {
 }
 
 impl Reader {
-    /// There may be something new.
+    /// There may be new rows.
     pub fn look(&mut self) {
         self.is_told = true;
     }
 
-    /// Something is to be read again.
+    /// Rows must be read again.
     pub fn again(&mut self, what: Reread) {
         match what {
             Reread::Nothing => return,
@@ -121,50 +122,50 @@ impl Reader {
         self.is_told = true;
     }
 
-    /// Goes through the whole table once more: for what bypassed the triggers.
+    /// Starts the safety net, which reads the whole table once and finds rows that bypassed the triggers.
     pub fn sweep_all(&mut self) {
         self.net = Some(0);
     }
 
-    /// The ids are of another sequence now: nothing is known of them.
+    /// The sequence of the ids was replaced, so all knowledge of ids is void.
     pub fn forget(&mut self) {
         self.floor = Floor::new();
     }
 
-    /// Whether there may be something to read.
+    /// Whether there may be rows to read.
     #[must_use]
     pub fn has_reason<R>(&self, in_flight: &InFlight<R>) -> bool {
         self.is_told || self.is_unfinished(in_flight)
     }
 
-    /// Whether there was more than could be read last time.
+    /// Whether the last pass left rows to read.
     #[must_use]
     pub fn is_unfinished<R>(&self, in_flight: &InFlight<R>) -> bool {
         self.floor.unfinished() || self.has_old(in_flight)
     }
 
-    /// Whether there is something to read that is not new.
+    /// Whether there are rows to read that are not new.
     fn has_old<R>(&self, in_flight: &InFlight<R>) -> bool {
         in_flight.backlog().has_turns() || in_flight.lanes().has_due() || self.net.is_some()
     }
 
-    /// Begins a pass: what may have been told before is about to be read.
+    /// Begins a pass, which will read all rows that were announced before.
     pub fn begin(&mut self) {
         self.is_told = false;
     }
 
-    /// The pass failed: nothing of it counts. What it has taken is to be withdrawn.
+    /// The pass failed, so it does not count. The caller must withdraw the events that it has taken.
     pub fn abandon<R>(&mut self, in_flight: &mut InFlight<R>) {
         self.floor.abandon();
         in_flight.waiting().1.abandon();
     }
 
-    /// The pass has come so far.
+    /// Ends the pass, which has read this far.
     pub fn end(&mut self, reached: Reached) {
         self.floor.end(reached);
     }
 
-    /// All readers, one after the other, each up to `limit` rows. Gives how far that of new rows came.
+    /// Runs all readers one after the other, each for up to `limit` rows. Returns how far the reader of new rows came.
     pub fn read<R>(
         &mut self,
         seen: Horizon,
@@ -191,18 +192,18 @@ impl Reader {
         }
         pass.room.end_reserve();
         pass.taken.remember_ids();
-        // No row above it has been seen by the reader of new rows.
+        // The reader of new rows has seen no row above this id.
         let bound = if found.is_all { i64::MAX } else { found.last_id };
         self.look_up_due(Range { after: 0, bound, limit }, in_flight, pass, table);
-        self.mend_net(Range { after: 0, bound, limit: limit.div_ceil(2) }, in_flight, pass, table);
+        self.read_net(Range { after: 0, bound, limit: limit.div_ceil(2) }, in_flight, pass, table);
         let visited = self.take_turns(Range { after: 0, bound, limit }, in_flight, pass, table);
         let taken = pass.taken.tickets().len() - found_new;
-        // Refused ones are no progress.
+        // Events that are refused again are not progress.
         self.restrained = in_flight.lanes().is_empty() && found_new == 0 && taken > 0 && taken * 2 >= visited;
         reached
     }
 
-    /// Events whose wait is over, each by its id.
+    /// Looks up the events whose wait is over, each by its id.
     fn look_up_due<R>(
         &mut self,
         Range { bound, limit, .. }: Range,
@@ -214,14 +215,14 @@ impl Reader {
             if id > bound {
                 continue;
             }
-            // Earlier ones of its key may be among those: it is met behind them.
+            // Earlier events of its key may be among the rows before it, so the turn must read it after them.
             if in_flight.backlog().reads_before(topic, id) {
                 in_flight.waiting().0.leave_to_turn(id);
                 continue;
             }
             match table.look_up(in_flight, pass, id) {
                 Some(Verdict::NoRoom) => {
-                    // Without a key it counts as tried already.
+                    // An event without a key already counts as tried, so its topic's turn must read it again.
                     in_flight.waiting().1.want(topic, id);
                     return;
                 }
@@ -234,8 +235,8 @@ impl Reader {
         }
     }
 
-    /// What bypassed the triggers.
-    fn mend_net<R>(
+    /// Continues the safety net.
+    fn read_net<R>(
         &mut self,
         range: Range,
         in_flight: &mut InFlight<R>,
@@ -247,7 +248,7 @@ impl Reader {
         self.net = (!found.is_all).then_some(found.last_id);
     }
 
-    /// The topics that are behind. Gives how many rows were visited.
+    /// Gives turns to the topics that are behind. Returns how many rows were read.
     fn take_turns<R>(
         &mut self,
         range: Range,

@@ -1,20 +1,20 @@
-//! What an event in flight that ends has the table be read for again.
+//! Says which rows must be read again after an event in flight has ended.
 
-/// What is to be read again, by whom the table is read.
-#[must_use = "the reader is to be told"]
+/// The rows that must be read again.
+#[must_use = "the reader must be told"]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reread {
-    /// Nothing.
+    /// No rows.
     #[default]
     Nothing,
-    /// What the topics that are behind want.
+    /// The rows that the topics in the backlog want.
     Turns,
-    /// All from the row with this id on.
+    /// All rows from this id on.
     From(i64),
 }
 
 impl Reread {
-    /// Both.
+    /// The rows of both.
     pub fn and(self, other: Self) -> Self {
         match (self, other) {
             (Self::From(a), Self::From(b)) => Self::From(a.min(b)),

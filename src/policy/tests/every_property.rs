@@ -1,5 +1,5 @@
-//! Every property that the librdkafka in use knows has a rule, the hidden ones too; and what librdkafka itself holds
-//! for a secret is one here.
+//! Every property of the librdkafka in use has a rule, including the hidden ones, and every property that librdkafka itself
+//! treats as a secret is a secret here.
 
 #![allow(clippy::unwrap_used)]
 
@@ -8,7 +8,7 @@ use std::process::Command;
 
 use event_outbox_policy::kafka::property_rules::{Rule, canonical, is_secret, rule};
 
-/// Where librdkafka's source lies, as cargo unpacked it.
+/// The directory into which cargo has unpacked librdkafka's source.
 fn librdkafka() -> PathBuf {
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version", "1", "--offline", "--manifest-path"])
@@ -21,7 +21,7 @@ fn librdkafka() -> PathBuf {
     PathBuf::from(package["manifest_path"].as_str().unwrap()).with_file_name("librdkafka")
 }
 
-/// The names in librdkafka's own table, each with what stands before and behind it up to the next.
+/// The names in librdkafka's own table, each with the text before it and after it, up to the next name.
 fn table() -> Vec<(String, String)> {
     let source = std::fs::read_to_string(librdkafka().join("src/rdkafka_conf.c")).unwrap();
     let start = source.find("rd_kafka_properties[] = {").unwrap();
@@ -48,7 +48,7 @@ fn every_property_has_a_rule() {
 }
 
 #[test]
-fn the_documented_ones_too() {
+fn every_documented_property_has_a_rule() {
     let documented = std::fs::read_to_string(librdkafka().join("CONFIGURATION.md")).unwrap();
     let names: Vec<_> = documented
         .lines()
@@ -60,7 +60,7 @@ fn the_documented_ones_too() {
     assert!(forgotten.is_empty(), "{forgotten:?}");
 }
 
-/// Paths, names and public certificates are marked there as well.
+/// Paths, names and public certificates, which librdkafka also marks as sensitive.
 const NO_SECRETS: [&str; 5] = [
     "ssl.key.location",
     "ssl.ca.pem",
@@ -70,7 +70,7 @@ const NO_SECRETS: [&str; 5] = [
 ];
 
 #[test]
-fn what_librdkafka_holds_for_a_secret_is_one() {
+fn every_secret_of_librdkafka_is_a_secret() {
     let sensitive: Vec<_> = table()
         .into_iter()
         .filter(|(_, entry)| entry.split('"').next().is_some_and(|flags| flags.contains("_RK_SENSITIVE")))
@@ -82,14 +82,14 @@ fn what_librdkafka_holds_for_a_secret_is_one() {
     }
 }
 
-/// An alias has the rule of what it is an alias for.
+/// An alias has the rule of its property.
 #[test]
 fn aliases_are_those_of_librdkafka() {
     let table = table();
     let is_alias = |entry: &str| entry.contains("_RK_C_ALIAS");
     let mut seen = 0;
     for (name, entry) in table.iter().filter(|(_, entry)| is_alias(entry)) {
-        // One is a property of its own as well, of consumers.
+        // One alias is also the name of a consumer property.
         if table.iter().any(|(other, entry)| other == name && !is_alias(entry)) {
             continue;
         }

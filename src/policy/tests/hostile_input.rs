@@ -1,5 +1,5 @@
-//! What users write is parsed here: arbitrary and nearly valid input ends in an answer that holds what it promises,
-//! never in a panic. Bounded by the number of cases; `PROPTEST_CASES=1000000` looks further.
+//! Parses arbitrary and nearly valid user input: the result is always valid or an error, never a panic. The number of cases
+//! limits the search; `PROPTEST_CASES=1000000` extends it.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use event_outbox_policy::event::draft::{Draft, Event};
@@ -11,7 +11,7 @@ use event_outbox_policy::kafka::properties::{self, PropertyError};
 use proptest::prelude::*;
 use serde_json::Value;
 
-/// Any text, mostly of the characters that mean something to the parser.
+/// Any text, mostly of the characters that have a meaning for the parser.
 fn near(alphabet: &'static str) -> impl Strategy<Value = String> {
     let characters: Vec<char> = alphabet.chars().collect();
     let meaningful = prop::collection::vec(prop::sample::select(characters), 0..40);
@@ -22,7 +22,7 @@ fn near(alphabet: &'static str) -> impl Strategy<Value = String> {
     ]
 }
 
-/// JSON texts, whole, and with something cut out, doubled or put in.
+/// JSON texts, unchanged, or with a part removed, doubled or inserted.
 fn nearly_json() -> impl Strategy<Value = String> {
     let text = prop_oneof![
         3 => "[a-z]{1,4}",
@@ -63,7 +63,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1_000, ..ProptestConfig::default() })]
 
     #[test]
-    fn properties_are_what_was_written_or_refused(text in near("abc.=,\\\n\r #\t\u{0}é")) {
+    fn properties_are_read_as_written_or_refused(text in near("abc.=,\\\n\r #\t\u{0}é")) {
         for parsed in [properties::parse_setting(&text), properties::parse_file(&text)] {
             match parsed {
                 Ok(pairs) => for (name, value) in pairs {
@@ -80,9 +80,9 @@ proptest! {
         }
     }
 
-    /// An error may be logged and shown: it never quotes a value, whatever stands before and behind it.
+    /// An error may be logged and shown, so it never quotes a value, whatever surrounds the value.
     #[test]
-    fn errors_of_properties_hold_no_value(
+    fn errors_of_properties_contain_no_value(
         before in near("abc=,\\\n "), name in "[a-z.]{1,12}", after in near("abc=,\\\n "),
     ) {
         const SECRET: &str = "correcthorse";
@@ -118,11 +118,11 @@ proptest! {
                 for (name, value) in sent {
                     prop_assert!(!name.is_empty() && !name.contains('\0'));
                     prop_assert!(!name.to_lowercase().starts_with(RESERVED_PREFIX));
-                    // What is no string goes as JSON.
+                    // Values that are not strings are sent as JSON.
                     prop_assert!(value.is_none_or(|value| value.len() <= text.len()));
                 }
             }
-            // An object whose names and strings can be sent is never called another thing.
+            // An object whose names and strings can be sent is never refused as something else.
             Err(HeaderError::NotAnObject) => {
                 prop_assert!(!serde_json::from_str::<Value>(&text).is_ok_and(|value| value.is_object()));
             }
@@ -134,7 +134,7 @@ proptest! {
     }
 
     #[test]
-    fn compacting_changes_no_meaning_and_never_fails(text in nearly_json()) {
+    fn compacting_keeps_the_meaning_and_never_fails(text in nearly_json()) {
         let compact = json::compact(&text);
         prop_assert!(compact.len() <= text.len());
         if let Ok(value) = serde_json::from_str::<Value>(&text) {
@@ -142,7 +142,7 @@ proptest! {
         }
     }
 
-    /// With whatever the author wrote, each attribute of the envelope is there once, and as the outbox wrote it.
+    /// Whatever the author wrote, each attribute of the envelope is present once, and as the outbox wrote it.
     #[test]
     fn the_envelope_is_the_outboxs_own(headers in nearly_json(), kind in any::<String>(), source in any::<String>()) {
         let event = Event {
@@ -163,7 +163,7 @@ proptest! {
     }
 
     #[test]
-    fn a_draft_is_judged_whatever_it_holds(
+    fn any_draft_can_be_checked(
         topic in prop_oneof![3 => "[a-z]{1,5}".prop_map(Some), 1 => prop::option::of(near("abc._-*/ "))], partition in any::<Option<i32>>(),
         headers in prop::option::of(prop_oneof![Just("{}".to_owned()), nearly_json()]), event_type_bytes in any::<Option<u16>>(),
         payload_bytes in any::<Option<usize>>().prop_map(|bytes| bytes.map(|bytes| bytes % 3_000_000)),
@@ -191,13 +191,13 @@ proptest! {
         if topic::is_valid(&name) {
             prop_assert!(name.len() <= topic::MAX_TOPIC_BYTES && name.is_ascii());
             prop_assert!(!channel.contains(['"', '\'', '\\', '\n', '\0', ' ']));
-            // No name of a topic is read as a prefix.
+            // No topic name is read as a prefix.
             prop_assert_eq!(Pattern::new(&name), Pattern::Topic(name.clone()));
         }
     }
 
     #[test]
-    fn a_pattern_opens_what_it_says_and_no_more(
+    fn a_pattern_matches_its_topics_and_no_others(
         pattern in near("ab.*"), topic in "[ab.]{1,6}",
     ) {
         let opens = Pattern::new(&pattern).matches(&topic);

@@ -1,9 +1,9 @@
-//! What closes a lane, and why.
+//! Owns the block of a closed lane.
 
 use super::{Freed, Lane, Micros};
 use crate::reading::backlog::Topic;
 
-/// What is closed: a lane, or a single event without a key.
+/// The subject of a block: a lane, or a single event without a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Gate {
     Lane(u64),
@@ -11,7 +11,7 @@ pub(super) enum Gate {
 }
 
 impl Gate {
-    /// The lowest of all.
+    /// The lowest gate.
     pub(super) const FIRST: Self = Self::Lane(0);
 
     pub(super) fn of(lane: Lane, id: i64) -> Self {
@@ -21,17 +21,17 @@ impl Gate {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Nobody passes.
+    /// No event passes until then.
     Waiting { until: Micros },
-    /// Its wait is over: it is to be looked up.
+    /// The wait is over: the event must be looked up.
     Due,
-    /// The topic's turn will meet it, if it still exists.
+    /// The topic's turn will read the event, if it still exists.
     Awaited,
-    /// The event was let through; its fate is not known.
+    /// The event was let through; its outcome is not known yet.
     Trying,
 }
 
-/// Why a gate is closed. It lets ids below `id` through.
+/// The event that closes a gate. Events with lower ids may pass.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Block {
     pub(super) topic: Topic,
@@ -51,7 +51,7 @@ impl Block {
     }
 }
 
-/// The lower one of those that there are.
+/// The lower of the values that are present.
 fn lower(a: Option<i64>, b: Option<i64>) -> Option<i64> {
     a.into_iter().chain(b).min()
 }

@@ -14,7 +14,7 @@ fn an_event_that_was_let_through_and_vanished_opens_its_lane() {
     assert!(lanes.is_empty());
 }
 
-/// The topic of all, where it does not matter.
+/// The topic of all events where it does not matter.
 const T: Topic = 7;
 
 fn freed(behind: Option<i64>) -> Option<Freed> {

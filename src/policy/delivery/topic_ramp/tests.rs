@@ -2,7 +2,7 @@ use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
-/// In order, with these topics handled with ramp, of which so much is in flight.
+/// A ramp that keeps order, with these topics quarantined while they have this many events in flight.
 fn ramp(topics: &[(&str, usize)]) -> TopicRamp {
     let mut ramp = TopicRamp::new(true);
     for (topic, in_flight) in topics {
@@ -19,7 +19,7 @@ fn route(ramp: &mut TopicRamp, topic: &str, id: i64) -> Option<Route> {
     ramp.try_admit(&topic.into(), id, None).map(|admission| admission.route)
 }
 
-/// Sends the events that may be, of so many, and settles them; gives how many were sent, and the way.
+/// Sends all events that may be sent, out of `of`, and settles them. Returns how many were sent, and their route.
 fn round(ramp: &mut TopicRamp, of: i64, end: End) -> (usize, Option<Route>) {
     let routes: Vec<Route> = (0..of).filter_map(|id| route(ramp, "a", id)).collect();
     routes.iter().for_each(|_| {
@@ -29,7 +29,7 @@ fn round(ramp: &mut TopicRamp, of: i64, end: End) -> (usize, Option<Route>) {
 }
 
 #[test]
-fn other_topics_go_the_common_way() {
+fn other_topics_take_the_gapless_route() {
     let mut ramp = ramp(&[("a", 0)]);
     assert_eq!(route(&mut ramp, "b", 1), Some(Route::Gapless));
     assert!(ramp.holds("a") && !ramp.holds("b") && !ramp.is_empty());
@@ -37,7 +37,7 @@ fn other_topics_go_the_common_way() {
 }
 
 #[test]
-fn a_topic_gets_known_in_growing_groups_and_then_is_free() {
+fn a_topic_starts_in_growing_groups_and_then_is_open() {
     let mut ramp = ramp(&[]);
     let sent: Vec<usize> = (0..6).map(|_| round(&mut ramp, 5_000, End::Well).0).collect();
     assert_eq!(sent, [1, 4, 16, 64, 256, 5_000]);
@@ -64,7 +64,7 @@ fn where_order_does_not_matter_none_is_alone() {
 }
 
 #[test]
-fn a_topic_gets_known_by_one_event_of_a_key_at_a_time() {
+fn a_topic_starts_with_one_event_of_a_key_at_a_time() {
     let (topic, mut ramp) = (topic(), ramp(&[]));
     for _ in 0..2 {
         let sent = (0..3).filter(|id| ramp.try_admit(&topic, *id, Some(7)).is_some()).count();
@@ -74,7 +74,7 @@ fn a_topic_gets_known_by_one_event_of_a_key_at_a_time() {
 }
 
 #[test]
-fn a_topic_that_refuses_one_by_one_stays_apart() {
+fn a_topic_that_refuses_one_by_one_stays_quarantined() {
     let mut ramp = ramp(&[("a", 0)]);
     let sent: Vec<usize> = (0..20).map(|_| round(&mut ramp, 50_000, End::Refused).0).collect();
     assert_eq!((sent[2], sent[19]), (4, FULL_SPEED));
@@ -83,7 +83,7 @@ fn a_topic_that_refuses_one_by_one_stays_apart() {
 }
 
 #[test]
-fn a_topic_that_was_handled_with_caution_before_stays_longer() {
+fn a_topic_that_was_quarantined_before_stays_longer() {
     let mut ramp = ramp(&[]);
     let stay = |ramp: &mut TopicRamp| {
         ramp.begin(&topic(), 0);

@@ -1,6 +1,6 @@
-//! What the relay keeps of events, lanes and topics in a small world of refusals, late commits, lost producers, hand-made
-//! deletions and restarts: the events of a key go in the order of their ids, nothing is forgotten, and a topic that is
-//! refused for ever keeps no other waiting.
+//! Tests the relay's state in a small world of refusals, late commits, lost producers, manual deletions and restarts: the
+//! events of a key are sent in the order of their ids, no event is forgotten, and a topic that is refused for ever does not
+//! delay others.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod relay;
@@ -59,10 +59,10 @@ fn limits() -> impl Strategy<Value = Limits> {
     (1..9usize, 1..14usize, 1..9usize).prop_map(|(lanes, window, pass)| Limits { lanes, window, pass })
 }
 
-/// Worlds that are tried.
+/// The number of worlds to try.
 const CASES: u32 = 4_000;
 
-/// The most until a flaw must have shown.
+/// The number of worlds after which a flaw must have been found.
 const CASES_WITH_FLAW: u32 = 500_000;
 
 type Failure = TestError<(Vec<Turn>, Limits)>;
@@ -92,7 +92,7 @@ fn the_order_of_a_key_is_kept_and_nothing_is_forgotten() {
 }
 
 #[test]
-fn what_is_wrong_is_found() {
+fn each_flaw_is_found() {
     for flaw in [
         Flaw::NoLanes,
         Flaw::NoBound,
@@ -105,7 +105,8 @@ fn what_is_wrong_is_found() {
     }
 }
 
-/// One topic has 2,000 events that are refused for ever, others come later: each is handed out within two passes.
+/// One topic has 2,000 events that are refused for ever. Events of other topics come later, and each is handed out within two
+/// passes.
 #[test]
 fn a_topic_that_is_refused_keeps_no_other_waiting() {
     let [bad, good] = TOPICS;
@@ -123,7 +124,7 @@ fn a_topic_that_is_refused_keeps_no_other_waiting() {
             world.answer_topic(bad, Answer::Refused(5));
             world.now += 1;
         }
-        // The first has the whole table before it, once.
+        // The first event has the whole table before it, once.
         assert!(
             world.relay.in_flight.ticket(id).is_some() || round < 60,
             "round {round}: {id} has not been seen"

@@ -1,4 +1,4 @@
-//! The relay of the small world: what it keeps in flight and reads next is the real thing, the table is not.
+//! The relay of the small world. Its events in flight and its reader are the real ones; the table is simulated.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -16,35 +16,35 @@ use crate::world::Event;
 type Rows = BTreeMap<i64, Event>;
 type Tested = Result<(), TestCaseError>;
 
-/// What is wrong with the relay of this world.
+/// The flaw of this world's relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Flaw {
     None,
     /// It sends each event as if it had no key.
     NoLanes,
-    /// Turns and look-ups read rows that the reader of new rows has not seen.
+    /// Turns and lookups read rows that the reader of new rows has not seen.
     NoBound,
-    /// It looks up a due event though rows of its topic before it remain to be read.
+    /// It looks up a due event although rows of its topic before it remain to be read.
     LooksUpAhead,
-    /// The same, only while too many of the topic's events wait.
+    /// The same flaw, but only while too many of the topic's events wait.
     LooksUpIfSaturated,
-    /// What comes back is not read again.
+    /// Events that come back are not read again.
     ForgetsWhatCameBack,
 }
 
-/// How much there may be of everything.
+/// The limits of the relay.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
     pub lanes: usize,
     pub window: usize,
-    /// Rows that a reader visits in a pass.
+    /// The number of rows that a reader reads in a pass.
     pub pass: usize,
 }
 
-/// By which way an event went; none if it was refused without being sent.
+/// The route of an event; `None` if it was refused without being sent.
 pub type Way = Option<Route>;
 
-/// What becomes of what a pass has read.
+/// The outcome of the events that a pass has read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Then {
     HandedOver,
@@ -52,7 +52,7 @@ pub enum Then {
     Failed,
     /// The producer has no room.
     NotTaken,
-    /// It waits for standbys.
+    /// The events wait for standbys.
     Waits,
 }
 
@@ -61,9 +61,9 @@ pub struct Relay {
     limits: Limits,
     pub in_flight: InFlight<Way>,
     reader: Reader,
-    /// Answered events whose rows are locked; whether each was refused.
+    /// Answered events whose rows are locked, and whether each was refused.
     pub locked: BTreeMap<i64, bool>,
-    /// What was read and waits for standbys.
+    /// The events that were read and wait for standbys.
     pub unreplicated: Option<Taken<Way>>,
 }
 
@@ -148,7 +148,7 @@ impl Relay {
         self.again(again);
     }
 
-    /// An answer is there, and its row is locked.
+    /// Kafka has answered for an event whose row is locked.
     pub fn lock(&mut self, id: i64, refused: bool) {
         self.locked.insert(id, refused);
         let again = self.in_flight.answered(id, refused);
@@ -174,7 +174,7 @@ impl Relay {
     }
 }
 
-/// The table, and the judge of what is taken from it.
+/// The table, and the judge of the events that are taken from it.
 struct Source<'a> {
     flaw: Flaw,
     rows: &'a Rows,
@@ -226,7 +226,7 @@ impl Table<Way> for Source<'_> {
 }
 
 impl Source<'_> {
-    /// What is wrong with it where it looks up due events that others should go before.
+    /// The flaw of looking up due events ahead of others that must precede them.
     fn look_up_ahead(&mut self, bound: i64, in_flight: &mut InFlight<Way>, pass: &mut Pass<'_, Way>) {
         if !matches!(self.flaw, Flaw::LooksUpAhead | Flaw::LooksUpIfSaturated) {
             return;
@@ -295,8 +295,8 @@ impl Source<'_> {
         Verdict::Next
     }
 
-    /// The promise: an event goes when its wait is over, and when all earlier ones of its key that are still there are
-    /// published, or on the same way.
+    /// Checks the guarantee: an event is sent only when its wait is over, and when all earlier events of its key that still
+    /// exist are published, or on the same route.
     fn judge(
         &self,
         ticket: &Ticket<Way>,

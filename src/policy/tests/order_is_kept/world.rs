@@ -1,4 +1,4 @@
-//! The small world: a table of events, transactions that commit late, Kafka's answers, and hands that meddle.
+//! The small world: a table of events, transactions that commit late, Kafka's answers, and manual changes.
 
 use std::collections::BTreeMap;
 
@@ -18,38 +18,38 @@ pub const TOPICS: [Topic; 2] = ["a", "b"];
 #[derive(Debug, Clone)]
 pub enum Turn {
     Emit(Topic, Lane, bool),
-    /// The same in a transaction that commits later.
+    /// The same, in a transaction that commits later.
     Write(Topic, Lane, bool),
     Commit(usize),
-    /// A row that the floor does not know of: by logical replication.
+    /// A row that the floor does not know, because logical replication inserts it.
     Bypass(Topic),
     Pass(Then),
-    /// The standbys have what was read.
+    /// The standbys have received the rows that were read.
     Replicated,
-    /// Kafka answers for some events in flight, of each lane for the first: settled together.
+    /// Kafka answers for some events in flight, for the first of each lane. They are settled together.
     Answer(Vec<(usize, Answer)>),
-    /// The row of an answered event is locked; it is settled later.
+    /// The row of an answered event is locked, so it is settled later.
     Lock(usize, Option<Micros>),
     Unlock,
     Time(Micros),
-    /// Somebody deletes a waiting event by hand, or makes it due.
+    /// A user deletes a waiting event, or makes it due.
     Delete(usize),
     Hasten(usize),
     FullSweep,
-    /// Nothing is heard of a topic.
+    /// No delivery report of a topic arrives.
     Stall(Topic),
     Restart,
-    /// A new producer: the fate of what is in flight is unknown.
+    /// The producer is replaced, and the outcome of the events in flight is unknown.
     ProducerLost,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Answer {
     Delivered,
-    /// Delivered, and somebody has changed the row meanwhile.
+    /// The event was delivered, and its row was changed meanwhile.
     Changed,
     Refused(Micros),
-    /// No fault of its own.
+    /// The event came back through no fault of its own.
     Outage,
     /// Its batch was refused.
     Suspect,
@@ -58,7 +58,7 @@ pub enum Answer {
 }
 
 impl Answer {
-    /// When it is settled among others.
+    /// Its place in the order of settlement.
     fn place(self) -> usize {
         match self {
             Self::Delivered => 0,
@@ -76,7 +76,7 @@ pub struct Event {
     pub topic: Topic,
     pub lane: Lane,
     pub not_before: Option<Micros>,
-    /// It is refused without being sent.
+    /// The event is refused without being sent.
     pub is_unsendable: bool,
     attempts: u32,
     bypassed: bool,
@@ -87,12 +87,12 @@ pub struct World {
     limits: Limits,
     pub now: Micros,
     pub last_id: i64,
-    /// Not committed yet.
+    /// Rows that are not committed yet.
     written: BTreeMap<i64, Event>,
     pub table: BTreeMap<i64, Event>,
     pub relay: Relay,
     pub max_attempts: u32,
-    /// Answered, with when to try a refused one again.
+    /// Answered events, each with the time of its next attempt if it was refused.
     locked: Vec<(i64, Option<Micros>)>,
 }
 
@@ -172,12 +172,12 @@ impl World {
 
     fn write(&mut self, topic: Topic, lane: Lane, is_unsendable: bool) {
         self.last_id += 1;
-        // A key has its topic.
+        // Each key belongs to one topic.
         let topic = lane.map_or(topic, |lane| TOPICS[lane as usize % TOPICS.len()]);
         self.written.insert(self.last_id, Event { topic, lane, is_unsendable, ..Event::default() });
     }
 
-    /// Those of the same lane took a lock, and so have committed before.
+    /// Earlier transactions of the same lane held a lock, so they have committed before.
     fn commit(&mut self, id: i64) {
         let lane = self.written[&id].lane;
         let before = |pair: &(&i64, &Event)| {
@@ -197,7 +197,7 @@ impl World {
         those.get(pick.checked_rem(those.len())?).copied()
     }
 
-    /// Each event in a transaction of its own, whose xid is the id.
+    /// Each event has its own transaction, whose xid is the event's id.
     fn pass(&mut self, then: Then) -> Result<(), TestCaseError> {
         let next_xid = self.last_id as u64 + 1;
         let running = self.written.keys().map(|&id| id as u64).collect();
@@ -205,7 +205,7 @@ impl World {
         self.relay.pass(&self.table, seen, self.now, then)
     }
 
-    /// Kafka answers in the order of a lane.
+    /// The first event in flight of a lane, since Kafka answers in the order of a lane.
     fn first_of_lane(&self, pick: usize, but: &[i64]) -> Option<i64> {
         let is_open = |id: &i64| !self.relay.locked.contains_key(id) && !but.contains(id);
         let open: Vec<(i64, Lane)> =
@@ -215,7 +215,7 @@ impl World {
         open.into_iter().find(first).map(|(id, _)| id)
     }
 
-    /// What is in flight, in ascending ids, each with its topic and lane.
+    /// The events in flight in ascending ids, each with its topic and lane.
     fn in_flight(&self) -> impl Iterator<Item = (i64, String, Lane)> {
         let tickets = self.relay.in_flight.window().iter();
         let all: BTreeMap<i64, (String, Lane)> =
@@ -242,7 +242,7 @@ impl World {
         self.settle(&answers);
     }
 
-    /// Kafka answers the same for all of a topic that is in flight.
+    /// Kafka gives the same answer for all events of a topic in flight.
     pub fn answer_topic(&mut self, topic: Topic, answer: Answer) {
         let ids = self.in_flight().filter(|(_, other, _)| other == topic);
         let answers: Vec<_> = ids.map(|(id, ..)| (id, answer)).collect();
@@ -256,7 +256,7 @@ impl World {
         let suspect = |id: &i64| answers.contains(&(*id, Answer::Suspect));
         let topics: Vec<String> =
             self.in_flight().filter(|(id, ..)| suspect(id)).map(|(_, topic, _)| topic).collect();
-        // In the order of the relay's.
+        // The relay settles them in this order.
         let mut settled: Vec<_> = answers.iter().map(|&(id, answer)| (answer.place(), id, answer)).collect();
         settled.sort_by_key(|(place, ..)| *place);
         let refused = settled.partition_point(|(place, ..)| *place <= Answer::Refused(0).place());
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    /// What a settlement makes of the row.
+    /// Changes the row as its settlement does.
     fn note(&mut self, id: i64, answer: Answer) -> Settled {
         match answer {
             Answer::Delivered => {
@@ -301,7 +301,7 @@ impl World {
         }
     }
 
-    /// Time passes and Kafka accepts everything: then nothing may be left.
+    /// Time passes and Kafka accepts every event. Then no row may be left.
     pub fn come_to_rest(&mut self) -> Result<(), TestCaseError> {
         while let Some(&id) = self.written.keys().next() {
             self.commit(id);
@@ -336,7 +336,7 @@ impl World {
         Ok(())
     }
 
-    /// Until the relay has no reason to read.
+    /// Runs passes until the relay has no reason to read.
     fn rest(&mut self) -> Result<(), TestCaseError> {
         for _ in 0..3_000 {
             self.play(Turn::Replicated)?;

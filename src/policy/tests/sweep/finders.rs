@@ -1,13 +1,13 @@
-//! Ways to choose the ids of a pass: ours, and those it is compared with.
+//! Algorithms that choose the ids of a pass: the floor, and others to compare it with.
 
 use std::collections::BTreeMap;
 
 use event_outbox_policy::reading::floor::{Floor, Horizon, Reached};
 
-/// What the simulated relay asks.
+/// The interface that the simulated relay calls.
 pub trait Finder {
     fn begin(&mut self, seen: Horizon) -> i64;
-    /// `last` is the highest id that was dealt with.
+    /// `last` is the highest id that was processed.
     fn end(&mut self, reached: Reached, last: i64);
     fn abandon(&mut self);
     fn rewind(&mut self, to: i64);
@@ -59,7 +59,7 @@ impl Finder for NaiveCursor {
     }
 }
 
-/// The floor beside its rule taken word by word, one floor per transaction: it never starts lower than that.
+/// The floor together with a literal version of its rule, with one floor per transaction. It never starts lower than that.
 #[derive(Debug, Default)]
 pub struct Compared {
     floor: Floor,

@@ -1,4 +1,4 @@
-//! No pass misses a row that its snapshot shows, none is handed out twice, and at rest nothing is left.
+//! No pass misses a row that its snapshot shows, no row is handed out twice, and at rest no row is left.
 
 use event_outbox_policy::reading::floor::Floor;
 use proptest::strategy::Strategy;
@@ -20,7 +20,7 @@ fn check<F: Finder + Default>(
         cases: INTERLEAVINGS,
         failure_persistence: None,
         rng_seed: seed,
-        // Most of the time would go into cryptographic random numbers.
+        // Otherwise cryptographic random numbers would take most of the time.
         rng_algorithm: RngAlgorithm::XorShift,
         ..Config::default()
     };
@@ -61,7 +61,7 @@ fn the_floor_starts_no_lower_than_one_floor_per_transaction_would() {
     holds(check::<Compared>(rough_schedules(), RngSeed::Random, Xid::First, IN_ORDER));
 }
 
-/// The properties have teeth: what is known to be wrong does not pass them.
+/// The properties have teeth: known mistakes do not pass them.
 mod what_is_wrong_is_found_out {
     use super::*;
 
@@ -73,7 +73,7 @@ mod what_is_wrong_is_found_out {
     }
 
     #[test]
-    fn an_xid_that_comes_after_the_id() {
+    fn an_xid_that_is_assigned_after_the_id() {
         fails(check::<Floor>(schedules(), SEED, Xid::WithFirstRow, IN_ORDER));
     }
 

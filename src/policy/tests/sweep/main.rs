@@ -1,4 +1,4 @@
-//! The floor against a simulated PostgreSQL, whose transactions move between any two steps of the relay.
+//! Tests the floor against a simulated PostgreSQL, whose transactions may act between any two steps of the relay.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod finders;

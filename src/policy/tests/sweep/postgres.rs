@@ -1,27 +1,28 @@
-//! As much of PostgreSQL as decides which rows a snapshot shows: xids, their assignment, completion, sequence.
+//! Simulates the parts of PostgreSQL that decide which rows a snapshot shows: xids, their assignment and completion, and
+//! the sequence.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Which transactions' rows can be seen.
+/// The transactions whose rows are visible.
 #[derive(Debug, Clone)]
 pub struct Snapshot {
     pub xmax: u64,
     pub running: BTreeSet<u64>,
 }
 
-/// What a transaction does next.
+/// The next step of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
-    /// The trigger or a write elsewhere: the top-level xid, and the savepoint's own if there is one.
+    /// The trigger, or a write to another table, assigns the top-level xid, and the savepoint's own if there is one.
     AssignXid,
-    /// Draws an id; it is not in the table yet.
+    /// Draws an id, which is not in the table yet.
     NextVal,
-    /// Puts the row with the drawn id into the table.
+    /// Inserts the row with the drawn id.
     Insert,
     Savepoint,
     ReleaseSavepoint,
     RollbackToSavepoint,
-    /// PREPARE TRANSACTION, and any other pause: the transaction goes on being listed as running.
+    /// PREPARE TRANSACTION, or any other pause: the transaction is still listed as running.
     Prepare,
     Commit,
     Abort,
@@ -30,7 +31,7 @@ pub enum Op {
 #[derive(Debug, Default)]
 struct Transaction {
     xid: Option<u64>,
-    /// `Some(None)`: inside of a savepoint that has no xid yet.
+    /// `Some(None)` means inside a savepoint that has no xid yet.
     savepoint: Option<Option<u64>>,
     highest_xid: u64,
     drawn: Option<i64>,
@@ -46,7 +47,7 @@ pub struct Postgres {
     sequence: i64,
     running: BTreeSet<u64>,
     committed: BTreeSet<u64>,
-    /// By id, with the xid of the transaction.
+    /// The rows by id, each with the xid of its transaction.
     rows: BTreeMap<i64, u64>,
     transactions: Vec<Transaction>,
 }
@@ -86,7 +87,7 @@ impl Postgres {
             .map(|(&id, _)| id)
     }
 
-    /// The relay's own transaction, which takes an xid too.
+    /// The relay's own transaction, which gets an xid, too.
     pub fn delete(&mut self, ids: &[i64]) {
         self.latest_completed = self.latest_completed.max(self.next_xid);
         self.next_xid += 1;
@@ -119,7 +120,7 @@ impl Postgres {
             }
             Op::ReleaseSavepoint => me.savepoint = None,
             Op::RollbackToSavepoint => {
-                // As XidCacheRemoveRunningXids does.
+                // XidCacheRemoveRunningXids does the same.
                 let xid = me.savepoint.take().flatten();
                 self.latest_completed = self.latest_completed.max(xid.unwrap_or(0));
                 for id in me.rows.split_off(me.rows_before_savepoint) {

@@ -7,18 +7,18 @@ use event_outbox_policy::reading::floor::{Horizon, Reached};
 use crate::finders::Finder;
 use crate::postgres::{Postgres, Snapshot};
 
-/// A broken promise.
+/// A violated guarantee.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
     /// A pass read past a row that its own snapshot showed.
     Missed(i64),
-    /// Though it was in flight, or settled.
+    /// A row was handed out again although it was in flight or settled.
     HandedOutTwice(i64),
     /// The relay never came to rest, or rested beside these rows.
     Left(Vec<i64>),
 }
 
-/// What is read at the start of a pass.
+/// A value that is read at the start of a pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look {
     Sequence,
@@ -26,13 +26,13 @@ pub enum Look {
     Snapshot,
 }
 
-/// The only order that works.
+/// The only correct order.
 pub const IN_ORDER: [Look; 3] = [Look::Sequence, Look::NextXid, Look::Snapshot];
 
 #[derive(Debug)]
 enum Step {
     Idle,
-    /// How many of the looks are done.
+    /// How many of the values have been read.
     Looking(usize),
     HandOut {
         after: i64,
@@ -41,7 +41,7 @@ enum Step {
     },
 }
 
-/// What became of an event in flight.
+/// The outcome of an event in flight.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     Unknown,
@@ -59,13 +59,13 @@ pub struct Relay<F> {
     next_xid: u64,
     snapshot: Option<Snapshot>,
     in_flight: BTreeMap<i64, Fate>,
-    /// Handed out since the restart, and not refused.
+    /// Rows that were handed out since the restart and not refused.
     handed: BTreeSet<i64>,
-    /// Passes that ended.
+    /// The number of passes that ended.
     pub passes: usize,
-    /// Ids between each pass's start and its L.
+    /// The number of ids between each pass's start and its L.
     pub ids_swept: i64,
-    /// Where each pass started.
+    /// The start of each pass.
     pub starts: Vec<i64>,
 }
 
@@ -164,12 +164,12 @@ impl<F: Finder> Relay<F> {
         self.in_flight.retain(|_, fate| *fate == Fate::Unknown);
     }
 
-    /// Kafka acknowledges one of those in flight.
+    /// Kafka acknowledges an event in flight.
     pub fn deliver(&mut self, pick: usize) {
         self.report(pick, Fate::Delivered);
     }
 
-    /// Kafka refuses one of those in flight.
+    /// Kafka refuses an event in flight.
     pub fn refuse(&mut self, pick: usize) {
         self.report(pick, Fate::Refused);
     }
@@ -189,7 +189,7 @@ impl<F: Finder> Relay<F> {
         }
     }
 
-    /// An ERROR: the pass, if there is one, is broken off.
+    /// An ERROR interrupts the pass, if there is one.
     pub fn error(&mut self) {
         self.step = Step::Idle;
         self.finder.abandon();
@@ -199,7 +199,7 @@ impl<F: Finder> Relay<F> {
         self.finder.rewind(0);
     }
 
-    /// A new relay knows nothing of what the old one had in flight.
+    /// A new relay does not know the events that the old one had in flight.
     pub fn restart(&mut self, finder: F) {
         self.finder = finder;
         self.step = Step::Idle;
@@ -207,7 +207,7 @@ impl<F: Finder> Relay<F> {
         self.handed.clear();
     }
 
-    /// Makes passes until one owes nothing, delivering everything: then nothing visible may be left.
+    /// Runs passes and delivers all events until a pass is complete. Then no visible row may be left.
     pub fn come_to_rest(&mut self, postgres: &mut Postgres) -> Result<(), Fault> {
         self.step = Step::Idle;
         self.finder.abandon();

@@ -1,4 +1,4 @@
-//! Random interleavings: what the transactions do, and who moves when.
+//! Makes random interleavings: the statements of the transactions, and the order of the steps.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use crate::relay::{Fault, Look, Relay};
 pub enum Statement {
     Emit(usize),
     EmitInSavepoint(usize),
-    /// Events that a ROLLBACK TO SAVEPOINT takes back: gaps in the ids.
+    /// Events that a ROLLBACK TO SAVEPOINT undoes, which leaves gaps in the ids.
     EmitInVain(usize),
     /// A write to another table.
     WriteElsewhere,
@@ -26,12 +26,12 @@ pub enum Ending {
     RollbackPrepared,
 }
 
-/// Who moves.
+/// A step of the interleaving.
 #[derive(Debug, Clone, Copy)]
 pub enum Turn {
     /// One of the transactions makes one step.
     App(usize),
-    /// That many transactions come and go, with an event each.
+    /// This many transactions begin and end, with one event each.
     Burst(usize),
     Relay,
     Deliver(usize),
@@ -69,7 +69,7 @@ fn ending() -> impl Strategy<Value = Ending> {
 
 fn turn() -> impl Strategy<Value = Turn> {
     prop_oneof![
-        // Some hardly ever move, so that they stay open for long.
+        // Some transactions rarely act, so they stay open for long.
         12 => (0..40usize, 0..40usize).prop_map(|(a, b)| Turn::App(a.min(b))),
         2 => (1..6usize).prop_map(Turn::Burst),
         12 => Just(Turn::Relay),
@@ -79,7 +79,7 @@ fn turn() -> impl Strategy<Value = Turn> {
     ]
 }
 
-/// Without full sweeps and restarts, which would find again what was missed.
+/// Schedules without full sweeps and restarts, which would find missed rows again.
 pub fn schedules() -> impl Strategy<Value = Schedule> {
     let transactions = prop::collection::vec((prop::collection::vec(statement(), 0..4), ending()), 1..12);
     let limit = prop_oneof![1..6usize, Just(1000)];
@@ -87,7 +87,7 @@ pub fn schedules() -> impl Strategy<Value = Schedule> {
         .prop_map(|(transactions, turns, window, limit)| Schedule { transactions, turns, window, limit })
 }
 
-/// With full sweeps and restarts at any moment.
+/// Schedules with full sweeps and restarts at any moment.
 pub fn rough_schedules() -> impl Strategy<Value = Schedule> {
     let rough = prop_oneof![Just(Turn::Restart), Just(Turn::FullSweep)];
     (schedules(), prop::collection::vec((rough, any::<prop::sample::Index>()), 1..6)).prop_map(
@@ -101,12 +101,12 @@ pub fn rough_schedules() -> impl Strategy<Value = Schedule> {
     )
 }
 
-/// When an emitting transaction gets its xid.
+/// When a transaction that emits gets its xid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Xid {
-    /// Before its first `nextval`, by the trigger.
+    /// The trigger assigns it before the first `nextval`.
     First,
-    /// As Postgres does by itself: with the first row it writes.
+    /// Postgres assigns it with the first row that the transaction writes, as it does without the trigger.
     WithFirstRow,
 }
 
@@ -150,7 +150,7 @@ pub fn short_transaction(postgres: &mut Postgres, xid: Xid) {
     }
 }
 
-/// Plays the schedule; then all transactions end, and the relay comes to rest.
+/// Runs the schedule. Then all transactions end, and the relay comes to rest.
 pub fn play<F: Finder + Default>(schedule: &Schedule, xid: Xid, looks: [Look; 3]) -> Result<(), Fault> {
     let mut postgres = Postgres::new();
     let mut relay = Relay::new(F::default(), looks, schedule.window, schedule.limit);

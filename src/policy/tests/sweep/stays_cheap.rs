@@ -1,4 +1,4 @@
-//! A long writing transaction costs one longer sweep when it ends, and nothing before.
+//! A long writing transaction costs one longer sweep when it ends, and nothing before that.
 
 use event_outbox_policy::reading::floor::Floor;
 
@@ -8,7 +8,7 @@ use crate::schedule::{Xid, short_transaction};
 
 const WINDOW: usize = 1000;
 
-/// One pass, and everything it found is delivered and settled.
+/// Runs one pass, and delivers and settles all events that it found.
 fn pass(relay: &mut Relay<Floor>, postgres: &mut Postgres) {
     let passes = relay.passes;
     while relay.passes == passes {
