@@ -9,7 +9,7 @@ use event_outbox_policy::delivery::in_flight::{By, Candidate, InFlight, Offer, V
 use event_outbox_policy::delivery::lanes::Lane;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
-use event_outbox_policy::delivery::window::{Taken, Ticket};
+use event_outbox_policy::delivery::window::{InFlightEvent, Taken};
 use event_outbox_policy::event::draft;
 use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
 use event_outbox_policy::event::size::{self, LARGEST_EVENT, Reason, Size};
@@ -65,12 +65,12 @@ impl PendingBatch {
 
     /// Whether nothing was found that is to be published.
     pub(super) fn is_empty(&self) -> bool {
-        self.taken.tickets().is_empty()
+        self.taken.events().is_empty()
     }
 
     /// How many events were taken.
     pub(super) fn len(&self) -> usize {
-        self.taken.tickets().len()
+        self.taken.events().len()
     }
 }
 
@@ -157,8 +157,8 @@ impl Candidates<'_> {
         if matches!(by, By::Turn(turn) if turn != topic) {
             return Verdict::Next;
         }
-        if let Some(ticket) = in_flight.ticket(id) {
-            if ticket.row.event_id != row.event_id() {
+        if let Some(entry) = in_flight.get(id) {
+            if entry.row.event_id != row.event_id() {
                 in_flight.rest(topic, id, pass.now + RETURN_REST_MICROS);
             }
             return Verdict::Next;
@@ -202,7 +202,7 @@ impl Candidates<'_> {
             varlena::require_memory(COPIES * size.total());
         }
         // Most events go where the one before went.
-        let last = pass.taken.tickets().last().map(|ticket| &ticket.topic).filter(|last| ***last == *name);
+        let last = pass.taken.events().last().map(|entry| &entry.topic).filter(|last| ***last == *name);
         let topic = last.cloned().unwrap_or_else(|| self.topics.shared(name));
         let mut event = row.event(&topic);
         event.record_time =
@@ -231,7 +231,7 @@ impl Candidates<'_> {
             in_flight.withdraw_one(&topic, lane);
             varlena::out_of_memory(event.size().total());
         }
-        pass.taken.add(Ticket {
+        pass.taken.add(InFlightEvent {
             id: row.id(),
             row: row.identity(Some(event.fingerprint())),
             emitted_at: event.emitted_at,
@@ -259,7 +259,7 @@ impl Candidates<'_> {
         in_flight.refuse(offer);
         let outcome = Outcome::Failed { failure: Failure::Unsendable, class, error };
         self.unsendable.push(Report { id: row.id(), outcome });
-        pass.taken.add(Ticket {
+        pass.taken.add(InFlightEvent {
             id: row.id(),
             row: row.identity(None),
             emitted_at: row.emitted_at(),

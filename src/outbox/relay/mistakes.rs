@@ -45,7 +45,7 @@ mod made {
     /// These were taken: they are deleted before they are acknowledged.
     pub(in crate::outbox::relay) fn taken(outbox: Outbox, taken: &Taken<RowIdentity>) {
         if sabotaged(Sabotage::DeleteBeforeAck) {
-            let rows: Vec<RowIdentity> = taken.tickets().iter().map(|ticket| ticket.row).collect();
+            let rows: Vec<RowIdentity> = taken.events().iter().map(|entry| entry.row).collect();
             let _ = statements::delete(outbox, &rows);
         }
     }

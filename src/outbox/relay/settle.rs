@@ -220,31 +220,31 @@ impl Relay {
     fn sort<'r>(&self, reports: impl Iterator<Item = &'r Report>) -> Sorted {
         let (mut sorted, now) = (Sorted::default(), crate::pg::now());
         for Report { id, outcome } in reports {
-            let Some(ticket) = self.in_flight.ticket(*id) else { continue };
+            let Some(entry) = self.in_flight.get(*id) else { continue };
             if let Outcome::Failed { failure: Failure::Refused | Failure::Suspect | Failure::Outage, .. } =
                 outcome
-                && !sorted.troubled.contains(&ticket.topic)
+                && !sorted.troubled.contains(&entry.topic)
             {
-                sorted.troubled.insert(ticket.topic.clone());
+                sorted.troubled.insert(entry.topic.clone());
             }
             if let Outcome::Failed { class: ErrorClass::InvalidTimestamp, .. } = outcome {
-                let farthest = sorted.untimely.entry(ticket.topic.clone()).or_insert(ticket.record_time);
-                *farthest = [*farthest, ticket.record_time]
+                let farthest = sorted.untimely.entry(entry.topic.clone()).or_insert(entry.record_time);
+                *farthest = [*farthest, entry.record_time]
                     .into_iter()
                     .max_by_key(|time| now.abs_diff(*time))
                     .unwrap_or(*farthest);
             }
             match outcome {
                 Outcome::Delivered { partition, offset } => {
-                    sorted.delivered.push(ticket.row);
+                    sorted.delivered.push(entry.row);
                     sorted.published.push(Published {
-                        event_id: ticket.row.event_id,
-                        topic: ticket.topic.clone(),
+                        event_id: entry.row.event_id,
+                        topic: entry.topic.clone(),
                         partition: *partition,
                         offset: *offset,
                     });
                 }
-                Outcome::Failed { failure: Failure::Suspect, .. } if !ticket.sole_in_flight => {
+                Outcome::Failed { failure: Failure::Suspect, .. } if !entry.sole_in_flight => {
                     sorted.suspect.push(*id)
                 }
                 // Without a broker, librdkafka answers from what it remembers, which may have been mended since.
@@ -257,7 +257,7 @@ impl Relay {
                     error,
                 } => {
                     let class = *class;
-                    let (row, topic) = (ticket.row, ticket.topic.clone());
+                    let (row, topic) = (entry.row, entry.topic.clone());
                     sorted.refused.push(Refusal { row, topic, class, error: error.clone() });
                 }
                 Outcome::Failed { failure: Failure::Outage, .. } => sorted.returned.push(*id),

@@ -70,7 +70,7 @@ impl Relay {
             .in_flight
             .window()
             .topics()
-            .filter(|topic| !self.in_flight.ramp().holds(topic))
+            .filter(|topic| !self.in_flight.ramp().is_quarantined(topic))
             .filter(|topic| self.stalled_topics.heard.get(*topic).is_none_or(|heard| *heard < since))
             .cloned()
             .collect();

@@ -12,7 +12,7 @@ use foldhash::fast::RandomState;
 
 use super::lanes::{Freed, Lane, Lanes, Micros};
 use super::topic_ramp::{Admission, End, Route, TopicRamp};
-use super::window::{Limits, Room, Taken, Ticket, Window};
+use super::window::{InFlightEvent, Limits, Room, Taken, Window};
 use crate::reading::backlog::{Backlog, Topic};
 use crate::reading::reread::Reread;
 
@@ -139,10 +139,10 @@ impl<R> InFlight<R> {
         &self.backlog
     }
 
-    /// The ticket of the event with this id, if it is in flight.
+    /// The entry of the event with this id, if it is in flight.
     #[must_use]
-    pub fn ticket(&self, id: i64) -> Option<&Ticket<R>> {
-        self.window.ticket(id)
+    pub fn get(&self, id: i64) -> Option<&InFlightEvent<R>> {
+        self.window.get(id)
     }
 
     /// The room that is left.
@@ -176,7 +176,7 @@ impl<R> InFlight<R> {
         lane: impl FnOnce(&Self) -> Lane,
     ) -> Result<Offer, Verdict> {
         let Candidate { id, topic, not_before, is_known } = row;
-        if by == By::New && self.backlog.holds(topic) {
+        if by == By::New && self.backlog.is_behind(topic) {
             self.backlog.want(topic, id);
             return Err(Verdict::Next);
         }
@@ -191,7 +191,7 @@ impl<R> InFlight<R> {
             return Err(Verdict::Saturated);
         }
         if not_before.is_some() {
-            self.backlog.leave_behind(topic);
+            self.backlog.mark_behind(topic);
         }
         if !self.lanes.try_admit(topic, lane, id, not_before, now) {
             return Err(Verdict::Next);
@@ -207,7 +207,7 @@ impl<R> InFlight<R> {
 
     /// Refuses the event without sending it. The refusal is settled later.
     pub fn refuse(&mut self, Offer { id, topic, lane, .. }: Offer) {
-        self.backlog.leave_behind(topic);
+        self.backlog.mark_behind(topic);
         self.lanes.hold_back(topic, lane, id);
     }
 
@@ -235,28 +235,28 @@ impl<R> InFlight<R> {
 
     /// A row has the id of another event that is in flight, because the sequence was set back. It must wait.
     pub fn rest(&mut self, topic: Topic, id: i64, until: Micros) {
-        self.backlog.leave_behind(topic);
+        self.backlog.mark_behind(topic);
         self.lanes.block(topic, None, id, until);
     }
 
     /// The taken events were handed to the producer.
     pub fn hand_over(&mut self, taken: Taken<R>) {
-        taken.into_tickets().for_each(|ticket| self.window.add(ticket));
+        taken.into_events().for_each(|entry| self.window.add(entry));
     }
 
     /// The taken events are not sent after all.
     pub fn withdraw(&mut self, taken: &Taken<R>) -> Reread {
-        for Ticket { id, topic, lane, is_open, .. } in taken.tickets() {
+        for InFlightEvent { id, topic, lane, is_open, .. } in taken.events() {
             let of = self.topic(topic);
             self.await_turn(of, *lane, *id);
             if *is_open {
                 self.withdraw_one(topic, *lane);
             }
-            if self.backlog.holds(of) {
+            if self.backlog.is_behind(of) {
                 self.backlog.allow(of, *id);
             }
         }
-        taken.tickets().iter().map(|ticket| ticket.id).min().map_or(Reread::Nothing, Reread::From)
+        taken.events().iter().map(|entry| entry.id).min().map_or(Reread::Nothing, Reread::From)
     }
 
     /// An admitted event is not taken: it must be read again.
@@ -273,13 +273,13 @@ impl<R> InFlight<R> {
             Settled::Dead | Settled::RetryAt(_) => End::Refused,
             Settled::Suspect(_) => End::Suspect,
         };
-        let Some(Ticket { topic: name, lane, is_open, .. }) = self.window.remove(id) else {
+        let Some(InFlightEvent { topic: name, lane, is_open, .. }) = self.window.remove(id) else {
             return Reread::Nothing;
         };
         let topic = self.topic(&name);
         let more = if is_open { self.end(&name, end) } else { Reread::Nothing };
         if !self.backlog.is_empty() {
-            self.backlog.let_go(topic, self.lanes.has_closed(topic));
+            self.backlog.remove_if_caught_up(topic, self.lanes.has_closed(topic));
         }
         let again = match what {
             Settled::Delivered | Settled::Dead => {
@@ -287,7 +287,7 @@ impl<R> InFlight<R> {
                 self.freed(freed)
             }
             Settled::RetryAt(until) | Settled::Returned(until) | Settled::Suspect(until) => {
-                self.backlog.leave_behind(topic);
+                self.backlog.mark_behind(topic);
                 self.lanes.block(topic, lane, id, until);
                 Reread::Nothing
             }
@@ -302,9 +302,9 @@ impl<R> InFlight<R> {
 
     /// The broker has answered for an event whose row cannot be settled. If it was refused, later events of its lane wait.
     pub fn answered(&mut self, id: i64, refused: bool) -> Reread {
-        if refused && let Some(Ticket { topic, lane, .. }) = self.window.ticket(id) {
+        if refused && let Some(InFlightEvent { topic, lane, .. }) = self.window.get(id) {
             let (topic, lane) = (self.topic(topic), *lane);
-            self.backlog.leave_behind(topic);
+            self.backlog.mark_behind(topic);
             self.lanes.hold_back(topic, lane, id);
         }
         let end = if refused { End::Refused } else { End::Well };
@@ -318,7 +318,7 @@ impl<R> InFlight<R> {
 
     /// Quarantines this topic: from now on its events take the quarantine route, in small groups.
     pub fn quarantine(&mut self, topic: &Arc<str>) {
-        self.ramp.begin(topic, self.window.count_open(topic));
+        self.ramp.quarantine(topic, self.window.count_open(topic));
     }
 
     /// The producer is replaced. The outcome of the events in flight is unknown, except for those in `kept`: the others are
@@ -328,7 +328,7 @@ impl<R> InFlight<R> {
         self.recheck();
         self.ramp.renew(in_order);
         self.backlog.allow_all();
-        self.backlog.let_all_go(|topic| self.lanes.has_closed(topic));
+        self.backlog.remove_all_caught_up(|topic| self.lanes.has_closed(topic));
         Reread::From(0)
     }
 
@@ -344,7 +344,7 @@ impl<R> InFlight<R> {
 
     /// Looks up the events that were let through and are not in flight.
     pub fn recheck(&mut self) {
-        self.lanes.recheck(|id| self.window.ticket(id).is_some());
+        self.lanes.recheck(|id| self.window.get(id).is_some());
     }
 
     /// The waiting events, for the readers of rows that are not new.
@@ -357,7 +357,7 @@ impl<R> InFlight<R> {
         let Some(Freed { topic, behind }) = freed else { return Reread::Nothing };
         match behind {
             Some(id) => self.backlog.want(topic, id),
-            None => self.backlog.let_go(topic, self.lanes.has_closed(topic)),
+            None => self.backlog.remove_if_caught_up(topic, self.lanes.has_closed(topic)),
         }
         Reread::Turns
     }

@@ -29,7 +29,7 @@
 //! - It reads the rows of a topic in ascending ids, and calls [`Lanes::try_admit`] for each that is not in flight, when it has
 //!   room to hand it out at once.
 //! - It looks up a due event by its id, ahead of the topic's other rows, only if no row before it remains to be read.
-//!   Otherwise it [leaves](Lanes::leave_to_turn) the event to the reader of these rows, and reports how far that reader came
+//!   Otherwise it [leaves](Lanes::await_turn) the event to the reader of these rows, and reports how far that reader came
 //!   ([`Lanes::passed`]).
 //! - If it looks up an event and does not find it, it reports that the event has [vanished](Lanes::vanished).
 
@@ -110,11 +110,11 @@ impl Lanes {
         now: Micros,
     ) -> bool {
         let gate = Gate::of(lane, id);
-        let hold = self.blocks.get_mut(&gate).filter(|hold| hold.id <= id);
-        let refused_before = hold.is_some() || not_before.is_some();
-        match (hold, not_before) {
+        let block = self.blocks.get_mut(&gate).filter(|block| block.id <= id);
+        let refused_before = block.is_some() || not_before.is_some();
+        match (block, not_before) {
             (_, Some(until)) if until > now => self.block(topic, lane, id, until),
-            (Some(hold), _) if hold.id < id => hold.turn_away(id),
+            (Some(block), _) if block.id < id => block.turn_away(id),
             (Some(Block { state: State::Waiting { .. }, .. }), until) => {
                 // According to the row its wait is over, because it was shortened by hand. Make `due` notice this.
                 if let Some(until) = until {
@@ -144,11 +144,11 @@ impl Lanes {
     pub fn put_off(&mut self, lane: Lane, id: i64) -> bool {
         self.settle_held_back(lane, id);
         let gate = Gate::of(lane, id);
-        let hold = self.blocks.get(&gate).copied().filter(|hold| hold.id == id);
-        if let Some(hold) = hold {
-            self.set(gate, Block { state: State::Awaited, ..hold });
+        let block = self.blocks.get(&gate).copied().filter(|block| block.id == id);
+        if let Some(block) = block {
+            self.set(gate, Block { state: State::Awaited, ..block });
         }
-        hold.is_some()
+        block.is_some()
     }
 
     /// Whether the lane is open, so that this event could close it.
@@ -160,17 +160,17 @@ impl Lanes {
     /// another. An event that is refused nevertheless still closes its lane. All the events before it can be looked up, so
     /// some lane will be opened.
     pub fn is_saturated(&self, topic: Topic, id: i64) -> bool {
-        let Some(holds) = self.topics.get(&topic) else { return false };
+        let Some(blocks) = self.topics.get(&topic) else { return false };
         let share = if self.blocks.len() >= self.limit {
             1
         } else {
             (self.limit / self.topics.len().max(MIN_SHARES)).max(1)
         };
-        let Some(others) = holds.len().checked_sub(share) else { return false };
+        let Some(others) = blocks.len().checked_sub(share) else { return false };
         if others < share {
-            holds.range((id, Gate::FIRST)..).take(others + 1).count() <= others
+            blocks.range((id, Gate::FIRST)..).take(others + 1).count() <= others
         } else {
-            holds.iter().nth(share - 1).is_some_and(|&(last, _)| last < id)
+            blocks.iter().nth(share - 1).is_some_and(|&(last, _)| last < id)
         }
     }
 
@@ -188,8 +188,8 @@ impl Lanes {
     pub fn due(&mut self, now: Micros) -> bool {
         while let Some(&(until, gate)) = self.timers.first().filter(|&&(until, _)| until <= now) {
             self.timers.remove(&(until, gate));
-            if let Some(hold) = self.blocks.get(&gate).copied() {
-                self.set(gate, Block { state: State::Due, ..hold });
+            if let Some(block) = self.blocks.get(&gate).copied() {
+                self.set(gate, Block { state: State::Due, ..block });
             }
         }
         self.has_due()
@@ -207,7 +207,7 @@ impl Lanes {
 
     /// The first `most` events to look up, by id, each with its topic.
     pub fn first_due(&self, most: usize) -> Vec<(i64, Topic)> {
-        let topic = |gate: &Gate| self.blocks.get(gate).map_or(0, |hold| hold.topic);
+        let topic = |gate: &Gate| self.blocks.get(gate).map_or(0, |block| block.topic);
         self.due.iter().take(most).map(|(&id, gate)| (id, topic(gate))).collect()
     }
 
@@ -218,11 +218,11 @@ impl Lanes {
     }
 
     /// A due event is not looked up, because rows of its topic before it remain to be read. The reader of these will read it.
-    pub fn leave_to_turn(&mut self, id: i64) {
+    pub fn await_turn(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)
-            && let Some(hold) = self.blocks.get(&gate).copied()
+            && let Some(block) = self.blocks.get(&gate).copied()
         {
-            self.set(gate, Block { state: State::Awaited, ..hold });
+            self.set(gate, Block { state: State::Awaited, ..block });
         }
     }
 
@@ -233,17 +233,17 @@ impl Lanes {
         while let Some(&(_, _, gate)) =
             self.awaited.range(first..).next().filter(|(of, id, _)| *of == topic && *id <= last)
         {
-            let Some(hold) = self.blocks.get(&gate).copied() else { return };
-            self.set(gate, Block { state: State::Due, ..hold });
+            let Some(block) = self.blocks.get(&gate).copied() else { return };
+            self.set(gate, Block { state: State::Due, ..block });
         }
     }
 
     /// A due event is already in flight.
     pub fn is_in_flight(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)
-            && let Some(hold) = self.blocks.get(&gate).copied()
+            && let Some(block) = self.blocks.get(&gate).copied()
         {
-            self.set(gate, Block { state: State::Trying, ..hold });
+            self.set(gate, Block { state: State::Trying, ..block });
         }
     }
 
@@ -252,17 +252,17 @@ impl Lanes {
     pub fn release(&mut self, lane: Lane, id: i64) -> Option<Freed> {
         self.settle_held_back(lane, id);
         let gate = Gate::of(lane, id);
-        self.blocks.get(&gate).filter(|hold| hold.id == id)?;
+        self.blocks.get(&gate).filter(|block| block.id == id)?;
         self.open(gate)
     }
 
     /// Makes events due that were let through but are not in flight according to the caller. They will be looked up.
     pub fn recheck(&mut self, in_flight: impl Fn(i64) -> bool) {
         self.held_back.retain(|(_, id)| in_flight(*id));
-        for (&gate, hold) in &mut self.blocks {
-            if hold.state == State::Trying && !in_flight(hold.id) {
-                hold.state = State::Due;
-                self.due.insert(hold.id, gate);
+        for (&gate, block) in &mut self.blocks {
+            if block.state == State::Trying && !in_flight(block.id) {
+                block.state = State::Due;
+                self.due.insert(block.id, gate);
             }
         }
     }
@@ -314,7 +314,7 @@ impl Lanes {
 
     /// Closes the gate. The event with the lowest id is the one that closes it; the others are behind it.
     fn close(&mut self, topic: Topic, gate: Gate, id: i64, state: State) {
-        let mut hold = Block { topic, id, state, behind: None };
+        let mut block = Block { topic, id, state, behind: None };
         if let Some(current) = self.blocks.get_mut(&gate) {
             if current.id < id {
                 current.turn_away(id);
@@ -323,50 +323,50 @@ impl Lanes {
             if current.id > id {
                 current.turn_away(current.id);
             }
-            hold.behind = current.behind;
+            block.behind = current.behind;
         }
-        self.set(gate, hold);
+        self.set(gate, block);
     }
 
-    fn set(&mut self, gate: Gate, hold: Block) {
+    fn set(&mut self, gate: Gate, block: Block) {
         self.remove(gate);
-        match hold.state {
+        match block.state {
             State::Waiting { until } => {
                 self.timers.insert((until, gate));
             }
             State::Due => {
-                self.due.insert(hold.id, gate);
+                self.due.insert(block.id, gate);
             }
             State::Awaited => {
-                self.awaited.insert((hold.topic, hold.id, gate));
+                self.awaited.insert((block.topic, block.id, gate));
             }
             State::Trying => {}
         }
-        self.topics.entry(hold.topic).or_default().insert((hold.id, gate));
-        self.blocks.insert(gate, hold);
+        self.topics.entry(block.topic).or_default().insert((block.id, gate));
+        self.blocks.insert(gate, block);
     }
 
     fn remove(&mut self, gate: Gate) -> Option<Block> {
-        let hold = self.blocks.remove(&gate)?;
-        if let Some(closed) = self.topics.get_mut(&hold.topic) {
-            closed.remove(&(hold.id, gate));
+        let block = self.blocks.remove(&gate)?;
+        if let Some(closed) = self.topics.get_mut(&block.topic) {
+            closed.remove(&(block.id, gate));
             if closed.is_empty() {
-                self.topics.remove(&hold.topic);
+                self.topics.remove(&block.topic);
             }
         }
-        match hold.state {
+        match block.state {
             State::Waiting { until } => {
                 self.timers.remove(&(until, gate));
             }
             State::Due => {
-                self.due.remove(&hold.id);
+                self.due.remove(&block.id);
             }
             State::Awaited => {
-                self.awaited.remove(&(hold.topic, hold.id, gate));
+                self.awaited.remove(&(block.topic, block.id, gate));
             }
             State::Trying => {}
         }
-        Some(hold)
+        Some(block)
     }
 }
 

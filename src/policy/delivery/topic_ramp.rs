@@ -213,13 +213,13 @@ impl TopicRamp {
 
     /// Whether a topic is quarantined.
     #[must_use]
-    pub fn holds(&self, topic: &str) -> bool {
+    pub fn is_quarantined(&self, topic: &str) -> bool {
         matches!(self.topics.get(topic), Some(Standing::Ramping(Group { route: Route::Quarantine, .. })))
     }
 
     /// Quarantines a topic that still has `in_flight` events in flight. No effect if the topic is already quarantined.
-    pub fn begin(&mut self, topic: &Arc<str>, in_flight: usize) {
-        if self.holds(topic) {
+    pub fn quarantine(&mut self, topic: &Arc<str>, in_flight: usize) {
+        if self.is_quarantined(topic) {
             return;
         }
         let before = self.topics.get(topic);

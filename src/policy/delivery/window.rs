@@ -18,7 +18,7 @@ pub struct Limits {
 /// The parts of an event in flight that its settlement needs. `R` identifies its row, and distinguishes it from another row
 /// that takes its place.
 #[derive(Debug)]
-pub struct Ticket<R> {
+pub struct InFlightEvent<R> {
     /// The event.
     pub id: i64,
     /// Its row.
@@ -44,7 +44,7 @@ pub struct Ticket<R> {
 /// The events in flight by id, bounded in number and in bytes.
 #[derive(Debug)]
 pub struct Window<R> {
-    tickets: IdRing<Ticket<R>>,
+    events: IdRing<InFlightEvent<R>>,
     bytes: usize,
     /// The number of events handed over so far.
     handed_over: u64,
@@ -52,80 +52,80 @@ pub struct Window<R> {
 
 impl<R> Default for Window<R> {
     fn default() -> Self {
-        Self { tickets: IdRing::default(), bytes: 0, handed_over: 0 }
+        Self { events: IdRing::default(), bytes: 0, handed_over: 0 }
     }
 }
 
 impl<R> Window<R> {
-    /// The ticket of the event with this id, if it is in flight.
+    /// The entry of the event with this id, if it is in flight.
     #[must_use]
-    pub fn ticket(&self, id: i64) -> Option<&Ticket<R>> {
-        self.tickets.get(id)
+    pub fn get(&self, id: i64) -> Option<&InFlightEvent<R>> {
+        self.events.get(id)
     }
 
     /// The broker has answered for this event, but it is not settled yet. Returns its topic if this is the first answer.
     pub fn answered(&mut self, id: i64) -> Option<Arc<str>> {
-        let ticket = self.tickets.get_mut(id)?;
-        std::mem::take(&mut ticket.is_open).then(|| ticket.topic.clone())
+        let entry = self.events.get_mut(id)?;
+        std::mem::take(&mut entry.is_open).then(|| entry.topic.clone())
     }
 
     /// The event itself is no longer in memory, only its entry.
     pub fn lighten(&mut self, id: i64) {
-        if let Some(ticket) = self.tickets.get_mut(id) {
-            self.bytes -= std::mem::take(&mut ticket.weight);
+        if let Some(entry) = self.events.get_mut(id) {
+            self.bytes -= std::mem::take(&mut entry.weight);
         }
     }
 
     /// The number of a topic's events without an answer. Iterates over all events in flight, so use it rarely.
     #[must_use]
     pub fn count_open(&self, topic: &str) -> usize {
-        self.tickets.values().filter(|ticket| ticket.is_open && *ticket.topic == *topic).count()
+        self.events.values().filter(|entry| entry.is_open && *entry.topic == *topic).count()
     }
 
     /// Adds an event that was handed over.
-    pub fn add(&mut self, mut ticket: Ticket<R>) {
+    pub fn add(&mut self, mut entry: InFlightEvent<R>) {
         self.handed_over += 1;
-        ticket.place = self.handed_over;
-        self.bytes += ticket.weight;
-        if let Some(before) = self.tickets.insert(ticket.id, ticket) {
+        entry.place = self.handed_over;
+        self.bytes += entry.weight;
+        if let Some(before) = self.events.insert(entry.id, entry) {
             self.bytes -= before.weight;
         }
     }
 
     /// Removes a settled event.
-    pub fn remove(&mut self, id: i64) -> Option<Ticket<R>> {
-        let ticket = self.tickets.remove(id)?;
-        self.bytes -= ticket.weight;
-        Some(ticket)
+    pub fn remove(&mut self, id: i64) -> Option<InFlightEvent<R>> {
+        let entry = self.events.remove(id)?;
+        self.bytes -= entry.weight;
+        Some(entry)
     }
 
     /// All events, in no particular order.
-    pub fn iter(&self) -> impl Iterator<Item = &Ticket<R>> {
-        self.tickets.values()
+    pub fn iter(&self) -> impl Iterator<Item = &InFlightEvent<R>> {
+        self.events.values()
     }
 
     /// Removes all events but these.
     pub fn keep_only(&mut self, ids: &HashSet<i64>) {
-        self.tickets.retain(|id| ids.contains(&id));
-        self.bytes = self.tickets.values().map(|ticket| ticket.weight).sum();
+        self.events.retain(|id| ids.contains(&id));
+        self.bytes = self.events.values().map(|entry| entry.weight).sum();
     }
 
     /// The number of events.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.tickets.len()
+        self.events.len()
     }
 
     /// The event with the lowest id.
     #[must_use]
-    pub fn oldest(&self) -> Option<&Ticket<R>> {
-        self.tickets.first()
+    pub fn oldest(&self) -> Option<&InFlightEvent<R>> {
+        self.events.first()
     }
 
     /// Whether no event is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.tickets.is_empty()
+        self.events.is_empty()
     }
 
     /// The room that is left.
@@ -150,18 +150,18 @@ impl<R> Window<R> {
 
     /// The lanes of all events in flight, with repeats.
     pub fn lanes(&self) -> impl Iterator<Item = u64> {
-        self.tickets.values().filter_map(|ticket| ticket.lane)
+        self.events.values().filter_map(|entry| entry.lane)
     }
 
     /// For each topic the place of the oldest event without an answer. Iterates over all events in flight, so use it rarely.
     #[must_use]
     pub fn first_places(&self) -> HashMap<Arc<str>, u64> {
         let mut first: HashMap<Arc<str>, u64> = HashMap::new();
-        for ticket in self.tickets.values().filter(|ticket| ticket.is_open) {
-            match first.get_mut(&ticket.topic) {
-                Some(place) => *place = ticket.place.min(*place),
+        for entry in self.events.values().filter(|entry| entry.is_open) {
+            match first.get_mut(&entry.topic) {
+                Some(place) => *place = entry.place.min(*place),
                 None => {
-                    first.insert(ticket.topic.clone(), ticket.place);
+                    first.insert(entry.topic.clone(), entry.place);
                 }
             }
         }
@@ -170,17 +170,17 @@ impl<R> Window<R> {
 
     /// The topics of all events in flight, with repeats.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.tickets.values().map(|ticket| &ticket.topic)
+        self.events.values().map(|entry| &entry.topic)
     }
 }
 
 /// The events that a pass has taken and that are not in flight yet.
 #[derive(Debug)]
 pub struct Taken<R> {
-    tickets: Vec<Ticket<R>>,
+    events: Vec<InFlightEvent<R>>,
     /// The lanes of the events that were in flight when they were first needed.
     in_flight: Option<HashSet<u64>>,
-    /// The ids of the tickets, once another reader than that of new rows reads.
+    /// The ids of the events, once another reader than that of new rows reads.
     ids: Option<HashSet<i64>>,
 }
 
@@ -188,23 +188,23 @@ impl<R> Taken<R> {
     /// An empty set with room for this many events.
     #[must_use]
     pub fn with_capacity(events: usize) -> Self {
-        Self { tickets: Vec::with_capacity(events), in_flight: None, ids: None }
+        Self { events: Vec::with_capacity(events), in_flight: None, ids: None }
     }
 
     /// The events.
     #[must_use]
-    pub fn tickets(&self) -> &[Ticket<R>] {
-        &self.tickets
+    pub fn events(&self) -> &[InFlightEvent<R>] {
+        &self.events
     }
 
     /// Takes the events out.
-    pub(super) fn into_tickets(self) -> impl Iterator<Item = Ticket<R>> {
-        self.tickets.into_iter()
+    pub(super) fn into_events(self) -> impl Iterator<Item = InFlightEvent<R>> {
+        self.events.into_iter()
     }
 
     /// From now on, remembers the ids of the events, because rows may come in any order, and twice.
     pub fn remember_ids(&mut self) {
-        self.ids = Some(self.tickets.iter().map(|ticket| ticket.id).collect());
+        self.ids = Some(self.events.iter().map(|entry| entry.id).collect());
     }
 
     /// Whether this event was taken, if the ids are remembered.
@@ -214,11 +214,11 @@ impl<R> Taken<R> {
     }
 
     /// Adds an event.
-    pub fn add(&mut self, ticket: Ticket<R>) {
+    pub fn add(&mut self, entry: InFlightEvent<R>) {
         if let Some(ids) = &mut self.ids {
-            ids.insert(ticket.id);
+            ids.insert(entry.id);
         }
-        self.tickets.push(ticket);
+        self.events.push(entry);
     }
 
     /// Whether an event of this lane is in flight or was taken. If so, the next one must take the same route, since two routes
@@ -226,7 +226,7 @@ impl<R> Taken<R> {
     pub(super) fn is_on_its_way(&mut self, lane: Lane, window: &Window<R>) -> bool {
         let Some(lane) = lane else { return false };
         let in_flight = self.in_flight.get_or_insert_with(|| window.lanes().collect());
-        in_flight.contains(&lane) || self.tickets.iter().any(|ticket| ticket.lane == Some(lane))
+        in_flight.contains(&lane) || self.events.iter().any(|entry| entry.lane == Some(lane))
     }
 }
 

@@ -7,7 +7,7 @@
 //! their new rows are found, however many rows of this topic lie before them.
 //!
 //! ```text
-//!            leave_behind, deny                    turn ended: all its rows were seen
+//!            mark_behind, deny                     turn ended: all its rows were seen
 //!  (in good standing) ------> behind, rows wanted ------------> behind, nothing wanted
 //!         ^                      ^                                 |           |
 //!         |                      +------------- want --------------+           |
@@ -105,7 +105,7 @@ impl Backlog {
 
     /// Whether this topic is behind, so that only turns may take its rows.
     #[must_use]
-    pub fn holds(&self, topic: Topic) -> bool {
+    pub fn is_behind(&self, topic: Topic) -> bool {
         !self.topics.is_empty() && self.topics.contains_key(&topic)
     }
 
@@ -135,7 +135,7 @@ impl Backlog {
     }
 
     /// An event of this topic must wait: from now on the topic is read in turns.
-    pub fn leave_behind(&mut self, topic: Topic) {
+    pub fn mark_behind(&mut self, topic: Topic) {
         self.topics.entry(topic).or_default();
     }
 
@@ -234,7 +234,7 @@ impl Backlog {
     }
 
     /// Returns the topic to good standing if none of its rows is wanted and none of its lanes is `closed`.
-    pub fn let_go(&mut self, topic: Topic, closed: bool) {
+    pub fn remove_if_caught_up(&mut self, topic: Topic, closed: bool) {
         let done = |place: &Place| !(closed || place.denied || place.saturated) && place.next.is_none();
         if self.topics.get(&topic).is_some_and(done) && self.turn.is_none_or(|(current, _)| current != topic)
         {
@@ -244,9 +244,9 @@ impl Backlog {
     }
 
     /// The same for all topics.
-    pub fn let_all_go(&mut self, is_closed: impl Fn(Topic) -> bool) {
+    pub fn remove_all_caught_up(&mut self, is_closed: impl Fn(Topic) -> bool) {
         let topics: Vec<Topic> = self.topics.keys().copied().collect();
-        topics.into_iter().for_each(|topic| self.let_go(topic, is_closed(topic)));
+        topics.into_iter().for_each(|topic| self.remove_if_caught_up(topic, is_closed(topic)));
     }
 
     fn queue(&mut self, topic: Topic) {
@@ -274,14 +274,14 @@ mod tests {
         backlog.end_turn(Ended::UsedUp(6));
         assert_eq!(backlog.begin_turn(), Some((2, 5)));
         backlog.end_turn(Ended::CaughtUp);
-        backlog.let_go(2, false);
-        assert!(!backlog.holds(2));
+        backlog.remove_if_caught_up(2, false);
+        assert!(!backlog.is_behind(2));
         assert_eq!(backlog.begin_turn(), Some((1, 6)));
         backlog.end_turn(Ended::CaughtUp);
-        backlog.let_go(1, true);
-        assert!(backlog.holds(1), "an event of it waits");
+        backlog.remove_if_caught_up(1, true);
+        assert!(backlog.is_behind(1), "an event of it waits");
         assert_eq!(backlog.begin_turn(), None);
-        backlog.let_go(1, false);
+        backlog.remove_if_caught_up(1, false);
         assert!(backlog.is_empty());
     }
 
@@ -290,8 +290,8 @@ mod tests {
         let mut backlog = Backlog::new(10);
         backlog.deny(1, 6);
         assert_eq!(backlog.begin_turn(), None);
-        backlog.let_go(1, false);
-        assert!(backlog.holds(1));
+        backlog.remove_if_caught_up(1, false);
+        assert!(backlog.is_behind(1));
         backlog.allow(1, 5);
         assert_eq!(backlog.begin_turn(), Some((1, 4)));
         backlog.deny(1, 5);

@@ -185,7 +185,7 @@ impl Reader {
         let range = Range { after, bound: i64::MAX, limit: new };
         let found = table.read(in_flight, pass, By::New, range);
         let reached = if found.is_all { Reached::End } else { Reached::Id(found.last_id) };
-        let found_new = pass.taken.tickets().len();
+        let found_new = pass.taken.events().len();
         if !(old || self.has_old(in_flight)) {
             self.restrained = false;
             return reached;
@@ -197,7 +197,7 @@ impl Reader {
         self.look_up_due(Range { after: 0, bound, limit }, in_flight, pass, table);
         self.read_net(Range { after: 0, bound, limit: limit.div_ceil(2) }, in_flight, pass, table);
         let visited = self.take_turns(Range { after: 0, bound, limit }, in_flight, pass, table);
-        let taken = pass.taken.tickets().len() - found_new;
+        let taken = pass.taken.events().len() - found_new;
         // Events that are refused again are not progress.
         self.restrained = in_flight.lanes().is_empty() && found_new == 0 && taken > 0 && taken * 2 >= visited;
         reached
@@ -217,7 +217,7 @@ impl Reader {
             }
             // Earlier events of its key may be among the rows before it, so the turn must read it after them.
             if in_flight.backlog().reads_before(topic, id) {
-                in_flight.waiting().0.leave_to_turn(id);
+                in_flight.waiting().0.await_turn(id);
                 continue;
             }
             match table.look_up(in_flight, pass, id) {
@@ -290,7 +290,7 @@ fn end_turn<R>(topic: Topic, range: Range, found: Visited, in_flight: &mut InFli
     backlog.end_turn(ended);
     lanes.passed(topic, last_id);
     if ended == Ended::CaughtUp {
-        backlog.let_go(topic, lanes.has_closed(topic));
+        backlog.remove_if_caught_up(topic, lanes.has_closed(topic));
     }
     ended
 }

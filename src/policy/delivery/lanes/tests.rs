@@ -167,7 +167,7 @@ fn a_due_event_that_is_not_looked_up_is_met_by_the_reader_of_the_rows() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 7, 100);
     assert!(lanes.due(100));
-    lanes.leave_to_turn(7);
+    lanes.await_turn(7);
     assert!(!lanes.has_due());
     lanes.passed(T, 6);
     lanes.passed(T + 1, 9);
@@ -184,7 +184,7 @@ fn one_that_was_not_met_is_looked_up() {
     let mut lanes = Lanes::new(10);
     lanes.block(T, A, 7, 100);
     lanes.due(100);
-    lanes.leave_to_turn(7);
+    lanes.await_turn(7);
     lanes.passed(T, 7);
     assert_eq!(lanes.first_due(10), [(7, T)]);
     assert_eq!(lanes.vanished(7), freed(None));

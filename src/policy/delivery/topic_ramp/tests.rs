@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 fn ramp(topics: &[(&str, usize)]) -> TopicRamp {
     let mut ramp = TopicRamp::new(true);
     for (topic, in_flight) in topics {
-        ramp.begin(&(*topic).into(), *in_flight);
+        ramp.quarantine(&(*topic).into(), *in_flight);
     }
     ramp
 }
@@ -32,7 +32,7 @@ fn round(ramp: &mut TopicRamp, of: i64, end: End) -> (usize, Option<Route>) {
 fn other_topics_take_the_gapless_route() {
     let mut ramp = ramp(&[("a", 0)]);
     assert_eq!(route(&mut ramp, "b", 1), Some(Route::Gapless));
-    assert!(ramp.holds("a") && !ramp.holds("b") && !ramp.is_empty());
+    assert!(ramp.is_quarantined("a") && !ramp.is_quarantined("b") && !ramp.is_empty());
     assert_eq!(route(&mut ramp, "a", 2), Some(Route::Quarantine));
 }
 
@@ -86,7 +86,7 @@ fn a_topic_that_refuses_one_by_one_stays_quarantined() {
 fn a_topic_that_was_quarantined_before_stays_longer() {
     let mut ramp = ramp(&[]);
     let stay = |ramp: &mut TopicRamp| {
-        ramp.begin(&topic(), 0);
+        ramp.quarantine(&topic(), 0);
         (0..).take_while(|_| round(ramp, 9, End::Well).1 == Some(Route::Quarantine)).count()
     };
     let stays: Vec<usize> = (0..9).map(|_| stay(&mut ramp)).collect();
@@ -125,7 +125,7 @@ fn a_new_producer_is_no_reason_to_trust_again() {
 fn what_was_turned_away_before_is_not_forgotten() {
     let (topic, mut ramp) = (topic(), ramp(&[]));
     assert!(ramp.try_admit(&topic, 1, None).is_some() && ramp.try_admit(&topic, 2, None).is_none());
-    ramp.begin(&topic, 1);
+    ramp.quarantine(&topic, 1);
     assert_eq!(ramp.settled(&topic, End::Well), Some(2));
 }
 

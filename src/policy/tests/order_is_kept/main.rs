@@ -126,7 +126,7 @@ fn a_topic_that_is_refused_keeps_no_other_waiting() {
         }
         // The first event has the whole table before it, once.
         assert!(
-            world.relay.in_flight.ticket(id).is_some() || round < 60,
+            world.relay.in_flight.get(id).is_some() || round < 60,
             "round {round}: {id} has not been seen"
         );
         world.answer_topic(good, Answer::Delivered);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashSet};
 use event_outbox_policy::delivery::in_flight::{By, Candidate, InFlight, Settled, Verdict};
 use event_outbox_policy::delivery::lanes::Micros;
 use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
-use event_outbox_policy::delivery::window::{Limits as Room, Taken, Ticket};
+use event_outbox_policy::delivery::window::{InFlightEvent, Limits as Room, Taken};
 use event_outbox_policy::reading::floor::Horizon;
 use event_outbox_policy::reading::reader::{Pass, Range, Reader, Table, Visited};
 use event_outbox_policy::reading::reread::Reread;
@@ -251,9 +251,7 @@ impl Source<'_> {
         pass: &mut Pass<'_, Way>,
     ) -> Verdict {
         let topic = in_flight.topic(event.topic);
-        if matches!(by, By::Turn(turn) if turn != topic)
-            || in_flight.ticket(id).is_some()
-            || pass.taken.has(id)
+        if matches!(by, By::Turn(turn) if turn != topic) || in_flight.get(id).is_some() || pass.taken.has(id)
         {
             return Verdict::Next;
         }
@@ -263,7 +261,7 @@ impl Source<'_> {
             Ok(offer) => offer,
             Err(verdict) => return verdict,
         };
-        let mut ticket = Ticket {
+        let mut entry = InFlightEvent {
             id,
             row: None,
             topic: event.topic.into(),
@@ -280,18 +278,18 @@ impl Source<'_> {
         } else if !pass.room.fits(1) {
             return in_flight.put_off(offer);
         } else {
-            match in_flight.admit(offer, &ticket.topic, pass.taken) {
+            match in_flight.admit(offer, &entry.topic, pass.taken) {
                 Ok(Admission { route, sole_in_flight }) => {
-                    (ticket.row, ticket.sole_in_flight) = (Some(route), sole_in_flight);
+                    (entry.row, entry.sole_in_flight) = (Some(route), sole_in_flight);
                 }
                 Err(verdict) => return verdict,
             }
             pass.room.take(1);
         }
         if self.found.is_ok() {
-            self.found = self.judge(&ticket, event, in_flight, pass);
+            self.found = self.judge(&entry, event, in_flight, pass);
         }
-        pass.taken.add(ticket);
+        pass.taken.add(entry);
         Verdict::Next
     }
 
@@ -299,25 +297,25 @@ impl Source<'_> {
     /// exist are published, or on the same route.
     fn judge(
         &self,
-        ticket: &Ticket<Way>,
+        entry: &InFlightEvent<Way>,
         event: &Event,
         in_flight: &InFlight<Way>,
         pass: &Pass<'_, Way>,
     ) -> Tested {
-        prop_assert!(event.not_before <= Some(pass.now), "{} is waiting", ticket.id);
-        if event.lane.is_none() || ticket.row.is_none() {
+        prop_assert!(event.not_before <= Some(pass.now), "{} is waiting", entry.id);
+        if event.lane.is_none() || entry.row.is_none() {
             return Ok(());
         }
         let goes_before = |id: &i64| {
-            let taken = || pass.taken.tickets().iter().find(|other| other.id == *id);
-            let way = in_flight.ticket(*id).or_else(taken).and_then(|other| other.row);
+            let taken = || pass.taken.events().iter().find(|other| other.id == *id);
+            let way = in_flight.get(*id).or_else(taken).and_then(|other| other.row);
             way.is_some_and(|way| match self.locked.get(id) {
                 Some(refused) => !refused,
-                None => Some(way) == ticket.row,
+                None => Some(way) == entry.row,
             })
         };
-        for (other, _) in self.rows.range(..ticket.id).filter(|(_, other)| other.lane == event.lane) {
-            prop_assert!(goes_before(other), "{} goes before {}", ticket.id, other);
+        for (other, _) in self.rows.range(..entry.id).filter(|(_, other)| other.lane == event.lane) {
+            prop_assert!(goes_before(other), "{} goes before {}", entry.id, other);
         }
         Ok(())
     }

@@ -133,7 +133,7 @@ impl World {
             Turn::Answer(picks) => self.answer(&picks),
             Turn::Lock(pick, refused) => {
                 if let Some(id) = self.first_of_lane(pick, &[]) {
-                    let is_sent = self.relay.in_flight.ticket(id).is_some_and(|ticket| ticket.row.is_some());
+                    let is_sent = self.relay.in_flight.get(id).is_some_and(|entry| entry.row.is_some());
                     let refused = if is_sent { refused } else { Some(3) };
                     self.relay.lock(id, refused.is_some());
                     self.locked.push((id, refused));
@@ -148,7 +148,7 @@ impl World {
             }
             Turn::Time(passed) => self.now += passed,
             Turn::Delete(pick) => {
-                let id = self.pick(pick, |world, id| world.relay.in_flight.ticket(id).is_none());
+                let id = self.pick(pick, |world, id| world.relay.in_flight.get(id).is_none());
                 id.and_then(|id| self.table.remove(&id));
             }
             Turn::Hasten(pick) => {
@@ -217,9 +217,9 @@ impl World {
 
     /// The events in flight in ascending ids, each with its topic and lane.
     fn in_flight(&self) -> impl Iterator<Item = (i64, String, Lane)> {
-        let tickets = self.relay.in_flight.window().iter();
+        let events = self.relay.in_flight.window().iter();
         let all: BTreeMap<i64, (String, Lane)> =
-            tickets.map(|ticket| (ticket.id, (ticket.topic.to_string(), ticket.lane))).collect();
+            events.map(|entry| (entry.id, (entry.topic.to_string(), entry.lane))).collect();
         all.into_iter().map(|(id, (topic, lane))| (id, topic, lane))
     }
 
@@ -228,12 +228,10 @@ impl World {
         for &(pick, answer) in picks {
             if let Some(id) = self.first_of_lane(pick, &answered) {
                 answered.push(id);
-                let ticket = self.relay.in_flight.ticket(id);
+                let entry = self.relay.in_flight.get(id);
                 let answer = match answer {
-                    _ if ticket.is_some_and(|ticket| ticket.row.is_none()) => Answer::Refused(3),
-                    Answer::Suspect if ticket.is_some_and(|ticket| ticket.sole_in_flight) => {
-                        Answer::Refused(3)
-                    }
+                    _ if entry.is_some_and(|entry| entry.row.is_none()) => Answer::Refused(3),
+                    Answer::Suspect if entry.is_some_and(|entry| entry.sole_in_flight) => Answer::Refused(3),
                     answer => answer,
                 };
                 answers.push((id, answer));
