@@ -1,4 +1,4 @@
-//! Pauses that double while something fails again and again.
+//! Owns the pauses that double while an operation keeps failing.
 
 use std::ops::Add;
 use std::time::{Duration, Instant};
@@ -12,32 +12,32 @@ pub struct Doubling {
 }
 
 impl Doubling {
-    /// Begins with `first`.
+    /// A pause that starts with `first`.
     #[must_use]
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { first, longest, next: first }
     }
 
-    /// The next pause; the one after it is twice as long.
+    /// Takes the next pause. The one after it is twice as long.
     pub fn take(&mut self) -> Duration {
         let pause = self.next;
         self.next = (pause * 2).min(self.longest);
         pause
     }
 
-    /// The next pause, which is not taken yet.
+    /// The next pause, without taking it.
     #[must_use]
     pub const fn peek(&self) -> Duration {
         self.next
     }
 
-    /// Begins with `first` again.
+    /// Starts with `first` again.
     pub const fn reset(&mut self) {
         self.next = self.first;
     }
 }
 
-/// When something may be tried that fails again and again. Times are those of a clock that never goes back.
+/// When an operation that keeps failing may be tried again. Times come from a monotonic clock.
 #[derive(Debug)]
 pub struct Backoff<T = Instant> {
     pause: Doubling,
@@ -45,19 +45,19 @@ pub struct Backoff<T = Instant> {
 }
 
 impl<T: Copy + Ord + Add<Duration, Output = T>> Backoff<T> {
-    /// No failure so far; pauses from `first`, doubled up to `longest`.
+    /// Starts without a failure. Pauses double from `first` up to `longest`.
     #[must_use]
     pub const fn new(first: Duration, longest: Duration) -> Self {
         Self { pause: Doubling::new(first, longest), until: None }
     }
 
-    /// Whether it may be tried now.
+    /// Whether the operation may be tried now.
     #[must_use]
     pub fn is_over(&self, now: T) -> bool {
         self.until.is_none_or(|until| until <= now)
     }
 
-    /// When it may be tried, if it has not succeeded since the last pause began.
+    /// When the operation may be tried, if it has not succeeded since the last pause began.
     #[must_use]
     pub fn until(&self) -> Option<T> {
         self.until
@@ -70,7 +70,7 @@ impl<T: Copy + Ord + Add<Duration, Output = T>> Backoff<T> {
         is_first
     }
 
-    /// Begins the first pause, after an end that was no failure, however often that happens.
+    /// Begins the first pause, after an end that was not a failure. Repeated ends do not lengthen the pause.
     pub fn record_end(&mut self, now: T) {
         self.pause.reset();
         self.until = Some(now + self.pause.peek());
@@ -118,7 +118,7 @@ mod tests {
             backoff.record_end(now);
             assert_eq!(backoff.until(), Some(now + SECOND));
         }
-        // But a failure after it is not the first trouble.
+        // The next failure does not count as the first in a row.
         assert!(!backoff.record_failure(SECOND * 20));
     }
 }
