@@ -335,9 +335,13 @@ impl Relay {
         process::answer_interrupts();
         if self.notification_date().is_some_and(|date| date <= Instant::now()) {
             self.notified = Some(Instant::now());
-            let answered = listen::answer();
-            if self.note(answered).unwrap_or(false) {
-                self.reader.look();
+            match listen::answer() {
+                Ok(true) => self.reader.look(),
+                // A success says nothing of the table, so it does not end the pause after a failure.
+                Ok(false) => {}
+                Err(failed) => {
+                    self.note::<()>(Err(failed));
+                }
             }
         }
         let settle_now = self.can_settle();
