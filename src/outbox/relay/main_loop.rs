@@ -37,9 +37,10 @@ use super::faulty::Faulty;
 use super::listeners::Listeners;
 use super::locked_rows::LockedRows;
 use super::metrics;
+use super::producer::ProducerSupervisor;
 use super::registration::PAUSE_CHANGED;
 use super::stalled_topics::StalledTopics;
-use super::state::{Connection, State};
+use super::state::State;
 use super::unreplicated::Unreplicated;
 use super::watch::Watch;
 use crate::kafka::producer::handle::ProducerHandle;
@@ -54,9 +55,8 @@ use crate::worker::slot::Slot;
 use crate::worker::transaction::Failed;
 use crate::worker::{listen, log, process};
 
-/// First and longest pause after a transaction that failed, and after a producer that did.
+/// First and longest pause after a transaction that failed.
 const DATABASE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-const PRODUCER_PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
 /// Keys that can wait for a retry at the same time; beyond that, each topic may have one more.
 const MAX_WAITING_KEYS: usize = 10_000;
@@ -73,9 +73,6 @@ const BETWEEN_NOTIFICATIONS: Duration = Duration::from_millis(20);
 /// Time for the last acknowledgements when the relay only makes way for another command.
 const MAKE_WAY: Duration = Duration::from_secs(1);
 
-/// Time left for librdkafka's own end, beyond `event_outbox.shutdown_timeout`.
-pub(super) const THREAD_END: Duration = Duration::from_millis(500);
-
 /// Why the relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
@@ -89,7 +86,7 @@ pub enum Ending {
 pub struct Relay {
     pub(super) slot: &'static Slot,
     pub(super) settings: Settings,
-    pub(super) publisher: Option<ProducerHandle>,
+    pub(super) producer: ProducerSupervisor,
     pub(super) in_flight: InFlight<RowIdentity>,
     pub(super) reader: Reader,
     /// Where the sequence of the ids lies that the floor is about.
@@ -120,7 +117,6 @@ pub struct Relay {
     pub(super) db_backoff: Backoff,
     pub(super) pace: Pace,
     pub(super) started_at: Instant,
-    pub(super) producer_backoff: Backoff,
     /// `outbox.pause()` was called, and not yet `outbox.resume()`.
     pub(super) paused: bool,
     /// Refusals by topic and kind that the log has not been told of.
@@ -129,8 +125,6 @@ pub struct Relay {
     notified: Option<Instant>,
     /// What a backend asked of Kafka.
     pub(super) admin_task: Option<AdminTask>,
-    /// The producer is to be replaced when nothing is in flight any more, or by this time.
-    pub(super) renewal: Option<Instant>,
     default_source: String,
     pub(super) kafka_wakeup: Arc<WakeupFd>,
     sleep: Sleep,
@@ -144,7 +138,7 @@ impl Relay {
         let settings = Settings::read(&default_source);
         Self {
             slot,
-            publisher: None,
+            producer: ProducerSupervisor::default(),
             in_flight: InFlight::new(MAX_WAITING_KEYS, MAX_TOPICS_BEHIND, settings.producer.ordered),
             reader: Reader::default(),
             sequence_file: None,
@@ -166,12 +160,10 @@ impl Relay {
             pace: Pace::default(),
             started_at: Instant::now(),
             db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
-            producer_backoff: Backoff::new(PRODUCER_PAUSE.0, PRODUCER_PAUSE.1),
             paused: false,
             refusals: LogThrottle::default(),
             notified: None,
             admin_task: None,
-            renewal: None,
             default_source,
             kafka_wakeup: Arc::new(kafka_wakeup),
             sleep,
@@ -205,53 +197,6 @@ impl Relay {
         self.extension_dropped || process::stop_requested() || self.slot.order() != Request::None
     }
 
-    /// Shows in the status what the relay does.
-    fn show(&self) {
-        let state = if !self.settings.enabled {
-            State::Disabled
-        } else if self.paused {
-            State::Paused
-        } else if self.publisher.is_none() {
-            State::Misconfigured
-        } else if self.db_backoff.until().is_some() {
-            State::Failing
-        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_told) {
-            State::Waiting
-        } else if self.in_flight.window().is_empty() {
-            State::Idle
-        } else if self.is_disconnected() {
-            State::Waiting
-        } else {
-            State::Publishing
-        };
-        metrics::of(self.slot).show(state);
-        if self.is_well(state) {
-            self.slot.show_recovery();
-        }
-        let metrics = metrics::of(self.slot);
-        metrics.in_flight.store(self.in_flight.window().len(), Ordering::Relaxed);
-        metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
-        metrics.waiting_retries.store(self.in_flight.lanes().waiting(), Ordering::Relaxed);
-        metrics.blocked_keys.store(self.in_flight.lanes().closed(), Ordering::Relaxed);
-        let oldest = self.in_flight.window().oldest().map_or(0, |ticket| ticket.emitted_at);
-        metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
-    }
-
-    /// Whether nothing is left of whatever trouble there was.
-    fn is_well(&self, state: State) -> bool {
-        matches!(state, State::Idle | State::Publishing)
-            && metrics::of(self.slot).connection().0 == Connection::Connected
-            && self.in_flight.lanes().waiting() == 0
-            && self.in_flight.ramp().is_empty()
-            && self.locked_rows.is_empty()
-            && self.faulty.count() == 0
-            && self.listeners.are_reachable()
-    }
-
-    pub(super) fn is_disconnected(&self) -> bool {
-        metrics::of(self.slot).connection().0 == Connection::Disconnected
-    }
-
     /// Notes how a transaction went. A failure is logged once, and the next try waits a while.
     pub(super) fn note<R>(&mut self, result: Result<R, Failed>) -> Option<R> {
         match result {
@@ -277,18 +222,18 @@ impl Relay {
     pub(super) fn can_sweep(&self) -> bool {
         self.may_publish()
             && self.unreplicated.is_none()
-            && self.publisher.as_ref().is_some_and(ProducerHandle::has_room)
+            && self.producer.handle().is_some_and(ProducerHandle::has_room)
             && self.db_backoff.is_over(Instant::now())
             && self.has_room()
     }
 
     /// Whether events are to be handed to the producer at all.
     pub(super) fn may_publish(&self) -> bool {
-        self.publisher.is_some()
+        self.producer.is_there()
             && self.settings.enabled
             && !self.paused
             && !self.slot.has_notice(PAUSE_CHANGED)
-            && self.renewal.is_none()
+            && !self.producer.is_leaving()
     }
 
     /// How much may be in flight now. A quarter is kept back for the time when topics are handled with
@@ -365,12 +310,11 @@ impl Relay {
         let pauses = [
             self.next_settlement(),
             self.next_sweep(),
-            self.renewal,
+            self.producer.renewal_date(),
             self.stalled_topics.until(),
             self.next_watch(),
         ];
-        let producer =
-            self.producer_backoff.until().filter(|_| self.publisher.is_none() && self.settings.enabled);
+        let producer = self.producer.next_start().filter(|_| self.settings.enabled);
         let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
         let instant = |date: i64| {
             let left = u64::try_from(date - crate::pg::now()).unwrap_or(0);
@@ -395,7 +339,7 @@ impl Relay {
         let changed = self.settings.producer != before.producer || self.settings.enabled != before.enabled;
         // What a file holds may have changed though its name has not.
         if changed || self.settings.producer.properties_file.is_some() {
-            self.producer_backoff.record_success();
+            self.producer.forgive();
             self.renew_soon();
         }
         self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
@@ -431,9 +375,7 @@ impl Relay {
                 self.sleep.wait(Some(pause.map_or(left, |pause| pause.min(left))));
             }
         }
-        if let Some(publisher) = self.publisher.take() {
-            publisher.stop(Instant::now() + THREAD_END);
-        }
+        self.producer.stop();
         log::flush();
         if self.extension_dropped { Ending::Gone } else { Ending::Told }
     }

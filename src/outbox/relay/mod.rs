@@ -19,6 +19,7 @@ pub mod producer;
 pub mod readiness;
 pub mod registration;
 pub mod settle;
+pub mod shown_state;
 pub mod stalled_topics;
 pub mod state;
 pub mod sweep;

@@ -310,7 +310,7 @@ impl Relay {
     /// Handles topics with caution from now on whose batches the broker refuses, and all that would make the
     /// next producer stop as it did this one.
     fn take_care_of(&mut self, sorted: &Sorted) {
-        if sorted.suspect.is_empty() && self.renewal.is_none() {
+        if sorted.suspect.is_empty() && !self.producer.is_leaving() {
             return;
         }
         for topic in &sorted.troubled {

@@ -56,7 +56,7 @@ impl StalledTopics {
 impl Relay {
     /// Sets topics aside that keep the others waiting.
     pub(super) fn set_stuck_topics_aside(&mut self) {
-        let waits = self.has_reason_to_sweep() && self.publisher.is_some() && !self.is_disconnected();
+        let waits = self.has_reason_to_sweep() && self.producer.is_there() && !self.is_disconnected();
         if !waits || self.has_room() {
             self.stalled_topics.since = None;
             return;

@@ -148,7 +148,7 @@ impl Relay {
         }
         let PendingBatch { batch, taken, unsendable, .. } = pending;
         self.last_batch = batch.gapless.extent();
-        match self.publisher.as_ref().map(|publisher| publisher.publish(batch)) {
+        match self.producer.handle().map(|producer| producer.publish(batch)) {
             Some(true) => {
                 self.in_flight.hand_over(taken);
                 self.reports.extend(unsendable);

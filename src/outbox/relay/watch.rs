@@ -33,7 +33,7 @@ impl Relay {
     /// Sees to it that no silence lasts.
     pub(super) fn watch(&mut self) {
         let now = self.age();
-        if self.publisher.is_none() || self.renewal.is_some() {
+        if !self.producer.is_there() || self.producer.is_leaving() {
             self.watch.watchdog.observe(now, []);
             return;
         }
@@ -57,7 +57,7 @@ impl Relay {
     /// When to look again, though nobody rings.
     pub(super) fn next_watch(&self) -> Option<Instant> {
         let something_is_out = !self.in_flight.window().is_empty() || self.is_disconnected();
-        (something_is_out && self.publisher.is_some())
+        (something_is_out && self.producer.is_there())
             .then(|| self.started_at + self.watch.watchdog.next_check())
     }
 

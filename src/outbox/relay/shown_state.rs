@@ -1,0 +1,59 @@
+//! What the status shows of the relay.
+//!
+//! Runs in: a relay's background worker, main thread.
+
+use std::sync::atomic::Ordering;
+
+use super::main_loop::Relay;
+use super::metrics;
+use super::state::{Connection, State};
+use super::unreplicated::Unreplicated;
+
+impl Relay {
+    /// Shows in the status what the relay does.
+    pub(super) fn show(&self) {
+        let state = if !self.settings.enabled {
+            State::Disabled
+        } else if self.paused {
+            State::Paused
+        } else if !self.producer.is_there() {
+            State::Misconfigured
+        } else if self.db_backoff.until().is_some() {
+            State::Failing
+        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_told) {
+            State::Waiting
+        } else if self.in_flight.window().is_empty() {
+            State::Idle
+        } else if self.is_disconnected() {
+            State::Waiting
+        } else {
+            State::Publishing
+        };
+        metrics::of(self.slot).show(state);
+        if self.is_well(state) {
+            self.slot.show_recovery();
+        }
+        let metrics = metrics::of(self.slot);
+        metrics.in_flight.store(self.in_flight.window().len(), Ordering::Relaxed);
+        metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
+        metrics.waiting_retries.store(self.in_flight.lanes().waiting(), Ordering::Relaxed);
+        metrics.blocked_keys.store(self.in_flight.lanes().closed(), Ordering::Relaxed);
+        let oldest = self.in_flight.window().oldest().map_or(0, |ticket| ticket.emitted_at);
+        metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
+    }
+
+    /// Whether nothing is left of whatever trouble there was.
+    fn is_well(&self, state: State) -> bool {
+        matches!(state, State::Idle | State::Publishing)
+            && metrics::of(self.slot).connection().0 == Connection::Connected
+            && self.in_flight.lanes().waiting() == 0
+            && self.in_flight.ramp().is_empty()
+            && self.locked_rows.is_empty()
+            && self.faulty.count() == 0
+            && self.listeners.are_reachable()
+    }
+
+    pub(super) fn is_disconnected(&self) -> bool {
+        metrics::of(self.slot).connection().0 == Connection::Disconnected
+    }
+}
