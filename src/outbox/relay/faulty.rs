@@ -163,6 +163,6 @@ impl Relay {
     pub(super) fn keep_waiting(&mut self, report: &Report) {
         let refused = matches!(report.outcome, Outcome::Failed { .. });
         let again = self.in_flight.answered(report.id, refused);
-        self.reader.again(again);
+        self.reader.reread(again);
     }
 }

@@ -281,7 +281,7 @@ impl Relay {
         if self.notification_date().is_some_and(|date| date <= Instant::now()) {
             self.notified = Some(Instant::now());
             match listen::answer() {
-                Ok(true) => self.reader.look(),
+                Ok(true) => self.reader.note_new_rows(),
                 // A success says nothing of the table, so it does not end the pause after a failure.
                 Ok(false) => {}
                 Err(failed) => {
@@ -343,7 +343,7 @@ impl Relay {
             self.renew_soon();
         }
         self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
-        self.reader.look();
+        self.reader.note_new_rows();
     }
 
     /// Waits for what is in flight, as long as the settings allow, and settles it, so that nothing is

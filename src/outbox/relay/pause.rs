@@ -27,7 +27,7 @@ impl Relay {
     pub(super) fn set_paused(&mut self, is_paused: bool) {
         if is_paused != self.paused {
             self.paused = is_paused;
-            self.reader.look();
+            self.reader.note_new_rows();
             tracing::info!("publishing is {}", if is_paused { "paused" } else { "resumed" });
         }
     }

@@ -97,7 +97,7 @@ impl Relay {
             match ProducerHandle::start(&self.settings.producer, self.kafka_wakeup.clone()) {
                 Ok(handle) => {
                     self.producer.handle = Some(handle);
-                    self.reader.look();
+                    self.reader.note_new_rows();
                 }
                 Err(error) => self.producer_failed(&error.to_string(), error.file()),
             }
@@ -126,7 +126,7 @@ impl Relay {
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
         let again = self.in_flight.producer_lost(&settling, self.settings.producer.ordered);
-        self.reader.again(again);
+        self.reader.reread(again);
         metrics::of(self.slot).show_connection(Connection::Unknown);
     }
 

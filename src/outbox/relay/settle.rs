@@ -304,7 +304,7 @@ impl Relay {
     /// An event is no longer in flight.
     fn settled(&mut self, id: i64, what: Settled) {
         let again = self.in_flight.settled(id, what);
-        self.reader.again(again);
+        self.reader.reread(again);
     }
 
     /// Handles topics with caution from now on whose batches the broker refuses, and all that would make the

@@ -26,7 +26,7 @@ impl Relay {
         }
         let now = crate::pg::now();
         if self.in_flight.due(now) {
-            self.reader.look();
+            self.reader.note_new_rows();
         }
         if self.slot.take_notice(REREAD) {
             self.in_flight.end_waits();
@@ -119,7 +119,7 @@ impl Relay {
             // After the snapshot: whatever it shows was numbered by this sequence.
             let file = outbox.sequence_file();
             match self.sequence_file.replace(file) {
-                Some(before) if before != file => self.reader.forget(),
+                Some(before) if before != file => self.reader.reset(),
                 _ => return seen,
             }
         }
@@ -139,7 +139,7 @@ impl Relay {
     /// What was read is not sent after all, and is to be read again.
     pub(super) fn put_back(&mut self, pending: &PendingBatch) {
         let again = self.in_flight.withdraw(&pending.taken);
-        self.reader.again(again);
+        self.reader.reread(again);
     }
 
     pub(super) fn hand_over(&mut self, pending: PendingBatch) {
@@ -155,7 +155,7 @@ impl Relay {
             }
             Some(false) => {
                 let again = self.in_flight.withdraw(&taken);
-                self.reader.again(again);
+                self.reader.reread(again);
             }
             None => {}
         }

@@ -95,31 +95,31 @@ pub struct Reader {
     /// How far the safety net has come, while it reads the table.
     net: Option<i64>,
     /// Rows may have become visible since the last pass began.
-    is_told: bool,
+    may_have_new_rows: bool,
     /// The topics that are behind are catching up.
     restrained: bool,
 }
 
 impl Default for Reader {
     fn default() -> Self {
-        Self { floor: Floor::new(), net: None, is_told: true, restrained: false }
+        Self { floor: Floor::new(), net: None, may_have_new_rows: true, restrained: false }
     }
 }
 
 impl Reader {
     /// There may be new rows.
-    pub fn look(&mut self) {
-        self.is_told = true;
+    pub fn note_new_rows(&mut self) {
+        self.may_have_new_rows = true;
     }
 
     /// Rows must be read again.
-    pub fn again(&mut self, what: Reread) {
+    pub fn reread(&mut self, what: Reread) {
         match what {
             Reread::Nothing => return,
             Reread::Turns => {}
             Reread::From(id) => self.floor.rewind(id.saturating_sub(1)),
         }
-        self.is_told = true;
+        self.may_have_new_rows = true;
     }
 
     /// Starts the safety net, which reads the whole table once and finds rows that bypassed the triggers.
@@ -128,14 +128,14 @@ impl Reader {
     }
 
     /// The sequence of the ids was replaced, so all knowledge of ids is void.
-    pub fn forget(&mut self) {
+    pub fn reset(&mut self) {
         self.floor = Floor::new();
     }
 
     /// Whether there may be rows to read.
     #[must_use]
     pub fn has_reason<R>(&self, in_flight: &InFlight<R>) -> bool {
-        self.is_told || self.is_unfinished(in_flight)
+        self.may_have_new_rows || self.is_unfinished(in_flight)
     }
 
     /// Whether the last pass left rows to read.
@@ -151,7 +151,7 @@ impl Reader {
 
     /// Begins a pass, which will read all rows that were announced before.
     pub fn begin(&mut self) {
-        self.is_told = false;
+        self.may_have_new_rows = false;
     }
 
     /// The pass failed, so it does not count. The caller must withdraw the events that it has taken.
@@ -229,7 +229,7 @@ impl Reader {
                 Some(_) => in_flight.waiting().0.is_in_flight(id),
                 None => {
                     let freed = in_flight.waiting().0.vanished(id);
-                    self.again(in_flight.freed(freed));
+                    self.reread(in_flight.freed(freed));
                 }
             }
         }

@@ -84,7 +84,7 @@ impl Relay {
     }
 
     pub fn look(&mut self) {
-        self.reader.look();
+        self.reader.note_new_rows();
     }
 
     pub fn sweep_all(&mut self) {
@@ -102,7 +102,7 @@ impl Relay {
             return Ok(());
         }
         if self.in_flight.due(now) {
-            self.reader.look();
+            self.reader.note_new_rows();
         }
         self.reader.begin();
         let mut taken = Taken::with_capacity(0);
@@ -169,7 +169,7 @@ impl Relay {
 
     fn again(&mut self, what: Reread) {
         if self.flaw != Flaw::ForgetsWhatCameBack {
-            self.reader.again(what);
+            self.reader.reread(what);
         }
     }
 }
