@@ -81,14 +81,14 @@ impl Client {
         self.queue.client
     }
 
-    /// Returns those of the topics that do not exist according to Kafka, or `None` if it does not answer.
+    /// Returns those of the topics that do not exist according to Kafka, and whether it has answered.
     #[must_use]
     pub fn find_missing(
         &self,
         known_topics: &mut KnownTopics,
         topics: &[Arc<str>],
         timeout: Duration,
-    ) -> Option<HashSet<Arc<str>>> {
+    ) -> (HashSet<Arc<str>>, bool) {
         // SAFETY: the client is alive.
         unsafe { known_topics.find_missing(self.handle(), topics, timeout) }
     }

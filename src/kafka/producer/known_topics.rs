@@ -21,8 +21,14 @@ const MISSING_FOR: Duration = Duration::from_secs(1);
 /// How many missing topics are remembered.
 const MAX_MISSING: usize = 10_000;
 
-/// How many topics one request may name.
-const NAMES_PER_REQUEST: usize = 1_000;
+/// How many topics the first request names: a broker that is there answers such a request soon, even under load.
+const FIRST_NAMES: usize = 50;
+
+/// How many topics each further request may name.
+const NAMES_PER_REQUEST: usize = 500;
+
+/// How much longer such a request may take.
+const PATIENCE: u32 = 10;
 
 /// The topics that the producers know, and the missing ones.
 #[derive(Debug, Default)]
@@ -61,7 +67,8 @@ impl KnownTopics {
         self.opened.remove(topic);
     }
 
-    /// Returns those of the topics that do not exist according to Kafka, or `None` if it does not answer.
+    /// Returns those of the topics that do not exist according to Kafka, and whether it has answered all requests. The first
+    /// one may take `timeout`. What is not answered does not take back what was found before.
     ///
     /// # Safety
     /// The client must be alive.
@@ -71,7 +78,7 @@ impl KnownTopics {
         client: *mut rdsys::rd_kafka_t,
         topics: &[Arc<str>],
         timeout: Duration,
-    ) -> Option<HashSet<Arc<str>>> {
+    ) -> (HashSet<Arc<str>>, bool) {
         let now = Instant::now();
         self.missing.retain(|_, until| *until > now);
         let unknown: Vec<_> = topics
@@ -80,15 +87,23 @@ impl KnownTopics {
             .collect();
         let mut missing: HashSet<_> =
             topics.iter().filter(|topic| self.missing.contains_key(*topic)).cloned().collect();
-        for names in unknown.chunks(NAMES_PER_REQUEST) {
+        let (first, rest) = unknown.split_at(unknown.len().min(FIRST_NAMES));
+        let further = rest.chunks(NAMES_PER_REQUEST).map(|names| (names, timeout * PATIENCE));
+        for (names, timeout) in [(first, timeout)].into_iter().chain(further) {
+            if names.is_empty() {
+                break;
+            }
             // SAFETY: the client is alive.
-            let found = unsafe { missing_of(client, names, timeout) }?;
+            let Some(found) = (unsafe { missing_of(client, names, timeout) }) else {
+                return (missing, false);
+            };
             if self.missing.len() < MAX_MISSING {
-                self.missing.extend(found.iter().map(|topic| (topic.clone(), now + MISSING_FOR)));
+                let until = Instant::now() + MISSING_FOR;
+                self.missing.extend(found.iter().map(|topic| (topic.clone(), until)));
             }
             missing.extend(found);
         }
-        Some(missing)
+        (missing, true)
     }
 
     /// Notes that a producer is given events for these topics.

@@ -183,13 +183,13 @@ impl<'a> Session<'a> {
         let mut missing = HashSet::new();
         // If Kafka may create topics, the producer's own metadata request makes it do so.
         if !self.skip_topic_check && !config::creates_topics(&self.thread.config) {
-            match self.gapless.find_missing(&mut self.known_topics, topics, PROBE_TIMEOUT) {
-                Some(found) => missing = found,
-                None => {
-                    self.skip_topic_check = true;
-                    // Kafka is asked again when a broker is known to answer.
-                    self.probe.get_or_insert_with(probe);
-                }
+            let (found, is_answered) =
+                self.gapless.find_missing(&mut self.known_topics, topics, PROBE_TIMEOUT);
+            missing = found;
+            if !is_answered {
+                self.skip_topic_check = true;
+                // Kafka is asked again when a broker is known to answer.
+                self.probe.get_or_insert_with(probe);
             }
         }
         self.known_topics.mark_opened(topics.iter().filter(|topic| !missing.contains(*topic)));
