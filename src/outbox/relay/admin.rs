@@ -4,7 +4,7 @@
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
 
-use super::main_loop::Relay;
+use super::Relay;
 use super::registration::KIND;
 use crate::kafka::producer::handle::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;

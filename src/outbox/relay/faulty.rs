@@ -10,7 +10,7 @@ use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::bisection::{self, Bisected, Failure};
 use event_outbox_policy::delivery::outcome::{Outcome, Report};
 
-use super::main_loop::Relay;
+use super::Relay;
 use crate::worker::transaction::Failed;
 
 /// First and longest time between two tries.

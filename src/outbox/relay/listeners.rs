@@ -11,7 +11,7 @@ use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::notify::{Missed, Mode, Notification, Published};
 use pgrx::prelude::PgSqlErrorCode;
 
-use super::main_loop::Relay;
+use super::Relay;
 use crate::outbox::table::statements::{self, Refusal};
 use crate::pg::snapshot::Snapshot;
 use crate::worker::transaction::{self, Failed};

@@ -3,7 +3,8 @@
 use event_outbox_policy::event::envelope;
 use pgrx::prelude::*;
 
-use super::main_loop::{Ending, Relay};
+use super::Relay;
+use super::main_loop::Ending;
 use super::readiness::NotReady;
 use super::registration::{PAUSE_CHANGED, RELAY};
 use super::wait_ready;

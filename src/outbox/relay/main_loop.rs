@@ -1,68 +1,29 @@
 //! The relay's main loop.
 //!
-//! ```text
-//!            ┌───────────────────────────────────────────────────────────┐
-//!            ▼                                                           │
-//!   drain_producer_events ──▶ settle ──▶ sweep ──▶ show ──▶ rest (sleeps) ──▶ reload ┘
-//!   from Kafka    one tx      one tx    status   until the bell of a commit, of the Kafka
-//!                                                thread, a signal, or the next date
-//! ```
+//! A pass takes what the Kafka thread has reported, settles it in one transaction, reads new events in another, and hands
+//! them over. Then the relay sleeps until a commit, the Kafka thread or a signal wakes it, or until the next date.
+//! [`Relay::run`] lists all steps in their order.
 //!
 //! States, as `outbox.status` shows them: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers, or a standby does not
 //! confirm) by what is in flight; `failing` after a transaction that failed, until one succeeds; `misconfigured` while no
 //! producer can be made; `disabled` while `event_outbox.enabled` is off; `paused` between `outbox.pause()` and
 //! `outbox.resume()`; `stopping` at the end.
 
-use std::cell::OnceCell;
-use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use event_outbox_policy::backoff::Backoff;
-use event_outbox_policy::delivery::error_class::ErrorClass;
-use event_outbox_policy::delivery::in_flight::InFlight;
-use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::delivery::window::Limits;
-use event_outbox_policy::event::event_batch::BatchSize;
-use event_outbox_policy::event::timestamps::Timestamps;
 use event_outbox_policy::reading::pace::Pace;
-use event_outbox_policy::reading::reader::Reader;
-use event_outbox_policy::worker::log_throttle::LogThrottle;
-use pgrx::pg_sys;
 
-use super::admin::AdminTask;
-use super::candidates::TopicNames;
-use super::faulty::Faulty;
-use super::listeners::Listeners;
-use super::locked_rows::LockedRows;
-use super::metrics;
-use super::producer::ProducerSupervisor;
 use super::registration::PAUSE_CHANGED;
-use super::stalled_topics::StalledTopics;
 use super::state::State;
 use super::unreplicated::Unreplicated;
-use super::watch::Watch;
+use super::{Relay, metrics};
 use crate::kafka::producer::handle::ProducerHandle;
-use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::missing_copies;
-use crate::outbox::table::identity::RowIdentity;
-use crate::outbox::table::outbox::Outbox;
-use crate::pg::wait_set::Sleep;
 use crate::settings::relay::Settings;
 use crate::worker::phase::Request;
-use crate::worker::slot::Slot;
-use crate::worker::transaction::Failed;
 use crate::worker::{listen, log, process};
-
-/// First and longest pause after a transaction that failed.
-const DATABASE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-
-/// Keys that can wait for a retry at the same time; beyond that, each topic may have one more.
-const MAX_WAITING_KEYS: usize = 10_000;
-
-/// Topics with events that wait; beyond that, reading pauses at topics of which nothing was ever published.
-const MAX_TOPICS_BEHIND: usize = 50_000;
 
 /// While so many topics are behind, this long between two looks that find nothing to take.
 pub(super) const STALL: Duration = Duration::from_millis(50);
@@ -82,94 +43,7 @@ pub enum Ending {
     Gone,
 }
 
-/// A relay at work.
-pub struct Relay {
-    pub(super) slot: &'static Slot,
-    pub(super) settings: Settings,
-    pub(super) producer: ProducerSupervisor,
-    pub(super) in_flight: InFlight<RowIdentity>,
-    pub(super) reader: Reader,
-    /// Where the sequence of the ids lies that the floor is about.
-    pub(super) sequence_file: Option<pg_sys::Oid>,
-    /// Nothing can be taken before then, since too many topics are behind.
-    pub(super) stalled: Option<Instant>,
-    pub(super) timestamps: Timestamps,
-    pub(super) stalled_topics: StalledTopics,
-    pub(super) watch: Watch,
-    /// Reports that are not settled yet.
-    pub(super) reports: VecDeque<Report>,
-    /// Reports that cannot be settled while other sessions lock the rows.
-    pub(super) locked_rows: LockedRows,
-    /// Reports that cannot be settled, whatever is tried.
-    pub(super) faulty: Faulty,
-    /// Whom to tell what was published, and what they do not know yet.
-    pub(super) listeners: Listeners,
-    /// What was read and the standbys do not have yet.
-    pub(super) unreplicated: Option<Unreplicated>,
-    /// Topics met, each kept once.
-    pub(super) topics: TopicNames,
-    /// How much the last batch was.
-    pub(super) last_batch: BatchSize,
-    pub(super) next_full_sweep: Instant,
-    pub(super) extension_dropped: bool,
-    /// The outbox it serves, once it has looked.
-    pub(super) served_outbox: OnceCell<Outbox>,
-    pub(super) db_backoff: Backoff,
-    pub(super) pace: Pace,
-    pub(super) started_at: Instant,
-    /// `outbox.pause()` was called, and not yet `outbox.resume()`.
-    pub(super) paused: bool,
-    /// Refusals by topic and kind that the log has not been told of.
-    pub(super) refusals: LogThrottle<(Arc<str>, ErrorClass)>,
-    /// When notifications were last taken in.
-    notified: Option<Instant>,
-    /// What a backend asked of Kafka.
-    pub(super) admin_task: Option<AdminTask>,
-    default_source: String,
-    pub(super) kafka_wakeup: Arc<WakeupFd>,
-    sleep: Sleep,
-}
-
 impl Relay {
-    /// A relay that has not looked yet. `bell` is what the Kafka thread rings.
-    #[must_use]
-    pub fn new(slot: &'static Slot, default_source: String, kafka_wakeup: WakeupFd) -> Self {
-        let sleep = Sleep::new(c"EventOutboxRelay", Some(kafka_wakeup.fd()));
-        let settings = Settings::read(&default_source);
-        Self {
-            slot,
-            producer: ProducerSupervisor::default(),
-            in_flight: InFlight::new(MAX_WAITING_KEYS, MAX_TOPICS_BEHIND, settings.producer.ordered),
-            reader: Reader::default(),
-            sequence_file: None,
-            stalled: None,
-            timestamps: Timestamps::default(),
-            settings,
-            stalled_topics: StalledTopics::default(),
-            watch: Watch::default(),
-            reports: VecDeque::new(),
-            locked_rows: LockedRows::default(),
-            faulty: Faulty::default(),
-            listeners: Listeners::default(),
-            unreplicated: None,
-            topics: TopicNames::default(),
-            last_batch: BatchSize::default(),
-            next_full_sweep: Instant::now(),
-            extension_dropped: false,
-            served_outbox: OnceCell::new(),
-            pace: Pace::default(),
-            started_at: Instant::now(),
-            db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
-            paused: false,
-            refusals: LogThrottle::default(),
-            notified: None,
-            admin_task: None,
-            default_source,
-            kafka_wakeup: Arc::new(kafka_wakeup),
-            sleep,
-        }
-    }
-
     /// Works until told to end, or the extension is gone.
     pub fn run(mut self) -> Ending {
         while !self.must_end() {
@@ -195,27 +69,6 @@ impl Relay {
 
     fn must_end(&self) -> bool {
         self.extension_dropped || process::stop_requested() || self.slot.order() != Request::None
-    }
-
-    /// Notes how a transaction went. A failure is logged once, and the next try waits a while.
-    pub(super) fn note<R>(&mut self, result: Result<R, Failed>) -> Option<R> {
-        match result {
-            Ok(value) => {
-                if self.db_backoff.record_success() {
-                    tracing::info!("the relay works again");
-                }
-                Some(value)
-            }
-            // Its own end is no trouble.
-            Err(_) if process::stop_requested() => None,
-            Err(failed) => {
-                self.slot.show_error(&failed.message);
-                if self.db_backoff.record_failure(Instant::now()) {
-                    tracing::warn!("the relay cannot work, and tries again: {failed}");
-                }
-                None
-            }
-        }
     }
 
     /// Whether the table could be swept now, if there were a reason.

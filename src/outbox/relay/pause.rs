@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::main_loop::Relay;
+use super::Relay;
 use super::registration::PAUSE_CHANGED;
 use crate::outbox::table::outbox::Outbox;
 use crate::worker::transaction;

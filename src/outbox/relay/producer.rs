@@ -7,7 +7,7 @@ use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::reading::pace::Pace;
 
-use super::main_loop::Relay;
+use super::Relay;
 use super::metrics;
 use super::state::Connection;
 use crate::kafka::producer::handle::ProducerHandle;

@@ -13,8 +13,8 @@ use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::worker::log_throttle::RepeatCount;
 use pgrx::prelude::PgSqlErrorCode;
 
+use super::Relay;
 use super::listeners::is_full_queue;
-use super::main_loop::Relay;
 use super::metrics;
 use crate::failpoints::{self, Point};
 use crate::outbox::published;

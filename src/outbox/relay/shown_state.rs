@@ -4,7 +4,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::main_loop::Relay;
+use super::Relay;
 use super::metrics;
 use super::state::{Connection, State};
 use super::unreplicated::Unreplicated;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::main_loop::Relay;
+use super::Relay;
 
 /// How long reading may pause for want of room, before it is asked whose events take it up.
 const PATIENCE: Duration = Duration::from_secs(5);

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use event_outbox_policy::reading::floor::{Horizon, Reached};
 
+use super::Relay;
 use super::candidates::{Candidates, Pass, PendingBatch};
-use super::main_loop::{Relay, STALL};
+use super::main_loop::STALL;
 use super::registration::REREAD;
 use super::{metrics, mistakes};
 use crate::failpoints::{self, Point};

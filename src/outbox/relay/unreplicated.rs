@@ -6,8 +6,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Relay;
 use super::candidates::PendingBatch;
-use super::main_loop::Relay;
 use crate::pg::durability::{self, Place};
 
 /// First and longest time between two looks.

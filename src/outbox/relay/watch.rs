@@ -7,7 +7,7 @@ use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::worker::watchdog::{Findings, Health, Subject, Watchdog};
 
-use super::main_loop::Relay;
+use super::Relay;
 use super::metrics;
 use crate::kafka::admin;
 use crate::kafka::config;
