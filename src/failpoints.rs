@@ -103,8 +103,7 @@ mod armed {
 
     /// A path relative to the data directory, in which servers work.
     fn file(what: &str) -> String {
-        // SAFETY: a plain global, set before the relay works.
-        let database = unsafe { pg_sys::MyDatabaseId };
+        let database = crate::pg::backend::database();
         format!("event_outbox.{what}.{}", database.to_u32())
     }
 

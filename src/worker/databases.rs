@@ -2,6 +2,7 @@
 
 use pgrx::prelude::*;
 
+use crate::pg::backend;
 use crate::pg::compat::guarded;
 
 /// All databases that may have workers. For a process without a database of its own; in a transaction.
@@ -55,7 +56,7 @@ pub fn name(database: pg_sys::Oid) -> String {
 #[must_use]
 pub fn is_mine(database: pg_sys::Oid) -> bool {
     // SAFETY: look-ups in catalogs.
-    look_up(database, |row| unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), row.datdba) })
+    look_up(database, |row| unsafe { pg_sys::has_privs_of_role(backend::user(), row.datdba) })
         .unwrap_or(false)
 }
 

@@ -6,6 +6,7 @@ use std::ffi::{CStr, c_char};
 use pgrx::prelude::*;
 
 use super::{at_commit, vacate};
+use crate::pg::backend;
 use crate::pg::utility_hook::{After, Observer};
 use crate::settings;
 
@@ -94,7 +95,7 @@ impl Concern {
                 pg_sys::NodeTag::T_AlterExtensionStmt => {
                     let name = (*node.cast::<pg_sys::AlterExtensionStmt>()).extname;
                     if CStr::from_ptr(name) == c"event_outbox" {
-                        Self::Reconfigure(pg_sys::MyDatabaseId)
+                        Self::Reconfigure(backend::database())
                     } else {
                         Self::None
                     }
@@ -102,7 +103,7 @@ impl Concern {
                 // Whether the table is a copy.
                 pg_sys::NodeTag::T_CreateSubscriptionStmt
                 | pg_sys::NodeTag::T_AlterSubscriptionStmt
-                | pg_sys::NodeTag::T_DropSubscriptionStmt => Self::Reconfigure(pg_sys::MyDatabaseId),
+                | pg_sys::NodeTag::T_DropSubscriptionStmt => Self::Reconfigure(backend::database()),
                 pg_sys::NodeTag::T_DropStmt => {
                     let kind = (*node.cast::<pg_sys::DropStmt>()).removeType;
                     let may_end_it =

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pgrx::prelude::*;
 
+use crate::pg::backend;
 use crate::pg::compat;
 
 static STOP: AtomicBool = AtomicBool::new(false);
@@ -180,7 +181,7 @@ pub fn cluster_name() -> String {
 #[must_use]
 pub fn database_name() -> String {
     // SAFETY: the result is a C string or null.
-    unsafe { text(pg_sys::get_database_name(pg_sys::MyDatabaseId)) }
+    unsafe { text(pg_sys::get_database_name(backend::database())) }
 }
 
 /// # Safety

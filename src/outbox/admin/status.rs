@@ -89,7 +89,7 @@ fn describe_metrics(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
 fn require_select(view: Member) {
     // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is refused.
     unsafe {
-        let result = pg_sys::pg_class_aclcheck(view.oid(), pg_sys::GetUserId(), compat::ACL_SELECT);
+        let result = pg_sys::pg_class_aclcheck(view.oid(), backend::user(), compat::ACL_SELECT);
         if result != pg_sys::AclResult::ACLCHECK_OK {
             pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, view.name().as_ptr());
         }

@@ -8,6 +8,7 @@ use event_outbox_policy::event::topic::Pattern;
 use pgrx::prelude::*;
 
 use crate::outbox::table::{TOPIC_GRANTS, TOPIC_GRANTS_WATCH};
+use crate::pg::backend;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
@@ -55,8 +56,7 @@ fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// Raises an error unless the current user may emit to this topic; `owner` is that of the events.
 pub fn check(topic: &str, owner: Owner) {
-    // SAFETY: a plain variable of this process.
-    let user = unsafe { pg_sys::GetUserId() };
+    let user = backend::user();
     if !may_emit(user, topic, owner) {
         refuse(user, topic);
     }
