@@ -1,4 +1,4 @@
-//! Where the extension's objects are.
+//! Finds the extension's own objects.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -8,25 +8,25 @@ use pgrx::prelude::*;
 use super::compat;
 use super::relation::{self, OpenRelation};
 
-/// Relations that a process remembers to be the extension's: those that are looked up for each event, and some more.
+/// How many of the extension's relations a process remembers: those that it looks up for each event, and some more.
 const REMEMBERED: usize = 8;
 
 thread_local! {
-    /// The oids of such relations. What belongs to an extension is dropped with it; an oid is not given again.
+    /// Their oids. A member of an extension is dropped with it, and its oid is not used again.
     static OURS: Cell<[pg_sys::Oid; REMEMBERED]> = const { Cell::new([pg_sys::InvalidOid; REMEMBERED]) };
 }
 
-/// The extension whose library this is.
+/// The name of the extension that this library belongs to.
 const EXTENSION: &CStr = c"event_outbox";
 
-/// The oid of the extension in this database; invalid if there is none. In a transaction.
+/// The oid of the extension in this database; invalid if the database lacks it. Call it in a transaction.
 #[must_use]
 pub fn extension() -> pg_sys::Oid {
-    // SAFETY: a look-up by a C string that answers with InvalidOid where there is nothing.
+    // SAFETY: a lookup by a C string that returns InvalidOid if it finds nothing.
     unsafe { pg_sys::get_extension_oid(EXTENSION.as_ptr(), true) }
 }
 
-/// A table, view or sequence that the extension has made, by name.
+/// A table, view or sequence that the extension has created, by name.
 #[derive(Debug, Clone, Copy)]
 pub struct Member {
     schema: &'static CStr,
@@ -34,7 +34,7 @@ pub struct Member {
 }
 
 impl Member {
-    /// That of this schema and name.
+    /// The relation of this schema and name.
     #[must_use]
     pub const fn new(schema: &'static CStr, name: &'static CStr) -> Self {
         Self { schema, name }
@@ -46,11 +46,11 @@ impl Member {
         self.name
     }
 
-    /// Its oid; invalid if there is none. A relation that merely has the name, in a database without the extension or
-    /// beside it, is not found. In a transaction.
+    /// Its oid; invalid if it does not exist. A relation that merely has the same name, with or without the extension in the
+    /// database, is not found. Call it in a transaction.
     #[must_use]
     pub fn oid(&self) -> pg_sys::Oid {
-        // SAFETY: look-ups by C strings that answer with InvalidOid where there is nothing.
+        // SAFETY: lookups by C strings that return InvalidOid if they find nothing.
         let relation = unsafe {
             let schema = pg_sys::get_namespace_oid(self.schema.as_ptr(), true);
             pg_sys::get_relname_relid(self.name.as_ptr(), schema)
@@ -58,7 +58,7 @@ impl Member {
         if relation == pg_sys::InvalidOid || is_ours(relation) { relation } else { pg_sys::InvalidOid }
     }
 
-    /// The same; an ERROR if there is none.
+    /// Its oid; an ERROR if it does not exist.
     #[must_use]
     pub fn existing(&self) -> pg_sys::Oid {
         let relation = self.oid();
@@ -74,14 +74,14 @@ impl Member {
     }
 }
 
-/// Whether a relation is a member of the extension. In a transaction.
+/// Whether a relation is a member of the extension. Call it in a transaction.
 fn is_ours(relation: pg_sys::Oid) -> bool {
     let mut ours = OURS.get();
     if ours.contains(&relation) {
         return true;
     }
     let extension = extension();
-    // SAFETY: a look-up in a catalog that answers with InvalidOid where there is nothing.
+    // SAFETY: a lookup in a catalog that returns InvalidOid if it finds nothing.
     let is_member = extension != pg_sys::InvalidOid
         && unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) } == extension;
     if is_member {
@@ -92,14 +92,14 @@ fn is_ours(relation: pg_sys::Oid) -> bool {
     is_member
 }
 
-/// The names and descriptions of a table's columns, dropped ones too, in the order of their positions.
+/// The names and descriptions of a table's columns, including dropped ones, in the order of their positions.
 ///
 /// # Safety
 /// The relation is open as long as these are used.
 pub unsafe fn columns<'a>(
     relation: pg_sys::Relation,
 ) -> impl Iterator<Item = (&'a CStr, &'a pg_sys::FormData_pg_attribute)> + Clone {
-    // SAFETY: as promised by the caller; the name of a column ends with a zero.
+    // SAFETY: as promised by the caller; the name of a column is NUL-terminated.
     unsafe {
         let descriptor = (*relation).rd_att;
         (0..(*descriptor).natts as usize).map(move |at| {
@@ -109,7 +109,7 @@ pub unsafe fn columns<'a>(
     }
 }
 
-/// Whether a table has any page. In a transaction, which keeps its lock.
+/// Whether a table has any page. Call it in a transaction, which keeps the lock.
 #[must_use]
 pub fn has_pages(table: pg_sys::Oid) -> bool {
     OpenRelation::open(table, relation::READ).blocks() > 0

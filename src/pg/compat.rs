@@ -11,10 +11,10 @@ const EPOCH_SHIFT: i64 = 946_684_800_000_000;
 #[allow(clippy::unnecessary_cast)]
 pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
-/// Settings that must not end a background worker and that only later versions have, with values that do not.
+/// Settings that only later versions have and that could end a background worker, each with a value that cannot.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 pub const LATER_SETTINGS: [(&CStr, &CStr); 0] = [];
-/// Settings that must not end a background worker and that only later versions have, with values that do not.
+/// Settings that only later versions have and that could end a background worker, each with a value that cannot.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const LATER_SETTINGS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 
@@ -30,23 +30,23 @@ pub const fn pg_timestamp(micros: i64) -> pg_sys::TimestampTz {
     micros.saturating_sub(EPOCH_SHIFT)
 }
 
-/// A wait of ours under a name of its own, as `pg_stat_activity.wait_event` shows it. Before version 17 all extensions
-/// share one.
+/// The number of the wait event that `pg_stat_activity.wait_event` shows under this name. Before version 17 all extensions
+/// share one name.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 #[must_use]
 pub fn wait_event(name: &CStr) -> u32 {
-    // SAFETY: a C string, which is copied; a name that is known already gives the same number.
+    // SAFETY: a C string, which is copied; a known name returns its number.
     unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
 }
-/// A wait of ours under a name of its own, as `pg_stat_activity.wait_event` shows it. Before version 17 all extensions
-/// share one.
+/// The number of the wait event that `pg_stat_activity.wait_event` shows under this name. Before version 17 all extensions
+/// share one name.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 #[must_use]
 pub fn wait_event(_name: &CStr) -> u32 {
     pg_sys::PG_WAIT_EXTENSION
 }
 
-// commands/async.h is not among the bindings of pgrx.
+// The bindings of pgrx lack commands/async.h.
 mod r#async {
     use std::ffi::{c_char, c_int};
 
@@ -61,7 +61,7 @@ mod r#async {
     }
 }
 
-// commands/sequence.h is not, either.
+// They lack commands/sequence.h, too.
 mod sequence {
     use pgrx::pg_sys;
 
@@ -70,14 +70,14 @@ mod sequence {
     }
 }
 
-/// The next number of a sequence that an identity column owns, for which its owner's rights are not asked.
+/// The next value of a sequence that an identity column owns. It does not check the right to use the sequence.
 #[must_use]
 pub fn next_value(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: in a transaction; an ERROR if there is no such sequence.
     unsafe { guarded(|| sequence::nextval_internal(sequence, false)) }
 }
 
-/// The sequence of an identity column; invalid if the column is none.
+/// The sequence of an identity column; invalid if the column has no identity.
 ///
 /// # Safety
 /// The table is open and has the column.
@@ -99,14 +99,14 @@ pub unsafe fn identity_sequence(table: pg_sys::Relation, column: pg_sys::AttrNum
 /// frames. The bindings of pgrx do this by themselves.
 ///
 /// # Safety
-/// As `call` needs it.
+/// As `call` requires.
 pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
     // SAFETY: as promised by the caller.
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(call) }
 }
 
-/// Functions that the bindings of pgrx have too, without the guard that those put around each call: for loops where
-/// one guard per row is enough, called within [`guarded`]; and where an ERROR is to pass as it is.
+/// Functions that the bindings of pgrx have too, here without the guard around each call: for loops in which one guard per
+/// row is enough, within [`guarded`], and where an ERROR must pass unchanged.
 pub mod raw {
     use pgrx::pg_sys;
     use std::ffi::{c_char, c_int};
@@ -118,7 +118,7 @@ pub mod raw {
             direction: pg_sys::ScanDirection::Type,
             slot: *mut pg_sys::TupleTableSlot,
         ) -> bool;
-        /// What a utility command does where nobody has a hook.
+        /// Runs a utility command, as Postgres does without any hook.
         #[allow(clippy::too_many_arguments)]
         pub fn standard_ProcessUtility(
             statement: *mut pg_sys::PlannedStmt,
@@ -130,38 +130,38 @@ pub mod raw {
             receiver: *mut pg_sys::DestReceiver,
             completion: *mut pg_sys::QueryCompletion,
         );
-        /// Takes so many columns of the slot's row apart.
+        /// Deforms the slot's row up to this column.
         pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: c_int);
     }
 }
 
-/// Puts the row that lies at `tid` into the slot, if the snapshot sees it.
+/// Puts the row at `tid` into the slot, if the snapshot sees it.
 ///
 /// # Safety
-/// Within [`guarded`]; all are alive, and the slot is one of the table's.
+/// Call it within [`guarded`]. All pointers are alive, and the slot is one of the table's.
 pub unsafe fn fetch_row_version(
     table: pg_sys::Relation,
     tid: &mut pg_sys::ItemPointerData,
     snapshot: pg_sys::Snapshot,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: an open table has its access method, which has all functions but those documented as optional.
+    // SAFETY: an open table has an access method, which has all functions that are not documented as optional.
     unsafe {
         let methods = &*(*table).rd_tableam;
         methods.tuple_fetch_row_version.is_some_and(|fetch| fetch(table, tid, snapshot, slot))
     }
 }
 
-/// Inserts the slot's row, whose place is then in the slot.
+/// Inserts the slot's row, and sets the slot's `tts_tid` to its place.
 ///
 /// # Safety
-/// Within [`guarded`]; both are alive, the table is locked for writing, and the slot is one of the table's.
+/// Call it within [`guarded`]. Both pointers are alive, the table is locked for writing, and the slot is one of the table's.
 pub unsafe fn insert_row(
     table: pg_sys::Relation,
     slot: *mut pg_sys::TupleTableSlot,
     command: pg_sys::CommandId,
 ) {
-    // SAFETY: an open table has its access method, which has all functions but those documented as optional.
+    // SAFETY: an open table has an access method, which has all functions that are not documented as optional.
     unsafe {
         let methods = &*(*table).rd_tableam;
         if let Some(insert) = methods.tuple_insert {
@@ -170,11 +170,11 @@ pub unsafe fn insert_row(
     }
 }
 
-/// Deletes the row that lies at `tid`, waiting for whoever has locked it. `false` if it has been changed or deleted
+/// Deletes the row at `tid`, after waiting for any lock on it. Returns `false` if the row was changed or deleted
 /// meanwhile.
 ///
 /// # Safety
-/// Within [`guarded`]; all are alive, the table is locked for writing, and the snapshot sees the row.
+/// Call it within [`guarded`]. All pointers are alive, the table is locked for writing, and the snapshot sees the row.
 pub unsafe fn delete_row(
     table: pg_sys::Relation,
     tid: &mut pg_sys::ItemPointerData,
@@ -194,12 +194,12 @@ pub unsafe fn delete_row(
     }
 }
 
-/// The transaction that wrote the slot's row, none if all know that it has committed; `None` if the slot does not say which.
+/// The transaction that wrote the slot's row: the invalid id for a frozen row, `None` if the slot does not say.
 ///
 /// # Safety
 /// The slot is alive and holds a row.
 pub unsafe fn writer_of(slot: *mut pg_sys::TupleTableSlot) -> Option<pg_sys::TransactionId> {
-    // SAFETY: as promised by the caller; a slot with these operations is one of a heap, and points to a tuple with a header.
+    // SAFETY: as promised by the caller; a slot with these operations belongs to a heap and points to a tuple with a header.
     unsafe {
         if !std::ptr::eq((*slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
             return None;
@@ -211,15 +211,15 @@ pub unsafe fn writer_of(slot: *mut pg_sys::TupleTableSlot) -> Option<pg_sys::Tra
     }
 }
 
-/// The place up to which the log is on the disks of all standbys that are required; as it was a moment ago.
+/// The place up to which all required standbys have the log on disk, as of a moment ago.
 #[must_use]
 pub fn flushed_by_standbys() -> pg_sys::XLogRecPtr {
     const FLUSH: usize = 1;
-    // SAFETY: in shared memory as long as the server runs. Aligned, so read at once; that it may grow meanwhile is harmless.
+    // SAFETY: in shared memory as long as the server runs. It is aligned, so one read is consistent; it may grow meanwhile.
     unsafe { (&raw const (*pg_sys::WalSndCtl).lsn[FLUSH]).read_volatile() }
 }
 
-/// The table's primary key; invalid if there is none.
+/// The index of the table's primary key; invalid if it has no primary key.
 ///
 /// # Safety
 /// The table is open.
@@ -236,10 +236,10 @@ pub unsafe fn primary_key_index(table: pg_sys::Relation) -> pg_sys::Oid {
     }
 }
 
-/// Begins a scan of an index with so many keys.
+/// Begins a scan of an index with this number of keys.
 ///
 /// # Safety
-/// All are open, and stay so.
+/// All are open, and stay open.
 pub unsafe fn begin_index_scan(
     table: pg_sys::Relation,
     index: pg_sys::Relation,
@@ -252,16 +252,16 @@ pub unsafe fn begin_index_scan(
         pg_sys::index_beginscan(table, index, snapshot, keys, 0)
     }
     #[cfg(feature = "pg18")]
-    // SAFETY: as promised by the caller; nobody counts its searches.
+    // SAFETY: as promised by the caller; the searches are not counted.
     unsafe {
         pg_sys::index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0)
     }
 }
 
-/// The description of a column, counted from 0.
+/// The description of the column at this position, counted from 0.
 ///
 /// # Safety
-/// The descriptor is alive and has so many columns.
+/// The descriptor is alive and has the column.
 pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, at: usize) -> *const pg_sys::FormData_pg_attribute {
     #[cfg(not(feature = "pg18"))]
     // SAFETY: as promised by the caller.
@@ -269,22 +269,22 @@ pub unsafe fn attribute(descriptor: pg_sys::TupleDesc, at: usize) -> *const pg_s
         (*descriptor).attrs.as_ptr().add(at)
     }
     #[cfg(feature = "pg18")]
-    // SAFETY: as promised by the caller; from 18 on the columns stand behind their compact descriptions.
+    // SAFETY: as promised by the caller; from 18 on the columns follow their compact descriptions.
     unsafe {
         pg_sys::TupleDescAttr(descriptor, at as c_int)
     }
 }
 
-/// LISTEN, for callers that have no client. In a transaction.
+/// LISTEN, for processes without a client. Call it in a transaction.
 pub fn listen(channel: &CStr) {
     // SAFETY: a C string, which is copied.
     unsafe { guarded(|| r#async::Async_Listen(channel.as_ptr())) }
 }
 
-/// Forgets the notifications of the current transaction, whoever made them, as its end without a commit would. Outside a
-/// subtransaction, where nobody has said LISTEN.
+/// Discards the pending notifications of the current transaction, of whatever origin, as a rollback would. Call it outside
+/// of subtransactions, in a transaction without LISTEN.
 pub fn forget_notifications() {
-    // SAFETY: it only drops what is pending.
+    // SAFETY: it only discards pending actions.
     unsafe { guarded(|| r#async::AtAbort_Notify()) }
 }
 
@@ -294,25 +294,25 @@ pub fn is_notified() -> bool {
     unsafe { std::ptr::read_volatile(&raw const r#async::notifyInterruptPending) != 0 }
 }
 
-/// Takes in the notifications that have arrived. Outside a transaction.
+/// Processes the notifications that have arrived. Call it outside of a transaction.
 pub fn take_notifications() {
-    // SAFETY: it makes a transaction of its own.
+    // SAFETY: it starts a transaction of its own.
     unsafe { guarded(|| r#async::ProcessNotifyInterrupt(false)) }
 }
 
-/// Ends the process in Postgres' way. To be called between transactions.
+/// Ends the process as Postgres does, with all exit callbacks. Call it between transactions.
 #[allow(unreachable_code)]
 pub fn exit_process(code: c_int) -> ! {
-    // SAFETY: no lock of Postgres is held between transactions.
+    // SAFETY: the process holds no lock of Postgres between transactions.
     unsafe { pg_sys::proc_exit(code) };
-    // From 18 on the binding does not say that it never returns.
+    // From 18 on the binding lacks the type of a function that never returns.
     std::process::abort()
 }
 
 /// A wait event set that lives as long as the process.
 ///
 /// # Safety
-/// To be called in a process that is attached to shared memory.
+/// The process must be attached to shared memory.
 pub unsafe fn create_wait_event_set(events: c_int) -> *mut pg_sys::WaitEventSet {
     #[cfg(any(feature = "pg15", feature = "pg16"))]
     // SAFETY: the context lives as long as the process.
@@ -326,10 +326,10 @@ pub unsafe fn create_wait_event_set(events: c_int) -> *mut pg_sys::WaitEventSet 
     }
 }
 
-/// Memory for a setting's extra, which Postgres frees; null if there is none left.
+/// Memory for a setting's extra, which Postgres frees; null if no memory is left.
 ///
 /// # Safety
-/// To be given to Postgres by a check hook.
+/// A check hook must pass it to Postgres.
 pub unsafe fn allocate_for_setting(bytes: usize) -> *mut c_void {
     #[cfg(feature = "pg15")]
     // SAFETY: 15 frees it by free().
@@ -337,7 +337,7 @@ pub unsafe fn allocate_for_setting(bytes: usize) -> *mut c_void {
         libc::malloc(bytes)
     }
     #[cfg(any(feature = "pg16", feature = "pg17", feature = "pg18"))]
-    // SAFETY: allocates or answers null, as LOG is no ERROR.
+    // SAFETY: returns null instead of raising an ERROR, because the level is LOG.
     unsafe {
         pg_sys::guc_malloc(pg_sys::LOG as c_int, bytes)
     }

@@ -1,12 +1,11 @@
-//! What is visible is not always durable, and only what is durable may be told to the world.
+//! Durability of visible rows: only durable changes may be published.
 //!
-//! A transaction with `synchronous_commit = off` is visible before its commit is on disk; one with `local`, or whose wait
-//! was cancelled, before it is on the standbys that `synchronous_standby_names` requires. After a crash or a failover it
-//! never was.
+//! A transaction with `synchronous_commit = off` becomes visible before its commit is on disk. With `local`, or after a
+//! cancelled wait, it becomes visible before the standbys of `synchronous_standby_names` have it. A crash or a failover can
+//! then undo it.
 //!
-//! Postgres keeps, for groups of transactions, the place in the log up to which an asynchronous commit among them is not
-//! on disk by itself; and none for what was on disk before it became visible. So a flush up to there costs nothing where all
-//! commit synchronously.
+//! For each group of transactions, Postgres keeps the place in the log of the last asynchronous commit among them, and none
+//! if all were on disk before they became visible. So a flush up to that place costs nothing if all commits are synchronous.
 
 use pgrx::prelude::*;
 
@@ -16,26 +15,26 @@ use super::compat;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(pg_sys::XLogRecPtr);
 
-/// So many transactions share a place in Postgres' memory of asynchronous commits, or more: its `CLOG_XACTS_PER_LSN_GROUP`.
+/// At least this many transactions share a place in Postgres' record of asynchronous commits (`CLOG_XACTS_PER_LSN_GROUP`).
 const GROUP: u32 = 32;
 
-/// What must be durable before the rows of a pass may be published.
+/// The commits that must be durable before the rows of a pass may be published.
 #[derive(Debug)]
 pub struct Commits {
     /// The end of the log when the pass began, if not all of it was on disk.
     unflushed: Option<Place>,
-    /// What was on disk then.
+    /// The end of the log on disk at that time.
     flushed: Place,
     group: Option<u32>,
-    /// All commits of the rows met lie below.
+    /// All commits of the rows that were read lie below.
     end: Place,
 }
 
 impl Commits {
-    /// Of a pass whose snapshot has just been taken.
+    /// Starts a pass whose snapshot has just been taken.
     #[must_use]
     pub fn of_pass() -> Self {
-        // SAFETY: reads what lies in shared memory.
+        // SAFETY: reads shared memory.
         let (inserted, needs_flush, flushed) = unsafe {
             let inserted = pg_sys::GetXLogInsertRecPtr();
             let needs_flush = pg_sys::XLogNeedsFlush(inserted);
@@ -44,13 +43,13 @@ impl Commits {
         Self { unflushed: needs_flush.then_some(inserted), flushed, group: None, end: Place::default() }
     }
 
-    /// Whether the transactions of rows matter at all.
+    /// Whether the transactions of rows matter at all; if not, everything is durable.
     #[must_use]
     pub fn matter(&self) -> bool {
         self.unflushed.is_some()
     }
 
-    /// A row is to be published that this transaction has written; `None` if the table does not say which.
+    /// Adds the transaction that wrote a row to be published; `None` if the table does not say which.
     pub fn add(&mut self, xid: Option<pg_sys::TransactionId>) {
         let Some(end_of_log) = self.unflushed else { return };
         let Some(xid) = xid else {
@@ -63,24 +62,25 @@ impl Commits {
         let group = xid.into_inner() / GROUP;
         if self.group != Some(group) {
             self.group = Some(group);
-            // SAFETY: of a transaction that a visible row names, and so is known to have committed.
+            // SAFETY: a visible row names the transaction, so it has committed.
             self.end = self.end.max(Place(unsafe { pg_sys::TransactionIdGetCommitLSN(xid) }));
         }
     }
 
-    /// Has all commits on disk; an ERROR if that cannot be. Gives what the standbys must have, if any are required.
+    /// Flushes all commits to disk; an ERROR if that fails. Returns the place that the standbys must have, if standbys are
+    /// required.
     #[must_use]
     pub fn flush(&self) -> Option<Place> {
         if self.end > Place::default() {
-            // SAFETY: a place in the log that has been written to.
+            // SAFETY: a place up to which the log has been written.
             unsafe { pg_sys::XLogFlush(self.end.0) };
         }
-        // Commits that wait for the disk are in what was flushed when they were visible.
+        // Synchronous commits were flushed before they became visible.
         are_standbys_required().then(|| self.flushed.max(self.end))
     }
 }
 
-/// Whether commits have to be on standbys.
+/// Whether commits must be on standbys.
 #[must_use]
 pub fn are_standbys_required() -> bool {
     // SAFETY: settings of this process; a string setting is a C string or null.
@@ -90,7 +90,7 @@ pub fn are_standbys_required() -> bool {
     }
 }
 
-/// Whether the standbys that are required have the log on disk up to there.
+/// Whether all required standbys have the log on disk up to this place.
 #[must_use]
 pub fn is_on_standbys(place: Place) -> bool {
     !are_standbys_required() || Place(compat::flushed_by_standbys()) >= place

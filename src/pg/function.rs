@@ -1,4 +1,4 @@
-//! SQL functions in general: how they are exported and read their arguments, and the random values that they give.
+//! SQL functions: their export, their arguments, and the random values that they return.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -10,14 +10,13 @@ use super::varlena;
 /// Exports `$inner`, a function of [`Arguments`], to SQL under the C name `$symbol`; `$finfo` is that name
 /// after `pg_finfo_`.
 ///
-/// The SQL declarations stand in `sql/`, where a reader sees them beside their comments and grants; so
-/// these functions are not declared by pgrx.
+/// pgrx does not declare these functions: the SQL declarations are in `sql/`, beside their comments and grants.
 macro_rules! sql_function {
     ($symbol:ident, $finfo:ident, $inner:path) => {
         #[doc = concat!("The call convention of `", stringify!($symbol), "` in `sql/`.")]
         ///
         /// # Safety
-        /// Called by Postgres' function manager alone.
+        /// Only Postgres' function manager may call it.
         #[pgrx::pg_guard]
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $symbol(
@@ -37,10 +36,10 @@ macro_rules! sql_function {
 }
 pub(crate) use sql_function;
 
-/// Calls `inner`, and gives its value, or NULL, to Postgres.
+/// Calls `inner`, and returns its value, or NULL, to Postgres.
 ///
 /// # Safety
-/// `fcinfo` is a call of a function whose declared argument types `inner` reads.
+/// `fcinfo` is a call of a function whose declared argument types are those that `inner` reads.
 pub unsafe fn call(
     fcinfo: pg_sys::FunctionCallInfo,
     inner: fn(&Arguments) -> Option<pg_sys::Datum>,
@@ -97,7 +96,7 @@ impl Arguments {
     /// The text of a `json` argument.
     #[must_use]
     pub fn json(&self, at: usize) -> Option<&str> {
-        // SAFETY: the argument is declared json; what is unpacked lives as long as the call.
+        // SAFETY: the argument is declared json; a detoasted copy lives as long as the call.
         self.datum(at).map(|value| unsafe { varlena::text(value) })
     }
 
@@ -107,7 +106,7 @@ impl Arguments {
         self.get(at)
     }
 
-    /// How many there are.
+    /// The number of arguments.
     #[must_use]
     pub fn count(&self) -> usize {
         // SAFETY: the call is alive.
@@ -115,25 +114,25 @@ impl Arguments {
     }
 
     fn get<T: FromDatum>(&self, at: usize) -> Option<T> {
-        // SAFETY: the argument's declared type is T's; what it borrows lives as long as the call.
+        // SAFETY: the argument's declared type is T's; a borrowed value lives as long as the call.
         self.datum(at).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
-    /// The call itself, for what it tells about its context.
+    /// The call itself, which knows its context.
     #[must_use]
     pub fn call(&self) -> pg_sys::FunctionCallInfo {
         self.0
     }
 }
 
-/// Random bytes of a UUID.
+/// The number of random bytes in a UUID.
 const RANDOM: usize = 10;
 
-/// UUIDs for which random bytes are fetched at once: to ask for a few costs nearly as much.
+/// How many UUIDs one request of random bytes serves: a request for fewer costs nearly as much.
 const AHEAD: usize = 32;
 
-/// Random bytes fetched ahead, and how many of them are used. Each backend has its own: the postmaster, from which it is
-/// forked, makes no UUID.
+/// Random bytes fetched ahead, and how many of them are used. Each backend has its own: it is forked from the postmaster,
+/// which creates no UUID.
 struct Pool {
     bytes: [u8; AHEAD * RANDOM],
     used: usize,
@@ -143,7 +142,7 @@ thread_local! {
     static POOL: RefCell<Pool> = const { RefCell::new(Pool { bytes: [0; AHEAD * RANDOM], used: AHEAD * RANDOM }) };
 }
 
-/// Random bytes from Postgres' own source, none of them given twice.
+/// Random bytes from Postgres' own source. None is returned twice.
 fn random_bytes() -> [u8; RANDOM] {
     POOL.with_borrow_mut(|pool| {
         if pool.used == pool.bytes.len() {
@@ -171,7 +170,7 @@ pub fn new_uuid() -> pgrx::Uuid {
 /// A random number from 0 to 1.
 pub fn random() -> f64 {
     let mut bytes = [0_u8; 4];
-    // SAFETY: writes as many bytes as the array has. Should the source fail, the number is 0, which is
+    // SAFETY: writes as many bytes as the array has. If the source fails, the number is 0, which is
     // as good as any for spreading retries.
     unsafe { pg_sys::pg_strong_random(bytes.as_mut_ptr().cast(), bytes.len()) };
     f64::from(u32::from_ne_bytes(bytes)) / f64::from(u32::MAX)

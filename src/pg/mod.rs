@@ -1,4 +1,4 @@
-//! A library over Postgres. It names no capability, and runs in any process.
+//! A library over Postgres, for any process. It names no capability.
 
 use pgrx::prelude::*;
 
@@ -22,7 +22,7 @@ pub mod wait_set;
 pub mod watch;
 
 /// Raises an error unless the library is being preloaded: its workers and its shared memory exist only
-/// where the postmaster has loaded it.
+/// if the postmaster has loaded it.
 pub fn require_preloading() {
     // SAFETY: a plain flag that the postmaster sets while it loads shared_preload_libraries.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
@@ -38,7 +38,7 @@ pub fn require_preloading() {
     .raise()
 }
 
-/// Whether pg_upgrade has started this server, for its own work.
+/// Whether pg_upgrade has started this server.
 #[must_use]
 pub fn is_binary_upgrade() -> bool {
     // SAFETY: a plain flag, set by the postmaster before it loads libraries.

@@ -7,7 +7,7 @@ pub const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 /// The lock of a writer of rows.
 pub const WRITE: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
 
-/// No lock at all: for a look at what the catalog says of it.
+/// No lock at all, for reading its catalog entry.
 pub const UNLOCKED: pg_sys::LOCKMODE = pg_sys::NoLock as pg_sys::LOCKMODE;
 
 /// An open relation. When an ERROR unwinds, the end of the transaction closes it, and nothing is done here.
@@ -28,7 +28,7 @@ impl OpenRelation {
         self.0
     }
 
-    /// What Postgres knows of it.
+    /// Its relcache entry.
     #[must_use]
     pub fn data(&self) -> &pg_sys::RelationData {
         // SAFETY: the relation is open.

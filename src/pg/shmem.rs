@@ -1,5 +1,5 @@
-//! Shared memory: arrays whose length a setting decides, and values for pgrx's own types. Runs in: the postmaster sets
-//! them up, any process uses them.
+//! Shared memory: arrays whose length a setting determines, and values for pgrx's own types. The postmaster sets them up,
+//! and any process uses them.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
@@ -9,12 +9,13 @@ use pgrx::{AssertPGRXSharedMemory, PgSharedMemoryInitialization};
 
 /// A value for shared memory.
 pub fn shareable<T>(value: T) -> AssertPGRXSharedMemory<T> {
-    // SAFETY: this extension shares atomics, numbers, bytes, and in latches and condition variables pointers into the
-    // main shared memory: nothing that belongs to one process.
+    // SAFETY: this extension shares atomics, numbers and bytes, and latches and condition variables with pointers into the
+    // main shared memory. Nothing of these belongs to one process.
     unsafe { AssertPGRXSharedMemory::new(value) }
 }
 
-/// An array of defaults, as long as `length` says when the server starts. To be set up by `pg_shmem_init!(… = ())`.
+/// An array of default values, whose length `length` determines when the server starts. Set it up by
+/// `pg_shmem_init!(… = ())`.
 pub struct SharedArray<T> {
     name: &'static CStr,
     length: fn() -> usize,
@@ -41,7 +42,7 @@ impl<T: Sync + 'static> SharedArray<T> {
         if length == 0 {
             return &[];
         }
-        // SAFETY: so many elements were written there, in memory that stays mapped as long as the process lives; they
+        // SAFETY: this many elements were written there, in memory that stays mapped as long as the process lives. They
         // are only changed through shared references.
         unsafe { std::slice::from_raw_parts(self.first.load(Ordering::Acquire), length) }
     }
@@ -58,8 +59,8 @@ impl<T: Default + Sync + 'static> PgSharedMemoryInitialization for SharedArray<T
     unsafe fn on_shmem_startup(&'static self, (): ()) {
         let mut found = false;
         let length = (self.length)();
-        // SAFETY: in the postmaster, before any other process exists. What Postgres allocates is aligned for any type
-        // and has room for so many elements.
+        // SAFETY: in the postmaster, before any other process exists. The allocation is aligned for any type and has room
+        // for this many elements.
         unsafe {
             let first = pg_sys::ShmemInitStruct(self.name.as_ptr(), self.bytes(), &mut found).cast::<T>();
             if !found {

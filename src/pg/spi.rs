@@ -1,6 +1,6 @@
-//! Prepared statements, executed without detours.
+//! Prepared statements, executed through SPI.
 //!
-//! Each statement is parsed and planned once per process. Errors are Postgres' own and unwind.
+//! A process parses and plans each statement once. Errors are Postgres' own, and unwind.
 
 use std::ffi::{CStr, c_char, c_int, c_long};
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -26,12 +26,12 @@ pub enum Access {
 }
 
 impl Statement {
-    /// A statement that names every object in full, with the types of `$1`, `$2`, …
+    /// A statement with the types of `$1`, `$2`, … It must qualify every name with its schema.
     pub const fn new(text: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
         Self { text, types, plan: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
-    /// Executes it, within [`connected`], and gives its rows; `limit` 0 means all.
+    /// Executes the statement and returns its rows, within [`connected`]. A `limit` of 0 means all.
     pub fn execute(&self, arguments: &[Option<pg_sys::Datum>], access: Access, limit: usize) -> Rows {
         debug_assert_eq!(arguments.len(), self.types.len());
         let plan = self.plan();
@@ -39,7 +39,7 @@ impl Statement {
             arguments.iter().map(|argument| argument.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
         let nulls: Vec<c_char> =
             arguments.iter().map(|argument| if argument.is_some() { b' ' } else { b'n' } as c_char).collect();
-        // SAFETY: the plan was kept; values and nulls have one entry per parameter and outlive the call.
+        // SAFETY: the plan is saved; values and nulls have one entry per parameter and outlive the call.
         unsafe {
             let code = pg_sys::SPI_execute_plan(
                 plan,
@@ -61,8 +61,8 @@ impl Statement {
         if !kept.is_null() {
             return kept;
         }
-        // SAFETY: the text is a C string and types has the length given; a kept plan lives as long as the
-        // process, and Postgres makes it anew when what it refers to changes.
+        // SAFETY: the text is a C string, and the array has this length. A saved plan lives as long as the process, and
+        // Postgres replans it after changes of the objects that it refers to.
         unsafe {
             let plan = pg_sys::SPI_prepare(
                 self.text.as_ptr(),
@@ -78,9 +78,9 @@ impl Statement {
     }
 }
 
-/// Runs `work` with a connection to SPI. What it allocates from Postgres is freed at the end.
+/// Runs `work` with a connection to SPI, which frees Postgres' memory that `work` allocates.
 pub fn connected<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: connect and finish are paired; an ERROR between them is cleaned up by the transaction's end.
+    // SAFETY: connect and finish are paired; the end of the transaction cleans up after an ERROR between them.
     unsafe {
         if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as c_int {
             error!("could not connect to SPI");
@@ -98,7 +98,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// How many rows were returned, or changed by a statement that returns none.
+    /// The number of rows returned, or changed by a statement without RETURNING.
     #[must_use]
     pub fn len(&self) -> usize {
         self.count
@@ -124,7 +124,7 @@ impl Rows {
     }
 }
 
-/// One row, valid as long as its [`Rows`], or the trigger that it came from.
+/// One row, valid as long as its [`Rows`] or the trigger call that it comes from.
 #[derive(Clone, Copy)]
 pub struct Row {
     tuple: pg_sys::HeapTuple,
@@ -145,7 +145,7 @@ impl Row {
         self.get(self.number(name))
     }
 
-    /// The bytes of the column with this name, of type text, bytea or json, without unpacking it.
+    /// The number of bytes of the column with this name, of type text, bytea or json. The value is not detoasted.
     #[must_use]
     pub fn length(&self, name: &CStr) -> Option<usize> {
         let value = self.datum(self.number(name))?;
@@ -153,7 +153,7 @@ impl Row {
         Some(unsafe { varlena::length(value) })
     }
 
-    /// The text of the column with this name, of type text, json or jsonb. It lives as long as the row, and as the memory
+    /// The text of the column with this name, of type text, json or jsonb. It lives as long as the row and the memory
     /// context.
     #[must_use]
     pub fn text(&self, name: &CStr) -> Option<&str> {
@@ -203,10 +203,10 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    /// The whole row as one value, which outlives the connection: what a function with several results returns.
+    /// The whole row as one composite value, which outlives the connection, for functions with several results.
     #[must_use]
     pub fn into_composite(self) -> Option<pg_sys::Datum> {
-        // SAFETY: tuple and descriptor belong together; the copy is made in the context of who has connected.
+        // SAFETY: tuple and descriptor belong together; the copy is made in the memory context outside of SPI.
         let tuple = unsafe { pg_sys::SPI_returntuple(self.tuple, self.descriptor) };
         (!tuple.is_null()).then(|| pg_sys::Datum::from(tuple))
     }

@@ -1,6 +1,6 @@
-//! The user on whose behalf a session acts: for a while it can act as the owner of a table.
+//! The user on whose behalf a session acts. For a while it can act as the owner of a table.
 //!
-//! `SECURITY DEFINER` would do the same, but a function with it cannot tell who has called it.
+//! `SECURITY DEFINER` would do the same, but such a function cannot tell its caller.
 
 use std::ffi::c_int;
 
@@ -14,19 +14,19 @@ use super::relation::{self, OpenRelation};
 pub struct Owner(pg_sys::Oid);
 
 impl Owner {
-    /// That of one of the extension's tables; an ERROR if there is none.
+    /// The owner of one of the extension's tables; an ERROR if the table does not exist.
     #[must_use]
     pub fn of(table: Member) -> Self {
         Self::of_table(table.existing())
     }
 
-    /// That of a table; an ERROR if there is none.
+    /// The owner of a table; an ERROR if the table does not exist.
     #[must_use]
     pub fn of_table(table: pg_sys::Oid) -> Self {
         Self::of_open(&OpenRelation::open(table, relation::UNLOCKED))
     }
 
-    /// That of an open relation.
+    /// The owner of an open relation.
     #[must_use]
     pub fn of_open(relation: &OpenRelation) -> Self {
         Self(relation.class().relowner)
@@ -40,18 +40,18 @@ impl Owner {
     }
 }
 
-/// While it lives, this session acts as the owner. What stands on the table as a trigger, default or check is the owner's code,
-/// and runs now.
+/// While it lives, this session acts as the owner. The table's triggers, defaults and checks are the owner's code, and run
+/// with the owner's rights.
 pub struct UserContext {
     user: pg_sys::Oid,
     context: i32,
-    /// Settings that are changed from this level on go back at the end.
+    /// Settings that are changed from this level on are reset at the end.
     level: Option<c_int>,
 }
 
 impl UserContext {
-    /// Begins to act as `owner`, in an application's session. If the owner has fewer rights than the current user, then
-    /// confined: what was left to be run at the commit would be run with the rights of that user.
+    /// Begins to act as `owner`, in an application's session. It is confined if the owner has fewer rights than the current
+    /// user: code deferred to the commit would run with the rights of that user.
     #[must_use]
     pub fn switch_to(owner: Owner) -> Self {
         let (user, context) = current();
@@ -60,9 +60,9 @@ impl UserContext {
         Self::switch(user, context, owner, has_fewer_rights)
     }
 
-    /// Begins to act as `owner` in a way from which there is no way back, as `VACUUM` and `REFRESH MATERIALIZED VIEW` do:
-    /// nothing that runs meanwhile can leave a cursor, a temporary table, a prepared statement, a changed setting
-    /// or a deferred trigger behind, or become somebody else.
+    /// Begins to act as `owner`, confined as in `VACUUM` and `REFRESH MATERIALIZED VIEW`: the owner's code cannot leave a
+    /// cursor, a temporary table, a prepared statement, a changed setting or a deferred trigger behind, and cannot become
+    /// another user.
     #[must_use]
     pub fn confined_to(owner: Owner) -> Self {
         let (user, context) = current();
@@ -74,8 +74,8 @@ impl UserContext {
         if confine {
             new |= pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
         }
-        // SAFETY: as a call of a SECURITY DEFINER function does it; `drop` takes it back, and an ERROR's end of the
-        // (sub)transaction would do it, too.
+        // SAFETY: as in a call of a SECURITY DEFINER function. `drop` restores the context; after an ERROR, the end of the
+        // (sub)transaction restores it, too.
         let level = unsafe {
             pg_sys::SetUserIdAndSecContext(owner.0, new);
             confine.then(|| pg_sys::NewGUCNestLevel())
@@ -86,7 +86,7 @@ impl UserContext {
 
 impl Drop for UserContext {
     fn drop(&mut self) {
-        // SAFETY: what was in force before. When an ERROR unwinds, the end of the (sub)transaction sets the settings back.
+        // SAFETY: restores the context of before. When an ERROR unwinds, the end of the (sub)transaction resets the settings.
         unsafe {
             if let Some(level) = self.level.filter(|_| !std::thread::panicking()) {
                 pg_sys::AtEOXact_GUC(false, level);
@@ -96,7 +96,7 @@ impl Drop for UserContext {
     }
 }
 
-/// Whose rights this session has at present, and in which way.
+/// The user whose rights this session has at present, and the security context.
 fn current() -> (pg_sys::Oid, i32) {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads two variables.
@@ -104,8 +104,8 @@ fn current() -> (pg_sys::Oid, i32) {
     (user, context)
 }
 
-/// Acts as `owner`, confined, for the rest of the SECURITY DEFINER function that called this one. The function's end takes
-/// it back, with the settings. An ERROR outside of such a function.
+/// Acts as `owner`, confined, for the rest of the SECURITY DEFINER function that called this one. The end of that function
+/// restores the context and the settings. An ERROR outside of such a function.
 pub fn confine_caller_to(owner: Owner) {
     let (user, context) = current();
     if context & pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 == 0 {

@@ -7,11 +7,11 @@ use pgrx::prelude::*;
 pub struct UserError {
     /// SQLSTATE.
     pub code: PgSqlErrorCode,
-    /// What is wrong, in one sentence without a full stop.
+    /// The primary message: lower-case, without a full stop.
     pub message: String,
-    /// What exactly was found.
+    /// The detail, in sentences.
     pub detail: String,
-    /// What to do.
+    /// The hint, in sentences: what to do.
     pub hint: String,
 }
 
@@ -31,7 +31,7 @@ impl UserError {
         unreachable!("an ERROR does not return")
     }
 
-    /// Says it to the server's log, at a level that does not end anything.
+    /// Writes it to the server's log, at a level below ERROR.
     pub fn log(self, level: PgLogLevel) {
         ErrorReport::new(self.code, format!("event_outbox: {}", self.message), "event_outbox")
             .set_detail(self.detail)

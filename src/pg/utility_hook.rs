@@ -7,32 +7,32 @@ use pgrx::prelude::*;
 
 use super::compat;
 
-/// The observers that there can be, at most.
+/// The greatest number of observers.
 const MAX_OBSERVERS: usize = 4;
 
 /// Sees commands before they run, and after they have succeeded.
 pub trait Observer: Sync {
-    /// Whether it wants to see commands of this kind. Cannot fail.
+    /// Whether it observes commands of this kind. It must not fail.
     fn observes(&self, tag: pg_sys::NodeTag) -> bool;
 
-    /// Called before a command; gives what is to be called after it. An ERROR refuses the command.
+    /// Called before a command. Returns the call to make after it, if any. An ERROR refuses the command.
     ///
     /// # Safety
-    /// `statement` is the utility statement of a parse tree, of a kind that is observed; in a transaction.
+    /// `statement` is the utility statement of a parse tree, of a kind that is observed. The session is in a transaction.
     unsafe fn before(&self, statement: *mut pg_sys::Node) -> Option<After>;
 }
 
-/// What is called after a command has succeeded. Not after one that has failed: what is to be undone then hangs on the
-/// end of the transaction. Plain data, since an ERROR of the command jumps over the frame that keeps it.
+/// A call after a command has succeeded. It is not made after a failure: an observer undoes things at the end of the
+/// transaction then. It is plain data, because an ERROR of the command jumps over the frame that holds it.
 #[derive(Clone, Copy)]
 pub struct After {
-    /// What is called.
+    /// The function to call.
     pub call: fn(pg_sys::Oid),
-    /// What it is told: the object of the command.
+    /// Its argument: the object of the command.
     pub object: pg_sys::Oid,
 }
 
-/// What is to be called after one command, by observer.
+/// The calls to make after one command, by observer.
 type Calls = [Option<After>; MAX_OBSERVERS];
 
 type Utility = unsafe extern "C-unwind" fn(
@@ -53,7 +53,7 @@ struct Hook {
 
 static HOOK: OnceCell<Hook> = OnceCell::new();
 
-/// Puts the hook in front of those already there; once, in the postmaster.
+/// Puts the hook in front of the existing ones. Call it once, in the postmaster.
 pub fn init(observers: &'static [&'static dyn Observer]) {
     assert!(observers.len() <= MAX_OBSERVERS, "each observer needs a place");
     // SAFETY: runs in the postmaster, once, before any backend exists.
@@ -66,9 +66,9 @@ pub fn init(observers: &'static [&'static dyn Observer]) {
 
 /// Sees every utility command of every session; hardly any concerns an observer.
 ///
-/// An ERROR of the command is not ours: it passes this frame as it came, by C's own jump. So nothing here, around the
-/// call, catches it or has a destructor; to catch it and raise it again would lose its context, its position, and the
-/// names of its table, column and constraint.
+/// An ERROR of the command is not ours: it passes this frame unchanged, by C's own jump. So nothing around the call catches
+/// it or has a destructor. To catch it and raise it again would lose its context, its position, and the names of its table,
+/// column and constraint.
 #[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -80,7 +80,7 @@ unsafe extern "C-unwind" fn process_utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: Postgres passes a planned statement that holds a utility statement. The arguments are passed on as they came.
+    // SAFETY: Postgres passes a planned statement that holds a utility statement. The arguments are passed on unchanged.
     unsafe {
         let node = (*statement).utilityStmt;
         let calls = if is_observed((*node).type_) { before(node) } else { [None; MAX_OBSERVERS] };
@@ -101,7 +101,7 @@ fn is_observed(tag: pg_sys::NodeTag) -> bool {
     observers().iter().any(|observer| observer.observes(tag))
 }
 
-/// Before a command that is observed.
+/// Runs the observers before an observed command.
 ///
 /// # Safety
 /// `node` is a parse tree's utility statement.
@@ -120,7 +120,7 @@ unsafe extern "C-unwind" fn before(node: *mut pg_sys::Node) -> Calls {
     calls
 }
 
-/// After it has succeeded.
+/// Makes the calls after the command has succeeded.
 #[pg_guard]
 #[allow(improper_ctypes_definitions, reason = "called from here alone")]
 unsafe extern "C-unwind" fn after(calls: Calls) {

@@ -1,17 +1,18 @@
-//! Values of variable length, as Postgres stores them: weighed before they are unpacked, and made where they stay.
+//! Values of variable length, as Postgres stores them: their size is read before they are detoasted, and they are built in
+//! Postgres' memory.
 //!
-//! How large they are is for users to choose, up to a gigabyte. Postgres raises an ERROR where there is no memory for
-//! one; memory of Rust's would end the process, and with it the server. So none of them is copied into it.
+//! Users choose the size, up to a gigabyte. Postgres raises an ERROR if there is no memory for a value. A failed allocation
+//! in Rust would abort the process, and with it the server. So no value is copied into Rust's memory.
 
 use event_outbox_policy::event::json;
 use pgrx::prelude::*;
 
 use super::user_error::UserError;
 
-/// The bytes of a value of type text, bytea, json, jsonb or the like, without unpacking it.
+/// The number of bytes of a value of type text, bytea, json, jsonb or the like. The value is not detoasted.
 ///
 /// # Safety
-/// The value is of such a type, and alive.
+/// The value has such a type and is alive.
 #[must_use]
 pub unsafe fn length(value: pg_sys::Datum) -> usize {
     let stored = value.cast_mut_ptr::<pg_sys::varlena>();
@@ -24,7 +25,7 @@ pub unsafe fn length(value: pg_sys::Datum) -> usize {
     }
 }
 
-/// Whether it is stored compressed, or elsewhere.
+/// Whether the value is stored compressed or out of line.
 ///
 /// # Safety
 /// The value is alive.
@@ -34,11 +35,11 @@ pub unsafe fn is_packed(stored: *const pg_sys::varlena) -> bool {
     unsafe { pgrx::varlena::varatt_is_1b_e(stored) || pgrx::varlena::varatt_is_4b_c(stored) }
 }
 
-/// The text of a value of type text or json, unpacked if need be.
+/// The text of a value of type text or json, detoasted if necessary.
 ///
 /// # Safety
-/// The value is of such a type, in UTF-8 as all databases with the extension are, and alive, as is the memory context,
-/// as long as the text is used.
+/// The value has such a type and is UTF-8, like every database with the extension. The value and the memory context live as
+/// long as the text is used.
 #[must_use]
 pub unsafe fn text<'a>(value: pg_sys::Datum) -> &'a str {
     // SAFETY: as promised by the caller.
@@ -56,10 +57,10 @@ pub unsafe fn text<'a>(value: pg_sys::Datum) -> &'a str {
     text
 }
 
-/// A new value of so many bytes, which `fill` writes. An ERROR if there can be none of that size.
+/// Creates a value of `length` bytes, which `fill` writes. An ERROR if that is too large.
 pub fn filled(bytes: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
     let size = bytes.saturating_add(pg_sys::VARHDRSZ);
-    // SAFETY: what is allocated has the size asked for, or there is an ERROR; all of it is written.
+    // SAFETY: the allocation has the requested size, or raises an ERROR; all bytes are written.
     unsafe {
         let value = pg_sys::palloc0(size).cast::<pg_sys::varlena>();
         pgrx::set_varsize_4b(value, size as i32);
@@ -71,12 +72,12 @@ pub fn filled(bytes: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
 /// A jsonb value as compact JSON text, of the type text, json or bytea.
 ///
 /// # Safety
-/// The value is a jsonb, and alive.
+/// The value is a jsonb and is alive.
 #[must_use]
 pub unsafe fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
     const HEADER: [u8; pg_sys::VARHDRSZ] = [0; pg_sys::VARHDRSZ];
-    // SAFETY: as promised by the caller. The string that the text is written behind the header of is ours, and is a value
-    // by itself when the header says how long it is.
+    // SAFETY: as promised by the caller. The buffer belongs to this function; the text follows a header, so that the buffer
+    // is a value once the header has its length.
     unsafe {
         let jsonb = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
         let expected = pgrx::varsize_any(jsonb.cast()) as i32;
@@ -90,17 +91,17 @@ pub unsafe fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
     }
 }
 
-/// An ERROR unless there is memory for so many bytes, beyond what is in use.
+/// Raises an ERROR unless this many further bytes of memory can be allocated.
 pub fn require_memory(bytes: usize) {
     let mut room = Vec::<u8>::new();
     if room.try_reserve_exact(bytes).is_err() {
         out_of_memory(bytes);
     }
-    // Lest the compiler find that nobody needs it.
+    // Keeps the compiler from removing the unused allocation.
     std::hint::black_box(&room);
 }
 
-/// The ERROR that says so.
+/// Raises the ERROR that this many bytes cannot be allocated.
 pub fn out_of_memory(bytes: usize) -> ! {
     UserError {
         code: PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,

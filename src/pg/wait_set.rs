@@ -1,5 +1,5 @@
-//! The one place where a worker's main thread sleeps: until its latch is set, a descriptor becomes readable, time is up, or
-//! the server dies.
+//! The one sleep of a worker's main thread: until its latch is set, a descriptor becomes readable, the timeout is over, or
+//! the postmaster dies.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;
@@ -9,15 +9,15 @@ use pgrx::prelude::*;
 
 use super::compat;
 
-/// What the main thread waits for.
+/// The events that the main thread waits for.
 pub struct Sleep {
     set: *mut pg_sys::WaitEventSet,
     name: u32,
 }
 
 impl Sleep {
-    /// Waits on this process' latch, the postmaster's death, and `wakeup` becoming readable; shown as `name` in
-    /// `pg_stat_activity`, where the server can.
+    /// Waits for this process's latch, the postmaster's death, and `wakeup` to become readable. `pg_stat_activity` shows the
+    /// wait as `name` from version 17 on.
     #[must_use]
     pub fn new(name: &CStr, wakeup: Option<RawFd>) -> Self {
         // SAFETY: room for as many events as are added; the set lives as long as the process.
@@ -45,11 +45,11 @@ impl Sleep {
         }
     }
 
-    /// Sleeps, at most `timeout`; without one, until something happens. The latch is reset on return,
-    /// so that whatever set it must be looked for afterwards.
+    /// Sleeps for at most `timeout`, or without limit. It resets the latch before it returns, so the caller must look for
+    /// work afterwards.
     pub fn wait(&self, timeout: Option<Duration>) {
         let millis = timeout.map_or(-1, |time| {
-            // Rounded up: waking a little early would mean to sleep again for nothing.
+            // Rounded up: after an early end the caller would only sleep again.
             i64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i64::MAX)
         });
         let mut event = pg_sys::WaitEvent::default();

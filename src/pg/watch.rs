@@ -33,8 +33,8 @@ impl Watch {
         self.table.store(table.to_u32(), Ordering::Relaxed);
     }
 
-    /// How many changes this process has heard of. What was read before a higher number is to be read again. Ask before
-    /// reading, so that a change that arrives meanwhile counts.
+    /// How many changes this process has received. Data read at a lower number must be read again. Ask before reading, so
+    /// that a change that arrives meanwhile counts.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
