@@ -1,4 +1,5 @@
-//! What sessions and triggers apply to events: their size, their attempts, and where dead ones are copied to.
+//! Owns the settings that sessions and triggers apply to events: the size, the attempts, and the topic for
+//! copies of dead events.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
@@ -10,13 +11,13 @@ use pgrx::{GucFlags, GucRegistry, GucSetting};
 
 use super::{CONTEXT, Guc, millis, size};
 
-// Just below Kafka's own default limit of a record batch (1048588), so that what is accepted can be sent.
+// Just below Kafka's default limit for a record batch (1048588), so that every accepted event can be sent.
 static MAX_EVENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
-// Enough for a mistake that is fixed within minutes, few enough that nobody waits long behind it.
+// Enough to outlast a mistake that is fixed within minutes, and few enough that nobody waits long behind it.
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
 static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
-// Longer than a deployment takes that creates topics and grants rights a moment too late, short enough that a misspelt
-// name is noticed while its author is still there.
+// Long enough for a deployment that creates topics and grants rights a moment too late. Short enough that a
+// misspelt name is noticed while its author is still there.
 static GRACE_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
@@ -70,7 +71,7 @@ pub(super) fn init() {
     .integer(&RETRY_BACKOFF_MAX, 1..=DAY_MILLIS, GucFlags::UNIT_MS);
 }
 
-/// Check hook: empty, or a name that Kafka accepts.
+/// Check hook: the value is empty or a name that Kafka accepts.
 unsafe extern "C-unwind" fn check_topic(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
@@ -81,22 +82,22 @@ unsafe extern "C-unwind" fn check_topic(
     name.is_empty() || std::str::from_utf8(name).is_ok_and(topic::is_valid)
 }
 
-/// The size of an event, at most, in bytes.
+/// The maximum size of an event, in bytes.
 pub fn max_event_bytes() -> usize {
     size(&MAX_EVENT_BYTES)
 }
 
-/// Refusals after which an event is dead.
+/// The number of refusals after which an event is dead.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
 }
 
-/// Least time for which an event is tried if others can remove the cause of its refusal.
+/// The minimum time for which an event is retried if others can remove the cause of its refusal.
 pub fn grace_period() -> Duration {
     millis(&GRACE_PERIOD)
 }
 
-/// The first delay after a refusal, and the longest.
+/// The first and the longest delay after a refusal.
 pub fn retry_backoff() -> (Duration, Duration) {
     (millis(&RETRY_BACKOFF), millis(&RETRY_BACKOFF_MAX))
 }

@@ -1,4 +1,4 @@
-//! The connection to Kafka.
+//! Owns the settings for the connection to Kafka.
 
 use std::ffi::CString;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use pgrx::{GucFlags, GucRegistry, GucSetting};
 
 use super::{CONTEXT, Guc, secret, text};
 
-// Kafka's own quick start, so that the first try works without configuration.
+// The address in Kafka's quick start, so that a first try works without configuration.
 static BOOTSTRAP_SERVERS: GucSetting<Option<CString>> =
     GucSetting::<Option<CString>>::new(Some(c"localhost:9092"));
 static KAFKA_PROPERTIES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static KAFKA_PROPERTIES_FILE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
-// Off: a misspelt name is to be refused, not to become a topic with whatever the brokers' defaults are.
+// Off, so that a misspelt name is refused and does not become a topic with the brokers' defaults.
 static AUTO_CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 pub(super) fn init() {
@@ -22,7 +22,7 @@ pub(super) fn init() {
         c"A list of host:port, separated by commas.",
     )
     .text(&BOOTSTRAP_SERVERS);
-    // SAFETY: the hooks have the signatures and keep the rules of GUC hooks; see each.
+    // SAFETY: the hooks have the signatures of GUC hooks and follow their rules; see each.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             c"event_outbox.kafka_properties",
@@ -55,12 +55,12 @@ pub(super) fn init() {
     .boolean(&AUTO_CREATE_TOPICS);
 }
 
-/// Brokers to start from, `host:port,…`.
+/// The bootstrap servers, `host:port,…`.
 pub(super) fn bootstrap_servers() -> String {
     text(&BOOTSTRAP_SERVERS)
 }
 
-/// A file of librdkafka properties.
+/// The file of librdkafka properties, if one is set.
 pub(super) fn properties_file() -> Option<PathBuf> {
     Some(text(&KAFKA_PROPERTIES_FILE)).filter(|path| !path.is_empty()).map(Into::into)
 }

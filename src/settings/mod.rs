@@ -1,7 +1,7 @@
-//! The settings (GUCs), by who reads them: [`kafka`] is the connection, [`relay`] what a relay works with, [`events`] what
-//! sessions and triggers apply to events, [`workers`] how many workers there can be.
+//! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a relay,
+//! [`events`] what sessions and triggers do with events, and [`workers`] limits the number of workers.
 //!
-//! Runs in: the postmaster, which defines them; then in any process.
+//! Runs in: the postmaster, which defines them; any process reads them.
 
 use std::ffi::{CStr, CString};
 use std::ops::RangeInclusive;
@@ -16,10 +16,11 @@ pub mod relay;
 pub mod secret;
 pub mod workers;
 
-/// What the names of all settings begin with.
+/// The prefix of all settings' names.
 pub const PREFIX: &str = "event_outbox.";
 
-/// Who may set them: they decide where a database's events go. With `ALTER DATABASE … SET` for one database.
+/// Only superusers, and roles that were granted the right, may set them, since they decide where a database's
+/// events go. `ALTER DATABASE … SET` sets them for one database.
 const CONTEXT: GucContext = GucContext::Suset;
 
 /// Defines all settings.

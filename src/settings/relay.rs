@@ -1,4 +1,6 @@
-//! What a relay works with, and the snapshot of it that it reads before each pass.
+//! Owns the settings that a relay works with, and the snapshot of them that it takes before each pass.
+//!
+//! Runs in: the postmaster, which defines them; the relay's main thread takes the snapshot.
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
@@ -41,13 +43,13 @@ enum OrderingSetting {
     None,
 }
 
-// On: whoever creates the extension wants its events published.
+// On, since a user who creates the extension wants its events published.
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
-// Enough to keep five requests of full batches under way to each of several brokers.
+// Enough to keep five requests with full batches in flight to each of several brokers.
 static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(50_000);
 // Half of it is for events in flight; a batch takes the other half while it is read and settled.
 static RELAY_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64);
-// A read and a settlement of some ten milliseconds each: long enough to be cheap per event, short
+// Reading and settling a batch take some ten milliseconds each: long enough to be cheap per event, short
 // enough that interrupts are answered.
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static NOTIFY: GucSetting<NotifySetting> = GucSetting::<NotifySetting>::new(NotifySetting::Batch);
@@ -55,7 +57,7 @@ static ENVELOPE: GucSetting<EnvelopeSetting> =
     GucSetting::<EnvelopeSetting>::new(EnvelopeSetting::CloudEvents);
 static SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
-// A safety net for what bypasses triggers, not a polling interval.
+// A safety net for rows that bypass the triggers, not a polling interval.
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 
@@ -136,7 +138,7 @@ fn init_times() {
     .integer(&SHUTDOWN_TIMEOUT, 0..=600_000, GucFlags::UNIT_MS);
 }
 
-/// Check hook: short enough to be sent with every event.
+/// Check hook: the source is short enough to be sent with every event.
 unsafe extern "C-unwind" fn check_source(
     value: *mut *mut c_char,
     _extra: *mut *mut c_void,
@@ -146,7 +148,7 @@ unsafe extern "C-unwind" fn check_source(
     unsafe { CStr::from_ptr(*value) }.count_bytes() <= MAX_SOURCE_BYTES
 }
 
-/// What a relay goes by until it next looks.
+/// The settings that a relay works with until it reads them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {
     /// Whether to publish at all.
@@ -155,19 +157,19 @@ pub struct Settings {
     pub producer: ProducerConfig,
     /// How much may be in flight.
     pub limits: Limits,
-    /// Events per transaction, at most.
+    /// The maximum number of events per transaction.
     pub batch_size: usize,
-    /// How consumers are told.
+    /// How consumers in the database are notified.
     pub notify: Mode,
     /// Time between full sweeps.
     pub sweep_interval: Duration,
-    /// How long a stopping relay waits.
+    /// How long a stopping relay waits for acknowledgements.
     pub shutdown_timeout: Duration,
 }
 
 impl Settings {
-    /// The settings as they are now, in this process. `default_source` is sent as the events' source
-    /// where none is set.
+    /// Reads the current settings of this process. `default_source` is sent as the events' source if none is
+    /// set.
     #[must_use]
     pub fn read(default_source: &str) -> Self {
         let max_in_flight = size(&MAX_IN_FLIGHT);

@@ -1,4 +1,5 @@
-//! `event_outbox.kafka_properties`, which may hold passwords: neither shown nor logged.
+//! Owns the value of `event_outbox.kafka_properties`, which may hold passwords and is neither shown nor
+//! logged. Decides who may set `event_outbox.kafka_properties_file`.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
@@ -10,10 +11,10 @@ use crate::pg::compat;
 /// Shown in place of `event_outbox.kafka_properties`, which may hold passwords.
 const HIDDEN: &CStr = c"********";
 
-/// The most bytes of a value, which is copied where no error may be raised.
+/// The maximum size of a value, in bytes. The value is copied where no error may be raised.
 const MOST_BYTES: usize = 1 << 20;
 
-/// What is said to who would set `event_outbox.kafka_properties_file` and may not.
+/// The message and detail for a user who may not set `event_outbox.kafka_properties_file`.
 const FILE_IS_REFUSED: (&CStr, &CStr) = (
     c"permission denied to set parameter \"event_outbox.kafka_properties_file\"",
     c"Only superusers set it, whatever was granted: what the file holds can run programs as the server's user.",
@@ -21,11 +22,12 @@ const FILE_IS_REFUSED: (&CStr, &CStr) = (
 
 thread_local! {
     /// The real value of `event_outbox.kafka_properties`; the variable itself is always empty. So the server
-    /// finds no change to write into its log when it reloads, as it does with the values of all others.
+    /// finds no change to log when it reloads its configuration. It logs the new values of all other
+    /// settings.
     static ASIDE: RefCell<String> = const { RefCell::new(String::new()) };
 }
 
-/// The real value.
+/// The real value of `event_outbox.kafka_properties`.
 pub fn value() -> String {
     ASIDE.with_borrow(String::clone)
 }
@@ -33,14 +35,14 @@ pub fn value() -> String {
 /// Check hook: moves the value from the variable to the extra that Postgres keeps with it.
 ///
 /// # Safety
-/// Called by Postgres alone.
+/// Only Postgres may call it.
 pub unsafe extern "C-unwind" fn take_aside(
     value: *mut *mut c_char,
     extra: *mut *mut c_void,
     _source: pg_sys::GucSource::Type,
 ) -> bool {
-    // SAFETY: Postgres passes a copy of the new value, which a check hook may change, and takes over an
-    // extra that was allocated in its way.
+    // SAFETY: Postgres passes a copy of the new value, which a check hook may change. It takes ownership of
+    // the extra, which is allocated as it requires.
     unsafe {
         let text = CStr::from_ptr(*value).to_bytes_with_nul();
         if text.len() > MOST_BYTES {
@@ -57,37 +59,37 @@ pub unsafe extern "C-unwind" fn take_aside(
     }
 }
 
-/// Assign hook: takes over the value from the extra. May not fail.
+/// Assign hook: copies the value from the extra. It must not fail.
 ///
 /// # Safety
-/// Called by Postgres alone.
+/// Only Postgres may call it.
 pub unsafe extern "C-unwind" fn keep_aside(_value: *const c_char, extra: *mut c_void) {
-    // SAFETY: the extra is what `take_aside` made of this value, a C string.
+    // SAFETY: the extra is the C string that `take_aside` made of this value.
     let text = unsafe { CStr::from_ptr(extra.cast()) }.to_string_lossy().into_owned();
     ASIDE.set(text);
 }
 
-/// Check hook of `event_outbox.kafka_properties_file`: only superusers set it, whatever was granted. What stands in the
-/// file may run programs, and a user finds ways to have the server write a file.
+/// Check hook of `event_outbox.kafka_properties_file`: only superusers may set it, whatever was granted. The
+/// properties in the file can run programs, and a user can find ways to have the server write a file.
 ///
 /// # Safety
-/// Called by Postgres alone.
+/// Only Postgres may call it.
 pub unsafe extern "C-unwind" fn check_file(
     _value: *mut *mut c_char,
     _extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
     use pg_sys::GucSource::{PGC_S_FILE, PGC_S_SESSION, PGC_S_TEST};
-    // What somebody says now: what stands in the server's files, or was kept for the database, has been said before.
-    // ALTER SYSTEM names the file as its source, but runs in a transaction.
+    // Only a value that somebody sets now is checked. A value in the server's files, or one stored for the
+    // database, was set earlier. ALTER SYSTEM gives the file as the source, but runs in a transaction.
     let is_said = matches!(source, PGC_S_FILE | PGC_S_SESSION | PGC_S_TEST);
-    // SAFETY: plain globals of this process; within a transaction the catalogs can be read. A parallel worker takes
-    // over what its leader was allowed to say.
+    // SAFETY: these are plain globals of this process, and the catalogs can be read within a transaction. A
+    // parallel worker takes over the values that its leader was allowed to set.
     let is_refused = unsafe {
         is_said && pg_sys::IsTransactionState() && pg_sys::ParallelWorkerNumber < 0 && !pg_sys::superuser()
     };
     if is_refused {
-        // SAFETY: Postgres takes over the code and the texts, which are constants, when this returns.
+        // SAFETY: Postgres reads the code and the texts when this returns; the texts are constants.
         unsafe {
             pg_sys::GUC_check_errcode(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32);
             pg_sys::GUC_check_errmsg_string = FILE_IS_REFUSED.0.as_ptr().cast_mut();
@@ -97,10 +99,10 @@ pub unsafe extern "C-unwind" fn check_file(
     !is_refused
 }
 
-/// Show hook: whether there is a value, and no more.
+/// Show hook: shows only whether there is a value.
 ///
 /// # Safety
-/// Called by Postgres alone.
+/// Only Postgres may call it.
 pub unsafe extern "C-unwind" fn show_hidden() -> *const c_char {
     if ASIDE.with_borrow(String::is_empty) { c"".as_ptr() } else { HIDDEN.as_ptr() }
 }

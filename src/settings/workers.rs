@@ -1,4 +1,4 @@
-//! How many background workers the server makes room for.
+//! Owns the setting for how many background workers the server makes room for.
 
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
@@ -20,7 +20,7 @@ pub(super) fn init() {
     );
 }
 
-/// Workers of the server, at most. Does not change while the server runs.
+/// The maximum number of workers in the server. It does not change while the server runs.
 pub fn max_workers() -> usize {
     size(&MAX_WORKERS)
 }
