@@ -1,5 +1,7 @@
 //! Topics whose events Kafka refuses do not delay other topics.
 
+use std::time::Duration;
+
 use event_outbox_lab::Result;
 
 use crate::support::database::{TestDatabase, values};
@@ -69,6 +71,10 @@ fn hundreds_of_topics_that_are_refused_let_others_through() -> Result<()> {
     Ok(())
 }
 
+/// For a machine that runs other tests meanwhile: all these refusals are settled first, since their rows come first. Still
+/// long before refused events are retried, and before the periodic sweep.
+const AFTER_MANY_REFUSALS: Duration = Duration::from_secs(45);
+
 /// More missing topics than the relay keeps track of; refused events wait for a long time.
 #[test]
 fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
@@ -77,13 +83,13 @@ fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
     db.configure("event_outbox.retry_backoff", "1min")?;
     let (good, fresh) = (db.own_topic("good")?, db.own_topic("fresh")?);
     let sql = "INSERT INTO outbox.events (topic, payload)
-               SELECT $1 || n % 10000, 'x' FROM generate_series(1, 60000) AS n";
+               SELECT $1 || n % 10000, 'x' FROM generate_series(1, 30000) AS n";
     db.client.execute(sql, &[&format!("{}.none", db.database)])?;
     for number in 0..10 {
         emit(&mut db.client, &good, number)?;
     }
-    db.promptly(&good, 10)?;
+    db.arrived_within(AFTER_MANY_REFUSALS, &good, 10)?;
     emit(&mut db.client, &fresh, 1)?;
-    db.promptly(&fresh, 1)?;
+    db.arrived_within(AFTER_MANY_REFUSALS, &fresh, 1)?;
     Ok(())
 }

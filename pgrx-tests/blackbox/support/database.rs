@@ -115,8 +115,13 @@ impl TestDatabase {
 
     /// Waits until `count` records of the topic have arrived; long before the periodic sweep.
     pub fn promptly(&self, topic: &str, count: usize) -> Result<Vec<Record>> {
+        self.arrived_within(PROMPTLY, topic, count)
+    }
+
+    /// Waits until `count` records of the topic have arrived, for no longer than `timeout`.
+    pub fn arrived_within(&self, timeout: Duration, topic: &str, count: usize) -> Result<Vec<Record>> {
         let mut consumer = Consumer::new(&self.broker.bootstrap_servers(), &[topic])?;
-        Ok(consumer.read_until(count, PROMPTLY)?.to_vec())
+        Ok(consumer.read_until(count, timeout)?.to_vec())
     }
 
     /// Waits until nothing is left to publish; returns the values in the topic, as text.
