@@ -11,7 +11,7 @@ use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
 /// The log line of a failing relay.
-const LOG_LINE: &str = "the relay cannot work, and tries again";
+const LOG_LINE: &str = "relay transaction failed, will retry";
 
 fn on(disk: &FullDisk) -> Result<(DedicatedServer, Client)> {
     let options = disk.serve(Cluster::options("disk"));

@@ -102,6 +102,7 @@ fn settings_of_the_server_and_of_the_role_do_not_reach_the_relay() -> Result<()>
     })?;
     assert_eq!(status(&mut client)?.pid, Some(pid));
     let log = dedicated.server.log();
+    assert!(!log.contains("relay transaction failed"), "it complained");
     assert!(!log.contains("the relay cannot work"), "it complained");
     Ok(())
 }

@@ -111,7 +111,7 @@ fn a_column_added() -> Result<()> {
 /// The relay waits for a lock two seconds at a time, logs that once, and recovers by itself.
 #[test]
 fn a_table_that_is_locked() -> Result<()> {
-    const LOG_LINE: &str = "the relay cannot work, and tries again";
+    const LOG_LINE: &str = "relay transaction failed, will retry";
     let mut db = TestDatabase::new()?;
     let pid = until_idle(&mut db.client)?;
     let topic = db.topic("locked");

@@ -218,7 +218,7 @@ fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
         assert!(db.client.execute(refused, &[]).is_err());
         let log = db.server.log();
         let hint = "HINT:  Run ALTER EXTENSION event_outbox UPDATE in this database";
-        assert!(log.contains(&format!("of the older version {version}")) && log.contains(hint));
+        assert!(log.contains(&format!("has the older version {version}")) && log.contains(hint));
 
         // A session with plans and functions from before goes on after the update, and the relay is a new one.
         let before = until_idle(&mut db.client)?;
@@ -309,7 +309,7 @@ fn a_relay_that_cannot_work_with_the_version_says_so_and_waits_for_the_update() 
     let now = status(&mut db.client)?;
     assert_eq!((now.pid, now.state.as_str(), now.published), (incompatible.pid, "incompatible", 0));
     assert!(!now.is_connected(), "{now:?}");
-    let said = "cannot work with the extension event_outbox of version 0.0.7";
+    let said = "cannot work with extension event_outbox version 0.0.7";
     assert_eq!(db.server.log().matches(said).count(), 1);
 
     // An update that is rolled back changes nothing; a committed one gets the relay to work at once.

@@ -1,5 +1,5 @@
-//! Requests to Kafka by backends of the same database: each is taken from its slot, done on a thread of its own, and
-//! answered. They need no producer, so they are done while the relay is paused or disabled too.
+//! Requests to Kafka by backends of the same database: each is taken from its slot, done on a thread of its
+//! own, and answered. They need no producer, so they are done while the relay is paused or disabled too.
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
@@ -21,7 +21,8 @@ pub(super) struct AdminTask {
 }
 
 impl Relay {
-    /// Answers the request that is done, and takes the next. One that nobody waits for any more ends by itself, soon.
+    /// Answers the request that is done, and takes the next. One that nobody waits for any more ends by
+    /// itself, soon.
     pub(super) fn run_admin_tasks(&mut self) {
         if let Some(AdminTask { id, answer }) = self.admin_task.take() {
             match answer.try_recv() {

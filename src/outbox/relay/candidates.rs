@@ -30,7 +30,8 @@ use crate::pg::varlena;
 /// Topic names kept for sharing; a database that names more begins anew.
 const MAX_TOPICS: usize = 10_000;
 
-/// From here on, an event is only read when there is memory for it: librdkafka ends the process where there is none.
+/// From here on, an event is only read when there is memory for it: librdkafka ends the process where there
+/// is none.
 const LARGE: usize = 1 << 20;
 
 /// How often an event is in memory while it is handed over: as read, in its batch, and in librdkafka's queue.

@@ -1,7 +1,8 @@
-//! Events whose rows cannot be settled, whatever is tried: a foreign key refers to one, a trigger raises for it, a rule keeps it.
+//! Events whose rows cannot be settled, whatever is tried: a foreign key refers to one, a trigger raises for
+//! it, a rule keeps it.
 //!
-//! They are set aside, as those are whose rows are locked, and keep their place in the window, lest they be published again. From
-//! time to time they are tried anew, since only people can remove what is in the way.
+//! They are set aside, as those are whose rows are locked, and keep their place in the window, lest they be
+//! published again. From time to time they are tried anew, since only people can remove what is in the way.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -159,7 +160,8 @@ impl Relay {
         }
     }
 
-    /// The broker has answered for this event, and its row cannot be settled: those behind a refused one of its key wait.
+    /// The broker has answered for this event, and its row cannot be settled: those behind a refused one of
+    /// its key wait.
     pub(super) fn keep_waiting(&mut self, report: &Report) {
         let refused = matches!(report.outcome, Outcome::Failed { .. });
         let again = self.in_flight.answered(report.id, refused);

@@ -1,8 +1,8 @@
 //! Listeners that cannot be told, since the queue of notifications is full.
 //!
-//! It is one for the whole server, and whoever listens and then leaves a transaction open keeps it from being emptied. So a
-//! settlement that fails at it is done without a word. What listeners have missed is remembered, as ranges of offsets, and
-//! told when there is room again, which nobody rings for.
+//! It is one for the whole server, and whoever listens and then leaves a transaction open keeps it from being
+//! emptied. So a settlement that fails at it is done without a word. What listeners have missed is
+//! remembered, as ranges of offsets, and told when there is room again, which nobody rings for.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -64,7 +64,8 @@ pub fn is_full_queue(failed: &Failed) -> bool {
 }
 
 impl Relay {
-    /// A settlement has told nobody: of what was published, and of what is dead, as all refused ones that wait for no attempt.
+    /// A settlement has told nobody: of what was published, and of what is dead, as all refused ones that
+    /// wait for no attempt.
     pub(super) fn remember_untold<'a>(
         &mut self,
         published: &[Published],

@@ -1,4 +1,6 @@
-//! The relay as a background worker: how it begins and how it ends.
+//! Owns the entry point of the relay's background worker: how it starts and how it ends.
+//!
+//! Runs in: a relay's background worker, main thread.
 
 use event_outbox_policy::event::envelope;
 use pgrx::prelude::*;
@@ -15,7 +17,7 @@ use crate::worker::process::Exit;
 use crate::worker::slot::Slot;
 use crate::worker::{entry, listen, process, transaction};
 
-/// Entry of the relay's process; the argument is the oid of its database.
+/// The entry point of the relay's process; the argument is the OID of its database.
 ///
 /// # Safety
 /// Called by Postgres as the main function of a background worker.
@@ -29,32 +31,35 @@ pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum)
         process::keep_freed_memory();
         entry::set_not_installed(relay.run() == Ending::Gone);
     }
-    // Whether another follows is the launcher's business, not the postmaster's.
+    // The launcher decides whether to start another worker, not the postmaster.
     process::exit(Exit::Done)
 }
 
-/// A relay, as soon as it can work in this database; none if that lacks the extension, or the relay is told to end.
+/// Waits until a relay can work in this database, and creates it. Returns `None` if the database lacks the
+/// extension, or if the worker is asked to end first.
 fn open(slot: &'static Slot) -> Option<Relay> {
     slot.notify(PAUSE_CHANGED);
-    let source =
-        wait_ready::wait_until_ready(slot, || match transaction::run(c"event_outbox: starting", look) {
+    let source = wait_ready::wait_until_ready(slot, || {
+        match transaction::run(c"event_outbox: starting", check_ready) {
             Ok(found) => {
                 entry::set_not_installed(found.is_none());
                 found
             }
             Err(failed) => error!("could not start the relay: {failed}"),
-        })?;
+        }
+    })?;
     if let Err(failed) = listen::start(c"outbox") {
         error!("could not listen on the channel outbox: {failed}");
     }
     match WakeupFd::new() {
-        Ok(bell) => Some(Relay::new(slot, source, bell)),
+        Ok(wakeup) => Some(Relay::new(slot, source, wakeup)),
         Err(cause) => error!("could not create an eventfd: {cause}"),
     }
 }
 
-/// What the relay calls this database in its events, or what keeps it from working there; none without the extension.
-fn look() -> Option<Result<String, NotReady>> {
+/// Returns the default source of the events of this database, or the reason why the relay cannot work here;
+/// `None` if the database lacks the extension.
+fn check_ready() -> Option<Result<String, NotReady>> {
     let outbox = Outbox::locate()?;
     if let Some(not_ready) = NotReady::of(outbox) {
         return Some(Err(not_ready));
@@ -62,7 +67,7 @@ fn look() -> Option<Result<String, NotReady>> {
     if !outbox.has_exact_sequence() {
         tracing::warn!(
             "the sequence outbox.events_id_seq has a cache: events can be late and out of order; \
-             set it back by ALTER SEQUENCE outbox.events_id_seq CACHE 1"
+             run ALTER SEQUENCE outbox.events_id_seq CACHE 1"
         );
     }
     Some(Ok(envelope::default_source(&process::cluster_name(), &process::database_name())))

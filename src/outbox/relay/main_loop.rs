@@ -1,13 +1,15 @@
-//! The relay's main loop.
+//! Owns the relay's main loop.
 //!
-//! A pass takes what the Kafka thread has reported, settles it in one transaction, reads new events in another, and hands
-//! them over. Then the relay sleeps until a commit, the Kafka thread or a signal wakes it, or until the next date.
-//! [`Relay::run`] lists all steps in their order.
+//! Runs in: a relay's background worker, main thread.
 //!
-//! States, as `outbox.status` shows them: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers, or a standby does not
-//! confirm) by what is in flight; `failing` after a transaction that failed, until one succeeds; `misconfigured` while no
-//! producer can be made; `disabled` while `event_outbox.enabled` is off; `paused` between `outbox.pause()` and
-//! `outbox.resume()`; `stopping` at the end.
+//! A pass takes the reports of the Kafka thread, settles them in one transaction, reads new events in
+//! another, and hands them to the producer. Then the relay sleeps until a commit, the Kafka thread or a
+//! signal wakes it, or until the next step is due. [`Relay::run`] lists all steps in their order.
+//!
+//! The states in `outbox.status`: `idle` ⇄ `publishing` ⇄ `waiting` (no broker answers, or a standby does not
+//! confirm) depend on the events in flight; `failing` after a failed transaction, until one succeeds;
+//! `misconfigured` while no producer can be created; `disabled` while `event_outbox.enabled` is off; `paused`
+//! between `outbox.pause()` and `outbox.resume()`; `stopping` at the end.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -25,26 +27,26 @@ use crate::settings::relay::Settings;
 use crate::worker::phase::Request;
 use crate::worker::{listen, log, process};
 
-/// While so many topics are behind, this long between two looks that find nothing to take.
+/// The time between two sweeps that find nothing to take because too many topics are behind.
 pub(super) const STALL: Duration = Duration::from_millis(50);
 
-/// Time between two looks at notifications, at least.
+/// The shortest time between two receipts of notifications.
 const BETWEEN_NOTIFICATIONS: Duration = Duration::from_millis(20);
 
-/// Time for the last acknowledgements when the relay only makes way for another command.
+/// How long to wait for the last acknowledgements when the relay only makes way for another command.
 const MAKE_WAY: Duration = Duration::from_secs(1);
 
 /// Why the relay ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It was told to: a signal, or a request.
+    /// A signal or a request asked it to end.
     Told,
     /// The extension is no longer in the database.
     Gone,
 }
 
 impl Relay {
-    /// Works until told to end, or the extension is gone.
+    /// Runs the loop until the relay is asked to end, or the extension is dropped.
     pub fn run(mut self) -> Ending {
         while !self.must_end() {
             self.tend_producer();
@@ -71,7 +73,7 @@ impl Relay {
         self.extension_dropped || process::stop_requested() || self.slot.order() != Request::None
     }
 
-    /// Whether the table could be swept now, if there were a reason.
+    /// Whether a sweep is possible now, if there is a reason for one.
     pub(super) fn can_sweep(&self) -> bool {
         self.may_publish()
             && self.unreplicated.is_none()
@@ -80,7 +82,7 @@ impl Relay {
             && self.has_room()
     }
 
-    /// Whether events are to be handed to the producer at all.
+    /// Whether events may be handed to the producer.
     pub(super) fn may_publish(&self) -> bool {
         self.producer.is_there()
             && self.settings.enabled
@@ -89,8 +91,8 @@ impl Relay {
             && !self.producer.is_leaving()
     }
 
-    /// How much may be in flight now. A quarter is kept back for the time when topics are handled with
-    /// caution, since what those hold may not come back soon.
+    /// How much may be in flight now. A quarter is reserved for times when topics are quarantined, because
+    /// the events of those topics may not come back soon.
     pub(super) fn limits(&self) -> Limits {
         let Limits { events, bytes } = self.settings.limits;
         let (events, bytes) = if self.in_flight.ramp().is_empty() {
@@ -98,28 +100,28 @@ impl Relay {
         } else {
             (events, bytes)
         };
-        // Those that are set aside take no place from others.
+        // Faulty events that are set aside do not take room from other events.
         Limits { events: events + self.faulty.count(), bytes }
     }
 
-    /// Whether there is so much room in the window that reading is worth it.
+    /// Whether the window has enough room to make reading worthwhile.
     pub(super) fn has_room(&self) -> bool {
         let share = if self.in_flight.ramp().is_empty() { 4 } else { 16 };
         self.in_flight.window().is_worth_filling(self.limits(), share)
     }
 
-    /// Whether there may be something new to read.
+    /// Whether there may be rows to read.
     pub(super) fn has_reason_to_sweep(&self) -> bool {
         self.reader.has_reason(&self.in_flight) || self.slot.wakeup.is_set()
     }
 
-    /// The time, as the pace is measured.
+    /// The time since the relay started, which is the clock of the pace.
     pub(super) fn age(&self) -> Duration {
         self.started_at.elapsed()
     }
 
-    /// When to sweep, if there is a reason to and it can be done: at once if there was more than could be read last
-    /// time, else not too soon after that.
+    /// When to sweep, if there is a reason and a sweep is possible: at once if the last sweep left rows
+    /// unread, otherwise not too soon after it.
     pub(super) fn next_sweep(&self) -> Option<Instant> {
         let ready = self.has_reason_to_sweep() && self.can_sweep();
         let paced = || self.started_at + self.pace.next_sweep(self.age());
@@ -128,14 +130,14 @@ impl Relay {
         date.map(|date| self.stalled.map_or(date, |until| until.max(date)))
     }
 
-    /// Sleeps until there is something to do; not at all if there is already.
+    /// Sleeps until there is something to do. Returns at once if there is already.
     fn rest(&mut self) {
         process::answer_interrupts();
         if self.notification_date().is_some_and(|date| date <= Instant::now()) {
             self.notified = Some(Instant::now());
             match listen::answer() {
                 Ok(true) => self.reader.note_new_rows(),
-                // A success says nothing of the table, so it does not end the pause after a failure.
+                // A success says nothing about the table, so it does not end the pause after a failure.
                 Ok(false) => {}
                 Err(failed) => {
                     self.note::<()>(Err(failed));
@@ -152,13 +154,14 @@ impl Relay {
         metrics::of(self.slot).wakeups.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// When to take in the notifications that have arrived, if any have: every role can send them as fast as it likes.
+    /// When to receive the notifications that have arrived, if any. Not at once, because any role can send
+    /// them as fast as it likes.
     fn notification_date(&self) -> Option<Instant> {
         listen::is_pending()
             .then(|| self.notified.map_or_else(Instant::now, |last| last + BETWEEN_NOTIFICATIONS))
     }
 
-    /// When to look again, though nobody rings.
+    /// When the next step is due, even if nothing wakes the relay.
     fn next_date(&self) -> Option<Instant> {
         let pauses = [
             self.next_settlement(),
@@ -183,14 +186,14 @@ impl Relay {
         pauses.into_iter().chain(others).flatten().min()
     }
 
-    /// Takes over changed settings.
+    /// Applies changed settings.
     fn reload(&mut self) {
         if !process::reload_if_asked() {
             return;
         }
         let before = std::mem::replace(&mut self.settings, Settings::read(&self.default_source));
         let changed = self.settings.producer != before.producer || self.settings.enabled != before.enabled;
-        // What a file holds may have changed though its name has not.
+        // The contents of the file may have changed even though its name has not.
         if changed || self.settings.producer.properties_file.is_some() {
             self.producer.forgive();
             self.renew_soon();
@@ -199,11 +202,11 @@ impl Relay {
         self.reader.note_new_rows();
     }
 
-    /// Waits for what is in flight, as long as the settings allow, and settles it, so that nothing is
+    /// Waits for the events in flight, as long as the settings allow, and settles them, so that nothing is
     /// published twice.
     fn finish(mut self) -> Ending {
         metrics::of(self.slot).show(State::Stopping);
-        // In no time at all.
+        // Settle without pacing from here on.
         self.pace = Pace::default();
         let patience = match self.slot.order() {
             Request::None => self.settings.shutdown_timeout,

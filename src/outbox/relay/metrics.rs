@@ -1,5 +1,5 @@
-//! What a relay says of itself: its state, its connection, and numbers. In shared memory, by slot. Runs in: the relay's
-//! main thread writes, any backend reads.
+//! What a relay says of itself: its state, its connection, and numbers. In shared memory, by slot. Runs in:
+//! the relay's main thread writes, any backend reads.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 

@@ -1,5 +1,5 @@
-//! Mistakes that the relay makes when the torture test tells it to: proof that the test would notice them. Only the cargo
-//! feature `failpoints`, which no shipped build has, puts anything behind these functions.
+//! Mistakes that the relay makes when the torture test tells it to: proof that the test would notice them.
+//! Only the cargo feature `failpoints`, which no shipped build has, puts anything behind these functions.
 //!
 //! Runs in: a relay's background worker, main thread.
 

@@ -1,10 +1,12 @@
-//! The relay: from the table to Kafka and back, one per database.
+//! Owns the relay, which publishes the events of one database: it reads rows, sends them to Kafka, and
+//! settles what came back.
 //!
-//! [`main`] is the worker's entry point; it runs the loop of [`main_loop`]. Each step of the loop is a method of [`Relay`] in
-//! a file of its own; what they share is here. Only this main thread touches Postgres; only the Kafka thread, behind
+//! Runs in: a background worker, main thread; one for each database that has the extension.
+//!
+//! [`main`] is the worker's entry point; it runs the loop of [`main_loop`]. Each step of the loop is a method
+//! of [`Relay`] in a file of its own. This file has what the steps share. Only the main thread touches
+//! Postgres; only the Kafka thread, behind
 //! [`ProducerHandle`](crate::kafka::producer::handle::ProducerHandle), touches librdkafka.
-//!
-//! Runs in: a background worker, one for each database that has the extension.
 
 use std::cell::OnceCell;
 use std::collections::VecDeque;
@@ -62,57 +64,58 @@ pub mod unreplicated;
 pub mod wait_ready;
 pub mod watch;
 
-/// First and longest pause after a transaction that failed.
+/// The first and the longest pause after a failed transaction.
 const DATABASE_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// Keys that can wait for a retry at the same time; beyond that, each topic may have one more.
+/// How many keys can wait for a retry at the same time; beyond that, each topic may have one more.
 const MAX_WAITING_KEYS: usize = 10_000;
 
-/// Topics with events that wait; beyond that, reading pauses at topics of which nothing was ever published.
+/// How many topics can have waiting events; beyond that, reading pauses at topics without any published
+/// event.
 const MAX_TOPICS_BEHIND: usize = 50_000;
 
-/// A relay at work.
+/// The state of a running relay.
 pub struct Relay {
     slot: &'static Slot,
     settings: Settings,
     producer: ProducerSupervisor,
     in_flight: InFlight<RowIdentity>,
     reader: Reader,
-    /// Where the sequence of the ids lies that the floor is about.
+    /// The file of the sequence that numbers the events. The floor holds for this file only.
     sequence_file: Option<pg_sys::Oid>,
-    /// Nothing can be taken before then, since too many topics are behind.
+    /// Until then nothing can be taken, because too many topics are behind.
     stalled: Option<Instant>,
     timestamps: Timestamps,
     stalled_topics: StalledTopics,
     watch: Watch,
-    /// Reports that are not settled yet.
+    /// Reports to be settled.
     reports: VecDeque<Report>,
-    /// Reports that cannot be settled while other sessions lock the rows.
+    /// Reports that cannot be settled while other sessions hold locks on the rows.
     locked_rows: LockedRows,
-    /// Reports that cannot be settled, whatever is tried.
+    /// Reports whose settlement always fails.
     faulty: Faulty,
-    /// Whom to tell what was published, and what they do not know yet.
+    /// The notifications that listeners have missed.
     listeners: Listeners,
-    /// What was read and the standbys do not have yet.
+    /// A batch that was read but is not on the required standbys yet.
     unreplicated: Option<Unreplicated>,
-    /// Topics met, each kept once.
+    /// The names of the topics that the relay has read, each stored once.
     topics: TopicNames,
-    /// How much the last batch was.
+    /// The size of the last batch.
     last_batch: BatchSize,
     next_full_sweep: Instant,
     extension_dropped: bool,
-    /// The outbox it serves, once it has looked.
+    /// The outbox that the relay serves; empty until it has looked it up.
     served_outbox: OnceCell<Outbox>,
     db_backoff: Backoff,
     pace: Pace,
     started_at: Instant,
-    /// `outbox.pause()` was called, and not yet `outbox.resume()`.
+    /// `outbox.pause()` was called, and `outbox.resume()` was not called since.
     paused: bool,
-    /// Refusals by topic and kind that the log has not been told of.
+    /// Refusals by topic and class that are not logged yet.
     refusals: LogThrottle<(Arc<str>, ErrorClass)>,
-    /// When notifications were last taken in.
+    /// When notifications were last received.
     notified: Option<Instant>,
-    /// What a backend asked of Kafka.
+    /// The request of a backend that is being run.
     admin_task: Option<AdminTask>,
     default_source: String,
     kafka_wakeup: Arc<WakeupFd>,
@@ -120,7 +123,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// A relay that has not read anything yet. The Kafka thread wakes it by `kafka_wakeup`.
+    /// Creates a relay that has not read anything yet. The Kafka thread wakes it through `kafka_wakeup`.
     #[must_use]
     pub fn new(slot: &'static Slot, default_source: String, kafka_wakeup: WakeupFd) -> Self {
         let sleep = Sleep::new(c"EventOutboxRelay", Some(kafka_wakeup.fd()));
@@ -159,21 +162,22 @@ impl Relay {
         }
     }
 
-    /// Notes how a transaction went. A failure is logged once, and the next try waits a while.
+    /// Records the result of a transaction. The first of several failures is logged, and each delays the next
+    /// try.
     fn note<R>(&mut self, result: Result<R, Failed>) -> Option<R> {
         match result {
             Ok(value) => {
                 if self.db_backoff.record_success() {
-                    tracing::info!("the relay works again");
+                    tracing::info!("relay transactions succeed again");
                 }
                 Some(value)
             }
-            // Its own end is no trouble.
+            // An error caused by our own shutdown is not reported.
             Err(_) if process::stop_requested() => None,
             Err(failed) => {
                 self.slot.show_error(&failed.message);
                 if self.db_backoff.record_failure(Instant::now()) {
-                    tracing::warn!("the relay cannot work, and tries again: {failed}");
+                    tracing::warn!("relay transaction failed, will retry: {failed}");
                 }
                 None
             }

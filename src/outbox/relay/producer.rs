@@ -104,7 +104,8 @@ impl Relay {
         }
     }
 
-    /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come back.
+    /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come
+    /// back.
     pub(super) fn renewal_is_due(&self) -> bool {
         self.producer.renewal.is_some_and(|deadline| {
             self.in_flight.window().len() <= self.locked_rows.len() + self.faulty.count()

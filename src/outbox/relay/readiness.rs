@@ -1,4 +1,6 @@
-//! What can keep a relay from working in a database that has the extension, until somebody changes it.
+//! Owns the conditions under which a relay must not work in a database, although it has the extension.
+//!
+//! Runs in: a relay's background worker, main thread.
 
 use event_outbox_policy::worker::version::{Fit, Version};
 use pgrx::prelude::*;
@@ -7,40 +9,41 @@ use super::state::State;
 use crate::outbox::table::outbox::Outbox;
 use crate::pg::user_error::UserError;
 
-/// The version of this library, which is that of the objects in `sql/`.
+/// The version of this library, and of the objects in `sql/`.
 const LIBRARY: &str = env!("CARGO_PKG_VERSION");
 
-/// The oldest objects that this library can work with. To be raised when the relay comes to need what an
-/// earlier version does not have.
+/// The oldest objects that this library can work with. Raise it when the relay needs something that older
+/// versions lack.
 const OLDEST_OBJECTS: Version = Version::new(0, 1, 0);
 
 /// Why a relay must not work.
 pub struct NotReady {
-    /// What its status shows.
+    /// The state to show.
     pub state: State,
-    /// What is to be said.
+    /// The error to report.
     pub error: UserError,
 }
 
 impl NotReady {
-    /// Looks for one. In a transaction.
+    /// Checks whether there is such a reason. Must run in a transaction.
     #[must_use]
     pub fn of(outbox: Outbox) -> Option<Self> {
         Self::by_version(&outbox.version())
             .or_else(|| outbox.subscription().map(|subscription| Self::by_subscription(&subscription)))
     }
 
-    /// The rows are another database's, and its relay publishes them: here they would be published once more.
+    /// The rows belong to another database, and its relay publishes them. This relay would publish them
+    /// twice.
     fn by_subscription(subscription: &str) -> Self {
         let error = UserError {
             code: PgSqlErrorCode::ERRCODE_OBJECT_IN_USE,
             message: format!(
-                "the relay publishes nothing from a copy: the subscription \"{subscription}\" fills \
-                 outbox.events of this database with the events of another"
+                "the relay does not publish from a copy: subscription \"{subscription}\" fills \
+                 outbox.events with the events of another database"
             ),
-            detail: "The relay of that database publishes them. What is emitted here waits in the outbox."
+            detail: "The relay of that database publishes them. Events emitted here wait in the outbox."
                 .into(),
-            hint: "Leave outbox.events out of the publication; or drop the subscription when this database \
+            hint: "Remove outbox.events from the publication, or drop the subscription when this database \
                    takes over."
                 .into(),
         };
@@ -48,7 +51,8 @@ impl NotReady {
     }
 
     fn by_version(objects: &str) -> Option<Self> {
-        // CARGO_PKG_VERSION is one: a library without would work with nothing, and say so.
+        // CARGO_PKG_VERSION always parses. The fallback would accept only the oldest objects, and report all
+        // others.
         let library = LIBRARY.parse().unwrap_or(OLDEST_OBJECTS);
         let hint = match Fit::of(objects, library, OLDEST_OBJECTS) {
             Fit::Exact => return None,
@@ -58,17 +62,17 @@ impl NotReady {
             }
             Fit::TooOld => "Run ALTER EXTENSION event_outbox UPDATE in this database.",
             Fit::Unknown => {
-                "Restart the server, so that it loads the library of the version that is installed; \
-                 if that has no newer one, install it."
+                "Restart the server to load the installed version of the library; \
+                 if that is not newer, install a newer one."
             }
         };
         let error = UserError {
             code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             message: format!(
-                "the relay cannot work with the extension event_outbox of version {objects} in this database"
+                "the relay cannot work with extension event_outbox version {objects} in this database"
             ),
             detail: format!(
-                "The library that the server has loaded is of version {LIBRARY}, and works with \
+                "The server has loaded version {LIBRARY} of the library, which works with versions \
                  {OLDEST_OBJECTS} to {LIBRARY}. Events wait in the outbox."
             ),
             hint: hint.into(),
@@ -77,12 +81,12 @@ impl NotReady {
     }
 }
 
-/// What is said of objects that can be worked with, though they are not up to date.
+/// The message about objects that are not up to date, but that the relay can work with.
 fn older(objects: &str) -> UserError {
     UserError {
         code: PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION,
-        message: format!("the extension event_outbox in this database is of the older version {objects}"),
-        detail: format!("The relay works with it; its library is of version {LIBRARY}."),
-        hint: "Run ALTER EXTENSION event_outbox UPDATE in this database to have what is new.".into(),
+        message: format!("extension event_outbox in this database has the older version {objects}"),
+        detail: format!("The relay can work with it. The library has version {LIBRARY}."),
+        hint: "Run ALTER EXTENSION event_outbox UPDATE in this database to get the new features.".into(),
     }
 }

@@ -1,4 +1,6 @@
-//! The relay as a kind of worker: what it is called, what it is told, and how sessions reach it. Runs in: every process.
+//! Owns the relay's registration as a kind of worker: its name, its notices, and how sessions reach it.
+//!
+//! Runs in: any process.
 
 use pgrx::prelude::*;
 
@@ -9,15 +11,15 @@ use crate::worker::registration::Registration;
 use crate::worker::slot::Slot;
 use crate::worker::{at_commit, slots};
 
-/// The kind of worker that a relay is.
+/// The relay's kind of worker.
 pub const KIND: Kind = Kind::new(0);
 
-/// Rows that the relay has read before have changed: it has to read the table from the beginning.
+/// Rows that the relay has read have changed: it must read the table from the beginning.
 pub const REREAD: Notice = Notice::new(0);
-/// The outbox was paused or resumed: the relay has to find out which.
+/// The outbox was paused or resumed: the relay must find out which.
 pub const PAUSE_CHANGED: Notice = Notice::new(1);
 
-/// Registers the relay.
+/// The relay's registration.
 pub static RELAY: Registration = Registration {
     kind: KIND,
     name: c"event_outbox relay",
@@ -42,17 +44,19 @@ pub fn slot_here() -> Option<&'static Slot> {
     slots::all().find(WorkerKey::here(KIND))
 }
 
-/// The current transaction emits: wakes the relay at commit.
+/// Wakes the relay when the current transaction commits, because it emits events.
 pub fn wake_at_commit() {
     at_commit::wake(KIND, Notice::NONE);
 }
 
-/// The current transaction changes events that wait: has the relay read them again at commit.
+/// Makes the relay read the table again when the current transaction commits, because it changes waiting
+/// events.
 pub fn reread_at_commit() {
     at_commit::wake(KIND, REREAD);
 }
 
-/// The current transaction pauses or resumes the outbox: has the relay find out which at commit.
+/// Makes the relay read the pause state again when the current transaction commits, because it pauses or
+/// resumes the outbox.
 pub fn reread_pause_at_commit() {
     at_commit::wake(KIND, PAUSE_CHANGED);
 }

@@ -166,8 +166,8 @@ impl Relay {
         failed.or_else(|| set_aside.chain(self.listeners.until()).chain(self.settlement_date()).min())
     }
 
-    /// When to settle the reports that there are: not too soon after the last time, unless a batch is full or reading
-    /// waits for room.
+    /// When to settle the reports that there are: not too soon after the last time, unless a batch is full or
+    /// reading waits for room.
     fn settlement_date(&self) -> Option<Instant> {
         let full = self.reports.len() >= self.most_together() || !self.has_room();
         let paced = || self.started_at + self.pace.next_settlement(self.age());
@@ -247,7 +247,8 @@ impl Relay {
                 Outcome::Failed { failure: Failure::Suspect, .. } if !entry.sole_in_flight => {
                     sorted.suspect.push(*id)
                 }
-                // Without a broker, librdkafka answers from what it remembers, which may have been mended since.
+                // Without a broker, librdkafka answers from what it remembers, which may have been mended
+                // since.
                 Outcome::Failed { failure: Failure::Refused, .. } if self.is_disconnected() => {
                     sorted.returned.push(*id);
                 }
@@ -268,8 +269,8 @@ impl Relay {
     }
 
     /// After the commit: lets go of what is settled. `waiting` are the refused events that wait for their
-    /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand. Those that
-    /// somebody has `changed` are read again.
+    /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand.
+    /// Those that somebody has `changed` are read again.
     fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>, changed: &HashSet<i64>) {
         for row in sorted.delivered.iter().filter(|row| !changed.contains(&row.id)) {
             self.settled(row.id, Settled::Delivered);

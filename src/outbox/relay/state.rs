@@ -1,21 +1,23 @@
-//! The words of `outbox.status`: what a relay does, and how it stands with Kafka.
+//! Owns the states that `outbox.status` shows: that of the relay, and that of its connection to Kafka.
+//!
+//! Runs in: the relay's main thread writes them, any backend reads them.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::pg::atomic_enum::{AtomicEnum, Numbered, numbered};
 
 numbered! {
-    /// What a relay does, as its status shows it.
+    /// What a relay does, as `outbox.status` shows it. Its main thread sets this.
     pub enum State {
         /// Connecting to its database.
         Starting,
         /// Nothing to do.
         Idle,
-        /// Events are under way.
+        /// Events are in flight.
         Publishing,
-        /// Events wait for Kafka to answer.
+        /// Events wait for Kafka, or for a synchronous standby.
         Waiting,
-        /// The last transaction failed; it is tried again.
+        /// The last transaction failed, and will be retried.
         Failing,
         /// The producer cannot be created from the settings.
         Misconfigured,
@@ -23,11 +25,11 @@ numbered! {
         Disabled,
         /// `outbox.pause()` was called.
         Paused,
-        /// The extension in the database and the library do not suit each other.
+        /// The extension's version in the database does not fit the library.
         Incompatible,
-        /// The table is a copy, kept by a subscription.
+        /// The table is a copy that a subscription fills.
         Replica,
-        /// Ending.
+        /// Settling the events in flight before it ends.
         Stopping,
     }
 }
@@ -53,7 +55,7 @@ impl State {
 }
 
 numbered! {
-    /// The producer's connection, as the status shows it.
+    /// The producer's connection, as `outbox.status` shows it.
     pub enum Connection {
         /// Not tried yet.
         Unknown,
@@ -89,19 +91,19 @@ impl<T: Numbered> Default for Dated<T> {
 }
 
 impl<T: Numbered> Dated<T> {
-    /// Changes the value; the time is that of the change.
+    /// Sets the value. The time changes only if the value does.
     pub fn set(&self, value: T, now: i64) {
         if self.value.replace(value) || self.since.load(Ordering::Relaxed) == 0 {
             self.since.store(now, Ordering::Relaxed);
         }
     }
 
-    /// The value, and since when it is so, in microseconds since 1970; 0 if it was never set.
+    /// The value and the time of its last change, in microseconds since 1970; 0 if it was never set.
     pub fn get(&self) -> (T, i64) {
         (self.value.load(), self.since.load(Ordering::Relaxed))
     }
 
-    /// Back to the first value, as if none had ever been set.
+    /// Resets it to the first value, as if it had never been set.
     pub fn clear(&self) {
         self.value.store(T::ALL[0]);
         self.since.store(0, Ordering::Relaxed);

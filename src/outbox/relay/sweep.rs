@@ -68,8 +68,8 @@ impl Relay {
         }
     }
 
-    /// While events come so fast that the next look is near whoever rings, nobody need ring for it: commits are spared a
-    /// system call, and the relay a wake-up.
+    /// While events come so fast that the next look is near whoever rings, nobody need ring for it: commits
+    /// are spared a system call, and the relay a wake-up.
     fn expect_more(&self, found: usize) {
         if found > 0 && self.pace.next_sweep(self.age()) >= self.age() + WORTH_MUTING {
             self.slot.wakeup.suppress();
@@ -112,8 +112,8 @@ impl Relay {
         Some(reached)
     }
 
-    /// What is to be noted before rows are read. A sequence that begins anew, as after TRUNCATE … RESTART IDENTITY, may have
-    /// come past where it was already; but it lies in another file then.
+    /// What is to be noted before rows are read. A sequence that begins anew, as after TRUNCATE … RESTART
+    /// IDENTITY, may have come past where it was already; but it lies in another file then.
     fn take_horizon(&mut self, outbox: Outbox) -> (Horizon, Snapshot) {
         loop {
             let seen = outbox.take_horizon();
@@ -126,8 +126,8 @@ impl Relay {
         }
     }
 
-    /// In a transaction: the outbox that this relay serves, `None` if it is gone. One that was created in its place counts
-    /// its ids from 1 again: it is for another relay, which is rung for.
+    /// In a transaction: the outbox that this relay serves, `None` if it is gone. One that was created in its
+    /// place counts its ids from 1 again: it is for another relay, which is rung for.
     pub(super) fn outbox(&self) -> Option<Outbox> {
         let found = Outbox::locate()?;
         if *self.served_outbox.get_or_init(|| found) == found {

@@ -1,8 +1,9 @@
-//! A batch that was read and is not handed to Kafka yet, since the standbys that are required do not have its commits.
+//! A batch that was read and is not handed to Kafka yet, since the standbys that are required do not have its
+//! commits.
 //!
-//! That is so for moments, while a standby writes what others have committed; and for long, if none is there and somebody
-//! has committed without waiting for it (`synchronous_commit = local` or `off`, or a cancelled wait). Nobody can ring when it
-//! is over, so it is looked for, at growing intervals.
+//! That is so for moments, while a standby writes what others have committed; and for long, if none is there
+//! and somebody has committed without waiting for it (`synchronous_commit = local` or `off`, or a cancelled
+//! wait). Nobody can ring when it is over, so it is looked for, at growing intervals.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,9 @@
-//! A relay that has found its database in a state in which it must not work: it says so once, in the log and in
-//! `outbox.status`, and waits. Events wait with it. Whoever changes that state has the relay restarted (`worker/lifecycle.rs`).
+//! Owns the wait of a relay for a database in which it must not work yet.
+//!
+//! Runs in: a relay's background worker, main thread.
+//!
+//! The relay reports the reason once, in the log and in `outbox.status`, and its events wait. A command that
+//! removes the reason restarts the relay (`worker/lifecycle.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -11,27 +15,28 @@ use crate::worker::phase::Request;
 use crate::worker::process;
 use crate::worker::slot::Slot;
 
-/// Every commit of an event wakes a relay that has looked since the last; more often than this it need not look.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The shortest time between two checks. After each check, the next commit of an event wakes the relay, which
+/// would be far too often.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Looks for a not_ready until there is none; `None` if the relay is told to end before, or `look` gives none: then
-/// there is nothing to relay.
-pub fn wait_until_ready<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotReady>>) -> Option<R> {
+/// Checks until the relay can work. Returns `None` if the relay is asked to end before, or if `check` returns
+/// `None` because there is nothing to relay.
+pub fn wait_until_ready<R>(slot: &Slot, check: impl Fn() -> Option<Result<R, NotReady>>) -> Option<R> {
     let mut sleep = None;
-    let mut said = None;
+    let mut reported = None;
     loop {
-        // Answered before the look, so that whoever changes something meanwhile is noticed.
+        // Clear the flag before the check, so a commit during the check sets it again.
         slot.wakeup.take();
-        match look()? {
+        match check()? {
             Ok(found) => return Some(found),
             Err(not_ready) => {
                 metrics::of(slot).show(not_ready.state);
                 metrics::of(slot).show_connection(Connection::Unknown);
                 let text = not_ready.error.to_string();
-                if said.as_ref() != Some(&text) {
+                if reported.as_ref() != Some(&text) {
                     slot.show_error(&text);
                     not_ready.error.log(pgrx::PgLogLevel::WARNING);
-                    said = Some(text);
+                    reported = Some(text);
                 }
             }
         }
@@ -41,17 +46,17 @@ pub fn wait_until_ready<R>(slot: &Slot, look: impl Fn() -> Option<Result<R, NotR
     }
 }
 
-/// Sleeps until there is a reason to look again; whether there is, and not to end.
+/// Sleeps until there is a reason to check again. Returns `false` if the relay must end instead.
 fn rest(slot: &Slot, sleep: &Sleep) -> bool {
-    let next = Instant::now() + LOOK_AGAIN;
+    let next = Instant::now() + CHECK_INTERVAL;
     loop {
         process::answer_interrupts();
-        // Nothing here depends on a setting; but a signal that is not answered would be one that is pending.
+        // Nothing here depends on a setting, but an unanswered signal would stay pending.
         process::reload_if_asked();
         if process::stop_requested() || slot.order() != Request::None {
             return false;
         }
-        admin::decline("The relay waits; outbox.status says for what.");
+        admin::decline("The relay waits. outbox.status shows the reason.");
         let left = next.saturating_duration_since(Instant::now());
         if slot.wakeup.is_set() && left.is_zero() {
             return true;

@@ -1,5 +1,5 @@
-//! The watchdog at work: looks whether anything comes back, asks Kafka through a client that knows nothing yet, and has
-//! the producer replaced that is stuck.
+//! The watchdog at work: looks whether anything comes back, asks Kafka through a client that knows nothing
+//! yet, and has the producer replaced that is stuck.
 
 use std::time::{Duration, Instant};
 
