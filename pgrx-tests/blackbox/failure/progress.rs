@@ -15,7 +15,7 @@ use crate::support::server::DedicatedServer;
 const PATIENCE: Duration = Duration::from_secs(150);
 
 /// The log line when the relay replaces a producer that makes no progress.
-const RENEWED: &str = "though Kafka is well";
+const RENEWED: &str = "although Kafka is healthy";
 
 fn until_published(client: &mut Client) -> Result<()> {
     wait::until_ok("the events to be published", PATIENCE, || {

@@ -1,5 +1,9 @@
-//! Requests to Kafka by backends of the same database: each is taken from its slot, done on a thread of its
-//! own, and answered. They need no producer, so they are done while the relay is paused or disabled too.
+//! Owns the requests to Kafka that backends of the same database make: each is taken from its slot, run in a
+//! thread of its own, and answered.
+//!
+//! Runs in: a relay's background worker, main thread.
+//!
+//! The requests need no producer, so they are also run while the relay is paused or disabled.
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
@@ -11,24 +15,24 @@ use crate::kafka::wakeup_fd::SetAtEnd;
 use crate::kafka::{admin, config};
 use crate::worker::admin_request::{RequestId, requests};
 
-/// The topics that Kafka is asked about, at most, of those that the relay has met.
-const MOST_TOPICS: usize = 500;
+/// How many of the topics that the relay has read a request to Kafka may cover.
+const MAX_TOPICS: usize = 500;
 
-/// One that is under way.
+/// A request that is being run.
 pub(super) struct AdminTask {
     id: RequestId,
     answer: Receiver<Answer>,
 }
 
 impl Relay {
-    /// Answers the request that is done, and takes the next. One that nobody waits for any more ends by
-    /// itself, soon.
+    /// Answers the request that is done, and takes the next. A request that nobody waits for any more soon
+    /// ends by itself.
     pub(super) fn run_admin_tasks(&mut self) {
         if let Some(AdminTask { id, answer }) = self.admin_task.take() {
             match answer.try_recv() {
                 Ok(answer) => reply(id, &answer),
                 Err(TryRecvError::Disconnected) => {
-                    let detail = "Its thread ended before it was done.";
+                    let detail = "The thread of the request ended before it was done.";
                     reply(id, &Answer::failed(FailureKind::Other, "the request to Kafka failed", detail));
                 }
                 Err(TryRecvError::Empty) => self.admin_task = Some(AdminTask { id, answer }),
@@ -45,10 +49,10 @@ impl Relay {
         }
     }
 
-    /// Has a thread do it; gives the answer if it cannot be done.
+    /// Starts a thread that runs the request. Returns the answer as an error if that is not possible.
     fn begin(&self, id: RequestId, request: &str) -> Result<Receiver<Answer>, Answer> {
         let refuse = |detail: String| {
-            Answer::failed(FailureKind::Misconfigured, "no client for Kafka can be made", &detail)
+            Answer::failed(FailureKind::Misconfigured, "could not create a Kafka client", &detail)
         };
         let request: Request = serde_json::from_str(request).map_err(|error| {
             Answer::failed(FailureKind::Invalid, "the relay does not know this request", &error.to_string())
@@ -56,15 +60,15 @@ impl Relay {
         let config = config::client_config(&self.settings.producer)
             .map(|config| config::for_requests(&config))
             .map_err(|error| refuse(error.to_string()))?;
-        let (give, answer) = bounded(1);
+        let (sender, answer) = bounded(1);
         let wakeup = self.kafka_wakeup.clone();
         let interest = requests().interest(id);
-        let met: Vec<_> = self.topics.iter().take(MOST_TOPICS).cloned().collect();
+        let met: Vec<_> = self.topics.iter().take(MAX_TOPICS).cloned().collect();
         let work = move || {
-            // Dropped after the answer is given.
+            // Dropped after the answer is sent.
             let _wake = SetAtEnd(wakeup);
-            // Should the relay be gone, nobody needs to know.
-            let _ = give.send(admin::run(&config, &request, &met, &|| interest.is_there()));
+            // If the relay is gone, nobody needs the answer.
+            let _ = sender.send(admin::run(&config, &request, &met, &|| interest.is_there()));
         };
         let thread =
             with_signals_blocked(|| std::thread::Builder::new().name("kafka-admin".into()).spawn(work));
@@ -72,7 +76,7 @@ impl Relay {
     }
 }
 
-/// Says of a request, if there is one, that it cannot be done now, and why.
+/// Answers the next request, if there is one, that it cannot be run now, and why.
 pub(super) fn decline(reason: &str) {
     if let Some((id, _)) = requests().fetch(KIND) {
         reply(id, &Answer::failed(FailureKind::Waiting, "the relay cannot ask Kafka now", reason));

@@ -1,4 +1,4 @@
-//! The rows of a pass: which of their events are taken, and how each comes into the batch.
+//! Owns the choice of the events that a pass takes from its rows, and how each is put into the batch.
 //!
 //! Runs in: a relay's background worker, main thread, in the transaction that reads.
 
@@ -27,14 +27,15 @@ use crate::outbox::table::rows::Events;
 use crate::pg::durability::{Commits, Place};
 use crate::pg::varlena;
 
-/// Topic names kept for sharing; a database that names more begins anew.
+/// How many topic names are stored for sharing. When there are more, the store is cleared.
 const MAX_TOPICS: usize = 10_000;
 
-/// From here on, an event is only read when there is memory for it: librdkafka ends the process where there
-/// is none.
+/// Larger events are read only if there is memory for them, because librdkafka ends the process when there is
+/// none.
 const LARGE: usize = 1 << 20;
 
-/// How often an event is in memory while it is handed over: as read, in its batch, and in librdkafka's queue.
+/// How many copies of an event are in memory while it is handed over: the read row, its batch, and
+/// librdkafka's queue.
 const COPIES: usize = 3;
 
 /// A pass over the rows of `outbox.events`.
@@ -44,16 +45,16 @@ pub(super) type Pass<'a> = reader::Pass<'a, RowIdentity>;
 pub(super) struct PendingBatch {
     pub(super) batch: ProduceBatch,
     pub(super) taken: Taken<RowIdentity>,
-    /// Those of the taken events that are not handed over, and why.
+    /// The taken events that are not handed over, and why.
     pub(super) unsendable: Vec<Report>,
     /// The transactions that have written the rows.
     pub(super) commits: Option<Commits>,
-    /// Up to where the standbys must have the log, if any are required.
+    /// The place up to which the standbys must have the log, if any are required.
     pub(super) place: Option<Place>,
 }
 
 impl PendingBatch {
-    /// With room for a batch as the last one was: a backlog's batches are alike.
+    /// Creates one with room for a batch of the last one's size, because the batches of a backlog are alike.
     pub(super) fn as_large_as(last: BatchSize) -> Self {
         Self {
             batch: ProduceBatch { gapless: EventBatch::with_room(last), quarantine: EventBatch::default() },
@@ -64,7 +65,7 @@ impl PendingBatch {
         }
     }
 
-    /// Whether nothing was found that is to be published.
+    /// Whether no event was taken.
     pub(super) fn is_empty(&self) -> bool {
         self.taken.events().is_empty()
     }
@@ -75,7 +76,7 @@ impl PendingBatch {
     }
 }
 
-/// The names of the topics met, each kept once.
+/// The names of the topics that were read, each stored once.
 #[derive(Debug, Default)]
 pub struct TopicNames(HashSet<Arc<str>, RandomState>);
 
@@ -98,10 +99,10 @@ impl TopicNames {
     }
 }
 
-/// The table as a pass reads it, and where the events go that it takes.
+/// The table as a pass reads it, and the destination of the events that it takes.
 pub(super) struct Candidates<'a> {
     pub(super) events: &'a Events,
-    /// Whether the order of keys is to be kept.
+    /// Whether each key keeps its order.
     pub(super) in_order: bool,
     pub(super) topics: &'a mut TopicNames,
     pub(super) timestamps: &'a mut Timestamps,
@@ -145,7 +146,7 @@ impl Table<RowIdentity> for Candidates<'_> {
 }
 
 impl Candidates<'_> {
-    /// Takes a row if it is to be published now.
+    /// Takes a row if its event may be published now.
     fn consider(
         &mut self,
         row: &EventRow<'_>,
@@ -176,13 +177,13 @@ impl Candidates<'_> {
         }
     }
 
-    /// With whom the event keeps order. A key that no request can carry keeps its order with nothing.
+    /// The lane in which the event keeps its order. A key that is too large for any request has no lane.
     fn lane(&self, row: &EventRow<'_>, name: &str, in_flight: &Flying) -> Lane {
         let key = if self.in_order && row.size().key <= LARGEST_EVENT { row.key() } else { None };
         key.map(|key| in_flight.lane(name, &key))
     }
 
-    /// Takes a row that nobody holds back, if there is room for it.
+    /// Takes a row that may be sent, if there is room for it.
     fn take(
         &mut self,
         row: &EventRow<'_>,
@@ -195,14 +196,14 @@ impl Candidates<'_> {
         if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
             return self.refuse(row, offer, reason, in_flight, pass);
         }
-        // Before it is unpacked.
+        // Check the room before the row is unpacked.
         if !pass.room.fits(draft::weight(size)) {
             return in_flight.put_off(offer);
         }
         if size.total() >= LARGE {
             varlena::require_memory(COPIES * size.total());
         }
-        // Most events go where the one before went.
+        // Most events have the same topic as the one before.
         let last = pass.taken.events().last().map(|entry| &entry.topic).filter(|last| ***last == *name);
         let topic = last.cloned().unwrap_or_else(|| self.topics.shared(name));
         let mut event = row.event(&topic);
@@ -247,7 +248,7 @@ impl Candidates<'_> {
         Verdict::Next
     }
 
-    /// Takes a row of which it is known without sending it what becomes of it, and why.
+    /// Takes a row whose event cannot be sent, with the reason.
     fn refuse(
         &mut self,
         row: &EventRow<'_>,
@@ -267,7 +268,7 @@ impl Candidates<'_> {
             record_time: row.emitted_at(),
             lane,
             sole_in_flight: true,
-            // No broker has to answer.
+            // No answer of a broker is outstanding.
             is_open: false,
             place: 0,
             weight: draft::weight(Size::default()),

@@ -1,8 +1,10 @@
-//! Events whose rows cannot be settled, whatever is tried: a foreign key refers to one, a trigger raises for
-//! it, a rule keeps it.
+//! Owns the events whose settlement always fails: a foreign key references the row, a trigger raises an error
+//! for it, or a rule keeps it.
 //!
-//! They are set aside, as those are whose rows are locked, and keep their place in the window, lest they be
-//! published again. From time to time they are tried anew, since only people can remove what is in the way.
+//! Runs in: a relay's background worker, main thread.
+//!
+//! They are set aside, like events with locked rows, and keep their places in the window, so that they are
+//! not published again. They are retried from time to time, because only people can remove the obstacle.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,19 +16,19 @@ use event_outbox_policy::delivery::outcome::{Outcome, Report};
 use super::Relay;
 use crate::worker::transaction::Failed;
 
-/// First and longest time between two tries.
+/// The first and the longest time between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// Transactions that may be spent at a time on finding out which rows are to blame.
+/// How many transactions one search for the faulty rows may take.
 const TRIES: usize = 64;
 
-/// Of so many it can be found out for each.
+/// The number of rows for which a search always finds all faulty ones.
 const SEARCHABLE: usize = TRIES / 2;
 
-/// The most rows set aside: with more of them in the way, the relay fails and waits.
+/// How many events can be set aside. If there are more, the relay fails and waits.
 const MOST: usize = 10_000;
 
-/// Reports of events whose rows cannot be settled.
+/// The reports of events whose settlement always fails.
 #[derive(Debug)]
 pub struct Faulty {
     reports: VecDeque<Report>,
@@ -41,36 +43,36 @@ impl Default for Faulty {
 }
 
 impl Faulty {
-    /// Whether it is time to try them again.
+    /// Whether a retry is due.
     #[must_use]
     pub fn is_due(&self) -> bool {
         !self.reports.is_empty() && self.pause.is_over(Instant::now())
     }
 
-    /// When it will be.
+    /// When the next retry is due.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.pause.until().filter(|_| !self.reports.is_empty())
     }
 
-    /// How many there are.
+    /// The number of events that are set aside.
     #[must_use]
     pub fn count(&self) -> usize {
         self.reports.len()
     }
 
-    /// How many to settle at a time: few, while many of them turn out to be faulty.
+    /// How many reports to settle at a time. It is small while many of them turn out to be faulty.
     #[must_use]
     pub fn most_together(&self) -> usize {
         self.most_together
     }
 
-    /// A batch was settled that was without any.
+    /// A batch without faulty events was settled: the next one may be larger.
     pub fn met_none(&mut self) {
         self.most_together = self.most_together.saturating_mul(2);
     }
 
-    /// The events whose rows they are.
+    /// The ids of the events that are set aside.
     #[must_use]
     pub fn ids(&self) -> HashSet<i64> {
         self.reports.iter().map(|report| report.id).collect()
@@ -78,7 +80,7 @@ impl Faulty {
 }
 
 impl Relay {
-    /// Tries those again that are set aside, when it is time to.
+    /// Retries the events that are set aside, when that is due.
     pub(super) fn retry_faulty(&mut self) {
         if !self.faulty.is_due() || !self.db_backoff.is_over(Instant::now()) {
             return;
@@ -89,9 +91,9 @@ impl Relay {
             Ok(()) => {}
             Err((mut batch, failed)) if failed.can_be_of_rows() => {
                 let mut rest = batch.split_off(batch.len().min(SEARCHABLE));
-                let result = self.settle_apart(batch, failed);
+                let result = self.settle_by_bisection(batch, failed);
                 rest.extend(result.unsettled);
-                // Those that were not tried come first next time.
+                // The events that were not tried come first next time.
                 rest.into_iter().rev().for_each(|report| self.faulty.reports.push_front(report));
                 self.faulty.pause.record_failure(Instant::now());
                 self.set_aside(result.faulty, false);
@@ -103,18 +105,19 @@ impl Relay {
             }
         }
         if self.faulty.reports.is_empty() && self.faulty.pause.record_success() {
-            tracing::info!("all rows that could not be settled are settled");
+            tracing::info!("all events that were set aside are settled");
         }
     }
 
-    /// These could not be settled together, and it may be the fault of some: the others go on.
+    /// Handles a batch that could not be settled, perhaps because of some of its rows. Finds those and
+    /// settles the others.
     pub(super) fn find_faulty(&mut self, batch: Vec<Report>, failed: Failed) {
         if self.faulty.count() >= MOST {
             batch.into_iter().rev().for_each(|report| self.reports.push_front(report));
             self.note::<()>(Err(failed));
             return;
         }
-        let result = self.settle_apart(batch, failed);
+        let result = self.settle_by_bisection(batch, failed);
         if !result.unsettled.is_empty() {
             self.faulty.most_together = SEARCHABLE;
         }
@@ -123,7 +126,7 @@ impl Relay {
         self.note(result.stopped_by.map_or(Ok(()), Err));
     }
 
-    fn settle_apart(&mut self, batch: Vec<Report>, failed: Failed) -> Bisected<Report, Failed> {
+    fn settle_by_bisection(&mut self, batch: Vec<Report>, failed: Failed) -> Bisected<Report, Failed> {
         bisection::settle(batch, failed, TRIES, |piece| {
             self.settle_together(piece).map_err(|(piece, failed)| {
                 let can_be_of_rows = failed.can_be_of_rows();
@@ -135,33 +138,33 @@ impl Relay {
         })
     }
 
-    fn set_aside(&mut self, guilty: Vec<(Report, Failed)>, new: bool) {
-        let Some((Report { id, outcome }, failed)) = guilty.first() else { return };
+    fn set_aside(&mut self, faulty: Vec<(Report, Failed)>, new: bool) {
+        let Some((Report { id, outcome }, failed)) = faulty.first() else { return };
         let (count, what) = (
-            guilty.len(),
+            faulty.len(),
             match outcome {
                 Outcome::Delivered { .. } => "is published, and its row cannot be deleted",
                 Outcome::Failed { .. } => "was refused, and that cannot be noted",
             },
         );
-        // By which `outbox.check()` finds it.
+        // `outbox.check()` recognizes this text.
         let text = format!("event {id} {what}: {failed}");
         self.slot.show_error(&text);
         if new {
-            tracing::warn!("{text}; {count} event(s) are set aside for now, others go on");
+            tracing::warn!("{text}; {count} event(s) are set aside for now, others are settled");
             if self.faulty.reports.is_empty() {
                 self.faulty.pause.record_failure(Instant::now());
             }
         }
-        for (report, _) in guilty {
+        for (report, _) in faulty {
             self.keep_waiting(&report);
             self.in_flight.lighten(report.id);
             self.faulty.reports.push_back(report);
         }
     }
 
-    /// The broker has answered for this event, and its row cannot be settled: those behind a refused one of
-    /// its key wait.
+    /// Records that the broker has answered for an event whose row cannot be settled. If it was refused,
+    /// later events of its key wait.
     pub(super) fn keep_waiting(&mut self, report: &Report) {
         let refused = matches!(report.outcome, Outcome::Failed { .. });
         let again = self.in_flight.answered(report.id, refused);

@@ -1,8 +1,11 @@
-//! Listeners that cannot be told, since the queue of notifications is full.
+//! Owns the notifications that listeners miss while the NOTIFY queue is full.
 //!
-//! It is one for the whole server, and whoever listens and then leaves a transaction open keeps it from being
-//! emptied. So a settlement that fails at it is done without a word. What listeners have missed is
-//! remembered, as ranges of offsets, and told when there is room again, which nobody rings for.
+//! Runs in: a relay's background worker, main thread.
+//!
+//! The whole server has one queue, and a session that listens and leaves a transaction open prevents it from
+//! being emptied. So a settlement that fails because the queue is full is repeated without notifications. The
+//! relay stores the missed ones as ranges of offsets, and sends them when there is room again. Nothing wakes
+//! it then, so it retries.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -16,20 +19,20 @@ use crate::outbox::table::statements::{self, Refusal};
 use crate::pg::snapshot::Snapshot;
 use crate::worker::transaction::{self, Failed};
 
-/// First and longest time between two tries.
+/// The first and the longest time between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(15));
 
-/// Of so many dead events listeners hear later.
+/// How many dead events are stored for later notification.
 const MAX_DEAD: usize = 1_000;
 
-/// Whom nobody listens to: it shows whether there is room.
+/// A channel that nobody listens to. A notification to it shows whether there is room.
 const PROBE: &str = "outbox_probe";
 
-/// What is shown while there is none; `outbox.check()` goes by its beginning.
+/// The error that is shown while there is no room. `outbox.check()` recognizes its beginning.
 const TEXT: &str =
-    "the NOTIFY queue of the server is full: events are published, and listeners hear of them later";
+    "the NOTIFY queue of the server is full: events are published, and listeners are notified later";
 
-/// What listeners have missed, and when to try again.
+/// The missed notifications, and when to try again.
 #[derive(Debug)]
 pub struct Listeners {
     missed: Missed,
@@ -44,7 +47,7 @@ impl Default for Listeners {
 }
 
 impl Listeners {
-    /// Whether they can be told, as far as is known.
+    /// Whether listeners can be notified, as far as is known.
     #[must_use]
     pub fn are_reachable(&self) -> bool {
         self.pause.until().is_none()
@@ -57,16 +60,16 @@ impl Listeners {
     }
 }
 
-/// Whether a transaction failed with what a full queue makes it fail with.
+/// Whether a transaction failed with the error that a full queue causes.
 #[must_use]
 pub fn is_full_queue(failed: &Failed) -> bool {
     failed.code == PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED
 }
 
 impl Relay {
-    /// A settlement has told nobody: of what was published, and of what is dead, as all refused ones that
-    /// wait for no attempt.
-    pub(super) fn remember_untold<'a>(
+    /// Stores the notifications that a settlement did not send: of published events, and of dead ones, which
+    /// are the refused events that do not wait for another attempt.
+    pub(super) fn remember_missed<'a>(
         &mut self,
         published: &[Published],
         refused: impl Iterator<Item = &'a Refusal>,
@@ -83,19 +86,19 @@ impl Relay {
         if self.listeners.are_reachable() {
             self.listeners.pause.record_failure(Instant::now());
             self.slot.show_error(TEXT);
-            tracing::warn!("{TEXT}; SELECT * FROM outbox.check() tells who may keep it so");
+            tracing::warn!("{TEXT}; SELECT * FROM outbox.check() shows which session may be the cause");
         }
     }
 
-    /// Tries to tell listeners what they have missed, when it is time to.
-    pub(super) fn tell_untold(&mut self) {
+    /// Tries to send the missed notifications, when that is due.
+    pub(super) fn notify_of_missed(&mut self) {
         if self.listeners.are_reachable()
             || !self.listeners.pause.is_over(Instant::now())
             || !self.db_backoff.is_over(Instant::now())
         {
             return;
         }
-        let told = transaction::run(c"event_outbox: telling listeners what they missed", || {
+        let sent = transaction::run(c"event_outbox: sending missed notifications", || {
             self.outbox()?;
             let _snapshot = Snapshot::take();
             statements::empty_notify_queue();
@@ -105,10 +108,10 @@ impl Relay {
             statements::notify_of_dead(&dead);
             Some(())
         });
-        match told {
+        match sent {
             Ok(Some(())) => {
                 self.listeners = Listeners::default();
-                tracing::info!("listeners have been told what they missed while the NOTIFY queue was full");
+                tracing::info!("missed notifications have been sent, the NOTIFY queue has room again");
             }
             Ok(None) => self.extension_dropped = true,
             Err(failed) if is_full_queue(&failed) => {

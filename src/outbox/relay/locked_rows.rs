@@ -1,8 +1,11 @@
-//! Events whose rows other sessions have locked: published, and not deleted before those let go.
+//! Owns the events whose rows other sessions have locked: they are published, but not deleted before the
+//! locks are released.
 //!
-//! A locked row would hold up the whole batch that it is settled in. So once a settlement has met one, it
-//! takes the rows that are free and leaves the others for later; they keep their place in the window, lest
-//! they be published again.
+//! Runs in: a relay's background worker, main thread.
+//!
+//! A locked row would block the whole batch that is settled with it. So once a settlement has met one, it
+//! settles the free rows and leaves the others for later. These keep their places in the window, so that they
+//! are not published again.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -10,10 +13,10 @@ use std::time::{Duration, Instant};
 use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::outcome::Report;
 
-/// First and longest time between two looks at rows that others have locked.
+/// The first and the longest time between two tries to settle locked rows.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Reports of events whose rows are locked.
+/// The reports of events whose rows are locked.
 #[derive(Debug)]
 pub struct LockedRows {
     reports: Vec<Report>,
@@ -27,48 +30,48 @@ impl Default for LockedRows {
 }
 
 impl LockedRows {
-    /// Whether locked rows were met and are not all free again: settlements are to mind them.
+    /// Whether settlements must skip locked rows, because some were met and are not all free again.
     #[must_use]
     pub fn skips_locked(&self) -> bool {
         self.pause.until().is_some()
     }
 
-    /// Whether it is time to look whether the rows are free.
+    /// Whether a retry is due.
     #[must_use]
     pub fn is_due(&self) -> bool {
         !self.reports.is_empty() && self.pause.is_over(Instant::now())
     }
 
-    /// When it will be.
+    /// When the next retry is due.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.pause.until().filter(|_| !self.reports.is_empty())
     }
 
-    /// How many rows are locked.
+    /// The number of events with locked rows.
     #[must_use]
     pub fn len(&self) -> usize {
         self.reports.len()
     }
 
-    /// Whether none is.
+    /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.reports.is_empty()
     }
 
-    /// The events whose rows are locked.
+    /// The ids of the events with locked rows.
     #[must_use]
     pub fn ids(&self) -> HashSet<i64> {
         self.reports.iter().map(|report| report.id).collect()
     }
 
-    /// Puts the reports in front of others, to be settled with them.
+    /// Moves the reports to the front of `reports`, to be settled with the others.
     pub fn put_back(&mut self, reports: &mut VecDeque<Report>) {
         self.reports.drain(..).rev().for_each(|report| reports.push_front(report));
     }
 
-    /// A settlement that minded locked rows has met these; says whether they are the first.
+    /// Keeps the reports that a settlement has skipped. Returns whether they are the first.
     pub fn keep(&mut self, locked: Vec<Report>) -> bool {
         let met = !locked.is_empty();
         self.reports.extend(locked);

@@ -54,10 +54,10 @@ impl Relay {
             self.run_admin_tasks();
             self.read_pause();
             self.settle();
-            self.tell_untold();
-            self.look_at_standbys();
+            self.notify_of_missed();
+            self.check_standbys();
             self.sweep();
-            self.set_stuck_topics_aside();
+            self.quarantine_stalled_topics();
             self.watch();
             self.show();
             self.log_refusal_counts();

@@ -1,5 +1,6 @@
-//! What a relay says of itself: its state, its connection, and numbers. In shared memory, by slot. Runs in:
-//! the relay's main thread writes, any backend reads.
+//! Owns the relays' metrics in shared memory, one set per slot: the state, the connection, and numbers.
+//!
+//! Runs in: the relay's main thread writes them, any backend reads them.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 
@@ -20,40 +21,40 @@ pub fn init() {
     pg_shmem_init!(METRICS = ());
 }
 
-/// The metrics of the relay that has this slot.
+/// The metrics of the relay in this slot.
 pub fn of(slot: &Slot) -> &'static Metrics {
     &METRICS.elements()[slot.index()]
 }
 
-/// The time over which the rate of publishing is taken, in seconds.
+/// The time over which the publish rate is averaged, in seconds.
 const RATE_SECONDS: f64 = 60.0;
 
-/// The metrics of one relay. Times are in microseconds since 1970, 0 for never.
+/// The metrics of one relay. Times are in microseconds since 1970; 0 means never.
 #[derive(Default)]
 pub struct Metrics {
     state: Dated<State>,
     connection: Dated<Connection>,
-    /// Events published and settled.
+    /// The number of events that were published and settled.
     pub published: AtomicI64,
-    /// Refusals.
+    /// The number of refusals.
     pub refused: AtomicI64,
-    /// Events handed over and not yet settled.
+    /// The number of events in flight: handed over but not yet settled.
     pub in_flight: AtomicUsize,
-    /// How many those may be.
+    /// How many events may be in flight.
     pub max_in_flight: AtomicUsize,
-    /// Refused events that wait for their next attempt.
+    /// The number of refused events that wait for their next attempt.
     pub waiting_retries: AtomicUsize,
-    /// Keys whose events wait behind a refused one, which counts as well.
+    /// The number of keys with a refused event. Other events of the key wait behind it.
     pub blocked_keys: AtomicUsize,
     /// When the oldest event in flight was emitted.
     pub oldest_event_at: AtomicI64,
-    /// Last settlement of a published event.
+    /// When a published event was last settled.
     pub last_publish_at: AtomicI64,
-    /// Reads of the table.
+    /// How often the relay has read the table.
     pub sweeps: AtomicI64,
-    /// Ends of the relay's sleep.
+    /// How often the relay has woken from its sleep.
     pub wakeups: AtomicI64,
-    /// What librdkafka tells, where it is asked to.
+    /// The statistics of librdkafka, if they are enabled.
     pub kafka: KafkaMetrics,
     rate: Rate,
     errors: [AtomicI64; CountedError::COUNT],
@@ -80,14 +81,14 @@ impl Metrics {
         self.connection.set(connection, crate::pg::now());
     }
 
-    /// So many events were published and settled now.
+    /// Counts events that were published and are settled now.
     pub fn count_published(&self, count: usize, now: i64) {
         self.published.fetch_add(i64::try_from(count).unwrap_or(0), Ordering::Relaxed);
         self.last_publish_at.store(now, Ordering::Relaxed);
         self.rate.add(count, now);
     }
 
-    /// Events published per second, over the last minute or so.
+    /// The events published per second, over about the last minute.
     #[must_use]
     pub fn publish_rate(&self, now: i64) -> f64 {
         self.rate.at(now)
@@ -98,14 +99,14 @@ impl Metrics {
         self.errors[kind.index()].fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The kinds of errors that have happened, and how often.
+    /// The kinds of errors that have occurred, and how often.
     pub fn error_counts(&self) -> impl Iterator<Item = (CountedError, i64)> + '_ {
         CountedError::all()
             .map(|kind| (kind, self.errors[kind.index()].load(Ordering::Relaxed)))
             .filter(|(_, count)| *count > 0)
     }
 
-    /// The relay has ended: what was in flight, and what it remembered, is not.
+    /// Clears what ends with the relay: the events in flight, and its memory of refused events.
     pub fn end(&self) {
         for count in [&self.in_flight, &self.waiting_retries, &self.blocked_keys] {
             count.store(0, Ordering::Relaxed);
@@ -114,7 +115,7 @@ impl Metrics {
         self.kafka.set(&KafkaStatistics::default());
     }
 
-    /// As at the server's start.
+    /// Resets everything, as at the server's start.
     pub fn clear(&self) {
         self.end();
         self.state.clear();
@@ -128,7 +129,7 @@ impl Metrics {
     }
 }
 
-/// A rate that forgets. A reader who comes between the two stores sees a value that is wrong for that moment.
+/// A rate that decays with time. A reader between the two stores of `add` sees a wrong value for that moment.
 #[derive(Default)]
 struct Rate {
     /// Events per second, as the bits of an `f64`.
@@ -165,16 +166,16 @@ pub struct KafkaMetrics {
 }
 
 impl KafkaMetrics {
-    /// Takes over new ones.
-    pub fn set(&self, told: &KafkaStatistics) {
-        self.round_trip.store(told.round_trip, Ordering::Relaxed);
-        self.round_trip_p99.store(told.round_trip_p99, Ordering::Relaxed);
-        self.queued.store(told.queued, Ordering::Relaxed);
-        self.requests.store(told.requests, Ordering::Relaxed);
-        self.taken_at.store(told.taken_at, Ordering::Relaxed);
+    /// Stores new statistics.
+    pub fn set(&self, new: &KafkaStatistics) {
+        self.round_trip.store(new.round_trip, Ordering::Relaxed);
+        self.round_trip_p99.store(new.round_trip_p99, Ordering::Relaxed);
+        self.queued.store(new.queued, Ordering::Relaxed);
+        self.requests.store(new.requests, Ordering::Relaxed);
+        self.taken_at.store(new.taken_at, Ordering::Relaxed);
     }
 
-    /// The last ones, if there are any.
+    /// The last statistics, if there are any.
     #[must_use]
     pub fn get(&self) -> Option<KafkaStatistics> {
         let taken_at = self.taken_at.load(Ordering::Relaxed);

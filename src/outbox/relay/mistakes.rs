@@ -1,5 +1,5 @@
-//! Mistakes that the relay makes when the torture test tells it to: proof that the test would notice them.
-//! Only the cargo feature `failpoints`, which no shipped build has, puts anything behind these functions.
+//! Owns the mistakes that the relay makes on request of the torture test, to prove that the test would notice
+//! them. These functions do nothing without the cargo feature `failpoints`, which no shipped build has.
 //!
 //! Runs in: a relay's background worker, main thread.
 
@@ -22,27 +22,27 @@ mod made {
     use crate::outbox::table::outbox::Outbox;
     use crate::outbox::table::statements;
 
-    /// The highest id that was read, where ids are believed to come in order.
+    /// The highest id that was read. The mistake is to believe that ids become visible in order.
     static CURSOR: AtomicI64 = AtomicI64::new(0);
 
-    /// What is read instead of this: nothing with an id below one that was read.
+    /// The range to read instead: it skips all ids below one that was read.
     pub(in crate::outbox::relay) fn range(by: By, range: Range) -> Range {
         let is_naive = by == By::New && sabotaged(Sabotage::NaiveCursor);
         let after = if is_naive { range.after.max(CURSOR.load(Ordering::Relaxed)) } else { range.after };
         Range { after, ..range }
     }
 
-    /// All rows up to this id have been read.
+    /// Records that all rows up to this id were read.
     pub(in crate::outbox::relay) fn has_read(id: i64) {
         CURSOR.fetch_max(id, Ordering::Relaxed);
     }
 
-    /// Whether a refused event holds back those that follow it.
+    /// Whether a refused event blocks the events that follow it.
     pub(in crate::outbox::relay) fn keeps_order() -> bool {
         !sabotaged(Sabotage::RetryAtTail)
     }
 
-    /// These were taken: they are deleted before they are acknowledged.
+    /// Deletes the taken events before they are acknowledged.
     pub(in crate::outbox::relay) fn taken(outbox: Outbox, taken: &Taken<RowIdentity>) {
         if sabotaged(Sabotage::DeleteBeforeAck) {
             let rows: Vec<RowIdentity> = taken.events().iter().map(|entry| entry.row).collect();
@@ -50,7 +50,7 @@ mod made {
         }
     }
 
-    /// Whether what was read is published without being flushed.
+    /// Whether the batch is published without a flush of its commits.
     pub(in crate::outbox::relay) fn before_flush() -> bool {
         sabotaged(Sabotage::PublishUnflushed)
     }
@@ -65,7 +65,7 @@ mod none {
     use crate::outbox::table::identity::RowIdentity;
     use crate::outbox::table::outbox::Outbox;
 
-    /// The same.
+    /// The same range.
     #[inline(always)]
     pub(in crate::outbox::relay) fn range(_by: By, range: Range) -> Range {
         range
@@ -75,7 +75,7 @@ mod none {
     #[inline(always)]
     pub(in crate::outbox::relay) fn has_read(_id: i64) {}
 
-    /// It does.
+    /// Always.
     #[inline(always)]
     pub(in crate::outbox::relay) fn keeps_order() -> bool {
         true
@@ -85,7 +85,7 @@ mod none {
     #[inline(always)]
     pub(in crate::outbox::relay) fn taken(_outbox: Outbox, _taken: &Taken<RowIdentity>) {}
 
-    /// It is not.
+    /// Never.
     #[inline(always)]
     pub(in crate::outbox::relay) fn before_flush() -> bool {
         false

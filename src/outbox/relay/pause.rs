@@ -1,4 +1,7 @@
-//! Whether the outbox is paused, which `outbox.pause()` writes down in the database.
+//! Owns the relay's knowledge of whether the outbox is paused, which `outbox.pause()` records in the
+//! database.
+//!
+//! Runs in: a relay's background worker, main thread.
 
 use std::time::Instant;
 
@@ -8,7 +11,7 @@ use crate::outbox::table::outbox::Outbox;
 use crate::worker::transaction;
 
 impl Relay {
-    /// Finds out, when it has begun or was told that it may have changed.
+    /// Reads the pause state when the relay has started, or after a notice that it may have changed.
     pub(super) fn read_pause(&mut self) {
         if !self.slot.has_notice(PAUSE_CHANGED) || !self.db_backoff.is_over(Instant::now()) {
             return;
@@ -23,7 +26,7 @@ impl Relay {
         }
     }
 
-    /// It is paused, or no longer.
+    /// Sets whether publishing is paused.
     pub(super) fn set_paused(&mut self, is_paused: bool) {
         if is_paused != self.paused {
             self.paused = is_paused;

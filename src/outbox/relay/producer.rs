@@ -1,4 +1,7 @@
-//! The relay's producer: made when it is wanted, heard, and replaced when it stops.
+//! Owns the relay's producer: it is started when it is needed, its events are processed, and it is replaced
+//! when it stops.
+//!
+//! Runs in: a relay's background worker, main thread.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,18 +16,18 @@ use super::state::Connection;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::producer::messages::ProducerEvent;
 
-/// Time left for librdkafka's own end, beyond `event_outbox.shutdown_timeout`.
+/// How long librdkafka may take to end, beyond `event_outbox.shutdown_timeout`.
 const THREAD_END: Duration = Duration::from_millis(500);
 
-/// First and longest pause after a producer that failed.
+/// The first and the longest pause after a failed producer.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
-/// The producer, when the next one may be made, and when this one is to be replaced.
+/// The producer, when the next one may start, and when to replace this one.
 #[derive(Debug)]
 pub struct ProducerSupervisor {
     handle: Option<ProducerHandle>,
     backoff: Backoff,
-    /// It is to be replaced when nothing is in flight any more, or by this time.
+    /// Replace it when nothing is in flight any more, or at this time.
     renewal: Option<Instant>,
 }
 
@@ -47,37 +50,37 @@ impl ProducerSupervisor {
         self.handle.is_some()
     }
 
-    /// Whether it is to be replaced.
+    /// Whether it must be replaced.
     #[must_use]
     pub fn is_leaving(&self) -> bool {
         self.renewal.is_some()
     }
 
-    /// By when, at the latest.
+    /// When it must be replaced at the latest.
     #[must_use]
     pub fn renewal_date(&self) -> Option<Instant> {
         self.renewal
     }
 
-    /// When a producer may be made, after one that failed.
+    /// When the next producer may start after a failed one.
     #[must_use]
     pub fn next_start(&self) -> Option<Instant> {
         self.backoff.until().filter(|_| self.handle.is_none())
     }
 
-    /// What made the last one fail is over, or may be.
+    /// Ends the pause, because the cause of the last failure may be gone.
     pub fn forgive(&mut self) {
         self.backoff.record_success();
     }
 
-    /// It is to be replaced, after so long at the latest.
+    /// Requests its replacement, after `patience` at the latest.
     pub fn renew_within(&mut self, patience: Duration) {
         if self.handle.is_some() {
             self.renewal.get_or_insert_with(|| Instant::now() + patience);
         }
     }
 
-    /// Ends the producer, if there is one.
+    /// Stops the producer, if there is one.
     pub fn stop(&mut self) {
         self.renewal = None;
         if let Some(handle) = self.handle.take() {
@@ -87,7 +90,7 @@ impl ProducerSupervisor {
 }
 
 impl Relay {
-    /// Has a producer if one is wanted, and only then.
+    /// Starts, replaces or drops the producer, as needed.
     pub(super) fn tend_producer(&mut self) {
         if self.renewal_is_due() {
             self.drop_producer();
@@ -104,8 +107,8 @@ impl Relay {
         }
     }
 
-    /// Whether the producer is to be replaced now: at once if nothing is in flight, or nothing will come
-    /// back.
+    /// Whether to replace the producer now. If nothing is in flight, or no reports will arrive, this need not
+    /// wait.
     pub(super) fn renewal_is_due(&self) -> bool {
         self.producer.renewal.is_some_and(|deadline| {
             self.in_flight.window().len() <= self.locked_rows.len() + self.faulty.count()
@@ -114,16 +117,17 @@ impl Relay {
         })
     }
 
-    /// The producer is to be replaced when what is in flight has come back, or patience is over.
+    /// Requests the producer's replacement, when all events in flight have come back, or the shutdown timeout
+    /// is over.
     pub(super) fn renew_soon(&mut self) {
         self.producer.renew_within(self.settings.shutdown_timeout);
     }
 
-    /// Gives the producer up. What was in flight is unknown: it is read and sent again.
+    /// Drops the producer. The fate of the events in flight is unknown, so they are read and sent again.
     fn drop_producer(&mut self) {
         self.producer.stop();
         self.unreplicated = None;
-        // But not of those that merely wait for their rows.
+        // This excludes the events that Kafka has answered and that only wait for their rows.
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
         let again = self.in_flight.producer_lost(&settling, self.settings.producer.ordered);
@@ -131,7 +135,8 @@ impl Relay {
         metrics::of(self.slot).show_connection(Connection::Unknown);
     }
 
-    /// `file` is the one that is wrong: its path is for the log alone.
+    /// Records that the producer failed. `file` is the invalid file, if any. Its path is shown only in the
+    /// log.
     fn producer_failed(&mut self, error: &str, file: Option<&Path>) {
         metrics::of(self.slot).count_error(CountedError::Producer);
         if self.producer.backoff.record_failure(Instant::now()) {
@@ -144,7 +149,7 @@ impl Relay {
     pub(super) fn drain_producer_events(&mut self) {
         self.kafka_wakeup.clear();
         let Some(publisher) = &self.producer.handle else { return };
-        // Asked before they are read, since the last ones tell why.
+        // Check this before reading the events, because the last ones tell why it ended.
         let ended = publisher.has_ended();
         let (mut renew, mut broken) = (false, None);
         for event in publisher.events() {
@@ -178,7 +183,7 @@ impl Relay {
             self.producer_failed(&error, None);
         }
         if renew {
-            // What was sent before still comes back; what was not is read again.
+            // Events that were already sent still come back. Events that were not are read again.
             self.renew_soon();
         }
         if ended {

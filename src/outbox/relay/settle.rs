@@ -1,5 +1,7 @@
-//! Settling: one transaction deletes what Kafka has acknowledged, tells consumers, and reports what it
-//! has refused.
+//! Owns the settlement: one transaction deletes the events that Kafka has acknowledged, notifies listeners,
+//! and records the refusals.
+//!
+//! Runs in: a relay's background worker, main thread.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -25,23 +27,24 @@ use crate::pg::snapshot::Snapshot;
 use crate::worker::transaction;
 use crate::worker::transaction::Failed;
 
-/// How long an event rests that came back for no fault of its own, in microseconds.
+/// How long an event waits that came back through no fault of its own, in microseconds.
 pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
 
-/// A batch of reports, sorted by what is to be done.
+/// A batch of reports, sorted by what must be done.
 #[derive(Default)]
 struct Sorted {
     delivered: Vec<RowIdentity>,
     published: Vec<Published>,
     refused: Vec<Refusal>,
     returned: Vec<i64>,
-    /// Came back with a batch that was refused, maybe for another.
+    /// Came back with a refused batch; another event may be at fault.
     suspect: Vec<i64>,
-    /// Came back since the producer has stopped.
+    /// Came back because the producer stopped.
     stopped: Vec<i64>,
-    /// Topics of those that failed by themselves or with their batch.
+    /// The topics with events that failed by themselves or with their batch.
     troubled: HashSet<Arc<str>>,
-    /// Topics that refused a time, with that of the records in question which is farthest from the present.
+    /// The topics that refused a timestamp. The value is the refused timestamp that is farthest from the
+    /// present.
     untimely: HashMap<Arc<str>, i64>,
 }
 
@@ -51,41 +54,41 @@ impl Sorted {
         self.delivered.iter().copied().chain(self.refused.iter().map(|refusal| refusal.row)).collect()
     }
 
-    /// Leaves events out of the settlement that would change their rows.
+    /// Removes the events with locked rows from the settlement.
     fn leave_out(&mut self, locked: &HashSet<i64>) {
         if locked.is_empty() {
             return;
         }
         let mut free = self.delivered.iter().map(|row| !locked.contains(&row.id));
-        // The two run side by side.
+        // `published` and `delivered` have the same events in the same order.
         self.published.retain(|_| free.next().unwrap_or(true));
         self.delivered.retain(|row| !locked.contains(&row.id));
         self.refused.retain(|refusal| !locked.contains(&refusal.row.id));
     }
 }
 
-/// How a settlement is made.
+/// The options of a settlement.
 #[derive(Debug, Clone, Copy)]
-struct Manner {
-    /// Without those whose rows others have locked.
-    mind_locks: bool,
-    /// Listeners are told nothing: they cannot be.
-    quietly: bool,
+struct Options {
+    /// Leaves out the events whose rows other sessions have locked.
+    skip_locked: bool,
+    /// Sends no notifications, because the queue is full.
+    silent: bool,
 }
 
-/// What a transaction has settled, and what not.
+/// The result of a settlement.
 struct Settlement {
     sorted: Sorted,
-    /// The refused ones that wait for another attempt, and until when.
+    /// The refused events that wait for another attempt, and until when.
     waiting: HashMap<i64, i64>,
-    /// Not settled: somebody has changed them since they were read.
+    /// Events that were not settled because their rows have changed since they were read.
     changed: HashSet<i64>,
-    /// Not settled: their rows are locked.
+    /// Events that were not settled because their rows are locked.
     locked: HashSet<i64>,
 }
 
 impl Relay {
-    /// Settles the oldest reports, up to a batch. What fails to commit is kept and tried again.
+    /// Settles the oldest reports, up to a batch. If the commit fails, they are kept and retried.
     pub(super) fn settle(&mut self) {
         self.retry_faulty();
         if !self.can_settle() {
@@ -111,19 +114,19 @@ impl Relay {
         }
     }
 
-    /// Settles these in one transaction, or gives them back.
+    /// Settles these reports in one transaction. If it fails, returns them with the error.
     pub(super) fn settle_together(&mut self, reports: Vec<Report>) -> Result<(), (Vec<Report>, Failed)> {
-        let mut manner =
-            Manner { mind_locks: self.locked_rows.skips_locked(), quietly: !self.listeners.are_reachable() };
+        let mut options =
+            Options { skip_locked: self.locked_rows.skips_locked(), silent: !self.listeners.are_reachable() };
         let settled = loop {
-            match self.commit(&reports, manner) {
-                // Perhaps it is rows that are locked, and not the table: the others need not wait.
+            match self.commit(&reports, options) {
+                // Perhaps only some rows are locked, not the table. Then the other rows need not wait.
                 Err(Failed { code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, .. })
-                    if !manner.mind_locks =>
+                    if !options.skip_locked =>
                 {
-                    manner.mind_locks = true;
+                    options.skip_locked = true;
                 }
-                Err(failed) if is_full_queue(&failed) && !manner.quietly => manner.quietly = true,
+                Err(failed) if is_full_queue(&failed) && !options.silent => options.silent = true,
                 settled => break settled,
             }
         };
@@ -131,9 +134,9 @@ impl Relay {
         match settled {
             Ok(Some(Settlement { sorted, waiting, changed, locked })) => {
                 self.stalled_topics.heard_of(sorted.published.iter().map(|event| &event.topic));
-                if manner.quietly {
+                if options.silent {
                     let noted = sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id));
-                    self.remember_untold(&sorted.published, noted, &waiting);
+                    self.remember_missed(&sorted.published, noted, &waiting);
                 }
                 self.close(&sorted, &waiting, &changed);
                 self.keep_locked(reports, &locked);
@@ -147,26 +150,26 @@ impl Relay {
         }
     }
 
-    /// The most reports that are settled in one transaction.
+    /// The largest number of reports that are settled in one transaction.
     fn most_together(&self) -> usize {
         self.settings.batch_size.min(self.faulty.most_together())
     }
 
-    /// Whether there is something to settle now.
+    /// Whether a settlement is due.
     pub(super) fn can_settle(&self) -> bool {
         let is_time = || self.settlement_date().is_some_and(|date| date <= Instant::now());
         self.db_backoff.is_over(Instant::now())
             && (self.locked_rows.is_due() || self.faulty.is_due() || is_time())
     }
 
-    /// When there will be, if nothing new comes.
+    /// When a settlement is due, if no more reports arrive.
     pub(super) fn next_settlement(&self) -> Option<Instant> {
         let failed = self.db_backoff.until().filter(|_| !self.db_backoff.is_over(Instant::now()));
         let set_aside = self.locked_rows.until().into_iter().chain(self.faulty.until());
         failed.or_else(|| set_aside.chain(self.listeners.until()).chain(self.settlement_date()).min())
     }
 
-    /// When to settle the reports that there are: not too soon after the last time, unless a batch is full or
+    /// When to settle the present reports: not too soon after the last settlement, unless a batch is full or
     /// reading waits for room.
     fn settlement_date(&self) -> Option<Instant> {
         let full = self.reports.len() >= self.most_together() || !self.has_room();
@@ -174,14 +177,14 @@ impl Relay {
         (!self.reports.is_empty()).then(|| if full { Instant::now() } else { paced() })
     }
 
-    /// One transaction. `None` if the extension is gone.
-    fn commit(&self, reports: &[Report], manner: Manner) -> Result<Option<Settlement>, Failed> {
+    /// Runs the transaction. Returns `None` if the extension was dropped.
+    fn commit(&self, reports: &[Report], options: Options) -> Result<Option<Settlement>, Failed> {
         let mut sorted = self.sort(reports.iter());
         let mode = self.settings.notify;
         transaction::run(c"event_outbox: settling published events", || {
             let outbox = self.outbox()?;
             let _snapshot = Snapshot::take();
-            let locked = if manner.mind_locks {
+            let locked = if options.skip_locked {
                 statements::locked_by_others(outbox, &sorted.rows())
             } else {
                 HashSet::new()
@@ -190,20 +193,20 @@ impl Relay {
             let mut changed: HashSet<i64> =
                 statements::delete(outbox, &sorted.delivered).into_iter().collect();
             failpoints::reach(Point::InSettle);
-            if !manner.quietly {
+            if !options.silent {
                 statements::notify(notify::notifications(mode, &sorted.published));
             }
             let Noted { waiting, changed: others } = statements::report_refused(outbox, &sorted.refused);
             changed.extend(others);
-            if manner.quietly {
-                // Those of triggers as well.
+            if options.silent {
+                // This also removes the notifications that triggers have sent.
                 compat::forget_notifications();
             }
             Some(Settlement { sorted, waiting, changed, locked })
         })
     }
 
-    /// After the commit: these of the settled reports are not, since others have locked their rows.
+    /// After the commit: keeps the reports that were not settled because other sessions have locked the rows.
     fn keep_locked(&mut self, mut reports: Vec<Report>, locked: &HashSet<i64>) {
         reports.retain(|report| locked.contains(&report.id));
         let first = reports.first().map_or(0, |report| report.id);
@@ -211,7 +214,8 @@ impl Relay {
         if self.locked_rows.keep(reports) {
             let count = self.locked_rows.len();
             tracing::warn!(
-                "{count} event(s) cannot be settled, since other sessions have locked their rows, the first is {first}; others go on"
+                "could not settle {count} event(s), the first is {first}, since other sessions have locked their rows; \
+                 other events are settled"
             );
             self.slot.show_error(&format!("another session has locked the row of event {first}"));
         }
@@ -247,7 +251,7 @@ impl Relay {
                 Outcome::Failed { failure: Failure::Suspect, .. } if !entry.sole_in_flight => {
                     sorted.suspect.push(*id)
                 }
-                // Without a broker, librdkafka answers from what it remembers, which may have been mended
+                // Without a broker, librdkafka answers from cached metadata; the cause may have been fixed
                 // since.
                 Outcome::Failed { failure: Failure::Refused, .. } if self.is_disconnected() => {
                     sorted.returned.push(*id);
@@ -268,9 +272,9 @@ impl Relay {
         sorted
     }
 
-    /// After the commit: lets go of what is settled. `waiting` are the refused events that wait for their
-    /// next attempt, and until when; a refused one that is not among them is dead, or was deleted by hand.
-    /// Those that somebody has `changed` are read again.
+    /// After the commit: removes the settled events from those in flight. `waiting` has the refused events
+    /// that wait for their next attempt, and until when. A refused event that is not in it is dead, or was
+    /// deleted by hand. The `changed` events are read again.
     fn close(&mut self, sorted: &Sorted, waiting: &HashMap<i64, i64>, changed: &HashSet<i64>) {
         for row in sorted.delivered.iter().filter(|row| !changed.contains(&row.id)) {
             self.settled(row.id, Settled::Delivered);
@@ -295,22 +299,22 @@ impl Relay {
         let rested = Settled::Returned(now + RETURN_REST_MICROS);
         sorted.returned.iter().for_each(|id| self.settled(*id, rested));
         sorted.suspect.iter().for_each(|id| self.settled(*id, Settled::Suspect(now)));
-        // They are for the next producer.
+        // The next producer sends them.
         sorted.stopped.iter().for_each(|id| self.settled(*id, Settled::GivenBack));
-        self.take_care_of(sorted);
+        self.quarantine_troubled(sorted);
         self.count(sorted);
         published::condition().broadcast();
     }
 
-    /// An event is no longer in flight.
+    /// Removes an event from those in flight.
     fn settled(&mut self, id: i64, what: Settled) {
         let again = self.in_flight.settled(id, what);
         self.reader.reread(again);
     }
 
-    /// Handles topics with caution from now on whose batches the broker refuses, and all that would make the
-    /// next producer stop as it did this one.
-    fn take_care_of(&mut self, sorted: &Sorted) {
+    /// Quarantines the topics whose batches the broker refused. If the producer is being replaced,
+    /// quarantines all troubled topics, because they would stop the next producer as well.
+    fn quarantine_troubled(&mut self, sorted: &Sorted) {
         if sorted.suspect.is_empty() && !self.producer.is_leaving() {
             return;
         }
@@ -333,7 +337,7 @@ impl Relay {
         self.log_refusals(&sorted.refused);
     }
 
-    /// The first refusal of each topic and kind, and later how many there were.
+    /// Logs the first refusal of each topic and class. Later ones are counted.
     fn log_refusals(&mut self, refused: &[Refusal]) {
         let now = self.age();
         for run in refused.chunk_by(|a, b| a.class == b.class && a.topic == b.topic) {
@@ -344,7 +348,7 @@ impl Relay {
         }
     }
 
-    /// Says how many refusals there were, where that has not been said for a while.
+    /// Logs the counts of refusals that are due.
     pub(super) fn log_refusal_counts(&mut self) {
         for RepeatCount { kind, count } in self.refusals.due(self.age()) {
             match kind {

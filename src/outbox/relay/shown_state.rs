@@ -1,4 +1,4 @@
-//! What the status shows of the relay.
+//! Owns the choice of the state and the numbers that `outbox.status` shows of the relay.
 //!
 //! Runs in: a relay's background worker, main thread.
 
@@ -10,7 +10,7 @@ use super::state::{Connection, State};
 use super::unreplicated::Unreplicated;
 
 impl Relay {
-    /// Shows in the status what the relay does.
+    /// Updates the relay's state and numbers in the status.
     pub(super) fn show(&self) {
         let state = if !self.settings.enabled {
             State::Disabled
@@ -20,7 +20,7 @@ impl Relay {
             State::Misconfigured
         } else if self.db_backoff.until().is_some() {
             State::Failing
-        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_told) {
+        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_reported) {
             State::Waiting
         } else if self.in_flight.window().is_empty() {
             State::Idle
@@ -42,7 +42,7 @@ impl Relay {
         metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
     }
 
-    /// Whether nothing is left of whatever trouble there was.
+    /// Whether the relay has recovered from all errors.
     fn is_well(&self, state: State) -> bool {
         matches!(state, State::Idle | State::Publishing)
             && metrics::of(self.slot).connection().0 == Connection::Connected

@@ -1,8 +1,11 @@
-//! A topic that is stuck, without a leader or short of replicas, must not keep the others waiting.
+//! Owns the detection of stalled topics: a topic without a leader, or short of replicas, must not block the
+//! others.
 //!
-//! Its events fill the window, since nothing comes back for them, and reading pauses. When that lasts, the
-//! topics that nothing was heard of are set aside: no more of theirs is taken until all of theirs in
-//! flight has come back, and reading goes on in the quarter of the window that is left.
+//! Runs in: a relay's background worker, main thread.
+//!
+//! The events of a stalled topic fill the window, because no reports arrive for them, and reading pauses. If
+//! that lasts, the topics without reports are quarantined: no more of their events are taken until all of
+//! those in flight have come back, and reading continues in the remaining quarter of the window.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -10,13 +13,13 @@ use std::time::{Duration, Instant};
 
 use super::Relay;
 
-/// How long reading may pause for want of room, before it is asked whose events take it up.
+/// How long reading may pause for lack of room before the topics that take it up are quarantined.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Topics of which it is remembered when something was heard.
+/// For how many topics the time of the last report is stored.
 const MAX_TOPICS: usize = 10_000;
 
-/// Since when there has been no room, and what was heard of which topic.
+/// Since when there has been no room, and when the last report of each topic arrived.
 #[derive(Debug, Default)]
 pub struct StalledTopics {
     since: Option<Instant>,
@@ -24,7 +27,7 @@ pub struct StalledTopics {
 }
 
 impl StalledTopics {
-    /// Events of these topics have come back.
+    /// Records that events of these topics have come back.
     pub fn heard_of<'a>(&mut self, topics: impl Iterator<Item = &'a Arc<str>>) {
         if self.heard.len() >= MAX_TOPICS {
             self.heard.clear();
@@ -46,7 +49,7 @@ impl StalledTopics {
         self.heard.contains_key(topic)
     }
 
-    /// When to look for stuck topics, if there is no room.
+    /// When to check for stalled topics, if there is no room.
     #[must_use]
     pub fn until(&self) -> Option<Instant> {
         self.since.map(|since| since + PATIENCE)
@@ -54,8 +57,8 @@ impl StalledTopics {
 }
 
 impl Relay {
-    /// Sets topics aside that keep the others waiting.
-    pub(super) fn set_stuck_topics_aside(&mut self) {
+    /// Quarantines the topics that block the others.
+    pub(super) fn quarantine_stalled_topics(&mut self) {
         let waits = self.has_reason_to_sweep() && self.producer.is_there() && !self.is_disconnected();
         if !waits || self.has_room() {
             self.stalled_topics.since = None;
@@ -75,12 +78,13 @@ impl Relay {
             .cloned()
             .collect();
         if !silent.is_empty() {
-            // It would follow by the other way.
+            // Otherwise the events of these topics in that batch would still take the gapless route.
             self.give_up_unreplicated();
         }
         for topic in silent {
-            tracing::warn!("nothing is heard of topic {topic} from Kafka: its events wait, others go on");
-            self.slot.show_error(&format!("nothing is heard of topic {topic} from Kafka"));
+            let text = format!("no delivery report for topic \"{topic}\" in {} s", PATIENCE.as_secs());
+            tracing::warn!("{text}; holding back its events");
+            self.slot.show_error(&text);
             self.in_flight.quarantine(&topic);
         }
     }

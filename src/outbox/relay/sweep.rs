@@ -1,4 +1,6 @@
-//! Sweeping: reading the rows that have become visible, and handing them to Kafka.
+//! Owns the sweep, which reads the rows that have become visible and hands them to the producer.
+//!
+//! Runs in: a relay's background worker, main thread.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -16,11 +18,11 @@ use crate::pg::durability::Commits;
 use crate::pg::snapshot::Snapshot;
 use crate::worker::{process, transaction};
 
-/// What the relay can sleep at least: less, and it had better be woken.
-const WORTH_MUTING: Duration = Duration::from_millis(1);
+/// The shortest sleep for which wakeups are suppressed.
+const WORTH_SUPPRESSING: Duration = Duration::from_millis(1);
 
 impl Relay {
-    /// Reads one batch and hands it over, if there may be something and there is room.
+    /// Reads one batch and hands it over, if there may be events to read and there is room.
     pub(super) fn sweep(&mut self) {
         if !self.can_sweep() {
             return;
@@ -44,7 +46,7 @@ impl Relay {
         if self.next_sweep().is_none_or(|date| date > Instant::now()) {
             return;
         }
-        // Answered before the look, so that a commit after it rings anew.
+        // Clear the flag before reading, so a commit during the read sets it again.
         self.slot.wakeup.take();
         self.reader.begin();
         let mut pending = PendingBatch::as_large_as(self.last_batch);
@@ -56,7 +58,7 @@ impl Relay {
         match self.note(read) {
             Some(Some(reached)) => {
                 self.pace.swept(self.age(), pending.len());
-                self.expect_more(pending.len());
+                self.suppress_wakeups(pending.len());
                 self.reader.end(reached);
                 let stalled = self.in_flight.backlog().is_full() && pending.is_empty();
                 self.stalled = stalled.then(|| Instant::now() + STALL);
@@ -68,20 +70,20 @@ impl Relay {
         }
     }
 
-    /// While events come so fast that the next look is near whoever rings, nobody need ring for it: commits
-    /// are spared a system call, and the relay a wake-up.
-    fn expect_more(&self, found: usize) {
-        if found > 0 && self.pace.next_sweep(self.age()) >= self.age() + WORTH_MUTING {
+    /// Suppresses wakeups while events arrive so fast that the next sweep comes soon anyway. This saves each
+    /// commit a system call, and the relay a wakeup.
+    fn suppress_wakeups(&self, found: usize) {
+        if found > 0 && self.pace.next_sweep(self.age()) >= self.age() + WORTH_SUPPRESSING {
             self.slot.wakeup.suppress();
         }
     }
 
-    /// In a transaction: one pass, as far as the batch size and the room in the window go. `None` if the
-    /// extension is gone.
+    /// Runs one pass, limited by the batch size and the room in the window. Must run in a transaction.
+    /// Returns `None` if the extension was dropped.
     fn read(&mut self, now: i64, pending: &mut PendingBatch) -> Option<Reached> {
         let outbox = self.outbox()?;
         let (horizon, snapshot) = self.take_horizon(outbox);
-        // Whoever paused it, and however: an event that was committed after that is not read.
+        // However the outbox was paused, an event that was committed after the pause is not read.
         if outbox.is_paused_for_snapshot() {
             self.set_paused(true);
             return Some(Reached::End);
@@ -112,12 +114,13 @@ impl Relay {
         Some(reached)
     }
 
-    /// What is to be noted before rows are read. A sequence that begins anew, as after TRUNCATE … RESTART
-    /// IDENTITY, may have come past where it was already; but it lies in another file then.
+    /// Takes the horizon and the snapshot before rows are read. After a restart of the sequence, as by
+    /// TRUNCATE … RESTART IDENTITY, its value alone does not show that, because it may already be past its
+    /// former value. But the sequence is in another file then.
     fn take_horizon(&mut self, outbox: Outbox) -> (Horizon, Snapshot) {
         loop {
             let seen = outbox.take_horizon();
-            // After the snapshot: whatever it shows was numbered by this sequence.
+            // Read this after the snapshot, so all rows that the snapshot shows were numbered from this file.
             let file = outbox.sequence_file();
             match self.sequence_file.replace(file) {
                 Some(before) if before != file => self.reader.reset(),
@@ -126,8 +129,9 @@ impl Relay {
         }
     }
 
-    /// In a transaction: the outbox that this relay serves, `None` if it is gone. One that was created in its
-    /// place counts its ids from 1 again: it is for another relay, which is rung for.
+    /// Returns the outbox that this relay serves, or `None` if it was dropped. Must run in a transaction. A
+    /// new outbox in its place numbers its events from 1 again, so another relay must serve it. The wakeup is
+    /// set for that relay.
     pub(super) fn outbox(&self) -> Option<Outbox> {
         let found = Outbox::locate()?;
         if *self.served_outbox.get_or_init(|| found) == found {
@@ -137,7 +141,7 @@ impl Relay {
         None
     }
 
-    /// What was read is not sent after all, and is to be read again.
+    /// Withdraws a batch that is not sent after all. Its rows are read again.
     pub(super) fn put_back(&mut self, pending: &PendingBatch) {
         let again = self.in_flight.withdraw(&pending.taken);
         self.reader.reread(again);

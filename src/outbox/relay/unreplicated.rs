@@ -1,9 +1,11 @@
-//! A batch that was read and is not handed to Kafka yet, since the standbys that are required do not have its
+//! Owns a batch that was read but is not sent to Kafka yet, because the required standbys do not have its
 //! commits.
 //!
-//! That is so for moments, while a standby writes what others have committed; and for long, if none is there
-//! and somebody has committed without waiting for it (`synchronous_commit = local` or `off`, or a cancelled
-//! wait). Nobody can ring when it is over, so it is looked for, at growing intervals.
+//! Runs in: a relay's background worker, main thread.
+//!
+//! This takes moments while a standby writes the commits of other sessions. It takes long if no standby is
+//! connected and a session has committed without waiting for one (`synchronous_commit = local` or `off`, or a
+//! cancelled wait). Nothing can wake the relay when it is over, so the relay checks at growing intervals.
 
 use std::time::{Duration, Instant};
 
@@ -11,11 +13,11 @@ use super::Relay;
 use super::candidates::PendingBatch;
 use crate::pg::durability::{self, Place};
 
-/// First and longest time between two looks.
+/// The first and the longest time between two checks.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
-/// A wait that is longer than this is worth telling.
-const WORTH_TELLING: Duration = Duration::from_secs(1);
+/// A wait that is longer than this is reported.
+const REPORT_AFTER: Duration = Duration::from_secs(1);
 
 /// The batch, and what it waits for.
 pub struct Unreplicated {
@@ -24,55 +26,55 @@ pub struct Unreplicated {
     since: Instant,
     next_look: Instant,
     pause: Duration,
-    told: bool,
+    reported: bool,
 }
 
 impl Unreplicated {
-    /// When to look again.
+    /// When to check again.
     #[must_use]
     pub fn next_look(&self) -> Instant {
         self.next_look
     }
 
-    /// Whether it has taken so long that it is shown.
+    /// Whether the wait has taken so long that it was reported.
     #[must_use]
-    pub fn is_told(&self) -> bool {
-        self.told
+    pub fn is_reported(&self) -> bool {
+        self.reported
     }
 }
 
 impl Relay {
-    /// Hands a batch over, or keeps it until its commits, which end at `place`, are where they must be.
+    /// Hands a batch over, or keeps it until its commits, which end at `place`, are on the required standbys.
     pub(super) fn hand_over_replicated(&mut self, pending: PendingBatch, place: Option<Place>) {
         match place {
             Some(place) if !pending.is_empty() && !durability::is_on_standbys(place) => {
                 let now = Instant::now();
                 let (next_look, pause) = (now + PAUSE.0, PAUSE.0);
                 self.unreplicated =
-                    Some(Unreplicated { pending, place, since: now, next_look, pause, told: false });
+                    Some(Unreplicated { pending, place, since: now, next_look, pause, reported: false });
             }
             _ => self.hand_over(pending),
         }
     }
 
-    /// Hands the batch over that waits for standbys, if they have it now, or are no longer required.
-    pub(super) fn look_at_standbys(&mut self) {
+    /// Hands over the batch that waits for standbys, if they have it now or are no longer required.
+    pub(super) fn check_standbys(&mut self) {
         let Some(mut batch) = self.unreplicated.take() else { return };
         if !self.may_publish() {
             self.put_back(&batch.pending);
             return;
         }
         if durability::is_on_standbys(batch.place) {
-            if batch.told {
-                tracing::info!("the standbys have confirmed what was committed, events go on");
+            if batch.reported {
+                tracing::info!("the synchronous standbys have confirmed all commits, publishing continues");
             }
             self.hand_over(batch.pending);
             return;
         }
         let now = Instant::now();
-        if !batch.told && now >= batch.since + WORTH_TELLING {
-            batch.told = true;
-            let text = "waiting for a synchronous standby: events are committed here, and not on the standbys that \
+        if !batch.reported && now >= batch.since + REPORT_AFTER {
+            batch.reported = true;
+            let text = "waiting for a synchronous standby: events are committed here, but not on the standbys that \
                         synchronous_standby_names requires";
             tracing::warn!("{text}");
             self.slot.show_error(text);
@@ -84,7 +86,8 @@ impl Relay {
         self.unreplicated = Some(batch);
     }
 
-    /// Something has come back that others may have to wait for: what was read is read again, in its order.
+    /// Withdraws the batch, because an event has come back for which others may have to wait. The rows are
+    /// read again, in their order.
     pub(super) fn give_up_unreplicated(&mut self) {
         if let Some(batch) = self.unreplicated.take() {
             self.put_back(&batch.pending);

@@ -1,5 +1,7 @@
-//! The watchdog at work: looks whether anything comes back, asks Kafka through a client that knows nothing
-//! yet, and has the producer replaced that is stuck.
+//! Owns the watchdog's run: it checks whether delivery reports arrive, asks Kafka through a fresh client, and
+//! requests the replacement of a stuck producer.
+//!
+//! Runs in: a relay's background worker, main thread; the questions to Kafka in a thread of their own.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +16,10 @@ use crate::kafka::config;
 use crate::kafka::producer::handle::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;
 
-/// Time for Kafka to answer.
+/// How long Kafka may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// The watchdog, and what it has asked.
+/// The watchdog, and its open question to Kafka.
 #[derive(Default)]
 pub struct Watch {
     watchdog: Watchdog,
@@ -30,7 +32,7 @@ struct Question {
 }
 
 impl Relay {
-    /// Sees to it that no silence lasts.
+    /// Runs the watchdog, so that a stuck producer is found and replaced.
     pub(super) fn watch(&mut self) {
         let now = self.age();
         if !self.producer.is_there() || self.producer.is_leaving() {
@@ -38,15 +40,15 @@ impl Relay {
             return;
         }
         if now >= self.watch.watchdog.next_check() {
-            let adrift = self.is_disconnected().then_some((None, 0));
+            let disconnected = self.is_disconnected().then_some((None, 0));
             let first =
                 self.in_flight.window().first_places().into_iter().map(|(topic, place)| (Some(topic), place));
-            self.watch.watchdog.observe(now, first.chain(adrift));
+            self.watch.watchdog.observe(now, first.chain(disconnected));
             if let Some((topic, why)) = self.watch.watchdog.problem() {
-                self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
+                self.slot.show_error(&format!("events of topic \"{topic}\" wait: {why}"));
             }
         }
-        self.hear_answer(now);
+        self.receive_answer(now);
         if self.watch.asked.is_none()
             && let Some(subjects) = self.watch.watchdog.due_probe(now)
         {
@@ -54,14 +56,13 @@ impl Relay {
         }
     }
 
-    /// When to look again, though nobody rings.
+    /// When the next check is due, even if nothing wakes the relay.
     pub(super) fn next_watch(&self) -> Option<Instant> {
-        let something_is_out = !self.in_flight.window().is_empty() || self.is_disconnected();
-        (something_is_out && self.producer.is_there())
-            .then(|| self.started_at + self.watch.watchdog.next_check())
+        let is_needed = !self.in_flight.window().is_empty() || self.is_disconnected();
+        (is_needed && self.producer.is_there()).then(|| self.started_at + self.watch.watchdog.next_check())
     }
 
-    fn hear_answer(&mut self, now: Duration) {
+    fn receive_answer(&mut self, now: Duration) {
         let Some(Question { subjects, answer }) = self.watch.asked.take() else { return };
         let health = match answer.try_recv() {
             Err(TryRecvError::Empty) => {
@@ -71,38 +72,38 @@ impl Relay {
             Err(TryRecvError::Disconnected) => vec![Health::Unknown; subjects.len()],
             Ok(health) => health,
         };
-        self.heed(now, subjects.into_iter().zip(health));
+        self.act_on_answers(now, subjects.into_iter().zip(health));
     }
 
-    fn heed(&mut self, now: Duration, answers: impl Iterator<Item = (Subject, Health)>) {
+    fn act_on_answers(&mut self, now: Duration, answers: impl Iterator<Item = (Subject, Health)>) {
         let Findings { new_problems, stuck } = self.watch.watchdog.record_health(now, answers);
         for (topic, why) in new_problems {
-            tracing::warn!("nothing comes back of topic {topic}, its events wait: {why}");
-            self.slot.show_error(&format!("events of topic {topic} wait: {why}"));
+            tracing::warn!("no delivery reports for topic \"{topic}\", its events wait: {why}");
+            self.slot.show_error(&format!("events of topic \"{topic}\" wait: {why}"));
         }
         if let Some((subject, silence)) = stuck {
             let seconds = silence.as_secs();
             let what = match subject {
-                Some(topic) => format!("nothing has come back of topic {topic} for {seconds} s"),
+                Some(topic) => format!("no delivery report for topic \"{topic}\" in {seconds} s"),
                 None => format!("the producer has found no broker for {seconds} s"),
             };
-            tracing::warn!("{what} though Kafka is well: the producer is replaced");
-            self.slot.show_error(&format!("{what} though Kafka is well"));
+            tracing::warn!("{what} although Kafka is healthy, replacing the producer");
+            self.slot.show_error(&format!("{what} although Kafka is healthy"));
             metrics::of(self.slot).count_error(CountedError::Producer);
             self.renew_soon();
         }
     }
 
-    /// Has a thread ask. What cannot be asked now is asked another time.
+    /// Asks Kafka in a thread of its own. If that is not possible now, the watchdog asks another time.
     fn ask_kafka(&self, subjects: Vec<Subject>) -> Option<Question> {
         let config = config::for_requests(&config::client_config(&self.settings.producer).ok()?);
-        let (give, answer) = bounded(1);
-        let (bell, about) = (self.kafka_wakeup.clone(), subjects.clone());
+        let (sender, answer) = bounded(1);
+        let (wakeup, about) = (self.kafka_wakeup.clone(), subjects.clone());
         let work = move || {
-            // Dropped after the answer is given.
-            let _wake = SetAtEnd(bell);
-            // Should the relay be gone, nobody needs to know.
-            let _ = give.send(admin::check_health(&config, &about, ANSWER_TIMEOUT));
+            // Dropped after the answer is sent.
+            let _wake = SetAtEnd(wakeup);
+            // If the relay is gone, nobody needs the answer.
+            let _ = sender.send(admin::check_health(&config, &about, ANSWER_TIMEOUT));
         };
         let thread =
             with_signals_blocked(|| std::thread::Builder::new().name("kafka-watch".into()).spawn(work));
