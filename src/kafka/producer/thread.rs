@@ -5,7 +5,7 @@
 //!
 //! Runs in: the Kafka thread of the relay's process.
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -85,6 +85,10 @@ struct Session<'a> {
     quarantine: Option<Client>,
     /// When to close it, if it is idle then.
     quarantine_until: Instant,
+    /// Batches that were taken and are not produced yet.
+    batches: VecDeque<ProduceBatch>,
+    /// A broker has answered this session.
+    has_been_connected: bool,
     /// The next probe; `None` while a broker is known to answer.
     probe: Option<Backoff>,
     /// A producer has stopped, and the main thread was told.
@@ -113,6 +117,8 @@ impl<'a> Session<'a> {
             gapless,
             quarantine: None,
             quarantine_until,
+            batches: VecDeque::new(),
+            has_been_connected: false,
             probe,
             stopped: false,
             known_topics: KnownTopics::default(),
@@ -132,20 +138,31 @@ impl<'a> Session<'a> {
         self.clean_up();
         self.recover_brokers();
         self.check_stale_topics()?;
-        self.probe_broker()
+        self.probe_broker()?;
+        self.produce_batches()
     }
 
     fn take_batches(&mut self) -> Result<(), Closed> {
         loop {
             match self.thread.batches.try_recv() {
-                Ok(ProduceBatch { gapless, quarantine }) => {
-                    self.produce(&gapless, |session| Some(&session.gapless))?;
-                    self.produce(&quarantine, Self::quarantine)?;
-                }
+                Ok(batch) => self.batches.push_back(batch),
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Closed),
             }
         }
+    }
+
+    /// Produces the batches that were taken. They wait until a broker has answered for the first time: before that, nothing
+    /// tells which topics exist, and a producer that was given thousands of missing ones holds up all others. The window
+    /// limits the number of events that can wait here.
+    fn produce_batches(&mut self) -> Result<(), Closed> {
+        while self.has_been_connected
+            && let Some(ProduceBatch { gapless, quarantine }) = self.batches.pop_front()
+        {
+            self.produce(&gapless, |session| Some(&session.gapless))?;
+            self.produce(&quarantine, Self::quarantine)?;
+        }
+        Ok(())
     }
 
     fn produce(
@@ -359,6 +376,7 @@ impl<'a> Session<'a> {
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
+        self.has_been_connected = true;
         self.skip_topic_check = false;
         self.context.callback_log().last_error = None;
         self.send(ProducerEvent::Connected)
