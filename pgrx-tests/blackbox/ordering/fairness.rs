@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use event_outbox_lab::Result;
+use event_outbox_lab::{Broker, Cluster, Consumer, Result};
 
 use crate::support::database::{TestDatabase, values};
 use crate::support::events::{emit, pending_count};
+use crate::support::server::DedicatedServer;
 
 /// Stores events with a partition that the topic does not have.
 fn flood(db: &mut TestDatabase, topic: &str, count: i64) -> Result<()> {
@@ -71,25 +72,35 @@ fn hundreds_of_topics_that_are_refused_let_others_through() -> Result<()> {
     Ok(())
 }
 
-/// For a machine that runs other tests meanwhile: all these refusals are settled first, since their rows come first. Still
-/// long before refused events are retried, and before the periodic sweep.
+/// All these refusals are settled first, since their rows come first. Still long before refused events are retried, and
+/// before the periodic sweep.
 const AFTER_MANY_REFUSALS: Duration = Duration::from_secs(45);
 
 /// More missing topics than the relay keeps track of; refused events wait for a long time.
 #[test]
 fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
-    let mut db = TestDatabase::new()?;
-    db.configure("event_outbox.auto_create_topics", "off")?;
-    db.configure("event_outbox.retry_backoff", "1min")?;
-    let (good, fresh) = (db.own_topic("good")?, db.own_topic("fresh")?);
-    let sql = "INSERT INTO outbox.events (topic, payload)
-               SELECT $1 || n % 10000, 'x' FROM generate_series(1, 30000) AS n";
-    db.client.execute(sql, &[&format!("{}.none", db.database)])?;
-    for number in 0..10 {
-        emit(&mut db.client, &good, number)?;
+    let broker = Broker::shared()?;
+    let options = Cluster::options("fairness")
+        .set("event_outbox.auto_create_topics", "off")
+        .set("event_outbox.retry_backoff", "1min");
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    let (good, fresh) = ("fairness.good", "fairness.fresh");
+    for topic in [good, fresh] {
+        broker.create_topic(topic, 1, &[])?;
     }
-    db.arrived_within(AFTER_MANY_REFUSALS, &good, 10)?;
-    emit(&mut db.client, &fresh, 1)?;
-    db.arrived_within(AFTER_MANY_REFUSALS, &fresh, 1)?;
-    Ok(())
+    let arrived = |topic, count| -> Result<()> {
+        let mut consumer = Consumer::new(&broker.bootstrap_servers(), &[topic])?;
+        consumer.read_until(count, AFTER_MANY_REFUSALS).map(drop)
+    };
+    client.batch_execute(
+        "INSERT INTO outbox.events (topic, payload)
+         SELECT 'fairness.none' || n % 10000, 'x' FROM generate_series(1, 30000) AS n",
+    )?;
+    for number in 0..10 {
+        emit(&mut client, good, number)?;
+    }
+    arrived(good, 10)?;
+    emit(&mut client, fresh, 1)?;
+    arrived(fresh, 1)
 }

@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::anyhow;
+use anyhow::{Context, anyhow};
 use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, released, wait};
 use postgres::Client;
 
@@ -115,13 +115,18 @@ impl TestDatabase {
 
     /// Waits until `count` records of the topic have arrived; long before the periodic sweep.
     pub fn promptly(&self, topic: &str, count: usize) -> Result<Vec<Record>> {
-        self.arrived_within(PROMPTLY, topic, count)
+        let mut consumer = Consumer::new(&self.broker.bootstrap_servers(), &[topic])?;
+        let arrived = consumer.read_until(count, PROMPTLY).map(<[Record]>::to_vec);
+        arrived.with_context(|| self.describe_relay())
     }
 
-    /// Waits until `count` records of the topic have arrived, for no longer than `timeout`.
-    pub fn arrived_within(&self, timeout: Duration, topic: &str, count: usize) -> Result<Vec<Record>> {
-        let mut consumer = Consumer::new(&self.broker.bootstrap_servers(), &[topic])?;
-        Ok(consumer.read_until(count, timeout)?.to_vec())
+    /// What the status says of the relay, for the error of a test.
+    fn describe_relay(&self) -> String {
+        let sql = "SELECT (SELECT row_to_json(s)::text FROM outbox.status AS s) || ' ' ||
+                          (SELECT string_agg(concat_ws(' ', pid, wait_event_type, wait_event, state, query), '; ')
+                             FROM pg_stat_activity WHERE datname = current_database() AND backend_type LIKE 'event_outbox%')";
+        let described = self.connect().and_then(|mut client| Ok(client.query_one(sql, &[])?.get(0)));
+        described.unwrap_or_else(|error| format!("no status: {error:#}"))
     }
 
     /// Waits until nothing is left to publish; returns the values in the topic, as text.
