@@ -21,6 +21,10 @@ const MISSING_FOR: Duration = Duration::from_secs(1);
 /// How many missing topics are remembered.
 const MAX_MISSING: usize = 10_000;
 
+/// How many topics the producers may keep, and how many of these may be missing ones.
+const MAX_OPENED: usize = 2_000;
+const MAX_VANISHED: usize = 100;
+
 /// How many topics the first request names: a broker that is there answers such a request soon, even under load.
 const FIRST_NAMES: usize = 50;
 
@@ -48,16 +52,12 @@ impl KnownTopics {
         self.opened.iter().next()
     }
 
-    /// The number of opened topics.
+    /// Whether the producers should be replaced to forget topics: if they keep too many, or too many missing ones, or if they
+    /// would create them again. `creates` tells whether Kafka creates topics that a producer asks for.
     #[must_use]
-    pub fn opened(&self) -> usize {
-        self.opened.len()
-    }
-
-    /// How often an opened topic turned out not to exist.
-    #[must_use]
-    pub fn vanished(&self) -> usize {
-        self.vanished
+    pub fn are_stale(&self, creates: bool) -> bool {
+        let opened = self.opened.len();
+        creates && opened > 0 || opened > MAX_OPENED || self.vanished > MAX_VANISHED
     }
 
     /// Records that the producer found an opened topic missing.

@@ -43,10 +43,6 @@ const QUARANTINE_IDLE: Duration = Duration::from_secs(30);
 /// How long the producers must be idle before they are checked for stale topics.
 const STALE_CHECK_AFTER: Duration = Duration::from_secs(30);
 
-/// How many topics the producers may keep, and how many of these may be missing ones.
-const MAX_OPENED: usize = 2_000;
-const MAX_VANISHED: usize = 100;
-
 /// The thread's arguments: its ends of both channels, its own wakeup, and that of the main thread.
 pub struct KafkaThread {
     pub(super) config: ClientConfig,
@@ -227,9 +223,7 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.stale_check_at = None;
-        let (opened, vanished) = (self.known_topics.opened(), self.known_topics.vanished());
-        let creates = config::creates_topics(&self.thread.config) && opened > 0;
-        if creates || opened > MAX_OPENED || vanished > MAX_VANISHED {
+        if self.known_topics.are_stale(config::creates_topics(&self.thread.config)) {
             return self.send(ProducerEvent::Stale);
         }
         Ok(())
