@@ -1,10 +1,8 @@
 //! Topics whose events Kafka refuses do not delay other topics.
 
-use std::time::Duration;
-
 use event_outbox_lab::{Broker, Cluster, Consumer, Result};
 
-use crate::support::database::{TestDatabase, values};
+use crate::support::database::{PROMPTLY, TestDatabase, values};
 use crate::support::events::{emit, pending_count};
 use crate::support::server::DedicatedServer;
 
@@ -72,10 +70,6 @@ fn hundreds_of_topics_that_are_refused_let_others_through() -> Result<()> {
     Ok(())
 }
 
-/// All these refusals are settled first, since their rows come first. Still long before refused events are retried, and
-/// before the periodic sweep.
-const AFTER_MANY_REFUSALS: Duration = Duration::from_secs(45);
-
 /// More missing topics than the relay keeps track of; refused events wait for a long time.
 ///
 /// It passes alone and fails beside other tests: once more than ten thousand refused events wait, the relay reads only a few
@@ -95,11 +89,11 @@ fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
     }
     let arrived = |topic, count| -> Result<()> {
         let mut consumer = Consumer::new(&broker.bootstrap_servers(), &[topic])?;
-        consumer.read_until(count, AFTER_MANY_REFUSALS).map(drop)
+        consumer.read_until(count, PROMPTLY).map(drop)
     };
     client.batch_execute(
         "INSERT INTO outbox.events (topic, payload)
-         SELECT 'fairness.none' || n % 10000, 'x' FROM generate_series(1, 30000) AS n",
+         SELECT 'fairness.none' || n % 10000, 'x' FROM generate_series(1, 60000) AS n",
     )?;
     for number in 0..10 {
         emit(&mut client, good, number)?;
