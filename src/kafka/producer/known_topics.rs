@@ -62,9 +62,8 @@ impl KnownTopics {
 
     /// Records that the producer found an opened topic missing.
     pub fn record_vanished(&mut self, topic: &str) {
-        self.vanished += 1;
-        // Kafka is asked about the topic again before its next event.
-        self.opened.remove(topic);
+        // Kafka is asked about the topic again before its next event. A topic that it called missing was never opened.
+        self.vanished += usize::from(self.opened.remove(topic));
     }
 
     /// Returns those of the topics that do not exist according to Kafka, and whether it has answered all requests. The first
