@@ -8,6 +8,7 @@ use std::{env, sync::Arc};
 
 use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
+use rdkafka::mocking::MockCluster;
 
 use crate::support::events::pending_count;
 use crate::support::relay::{status, until_drained, until_idle, until_status};
@@ -114,12 +115,16 @@ fn a_large_backlog() -> Result<()> {
 
 /// Kafka acknowledges nothing, so the window is full; the events of `fill` must fit all the same.
 fn in_an_outage(what: &str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
-    // With ordering, a producer without an answer yet would get only one event of a topic.
+    // With ordering, a producer whose topic has no answer yet would get only one event of it.
     let options = Cluster::options("memory").set("event_outbox.ordering", "none");
-    let dedicated = DedicatedServer::with(options, "127.0.0.1:1")?;
+    // Brokers that answered once: before that, events do not reach librdkafka's queue.
+    let brokers = MockCluster::new(1)?;
+    brokers.create_topic("memory.warm", 1, 1)?;
+    let dedicated = DedicatedServer::with(options, &brokers.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
-    let away = until_status(&mut client, "the outage", |status| status.is_disconnected())?;
-    let watch = Watch::start(away.pid.unwrap_or_default())?;
+    let watch = warm(&mut client)?;
+    drop(brokers);
+    until_status(&mut client, "the outage", |status| status.is_disconnected())?;
     fill(&mut client)?;
     let at_rest = until_at_rest(&mut client)?;
     let waiting = pending_count(&mut client)?;

@@ -155,7 +155,7 @@ impl Consumer {
                 bail!("{unfinished:?} not read to the end within {READ_ALL_DEADLINE:?}");
             }
             if let Some(partition) = consumer.poll()?
-                && let Some(ended) = consumer.partition_at_end(partition)?
+                && let Some(ended) = consumer.partition_at_end(partition, &unfinished)?
             {
                 unfinished.remove(&ended);
             }
@@ -197,14 +197,18 @@ impl Consumer {
         }
     }
 
-    /// rdkafka reports only the partition's number: with several topics, this finds out which of them it is.
-    fn partition_at_end(&self, partition: i32) -> Result<Option<(String, i32)>> {
+    /// rdkafka reports only the partition's number: with several topics, this finds out which of the unfinished ones it is.
+    fn partition_at_end(
+        &self,
+        partition: i32,
+        unfinished: &BTreeSet<(String, i32)>,
+    ) -> Result<Option<(String, i32)>> {
         if let [topic] = &self.topics[..] {
             return Ok(Some((topic.clone(), partition)));
         }
-        for (key, position) in self.positions.iter().filter(|((_, number), _)| *number == partition) {
+        for key in unfinished.iter().filter(|(_, number)| *number == partition) {
             let (_, high) = self.inner.fetch_watermarks(&key.0, partition, self.ask_deadline)?;
-            if *position >= high {
+            if self.positions.get(key).is_some_and(|position| *position >= high) {
                 return Ok(Some(key.clone()));
             }
         }
