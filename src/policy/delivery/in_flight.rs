@@ -277,6 +277,11 @@ impl<R> InFlight<R> {
             return Reread::Nothing;
         };
         let topic = self.topic(&name);
+        match what {
+            Settled::Delivered => self.backlog.answered(topic, true),
+            Settled::Dead | Settled::RetryAt(_) | Settled::Suspect(_) => self.backlog.answered(topic, false),
+            Settled::Returned(_) | Settled::GivenBack => {}
+        }
         let more = if is_open { self.end(&name, end) } else { Reread::Nothing };
         if !self.backlog.is_empty() {
             self.backlog.remove_if_caught_up(topic, self.lanes.has_closed(topic));

@@ -5,3 +5,4 @@ pub mod floor;
 pub mod pace;
 pub mod reader;
 pub mod reread;
+mod turns;
