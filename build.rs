@@ -18,7 +18,7 @@ fn main() {
 }
 
 /// An update is what changed in tables and types (`sql/updates`), and the functions, views, comments and grants of this
-/// version (`sql/outbox`), which are so written once. cargo-pgrx takes update scripts from `sql/` alone, when the build
+/// version (`sql/outbox`, `sql/inbox`), which are so written once. cargo-pgrx takes update scripts from `sql/` alone, when the build
 /// is done. Each released version has a script of its own that leads to this version directly.
 fn compose_update_scripts() {
     let version = env!("CARGO_PKG_VERSION");
@@ -48,7 +48,7 @@ fn compose_update_scripts() {
 fn compose(from: &str, to: &str, chain: &[Changes], objects: &Objects) -> String {
     let all = |part: usize| chain.iter().map(|changes| changes.parts[part].as_str()).collect::<String>();
     format!(
-        "-- From {from} to {to}. Made by build.rs from sql/updates and sql/outbox: change those.\n\n\
+        "-- From {from} to {to}. Made by build.rs from sql/updates, sql/outbox and sql/inbox: change those.\n\n\
          {}{}{}{}{}{}",
         all(0),
         objects.functions,
@@ -85,9 +85,24 @@ impl Changes {
         Self {
             from: from.into(),
             to: to.into(),
-            parts: <[&str; 3]>::map(parts, |part| format!("{}\n\n", part.trim())),
+            parts: <[&str; 3]>::map(parts, |part| format!("{}\n\n", with_creations(part).trim())),
         }
     }
+}
+
+/// Puts the statements that create tables and types in the place of `-- @create FILE`: a file that is new since the
+/// release before says once what a new installation and an update create.
+fn with_creations(part: &str) -> String {
+    let line = |line: &str| match line.strip_prefix("-- @create ") {
+        None => format!("{line}\n"),
+        Some(file) => {
+            let path = PathBuf::from(file);
+            assert!(sources().any(|source| source == path), "{file}: an installation does not run it");
+            let all = statements(&text_of(&path));
+            all.into_iter().filter(|statement| kind(statement) == Some(Kind::Once)).collect()
+        }
+    };
+    part.lines().map(line).collect()
 }
 
 /// What an update creates anew, or again.
@@ -111,18 +126,37 @@ impl Objects {
     }
 
     fn add(&mut self, statement: &str, source: &Path) {
-        let words: Vec<_> = statement.split_whitespace().take(2).collect();
         let replacing = || statement.replacen("CREATE", "CREATE OR REPLACE", 1);
-        match words[..] {
-            ["CREATE", "FUNCTION"] => self.functions += &replacing(),
-            ["CREATE", "VIEW"] => self.views += &replacing(),
-            ["COMMENT", "ON"] | ["DO", "$always$"] => self.descriptions += statement,
-            ["CREATE", "SCHEMA" | "TABLE" | "INDEX" | "TRIGGER" | "TYPE" | "DOMAIN" | "CAST"]
-            | ["ALTER", "TABLE"]
-            | ["DO", "$once$"]
-            | ["SELECT", _] => {}
-            _ => panic!("{}: is an update to repeat this?\n{statement}", source.display()),
+        match kind(statement) {
+            Some(Kind::Function) => self.functions += &replacing(),
+            Some(Kind::View) => self.views += &replacing(),
+            Some(Kind::Description) => self.descriptions += statement,
+            Some(Kind::Once) => {}
+            None => panic!("{}: is an update to repeat this?\n{statement}", source.display()),
         }
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Kind {
+    Function,
+    View,
+    Description,
+    /// What an update does not repeat.
+    Once,
+}
+
+fn kind(statement: &str) -> Option<Kind> {
+    let words: Vec<_> = statement.split_whitespace().take(2).collect();
+    match words[..] {
+        ["CREATE", "FUNCTION" | "PROCEDURE"] => Some(Kind::Function),
+        ["CREATE", "VIEW"] => Some(Kind::View),
+        ["COMMENT", "ON"] | ["DO", "$always$"] => Some(Kind::Description),
+        ["CREATE", "SCHEMA" | "TABLE" | "INDEX" | "TRIGGER" | "TYPE" | "DOMAIN" | "CAST"]
+        | ["ALTER", "TABLE"]
+        | ["DO", "$once$"]
+        | ["SELECT", _] => Some(Kind::Once),
+        _ => None,
     }
 }
 

@@ -41,7 +41,8 @@ extension_sql_file!("../sql/outbox/views.sql", name = "views", requires = ["inta
 extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["views"]);
 extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["control"]);
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
-extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["check"], finalize);
+extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["check"]);
+extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_tables"], finalize);
 
 /// What sees utility commands, in this order.
 static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];

@@ -261,11 +261,11 @@ DECLARE
     config record;
 BEGIN
     FOR config IN
-        SELECT unnest(ARRAY['subscription', 'partition', 'progress', 'log_0', 'log_1', 'log_2', 'log_3', 'log_4', 'log_5',
-                            'log_6', 'log_7', 'segment', 'lane', 'retry', 'dead_letters', 'subscription_grants',
-                            'topic_grants', 'subscription_id_seq', 'dead_letters_dead_letter_id_seq']) AS name
+        SELECT pg_catalog.unnest(ARRAY['subscription', 'partition', 'progress', 'log_0', 'log_1', 'log_2', 'log_3', 'log_4', 'log_5',
+                                       'log_6', 'log_7', 'segment', 'lane', 'retry', 'dead_letters', 'subscription_grants',
+                                       'topic_grants', 'subscription_id_seq', 'dead_letters_dead_letter_id_seq']) AS name
     LOOP
-        PERFORM pg_catalog.pg_extension_config_dump(('inbox.' || config.name)::regclass, '');
+        PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('inbox.%I', config.name)::pg_catalog.regclass, '');
     END LOOP;
 END
 $once$;

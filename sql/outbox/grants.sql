@@ -33,7 +33,7 @@ BEGIN
                                       AND d.objid OPERATOR(pg_catalog.=) p.oid
          WHERE e.extname OPERATOR(pg_catalog.=) 'event_outbox' AND p.proacl IS NULL
     LOOP
-        EXECUTE pg_catalog.format('REVOKE ALL ON FUNCTION %s FROM PUBLIC', created.name);
+        EXECUTE pg_catalog.format('REVOKE ALL ON ROUTINE %s FROM PUBLIC', created.name);
         IF created.is_for_all THEN
             EXECUTE pg_catalog.format('GRANT EXECUTE ON FUNCTION %s TO PUBLIC', created.name);
         END IF;
