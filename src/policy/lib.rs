@@ -10,6 +10,7 @@
 pub mod backoff;
 pub mod delivery;
 pub mod event;
+pub mod inbox;
 pub mod kafka;
 pub mod reading;
 pub mod worker;

@@ -1,0 +1,5 @@
+//! What a subscription receives, in which order, and what becomes of events that fail.
+
+pub mod lane;
+pub mod lanes;
+pub mod records;
