@@ -21,7 +21,7 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 
 use super::config;
 use super::error_class::describe;
-use super::producer::client::query_any_broker;
+use super::probe::query_any_broker;
 
 /// The configuration entries of a topic that the outbox depends on.
 const RELEVANT_CONFIG: [&str; 4] =

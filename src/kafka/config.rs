@@ -5,8 +5,9 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use event_outbox_policy::kafka::consumer::{self, ConsumerConfig};
 use event_outbox_policy::kafka::producer::ProducerConfig;
-use event_outbox_policy::kafka::properties::{self, Properties, PropertyError};
+use event_outbox_policy::kafka::properties::{self, Properties, PropertyError, Role};
 use event_outbox_policy::kafka::redactor::Redactor;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
@@ -47,15 +48,43 @@ impl ConfigError {
     }
 }
 
-/// Defaults, which users may override.
-const DEFAULTS: [(&str, &str); 4] = [
+/// Defaults of all clients, which users may override.
+const DEFAULTS: [(&str, &str); 2] = [
     ("client.id", "event_outbox"),
+    // After an outage of days, the next attempt still comes within seconds of the broker's return.
+    ("reconnect.backoff.max.ms", "5000"),
+];
+
+/// Defaults of producers.
+const PRODUCER_DEFAULTS: [(&str, &str); 2] = [
     // Java clients use the same function, so a key's events go to the same partition as those of other producers.
     ("partitioner", "murmur2_random"),
     // After a quiet time the first event is sent at once. Under load, batches fill while requests are in flight.
     ("linger.ms", "0"),
-    // After an outage of days, the next attempt still comes within seconds of the broker's return.
-    ("reconnect.backoff.max.ms", "5000"),
+];
+
+/// Defaults of consumers.
+const CONSUMER_DEFAULTS: [(&str, &str); 4] = [
+    // Events of transactions that were aborted do not exist.
+    ("isolation.level", "read_committed"),
+    // A broker answers as soon as it has a record, so a long wait only makes an idle consumer cheap.
+    ("fetch.wait.max.ms", "1000"),
+    // librdkafka's default stops fetching for a second whenever its queue is full for a moment.
+    ("fetch.queue.backoff.ms", "10"),
+    ("queued.min.messages", "20000"),
+];
+
+/// The properties on which the guarantees of consumers rest. User settings that contradict them are refused before.
+const CONSUMER_GUARANTEES: [(&str, &str); 6] = [
+    // Offsets are stored with the events, in the database.
+    ("enable.auto.commit", "false"),
+    ("enable.auto.offset.store", "false"),
+    // An offset that is gone stops its partition, and nothing is skipped in silence.
+    ("auto.offset.reset", "error"),
+    // The end of a partition is also its position behind control records and aborted transactions.
+    ("enable.partition.eof", "true"),
+    ("check.crcs", "true"),
+    (CREATE_TOPICS, "false"),
 ];
 
 /// The properties on which the guarantees rest. User settings that contradict them are refused before.
@@ -128,35 +157,77 @@ pub fn describe_error(config: &ClientConfig, error: &KafkaError) -> String {
 /// # Errors
 /// The settings or the file are invalid.
 pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
-    if producer.bootstrap_servers.trim().is_empty() {
-        return Err(ConfigError::NoServers);
-    }
-    let mut config = ClientConfig::new();
-    config.set_log_level(RDKafkaLogLevel::Info);
-    for (name, value) in DEFAULTS {
-        config.set(name, value);
-    }
-    for (name, value) in all_properties(producer)? {
-        config.set(name, value);
-    }
+    let connection = Connection {
+        servers: &producer.bootstrap_servers,
+        properties: &producer.properties,
+        file: producer.properties_file.as_deref(),
+    };
+    let mut config = connection.config(Role::Producer, &PRODUCER_DEFAULTS)?;
     for (name, value) in GUARANTEES {
         config.set(name, value);
     }
     config.set(STOP_AT_GAPS, producer.ordered.to_string());
     config.set(CREATE_TOPICS, producer.auto_create_topics.to_string());
-    config.set("bootstrap.servers", &producer.bootstrap_servers);
     // Twice the window: an event that is returned and read again may be queued beside its first copy.
     config.set("queue.buffering.max.messages", (2 * producer.max_in_flight).to_string());
     config.set("queue.buffering.max.kbytes", QUEUE_KBYTES);
     Ok(config)
 }
 
-fn all_properties(producer: &ProducerConfig) -> Result<Properties, ConfigError> {
-    let mut all = properties::parse_setting(&producer.properties).map_err(ConfigError::Setting)?;
-    if let Some(path) = &producer.properties_file {
-        let text =
-            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.clone(), error))?;
-        all.extend(properties::parse_file(&text).map_err(|error| ConfigError::File(path.clone(), error))?);
+/// Reads the properties file, and returns librdkafka's configuration for this consumer.
+///
+/// # Errors
+/// The settings or the file are invalid.
+pub fn consumer_config(consumer: &ConsumerConfig) -> Result<ClientConfig, ConfigError> {
+    let connection = Connection {
+        servers: &consumer.bootstrap_servers,
+        properties: &consumer.properties,
+        file: consumer.properties_file.as_deref(),
+    };
+    let mut config = connection.config(Role::Consumer, &CONSUMER_DEFAULTS)?;
+    for (name, value) in CONSUMER_GUARANTEES {
+        config.set(name, value);
     }
-    Ok(all)
+    for (name, value) in consumer::memory_properties(consumer.memory) {
+        config.set(name, value.to_string());
+    }
+    Ok(config)
+}
+
+/// What all clients of a database have in common.
+struct Connection<'a> {
+    servers: &'a str,
+    properties: &'a str,
+    file: Option<&'a Path>,
+}
+
+impl Connection<'_> {
+    /// The defaults and the user's properties, for a client of this role.
+    fn config(&self, role: Role, defaults: &[(&str, &str)]) -> Result<ClientConfig, ConfigError> {
+        if self.servers.trim().is_empty() {
+            return Err(ConfigError::NoServers);
+        }
+        let mut config = ClientConfig::new();
+        config.set_log_level(RDKafkaLogLevel::Info);
+        for (name, value) in DEFAULTS.iter().chain(defaults) {
+            config.set(*name, *value);
+        }
+        for (name, value) in properties::of_role(self.all_properties()?, role) {
+            config.set(name, value);
+        }
+        config.set("bootstrap.servers", self.servers);
+        Ok(config)
+    }
+
+    fn all_properties(&self) -> Result<Properties, ConfigError> {
+        let mut all = properties::parse_setting(self.properties).map_err(ConfigError::Setting)?;
+        if let Some(path) = self.file {
+            let text = std::fs::read_to_string(path)
+                .map_err(|error| ConfigError::Unreadable(path.to_owned(), error))?;
+            let of_file =
+                properties::parse_file(&text).map_err(|error| ConfigError::File(path.to_owned(), error))?;
+            all.extend(of_file);
+        }
+        Ok(all)
+    }
 }

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::kafka::redactor::Redactor;
-use event_outbox_policy::kafka::statistics::KafkaStatistics;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -16,6 +15,7 @@ use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::ProducerContext;
 use rdkafka::statistics::Statistics;
 
+use crate::kafka::client_log::ClientLog;
 use crate::kafka::error_class;
 
 /// What the callbacks have noted since it was last emptied.
@@ -23,19 +23,12 @@ use crate::kafka::error_class;
 pub struct CallbackLog {
     /// Delivery reports.
     pub reports: Vec<Report>,
-    /// An error occurred. The thread must check whether any broker still answers, because librdkafka does not always
-    /// report it if none does, and whether a producer has stopped.
-    pub has_error: bool,
-    /// The text of the last error.
-    pub last_error: Option<String>,
+    /// What the callbacks of any client note.
+    pub client: ClientLog,
     /// Topics whose metadata may be outdated.
     pub stale_topics: HashSet<String>,
     /// Topics that the producer has found missing.
     pub vanished_topics: HashSet<String>,
-    /// There are lines for the server's log, which the main thread must write now.
-    pub has_log_lines: bool,
-    /// librdkafka's statistics.
-    pub statistics: Option<KafkaStatistics>,
     /// Why a producer accepts no more events, if one has stopped.
     pub stopped: Option<String>,
 }
@@ -99,36 +92,11 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let message = self.redact(message);
-        match level {
-            // The relay's state shows it, unless the producer stopped only to keep the order.
-            _ if facility == "FATAL" => tracing::debug!("Kafka: {facility}: {message}"),
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::warn!("Kafka: {facility}: {message}");
-                self.callback_log().has_log_lines = true;
-            }
-            // Connection errors repeat with every attempt. The relay's state shows them once; librdkafka's own lines are
-            // for debugging.
-            _ => tracing::debug!("Kafka: {facility}: {message}"),
-        }
-        // librdkafka reports requests that no broker answers only in its log.
-        if matches!(facility, "REQTMOUT" | "FAIL") {
-            let mut log = self.callback_log();
-            log.has_error = true;
-            log.last_error = Some(message);
-        }
+        self.callback_log().client.log(level, facility, message);
     }
 
-    /// librdkafka calls this if the user has set `statistics.interval.ms`.
     fn stats(&self, statistics: Statistics) {
-        let trips = || statistics.brokers.values().filter_map(|broker| broker.rtt.as_ref());
-        self.callback_log().statistics = Some(KafkaStatistics {
-            // librdkafka's own time is in seconds.
-            taken_at: statistics.time.saturating_mul(1_000_000),
-            round_trip: trips().map(|trip| trip.avg).max().unwrap_or(0),
-            round_trip_p99: trips().map(|trip| trip.p99).max().unwrap_or(0),
-            queued: i64::try_from(statistics.msg_cnt).unwrap_or(i64::MAX),
-            requests: statistics.brokers.values().map(|broker| broker.outbuf_cnt + broker.waitresp_cnt).sum(),
-        });
+        self.callback_log().client.statistics(&statistics);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -140,12 +108,7 @@ impl ClientContext for Context {
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::GaplessGuarantee) => {
                 log.stopped = Some(reason);
             }
-            // This error says less than the one before it.
-            Some(RDKafkaErrorCode::AllBrokersDown) if log.last_error.is_some() => log.has_error = true,
-            _ => {
-                log.has_error = true;
-                log.last_error = Some(reason);
-            }
+            _ => log.client.error(&error, reason),
         }
     }
 }

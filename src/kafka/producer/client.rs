@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use event_outbox_policy::event::draft::Event;
 use event_outbox_policy::event::envelope::Envelope;
-use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
@@ -18,6 +17,7 @@ use super::broker_recovery::BrokerRecovery;
 use super::callbacks::Context;
 use super::known_topics::KnownTopics;
 use super::record::{Record, Topic};
+use crate::kafka::probe::query_any_broker;
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// How long to wait when librdkafka's queue is full.
@@ -187,30 +187,5 @@ impl Drop for MainQueue {
     fn drop(&mut self) {
         // SAFETY: releases the reference that `of` took.
         unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
-    }
-}
-
-/// Requests the metadata of a client that has no topics, and waits for the answer. Any broker can answer.
-///
-/// # Errors
-/// librdkafka's error, if no broker answered.
-pub fn query_any_broker<C: ClientContext>(
-    client: &rdkafka::client::Client<C>,
-    timeout: Duration,
-) -> Result<(), KafkaError> {
-    let mut metadata = std::ptr::null();
-    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive; the metadata is freed if there is any.
-    let code = unsafe {
-        let code =
-            rdsys::rd_kafka_metadata(client.native_ptr(), 0, std::ptr::null_mut(), &mut metadata, millis);
-        if !metadata.is_null() {
-            rdsys::rd_kafka_metadata_destroy(metadata);
-        }
-        code
-    };
-    match RDKafkaErrorCode::from(code) {
-        RDKafkaErrorCode::NoError => Ok(()),
-        code => Err(KafkaError::MetadataFetch(code)),
     }
 }

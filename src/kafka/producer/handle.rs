@@ -2,18 +2,17 @@
 //!
 //! Runs in: the relay's main thread.
 
-use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_outbox_policy::kafka::producer::ProducerConfig;
 
 use super::messages::{ProduceBatch, ProducerEvent};
 use super::thread::KafkaThread;
-use crate::kafka::config::{self, ConfigError};
+use crate::kafka::config;
+use crate::kafka::threads::{self, StartError, with_signals_blocked};
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// How many batches may wait for the Kafka thread. The window of events in flight bounds their events.
@@ -21,9 +20,6 @@ const MAX_WAITING_BATCHES: usize = 64;
 
 /// How many messages may wait for the main thread. Beyond that the Kafka thread blocks.
 const MAX_WAITING_EVENTS: usize = 1024;
-
-/// How often [`ProducerHandle::stop`] checks whether the thread has ended.
-const JOIN_STEP: Duration = Duration::from_millis(2);
 
 /// A producer on a thread of its own.
 #[derive(Debug)]
@@ -92,56 +88,6 @@ impl ProducerHandle {
         // The thread ends when its channels are closed, whatever it waits for.
         drop((batches, events));
         wakeup.set();
-        while !thread.is_finished() {
-            if Instant::now() >= deadline {
-                return false;
-            }
-            std::thread::sleep(JOIN_STEP);
-        }
-        thread.join().is_ok()
-    }
-}
-
-/// Why a producer could not be started.
-#[derive(Debug)]
-pub enum StartError {
-    /// The settings are invalid.
-    Config(ConfigError),
-    /// The system has no thread or descriptor left.
-    System(io::Error),
-}
-
-impl StartError {
-    /// The properties file at fault, for the server's log.
-    #[must_use]
-    pub fn file(&self) -> Option<&Path> {
-        match self {
-            Self::Config(error) => error.file(),
-            Self::System(_) => None,
-        }
-    }
-}
-
-impl std::fmt::Display for StartError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Config(error) => error.fmt(f),
-            Self::System(error) => error.fmt(f),
-        }
-    }
-}
-
-/// Runs `spawn` with all signals blocked. New threads inherit this, so Postgres' signal handlers run on the main thread
-/// only.
-pub fn with_signals_blocked<R>(spawn: impl FnOnce() -> R) -> R {
-    // SAFETY: the sets live on this stack; the old mask is restored afterwards.
-    unsafe {
-        let mut all = std::mem::zeroed::<libc::sigset_t>();
-        let mut before = std::mem::zeroed::<libc::sigset_t>();
-        libc::sigfillset(&mut all);
-        libc::pthread_sigmask(libc::SIG_SETMASK, &all, &mut before);
-        let result = spawn();
-        libc::pthread_sigmask(libc::SIG_SETMASK, &before, std::ptr::null_mut());
-        result
+        threads::join_by(thread, deadline)
     }
 }

@@ -274,10 +274,10 @@ impl<'a> Session<'a> {
             let mut log = self.context.callback_log();
             (
                 std::mem::take(&mut log.reports),
-                std::mem::take(&mut log.has_error),
+                std::mem::take(&mut log.client.has_error),
                 log.stopped.take(),
-                std::mem::take(&mut log.has_log_lines),
-                log.statistics.take(),
+                std::mem::take(&mut log.client.has_log_lines),
+                log.client.statistics.take(),
             )
         };
         // The stop goes first: the main thread must know of it when it reads the reports of the refused batch, its cause.
@@ -363,7 +363,7 @@ impl<'a> Session<'a> {
         if let Some(probe) = &mut self.probe {
             probe.record_failure(Instant::now());
         }
-        let cause = self.context.callback_log().last_error.clone();
+        let cause = self.context.callback_log().client.last_error.clone();
         // Each failed probe is reported, since the cause may have changed.
         self.send(ProducerEvent::Disconnected(cause.unwrap_or_else(|| "no broker answered in time".into())))
     }
@@ -372,7 +372,7 @@ impl<'a> Session<'a> {
         self.probe = None;
         self.has_been_connected = true;
         self.skip_topic_check = false;
-        self.context.callback_log().last_error = None;
+        self.context.callback_log().client.last_error = None;
         self.send(ProducerEvent::Connected)
     }
 

@@ -10,7 +10,7 @@ use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
 
 use super::Relay;
 use super::registration::KIND;
-use crate::kafka::producer::handle::with_signals_blocked;
+use crate::kafka::threads::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;
 use crate::kafka::{admin, config};
 use crate::worker::admin_request::{RequestId, requests};

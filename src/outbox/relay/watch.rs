@@ -13,7 +13,7 @@ use super::Relay;
 use super::metrics;
 use crate::kafka::admin;
 use crate::kafka::config;
-use crate::kafka::producer::handle::with_signals_blocked;
+use crate::kafka::threads::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;
 
 /// How long Kafka may take to answer.

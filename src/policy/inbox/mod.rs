@@ -5,3 +5,4 @@ pub mod lane;
 pub mod lanes;
 pub mod plan;
 pub mod records;
+pub mod topics;

@@ -1,6 +1,7 @@
 //! Rules for librdkafka's configuration and statistics, and for requests to Kafka.
 
 pub mod admin;
+pub mod consumer;
 pub mod producer;
 pub mod properties;
 pub mod property_rules;

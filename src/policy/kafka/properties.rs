@@ -2,10 +2,33 @@
 
 use std::fmt;
 
-use super::property_rules::{Rule, canonical, rule};
+use super::property_rules::{self, Rule, canonical};
 
-/// The properties of one producer, in the order given.
+/// Properties, in the order given. Those of consumers alone have the prefix [`CONSUMER`].
 pub type Properties = Vec<(String, String)>;
+
+/// Marks a property that only consumers have, as in the configuration of Kafka Connect's workers.
+pub const CONSUMER: &str = "consumer.";
+
+/// Who has properties.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A producer, or a client that sends requests.
+    Producer,
+    /// A consumer.
+    Consumer,
+}
+
+/// The properties that a client of this role has. A property of consumers alone replaces the one that all have.
+#[must_use]
+pub fn of_role(properties: Properties, role: Role) -> Properties {
+    let (own, mut common): (Properties, Properties) =
+        properties.into_iter().partition(|(name, _)| name.starts_with(CONSUMER));
+    if role == Role::Consumer {
+        common.extend(own.into_iter().map(|(name, value)| (name[CONSUMER.len()..].to_owned(), value)));
+    }
+    common
+}
 
 /// Why a list of properties cannot be used. No variant holds a value, because values may be secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,7 +122,11 @@ fn read<'a>(entries: impl Iterator<Item = &'a str>, source: Source) -> Result<Pr
             return Err(PropertyError::Malformed(at + 1));
         }
         let own = || name.to_owned();
-        match rule(canonical(name), value) {
+        let (prefix, bare, rule): (_, _, fn(&str, &str) -> Rule) = match name.strip_prefix(CONSUMER) {
+            Some(bare) => (CONSUMER, bare, property_rules::consumer_rule),
+            None => ("", name, property_rules::rule),
+        };
+        match rule(canonical(bare), value) {
             Rule::Refused(reason) => return Err(PropertyError::Refused { name: own(), reason }),
             Rule::FileOnly(reason) if source == Source::Setting => {
                 return Err(PropertyError::FileOnly { name: own(), reason });
@@ -107,7 +134,7 @@ fn read<'a>(entries: impl Iterator<Item = &'a str>, source: Source) -> Result<Pr
             Rule::Unknown => return Err(PropertyError::Unknown(at + 1)),
             Rule::Pass | Rule::FileOnly(_) => {}
         }
-        properties.push((canonical(name).to_owned(), value.to_owned()));
+        properties.push((format!("{prefix}{}", canonical(bare)), value.to_owned()));
     }
     Ok(properties)
 }
@@ -118,6 +145,22 @@ mod tests {
 
     fn pairs(list: &[(&str, &str)]) -> Properties {
         list.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn consumers_have_properties_of_their_own() {
+        let all = parse_setting("sasl.username=a,consumer.sasl.username=b,linger.ms=5").unwrap();
+        assert_eq!(
+            of_role(all.clone(), Role::Producer),
+            pairs(&[("sasl.username", "a"), ("linger.ms", "5")])
+        );
+        let consumer = of_role(all, Role::Consumer);
+        assert_eq!(consumer.last().map(|(name, value)| (&**name, &**value)), Some(("sasl.username", "b")));
+        for text in
+            ["consumer.auto.offset.reset=latest", "consumer.sasl.kerberos.kinit.cmd=x", "consumer.x=1"]
+        {
+            assert!(parse_setting(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -37,6 +37,31 @@ pub fn rule(name: &str, value: &str) -> Rule {
     }
 }
 
+/// The rule for a property that only consumers have. Among the properties of all clients, those refused here are ignored by
+/// consumers.
+#[must_use]
+pub fn consumer_rule(name: &str, value: &str) -> Rule {
+    match name {
+        "auto.offset.reset" => Rule::Refused("use on_data_loss of inbox.subscribe()"),
+        "enable.auto.commit"
+        | "auto.commit.enable"
+        | "auto.commit.interval.ms"
+        | "enable.auto.offset.store"
+        | "offset.store.method"
+        | "offset.store.path"
+        | "offset.store.sync.interval.ms" => {
+            Rule::Refused("offsets are stored with the events, in the database")
+        }
+        "queued.max.messages.kbytes"
+        | "fetch.max.bytes"
+        | "fetch.message.max.bytes"
+        | "receive.message.max.bytes" => Rule::Refused("use event_outbox.consumer_memory"),
+        "enable.partition.eof" | "group.id" | "group.instance.id" | "group.protocol" => Rule::Refused(OWN),
+        "check.crcs" if is_off(value) => Rule::Refused("damaged records must not be taken for events"),
+        _ => rule(name, value),
+    }
+}
+
 /// The name that librdkafka uses for the property if `name` is an alias of it. A property that is set by its name in one
 /// place and by its alias in another is the same property.
 #[must_use]
@@ -157,7 +182,7 @@ fn reason_for_file_only(name: &str, value: &str) -> Option<&'static str> {
     }
 }
 
-/// Properties that affect only this producer, and consumer properties, which have no effect at all.
+/// Properties that affect only the client itself. Those of the other role have no effect.
 const PASSED: &[&str] = &[
     "acks",
     "api.version.fallback.ms",

@@ -1,0 +1,337 @@
+//! Owns one librdkafka consumer, the queue of its records, and the partitions that it reads.
+//!
+//! It uses librdkafka's functions for consumers without a group. These need no coordinator and no rights on a group, and
+//! they stop and start single partitions.
+//!
+//! Runs in: the Kafka thread.
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, CString, c_void};
+use std::ptr;
+use std::time::Duration;
+
+use event_outbox_policy::inbox::records::RecordRef;
+use rdkafka::bindings as rdsys;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::callbacks::Context;
+use super::messages::{Assigned, Fetched};
+use crate::kafka::probe::query_any_broker;
+use crate::kafka::wakeup_fd::WakeupFd;
+
+/// How many messages are taken from librdkafka's queue at once.
+const MESSAGES: usize = 500;
+
+/// What a partition reported instead of a record.
+#[derive(Debug)]
+pub enum Problem {
+    /// Kafka does not have this offset.
+    OutOfRange {
+        /// The partition's number.
+        number: i32,
+        /// The offset.
+        offset: i64,
+    },
+    /// Something else: the partition's number, and librdkafka's text.
+    Other(i32, String),
+}
+
+/// A consumer that sets a wakeup when it has records or callbacks to serve.
+pub struct Client {
+    // Declared before the consumer, so that they are released before the consumer ends.
+    reading: Option<Reading>,
+    main_queue: Queue,
+    consumer: BaseConsumer<Context>,
+}
+
+impl Client {
+    /// Creates a consumer, which sets `wakeup` when it has records or callbacks to serve.
+    ///
+    /// # Errors
+    /// librdkafka's error, if it does not accept the configuration.
+    pub fn open(config: &ClientConfig, context: Context, wakeup: &WakeupFd) -> Result<Self, KafkaError> {
+        let consumer: BaseConsumer<Context> = BaseConsumer::from_config_and_context(config, context)?;
+        // SAFETY: the client is alive, and outlives the queue.
+        let main_queue =
+            unsafe { Queue::of(rdsys::rd_kafka_queue_get_main(consumer.client().native_ptr()), wakeup) };
+        Ok(Self { reading: None, main_queue, consumer })
+    }
+
+    /// Reads these partitions from now on, and no others. Returns those that cannot be read, each with the reason.
+    pub fn assign(&mut self, partitions: &[Assigned], wakeup: &WakeupFd) -> Vec<Problem> {
+        // First, because a partition cannot be read twice.
+        self.reading = None;
+        let client = self.consumer.client().native_ptr();
+        // SAFETY: the client is alive, and outlives the queue.
+        let queue = unsafe { Queue::of(rdsys::rd_kafka_queue_new(client), wakeup) };
+        let mut reading = Reading { topics: Vec::new(), queue };
+        let start = |assigned: &Assigned| match reading.start(client, assigned) {
+            Ok(()) => None,
+            Err(cause) => Some(Problem::Other(assigned.number, cause)),
+        };
+        let problems = partitions.iter().filter_map(start).collect();
+        self.reading = Some(reading);
+        problems
+    }
+
+    /// Takes the records that have arrived, until they have `bytes`. Returns what partitions reported besides, and whether
+    /// nothing is left.
+    pub fn read(&mut self, fetched: &mut Fetched, bytes: usize) -> (Vec<Problem>, bool) {
+        let mut problems = Vec::new();
+        let Some(reading) = &self.reading else { return (problems, true) };
+        while fetched.records.bytes() < bytes {
+            if !reading.read_some(fetched, &mut problems) {
+                return (problems, true);
+            }
+        }
+        (problems, false)
+    }
+
+    /// Runs librdkafka's callbacks until none is waiting.
+    pub fn serve(&self) {
+        // librdkafka sets the wakeup once for all that has arrived, so empty the queue.
+        while self.main_queue.length() > 0 {
+            // Without a group, records never arrive here.
+            let _ = self.consumer.poll(Duration::ZERO);
+        }
+    }
+
+    /// The first offset that Kafka has of a partition, and the one that it will give to the next record.
+    ///
+    /// # Errors
+    /// Kafka's error, or that it did not answer.
+    pub fn watermarks(
+        &self,
+        topic: &str,
+        partition: i32,
+        timeout: Duration,
+    ) -> Result<(i64, i64), KafkaError> {
+        self.consumer.fetch_watermarks(topic, partition, timeout)
+    }
+
+    /// Whether any broker answers.
+    #[must_use]
+    pub fn broker_answers(&self, timeout: Duration) -> bool {
+        query_any_broker(self.consumer.client(), timeout).is_ok()
+    }
+
+    /// librdkafka's consumer.
+    #[must_use]
+    pub fn consumer(&self) -> &BaseConsumer<Context> {
+        &self.consumer
+    }
+}
+
+/// The partitions that are read, and the queue of their records.
+struct Reading {
+    topics: Vec<OpenTopic>,
+    // Declared after the topics, so that it is released after they are stopped.
+    queue: Queue,
+}
+
+impl Reading {
+    fn start(&mut self, client: *mut rdsys::rd_kafka_t, assigned: &Assigned) -> Result<(), String> {
+        let place = match self.topics.iter().position(|topic| topic.name == assigned.topic) {
+            Some(place) => place,
+            None => {
+                self.topics.push(OpenTopic::open(client, &assigned.topic)?);
+                self.topics.len() - 1
+            }
+        };
+        self.topics[place].start(assigned, &self.queue)
+    }
+
+    /// Takes some messages. Returns whether there were any.
+    fn read_some(&self, fetched: &mut Fetched, problems: &mut Vec<Problem>) -> bool {
+        let mut messages: [*mut rdsys::rd_kafka_message_t; MESSAGES] = [ptr::null_mut(); MESSAGES];
+        // SAFETY: the queue is alive, and the array has room for this many messages. Each is destroyed below.
+        let count = unsafe {
+            rdsys::rd_kafka_consume_batch_queue(self.queue.0, 0, messages.as_mut_ptr(), messages.len())
+        };
+        let count = usize::try_from(count).unwrap_or(0);
+        for message in &messages[..count] {
+            // SAFETY: librdkafka has returned this message, which is alive until it is destroyed.
+            unsafe {
+                if let Some(number) = self.number_of(&**message) {
+                    take(*message, number, fetched, problems);
+                }
+                rdsys::rd_kafka_message_destroy(*message);
+            }
+        }
+        count > 0
+    }
+
+    /// The number of a message's partition.
+    fn number_of(&self, message: &rdsys::rd_kafka_message_t) -> Option<i32> {
+        let topic = self.topics.iter().find(|topic| ptr::eq(topic.handle, message.rkt))?;
+        topic.numbers.get(&message.partition).copied()
+    }
+}
+
+/// Takes a message: a record, the end of a partition, or an error.
+///
+/// # Safety
+/// The message must be alive.
+unsafe fn take(
+    message: *mut rdsys::rd_kafka_message_t,
+    number: i32,
+    fetched: &mut Fetched,
+    problems: &mut Vec<Problem>,
+) {
+    // SAFETY: the message is alive, and so are its parts.
+    unsafe {
+        let offset = (*message).offset;
+        match Code::from((*message).err) {
+            Code::NoError => {
+                let mut kind = rdsys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+                let timestamp = rdsys::rd_kafka_message_timestamp(message, &raw mut kind);
+                let record = RecordRef {
+                    partition: number,
+                    offset,
+                    timestamp_ms: (timestamp >= 0).then_some(timestamp),
+                    key: bytes((*message).key, (*message).key_len),
+                    value: bytes((*message).payload, (*message).len),
+                    headers: &[],
+                };
+                fetched.records.push_with_headers(record, Headers::of(message));
+            }
+            Code::PartitionEOF => fetched.ends.push((number, offset)),
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                problems.push(Problem::OutOfRange { number, offset });
+            }
+            code => problems.push(Problem::Other(number, code.to_string())),
+        }
+    }
+}
+
+/// # Safety
+/// The pointer is null, or points to this many bytes, which live as long as the message.
+unsafe fn bytes<'a>(pointer: *mut c_void, length: usize) -> Option<&'a [u8]> {
+    // SAFETY: as promised by the caller.
+    (!pointer.is_null()).then(|| unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), length) })
+}
+
+/// The headers of a message.
+struct Headers<'a> {
+    headers: *mut rdsys::rd_kafka_headers_t,
+    next: usize,
+    message: std::marker::PhantomData<&'a ()>,
+}
+
+impl Headers<'_> {
+    /// # Safety
+    /// The message must outlive the headers.
+    unsafe fn of(message: *mut rdsys::rd_kafka_message_t) -> Self {
+        let mut headers = ptr::null_mut();
+        // SAFETY: the message is alive. Without headers the pointer stays null.
+        unsafe { rdsys::rd_kafka_message_headers(message, &raw mut headers) };
+        Self { headers, next: 0, message: std::marker::PhantomData }
+    }
+}
+
+impl<'a> Iterator for Headers<'a> {
+    type Item = (&'a [u8], Option<&'a [u8]>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.headers.is_null() {
+            return None;
+        }
+        let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
+        // SAFETY: the headers belong to the message, which is alive. The name is a C string, and the value is null or has
+        // this many bytes.
+        unsafe {
+            let code = rdsys::rd_kafka_header_get_all(
+                self.headers,
+                self.next,
+                &raw mut name,
+                &raw mut value,
+                &raw mut length,
+            );
+            if Code::from(code) != Code::NoError {
+                return None;
+            }
+            self.next += 1;
+            Some((CStr::from_ptr(name).to_bytes(), bytes(value.cast_mut(), length)))
+        }
+    }
+}
+
+/// A topic of which partitions are read.
+struct OpenTopic {
+    name: String,
+    handle: *mut rdsys::rd_kafka_topic_t,
+    /// The number of each partition that is read.
+    numbers: BTreeMap<i32, i32>,
+}
+
+impl OpenTopic {
+    fn open(client: *mut rdsys::rd_kafka_t, name: &str) -> Result<Self, String> {
+        let text = CString::new(name).map_err(|_| "the topic's name has a zero byte".to_owned())?;
+        // SAFETY: the client is alive; the name is copied; a null configuration means the default one.
+        let handle = unsafe { rdsys::rd_kafka_topic_new(client, text.as_ptr(), ptr::null_mut()) };
+        if handle.is_null() {
+            Err(last_error())
+        } else {
+            Ok(Self { name: name.into(), handle, numbers: BTreeMap::new() })
+        }
+    }
+
+    fn start(&mut self, assigned: &Assigned, queue: &Queue) -> Result<(), String> {
+        // SAFETY: topic and queue are alive.
+        let code = unsafe {
+            rdsys::rd_kafka_consume_start_queue(self.handle, assigned.partition, assigned.offset, queue.0)
+        };
+        if code != 0 {
+            return Err(last_error());
+        }
+        self.numbers.insert(assigned.partition, assigned.number);
+        Ok(())
+    }
+}
+
+impl Drop for OpenTopic {
+    fn drop(&mut self) {
+        // SAFETY: the topic is alive until it is destroyed here; these partitions were started.
+        unsafe {
+            for partition in self.numbers.keys() {
+                rdsys::rd_kafka_consume_stop(self.handle, *partition);
+            }
+            rdsys::rd_kafka_topic_destroy(self.handle);
+        }
+    }
+}
+
+/// The error of the last call of librdkafka on this thread.
+fn last_error() -> String {
+    // SAFETY: reads a variable of this thread.
+    Code::from(unsafe { rdsys::rd_kafka_last_error() }).to_string()
+}
+
+/// A queue of librdkafka. It sets the wakeup when something arrives in it while it is empty.
+struct Queue(*mut rdsys::rd_kafka_queue_t);
+
+impl Queue {
+    /// # Safety
+    /// The reference to the queue passes to this object, which must not outlive the client. The wakeup must outlive the
+    /// client.
+    unsafe fn of(queue: *mut rdsys::rd_kafka_queue_t, wakeup: &WakeupFd) -> Self {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the queue is alive; librdkafka copies the bytes.
+        unsafe { rdsys::rd_kafka_queue_io_event_enable(queue, wakeup.fd(), one.as_ptr().cast(), one.len()) };
+        Self(queue)
+    }
+
+    fn length(&self) -> usize {
+        // SAFETY: this object holds a reference to the queue.
+        unsafe { rdsys::rd_kafka_queue_length(self.0) }
+    }
+}
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        // SAFETY: releases this object's reference.
+        unsafe { rdsys::rd_kafka_queue_destroy(self.0) }
+    }
+}

@@ -1,0 +1,100 @@
+//! Owns the messages between the main thread and the Kafka thread.
+//!
+//! Runs in: both threads.
+
+use event_outbox_policy::inbox::records::RecordBatch;
+use event_outbox_policy::kafka::statistics::KafkaStatistics;
+
+/// A partition to read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    /// The number by which records name it.
+    pub number: i32,
+    /// Its topic.
+    pub topic: String,
+    /// The partition of the topic.
+    pub partition: i32,
+    /// The offset of the first record to read.
+    pub offset: i64,
+}
+
+/// The partitions that are read from now on, instead of those before.
+#[derive(Debug, Default)]
+pub struct Assignment {
+    /// Its number. What was read for an earlier one has that one's number.
+    pub generation: u64,
+    /// The partitions.
+    pub partitions: Vec<Assigned>,
+    /// A pattern of topics to look for, besides those of the partitions.
+    pub pattern: Option<String>,
+}
+
+/// Records that were read.
+#[derive(Debug, Default)]
+pub struct Fetched {
+    /// The assignment for which they were read.
+    pub generation: u64,
+    /// The records, of each partition in ascending offsets.
+    pub records: RecordBatch,
+    /// The partitions that were read to their end after these records: the number, and the offset of the next record that
+    /// will be written. It can lie behind the last record, because transactions write records that are no events.
+    pub ends: Vec<(i32, i64)>,
+}
+
+/// Kafka no longer has, or never had, the next record of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfRange {
+    /// The assignment.
+    pub generation: u64,
+    /// The partition's number.
+    pub number: i32,
+    /// The offset that was to be read.
+    pub offset: i64,
+    /// The first offset that Kafka has.
+    pub low: i64,
+    /// The offset that Kafka will give to the next record.
+    pub high: i64,
+}
+
+/// A topic that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundTopic {
+    /// Its name.
+    pub topic: String,
+    /// Its id, which a topic that was created again does not share. `None` if the brokers are too old to have ids.
+    pub id: Option<String>,
+    /// The number of partitions.
+    pub partitions: i32,
+}
+
+/// What Kafka has of the topics of an assignment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Topics {
+    /// The assignment.
+    pub generation: u64,
+    /// Those that exist.
+    pub found: Vec<FoundTopic>,
+    /// Those that do not, or may not be read, each with the reason.
+    pub missing: Vec<(String, String)>,
+}
+
+/// A message from the Kafka thread.
+#[derive(Debug)]
+pub enum ConsumerEvent {
+    /// Records, or ends of partitions, or both.
+    Fetched(Fetched),
+    /// A partition cannot be read on.
+    OutOfRange(OutOfRange),
+    /// The topics were looked up.
+    Topics(Topics),
+    /// A partition cannot be read for another reason: its number, and the reason. librdkafka tries again by itself.
+    Trouble(i32, String),
+    /// A broker answers.
+    Connected,
+    /// No broker answers. Holds the reason.
+    Disconnected(String),
+    /// librdkafka's statistics, if the user has enabled them.
+    Statistics(KafkaStatistics),
+    /// The consumer could not be created. Holds the reason.
+    Broken(String),
+}

@@ -1,0 +1,304 @@
+//! The Kafka thread of a consumer: reads what is assigned, hands it over, and looks after the topics.
+//!
+//! It sleeps until the main thread or librdkafka wakes it. It does not poll, except while no broker answers: then it probes
+//! for one from time to time. While the main thread has not taken the last message, it reads no more records, so librdkafka's
+//! queue fills up and it stops fetching.
+//!
+//! Runs in: the Kafka thread.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
+use event_outbox_policy::backoff::Backoff;
+use event_outbox_policy::inbox::records::RecordBatch;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
+
+use super::callbacks::Context;
+use super::client::{Client, Problem};
+use super::messages::{Assigned, Assignment, ConsumerEvent, Fetched, OutOfRange, Topics};
+use super::topics;
+use crate::kafka::config;
+use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
+
+/// How long to wait for a broker's answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The first and the longest time between two probes.
+const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// How often the topics are looked up: new partitions are found, and topics that were created again.
+const LOOK_AT_TOPICS: Duration = Duration::from_secs(60);
+
+/// When to look again if Kafka did not answer.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// The thread's arguments: its ends of both channels, its own wakeup, and that of the main thread.
+pub struct KafkaThread {
+    pub(super) config: ClientConfig,
+    pub(super) batch_bytes: usize,
+    pub(super) assignments: Receiver<Assignment>,
+    pub(super) events: Sender<ConsumerEvent>,
+    pub(super) wakeup: Arc<WakeupFd>,
+    pub(super) main_wakeup: Arc<WakeupFd>,
+}
+
+impl KafkaThread {
+    /// Creates the consumer, and works until the main thread closes its channels.
+    pub fn run(self) {
+        let _wake = SetAtEnd(self.main_wakeup.clone());
+        match Session::open(&self) {
+            Ok(mut session) => while session.run_once().is_ok() {},
+            Err(error) => {
+                // If the main thread is gone, no one needs this message.
+                let _ = self.events.send(ConsumerEvent::Broken(config::describe_error(&self.config, &error)));
+                self.main_wakeup.set();
+            }
+        }
+    }
+}
+
+/// The main thread has closed its channels.
+struct Closed;
+
+/// The state of the running thread.
+struct Session<'a> {
+    thread: &'a KafkaThread,
+    context: Context,
+    client: Client,
+    assignment: Assignment,
+    /// Messages that the main thread has had no room for yet, in their order.
+    waiting: VecDeque<ConsumerEvent>,
+    /// Partitions whose offset Kafka does not have, and whose range is not known yet.
+    out_of_range: Vec<(i32, i64)>,
+    /// When to look at the topics, and at the ranges of those partitions.
+    look_at: Option<Instant>,
+    /// The next probe; `None` while a broker is known to answer.
+    probe: Option<Backoff>,
+    /// librdkafka's queue may hold records that were not taken.
+    has_more: bool,
+}
+
+fn probe() -> Backoff {
+    Backoff::new(PROBE_AFTER.0, PROBE_AFTER.1)
+}
+
+impl<'a> Session<'a> {
+    fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
+        let context = Context::new(config::redactor(&thread.config));
+        let client = Client::open(&thread.config, context.clone(), &thread.wakeup)?;
+        Ok(Self {
+            thread,
+            context,
+            client,
+            assignment: Assignment::default(),
+            waiting: VecDeque::new(),
+            out_of_range: Vec::new(),
+            look_at: None,
+            probe: Some(probe()),
+            has_more: false,
+        })
+    }
+
+    /// Sleeps until there is work, does it, and reports to the main thread.
+    fn run_once(&mut self) -> Result<(), Closed> {
+        self.sleep();
+        self.thread.wakeup.clear();
+        self.client.serve();
+        self.take_assignments()?;
+        self.note_log();
+        self.hand_over()?;
+        if self.waiting.is_empty() {
+            self.read();
+            self.look();
+            self.probe_broker();
+            self.hand_over()?;
+        }
+        Ok(())
+    }
+
+    fn take_assignments(&mut self) -> Result<(), Closed> {
+        loop {
+            match self.thread.assignments.try_recv() {
+                Ok(assignment) => self.assign(assignment),
+                Err(TryRecvError::Empty) => return Ok(()),
+                Err(TryRecvError::Disconnected) => return Err(Closed),
+            }
+        }
+    }
+
+    fn assign(&mut self, assignment: Assignment) {
+        // What was read for the last one is not needed any more.
+        self.waiting.retain(|event| !matches!(event, ConsumerEvent::Fetched(_) | ConsumerEvent::Topics(_)));
+        self.out_of_range.clear();
+        let problems = self.client.assign(&assignment.partitions, &self.thread.wakeup);
+        self.assignment = assignment;
+        self.report(problems);
+        self.look_at = Some(Instant::now());
+        self.has_more = true;
+    }
+
+    /// Takes one batch of records.
+    fn read(&mut self) {
+        let mut fetched = Fetched {
+            generation: self.assignment.generation,
+            records: RecordBatch::default(),
+            ends: Vec::new(),
+        };
+        let (problems, is_all) = self.client.read(&mut fetched, self.thread.batch_bytes);
+        self.has_more = !is_all;
+        if !fetched.records.is_empty() && self.probe.take().is_some() {
+            self.waiting.push_back(ConsumerEvent::Connected);
+        }
+        if !(fetched.records.is_empty() && fetched.ends.is_empty()) {
+            self.waiting.push_back(ConsumerEvent::Fetched(fetched));
+        }
+        self.report(problems);
+    }
+
+    fn report(&mut self, problems: Vec<Problem>) {
+        for problem in problems {
+            match problem {
+                Problem::OutOfRange { number, offset } => {
+                    self.out_of_range.push((number, offset));
+                    self.look_at = Some(Instant::now());
+                }
+                Problem::Other(number, text) => {
+                    self.waiting.push_back(ConsumerEvent::Trouble(number, text));
+                    // The topic may be gone.
+                    self.look_soon();
+                }
+            }
+        }
+    }
+
+    fn look_soon(&mut self) {
+        let soon = Instant::now() + LOOK_AGAIN;
+        self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// Looks at the topics, and at the ranges of partitions that are out of range, if that is due.
+    fn look(&mut self) {
+        if self.look_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        let has_ranges = self.find_ranges();
+        let has_topics = self.look_at_topics();
+        let pause = if has_ranges && has_topics { LOOK_AT_TOPICS } else { LOOK_AGAIN };
+        self.look_at = Some(Instant::now() + pause);
+    }
+
+    /// Finds the ranges of partitions that are out of range. Returns whether all are known.
+    fn find_ranges(&mut self) -> bool {
+        let generation = self.assignment.generation;
+        for (number, offset) in std::mem::take(&mut self.out_of_range) {
+            let Some(Assigned { topic, partition, .. }) =
+                self.assignment.partitions.iter().find(|assigned| assigned.number == number)
+            else {
+                continue;
+            };
+            match self.client.watermarks(topic, *partition, TIMEOUT) {
+                Ok((low, high)) => {
+                    let found = OutOfRange { generation, number, offset, low, high };
+                    self.waiting.push_back(ConsumerEvent::OutOfRange(found));
+                }
+                Err(_) => self.out_of_range.push((number, offset)),
+            }
+        }
+        self.out_of_range.is_empty()
+    }
+
+    /// Looks up the topics. Returns whether Kafka answered.
+    fn look_at_topics(&mut self) -> bool {
+        let mut names: BTreeSet<String> =
+            self.assignment.partitions.iter().map(|assigned| assigned.topic.clone()).collect();
+        if let Some(pattern) = &self.assignment.pattern {
+            let Some(matching) = topics::matching(&self.client, pattern, TIMEOUT) else { return false };
+            names.extend(matching);
+        }
+        let names: Vec<String> = names.into_iter().collect();
+        if names.is_empty() {
+            return true;
+        }
+        let Some((found, missing)) = topics::describe(&self.client, &names, TIMEOUT) else { return false };
+        let generation = self.assignment.generation;
+        self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
+        true
+    }
+
+    /// Passes on what the callbacks have noted.
+    fn note_log(&mut self) {
+        let (has_error, has_log_lines, statistics) = {
+            let mut log = self.context.client_log();
+            (
+                std::mem::take(&mut log.has_error),
+                std::mem::take(&mut log.has_log_lines),
+                log.statistics.take(),
+            )
+        };
+        if has_log_lines {
+            self.thread.main_wakeup.set();
+        }
+        if let Some(statistics) = statistics {
+            self.waiting.push_back(ConsumerEvent::Statistics(statistics));
+        }
+        if has_error {
+            self.probe.get_or_insert_with(probe);
+        }
+    }
+
+    /// Probes for a broker, if a probe is due.
+    fn probe_broker(&mut self) {
+        let Some(probe) = &mut self.probe else { return };
+        if !probe.is_over(Instant::now()) {
+            return;
+        }
+        if self.client.broker_answers(TIMEOUT) {
+            self.probe = None;
+            self.context.client_log().last_error = None;
+            self.waiting.push_back(ConsumerEvent::Connected);
+            return;
+        }
+        probe.record_failure(Instant::now());
+        self.client.serve();
+        let cause = self.context.client_log().last_error.clone();
+        // Each failed probe is reported, since the cause may have changed.
+        let cause = cause.unwrap_or_else(|| "no broker answered in time".into());
+        self.waiting.push_back(ConsumerEvent::Disconnected(cause));
+    }
+
+    /// Sends the waiting messages, as far as the main thread has room for them.
+    fn hand_over(&mut self) -> Result<(), Closed> {
+        while let Some(event) = self.waiting.pop_front() {
+            match self.thread.events.try_send(event) {
+                Ok(()) => self.thread.main_wakeup.set(),
+                Err(TrySendError::Full(event)) => {
+                    // The main thread sets the wakeup when it takes the next message.
+                    self.waiting.push_front(event);
+                    return Ok(());
+                }
+                Err(TrySendError::Disconnected(_)) => return Err(Closed),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps until the main thread or librdkafka sets the wakeup, or scheduled work is due.
+    fn sleep(&self) {
+        let is_free = self.waiting.is_empty();
+        if is_free && self.has_more {
+            return;
+        }
+        let probe = self.probe.as_ref().map(|probe| probe.until().unwrap_or_else(Instant::now));
+        let next = [probe, self.look_at].into_iter().flatten().min().filter(|_| is_free);
+        let timeout = next.map_or(-1, |until| {
+            let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
+            i32::try_from(left).unwrap_or(i32::MAX)
+        });
+        let mut wait = libc::pollfd { fd: self.thread.wakeup.fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: passes one descriptor, which lives as long as the thread.
+        unsafe { libc::poll(&mut wait, 1, timeout) };
+    }
+}

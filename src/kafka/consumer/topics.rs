@@ -1,0 +1,116 @@
+//! Looks up topics: which exist, their ids, and their numbers of partitions.
+//!
+//! Runs in: the Kafka thread.
+
+use std::ffi::{CStr, CString};
+use std::ptr;
+use std::time::Duration;
+
+use event_outbox_policy::inbox::topics;
+use rdkafka::bindings as rdsys;
+use rdkafka::consumer::Consumer;
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::client::Client;
+use super::messages::FoundTopic;
+
+/// The topics that were looked up: those found, and the names of the others with the reason.
+pub type LookedUp = (Vec<FoundTopic>, Vec<(String, String)>);
+
+/// Looks up the topics of these names. `None` if Kafka does not answer within `timeout`.
+#[must_use]
+pub fn describe(client: &Client, names: &[String], timeout: Duration) -> Option<LookedUp> {
+    // SAFETY: the client is alive through the call.
+    unsafe { describe_by(client.consumer().client().native_ptr(), names, timeout) }
+}
+
+/// The names of all topics that match a pattern. `None` if Kafka does not answer within `timeout`.
+#[must_use]
+pub fn matching(client: &Client, pattern: &str, timeout: Duration) -> Option<Vec<String>> {
+    let metadata = client.consumer().fetch_metadata(None, timeout).ok()?;
+    let names = metadata.topics().iter().map(|topic| topic.name());
+    Some(names.filter(|name| topics::matches(pattern, name)).map(str::to_owned).collect())
+}
+
+/// # Safety
+/// The client must be alive.
+unsafe fn describe_by(
+    client: *mut rdsys::rd_kafka_t,
+    names: &[String],
+    timeout: Duration,
+) -> Option<LookedUp> {
+    let texts: Vec<CString> = names.iter().filter_map(|name| CString::new(&**name).ok()).collect();
+    let mut pointers: Vec<_> = texts.iter().map(|name| name.as_ptr()).collect();
+    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
+    // SAFETY: the client is alive. The names live through the call, which copies them. All objects created here are
+    // destroyed here. librdkafka destroys an event that arrives after the queue is gone.
+    unsafe {
+        let queue = rdsys::rd_kafka_queue_new(client);
+        let options = rdsys::rd_kafka_AdminOptions_new(
+            client,
+            rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+        );
+        rdsys::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
+        let asked = rdsys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+        rdsys::rd_kafka_DescribeTopics(client, asked, options, queue);
+        let event = rdsys::rd_kafka_queue_poll(queue, millis);
+        let found = if event.is_null() { None } else { read(event) };
+        if !event.is_null() {
+            rdsys::rd_kafka_event_destroy(event);
+        }
+        rdsys::rd_kafka_TopicCollection_destroy(asked);
+        rdsys::rd_kafka_AdminOptions_destroy(options);
+        rdsys::rd_kafka_queue_destroy(queue);
+        found
+    }
+}
+
+/// Reads Kafka's answer.
+///
+/// # Safety
+/// The event must be alive.
+unsafe fn read(event: *mut rdsys::rd_kafka_event_t) -> Option<LookedUp> {
+    let (mut found, mut missing) = LookedUp::default();
+    // SAFETY: the event's data lives as long as the event, and is only read here. Texts are C strings.
+    unsafe {
+        let result = rdsys::rd_kafka_event_DescribeTopics_result(event);
+        if result.is_null() || Code::from(rdsys::rd_kafka_event_error(event)) != Code::NoError {
+            return None;
+        }
+        let mut count = 0;
+        let described = rdsys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
+        for place in 0..count {
+            let topic = *described.add(place);
+            let name =
+                CStr::from_ptr(rdsys::rd_kafka_TopicDescription_name(topic)).to_string_lossy().into_owned();
+            match Code::from(rdsys::rd_kafka_error_code(rdsys::rd_kafka_TopicDescription_error(topic))) {
+                Code::NoError => {
+                    let mut partitions = 0;
+                    rdsys::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+                    let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+                    found.push(FoundTopic { topic: name, id: id_of(topic), partitions });
+                }
+                code => missing.push((name, code.to_string())),
+            }
+        }
+    }
+    Some((found, missing))
+}
+
+/// The topic's id; `None` if it has none.
+///
+/// # Safety
+/// The description must be alive.
+unsafe fn id_of(topic: *const rdsys::rd_kafka_TopicDescription_t) -> Option<String> {
+    // SAFETY: as promised by the caller. The text belongs to the id.
+    unsafe {
+        let id = rdsys::rd_kafka_TopicDescription_topic_id(topic);
+        if id.is_null() {
+            return None;
+        }
+        let text = rdsys::rd_kafka_Uuid_base64str(id);
+        let is_zero = rdsys::rd_kafka_Uuid_most_significant_bits(id) == 0
+            && rdsys::rd_kafka_Uuid_least_significant_bits(id) == 0;
+        (!text.is_null() && !is_zero).then(|| CStr::from_ptr(text).to_string_lossy().into_owned())
+    }
+}

@@ -1,0 +1,62 @@
+//! Owns the settings of a consumer.
+
+use std::path::PathBuf;
+
+/// How to reach Kafka and how much memory reading may take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ConsumerConfig {
+    /// The bootstrap servers, `host:port,…`.
+    pub bootstrap_servers: String,
+    /// The librdkafka properties of the setting.
+    pub properties: String,
+    /// The file of further properties.
+    pub properties_file: Option<PathBuf>,
+    /// The bytes that its records may take before they are stored.
+    pub memory: usize,
+}
+
+/// librdkafka counts some sizes in kilobytes.
+const KILOBYTE: usize = 1024;
+
+/// The largest part of a response for one partition. A larger record is sent all the same, alone.
+const PARTITION_BYTES: usize = 256 * KILOBYTE;
+
+/// The largest response: far more than brokers allow a record to have.
+const RESPONSE_BYTES: usize = 200_000_000;
+
+/// The librdkafka properties that keep a consumer within `memory` bytes: a third for records that wait in librdkafka, of
+/// which a response may be half, since librdkafka asks for more as long as there is room, and as much for those on their way
+/// to the table.
+#[must_use]
+pub fn memory_properties(memory: usize) -> [(&'static str, usize); 4] {
+    let queued = (memory / 3).max(2 * PARTITION_BYTES);
+    [
+        ("queued.max.messages.kbytes", queued / KILOBYTE),
+        ("fetch.max.bytes", queued / 2),
+        ("fetch.message.max.bytes", PARTITION_BYTES.min(queued / 2)),
+        ("receive.message.max.bytes", RESPONSE_BYTES.max(queued / 2 + KILOBYTE)),
+    ]
+}
+
+/// How many bytes of records are handed over at once, at most, unless a single record is larger.
+#[must_use]
+pub fn batch_bytes(memory: usize) -> usize {
+    (memory / 12).max(PARTITION_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_fit_into_the_memory() {
+        for memory in [8 << 20, 64 << 20, 1 << 30] {
+            let properties = memory_properties(memory);
+            let value = |name| properties.iter().find(|(other, _)| *other == name).unwrap().1;
+            let queued = value("queued.max.messages.kbytes") * KILOBYTE;
+            assert!(queued + value("fetch.max.bytes") + 2 * batch_bytes(memory) <= memory, "{memory}");
+            assert!(value("receive.message.max.bytes") >= value("fetch.max.bytes") + 512);
+            assert!(value("fetch.message.max.bytes") <= value("fetch.max.bytes"));
+        }
+    }
+}
