@@ -117,10 +117,10 @@ impl Client {
         query_any_broker(self.consumer.client(), timeout).is_ok()
     }
 
-    /// librdkafka's consumer.
+    /// The client, for requests.
     #[must_use]
-    pub fn consumer(&self) -> &BaseConsumer<Context> {
-        &self.consumer
+    pub fn inner(&self) -> &rdkafka::client::Client<Context> {
+        self.consumer.client()
     }
 }
 

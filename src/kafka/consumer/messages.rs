@@ -5,6 +5,8 @@
 use event_outbox_policy::inbox::records::RecordBatch;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
 
+use crate::kafka::topics::FoundTopic;
+
 /// A partition to read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assigned {
@@ -54,17 +56,6 @@ pub struct OutOfRange {
     pub low: i64,
     /// The offset that Kafka will give to the next record.
     pub high: i64,
-}
-
-/// A topic that exists.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FoundTopic {
-    /// Its name.
-    pub topic: String,
-    /// Its id, which a topic that was created again does not share. `None` if the brokers are too old to have ids.
-    pub id: Option<String>,
-    /// The number of partitions.
-    pub partitions: i32,
 }
 
 /// What Kafka has of the topics of an assignment.

@@ -10,4 +10,3 @@ pub mod client;
 pub mod handle;
 pub mod messages;
 pub mod thread;
-pub mod topics;

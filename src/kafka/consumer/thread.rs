@@ -19,8 +19,8 @@ use rdkafka::error::KafkaError;
 use super::callbacks::Context;
 use super::client::{Client, Problem};
 use super::messages::{Assigned, Assignment, ConsumerEvent, Fetched, OutOfRange, Topics};
-use super::topics;
 use crate::kafka::config;
+use crate::kafka::topics;
 use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
 /// How long to wait for a broker's answer.
@@ -215,14 +215,16 @@ impl<'a> Session<'a> {
         let mut names: BTreeSet<String> =
             self.assignment.partitions.iter().map(|assigned| assigned.topic.clone()).collect();
         if let Some(pattern) = &self.assignment.pattern {
-            let Some(matching) = topics::matching(&self.client, pattern, TIMEOUT) else { return false };
+            let Ok(matching) = topics::matching(self.client.inner(), pattern, TIMEOUT) else { return false };
             names.extend(matching);
         }
         let names: Vec<String> = names.into_iter().collect();
         if names.is_empty() {
             return true;
         }
-        let Some((found, missing)) = topics::describe(&self.client, &names, TIMEOUT) else { return false };
+        let Some((found, missing)) = topics::describe(self.client.inner(), &names, TIMEOUT) else {
+            return false;
+        };
         let generation = self.assignment.generation;
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
         true

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `{"create_topic": {"name", "partitions", "replication_factor", "config": {…}}}` | `null` |
 //! | `{"describe_topics": ["name", …], "and_those_met": bool}` | `[{"topic", "partitions", …, "error"}, …]` |
+//! | `{"list_offsets": {"topics": ["name", …], "pattern": "…", "at": "earliest"}}` | `[{"topic", "partition", "offset", …, "error"}, …]` |
 //!
 //! The answer to a request that failed is `{"error": {"kind", "message", "detail"}}`.
 
@@ -54,6 +55,56 @@ pub enum Action {
         #[serde(default)]
         and_those_met: bool,
     },
+    /// List the offsets of all partitions of topics.
+    ListOffsets {
+        /// The topics, and which offsets.
+        list_offsets: OffsetsOf,
+    },
+}
+
+/// The topics whose offsets are listed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OffsetsOf {
+    /// Their names.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// A pattern: all topics that match it are listed besides.
+    #[serde(default)]
+    pub pattern: Option<String>,
+    /// Which offset of each partition.
+    pub at: OffsetAt,
+}
+
+/// Which offset of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OffsetAt {
+    /// The first one that Kafka has.
+    Earliest,
+    /// The one after the last record that every consumer may read.
+    Latest,
+    /// That of the first record with this timestamp or a later one, in milliseconds since 1970; the latest if there is none.
+    TimestampMs(i64),
+}
+
+/// An offset of a partition, or why a topic or partition has none.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ListedOffset {
+    /// The topic.
+    pub topic: String,
+    /// Its id; `None` if it has none.
+    pub topic_id: Option<String>,
+    /// The partition; `None` if the topic does not exist or may not be read.
+    pub partition: Option<i32>,
+    /// The offset.
+    pub offset: Option<i64>,
+    /// The first offset that Kafka has.
+    pub low: Option<i64>,
+    /// The one after the last record that every consumer may read.
+    pub high: Option<i64>,
+    /// Why there is no offset.
+    pub error: Option<String>,
 }
 
 /// A topic to create.
@@ -84,8 +135,8 @@ impl NewTopic {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Answer {
-    /// The request succeeded. Holds the descriptions, if it was for any.
-    Ok(Option<Vec<TopicDescription>>),
+    /// The request succeeded. Holds what was asked for, if anything.
+    Ok(Option<Found>),
     /// The request failed.
     Error(Failure),
 }
@@ -102,6 +153,16 @@ impl Answer {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
+}
+
+/// What a request asked for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Found {
+    /// Descriptions of topics.
+    Topics(Vec<TopicDescription>),
+    /// Offsets of partitions.
+    Offsets(Vec<ListedOffset>),
 }
 
 /// The description of a topic.
@@ -195,7 +256,7 @@ mod tests {
         let topic = TopicDescription { topic: "a".into(), partitions: Some(3), ..Default::default() };
         for answer in [
             Answer::Ok(None),
-            Answer::Ok(Some(vec![topic])),
+            Answer::Ok(Some(Found::Topics(vec![topic]))),
             Answer::failed(FailureKind::Denied, "no", "It says no."),
         ] {
             assert_eq!(serde_json::from_str::<Answer>(&answer.to_json()).unwrap(), answer);

@@ -1,4 +1,4 @@
-//! Runs users' requests to Kafka, to create a topic or to describe topics, and the watchdog's probes.
+//! Runs users' requests to Kafka, to create a topic, to describe topics or to list offsets, and the watchdog's probes.
 //!
 //! Runs in: a thread of its own for each request, in the relay's process.
 
@@ -10,7 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use event_outbox_policy::kafka::admin::{
-    self as policy, Action, Answer, FailureKind, Request, TopicDescription,
+    self as policy, Action, Answer, FailureKind, Found, Request, TopicDescription,
 };
 use event_outbox_policy::worker::watchdog::{Health, Subject};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
@@ -22,6 +22,8 @@ use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 use super::config;
 use super::error_class::describe;
 use super::probe::query_any_broker;
+
+mod offsets;
 
 /// The configuration entries of a topic that the outbox depends on.
 const RELEVANT_CONFIG: [&str; 4] =
@@ -49,11 +51,14 @@ pub fn run(
             if *and_those_met {
                 names.extend(known_topics.iter().map(|name| &**name));
             }
-            admin.describe_topics(&names).map(Some)
+            admin.describe_topics(&names).map(|topics| Some(Found::Topics(topics)))
+        }
+        Action::ListOffsets { list_offsets } => {
+            admin.list_offsets(list_offsets).map(|offsets| Some(Found::Offsets(offsets)))
         }
     });
     match done {
-        Ok(topics) => Answer::Ok(topics),
+        Ok(found) => Answer::Ok(found),
         Err(Failed { kind, message, detail }) => {
             Answer::failed(kind, message, &config::redactor(config).redact(&detail))
         }

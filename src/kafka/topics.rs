@@ -1,35 +1,59 @@
 //! Looks up topics: which exist, their ids, and their numbers of partitions.
 //!
-//! Runs in: the Kafka thread.
+//! Runs in: any thread that owns a client.
 
 use std::ffi::{CStr, CString};
 use std::ptr;
 use std::time::Duration;
 
+use event_outbox_policy::event::topic;
 use event_outbox_policy::inbox::topics;
+use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
-use rdkafka::consumer::Consumer;
-use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::client::Client;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
-use super::client::Client;
-use super::messages::FoundTopic;
+/// A topic that exists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FoundTopic {
+    /// Its name.
+    pub topic: String,
+    /// Its id, which a topic that was created again does not share. `None` if the brokers are too old to have ids.
+    pub id: Option<String>,
+    /// The number of partitions.
+    pub partitions: i32,
+}
 
 /// The topics that were looked up: those found, and the names of the others with the reason.
 pub type LookedUp = (Vec<FoundTopic>, Vec<(String, String)>);
 
 /// Looks up the topics of these names. `None` if Kafka does not answer within `timeout`.
 #[must_use]
-pub fn describe(client: &Client, names: &[String], timeout: Duration) -> Option<LookedUp> {
+pub fn describe<C: ClientContext>(
+    client: &Client<C>,
+    names: &[String],
+    timeout: Duration,
+) -> Option<LookedUp> {
+    if names.is_empty() {
+        return Some(LookedUp::default());
+    }
     // SAFETY: the client is alive through the call.
-    unsafe { describe_by(client.consumer().client().native_ptr(), names, timeout) }
+    unsafe { describe_by(client.native_ptr(), names, timeout) }
 }
 
-/// The names of all topics that match a pattern. `None` if Kafka does not answer within `timeout`.
-#[must_use]
-pub fn matching(client: &Client, pattern: &str, timeout: Duration) -> Option<Vec<String>> {
-    let metadata = client.consumer().fetch_metadata(None, timeout).ok()?;
+/// The names of all topics that match a pattern, without Kafka's own.
+///
+/// # Errors
+/// Kafka's error, or that it did not answer within `timeout`.
+pub fn matching<C: ClientContext>(
+    client: &Client<C>,
+    pattern: &str,
+    timeout: Duration,
+) -> Result<Vec<String>, KafkaError> {
+    let metadata = client.fetch_metadata(None, timeout)?;
     let names = metadata.topics().iter().map(|topic| topic.name());
-    Some(names.filter(|name| topics::matches(pattern, name)).map(str::to_owned).collect())
+    let wanted = names.filter(|name| topic::is_valid(name) && topics::matches(pattern, name));
+    Ok(wanted.map(str::to_owned).collect())
 }
 
 /// # Safety

@@ -1,0 +1,81 @@
+//! Lists the offsets of all partitions of topics.
+//!
+//! Runs in: the thread of the request.
+
+use std::collections::{BTreeSet, HashMap};
+
+use event_outbox_policy::kafka::admin::{ListedOffset, OffsetAt, OffsetsOf};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::{Admin, Failed};
+use crate::kafka::offsets::{self, At};
+use crate::kafka::probe::query_any_broker;
+use crate::kafka::topics::{self, FoundTopic};
+
+type Offsets = HashMap<(String, i32), Result<Option<i64>, String>>;
+
+impl Admin<'_> {
+    pub(super) fn list_offsets(&self, of: &OffsetsOf) -> Result<Vec<ListedOffset>, Failed> {
+        self.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
+        let mut names: BTreeSet<String> = of.topics.iter().cloned().collect();
+        if let Some(pattern) = &of.pattern {
+            let client = self.client.inner();
+            names.extend(self.retry_until_answered(|timeout| topics::matching(client, pattern, timeout))?);
+        }
+        let names: Vec<String> = names.into_iter().collect();
+        let (found, missing) = self.retry_until_answered(|timeout| {
+            topics::describe(self.client.inner(), &names, timeout)
+                .ok_or(KafkaError::AdminOp(Code::OperationTimedOut))
+        })?;
+        let partitions: Vec<(String, i32)> = found.iter().flat_map(partitions_of).collect();
+        let (low, high) = (self.offsets(&partitions, At::Earliest)?, self.offsets(&partitions, At::Latest)?);
+        let at_time = match of.at {
+            OffsetAt::TimestampMs(millis) => Some(self.offsets(&partitions, At::Timestamp(millis))?),
+            OffsetAt::Earliest | OffsetAt::Latest => None,
+        };
+        let listed = found.iter().flat_map(|topic| partitions_of(topic).map(move |key| (topic, key)));
+        let mut listed: Vec<ListedOffset> = listed
+            .map(|(topic, key)| {
+                let (low, high) = (low.get(&key), high.get(&key));
+                let offset = match of.at {
+                    OffsetAt::Earliest => low,
+                    OffsetAt::Latest => high,
+                    // A time after the last record has no offset of its own.
+                    OffsetAt::TimestampMs(_) => {
+                        let at_time = at_time.as_ref().and_then(|offsets| offsets.get(&key));
+                        at_time.filter(|offset| !matches!(offset, Ok(None))).or(high)
+                    }
+                };
+                let known = |offset: Option<&Result<Option<i64>, String>>| {
+                    offset.and_then(|offset| offset.as_ref().ok().copied().flatten())
+                };
+                let error = [low, high, offset].into_iter().flatten().find_map(|offset| offset.clone().err());
+                ListedOffset {
+                    topic: key.0,
+                    topic_id: topic.id.clone(),
+                    partition: Some(key.1),
+                    offset: known(offset),
+                    low: known(low),
+                    high: known(high),
+                    error,
+                }
+            })
+            .collect();
+        listed.extend(missing.into_iter().map(|(topic, error)| ListedOffset {
+            topic,
+            error: Some(error),
+            ..ListedOffset::default()
+        }));
+        Ok(listed)
+    }
+
+    fn offsets(&self, partitions: &[(String, i32)], at: At) -> Result<Offsets, Failed> {
+        let listed =
+            self.retry_until_answered(|timeout| offsets::list(self.client.inner(), partitions, at, timeout))?;
+        Ok(listed.into_iter().map(|found| ((found.topic, found.partition), found.offset)).collect())
+    }
+}
+
+fn partitions_of(topic: &FoundTopic) -> impl Iterator<Item = (String, i32)> + '_ {
+    (0..topic.partitions).map(|partition| (topic.topic.clone(), partition))
+}
