@@ -48,17 +48,18 @@ COMMENT ON COLUMN inbox.subscription.pause_reason IS 'Why it is paused.';
 COMMENT ON COLUMN inbox.subscription.created_at IS 'When it was created.';
 
 CREATE TABLE inbox.partition (
-    source_id    integer NOT NULL REFERENCES inbox.subscription,
-    number       integer NOT NULL CHECK (number >= 0),
-    topic        text    NOT NULL,
-    partition    integer NOT NULL CHECK (partition >= 0),
-    topic_id     text,
-    start_offset bigint  NOT NULL CHECK (start_offset >= 0),
-    state        text    NOT NULL DEFAULT 'reading' CHECK (state IN ('reading', 'stopped')),
-    stop_reason  text,
-    lost_from    bigint,
-    lost_to      bigint,
-    stopped_at   timestamptz,
+    source_id      integer NOT NULL REFERENCES inbox.subscription,
+    number         integer NOT NULL CHECK (number >= 0),
+    topic          text    NOT NULL,
+    partition      integer NOT NULL CHECK (partition >= 0),
+    topic_id       text,
+    start_offset   bigint  NOT NULL CHECK (start_offset >= 0),
+    first_position bigint NOT NULL DEFAULT 0,
+    state          text    NOT NULL DEFAULT 'reading' CHECK (state IN ('reading', 'stopped')),
+    stop_reason    text,
+    lost_from      bigint,
+    lost_to        bigint,
+    stopped_at     timestamptz,
     PRIMARY KEY (source_id, number),
     UNIQUE (source_id, topic, partition)
 );
@@ -69,6 +70,8 @@ COMMENT ON COLUMN inbox.partition.topic IS 'The topic.';
 COMMENT ON COLUMN inbox.partition.partition IS 'The partition of the topic.';
 COMMENT ON COLUMN inbox.partition.topic_id IS 'The id of the topic, by which a recreated topic is recognised; NULL if Kafka gave none.';
 COMMENT ON COLUMN inbox.partition.start_offset IS 'The offset at which reading begins as long as no batch was stored since the last seek.';
+COMMENT ON COLUMN inbox.partition.first_position IS
+    'Events of this partition up to this position are not received: a seek has discarded them. A replay receives them.';
 COMMENT ON COLUMN inbox.partition.state IS 'Whether the partition is read, or stopped because of lost data.';
 COMMENT ON COLUMN inbox.partition.stop_reason IS 'Why it is stopped, and what to type.';
 COMMENT ON COLUMN inbox.partition.lost_from IS 'The first offset that Kafka no longer has.';
