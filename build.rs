@@ -42,6 +42,7 @@ fn compose_update_scripts() {
         fs::remove_file(&script).unwrap_or_else(|error| panic!("{}: {error}", script.display()));
     }
     println!("cargo:rerun-if-changed=sql/updates");
+    println!("cargo:rerun-if-changed=src/lib.rs");
     sources().for_each(|source| println!("cargo:rerun-if-changed={}", source.display()));
 }
 
@@ -164,9 +165,10 @@ fn kind(statement: &str) -> Option<Kind> {
 fn sources() -> impl Iterator<Item = PathBuf> {
     let library = text_of(Path::new("src/lib.rs"));
     let files: Vec<_> = library
-        .lines()
-        .filter_map(|line| line.strip_prefix("extension_sql_file!(\"../")?.split_once('"'))
-        .map(|(file, _)| PathBuf::from(file))
+        .split("\nextension_sql_file!(")
+        .skip(1)
+        .map(|rest| rest.split('"').nth(1).and_then(|path| path.strip_prefix("../")).unwrap_or_default())
+        .map(PathBuf::from)
         .collect();
     assert!(!files.is_empty(), "src/lib.rs names no SQL file");
     files.into_iter()

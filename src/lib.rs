@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use worker::registration::Registration;
 
 mod failpoints;
+pub mod inbox;
 pub mod kafka;
 pub mod outbox;
 pub mod pg;
@@ -42,7 +43,18 @@ extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["
 extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["control"]);
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["check"]);
-extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_tables"], finalize);
+extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_tables"]);
+extension_sql_file!(
+    "../sql/inbox/subscriptions.sql",
+    name = "inbox_subscriptions",
+    requires = ["inbox_rights"]
+);
+extension_sql_file!(
+    "../sql/inbox/dead_letters.sql",
+    name = "inbox_dead_letters",
+    requires = ["inbox_subscriptions"]
+);
+extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_dead_letters"], finalize);
 
 /// What sees utility commands, in this order.
 static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];

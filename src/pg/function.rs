@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pgrx::prelude::*;
 
-use super::varlena;
+use super::{compat, varlena};
 
 /// Exports `$inner`, a function of [`Arguments`], to SQL under the C name `$symbol`; `$finfo` is that name
 /// after `pg_finfo_`.
@@ -116,6 +116,40 @@ impl Arguments {
     fn get<T: FromDatum>(&self, at: usize) -> Option<T> {
         // SAFETY: the argument's declared type is T's; a borrowed value lives as long as the call.
         self.datum(at).and_then(|datum| unsafe { T::from_datum(datum, false) })
+    }
+
+    /// The function that is called.
+    #[must_use]
+    pub fn function(&self) -> pg_sys::Oid {
+        // SAFETY: the call is alive.
+        unsafe { (*(*self.0).flinfo).fn_oid }
+    }
+
+    /// Calls another function with the same arguments behind one more, in the same collation. The right to call it is not
+    /// checked.
+    ///
+    /// # Safety
+    /// The other function takes a value of the type of `first`, and then what this one takes; it gives what this one gives.
+    pub unsafe fn call_with(&self, function: pg_sys::Oid, first: pg_sys::Datum) -> Option<pg_sys::Datum> {
+        let count = self.count() + 1;
+        let bytes = std::mem::size_of::<pg_sys::FunctionCallInfoBaseData>()
+            + count * std::mem::size_of::<pg_sys::NullableDatum>();
+        // SAFETY: the memory has room for the call and its arguments, and lives until the end of this call; `fmgr_info` fills
+        // `info`. An ERROR of the function unwinds as any other.
+        unsafe {
+            let mut info = pg_sys::FmgrInfo::default();
+            pg_sys::fmgr_info(function, &mut info);
+            let call: pg_sys::FunctionCallInfo = pg_sys::palloc0(bytes).cast();
+            (*call).flinfo = &mut info;
+            (*call).fncollation = (*self.0).fncollation;
+            (*call).nargs = i16::try_from(count).unwrap_or(i16::MAX);
+            let values = (*call).args.as_mut_ptr();
+            values.write(pg_sys::NullableDatum { value: first, isnull: false });
+            std::ptr::copy_nonoverlapping((*self.0).args.as_ptr(), values.add(1), self.count());
+            let entry = info.fn_addr?;
+            let value = compat::guarded(|| entry(call));
+            (!(*call).isnull).then_some(value)
+        }
     }
 
     /// The call itself, which knows its context.

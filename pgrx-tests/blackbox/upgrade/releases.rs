@@ -26,7 +26,9 @@ fn catalog(db: &mut TestDatabase) -> Result<BTreeSet<String>> {
     ensure!(dump.status.success(), "{}", String::from_utf8_lossy(&dump.stderr));
     let dump = String::from_utf8(dump.stdout)?;
     let is_of_this_dump = |line: &&str| {
-        const OF_THIS_DUMP: [&str; 5] = [
+        const OF_THIS_DUMP: [&str; 6] = [
+            // Comes before the first table, wherever that is.
+            "SET default_table",
             "binary_upgrade_set_next_",
             "binary_upgrade_create_empty_extension",
             "relfrozenxid",
@@ -39,6 +41,7 @@ fn catalog(db: &mut TestDatabase) -> Result<BTreeSet<String>> {
         .split("\n--\n-- Name: ")
         .skip(1)
         .map(|object| object.lines().filter(|line| !is_of_this_dump(line)).collect::<Vec<_>>().join("\n"))
+        .map(|object| object.trim_end().to_owned())
         .collect();
     // The entries that were left out for their oids.
     let rows = db.client.query(

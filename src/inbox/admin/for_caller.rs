@@ -1,0 +1,59 @@
+//! Functions that write the inbox's tables for users who may not.
+//!
+//! `SECURITY DEFINER` would hide who calls, and these functions have to know: a role may subscribe only to the topics granted to
+//! it, and change only its own subscriptions. So `inbox.f(…)` is declared with the symbol `inbox_for_caller`, and calls
+//! `inbox.f_for(caller, …)`, written in `sql/inbox`, as the owner of the tables. Nobody has the right to call that one.
+
+use pgrx::prelude::*;
+
+use crate::inbox::table::SUBSCRIPTION;
+use crate::pg::backend;
+use crate::pg::function::{Arguments, sql_function};
+use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::user_error::UserError;
+
+sql_function!(inbox_for_caller, pg_finfo_inbox_for_caller, for_caller);
+
+/// The function that is named after `$1`, in its schema and extension, and takes the caller before the arguments of `$1`.
+static IMPLEMENTATION: Statement = Statement::new(
+    c"SELECT i.oid FROM pg_catalog.pg_proc AS f \
+        JOIN pg_catalog.pg_proc AS i ON i.pronamespace OPERATOR(pg_catalog.=) f.pronamespace \
+             AND i.proname OPERATOR(pg_catalog.=) pg_catalog.concat(f.proname, '_for')::pg_catalog.name \
+             AND i.proargtypes::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.rtrim(pg_catalog.concat_ws( \
+                     ' ', 'pg_catalog.regrole'::pg_catalog.regtype::pg_catalog.oid, f.proargtypes::pg_catalog.text)) \
+             AND i.prorettype OPERATOR(pg_catalog.=) f.prorettype \
+        JOIN pg_catalog.pg_depend AS d ON d.classid OPERATOR(pg_catalog.=) f.tableoid \
+             AND d.objid OPERATOR(pg_catalog.=) f.oid AND d.deptype OPERATOR(pg_catalog.=) 'e' \
+        JOIN pg_catalog.pg_depend AS e ON e.classid OPERATOR(pg_catalog.=) i.tableoid \
+             AND e.objid OPERATOR(pg_catalog.=) i.oid AND e.deptype OPERATOR(pg_catalog.=) 'e' \
+             AND e.refobjid OPERATOR(pg_catalog.=) d.refobjid \
+       WHERE f.oid OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::OIDOID],
+);
+
+fn for_caller(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let function = arguments.function();
+    let implementation = implementation(function).unwrap_or_else(|| unknown(function).raise());
+    let caller = backend::user();
+    let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
+    // SAFETY: the statement above has compared the arguments and the result; the first argument is a role.
+    unsafe { arguments.call_with(implementation, caller.into()) }
+}
+
+fn implementation(function: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    spi::connected(|| {
+        let rows = IMPLEMENTATION.execute(&[function.into_datum()], Access::Write, 1);
+        rows.iter().next()?.get(1)
+    })
+}
+
+/// Only a function of someone else's could be without: it was declared with this symbol.
+fn unknown(function: pg_sys::Oid) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        message: "this function does not belong to the inbox".into(),
+        detail: format!("The function with the oid {} calls the library of the inbox.", function.to_u32()),
+        hint: "Call the functions of the schema inbox.".into(),
+    }
+}

@@ -1,0 +1,26 @@
+//! The lock of a lane: whoever changes the state of a lane holds it until the end of the transaction.
+
+use pgrx::pg_sys;
+
+use crate::pg::backend;
+
+/// Distinguishes these locks from those of `pg_advisory_lock()`, which have 1 or 2 here.
+const FIELD_4: u16 = 3;
+
+/// Waits for the lock of a lane. Call it in a transaction, which keeps the lock.
+pub fn wait(subscription: i32, lane: u16) {
+    let tag = tag(subscription, lane);
+    // SAFETY: in a transaction; the tag lives as long as the call.
+    unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false, false) };
+}
+
+fn tag(subscription: i32, lane: u16) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        locktag_field1: backend::database().to_u32(),
+        locktag_field2: subscription.cast_unsigned(),
+        locktag_field3: lane.into(),
+        locktag_field4: FIELD_4,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    }
+}
