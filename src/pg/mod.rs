@@ -13,6 +13,7 @@ pub mod relation;
 pub mod shmem;
 pub mod snapshot;
 pub mod spi;
+pub mod status_row;
 pub mod trigger;
 pub mod user_context;
 pub mod user_error;

@@ -8,9 +8,8 @@ use pgrx::prelude::*;
 use crate::outbox::relay::{metrics, registration};
 use crate::outbox::table::member;
 use crate::pg::backend;
-use crate::pg::catalog::Member;
-use crate::pg::compat;
 use crate::pg::function::{Arguments, sql_function};
+use crate::pg::status_row::{require_select, row, time};
 use crate::worker::slot::Slot;
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
@@ -82,41 +81,4 @@ fn describe_metrics(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS])
         kafka.and_then(|told| told.queued.into_datum()),
         kafka.and_then(|told| told.requests.into_datum()),
     ]);
-}
-
-/// A function in a view is called with the rights of the view's reader; so whoever may read the view may
-/// call this, and nobody else.
-fn require_select(view: Member) {
-    // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is refused.
-    unsafe {
-        let result = pg_sys::pg_class_aclcheck(view.oid(), backend::user(), compat::ACL_SELECT);
-        if result != pg_sys::AclResult::ACLCHECK_OK {
-            pg_sys::aclcheck_error(result, pg_sys::ObjectType::OBJECT_VIEW, view.name().as_ptr());
-        }
-    }
-}
-
-/// Microseconds since 1970 as a timestamp; 0 is never.
-fn time(micros: i64) -> Option<pg_sys::Datum> {
-    (micros != 0).then(|| pg_sys::Datum::from(compat::pg_timestamp(micros)))
-}
-
-/// The columns as one row of the function's declared result, as many as that has.
-fn row(arguments: &Arguments, columns: &[Option<pg_sys::Datum>]) -> Option<pg_sys::Datum> {
-    let mut values: Vec<_> =
-        columns.iter().map(|column| column.unwrap_or(pg_sys::Datum::from(0_usize))).collect();
-    let mut nulls: Vec<_> = columns.iter().map(Option::is_none).collect();
-    let mut descriptor = std::ptr::null_mut();
-    // SAFETY: the call is alive; the declared result has at most as many columns, of these types.
-    unsafe {
-        let class = pg_sys::get_call_result_type(arguments.call(), std::ptr::null_mut(), &mut descriptor);
-        if class != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE
-            || usize::try_from((*descriptor).natts).is_ok_and(|natts| natts > columns.len())
-        {
-            error!("the status is a row of up to {} columns", columns.len());
-        }
-        pg_sys::BlessTupleDesc(descriptor);
-        let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
-        Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
-    }
 }

@@ -11,11 +11,10 @@ use super::readiness::NotReady;
 use super::registration::{PAUSE_CHANGED, RELAY};
 use super::wait_ready;
 use crate::kafka::wakeup_fd::WakeupFd;
-use crate::outbox::table::outbox;
 use crate::outbox::table::outbox::Outbox;
 use crate::worker::process::Exit;
 use crate::worker::slot::Slot;
-use crate::worker::{entry, listen, process, transaction};
+use crate::worker::{entry, listen, process, session, transaction};
 
 /// The entry point of the relay's process; the argument is the OID of its database.
 ///
@@ -25,7 +24,7 @@ use crate::worker::{entry, listen, process, transaction};
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
     let slot = entry::begin(&RELAY, argument);
-    outbox::prepare_session();
+    session::prepare();
     if let Some(relay) = open(slot) {
         process::leave_without_exit_handlers();
         process::keep_freed_memory();

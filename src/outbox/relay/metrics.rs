@@ -2,16 +2,17 @@
 //!
 //! Runs in: the relay's main thread writes them, any backend reads them.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
-use super::state::{Connection, Dated, State};
+use super::state::State;
 use crate::pg::shmem::SharedArray;
 use crate::settings::workers;
+use crate::worker::metrics::{Connection, Dated, KafkaMetrics, Rate};
 use crate::worker::slot::Slot;
 
 static METRICS: SharedArray<Metrics> = SharedArray::new(c"event_outbox_relays", workers::max_workers);
@@ -25,9 +26,6 @@ pub fn init() {
 pub fn of(slot: &Slot) -> &'static Metrics {
     &METRICS.elements()[slot.index()]
 }
-
-/// The time over which the publish rate is averaged, in seconds.
-const RATE_SECONDS: f64 = 60.0;
 
 /// The metrics of one relay. Times are in microseconds since 1970; 0 means never.
 #[derive(Default)]
@@ -126,65 +124,5 @@ impl Metrics {
         }
         self.errors.iter().for_each(|count| count.store(0, Ordering::Relaxed));
         self.rate.clear();
-    }
-}
-
-/// A rate that decays with time. A reader between the two stores of `add` sees a wrong value for that moment.
-#[derive(Default)]
-struct Rate {
-    /// Events per second, as the bits of an `f64`.
-    value: AtomicU64,
-    taken: AtomicI64,
-}
-
-impl Rate {
-    fn add(&self, count: usize, now: i64) {
-        let value = self.at(now) + count as f64 / RATE_SECONDS;
-        self.value.store(value.to_bits(), Ordering::Relaxed);
-        self.taken.store(now, Ordering::Relaxed);
-    }
-
-    fn at(&self, now: i64) -> f64 {
-        let age = (now - self.taken.load(Ordering::Relaxed)).max(0) as f64 / 1e6;
-        f64::from_bits(self.value.load(Ordering::Relaxed)) * (-age / RATE_SECONDS).exp()
-    }
-
-    fn clear(&self) {
-        self.value.store(0, Ordering::Relaxed);
-        self.taken.store(0, Ordering::Relaxed);
-    }
-}
-
-/// [`KafkaStatistics`] in shared memory.
-#[derive(Default)]
-pub struct KafkaMetrics {
-    taken_at: AtomicI64,
-    round_trip: AtomicI64,
-    round_trip_p99: AtomicI64,
-    queued: AtomicI64,
-    requests: AtomicI64,
-}
-
-impl KafkaMetrics {
-    /// Stores new statistics.
-    pub fn set(&self, new: &KafkaStatistics) {
-        self.round_trip.store(new.round_trip, Ordering::Relaxed);
-        self.round_trip_p99.store(new.round_trip_p99, Ordering::Relaxed);
-        self.queued.store(new.queued, Ordering::Relaxed);
-        self.requests.store(new.requests, Ordering::Relaxed);
-        self.taken_at.store(new.taken_at, Ordering::Relaxed);
-    }
-
-    /// The last statistics, if there are any.
-    #[must_use]
-    pub fn get(&self) -> Option<KafkaStatistics> {
-        let taken_at = self.taken_at.load(Ordering::Relaxed);
-        (taken_at != 0).then(|| KafkaStatistics {
-            taken_at,
-            round_trip: self.round_trip.load(Ordering::Relaxed),
-            round_trip_p99: self.round_trip_p99.load(Ordering::Relaxed),
-            queued: self.queued.load(Ordering::Relaxed),
-            requests: self.requests.load(Ordering::Relaxed),
-        })
     }
 }

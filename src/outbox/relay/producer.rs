@@ -12,9 +12,9 @@ use event_outbox_policy::reading::pace::Pace;
 
 use super::Relay;
 use super::metrics;
-use super::state::Connection;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::producer::messages::ProducerEvent;
+use crate::worker::metrics::Connection;
 
 /// How long librdkafka may take to end, beyond `event_outbox.shutdown_timeout`.
 const THREAD_END: Duration = Duration::from_millis(500);

@@ -6,8 +6,9 @@ use std::sync::atomic::Ordering;
 
 use super::Relay;
 use super::metrics;
-use super::state::{Connection, State};
+use super::state::State;
 use super::unreplicated::Unreplicated;
+use crate::worker::metrics::Connection;
 
 impl Relay {
     /// Updates the relay's state and numbers in the status.

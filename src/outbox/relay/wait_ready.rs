@@ -8,9 +8,9 @@
 use std::time::{Duration, Instant};
 
 use super::readiness::NotReady;
-use super::state::Connection;
 use super::{admin, metrics};
 use crate::pg::wait_set::Sleep;
+use crate::worker::metrics::Connection;
 use crate::worker::phase::Request;
 use crate::worker::process;
 use crate::worker::slot::Slot;
