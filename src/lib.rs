@@ -54,7 +54,9 @@ extension_sql_file!(
     name = "inbox_dead_letters",
     requires = ["inbox_subscriptions"]
 );
-extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_dead_letters"], finalize);
+extension_sql_file!("../sql/inbox/views.sql", name = "inbox_views", requires = ["inbox_dead_letters"]);
+extension_sql_file!("../sql/inbox/check.sql", name = "inbox_check", requires = ["inbox_views"]);
+extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_check"], finalize);
 
 /// What sees utility commands, in this order.
 static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];

@@ -1,22 +1,22 @@
 -- Owns what people do with dead letters: to have them received again, or to delete them.
 
 CREATE FUNCTION inbox.select_dead_letters(
-    subscription inbox.subscription, "position" bigint, topic text, since timestamptz, max bigint
+    subscription inbox.subscription, at_position bigint, topic text, since timestamptz, max bigint
 ) RETURNS SETOF bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF "position" IS NULL AND topic IS NULL AND since IS NULL AND max IS NULL THEN
+    IF at_position IS NULL AND topic IS NULL AND since IS NULL AND max IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'null_value_not_allowed',
             MESSAGE = 'no dead letters selected',
-            DETAIL = 'At least one of position, topic, since and max must be given.',
+            DETAIL = 'At least one of at_position, topic, since and max must be given.',
             HINT = 'To select all of them, pass since => ''-infinity''.';
     END IF;
     RETURN QUERY
         SELECT d.dead_letter_id FROM inbox.dead_letters AS d
          WHERE d.subscription_id = subscription.id
-           AND (select_dead_letters."position" IS NULL OR d.position = select_dead_letters."position")
+           AND (at_position IS NULL OR d.position = at_position)
            AND (select_dead_letters.topic IS NULL OR d.topic = select_dead_letters.topic)
            AND (since IS NULL OR d.died_at >= since)
          ORDER BY d.position
@@ -28,7 +28,7 @@ COMMENT ON FUNCTION inbox.select_dead_letters(inbox.subscription, bigint, text, 
     'Selects and locks the dead letters for inbox.redrive() and inbox.discard(), in the order of their positions.';
 
 CREATE FUNCTION inbox.redrive_for(
-    caller regrole, subscription text, "position" bigint, topic text, since timestamptz, max bigint
+    caller regrole, subscription text, at_position bigint, topic text, since timestamptz, max bigint
 ) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -40,7 +40,7 @@ DECLARE
     redriven bigint;
 BEGIN
     WITH chosen AS MATERIALIZED (
-        SELECT c.id FROM inbox.select_dead_letters(own, "position", topic, since, max) AS c(id) LIMIT greatest(room, 0)
+        SELECT c.id FROM inbox.select_dead_letters(own, at_position, topic, since, max) AS c(id) LIMIT greatest(room, 0)
     ), dead AS (
         DELETE FROM inbox.dead_letters AS d USING chosen AS c WHERE d.dead_letter_id = c.id RETURNING d.*
     )
@@ -64,7 +64,7 @@ COMMENT ON FUNCTION inbox.redrive_for(regrole, text, bigint, text, timestamptz, 
 
 CREATE FUNCTION inbox.redrive(
     subscription text,
-    "position"   bigint DEFAULT NULL,
+    at_position  bigint DEFAULT NULL,
     topic        text DEFAULT NULL,
     since        timestamptz DEFAULT NULL,
     max          bigint DEFAULT NULL
@@ -74,7 +74,7 @@ COMMENT ON FUNCTION inbox.redrive(text, bigint, text, timestamptz, bigint) IS
     'Has dead letters received again, in the order of their positions and with no attempts; returns how many. Later events of their keys wait for them.';
 
 CREATE FUNCTION inbox.discard_for(
-    caller regrole, subscription text, "position" bigint, topic text, since timestamptz, max bigint
+    caller regrole, subscription text, at_position bigint, topic text, since timestamptz, max bigint
 ) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -83,7 +83,7 @@ DECLARE
     discarded bigint;
 BEGIN
     WITH chosen AS MATERIALIZED (
-        SELECT c.id FROM inbox.select_dead_letters(own, "position", topic, since, max) AS c(id)
+        SELECT c.id FROM inbox.select_dead_letters(own, at_position, topic, since, max) AS c(id)
     )
     DELETE FROM inbox.dead_letters AS d USING chosen AS c WHERE d.dead_letter_id = c.id;
     GET DIAGNOSTICS discarded = ROW_COUNT;
@@ -94,7 +94,7 @@ COMMENT ON FUNCTION inbox.discard_for(regrole, text, bigint, text, timestamptz, 
 
 CREATE FUNCTION inbox.discard(
     subscription text,
-    "position"   bigint DEFAULT NULL,
+    at_position  bigint DEFAULT NULL,
     topic        text DEFAULT NULL,
     since        timestamptz DEFAULT NULL,
     max          bigint DEFAULT NULL

@@ -27,20 +27,6 @@ $$;
 COMMENT ON FUNCTION inbox.last_position() IS
     'Returns the greatest position that an event of this database has, or that a subscription counts as passed.';
 
-CREATE FUNCTION inbox.next_offsets(source_id integer)
-    RETURNS TABLE (number integer, topic text, partition integer, next_offset bigint)
-    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
-    AS $$
-    SELECT p.number, p.topic, p.partition, coalesce(b.next_offsets[p.number + 1], p.start_offset)
-      FROM inbox.partition AS p
-           JOIN inbox.subscription AS s ON s.id = p.source_id
-           LEFT JOIN LATERAL (SELECT b.generation, b.next_offsets FROM inbox.progress AS b
-                               WHERE b.source_id = p.source_id ORDER BY b.batch DESC LIMIT 1) AS b
-                  ON b.generation = s.generation
-     WHERE p.source_id = $1
-$$;
-COMMENT ON FUNCTION inbox.next_offsets(integer) IS 'Returns the next offset that the inbox reads of each partition.';
-
 CREATE FUNCTION inbox.start_of(start text) RETURNS json
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -466,7 +452,7 @@ BEGIN
     passed := inbox.last_position();
     -- What was stored so far says no more where to go on.
     UPDATE inbox.partition AS p SET start_offset = n.next_offset
-      FROM inbox.next_offsets(moved.id) AS n WHERE p.source_id = moved.id AND p.number = n.number;
+      FROM inbox.next_offset AS n WHERE p.source_id = moved.id AND n.source_id = p.source_id AND n.number = p.number;
     UPDATE inbox.subscription AS s SET generation = s.generation + 1 WHERE s.id = moved.id;
     UPDATE inbox.partition AS p
        SET start_offset = f."offset", first_position = passed, topic_id = f.topic_id, state = 'reading',

@@ -222,6 +222,7 @@ CREATE TABLE inbox.dead_letters (
     last_error      text        NOT NULL,
     died_at         timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
+CREATE INDEX dead_letters_by_position ON inbox.dead_letters (subscription_id, position);
 COMMENT ON TABLE inbox.dead_letters IS
     'Events whose attempts are used up. inbox.redrive() has them received again; inbox.discard() deletes them.';
 COMMENT ON COLUMN inbox.dead_letters.dead_letter_id IS 'Identifies the dead letter.';

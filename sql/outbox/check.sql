@@ -257,6 +257,21 @@ BEGIN
     IF verdict = 'ok' THEN
         RETURN NEXT;
     END IF;
+
+    IF EXISTS (SELECT FROM inbox.subscription) THEN
+        subject := 'inbox';
+        SELECT count(*) AS problems, min(c.verdict) AS verdict, (array_agg(c.finding ORDER BY c.verdict))[1] AS finding
+          INTO described FROM inbox.check() AS c WHERE c.verdict <> 'ok';
+        IF described.problems = 0 THEN
+            verdict := 'ok'; finding := 'inbox.check() finds no problem.'; hint := NULL;
+        ELSE
+            -- "error" comes before "warning".
+            verdict := described.verdict;
+            finding := format('inbox.check() finds %s problems. %s', described.problems, described.finding);
+            hint := 'SELECT * FROM inbox.check();';
+        END IF;
+        RETURN NEXT;
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION outbox.check() IS

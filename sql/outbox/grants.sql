@@ -11,7 +11,7 @@ DECLARE
     -- changes anything by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another
     -- database.
     for_all CONSTANT pg_catalog.regprocedure[] := ARRAY[
-        'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)',
+        'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'inbox.channel(text)',
         'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
         'outbox.log_missing_copy(uuid, text, text, text)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',

@@ -15,9 +15,13 @@ use crate::pg::user_error::UserError;
 
 sql_function!(inbox_for_caller, pg_finfo_inbox_for_caller, for_caller);
 
-/// The function that is named after `$1`, in its schema and extension, and takes the caller before the arguments of `$1`.
+/// The function that is named after `$1`, in its schema and extension, and takes the caller before the arguments of `$1`; and
+/// how many roles own relations of the schema. It writes several of them, and must lend the rights of one owner to no other.
 static IMPLEMENTATION: Statement = Statement::new(
-    c"SELECT i.oid FROM pg_catalog.pg_proc AS f \
+    c"SELECT i.oid, \
+             (SELECT pg_catalog.count(DISTINCT c.relowner) FROM pg_catalog.pg_class AS c \
+               WHERE c.relnamespace OPERATOR(pg_catalog.=) f.pronamespace) \
+        FROM pg_catalog.pg_proc AS f \
         JOIN pg_catalog.pg_proc AS i ON i.pronamespace OPERATOR(pg_catalog.=) f.pronamespace \
              AND i.proname OPERATOR(pg_catalog.=) pg_catalog.concat(f.proname, '_for')::pg_catalog.name \
              AND i.proargtypes::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.rtrim(pg_catalog.concat_ws( \
@@ -34,18 +38,31 @@ static IMPLEMENTATION: Statement = Statement::new(
 
 fn for_caller(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let function = arguments.function();
-    let implementation = implementation(function).unwrap_or_else(|| unknown(function).raise());
+    let (implementation, owners) = implementation(function).unwrap_or_else(|| unknown(function).raise());
+    if owners != 1 {
+        several_owners().raise();
+    }
     let caller = backend::user();
     let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
     // SAFETY: the statement above has compared the arguments and the result; the first argument is a role.
     unsafe { arguments.call_with(implementation, caller.into()) }
 }
 
-fn implementation(function: pg_sys::Oid) -> Option<pg_sys::Oid> {
+fn implementation(function: pg_sys::Oid) -> Option<(pg_sys::Oid, i64)> {
     spi::connected(|| {
         let rows = IMPLEMENTATION.execute(&[function.into_datum()], Access::Write, 1);
-        rows.iter().next()?.get(1)
+        let row = rows.iter().next()?;
+        Some((row.get(1)?, row.get(2)?))
     })
+}
+
+fn several_owners() -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        message: "the tables of the inbox belong to different roles".into(),
+        detail: "The functions of the schema inbox use the rights of the owner of all of them.".into(),
+        hint: "Use ALTER ... OWNER TO to give all tables and views of the schema inbox to one role.".into(),
+    }
 }
 
 /// Only a function of someone else's could be without: it was declared with this symbol.

@@ -1,0 +1,188 @@
+-- Owns inbox.check(), which verifies the subscriptions.
+
+CREATE FUNCTION inbox.check()
+    RETURNS TABLE (subject text, verdict text, finding text, hint text)
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 12
+    AS $$
+DECLARE
+    most CONSTANT integer := 10000;
+    sub     record;
+    item    record;
+    holder  record;
+    trouble text;
+    detail  text;
+    listed  json := '[]';
+    late    interval;
+BEGIN
+    subject := 'subscriptions'; verdict := 'ok'; hint := NULL;
+    finding := format('Subscriptions of this database: %s.', (SELECT count(*) FROM inbox.subscription));
+    RETURN NEXT;
+    IF NOT EXISTS (SELECT FROM inbox.subscription) THEN
+        RETURN;
+    END IF;
+
+    subject := 'worker';
+    -- Give a worker that is starting a moment.
+    FOR looks IN 1..60 LOOP
+        SELECT a.pid, a.backend_start INTO item FROM pg_stat_activity AS a
+         WHERE a.datname = current_database() AND a.backend_type = 'event_outbox inbox';
+        EXIT WHEN FOUND OR pg_is_in_recovery();
+        PERFORM pg_sleep(0.05);
+        PERFORM pg_stat_clear_snapshot();
+    END LOOP;
+    IF item.pid IS NOT NULL THEN
+        verdict := 'ok'; finding := format('The worker that stores events has run since %s.', item.backend_start::timestamptz(0));
+    ELSIF pg_is_in_recovery() THEN
+        verdict := 'warning'; finding := 'This server is a standby: events are stored by the primary.';
+    ELSIF NOT current_setting('event_outbox.enabled')::boolean THEN
+        verdict := 'warning'; finding := 'event_outbox.enabled is off: no events are stored.';
+        hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
+    ELSE
+        verdict := 'error'; finding := 'No worker stores events.';
+        hint := 'See "workers" in outbox.check(), and the server log for the reason.';
+    END IF;
+    RETURN NEXT;
+
+    subject := 'brokers'; hint := NULL;
+    BEGIN
+        listed := (SELECT coalesce(json_agg(o), '[]')
+                     FROM inbox.list_offsets(ARRAY(SELECT p.topic FROM inbox.partition AS p
+                                                   UNION SELECT unnest(x.topics) FROM inbox.subscription AS x ORDER BY 1),
+                                             NULL, '"earliest"', '10 seconds') AS o);
+        verdict := 'ok'; finding := format('Kafka answers at %s.', current_setting('event_outbox.bootstrap_servers'));
+    EXCEPTION WHEN OTHERS THEN
+        GET STACKED DIAGNOSTICS trouble = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
+        verdict := 'error'; finding := format('At %s: %s. %s', current_setting('event_outbox.bootstrap_servers'), trouble, detail);
+    END;
+    RETURN NEXT;
+
+    subject := 'topic';
+    FOR item IN
+        SELECT o.topic, count(o.partition) AS partitions,
+               min(concat('partition ' || o.partition || ': ', o.error)) FILTER (WHERE o.error <> '') AS error
+          FROM json_to_recordset(listed) AS o(topic text, partition integer, error text)
+         GROUP BY o.topic ORDER BY o.topic
+    LOOP
+        IF item.error IS NULL THEN
+            verdict := 'ok'; finding := format('"%s" has %s partitions, which can be read.', item.topic, item.partitions); hint := NULL;
+        ELSE
+            verdict := 'error'; finding := format('"%s": %s', item.topic, item.error);
+            hint := 'Create the topic, or allow the server''s Kafka user to read it: READ and DESCRIBE on the topic.';
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+
+    subject := 'position'; verdict := 'error';
+    FOR item IN
+        SELECT x.name, x.on_data_loss, n.topic, n.partition, n.next_offset, o.low, o.high
+          FROM json_to_recordset(listed) AS o(topic text, partition integer, low bigint, high bigint)
+               JOIN inbox.next_offset AS n ON n.topic = o.topic AND n.partition = o.partition
+               JOIN inbox.partition AS p ON p.source_id = n.source_id AND p.number = n.number AND p.state = 'reading'
+               JOIN inbox.subscription AS x ON x.id = n.source_id
+         WHERE n.next_offset NOT BETWEEN o.low AND o.high ORDER BY x.name, n.topic, n.partition
+    LOOP
+        finding := format('Subscription "%s" is at offset %s of partition %s of "%s", but Kafka has %s to %s.',
+                          item.name, item.next_offset, item.partition, item.topic, item.low, item.high);
+        hint := CASE item.on_data_loss
+                WHEN 'stop' THEN format('SELECT inbox.seek(%L, ''earliest'', %L, %s); goes on with what Kafka still has.',
+                                        item.name, item.topic, item.partition)
+                ELSE format('The worker goes on with the %s by itself.', item.on_data_loss) END;
+        RETURN NEXT;
+    END LOOP;
+
+    subject := 'partition';
+    FOR item IN
+        SELECT x.topic, x.partition, x.state, x.stop_reason, x.stopped_at, x.lost_from, x.lost_to, s.name
+          FROM inbox.partition AS x JOIN inbox.subscription AS s ON s.id = x.source_id
+         WHERE x.state = 'stopped' ORDER BY s.name, x.topic, x.partition
+    LOOP
+        verdict := 'error';
+        finding := format('Subscription "%s" has not read partition %s of "%s" since %s: %s', item.name, item.partition, item.topic,
+                          item.stopped_at::timestamptz(0), coalesce(item.stop_reason, 'data was lost.'));
+        hint := format('SELECT inbox.seek(%L, ''earliest'', %L, %s); goes on with what Kafka still has.', item.name, item.topic, item.partition);
+        RETURN NEXT;
+    END LOOP;
+
+    FOR sub IN
+        SELECT x.*, (SELECT count(*) FROM inbox.retry AS r WHERE r.subscription_id = x.id) AS retries,
+               (SELECT count(*) FROM inbox.dead_letters AS d WHERE d.subscription_id = x.id) AS dead,
+               (SELECT clock_timestamp() - min(u.oldest_event_at) FROM inbox.unreceived AS u WHERE u.subscription_id = x.id) AS behind
+          FROM inbox.subscription AS x ORDER BY x.name
+    LOOP
+        subject := 'subscription'; verdict := 'ok'; hint := NULL;
+        IF sub.paused_at IS NOT NULL THEN
+            verdict := 'warning';
+            finding := format('"%s" was paused at %s%sub.', sub.name, sub.paused_at::timestamptz(0), coalesce(': ' || sub.pause_reason, ''));
+            hint := format('SELECT inbox.resume(%L);', sub.name);
+        ELSIF sub.behind > interval '1 minute' THEN
+            verdict := 'warning';
+            finding := format('The oldest event of "%s" that was not received is %s old.', sub.name, date_trunc('second', sub.behind));
+            hint := 'Let more sessions receive, or see why those that do are slow. inbox.lag shows the partitions.';
+        ELSE
+            finding := format('The events of "%s" are received.', sub.name);
+        END IF;
+        RETURN NEXT;
+
+        IF sub.retries > 0 THEN
+            subject := 'retries';
+            verdict := CASE WHEN sub.retries >= most THEN 'error' ELSE 'warning' END;
+            finding := format('%s events of "%s" wait, because some have failed%sub.', sub.retries, sub.name,
+                              CASE WHEN sub.retries >= most THEN '; these are the most, and lanes with such keys stand still' ELSE '' END);
+            hint := 'SELECT last_error, count(*) FROM inbox.retries WHERE attempts > 0 GROUP BY last_error; shows why.';
+            RETURN NEXT;
+        END IF;
+        IF sub.dead > 0 THEN
+            subject := 'dead letters'; verdict := 'warning';
+            finding := format('"%s" has %s dead letters.', sub.name, sub.dead);
+            hint := format('See inbox.dead_letters. Fix the cause, then use inbox.redrive(%L, ...), or inbox.discard(%L, ...).', sub.name, sub.name);
+            RETURN NEXT;
+        END IF;
+    END LOOP;
+
+    -- A segment is emptied as a whole, when each event in it was received and is old enough.
+    subject := 'retention'; verdict := 'ok'; hint := NULL; finding := 'Stored events leave in time.';
+    late := (SELECT max(x.retention) FROM inbox.subscription AS x) * 1.25 + interval '10 minutes';
+    SELECT g.number, g.opened_at, g.next_position, g.next_opened_at INTO item
+      FROM (SELECT g.*, lead(g.first_position) OVER (ORDER BY g.first_position) AS next_position,
+                   lead(g.opened_at) OVER (ORDER BY g.first_position) AS next_opened_at
+              FROM inbox.segment AS g) AS g
+     WHERE g.next_opened_at < clock_timestamp() - late
+     ORDER BY g.first_position LIMIT 1;
+    IF FOUND THEN
+        verdict := 'warning';
+        finding := format('Events stored between %s and %s are still there.', item.opened_at::timestamptz(0), item.next_opened_at::timestamptz(0));
+        SELECT x.name, x.source_id <> x.id AS is_replay INTO sub
+          FROM inbox.subscription AS x
+         WHERE EXISTS (SELECT FROM inbox.lane_state AS l
+                        WHERE l.subscription_id = x.id AND l.upto < item.next_position
+                          AND EXISTS (SELECT FROM inbox.log AS e
+                                             JOIN inbox.partition AS p ON p.source_id = e.source_id AND p.number = e.partition
+                                            AND (e.position > p.first_position OR x.id <> x.source_id)
+                                       WHERE e.source_id = l.source_id AND e.lane = l.lane AND e.position > l.upto
+                                         AND e.position < item.next_position
+                                         AND (l.last_position IS NULL OR e.position <= l.last_position)))
+         ORDER BY x.id LIMIT 1;
+        IF FOUND THEN
+            finding := finding || format(' Subscription "%s" has not received them.', sub.name);
+            hint := 'Receive them, ' || CASE WHEN NOT sub.is_replay THEN format('or SELECT inbox.seek(%L, ''latest''); ', sub.name) ELSE '' END
+                    || format('or SELECT inbox.unsubscribe(%L);', sub.name);
+        ELSE
+            SELECT a.pid, date_trunc('second', now() - a.xact_start) AS age INTO holder
+              FROM pg_locks AS l JOIN pg_stat_activity AS a ON a.pid = l.pid
+             WHERE l.locktype = 'relation' AND l.granted
+               AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+               AND l.relation = format('inbox.log_%s', item.number)::regclass
+             ORDER BY a.xact_start LIMIT 1;
+            IF FOUND THEN
+                finding := finding || format(' Process %s holds a lock on their table, in a transaction that is %s old.', holder.pid, holder.age);
+                hint := format('End it if necessary: SELECT pg_terminate_backend(%s);', holder.pid);
+            ELSE
+                hint := 'See "worker".';
+            END IF;
+        END IF;
+    END IF;
+    RETURN NEXT;
+END
+$$;
+COMMENT ON FUNCTION inbox.check() IS
+    'Verifies the subscriptions, reports problems and says what to do. It asks Kafka, so it can take a few seconds.';
