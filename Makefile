@@ -15,7 +15,7 @@ test: bootstrap ## Run everything: format, lints, documentation, all tests
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"
 
-torture: bootstrap ## Writers, faults and a judge: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one) or mock (any error)
+torture: bootstrap ## Writers, faults and a checker: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one) or mock (any error)
 	@scripts/build-failpoints
 	@scripts/lab torture "$(or $(MINUTES),10)" "$(or $(MODE),cluster)" "$(SEED)"
 

@@ -1,4 +1,4 @@
-//! The evidence at the end of a run: what the judge sees.
+//! The evidence at the end of a run: what the checker sees.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -95,7 +95,7 @@ impl Span {
     }
 }
 
-/// All that the judge sees.
+/// All that the checker sees.
 #[derive(Debug, Default)]
 pub struct Evidence {
     /// The names of the topics.

@@ -11,7 +11,7 @@ pub type Millis = i64;
 
 /// The fate that an event should have if its transaction commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lot {
+pub enum Expected {
     /// It arrives, in the order of its key.
     Arrives,
     /// It arrives at any time: it died, and a redrive sent it behind others.
@@ -42,7 +42,7 @@ pub struct Entry {
     /// A digest of its payload and its headers.
     pub content: u64,
     /// The fate that it should have.
-    pub lot: Lot,
+    pub expected: Expected,
 }
 
 /// What a writer knows about the end of a transaction.

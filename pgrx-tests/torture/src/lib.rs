@@ -1,8 +1,8 @@
-//! The torture test: many writers, a seeded sequence of real faults, and a judge that compares what the writers wrote
+//! The torture test: many writers, a seeded sequence of real faults, and a checker that compares what the writers wrote
 //! with what Kafka holds.
 //!
 //! ```text
-//!   writers ──▶ PostgreSQL ──▶ relay ──▶ proxy ──▶ Kafka ──▶ evidence ──▶ judge ──▶ verdict
+//!   writers ──▶ PostgreSQL ──▶ relay ──▶ proxy ──▶ Kafka ──▶ evidence ──▶ checker ──▶ verdict
 //!      │            ▲            ▲         ▲         ▲          ▲
 //!      │            └────────────┴─ faults ┴─────────┘          │
 //!      └──────────────────── journal ───────────────────────────┘
@@ -33,17 +33,17 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-pub use checker::{Crime, Verdict};
+pub use checker::{Verdict, Violation};
 use evidence::{Evidence, Span};
-use faults::Deck;
 pub use faults::Fault;
+use faults::FaultSchedule;
 use journal::Journal;
 use kafka::Kafka;
 pub use kafka::Mode;
 use listener::{Heard, Listener};
 use reader::Reader;
 pub use report::Report;
-use stage::{Stage, Stroke};
+use stage::{Injection, Stage};
 use writers::{Habits, Writers};
 
 use event_outbox_lab::progress::{grouped, milestone, passed, passing, step};
@@ -141,9 +141,9 @@ pub fn run(options: &Options) -> Result<Report> {
         None => read_topics(&mut stage),
     })?;
     let aside = (stage.status(), stage.cluster.log());
-    let (strokes, evidence) = collect(stage, journal, heard, left)?;
+    let (injections, evidence) = collect(stage, journal, heard, left)?;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
-    let report = Report::new(options, verdict, &strokes, &evidence, failure, &aside);
+    let report = Report::new(options, verdict, &injections, &evidence, failure, &aside);
     if !report.is_clean() {
         let kept = dump::write(&evidence, options.seed, &aside.1)?;
         eprintln!("journal, records and the server's log are kept in {}", kept.display());
@@ -157,14 +157,15 @@ fn collect(
     mut journal: Journal,
     heard: Heard,
     left: usize,
-) -> Result<(Vec<Stroke>, Evidence)> {
+) -> Result<(Vec<Injection>, Evidence)> {
     let (committed, dead, settled) = read_database(&stage)?;
-    let strokes = std::mem::take(&mut stage.strokes);
+    let injections = std::mem::take(&mut stage.injections);
     let Stage { created_late, archive: records, pulse, shared, from, .. } = stage;
     let lasted = Span { from, to: clock::now() };
     journal.merge(pulse.into_journal());
-    let disturbed = strokes.iter().filter_map(|stroke| Some((stroke.span?, stroke.name.clone()))).collect();
-    let crashes = strokes.iter().filter_map(|stroke| stroke.crash).collect();
+    let disturbed =
+        injections.iter().filter_map(|injection| Some((injection.span?, injection.name.clone()))).collect();
+    let crashes = injections.iter().filter_map(|injection| injection.crash).collect();
     let topics = shared.topics.clone();
     let Heard { notices, deaf } = heard;
     let evidence = Evidence {
@@ -182,23 +183,23 @@ fn collect(
         disturbed,
         lasted,
     };
-    Ok((strokes, evidence))
+    Ok((injections, evidence))
 }
 
 /// Inflicts faults until the time is over.
 fn torture(stage: &mut Stage, options: &Options) -> Result<()> {
     let begin = Instant::now();
-    let mut deck = Deck::new(options.faults.clone());
+    let mut schedule = FaultSchedule::new(options.faults.clone());
     stage.recover()?;
     stage.from = clock::now();
     let mut told = begin;
     while begin.elapsed() < options.duration {
         let calm = if stage.random.permille(LONG_CALMS_PERMILLE) { LONG_CALM } else { CALM };
         stage.hold(calm.0, calm.1);
-        let Some(fault) = deck.draw(&mut stage.random) else { continue };
+        let Some(fault) = schedule.next_fault(&mut stage.random) else { continue };
         let written = grouped(stage.shared.written.load(Ordering::Relaxed));
         let seconds = begin.elapsed().as_secs();
-        let faults = stage.strokes.len();
+        let faults = stage.injections.len();
         passing(&format!("{seconds} s, {written} events, {faults} faults, now {fault}"));
         if told.elapsed() >= TELL_EVERY {
             told = Instant::now();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::Options;
 use super::checker::Verdict;
 use super::evidence::Evidence;
-use super::stage::Stroke;
+use super::stage::Injection;
 use event_outbox_lab::progress::grouped;
 
 /// Lines of the server's log that a failed run shows.
@@ -16,7 +16,7 @@ const LOG_TAIL: usize = 40;
 /// The report of a run.
 #[derive(Debug)]
 pub struct Report {
-    /// The judge's verdict.
+    /// The checker's verdict.
     pub verdict: Verdict,
     /// The error that stopped the test.
     pub failure: Option<anyhow::Error>,
@@ -31,7 +31,7 @@ impl Report {
     pub fn new(
         options: &Options,
         verdict: Verdict,
-        strokes: &[Stroke],
+        injections: &[Injection],
         evidence: &Evidence,
         failure: Option<anyhow::Error>,
         aside: &(String, String),
@@ -44,10 +44,10 @@ impl Report {
         let tail = log[log.len().saturating_sub(LOG_TAIL)..].join("\n");
         let aside = format!("status: {status}\nthe server's log ends with\n{tail}");
         let mut lines: BTreeMap<String, Line> = BTreeMap::new();
-        for stroke in strokes {
-            let line = lines.entry(stroke.name.clone()).or_default();
+        for injection in injections {
+            let line = lines.entry(injection.name.clone()).or_default();
             line.count += 1;
-            line.longest = line.longest.max(stroke.recovery);
+            line.longest = line.longest.max(injection.recovery);
         }
         Self { verdict, failure, title, lines, figures, aside }
     }
@@ -116,11 +116,11 @@ impl fmt::Display for Report {
             writeln!(f, "  {name:<16}{figure}")?;
         }
         writeln!(f)?;
-        for (crime, count) in &self.verdict.crimes {
-            writeln!(f, "! {crime:?}: {}", grouped(*count))?;
+        for (violation, count) in &self.verdict.violations {
+            writeln!(f, "! {violation:?}: {}", grouped(*count))?;
         }
-        for (crime, case) in &self.verdict.cases {
-            writeln!(f, "!   {crime:?}: {case}")?;
+        for (violation, case) in &self.verdict.cases {
+            writeln!(f, "!   {violation:?}: {case}")?;
         }
         if let Some(failure) = &self.failure {
             writeln!(f, "! {failure:#}")?;

@@ -34,9 +34,9 @@ const MOMENT: Duration = Duration::from_secs(90);
 /// How long faults stay active after the recovery: events that were returned are delayed.
 const AFTERMATH: Millis = 3_000;
 
-/// A fault on the timeline.
+/// An injected fault, on the timeline.
 #[derive(Debug)]
-pub struct Stroke {
+pub struct Injection {
     /// Its name.
     pub name: String,
     /// When it was active; `None` if it cannot cause duplicates.
@@ -78,7 +78,7 @@ pub struct Stage {
     /// When the writers started.
     pub from: Millis,
     /// The faults so far.
-    pub strokes: Vec<Stroke>,
+    pub injections: Vec<Injection>,
     /// The generator of the faults.
     pub random: Random,
     /// The writer that checks whether the relay works.
@@ -127,7 +127,7 @@ impl Stage {
             created_late: HashSet::new(),
             archive: Vec::new(),
             from: clock::now(),
-            strokes: Vec::new(),
+            injections: Vec::new(),
             recovery: options.recovery,
             random: Random::new(options.seed, u64::MAX),
             oid,
@@ -189,7 +189,7 @@ impl Stage {
         let span = (harm != Harm::None).then_some(Span { from, to: now + AFTERMATH });
         let crash = (harm == Harm::Crash).then_some(Span { from, to: now });
         let recovery = Duration::from_millis(u64::try_from(now - healed).unwrap_or(0));
-        self.strokes.push(Stroke { name: name.into(), span, crash, recovery });
+        self.injections.push(Injection { name: name.into(), span, crash, recovery });
         done
     }
 

@@ -1,9 +1,9 @@
-//! Proves that the judge of the torture test finds a relay's mistakes.
+//! Proves that the checker of the torture test finds a relay's mistakes.
 
 use std::time::Duration;
 
 use event_outbox_lab::Result;
-use event_outbox_torture::{Crime, Fault, Mode, Options, Report};
+use event_outbox_torture::{Fault, Mode, Options, Report, Violation};
 
 /// Long enough for each mistake to happen dozens of times.
 const DURATION: Duration = Duration::from_secs(6);
@@ -21,7 +21,7 @@ fn run(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
 fn events_deleted_before_they_are_acknowledged() -> Result<()> {
     let faults = vec![Fault::CrashInOutage];
     let report = run(Some("delete_before_ack"), faults.clone())?;
-    assert!(report.verdict.count(Crime::Lost) > 0, "{report}");
+    assert!(report.verdict.count(Violation::Lost) > 0, "{report}");
     let report = run(None, faults)?;
     assert!(report.is_clean(), "{report}");
     Ok(())
@@ -31,7 +31,10 @@ fn events_deleted_before_they_are_acknowledged() -> Result<()> {
 #[test]
 fn a_cursor_that_believes_in_the_order_of_ids() -> Result<()> {
     let report = run(Some("naive_cursor"), Vec::new())?;
-    assert!(report.verdict.count(Crime::Lost) > 0 && report.verdict.count(Crime::Left) > 0, "{report}");
+    assert!(
+        report.verdict.count(Violation::Lost) > 0 && report.verdict.count(Violation::Left) > 0,
+        "{report}"
+    );
     Ok(())
 }
 
@@ -39,7 +42,7 @@ fn a_cursor_that_believes_in_the_order_of_ids() -> Result<()> {
 #[test]
 fn a_refused_event_that_is_tried_again_behind_its_followers() -> Result<()> {
     let report = run(Some("retry_at_tail"), Vec::new())?;
-    assert!(report.verdict.count(Crime::Disordered) > 0, "{report}");
+    assert!(report.verdict.count(Violation::Disordered) > 0, "{report}");
     Ok(())
 }
 
@@ -48,7 +51,7 @@ fn a_refused_event_that_is_tried_again_behind_its_followers() -> Result<()> {
 fn events_published_before_they_are_on_disk() -> Result<()> {
     let faults = vec![Fault::PowerFailure];
     let report = run(Some("publish_unflushed"), faults.clone())?;
-    assert!(report.verdict.count(Crime::Ghost) > 0, "{report}");
+    assert!(report.verdict.count(Violation::Ghost) > 0, "{report}");
     let report = run(None, faults)?;
     assert!(report.is_clean(), "{report}");
     Ok(())

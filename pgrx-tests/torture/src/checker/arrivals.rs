@@ -4,9 +4,9 @@ use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::{Crime, Verdict};
+use super::{Verdict, Violation};
 use crate::evidence::{Evidence, Seen, key_digest};
-use crate::journal::{Entry, Lot, Millis};
+use crate::journal::{Entry, Expected, Millis};
 use crate::topics::key_text;
 
 /// The records of each written event, as positions in the evidence.
@@ -21,14 +21,14 @@ impl<'a> Arrivals<'a> {
         let mut records: HashMap<Uuid, Vec<usize>> = HashMap::new();
         for (at, record) in evidence.records.iter().enumerate() {
             let Some(entry) = record.event_id.and_then(|event_id| entries.get(&event_id)) else {
-                verdict.accuse(Crime::Invented, || format!("{record:?}"));
+                verdict.report(Violation::Invented, || format!("{record:?}"));
                 continue;
             };
             if !evidence.is_committed(entry) {
-                verdict.accuse(Crime::Ghost, || format!("{entry:?} came as {record:?}"));
+                verdict.report(Violation::Ghost, || format!("{entry:?} came as {record:?}"));
             }
             if !is_unaltered(entry, record) {
-                verdict.accuse(Crime::Altered, || format!("{entry:?} came as {record:?}"));
+                verdict.report(Violation::Altered, || format!("{entry:?} came as {record:?}"));
             }
             records.entry(entry.event_id).or_default().push(at);
         }
@@ -62,9 +62,9 @@ fn is_unaltered(entry: &Entry, record: &Seen) -> bool {
         && record.content == Some(entry.content)
 }
 
-impl Lot {
+impl Expected {
     /// Whether the event keeps its place in the order of its key.
     pub fn keeps_order(self) -> bool {
-        matches!(self, Lot::Arrives | Lot::MayArrive)
+        matches!(self, Expected::Arrives | Expected::MayArrive)
     }
 }

@@ -1,4 +1,4 @@
-//! The judge: compares what the writers wrote with what was found. It is pure and sees only [`Evidence`].
+//! The checker: compares what the writers wrote with what was found. It is pure and sees only [`Evidence`].
 
 mod arrivals;
 mod order;
@@ -10,12 +10,12 @@ use std::collections::{BTreeMap, HashMap};
 use uuid::Uuid;
 
 use super::evidence::{Evidence, Notice, Seen};
-use super::journal::{Ending, Entry, Lot, Millis};
+use super::journal::{Ending, Entry, Expected, Millis};
 use arrivals::Arrivals;
 
-/// What can go wrong.
+/// A violated guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Crime {
+pub enum Violation {
     /// A committed event is not in Kafka.
     Lost,
     /// An event that was rolled back, or whose commit a crash undid, is in Kafka or a dead letter.
@@ -27,7 +27,7 @@ pub enum Crime {
     /// An event arrived after a later one of its key, or in another partition.
     Disordered,
     /// A duplicate arrived while no fault was active.
-    CalmDuplicate,
+    UnexplainedDuplicate,
     /// An event that Kafka must refuse is not a dead letter, is in Kafka, or died twice.
     Undead,
     /// An event that Kafka would have accepted is a dead letter.
@@ -68,12 +68,12 @@ pub struct Verdict {
     /// Events settled while nobody listened.
     pub unheard_of: usize,
     /// What went wrong, and how often.
-    pub crimes: BTreeMap<Crime, usize>,
-    /// The first cases of each crime.
-    pub cases: Vec<(Crime, String)>,
+    pub violations: BTreeMap<Violation, usize>,
+    /// The first cases of each violation.
+    pub cases: Vec<(Violation, String)>,
 }
 
-/// How many cases of a crime are shown.
+/// How many cases of a violation are shown.
 const CASES: usize = 5;
 
 /// A listener whose connection breaks may miss what was sent in the last moment before.
@@ -94,12 +94,12 @@ impl Verdict {
         verdict.judge_duplicates(evidence, &arrivals);
         verdict.judge_notices(evidence, &entries, &arrivals);
         for _ in 0..evidence.left {
-            verdict.accuse(Crime::Left, || "a row of outbox.events".into());
+            verdict.report(Violation::Left, || "a row of outbox.events".into());
         }
         for _ in
             0..evidence.journal.contradicted_by(&evidence.committed, |at| evidence.crashed_soon_after(at))
         {
-            verdict.accuse(Crime::Contradicted, || "the end of a transaction".into());
+            verdict.report(Violation::Contradicted, || "the end of a transaction".into());
         }
         verdict.unknown = evidence.journal.count(|_, ending| ending == Ending::Unknown);
         let is_asynchronous = |ending| matches!(ending, Ending::CommittedAsynchronously(_));
@@ -110,21 +110,21 @@ impl Verdict {
         verdict
     }
 
-    /// Whether nothing went wrong and there was something to judge.
+    /// Whether nothing went wrong and there was something to check.
     pub fn is_clean(&self) -> bool {
-        self.crimes.is_empty() && self.committed > 0 && self.records > 0
+        self.violations.is_empty() && self.committed > 0 && self.records > 0
     }
 
-    /// How often a crime was found.
-    pub fn count(&self, crime: Crime) -> usize {
-        self.crimes.get(&crime).copied().unwrap_or(0)
+    /// How often a violation was found.
+    pub fn count(&self, violation: Violation) -> usize {
+        self.violations.get(&violation).copied().unwrap_or(0)
     }
 
-    fn accuse(&mut self, crime: Crime, case: impl FnOnce() -> String) {
-        let count = self.crimes.entry(crime).or_default();
+    fn report(&mut self, violation: Violation, case: impl FnOnce() -> String) {
+        let count = self.violations.entry(violation).or_default();
         *count += 1;
         if *count <= CASES {
-            self.cases.push((crime, case()));
+            self.cases.push((violation, case()));
         }
     }
 
@@ -134,7 +134,7 @@ impl Verdict {
         for event_id in &evidence.dead {
             *deaths.entry(*event_id).or_default() += 1;
             if !entries.get(event_id).is_some_and(|entry| evidence.is_committed(entry)) {
-                self.accuse(Crime::Ghost, || format!("dead letter {event_id} of no committed event"));
+                self.report(Violation::Ghost, || format!("dead letter {event_id} of no committed event"));
             }
         }
         for entry in &evidence.journal.entries {
@@ -151,20 +151,22 @@ impl Verdict {
 
     fn judge_fate(&mut self, evidence: &Evidence, entry: &Entry, arrived: bool, deaths: usize) {
         let case = || format!("{} {entry:?}", evidence.topics[entry.topic]);
-        match evidence.lot(entry) {
-            Lot::Arrives | Lot::ArrivesLate | Lot::MayArrive if deaths > 0 => {
-                self.accuse(Crime::WronglyDead, case);
+        match evidence.expected(entry) {
+            Expected::Arrives | Expected::ArrivesLate | Expected::MayArrive if deaths > 0 => {
+                self.report(Violation::WronglyDead, case);
             }
-            Lot::Arrives | Lot::ArrivesLate if !arrived => self.accuse(Crime::Lost, case),
-            Lot::ArrivesLate => self.revived += 1,
-            Lot::Dies if arrived || deaths != 1 => self.accuse(Crime::Undead, case),
-            Lot::DiesOrArrivesLate if usize::from(arrived) + deaths != 1 => self.accuse(Crime::Undead, case),
-            Lot::Dies => self.dead += 1,
-            Lot::DiesOrArrivesLate => {
+            Expected::Arrives | Expected::ArrivesLate if !arrived => self.report(Violation::Lost, case),
+            Expected::ArrivesLate => self.revived += 1,
+            Expected::Dies if arrived || deaths != 1 => self.report(Violation::Undead, case),
+            Expected::DiesOrArrivesLate if usize::from(arrived) + deaths != 1 => {
+                self.report(Violation::Undead, case)
+            }
+            Expected::Dies => self.dead += 1,
+            Expected::DiesOrArrivesLate => {
                 self.dead += deaths;
                 self.revived += usize::from(arrived);
             }
-            Lot::Arrives | Lot::MayArrive | Lot::Never => {}
+            Expected::Arrives | Expected::MayArrive | Expected::Never => {}
         }
     }
 
@@ -175,7 +177,7 @@ impl Verdict {
             let fault = evidence.disturbed.iter().filter(|(span, _)| span.contains(at));
             match fault.max_by_key(|(span, _)| span.from) {
                 Some((_, fault)) => *self.duplicates.entry(fault.clone()).or_default() += 1,
-                None => self.accuse(Crime::CalmDuplicate, || format!("{event_id} again at {at}")),
+                None => self.report(Violation::UnexplainedDuplicate, || format!("{event_id} again at {at}")),
             }
         }
     }
@@ -191,7 +193,7 @@ impl Verdict {
                 continue;
             }
             // It may have been deleted by hand, which notifies nobody.
-            if entries.get(event_id).is_some_and(|entry| entry.lot == Lot::MayArrive) {
+            if entries.get(event_id).is_some_and(|entry| entry.expected == Expected::MayArrive) {
                 continue;
             }
             let was_deaf = |at: Millis| {
@@ -199,7 +201,7 @@ impl Verdict {
             };
             match evidence.settled.get(event_id) {
                 Some(at) if was_deaf(*at) => self.unheard_of += 1,
-                settled => self.accuse(Crime::Unheard, || format!("{event_id}, settled {settled:?}")),
+                settled => self.report(Violation::Unheard, || format!("{event_id}, settled {settled:?}")),
             }
         }
     }
@@ -208,12 +210,12 @@ impl Verdict {
 impl Evidence {
     /// Whether the event was committed.
     fn is_committed(&self, entry: &Entry) -> bool {
-        entry.lot != Lot::Never && self.committed.contains(&entry.transaction)
+        entry.expected != Expected::Never && self.committed.contains(&entry.transaction)
     }
 
     /// The fate that an event should have, given the topics that were created.
-    fn lot(&self, entry: &Entry) -> Lot {
-        if self.created_late.contains(&entry.topic) { Lot::ArrivesLate } else { entry.lot }
+    fn expected(&self, entry: &Entry) -> Expected {
+        if self.created_late.contains(&entry.topic) { Expected::ArrivesLate } else { entry.expected }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
-use super::{Crime, Verdict};
+use super::{Verdict, Violation};
 use crate::evidence::{Evidence, Seen};
 use crate::journal::Entry;
 
@@ -23,7 +23,7 @@ impl Verdict {
         for record in in_order {
             let Some(entry) = record.event_id.and_then(|event_id| entries.get(&event_id)) else { continue };
             let Some(key) = entry.key else { continue };
-            if !evidence.lot(entry).keeps_order() || !seen.insert(entry.event_id) {
+            if !evidence.expected(entry).keeps_order() || !seen.insert(entry.event_id) {
                 continue;
             }
             let lane = (entry.topic, key);
@@ -31,7 +31,7 @@ impl Verdict {
             busy.insert(lane);
             if id > entry.id || partition != record.partition {
                 let topic = &evidence.topics[entry.topic];
-                self.accuse(Crime::Disordered, || {
+                self.report(Violation::Disordered, || {
                     format!(
                         "{topic} key {key}: {} after {id} of partition {partition}, in {record:?}",
                         entry.id

@@ -1,10 +1,10 @@
-//! Tests of the judge: it finds each crime, and nothing else.
+//! Tests of the checker: it finds each violation, and nothing else.
 
 use uuid::Uuid;
 
-use super::{Crime, Verdict};
+use super::{Verdict, Violation};
 use crate::evidence::{Evidence, Notice, Seen, Span, key_digest};
-use crate::journal::{Ending, Entry, Lot};
+use crate::journal::{Ending, Entry, Expected};
 
 const TOPIC: usize = 0;
 const LOST_TOPIC: usize = 1;
@@ -21,7 +21,7 @@ fn entry(number: u32, key: u16) -> Entry {
         topic: TOPIC,
         key: Some(key),
         content: u64::from(number),
-        lot: Lot::Arrives,
+        expected: Expected::Arrives,
     }
 }
 
@@ -38,7 +38,7 @@ fn seen(number: u32, key: u16, offset: i64) -> Seen {
     }
 }
 
-/// Four events of two keys, without a crime.
+/// Four events of two keys, without a violation.
 fn good() -> Evidence {
     let mut evidence =
         Evidence { topics: vec!["torture.a".into(), "torture.lost.0".into()], ..Evidence::default() };
@@ -58,11 +58,11 @@ fn notice(first: i64, last: i64) -> Notice {
     Notice { topic: TOPIC, generation: 0, partition: 0, offsets: (first, last) }
 }
 
-/// The crimes that are found.
-fn crimes(evidence: &Evidence) -> Vec<Crime> {
+/// The violations that are found.
+fn violations(evidence: &Evidence) -> Vec<Violation> {
     let verdict = Verdict::of(evidence);
-    assert_eq!(verdict.is_clean(), verdict.crimes.is_empty());
-    verdict.crimes.into_keys().collect()
+    assert_eq!(verdict.is_clean(), verdict.violations.is_empty());
+    verdict.violations.into_keys().collect()
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn nothing_at_all_is_not_well() {
 fn a_committed_event_is_missing() {
     let mut evidence = good();
     evidence.records.remove(2);
-    assert_eq!(crimes(&evidence), [Crime::Lost]);
+    assert_eq!(violations(&evidence), [Violation::Lost]);
 }
 
 #[test]
@@ -89,10 +89,10 @@ fn an_event_of_a_transaction_or_savepoint_that_was_rolled_back() {
     let mut evidence = good();
     evidence.committed.remove(&3);
     evidence.journal.endings.insert(3, Ending::RolledBack);
-    assert_eq!(crimes(&evidence), [Crime::Ghost]);
+    assert_eq!(violations(&evidence), [Violation::Ghost]);
     let mut evidence = good();
-    evidence.journal.entries[3].lot = Lot::Never;
-    assert_eq!(crimes(&evidence), [Crime::Ghost]);
+    evidence.journal.entries[3].expected = Expected::Never;
+    assert_eq!(violations(&evidence), [Violation::Ghost]);
 }
 
 #[test]
@@ -101,7 +101,7 @@ fn a_transaction_of_unknown_end_is_judged_by_its_marker() {
     evidence.journal.endings.insert(3, Ending::Unknown);
     assert!(Verdict::of(&evidence).is_clean());
     evidence.committed.remove(&3);
-    assert_eq!(crimes(&evidence), [Crime::Ghost]);
+    assert_eq!(violations(&evidence), [Violation::Ghost]);
     evidence.records.pop();
     assert!(Verdict::of(&evidence).is_clean());
 }
@@ -111,7 +111,7 @@ fn the_server_forgot_a_commit() {
     let mut evidence = good();
     evidence.committed.remove(&3);
     evidence.records.pop();
-    assert_eq!(crimes(&evidence), [Crime::Contradicted]);
+    assert_eq!(violations(&evidence), [Violation::Contradicted]);
 }
 
 #[test]
@@ -120,17 +120,17 @@ fn a_crash_takes_a_commit_back_that_was_not_on_disk() {
     evidence.journal.endings.insert(3, Ending::CommittedAsynchronously(40_000));
     assert!(Verdict::of(&evidence).is_clean());
     evidence.committed.remove(&3);
-    assert_eq!(crimes(&evidence), [Crime::Ghost, Crime::Contradicted], "without a crash");
+    assert_eq!(violations(&evidence), [Violation::Ghost, Violation::Contradicted], "without a crash");
     // An event that is in Kafka must not be undone.
     for crash in [Span { from: 40_100, to: 41_000 }, Span { from: 39_000, to: 40_001 }] {
         evidence.crashes = vec![crash];
-        assert_eq!(crimes(&evidence), [Crime::Ghost]);
+        assert_eq!(violations(&evidence), [Violation::Ghost]);
     }
     let record = evidence.records.pop();
     let verdict = Verdict::of(&evidence);
     assert!(verdict.is_clean() && (verdict.asynchronous, verdict.taken_back) == (1, 1), "{verdict:?}");
     evidence.crashes = vec![Span { from: 80_000, to: 81_000 }, Span { from: 30_000, to: 31_000 }];
-    assert_eq!(crimes(&evidence), [Crime::Contradicted], "it was on disk by then");
+    assert_eq!(violations(&evidence), [Violation::Contradicted], "it was on disk by then");
     evidence.records.extend(record);
     evidence.committed.insert(3);
     assert!(Verdict::of(&evidence).is_clean());
@@ -141,7 +141,7 @@ fn a_record_of_nobody() {
     let mut evidence = good();
     evidence.records.push(seen(77, 0, 9));
     evidence.records.push(Seen { event_id: None, ..seen(1, 1, 10) });
-    assert_eq!(Verdict::of(&evidence).count(Crime::Invented), 2);
+    assert_eq!(Verdict::of(&evidence).count(Violation::Invented), 2);
 }
 
 #[test]
@@ -155,7 +155,7 @@ fn another_content_key_or_topic() {
     for spoil in spoil {
         let mut evidence = good();
         spoil(&mut evidence.records[3]);
-        assert_eq!(Verdict::of(&evidence).count(Crime::Altered), 1);
+        assert_eq!(Verdict::of(&evidence).count(Violation::Altered), 1);
     }
 }
 
@@ -163,9 +163,9 @@ fn another_content_key_or_topic() {
 fn an_event_before_an_earlier_one_of_its_key() {
     let mut evidence = good();
     (evidence.records[0].offset, evidence.records[2].offset) = (2, 0);
-    assert_eq!(crimes(&evidence), [Crime::Disordered]);
+    assert_eq!(violations(&evidence), [Violation::Disordered]);
     // An event that died may arrive late, as may repetitions.
-    evidence.journal.entries[0].lot = Lot::ArrivesLate;
+    evidence.journal.entries[0].expected = Expected::ArrivesLate;
     let verdict = Verdict::of(&evidence);
     assert!(verdict.is_clean() && verdict.revived == 1, "{verdict:?}");
 }
@@ -175,7 +175,7 @@ fn a_key_in_two_partitions() {
     let mut evidence = good();
     evidence.records[3].partition = 1;
     evidence.notices.push(Notice { partition: 1, ..notice(0, 9) });
-    assert_eq!(crimes(&evidence), [Crime::Disordered]);
+    assert_eq!(violations(&evidence), [Violation::Disordered]);
 }
 
 #[test]
@@ -187,14 +187,14 @@ fn a_topic_that_was_created_again_counts_from_0() {
     evidence.notices = vec![notice(0, 1), Notice { generation: 1, ..notice(0, 1) }];
     assert!(Verdict::of(&evidence).is_clean());
     evidence.notices.pop();
-    assert_eq!(crimes(&evidence), [Crime::Unheard]);
+    assert_eq!(violations(&evidence), [Violation::Unheard]);
 }
 
 #[test]
 fn a_duplicate_needs_a_fault() {
     let mut evidence = good();
     evidence.records.push(seen(1, 1, 9));
-    assert_eq!(crimes(&evidence), [Crime::CalmDuplicate]);
+    assert_eq!(violations(&evidence), [Violation::UnexplainedDuplicate]);
     evidence.disturbed.push((Span { from: 8_000, to: 9_500 }, "relay killed".into()));
     let verdict = Verdict::of(&evidence);
     assert!(verdict.is_clean(), "{verdict:?}");
@@ -214,31 +214,31 @@ fn what_is_not_disturbed_is_calm() {
 fn what_must_die_and_what_must_not() {
     let mut evidence = good();
     evidence.dead.push(uuid(1));
-    assert_eq!(crimes(&evidence), [Crime::WronglyDead]);
+    assert_eq!(violations(&evidence), [Violation::WronglyDead]);
 
     let mut evidence = good();
-    evidence.journal.entries[3].lot = Lot::Dies;
-    assert_eq!(crimes(&evidence), [Crime::Undead], "it arrived");
+    evidence.journal.entries[3].expected = Expected::Dies;
+    assert_eq!(violations(&evidence), [Violation::Undead], "it arrived");
     evidence.records.pop();
-    assert_eq!(crimes(&evidence), [Crime::Undead], "it vanished");
+    assert_eq!(violations(&evidence), [Violation::Undead], "it vanished");
     evidence.dead.push(uuid(3));
     assert!(Verdict::of(&evidence).is_clean());
     evidence.dead.push(uuid(3));
-    assert_eq!(crimes(&evidence), [Crime::Undead], "it died twice");
+    assert_eq!(violations(&evidence), [Violation::Undead], "it died twice");
 }
 
 #[test]
 fn the_dead_of_a_topic_that_was_created_arrive_late() {
     let mut evidence = good();
     let entry = &mut evidence.journal.entries[3];
-    (entry.topic, entry.lot) = (LOST_TOPIC, Lot::Dies);
+    (entry.topic, entry.expected) = (LOST_TOPIC, Expected::Dies);
     evidence.records.pop();
     evidence.dead.push(uuid(3));
     assert!(Verdict::of(&evidence).is_clean());
     evidence.created_late.insert(LOST_TOPIC);
-    assert_eq!(crimes(&evidence), [Crime::WronglyDead]);
+    assert_eq!(violations(&evidence), [Violation::WronglyDead]);
     evidence.dead.clear();
-    assert_eq!(crimes(&evidence), [Crime::Lost]);
+    assert_eq!(violations(&evidence), [Violation::Lost]);
     evidence.records.push(Seen { topic: LOST_TOPIC, ..seen(3, 1, 0) });
     evidence.notices.push(Notice { topic: LOST_TOPIC, ..notice(0, 0) });
     assert!(Verdict::of(&evidence).is_clean());
@@ -248,26 +248,26 @@ fn the_dead_of_a_topic_that_was_created_arrive_late() {
 fn a_dead_letter_of_nobody() {
     let mut evidence = good();
     evidence.dead.push(uuid(77));
-    assert_eq!(crimes(&evidence), [Crime::Ghost]);
+    assert_eq!(violations(&evidence), [Violation::Ghost]);
 }
 
 #[test]
 fn a_redrive_of_unknown_end() {
     let mut evidence = good();
-    evidence.journal.entries[3].lot = Lot::DiesOrArrivesLate;
+    evidence.journal.entries[3].expected = Expected::DiesOrArrivesLate;
     assert!(Verdict::of(&evidence).is_clean());
     evidence.dead.push(uuid(3));
-    assert_eq!(crimes(&evidence), [Crime::Undead], "both");
+    assert_eq!(violations(&evidence), [Violation::Undead], "both");
     evidence.records.pop();
     assert!(Verdict::of(&evidence).is_clean());
     evidence.dead.clear();
-    assert_eq!(crimes(&evidence), [Crime::Undead], "neither");
+    assert_eq!(violations(&evidence), [Violation::Undead], "neither");
 }
 
 #[test]
 fn an_event_that_was_deleted_by_hand() {
     let mut evidence = good();
-    evidence.journal.entries[3].lot = Lot::MayArrive;
+    evidence.journal.entries[3].expected = Expected::MayArrive;
     evidence.notices = vec![notice(0, 2)];
     assert!(Verdict::of(&evidence).is_clean());
     evidence.records.pop();
@@ -278,7 +278,7 @@ fn an_event_that_was_deleted_by_hand() {
 fn an_event_that_nobody_was_told_of() {
     let mut evidence = good();
     evidence.notices = vec![notice(0, 1), notice(3, 3)];
-    assert_eq!(crimes(&evidence), [Crime::Unheard]);
+    assert_eq!(violations(&evidence), [Violation::Unheard]);
     // Nobody listened when it was settled, or the connection was about to break.
     for span in [Span { from: 49_000, to: 51_000 }, Span { from: 51_000, to: 52_000 }] {
         evidence.deaf = vec![span];
@@ -286,7 +286,7 @@ fn an_event_that_nobody_was_told_of() {
         assert!(verdict.is_clean() && verdict.unheard_of == 1, "{verdict:?}");
     }
     evidence.deaf = vec![Span { from: 60_000, to: 61_000 }, Span { from: 40_000, to: 49_000 }];
-    assert_eq!(crimes(&evidence), [Crime::Unheard]);
+    assert_eq!(violations(&evidence), [Violation::Unheard]);
     // A notification of one of its records is enough.
     evidence.records.push(seen(2, 0, 4));
     evidence.disturbed.push((Span { from: 0, to: 9_000 }, "a fault".into()));
@@ -298,5 +298,5 @@ fn an_event_that_nobody_was_told_of() {
 fn an_event_that_is_left() {
     let mut evidence = good();
     evidence.left = 2;
-    assert_eq!(Verdict::of(&evidence).count(Crime::Left), 2);
+    assert_eq!(Verdict::of(&evidence).count(Violation::Left), 2);
 }

@@ -1,4 +1,4 @@
-//! The faults, and the deck from which they are drawn.
+//! The faults, and the schedule that chooses among them.
 
 mod broker;
 mod database;
@@ -273,20 +273,20 @@ pub fn all(mode: Mode) -> Vec<Fault> {
     all
 }
 
-/// Deals faults in random order, all of them before any again.
-pub struct Deck {
+/// Chooses faults in random order: each once before any comes again.
+pub struct FaultSchedule {
     all: Vec<Fault>,
     left: Vec<Fault>,
 }
 
-impl Deck {
-    /// A deck of these faults.
+impl FaultSchedule {
+    /// A schedule of these faults.
     pub fn new(all: Vec<Fault>) -> Self {
         Self { all, left: Vec::new() }
     }
 
-    /// The next fault; `None` if the deck has none at all.
-    pub fn draw(&mut self, random: &mut Random) -> Option<Fault> {
+    /// The next fault; `None` if the schedule is empty.
+    pub fn next_fault(&mut self, random: &mut Random) -> Option<Fault> {
         if self.left.is_empty() {
             self.left = self.all.clone();
             random.shuffle(&mut self.left);

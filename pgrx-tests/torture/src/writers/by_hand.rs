@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::Writer;
 use super::events::Target;
-use crate::journal::Lot;
+use crate::journal::Expected;
 use crate::topics;
 
 const NOTIFY: &str = "NOTIFY outbox";
@@ -48,9 +48,9 @@ impl Writer {
         let (number, target) = (self.begin_notes(), self.choose_keyed());
         self.begin(number)?;
         self.lock(target)?;
-        self.emit(number, target, Lot::Arrives)?;
-        let refused = self.emit(number, target, Lot::Arrives)?;
-        self.emit(number, target, Lot::Arrives)?;
+        self.emit(number, target, Expected::Arrives)?;
+        let refused = self.emit(number, target, Expected::Arrives)?;
+        self.emit(number, target, Expected::Arrives)?;
         self.query(REFUSE, &refused)?;
         self.commit(number)
     }
@@ -61,16 +61,16 @@ impl Writer {
         self.begin(number)?;
         self.lock(target)?;
         self.execute(KILL)?;
-        let killed = self.emit(number, target, Lot::Arrives)?;
+        let killed = self.emit(number, target, Expected::Arrives)?;
         self.query(REFUSE, &killed)?;
         // Another writer may redrive it.
-        self.set_lot(killed, Lot::DiesOrArrivesLate);
+        self.set_expected(killed, Expected::DiesOrArrivesLate);
         self.commit(number)?;
         let number = self.begin_notes();
         self.begin(number)?;
         self.query(REDRIVE, &killed)?;
         self.commit(number)?;
-        self.set_lot(killed, Lot::ArrivesLate);
+        self.set_expected(killed, Expected::ArrivesLate);
         Ok(())
     }
 
@@ -79,16 +79,16 @@ impl Writer {
         let (number, target) = (self.begin_notes(), self.choose_keyed());
         self.begin(number)?;
         self.lock(target)?;
-        let doomed = self.emit(number, target, Lot::Arrives)?;
+        let doomed = self.emit(number, target, Expected::Arrives)?;
         self.commit(number)?;
-        self.set_lot(doomed, Lot::MayArrive);
+        self.set_expected(doomed, Expected::MayArrive);
         self.query(DELETE, &doomed)
     }
 
-    fn set_lot(&mut self, event_id: Uuid, lot: Lot) {
+    fn set_expected(&mut self, event_id: Uuid, expected: Expected) {
         let newest = self.journal.entries.iter_mut().rev();
         if let Some(entry) = newest.take(10).find(|entry| entry.event_id == event_id) {
-            entry.lot = lot;
+            entry.expected = expected;
         }
     }
 }

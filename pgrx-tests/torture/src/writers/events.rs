@@ -8,7 +8,7 @@ use serde_json::json;
 use uuid::Uuid;
 
 use super::Writer;
-use crate::journal::{Entry, Header, JSON, Lot, digest};
+use crate::journal::{Entry, Expected, Header, JSON, digest};
 use crate::topics::{self, KEYS, NO_PARTITION, key_text};
 
 /// Where an event goes.
@@ -58,8 +58,8 @@ impl Writer {
     }
 
     /// Emits an event in a random way, and records it.
-    pub fn emit(&mut self, transaction: i64, target: Target, lot: Lot) -> Result<Uuid, Error> {
-        let draft = self.draft(transaction, target, lot);
+    pub fn emit(&mut self, transaction: i64, target: Target, expected: Expected) -> Result<Uuid, Error> {
+        let draft = self.draft(transaction, target, expected);
         let way = self.random.below(3);
         let varied = self.random.permille(500);
         let is_tombstone = draft.may_be_empty && self.random.permille(100);
@@ -71,13 +71,13 @@ impl Writer {
         };
         let (event_id, id) = (row.get(0), row.get(1));
         let Target { topic, key } = target;
-        self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, lot });
+        self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, expected });
         self.shared.written.fetch_add(1, Ordering::Relaxed);
         Ok(event_id)
     }
 
-    fn draft(&mut self, transaction: i64, target: Target, lot: Lot) -> Draft {
-        let is_poison = lot == Lot::Dies && target.topic < topics::EXISTING;
+    fn draft(&mut self, transaction: i64, target: Target, expected: Expected) -> Draft {
+        let is_poison = expected == Expected::Dies && target.topic < topics::EXISTING;
         let is_oversized = is_poison && target.topic == topics::SMALL && self.shared.habits.oversized;
         let padding = match self.random.permille(LARGE_PERMILLE) {
             _ if is_oversized => OVERSIZED,
@@ -115,8 +115,8 @@ impl Writer {
         let Target { topic, key } = target;
         for (event_id, content) in events {
             let id = ids.get(&event_id).copied().unwrap_or_default();
-            let lot = Lot::Arrives;
-            self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, lot });
+            let expected = Expected::Arrives;
+            self.journal.entries.push(Entry { event_id, id, transaction, topic, key, content, expected });
         }
         self.shared.written.fetch_add(count, Ordering::Relaxed);
         Ok(())

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::events::Target;
 use super::{Shared, Writer};
-use crate::journal::{Journal, Lot};
+use crate::journal::{Expected, Journal};
 
 /// The topic of its events.
 const TOPIC: usize = 2;
@@ -26,7 +26,8 @@ impl Pulse {
         }
         let number = self.0.begin_notes();
         let done = self.0.begin(number);
-        let done = done.and_then(|()| self.0.emit(number, Target { topic: TOPIC, key: None }, Lot::Arrives));
+        let done =
+            done.and_then(|()| self.0.emit(number, Target { topic: TOPIC, key: None }, Expected::Arrives));
         let done = done.and_then(|_| self.0.commit(number));
         let is_done = done.is_ok();
         self.0.clean_up(done);

@@ -6,7 +6,7 @@ use postgres::{Error, Row};
 
 use super::Writer;
 use super::events::Target;
-use crate::journal::{Entry, Lot};
+use crate::journal::{Entry, Expected};
 use crate::topics::{KEYS, NO_PARTITION};
 
 const FLOOD: &str = "INSERT INTO outbox.events (topic, payload, key, partition) \
@@ -50,7 +50,7 @@ impl Writer {
         let Target { topic, key } = Target { topic, key: None };
         self.journal.entries.extend(rows.iter().map(|row| {
             let (event_id, id) = (row.get(0), row.get(1));
-            Entry { event_id, id, transaction, topic, key, content: 0, lot: Lot::Dies }
+            Entry { event_id, id, transaction, topic, key, content: 0, expected: Expected::Dies }
         }));
         self.shared.written.fetch_add(rows.len(), Ordering::Relaxed);
     }

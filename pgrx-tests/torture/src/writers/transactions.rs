@@ -8,7 +8,7 @@ use postgres::error::SqlState;
 use super::Writer;
 use super::events::Target;
 use crate::clock;
-use crate::journal::{Ending, Lot};
+use crate::journal::{Ending, Expected};
 use crate::topics::{self, KEYS};
 
 /// The most seconds that a long transaction stays open.
@@ -119,7 +119,7 @@ impl Writer {
         }
         if let Some(created) = &created {
             let lost = Target { topic: topics::lost(**created), ..targets[0] };
-            self.emit(number, lost, Lot::Dies)?;
+            self.emit(number, lost, Expected::Dies)?;
         }
         self.finish(way, number)
     }
@@ -161,16 +161,16 @@ impl Writer {
         let target = *self.random.one_of(targets);
         // While a topic is missing none of its events dies: poison would block its key for as long.
         let is_poison = target.topic != topics::VOLATILE && self.wants_poison();
-        let lot = if is_poison { Lot::Dies } else { Lot::Arrives };
+        let expected = if is_poison { Expected::Dies } else { Expected::Arrives };
         if way != Way::Savepoints || self.random.permille(500) {
-            return self.emit(number, target, lot).map(drop);
+            return self.emit(number, target, expected).map(drop);
         }
         self.execute("SAVEPOINT s")?;
         let before = self.journal.entries.len();
-        self.emit(number, target, lot)?;
+        self.emit(number, target, expected)?;
         if self.random.permille(500) {
             // These events are gone, whatever becomes of the transaction.
-            self.journal.entries[before..].iter_mut().for_each(|entry| entry.lot = Lot::Never);
+            self.journal.entries[before..].iter_mut().for_each(|entry| entry.expected = Expected::Never);
             self.execute("ROLLBACK TO SAVEPOINT s")?;
         }
         self.execute("RELEASE SAVEPOINT s")
