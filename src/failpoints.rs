@@ -1,27 +1,28 @@
-//! Faults at named points of the relay, for the torture test. Only the cargo feature `failpoints`, which no
-//! shipped build has, puts anything behind these functions.
+//! Owns the failpoints: named points of the relay at which the torture test injects faults. The functions do nothing
+//! without the cargo feature `failpoints`, which no shipped build has.
 //!
-//! What is to happen is said from outside, by files in the data directory whose names end in the oid of the
-//! relay's database:
+//! Runs in: a relay's background worker, main thread and Kafka thread.
 //!
-//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. The relay removes it when it comes to the point, and
-//!   does the action; so each happens once, and who placed it sees that it has happened.
-//! - `event_outbox.sabotage.OID` holds the name of a mistake, which the relay makes as long as it lives: proof
-//!   that the torture test would notice it.
+//! The test controls them by files in the data directory, whose names end in the oid of the relay's database:
+//!
+//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. When the relay reaches the point, it removes the file and performs
+//!   the action. So each fault happens once, and the test sees that it has happened.
+//! - `event_outbox.sabotage.OID` holds the name of a mistake, which the relay makes as long as it lives. It proves that the
+//!   torture test notices the mistake.
 
-/// Where a fault can happen.
+/// A point at which a fault can be injected.
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "without it only some are named"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Point {
     /// At the end of the transaction that has read new events.
     AfterRead,
-    /// On the Kafka thread, when a batch has been handed to librdkafka.
+    /// On the Kafka thread, after a batch has been handed to librdkafka.
     AfterProduce,
-    /// When reports have come, before the transaction that settles them.
+    /// After reports have arrived, before the transaction that settles them.
     AfterAck,
-    /// In that transaction: the delivered events are deleted, nothing else is done.
+    /// In that transaction, after the delivered events are deleted, and before anything else.
     InSettle,
-    /// That transaction has committed, and the relay does not know of it yet.
+    /// After that transaction has committed, before the relay records it.
     AfterSettle,
 }
 
@@ -31,11 +32,11 @@ pub enum Point {
 pub enum Sabotage {
     /// Events are deleted when they are read, not when they are acknowledged.
     DeleteBeforeAck,
-    /// What has an id below one that was read is not looked at again.
+    /// Ids below one that was read are never read again.
     NaiveCursor,
-    /// A refused event is tried again behind those that followed it.
+    /// A refused event is tried again after the events that followed it.
     RetryAtTail,
-    /// What is visible is published, whether it is on disk or not.
+    /// Visible events are published even if their commits are not on disk.
     PublishUnflushed,
 }
 
@@ -55,14 +56,14 @@ mod armed {
 
     use super::{Point, Sabotage};
 
-    /// Has the fault happen that was placed at this point, if there is one.
+    /// Performs the fault for this point, if there is one.
     pub fn reach(point: Point) {
         if let Some(action) = take(point) {
             act(&action);
         }
     }
 
-    /// [`Point::AfterProduce`], where the producer itself can be broken too.
+    /// The same for [`Point::AfterProduce`], where the producer can also be given a fatal error.
     pub fn after_produce(client: *mut rdsys::rd_kafka_t) {
         match take(Point::AfterProduce).as_deref() {
             Some("fatal") => {
@@ -75,7 +76,7 @@ mod armed {
         }
     }
 
-    /// Whether this mistake is to be made.
+    /// Whether the relay must make this mistake.
     pub fn sabotaged(sabotage: Sabotage) -> bool {
         static CHOSEN: OnceLock<Option<Sabotage>> = OnceLock::new();
         *CHOSEN.get_or_init(chosen) == Some(sabotage)
@@ -101,7 +102,7 @@ mod armed {
         }
     }
 
-    /// A path relative to the data directory, in which servers work.
+    /// A path relative to the data directory, which is the server's working directory.
     fn file(what: &str) -> String {
         let database = crate::pg::backend::database();
         format!("event_outbox.{what}.{}", database.to_u32())
@@ -114,7 +115,7 @@ mod armed {
         (at == name(point) && std::fs::remove_file(path).is_ok()).then(|| action.to_owned())
     }
 
-    #[allow(clippy::panic, reason = "a panic is what was asked for")]
+    #[allow(clippy::panic, reason = "the test requested a panic")]
     fn act(action: &str) {
         let signal = |signal| {
             // SAFETY: no memory is touched; the signal is for this process.
@@ -136,11 +137,11 @@ mod unarmed {
 
     use super::Point;
 
-    /// Nothing.
+    /// Does nothing.
     #[inline(always)]
     pub fn reach(_point: Point) {}
 
-    /// Nothing.
+    /// Does nothing.
     #[inline(always)]
     pub fn after_produce(_client: *mut rdsys::rd_kafka_t) {}
 }

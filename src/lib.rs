@@ -1,6 +1,6 @@
-//! event_outbox: the transactional outbox that lives inside PostgreSQL.
+//! event_outbox: a transactional outbox inside PostgreSQL.
 //!
-//! An event's way: [`outbox::emit`] stores it, [`worker::at_commit`] wakes the relay when the transaction commits,
+//! The path of an event: [`outbox::emit`] stores it, [`worker::at_commit`] wakes the relay when the transaction commits,
 //! [`outbox::relay`] reads it and hands it to [`kafka::producer`], which publishes it; [`outbox::relay`] settles what Kafka
 //! reported. [`pg`] and [`kafka`] are libraries; policy lives in the crate `event_outbox_policy`, apart from both.
 
@@ -29,7 +29,7 @@ pub use pg_tests::pg_test;
 
 pgrx::pg_module_magic!();
 
-// One after the other: where the order is open, cargo-pgrx writes the script now so, now so.
+// Each file requires the one before it, because cargo-pgrx does not write files without a defined order in a stable one.
 extension_sql_file!("../sql/outbox/schema.sql", name = "schema");
 extension_sql_file!("../sql/outbox/functions.sql", name = "functions", requires = ["schema"]);
 extension_sql_file!("../sql/outbox/events.sql", name = "events", requires = ["functions"]);
@@ -58,7 +58,7 @@ extension_sql_file!("../sql/inbox/views.sql", name = "inbox_views", requires = [
 extension_sql_file!("../sql/inbox/check.sql", name = "inbox_check", requires = ["inbox_views"]);
 extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_check"], finalize);
 
-/// What sees utility commands, in this order.
+/// The observers of utility commands, in the order in which they are called.
 static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];
 
 /// The kinds of workers. The last one is only in builds for tests.

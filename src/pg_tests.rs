@@ -1,9 +1,11 @@
-//! Tests inside a transaction of a real server: each is rolled back at its end, so that no relay ever
-//! sees its events. What a relay does with committed ones is tested from outside, in `pgrx-tests/`.
+//! Owns the tests inside a transaction of a real server. Each is rolled back at its end, so no relay sees its events. The
+//! tests in `pgrx-tests/` cover relays and committed events from outside.
+//!
+//! Runs in: a client backend of the test server.
 
 use pgrx::prelude::*;
 
-/// What `cargo pgrx test` needs to know of the server it starts.
+/// The interface that `cargo pgrx test` expects, for the server that it starts.
 #[cfg(test)]
 pub mod pg_test {
     /// Called before the server is started.
@@ -12,7 +14,7 @@ pub mod pg_test {
     /// Lines for `postgresql.conf`.
     #[must_use]
     pub fn postgresql_conf_options() -> Vec<&'static str> {
-        // The relay of the test database has nothing to publish, and needs no broker.
+        // The relay is off: it would have nothing to publish, and there is no broker.
         vec!["shared_preload_libraries = 'event_outbox'", "event_outbox.enabled = off"]
     }
 }
@@ -26,9 +28,9 @@ mod tests {
     }
 
     /// SQLSTATE, message, detail and hint of the error that a statement raises.
-    fn complaint(sql: &str) -> (String, String, String, String) {
+    fn error_of(sql: &str) -> (String, String, String, String) {
         Spi::run(
-            "CREATE OR REPLACE FUNCTION pg_temp.complaint(command text) RETURNS text[] LANGUAGE plpgsql AS $$ \
+            "CREATE OR REPLACE FUNCTION pg_temp.error_of(command text) RETURNS text[] LANGUAGE plpgsql AS $$ \
              DECLARE message text; detail text; hint text; \
              BEGIN EXECUTE command; RETURN NULL; \
              EXCEPTION WHEN OTHERS THEN \
@@ -38,13 +40,13 @@ mod tests {
         )
         .unwrap();
         let parts: Vec<String> =
-            Spi::get_one_with_args("SELECT pg_temp.complaint($1)", &[sql.into()]).unwrap().unwrap();
+            Spi::get_one_with_args("SELECT pg_temp.error_of($1)", &[sql.into()]).unwrap().unwrap();
         let [code, message, detail, hint] = parts.try_into().unwrap();
         (code, message, detail, hint)
     }
 
     fn is_refused(sql: &str, code: &str, message: &str) {
-        let found = complaint(sql);
+        let found = error_of(sql);
         assert_eq!((found.0.as_str(), found.1.as_str()), (code, message), "{sql}");
         assert!(!found.2.is_empty() && !found.3.is_empty(), "{sql}: detail and hint");
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 0, "{sql}");
@@ -88,7 +90,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn an_exception_block_takes_its_events_back() {
+    fn an_exception_block_rolls_its_events_back() {
         Spi::run(
             "DO $$ BEGIN \
                  PERFORM outbox.emit('t', '1'); \
@@ -104,7 +106,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn what_kafka_would_refuse_is_refused_at_emit() {
+    fn emit_rejects_what_kafka_would_refuse() {
         is_refused("SELECT outbox.emit(NULL, '1')", "22004", "event topic must not be null");
         is_refused("SELECT outbox.emit('a b', '1')", "42602", "invalid event topic");
         is_refused("SELECT outbox.emit('..', '1')", "42602", "invalid event topic");
@@ -139,7 +141,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn plain_inserts_are_checked_alike() {
+    fn plain_inserts_are_checked_too() {
         is_refused(
             "INSERT INTO outbox.events (topic, payload) VALUES ('a b', '1')",
             "42602",
@@ -162,20 +164,20 @@ mod tests {
     }
 
     #[pg_test]
-    fn the_limit_of_bytes_is_a_setting() {
+    fn the_maximum_size_is_a_setting() {
         Spi::run("SET event_outbox.max_event_bytes = 10").unwrap();
         is_refused("SELECT outbox.emit('t', '\"123456789\"')", "54000", "event is too large");
         Spi::run("SELECT outbox.emit('t', '\"12345678\"')").unwrap();
     }
 
     #[pg_test]
-    fn a_report_of_a_refusal_counts_the_attempt() {
+    fn reporting_a_refusal_counts_the_attempt() {
         Spi::run("SET event_outbox.max_attempts = 4").unwrap();
         Spi::run("SELECT outbox.emit('t', '1')").unwrap();
         for attempt in 1..=3 {
             Spi::run("UPDATE outbox.events SET last_error = 'no such topic'").unwrap();
             assert_eq!(one::<i32>("SELECT attempts FROM outbox.events"), attempt);
-            // The first second is doubled at each attempt; half of it is left to chance.
+            // The delay starts at one second and doubles with each attempt; half of it is random.
             assert!(one::<bool>(
                 "SELECT next_attempt_at - clock_timestamp() BETWEEN interval '0.4 s' * 2 ^ (attempts - 1) \
                  AND interval '1 s' * 2 ^ (attempts - 1) FROM outbox.events"
@@ -185,7 +187,7 @@ mod tests {
         assert_eq!(one::<i32>("SELECT attempts FROM outbox.events"), 3, "to forget an error is no refusal");
     }
 
-    /// Emits an event and has it refused to death.
+    /// Emits an event and reports refusals until it is dead.
     fn kill(topic: &str, key: &str) {
         Spi::run(&format!(
             "SELECT outbox.emit('{topic}', '{{\"k\": 1}}', key => '{key}', headers => '{{\"h\": \"1\"}}')"
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn an_event_that_used_up_its_attempts_is_dead_and_kept_whole() {
+    fn an_event_without_attempts_left_becomes_a_complete_dead_letter() {
         kill("t", "a");
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 0);
         assert_eq!(
@@ -214,7 +216,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn the_dead_are_redriven_in_their_order_with_their_identity() {
+    fn redrive_keeps_order_and_identity() {
         for key in ["a", "b", "c"] {
             kill("t", key);
         }
@@ -236,12 +238,12 @@ mod tests {
     }
 
     #[pg_test]
-    fn the_dead_are_discarded_when_asked_only() {
+    fn dead_letters_are_discarded_only_on_request() {
         kill("t", "a");
         kill("t", "b");
         assert_eq!(one::<i64>("SELECT outbox.discard(topic => 'other')"), 0);
         assert_eq!(one::<i64>("SELECT outbox.discard(since => now() + interval '1 hour')"), 0);
-        let refused = complaint("SELECT outbox.discard()");
+        let refused = error_of("SELECT outbox.discard()");
         assert_eq!((refused.0.as_str(), refused.1.as_str()), ("22004", "no dead letters selected"));
         assert!(!refused.2.is_empty() && !refused.3.is_empty());
         assert_eq!(one::<i64>("SELECT outbox.discard(since => '-infinity')"), 2);
@@ -249,7 +251,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_copy_of_the_dead_goes_to_the_dead_letter_topic_and_no_further() {
+    fn a_dead_event_is_copied_to_the_dead_letter_topic_once() {
         Spi::run("SET event_outbox.dead_letter_topic = 'dead'").unwrap();
         kill("t", "a");
         let headers: String = one("SELECT headers::jsonb::text FROM outbox.events WHERE topic = 'dead'");
@@ -267,10 +269,10 @@ mod tests {
         }
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 0, "what dies there stays");
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.dead_letters"), 2);
-        assert_eq!(complaint("SET event_outbox.dead_letter_topic = 'a b'").0, "22023");
+        assert_eq!(error_of("SET event_outbox.dead_letter_topic = 'a b'").0, "22023");
     }
 
-    /// status, attempt and whether there is an event id and an error.
+    /// The status, the attempt, and whether there are an event id and an error.
     fn try_emit(arguments: &str) -> String {
         one(&format!(
             "SELECT concat_ws(' ', status, attempt, event_id IS NOT NULL, error) FROM outbox.try_emit({arguments})"
@@ -278,7 +280,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn a_message_is_taken_in_once() {
+    fn a_message_is_stored_once() {
         assert_eq!(try_emit("'m1', 't', '{\"a\": 1}', key => 'k'"), "stored 1 t");
         assert_eq!(try_emit("'m1', 't', '{\"a\": 2}', key => 'k'"), "duplicate 1 t");
         assert_eq!(try_emit("'m2', 't', '{\"a\": 1}'::jsonb"), "stored 1 t");
@@ -292,7 +294,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn an_invalid_message_is_rejected_after_its_attempts_and_may_be_mended_before() {
+    fn an_invalid_message_is_rejected_after_its_attempts_unless_it_is_corrected() {
         assert_eq!(try_emit("'bad', 'a b', '1'"), "invalid 1 f invalid event topic");
         assert_eq!(try_emit("'bad', 't', '{'"), "invalid 2 f invalid input syntax for type json");
         assert_eq!(try_emit("'bad', 't', NULL"), "rejected 3 f event without a payload must have a key");
@@ -304,11 +306,11 @@ mod tests {
         assert_eq!(try_emit("'mended', 'a b', '1'"), "invalid 1 f invalid event topic");
         assert_eq!(try_emit("'mended', 't', '1'"), "stored 2 t");
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 1);
-        assert_eq!(complaint("SELECT outbox.try_emit(NULL, 't', '1')").0, "22004");
+        assert_eq!(error_of("SELECT outbox.try_emit(NULL, 't', '1')").0, "22004");
     }
 
     #[pg_test]
-    fn channels_and_readable_bytes() {
+    fn channel_and_readable() {
         assert_eq!(one::<String>("SELECT outbox.channel('orders')"), "outbox:orders");
         assert_eq!(one::<i32>("SELECT octet_length(outbox.channel(repeat('x', 249)))"), 63);
         assert_eq!(one::<String>("SELECT outbox.readable('Größe'::text::bytea)"), "Größe");
@@ -316,7 +318,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn uuids_are_of_version_7_and_now() {
+    fn uuids_have_version_7_and_the_current_time() {
         let text: String = one("SELECT outbox.uuid_v7()::text");
         assert_eq!((&text[14..15], "89ab".contains(&text[19..20])), ("7", true), "{text}");
         let millis = i64::from_str_radix(&text[..13].replace('-', ""), 16).unwrap();
@@ -325,7 +327,7 @@ mod tests {
     }
 
     #[pg_test]
-    fn pending_is_readable() {
+    fn pending_shows_text() {
         Spi::run("SELECT outbox.emit('t', '{\"a\": 1}', key => 'k'), outbox.emit_bytes('t', '\\xff', key => '\\xfe')").unwrap();
         assert_eq!(
             one::<String>("SELECT string_agg(key || ' ' || payload, ', ' ORDER BY id) FROM outbox.pending"),
@@ -335,14 +337,14 @@ mod tests {
     }
 
     #[pg_test]
-    fn nobody_waits_for_the_events_of_his_own_transaction() {
+    fn wait_published_skips_events_of_its_own_transaction() {
         assert!(one::<bool>("SELECT outbox.wait_published('0')"));
         Spi::run("SELECT outbox.emit('t', '1')").unwrap();
         assert!(one::<bool>("SELECT outbox.wait_published('10 s')"));
     }
 
     #[pg_test]
-    fn secrets_are_not_shown() {
+    fn secrets_are_hidden() {
         Spi::run("SET event_outbox.kafka_properties = 'sasl.password=secret'").unwrap();
         assert_eq!(one::<String>("SELECT current_setting('event_outbox.kafka_properties')"), "********");
         assert_eq!(

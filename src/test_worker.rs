@@ -1,5 +1,6 @@
-//! A second kind of worker beside the relay, which only proves that there can be one. In no build that is shipped. Runs
-//! in: a background worker per database, where `event_outbox.test_worker` is on.
+//! Owns the test worker: a further kind of worker, which proves that kinds can be registered. No shipped build has it.
+//!
+//! Runs in: a background worker for each database, if `event_outbox.test_worker` is on.
 
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
@@ -19,7 +20,7 @@ static IS_ON: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 const KIND: Kind = Kind::new(1);
 
-/// Said by `greet`.
+/// The notice that `greet` sends.
 const GREETING: Notice = Notice::new(0);
 
 /// Registers the test worker.
@@ -35,7 +36,7 @@ pub static TEST_WORKER: Registration = Registration {
     ended: |_| {},
 };
 
-/// Whether this kind is to be registered.
+/// Defines the setting. Returns whether the kind must be registered.
 pub fn is_on() -> bool {
     GucRegistry::define_bool_guc(
         c"event_outbox.test_worker",
@@ -66,7 +67,7 @@ pub unsafe extern "C-unwind" fn event_outbox_test_worker_main(argument: pg_sys::
     process::exit(Exit::Done)
 }
 
-/// Counts greetings, which `pg_stat_activity.application_name` shows, until told to end or the extension is gone.
+/// Counts greetings, which `pg_stat_activity.application_name` shows, until it is asked to end or the extension is dropped.
 fn work(slot: &Slot) {
     let sleep = Sleep::new(c"EventOutboxTestWorker", None);
     let mut greetings = 0;

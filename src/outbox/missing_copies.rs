@@ -1,8 +1,8 @@
-//! Owns what the log says of dead events whose copy could not be sent to `event_outbox.dead_letter_topic`: the first of
-//! each topic and error, then counts.
+//! Owns the log lines about dead events whose copy could not be sent to `event_outbox.dead_letter_topic`. The first
+//! failure for each topic and error is logged in full, further ones as counts.
 //!
-//! Runs in: the relay, and client backends that report refusals by hand. A client backend says a count with its next
-//! missing copy.
+//! Runs in: the relay, and client backends that report refusals by hand. A client backend logs a count together with
+//! its next missing copy.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
@@ -18,7 +18,7 @@ sql_function!(outbox_log_missing_copy, pg_finfo_outbox_log_missing_copy, log_mis
 static STARTED_AT: Lazy<Instant> = Lazy::new(Instant::now);
 
 thread_local! {
-    /// By the topic of the event and the SQLSTATE of the error.
+    /// The missing copies, by the event's topic and the error's SQLSTATE.
     static MISSING: RefCell<LogThrottle<(String, String)>> = RefCell::default();
 }
 
@@ -34,7 +34,7 @@ fn log_missing_copy(arguments: &Arguments) -> Option<pg_sys::Datum> {
     None
 }
 
-/// Says how many copies were missing, where that has not been said for a while.
+/// Logs the counts of missing copies that are due.
 pub fn log_counts() {
     for RepeatCount { kind, count } in MISSING.with_borrow_mut(|missing| missing.due(age())) {
         log(match kind {
@@ -48,7 +48,7 @@ pub fn log_counts() {
     }
 }
 
-/// When there is a count to say.
+/// The time at which the next count is due.
 pub fn next_count() -> Option<Instant> {
     MISSING.with_borrow(LogThrottle::next_due).map(|due| *STARTED_AT + due)
 }

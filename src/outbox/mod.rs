@@ -1,7 +1,9 @@
-//! The outbox: events are stored by the application's transactions, and published once those have committed.
+//! Owns the outbox: the application's transactions store events, and a relay publishes them after the commit.
 //!
-//! [`emit`] stores them, [`relay`] publishes them, [`table`] is what both know of `outbox.events`, [`admin`] are the
-//! functions by which operators look and act.
+//! [`emit`] stores events, [`relay`] publishes them, [`table`] describes the tables that both use, and [`admin`] has the
+//! functions for operators.
+//!
+//! Runs in: client backends and relays.
 
 pub mod admin;
 pub mod emit;

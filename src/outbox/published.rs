@@ -1,4 +1,6 @@
-//! Tells those who wait in `outbox.wait_published()` that events were published. Runs in: relays signal, backends wait.
+//! Owns the condition on which `outbox.wait_published()` waits.
+//!
+//! Runs in: relays signal it, client backends wait.
 
 use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, pg_shmem_init};
@@ -15,7 +17,7 @@ pub fn init() {
     pg_shmem_init!(PUBLISHED = shareable(Condition::default()));
 }
 
-/// The condition, broadcast when events were published.
+/// The condition. Relays broadcast it when they have published events.
 pub fn condition() -> &'static Condition {
     PUBLISHED.get()
 }

@@ -1,4 +1,6 @@
-//! Enums in shared memory.
+//! Owns enums in shared memory.
+//!
+//! Runs in: any process.
 
 use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,4 +1,6 @@
-//! What this process is: its database, its pid, its user. Runs in: every process of the server.
+//! Owns the questions about this process: its database, its pid, its user.
+//!
+//! Runs in: any process.
 
 use pgrx::pg_sys;
 

@@ -1,4 +1,6 @@
-//! Finds the extension's own objects.
+//! Owns the search for the extension's own objects.
+//!
+//! Runs in: any process with a database.
 
 use std::cell::Cell;
 use std::ffi::CStr;

@@ -1,4 +1,6 @@
-//! What differs between the supported versions of Postgres, and what its bindings leave out.
+//! Owns the differences between the supported versions of Postgres, and the functions that pgrx's bindings lack.
+//!
+//! Runs in: any process.
 
 use std::ffi::{CStr, c_int, c_void};
 

@@ -1,4 +1,6 @@
-//! A condition on which sessions wait for other processes: Postgres' condition variable, in shared memory.
+//! Owns conditions on which sessions wait for other processes: Postgres' condition variables, in shared memory.
+//!
+//! Runs in: any process.
 
 use std::ffi::CStr;
 use std::time::Duration;

@@ -1,4 +1,6 @@
-//! Durability of visible rows: only durable changes may be published.
+//! Owns the durability of visible rows: only durable changes may be published.
+//!
+//! Runs in: a worker's main thread.
 //!
 //! A transaction with `synchronous_commit = off` becomes visible before its commit is on disk. With `local`, or after a
 //! cancelled wait, it becomes visible before the standbys of `synchronous_standby_names` have it. A crash or a failover can

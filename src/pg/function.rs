@@ -1,4 +1,6 @@
-//! SQL functions: their export, their arguments, and the random values that they return.
+//! Owns SQL functions: their export, their arguments, and the random values that they return.
+//!
+//! Runs in: client backends; the random values also in workers.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,5 +1,6 @@
-//! Shared memory: arrays whose length a setting determines, and values for pgrx's own types. The postmaster sets them up,
-//! and any process uses them.
+//! Owns shared memory: arrays whose length a setting determines, and values for pgrx's own types.
+//!
+//! Runs in: the postmaster, which sets it up; any process uses it.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};

@@ -1,4 +1,6 @@
-//! Snapshots: what a query sees, active while they live.
+//! Owns snapshots, which are active while they live.
+//!
+//! Runs in: any process with a database.
 
 use pgrx::pg_sys;
 

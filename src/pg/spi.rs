@@ -1,4 +1,6 @@
-//! Prepared statements, executed through SPI.
+//! Owns prepared statements, executed through SPI.
+//!
+//! Runs in: any process with a database.
 //!
 //! A process parses and plans each statement once. Errors are Postgres' own, and unwind.
 

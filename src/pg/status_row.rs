@@ -1,4 +1,6 @@
-//! Rows that functions behind views return: whoever may read the view may call them.
+//! Owns the rows that functions behind views return, and the check that the caller may read the view.
+//!
+//! Runs in: client backends.
 
 use pgrx::prelude::*;
 
@@ -7,8 +9,8 @@ use super::catalog::Member;
 use super::compat;
 use super::function::Arguments;
 
-/// Checks the right to read a view. A function in a view is called with the rights of the view's reader; so whoever may read the view may
-/// call this, and nobody else.
+/// Checks the right to read a view. A function in a view runs with the rights of the view's reader. So exactly the roles
+/// that may read the view pass.
 pub fn require_select(view: Member) {
     // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is refused.
     unsafe {

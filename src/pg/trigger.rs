@@ -1,4 +1,6 @@
-//! Trigger functions.
+//! Owns the context of trigger functions.
+//!
+//! Runs in: client backends, and workers whose statements fire triggers.
 
 use pgrx::prelude::*;
 

@@ -1,4 +1,6 @@
-//! The user on whose behalf a session acts. For a while it can act as the owner of a table.
+//! Owns the user on whose behalf a session acts. A session can act as the owner of a table for a while.
+//!
+//! Runs in: any process with a database.
 //!
 //! `SECURITY DEFINER` would do the same, but such a function cannot tell its caller.
 

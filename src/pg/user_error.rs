@@ -1,4 +1,6 @@
-//! Errors as users see them: SQLSTATE, message, detail and hint.
+//! Owns errors as users see them: SQLSTATE, message, detail and hint.
+//!
+//! Runs in: any process, on its main thread.
 
 use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;

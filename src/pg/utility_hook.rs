@@ -1,4 +1,6 @@
-//! The hook around utility commands, for observers that capabilities register. Runs in: any backend.
+//! Owns the hook around utility commands, and calls the observers that capabilities register.
+//!
+//! Runs in: any backend.
 
 use std::ffi::c_char;
 

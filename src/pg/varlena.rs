@@ -1,5 +1,7 @@
-//! Values of variable length, as Postgres stores them: their size is read before they are detoasted, and they are built in
-//! Postgres' memory.
+//! Owns values of variable length, as Postgres stores them: their size is read before they are detoasted, and they are
+//! built in Postgres' memory.
+//!
+//! Runs in: any process.
 //!
 //! Users choose the size, up to a gigabyte. Postgres raises an ERROR if there is no memory for a value. A failed allocation
 //! in Rust would abort the process, and with it the server. So no value is copied into Rust's memory.

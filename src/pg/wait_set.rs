@@ -1,5 +1,7 @@
-//! The one sleep of a worker's main thread: until its latch is set, a descriptor becomes readable, the timeout is over, or
+//! Owns the sleep of a worker's main thread: until its latch is set, a descriptor becomes readable, the timeout is over, or
 //! the postmaster dies.
+//!
+//! Runs in: a worker's main thread.
 
 use std::ffi::CStr;
 use std::os::fd::RawFd;

@@ -1,5 +1,7 @@
-//! Watches over tables: a session that remembers something of a table learns of every change to it, by the invalidation
-//! that Postgres' own caches go by.
+//! Owns watches over tables: a session that caches facts of a table learns of each change to it, through the invalidations
+//! that Postgres' own caches use.
+//!
+//! Runs in: any process with a database.
 
 use std::ffi::c_int;
 use std::sync::OnceLock;

@@ -1,5 +1,7 @@
-//! Administrative requests: a backend asks a worker of its database for something that only a Kafka client can do, and
-//! waits for the answer. Runs in: the backend that asks, and the worker's main thread.
+//! Owns administrative requests: a backend asks a worker of its database for something that only a Kafka client can do, and
+//! waits for the answer.
+//!
+//! Runs in: the backend that asks, and the worker's main thread.
 //!
 //! ```text
 //!   Free ──claim──▶ Writing ──ask──▶ Asked ──fetch──▶ Working ──answer──▶ Answered
@@ -83,7 +85,7 @@ pub struct Interest {
 }
 
 impl Interest {
-    /// Whether the caller does.
+    /// Whether the caller still waits.
     #[must_use]
     pub fn is_there(self) -> bool {
         self.claim.load(Ordering::Acquire) == self.working
@@ -142,7 +144,7 @@ pub struct RequestSlots {
 struct RequestSlot {
     /// The claim's number, and in the lowest bits the step: both change at once.
     claim: AtomicU32,
-    /// Process of the backend whose request it is.
+    /// The process id of the backend that made the request.
     owner: AtomicI32,
     /// The worker that is asked, or was, as [`WorkerKey`] has it.
     worker: AtomicU64,

@@ -1,11 +1,12 @@
-//! Wakes workers at commit: a transaction notes what it will tell them, and tells them when it commits. Runs in: client
-//! backends.
+//! Owns the wakeups at commit: a transaction records its notices to workers, and sends them when it commits.
+//!
+//! Runs in: client backends.
 //!
 //! Not by NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE TRANSACTION. Between a
 //! commit and the worker there are a variable of the backend, an atomic and a latch.
 //!
-//! What can be noted is open to any capability: a worker of any kind is woken and told [`Notice`]s, whose meaning only
-//! that kind knows. A list of closures could do no more, and would have to be proven infallible one by one.
+//! Any capability can use it: a worker of any kind is woken and receives [`Notice`]s, whose meaning only that kind knows. A
+//! list of closures could do no more, and each closure would have to be proven infallible.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -35,7 +36,7 @@ struct Pending {
     rescan: Cell<bool>,
 }
 
-/// Whose workers are to restart. Plain data, since a value with a destructor could be gone when a process ends.
+/// The databases whose workers must restart. Plain data, since a value with a destructor could be gone when a process ends.
 #[derive(Clone, Copy, Default)]
 enum Restart {
     #[default]

@@ -1,4 +1,6 @@
-//! The databases of the server. Runs in: the launcher, and backends for their own commands.
+//! Owns the list of the server's databases, and the question whether workers may run in one.
+//!
+//! Runs in: the launcher, and client backends.
 
 use pgrx::prelude::*;
 

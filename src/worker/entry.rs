@@ -1,4 +1,6 @@
-//! How the process of a worker takes its slot, and leaves it. Runs in: the worker's process, at its beginning and end.
+//! Owns the start and the end of a worker's process: it takes its slot, and leaves it.
+//!
+//! Runs in: a worker's main thread.
 
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,6 @@
-//! The last error of a worker, in shared memory. Runs in: the worker and the launcher write it, backends read it.
+//! Owns the last error of a worker, in shared memory.
+//!
+//! Runs in: the worker and the launcher write it, any backend reads it.
 
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicUsize, Ordering};
 

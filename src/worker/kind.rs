@@ -1,4 +1,6 @@
-//! The kind of a worker, and what one is told. Runs in: every process.
+//! Owns the kinds of workers, and the notices that are sent to them.
+//!
+//! Runs in: any process.
 
 use crate::pg::backend;
 use pgrx::prelude::*;
@@ -25,7 +27,7 @@ impl Kind {
     }
 }
 
-/// What a slot belongs to: each database has at most one worker of each kind.
+/// Identifies a worker: each database has at most one of each kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct WorkerKey {
     /// The database.
@@ -53,7 +55,7 @@ impl WorkerKey {
     }
 }
 
-/// What a worker is told besides its wakeup, as a bit that stays set until the worker takes it.
+/// A notice to a worker: a bit that stays set until the worker takes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Notice(u32);
 

@@ -1,4 +1,6 @@
-//! The launcher: starts the workers of all databases. Runs in: a background worker without a database.
+//! Owns the launcher, which starts the workers of all databases.
+//!
+//! Runs in: a background worker without a database.
 //!
 //! `docs/architecture.md` draws the phases of a worker's life, and says who causes each transition.
 

@@ -1,5 +1,7 @@
-//! Commands that concern workers: users start, wake, send away and reconfigure them by what they do anyway, so that
-//! nothing has to be registered. Runs in: client backends, around utility commands.
+//! Owns the reactions to utility commands: CREATE EXTENSION starts workers, and other commands wake, restart or vacate them.
+//! So users need not register anything.
+//!
+//! Runs in: client backends, around utility commands.
 
 use std::ffi::{CStr, c_char};
 
@@ -56,7 +58,7 @@ impl Observer for Lifecycle {
     }
 }
 
-/// What a command means to workers.
+/// The effect of a command on workers.
 #[derive(Clone, Copy)]
 enum Concern {
     /// Nothing.

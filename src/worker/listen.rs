@@ -1,4 +1,6 @@
-//! Listening on a channel: a NOTIFY from any client wakes the worker. Runs in: a worker's main thread.
+//! Owns listening on a channel: a NOTIFY from any client wakes the worker.
+//!
+//! Runs in: a worker's main thread.
 
 use std::ffi::CStr;
 

@@ -1,4 +1,6 @@
-//! The one way to the server's log. Runs in: a worker's process, on any thread; [`flush`] on the main thread.
+//! Owns the log lines of a worker's threads, on their way to the server's log.
+//!
+//! Runs in: a worker's process, on any thread; [`flush`] on the main thread.
 //!
 //! Only the main thread may call Postgres. So all lines, which `tracing` takes from any thread, go into a channel, and
 //! the main thread writes them to the log once per round of its loop.

@@ -1,4 +1,4 @@
-//! Owns the parts of which the metrics of all kinds of workers are made.
+//! Owns the building blocks of the metrics of all kinds of workers.
 //!
 //! Runs in: a worker's main thread writes them, any backend reads them.
 

@@ -1,4 +1,6 @@
-//! Background workers, per database and kind: they are started, woken, sent away and seen by what is here.
+//! Owns background workers, one per database and kind: their start, wakeup, end and status.
+//!
+//! Runs in: any process.
 //!
 //! A capability registers its kind of worker ([`registration`]). [`launcher`] starts one for each database that has the
 //! extension, in a slot of shared memory ([`slots`]); [`at_commit`] and [`lifecycle`] tell it what sessions do. `README.md`

@@ -1,4 +1,6 @@
-//! The phases of a worker's life, and the requests to a running worker. Runs in: every process.
+//! Owns the phases of a worker's life, and the requests to a running worker.
+//!
+//! Runs in: any process.
 
 use crate::pg::atomic_enum::numbered;
 

@@ -1,5 +1,6 @@
-//! A background worker as a process: its signals, its end, its name, its memory. Runs in: a worker's main thread, and the
-//! launcher.
+//! Owns the process of a background worker: its signals, its end, its name, its memory.
+//!
+//! Runs in: a worker's main thread, and the launcher.
 
 use std::ffi::{CStr, c_char, c_int};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -80,7 +81,7 @@ pub fn reload_if_asked() -> bool {
     asked
 }
 
-/// Whether a signal's request is still to be carried out.
+/// Whether a signal's request is pending.
 pub fn has_orders() -> bool {
     stop_requested() || RELOAD.load(Ordering::Relaxed)
 }

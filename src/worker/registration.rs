@@ -1,4 +1,6 @@
-//! The kinds of workers that there are, as their capabilities register them. Runs in: every process.
+//! Owns the registrations of the kinds of workers, which capabilities provide.
+//!
+//! Runs in: any process.
 
 use std::ffi::CStr;
 
@@ -19,7 +21,7 @@ pub struct Registration {
     pub while_absent: &'static str,
     /// The C symbol of its entry point.
     pub entry: &'static str,
-    /// What a worker is told when a command may have changed anything that concerns it.
+    /// The notice to a worker after a command that may have changed something that concerns it.
     pub after_any_change: Notice,
     /// Called when a worker's slot is reserved: clears what the kind keeps by slot. Cannot fail.
     pub reserved: fn(&Slot),

@@ -1,4 +1,6 @@
-//! One worker's slot in shared memory: its phase, the requests to it, and its status. Runs in: every process.
+//! Owns one worker's slot in shared memory: its phase, the requests to it, and its status.
+//!
+//! Runs in: any process, also at commit.
 //!
 //! The worker, the launcher and, at commit, every backend write to it. So the parts that a commit touches are atomics,
 //! which can neither block nor raise an error.
@@ -33,7 +35,7 @@ pub struct Slot {
     pub pid: AtomicI32,
     /// Wakes the worker.
     pub wakeup: Wakeup,
-    /// What the worker was told and has not taken yet; see [`Notice`].
+    /// The notices that the worker has not taken yet; see [`Notice`].
     notices: AtomicU32,
     error: ErrorText,
     /// The error shown persists.
@@ -67,19 +69,18 @@ impl Slot {
         self.key.store(0, Ordering::SeqCst);
     }
 
-    /// Tells the worker something, and wakes it even while it ignores its wakeup. Safe at commit.
+    /// Sends a notice to the worker, and wakes it even while it ignores its wakeup. Safe at commit.
     pub fn notify(&self, notice: Notice) {
         self.notices.fetch_or(notice.bits(), Ordering::AcqRel);
         self.wakeup.set_latch();
     }
 
-    /// Whether the worker was told so and has not taken it.
+    /// Whether this notice was sent and not taken yet.
     pub fn has_notice(&self, notice: Notice) -> bool {
         self.notices.load(Ordering::Acquire) & notice.bits() != 0
     }
 
-    /// Takes a notice; whether there was one. Call this before looking, so that whoever changes something meanwhile is
-    /// noticed.
+    /// Takes a notice; whether there was one. Call this before looking, so that a change during the look is noticed.
     pub fn take_notice(&self, notice: Notice) -> bool {
         self.notices.fetch_and(!notice.bits(), Ordering::AcqRel) & notice.bits() != 0
     }

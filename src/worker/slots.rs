@@ -1,4 +1,6 @@
-//! The slots of all workers, and what the launcher is told. Runs in: every process, in part at commit.
+//! Owns the slots of all workers, and the requests to the launcher.
+//!
+//! Runs in: any process, also at commit.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -29,7 +31,7 @@ pub fn init() {
     error_text::init();
 }
 
-/// What the launcher is told.
+/// The requests to the launcher.
 #[derive(Default)]
 struct LauncherInbox {
     wakeup: Wakeup,

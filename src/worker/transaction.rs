@@ -1,4 +1,6 @@
-//! Transactions of a background worker, with their errors caught. Runs in: a worker's main thread, and the launcher.
+//! Owns the transactions of a background worker, with their errors caught.
+//!
+//! Runs in: a worker's main thread, and the launcher.
 
 use std::ffi::CStr;
 use std::panic::AssertUnwindSafe;

@@ -1,4 +1,6 @@
-//! Making way: while a command needs a database to itself, its workers stay away. Runs in: the backend of the command.
+//! Owns the vacating of a database: while a command needs a database to itself, its workers stay away.
+//!
+//! Runs in: the backend of the command.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -29,7 +31,7 @@ pub fn ask(database: pg_sys::Oid) {
     workers().for_each(|slot| slot.ask(Request::Leave));
     let deadline = Instant::now() + LEAVE_TIMEOUT;
     while workers().any(|slot| slot.phase().is_alive()) && Instant::now() < deadline {
-        // Those that have been started since.
+        // Workers that have been started meanwhile.
         let is_late = |slot: &&Slot| slot.phase().is_alive() && slot.request() != Request::Leave;
         workers().filter(is_late).for_each(|slot| slot.ask(Request::Leave));
         // SAFETY: sleeps a moment, and answers interrupts, as Postgres does where it waits for others to leave.
@@ -44,7 +46,7 @@ pub fn ask(database: pg_sys::Oid) {
     }
 }
 
-/// Calls the workers back that were sent away, if any were: after the command, or when it has failed. Cannot fail.
+/// Calls the workers back after the command has succeeded or failed. Cannot fail.
 pub fn call_back() {
     let Some(database) = VACATED.take() else { return };
     for slot in slots::all().of_database(database) {

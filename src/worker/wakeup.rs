@@ -1,4 +1,6 @@
-//! Wakes one sleeping process, a worker or the launcher, from any other. Runs in: every process, also at commit.
+//! Owns the wakeup of a sleeping process, a worker or the launcher, by any other.
+//!
+//! Runs in: any process, also at commit.
 
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 

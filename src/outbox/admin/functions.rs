@@ -1,4 +1,6 @@
-//! What an operator tells a relay: to pause, to go on, to start anew, to ask Kafka.
+//! Owns the functions by which operators control a relay: pause, resume, restart, and requests to Kafka.
+//!
+//! Runs in: client backends.
 
 use std::time::Duration;
 
@@ -19,25 +21,25 @@ sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay
 sql_function!(outbox_ask_kafka, pg_finfo_outbox_ask_kafka, ask_kafka);
 sql_function!(outbox_act_as_owner, pg_finfo_outbox_act_as_owner, act_as_owner);
 
-/// Time for the relay to notice a request and to hand over the answer, beyond that for Kafka.
+/// The time for the relay to notice a request and to hand over the answer, in addition to Kafka's.
 const HANDOVER: Duration = Duration::from_secs(5);
 
-/// The longest time that Kafka can be given: librdkafka counts milliseconds in 32 bits.
+/// The longest timeout of a request to Kafka: librdkafka counts milliseconds in 32 bits.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// After each statement that changes `outbox.paused`.
+/// Trigger after each statement that changes `outbox.paused`.
 fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     registration::reread_pause_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Has the SECURITY DEFINER function that calls this go on as the owner of a table.
+/// Makes the SECURITY DEFINER function that calls this continue as the owner of a table.
 fn act_as_owner(arguments: &Arguments) -> Option<pg_sys::Datum> {
     confine_caller_to(Owner::of_table(arguments.oid(0)?));
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Whether there was a relay to restart.
+/// Restarts the relay of this database. Returns whether there is one.
 fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     let slot = registration::slot_here();
     if let Some(slot) = slot {
@@ -47,15 +49,15 @@ fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     slot.is_some().into_datum()
 }
 
-/// Has the relay do something that only a Kafka client can; gives Kafka's answer, a JSON document. Both are those of
-/// [`policy`].
+/// Sends a request to Kafka through the relay, which has a client, and returns Kafka's answer. Both are JSON documents
+/// that [`policy`] defines.
 fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = arguments.interval(1)?;
     let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));
     let timeout = timeout.clamp(Duration::from_millis(1), LONGEST);
     let Some(slot) = registration::slot_here() else { no_relay().raise() };
     let request = arguments.json(0)?;
-    // Before it is copied.
+    // Checked before the request is copied.
     if request.len() > admin_request::BUFFER_BYTES {
         unanswered_error(Unanswered::TooLong(admin_request::BUFFER_BYTES)).raise();
     }
@@ -119,7 +121,7 @@ fn unanswered_error(unanswered: Unanswered) -> UserError {
     }
 }
 
-/// What Kafka, or the way to it, said against the request.
+/// The error for a request that Kafka, or the connection to it, refused.
 fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> UserError {
     let (code, hint) = match kind {
         FailureKind::Exists => {

@@ -1,4 +1,4 @@
-//! What operators and applications ask of the outbox: its state, its relay, whether an event is published.
+//! Owns the functions for operators: the outbox's state, the control of its relay, and the wait for published events.
 //!
 //! Runs in: client backends.
 

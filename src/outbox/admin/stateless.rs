@@ -1,4 +1,4 @@
-//! SQL functions that need no table: `uuid_v7()`, `channel()`, `readable()`.
+//! Owns the SQL functions that need no table: `uuid_v7()`, `channel()`, `readable()`.
 //!
 //! Runs in: client backends.
 
@@ -23,7 +23,7 @@ fn channel(arguments: &Arguments) -> Option<pg_sys::Datum> {
 fn readable(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let bytes = arguments.bytes(0)?;
     Some(match std::str::from_utf8(bytes) {
-        // Postgres' text holds every character but NUL.
+        // Postgres' text can hold every character except NUL.
         Ok(text) if !text.contains('\0') => varlena::filled(bytes.len(), |text| text.copy_from_slice(bytes)),
         _ => varlena::filled(2 + 2 * bytes.len(), |text| {
             let (mark, digits) = text.split_at_mut(2);

@@ -1,4 +1,6 @@
-//! `outbox.status` and `outbox.relays`: what relays say of themselves.
+//! Owns the function behind `outbox.status` and `outbox.relays`, which shows the state of relays.
+//!
+//! Runs in: client backends.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,12 +16,12 @@ use crate::worker::slot::Slot;
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
-/// The columns that there have been since the first version: what that one declares gets these alone.
+/// The number of columns in the first version, which its declaration of the function still has.
 const FIRST_COLUMNS: usize = 14;
 const COLUMNS: usize = FIRST_COLUMNS + 10;
 
-/// The columns of `outbox.relay_status(database)`, in the order of its declaration. Without an argument, as the first
-/// version declares it, it is about this database.
+/// The columns of `outbox.relay_status(database)`, in the order of its declaration. The first version declares it without
+/// an argument: then it shows this database.
 fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let here = backend::database();
     let database = if arguments.count() == 0 { here } else { arguments.oid(0)? };

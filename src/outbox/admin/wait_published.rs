@@ -1,4 +1,6 @@
-//! `outbox.wait_published()`: waits until what was committed before the call has been published.
+//! Owns `outbox.wait_published()`, which waits until all events that were committed before the call are published.
+//!
+//! Runs in: client backends.
 
 use std::time::{Duration, Instant};
 
@@ -15,27 +17,27 @@ sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_publis
 /// The newest event that is visible now.
 static NEWEST: Statement = Statement::new(c"SELECT pg_catalog.max(e.id) FROM outbox.events AS e", &[]);
 
-/// The first event from this one up to that one that is still there, and whose it is. That there is only one to find the
-/// planner has to know: it would sort a whole backlog.
+/// The first remaining event of a range, and the transaction that wrote it. Without the LIMIT the planner would sort a
+/// whole backlog.
 static FIRST: Statement = Statement::new(
     c"SELECT e.id, e.xmin FROM outbox.events AS e \
        WHERE e.id OPERATOR(pg_catalog.>=) $1 AND e.id OPERATOR(pg_catalog.<=) $2 ORDER BY e.id LIMIT 1",
     &[pg_sys::INT8OID, pg_sys::INT8OID],
 );
 
-/// All of them, for a transaction that has to leave out its own.
+/// All remaining events of a range, for a transaction that must skip its own.
 static ALL: Statement = Statement::new(
     c"SELECT e.id, e.xmin FROM outbox.events AS e \
        WHERE e.id OPERATOR(pg_catalog.>=) $1 AND e.id OPERATOR(pg_catalog.<=) $2 ORDER BY e.id",
     &[pg_sys::INT8OID, pg_sys::INT8OID],
 );
 
-/// Longest sleep between two looks, for events that leave by other hands than the relay's.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The longest sleep between two checks: no relay announces events that somebody deletes by hand.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = arguments.interval(0)?;
-    // Longer than any server lives is no deadline at all.
+    // A timeout longer than the clock can represent means no deadline.
     let micros = u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX);
     let deadline = Instant::now().checked_add(Duration::from_micros(micros));
     let newest = with_latest_snapshot(|| {
@@ -49,19 +51,20 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
             Some(id) => oldest = id,
             None => break true,
         }
-        let left = deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_duration_since(Instant::now()));
+        let left =
+            deadline.map_or(CHECK_INTERVAL, |deadline| deadline.saturating_duration_since(Instant::now()));
         if left.is_zero() {
             break false;
         }
-        wait.sleep(left.min(LOOK_AGAIN));
+        wait.sleep(left.min(CHECK_INTERVAL));
     };
     drop(wait);
     published.into_datum()
 }
 
-/// The first event from `oldest` up to `newest` that another transaction committed and that is still there. Those of
-/// this transaction are not waited for: they are published only after it. Where none was at the last look, none is
-/// looked for again: what is committed behind the caller's back with a lower id came after the call.
+/// The first remaining event from `oldest` to `newest` that another transaction committed. Events of this transaction are
+/// skipped, because they are published only after it. Lower ids that were clear at the last check are not checked again:
+/// an event that appears there was committed after the call.
 fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
     let remaining = if registration::has_emitted() { &ALL } else { &FIRST };
     with_latest_snapshot(|| {
@@ -69,7 +72,7 @@ fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
             .execute(&[oldest.into_datum(), newest.into_datum()], Access::Read, 0)
             .iter()
             .filter_map(|row| Some((row.get::<i64>(1)?, row.get::<pg_sys::TransactionId>(2)?)))
-            // SAFETY: compares with the ids of this process' own transaction.
+            // SAFETY: compares with the ids of this process's own transaction.
             .find(|(_, xmin)| !unsafe { pg_sys::TransactionIdIsCurrentTransactionId(*xmin) })
             .map(|(id, _)| id)
     })

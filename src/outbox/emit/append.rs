@@ -1,9 +1,11 @@
-//! The row of an event put into `outbox.events` without an executor.
+//! Owns the fast path that inserts an event's row into `outbox.events` without the executor.
 //!
-//! What `INSERT` would do, by the same access methods; the application waits for it, and most of an INSERT's time goes
-//! into preparing what is the same each time. It is done where the table is as the extension made it. Where somebody
-//! has given it a trigger, a rule, a constraint, a policy, a column or an index of their own, [`Table::append`]
-//! declines, and the caller inserts in SQL. See `docs/performance.md` for what it saves.
+//! It does what `INSERT` does, with the same access methods. An INSERT spends most of its time on preparation that is the
+//! same for each event, and the application waits for it. The fast path requires the table to be as the extension created
+//! it. If somebody has added a trigger, a rule, a constraint, a policy, a column or an index, [`Table::append`] declines,
+//! and the caller inserts in SQL. `docs/performance.md` shows what it saves.
+//!
+//! Runs in: client backends.
 
 use std::cell::Cell;
 use std::ffi::CStr;
@@ -18,7 +20,7 @@ use crate::pg::relation::{self, OpenRelation};
 use crate::pg::user_context::Owner;
 use crate::pg::{catalog, compat};
 
-/// The values of [`Column::GIVEN`], as they are stored.
+/// The stored values of the columns [`Column::GIVEN`].
 pub type Values = [Option<pg_sys::Datum>; Column::GIVEN.len()];
 
 /// The types of [`Values`].
@@ -32,13 +34,13 @@ pub static TYPES: [pg_sys::Oid; Column::GIVEN.len()] = {
     types
 };
 
-/// What the extension's own triggers do on an insertion is done here, or has been done by `emit()`.
+/// The triggers that need not fire: this file or `emit()` does their work.
 const TRIGGERS: [PgFunction; 2] = [triggers::outbox_before_insert, triggers::outbox_check_event];
 
-/// A function as Postgres calls it.
+/// A C function that Postgres can call.
 type PgFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sys::Datum;
 
-/// Where things are in a table that is as the extension made it.
+/// The positions of the columns, the sequence and the index of a table that is as the extension created it.
 #[derive(Debug, Clone, Copy)]
 struct Layout {
     id: usize,
@@ -48,7 +50,7 @@ struct Layout {
     primary_key: pg_sys::Oid,
 }
 
-/// What this session has found of the table; `layout` is `None` if it is not as the extension made it.
+/// What this session knows of the table. `layout` is `None` if the table is not as the extension created it.
 #[derive(Clone, Copy)]
 struct Known {
     table: pg_sys::Oid,
@@ -60,13 +62,13 @@ thread_local! {
     static KNOWN: Cell<Option<Known>> = const { Cell::new(None) };
 }
 
-/// `outbox.events`, open to write. Its lock is kept to the end of the transaction.
+/// `outbox.events`, open for writing. The lock is held until the end of the transaction.
 pub struct Table {
     relation: OpenRelation,
 }
 
 impl Table {
-    /// Opens it. An ERROR in a transaction that must not write, and where there is none.
+    /// Opens the table. An ERROR in a read-only transaction, or if the table does not exist.
     #[must_use]
     pub fn open() -> Self {
         // SAFETY: the name is a C string.
@@ -74,27 +76,27 @@ impl Table {
         Self { relation: OpenRelation::open(EVENTS.existing(), relation::WRITE) }
     }
 
-    /// Whose it is.
+    /// The table's owner.
     #[must_use]
     pub fn owner(&self) -> Owner {
         Owner::of_open(&self.relation)
     }
 
-    /// Puts a row in, with these values, and has the relay woken at commit. `false` if the table is not one
-    /// for that: then nothing has been done.
+    /// Inserts a row with these values, and wakes the relay at commit. Returns `false`, and does nothing, if the table
+    /// requires an INSERT in SQL.
     #[must_use]
     pub fn append(&self, values: &Values) -> bool {
         let Some(layout) = self.layout() else { return false };
-        // The transaction's id before the event's, as the trigger `before_insert` sees to for an INSERT.
-        // SAFETY: in a transaction; assigns its id if it has none.
+        // The transaction needs its id before the event gets one. For an INSERT, the trigger `before_insert` assigns it.
+        // SAFETY: in a transaction; this assigns its id if it has none.
         unsafe { pg_sys::GetTopTransactionId() };
         let id = compat::next_value(layout.sequence);
         if id <= 0 {
             return false;
         }
         registration::wake_at_commit();
-        // SAFETY: the relation is open and locked for writing. The slot is one of it, and has as many columns; the values
-        // are of the columns' types. The index is its primary key, a b-tree of the id alone.
+        // SAFETY: the relation is open and locked for writing. The slot is made for it, and has all its columns; the values
+        // have the columns' types. The index is its primary key, a b-tree on the id alone.
         unsafe {
             let slot = pg_sys::table_slot_create(self.relation.raw(), std::ptr::null_mut());
             let put = |column: usize, value: Option<pg_sys::Datum>| {
@@ -112,14 +114,14 @@ impl Table {
             });
             self.add_to_index(layout.primary_key, id, &mut (*slot).tts_tid);
             pg_sys::ExecDropSingleTupleTableSlot(slot);
-            // What follows in this transaction sees the row.
+            // Later commands of this transaction see the row.
             pg_sys::CommandCounterIncrement();
         }
         true
     }
 
     /// # Safety
-    /// The index is one of the id alone, and the row with this id lies at `tid`.
+    /// The index covers the id alone, and the row with this id lies at `tid`.
     unsafe fn add_to_index(&self, index: pg_sys::Oid, id: i64, tid: pg_sys::ItemPointer) {
         let (mut key, mut is_null) = (pg_sys::Datum::from(id), false);
         let index = OpenRelation::open(index, relation::WRITE);
@@ -138,7 +140,7 @@ impl Table {
         }
     }
 
-    /// Where things are, found anew when the table has changed.
+    /// The table's layout, examined again after each change of the table.
     fn layout(&self) -> Option<Layout> {
         let table = self.relation.data().rd_id;
         EVENTS_WATCH.set_table(table);
@@ -172,7 +174,7 @@ impl Table {
         Some(Layout { id, attempts, given, sequence, primary_key: self.only_index(number)? })
     }
 
-    /// The columns, `None` for a dropped one; nothing if one is not the extension's or not as it was.
+    /// The columns by position, `None` for a dropped one. No result if a column was added or changed.
     fn columns(&self) -> Option<Vec<Option<Column>>> {
         let (relation, class) = (self.relation.data(), self.relation.class());
         if class.relkind as u8 != pg_sys::RELKIND_RELATION
@@ -182,7 +184,7 @@ impl Table {
         {
             return None;
         }
-        let as_it_was = |name: &CStr, stored: &pg_sys::FormData_pg_attribute| {
+        let unchanged = |name: &CStr, stored: &pg_sys::FormData_pg_attribute| {
             let column = Column::named(name)?;
             let has_its_type = stored.atttypid == column.of_type() && stored.atttypmod == -1;
             let may_be_null = !stored.attnotnull || column.is_required();
@@ -191,24 +193,24 @@ impl Table {
         };
         // SAFETY: the relation is open.
         unsafe { catalog::columns(self.relation.raw()) }
-            .map(|(name, stored)| if stored.attisdropped { Some(None) } else { as_it_was(name, stored) })
+            .map(|(name, stored)| if stored.attisdropped { Some(None) } else { unchanged(name, stored) })
             .collect()
     }
 
     fn has_only_our_triggers(&self) -> bool {
-        // SAFETY: the relation is open; it has as many triggers as it says.
+        // SAFETY: the relation is open; `numtriggers` is the length of the array.
         let triggers = unsafe {
             let Some(described) = self.relation.data().trigdesc.as_ref() else { return false };
             std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
         };
-        // The foreign key that always is null refers to this one.
+        // The foreign key on `paused` is always null, so its check never has anything to do.
         let paused = PAUSED.oid();
         let mut on_insertion = triggers
             .iter()
             .filter(|trigger| trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0)
             .filter(|trigger| !trigger.tgisinternal || trigger.tgconstrrelid != paused);
         let enabled = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
-        // By what it does: names, and the bodies of functions, are the owner's to change.
+        // Compared by the C function: the owner can change names and function bodies.
         let is_ours = |trigger: &pg_sys::Trigger| {
             let calls = called(trigger.tgfoid);
             TRIGGERS.iter().any(|ours| calls.is_some_and(|calls| std::ptr::fn_addr_eq(calls, *ours)))
@@ -218,10 +220,11 @@ impl Table {
         on_insertion.clone().count() == TRIGGERS.len() && on_insertion.all(is_ours)
     }
 
-    /// Whether its one check is `id > 0`: the sequence gives positive numbers only, or [`Table::append`] declines.
+    /// Whether the only check constraint is `id > 0`. It holds for each appended row: [`Table::append`] declines if the
+    /// sequence returns another number.
     fn has_only_our_check(&self, id: pg_sys::AttrNumber) -> bool {
-        // SAFETY: the relation is open; it has as many checks as it says, each an expression as Postgres writes it. A node
-        // is what its tag says, and the list has as many as it says.
+        // SAFETY: the relation is open; `num_check` is the length of the array, and each check is an expression that
+        // Postgres wrote. A node has the type that its tag names, and the list knows its length.
         unsafe {
             let Some(constraints) = (*self.relation.data().rd_att).constr.as_ref() else { return false };
             if constraints.num_check != 1 {
@@ -243,9 +246,9 @@ impl Table {
         }
     }
 
-    /// The primary key, if it is a b-tree of this column alone, and there is no other index.
+    /// The primary key, if it is a b-tree on this column alone and the only index.
     fn only_index(&self, column: pg_sys::AttrNumber) -> Option<pg_sys::Oid> {
-        // SAFETY: the relation is open; what is opened is closed again.
+        // SAFETY: the relation is open, and the index is closed again.
         unsafe {
             let all = pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(self.relation.raw()));
             let primary_key = all.get_oid(0).filter(|_| all.len() == 1)?;
@@ -263,10 +266,11 @@ impl Table {
     }
 }
 
-/// The C function behind a function of SQL, where nothing stands between: no language, and no other user or settings.
+/// The C function that an SQL function calls directly: without a language handler, and without a change of user or
+/// settings.
 fn called(function: pg_sys::Oid) -> Option<PgFunction> {
     let mut found = pg_sys::FmgrInfo::default();
-    // SAFETY: in a transaction; what is looked up is not called.
+    // SAFETY: in a transaction; the function is only looked up.
     unsafe { pg_sys::fmgr_info(function, &mut found) };
     found.fn_addr
 }

@@ -1,4 +1,6 @@
-//! `outbox.emit()` and `outbox.emit_bytes()`: an event is checked and stored in the caller's transaction.
+//! Owns `outbox.emit()` and `outbox.emit_bytes()`, which check an event and store it in the caller's transaction.
+//!
+//! Runs in: client backends.
 
 use event_outbox_policy::event::draft::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
@@ -12,7 +14,7 @@ use crate::pg::user_error::UserError;
 use crate::pg::{compat, varlena};
 use crate::settings::events;
 
-/// Where the table has been given more than the extension gave it. Its values are those of [`append::Values`].
+/// Used if [`Table::append`] declines. The parameters are [`append::Values`].
 static INSERT: Statement = Statement::new(
     c"INSERT INTO outbox.events \
       (event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type) \
@@ -25,7 +27,7 @@ sql_function!(outbox_emit_bytes, pg_finfo_outbox_emit_bytes, emit_bytes);
 
 fn emit(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(store(&New {
-        // Text and bytea are stored alike.
+        // text and bytea have the same storage format.
         payload: arguments.datum(1).map(json_of),
         content_type: Some(JSON),
         ..New::of(arguments)
@@ -36,7 +38,7 @@ fn emit_bytes(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(store(&New { content_type: arguments.text(7), ..New::of(arguments) }))
 }
 
-/// An event as its author gives it. Values of any size stay as they are stored.
+/// An event as the caller passes it. Values of variable length are not copied.
 struct New<'a> {
     topic: Option<&'a str>,
     payload: Option<pg_sys::Datum>,
@@ -49,7 +51,7 @@ struct New<'a> {
 }
 
 impl<'a> New<'a> {
-    /// With the arguments that all ways to emit have.
+    /// Takes the arguments that both functions share.
     fn of(arguments: &'a Arguments) -> Self {
         Self {
             topic: arguments.text(0),
@@ -64,9 +66,9 @@ impl<'a> New<'a> {
     }
 }
 
-/// Checks and inserts the event; gives its `event_id`.
+/// Checks and inserts the event. Returns its `event_id`.
 fn store(new: &New<'_>) -> pg_sys::Datum {
-    // SAFETY: arguments of types that have a length, alive until the call ends.
+    // SAFETY: arguments of variable length, alive until the call ends.
     let length = |value: Option<pg_sys::Datum>| value.map(|value| unsafe { varlena::length(value) });
     invalid::check(&Draft {
         topic: new.topic,
@@ -92,11 +94,11 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         new.payload,
         new.headers,
         new.event_type,
-        // A tombstone has no content whose type could be told.
+        // A tombstone has no content, and so no content type.
         new.payload.and(new.content_type.into_datum()),
     ];
     if !events.append(&values) {
-        // As its triggers do, if they fire in this session.
+        // The table's triggers do the same, but need not fire in this session.
         triggers::announce();
         let _owner = UserContext::switch_to(owner);
         spi::connected(|| {
@@ -106,15 +108,16 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
     event_id.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
 }
 
-/// A jsonb argument as JSON text, unless that is certain to be too large: then it is not even written.
+/// A jsonb argument as JSON text. An ERROR, before the text is produced, if it would certainly be too large.
 pub fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
-    /// How much larger than its text a jsonb can be: a digit in an array takes twelve bytes, and two as text.
-    const MOST: usize = 6;
+    /// The maximum ratio of a jsonb's size to that of its text: a digit in an array takes twelve bytes as jsonb, and two
+    /// as text.
+    const MAX_RATIO: usize = 6;
     let limit = events::max_event_bytes();
     // SAFETY: an argument that is declared jsonb, alive until the call ends.
     unsafe {
         let bytes = varlena::length(value);
-        if bytes / MOST > limit {
+        if bytes / MAX_RATIO > limit {
             UserError::from(Invalid::JsonTooLarge { bytes, limit }).raise();
         }
         varlena::json_of(value)

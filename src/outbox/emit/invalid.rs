@@ -1,4 +1,6 @@
-//! What makes an event invalid, as an error of Postgres.
+//! Owns the mapping from the policy's reasons why an event is invalid to Postgres errors.
+//!
+//! Runs in: client backends.
 
 use event_outbox_policy::event::draft::{Draft, Invalid};
 use event_outbox_policy::event::headers::HeaderError;
@@ -7,7 +9,7 @@ use pgrx::prelude::*;
 use crate::pg::user_error::UserError;
 use crate::settings::events;
 
-/// Raises an error if the event could never be accepted by Kafka.
+/// Raises an error if Kafka could never accept the event.
 pub fn check(draft: &Draft<'_>) {
     if let Err(invalid) = draft.check(events::max_event_bytes()) {
         UserError::from(invalid).raise();

@@ -1,4 +1,4 @@
-//! Storing events: `emit()` and its siblings, the triggers of plain INSERTs, and who may write to which topic.
+//! Owns the storing of events: `emit()` and its siblings, the triggers for plain INSERTs, and the topic grants.
 //!
 //! Runs in: client backends.
 

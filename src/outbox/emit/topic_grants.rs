@@ -1,6 +1,9 @@
-//! Who may emit to which topics: `outbox.topic_grants` (`sql/outbox/topic_grants.sql`).
+//! Owns the check that a role may emit to a topic: `outbox.topic_grants` (`sql/outbox/topic_grants.sql`).
 //!
-//! Each session keeps the grants, and reads them anew when it has heard of a change ([`crate::pg::watch`]). So the check costs next to nothing while there are none.
+//! Each session caches the grants, and reads them again after it learns of a change ([`crate::pg::watch`]). So the check
+//! costs next to nothing while there are no grants.
+//!
+//! Runs in: client backends.
 
 use std::cell::RefCell;
 
@@ -16,9 +19,9 @@ use crate::pg::trigger::firing;
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
 
-/// Each grant, and whether it counts: its role has the right to see the table of them, which `grant_topic()` gives it.
-/// `DROP OWNED` takes that right as it takes others, and with it the grants; so nothing of ours need run then. A session
-/// may have any search path here.
+/// All grants, and whether each is effective: its role must have the right to read the table, which `grant_topic()` grants.
+/// `DROP OWNED` revokes that right with all others, and so makes the grants ineffective without any code of ours. The
+/// session may have any search path, so all names are qualified.
 static ALL: Statement = Statement::new(
     c"SELECT g.role::pg_catalog.oid, g.pattern::pg_catalog.text, \
              c.relowner OPERATOR(pg_catalog.=) g.role::pg_catalog.oid OR EXISTS ( \
@@ -32,12 +35,12 @@ static ALL: Statement = Statement::new(
 sql_function!(outbox_topic_grants_changed, pg_finfo_outbox_topic_grants_changed, topic_grants_changed);
 
 struct Grant {
-    /// None for one that counts no more; but where it stands, topics are closed to those without a grant.
+    /// `None` if the grant is not effective. Its existence still closes topics to roles without a grant.
     role: Option<pg_sys::Oid>,
     pattern: Pattern,
 }
 
-/// The grants, as they were when they were read.
+/// The grants as of the change numbered `age`.
 struct Known {
     age: u64,
     grants: Vec<Grant>,
@@ -47,14 +50,14 @@ thread_local! {
     static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
 
-/// After each statement that changes the grants: all sessions hear of it when it commits, this one at once.
+/// Trigger after each statement that changes the grants: tells this session at once, and all others at commit.
 fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: the relation of a firing trigger is open.
     unsafe { pg_sys::CacheInvalidateRelcache(firing(arguments).tg_relation) };
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Raises an error unless the current user may emit to this topic; `owner` is that of the events.
+/// Raises an error unless the current user may emit to this topic. `owner` is the owner of the events.
 pub fn check(topic: &str, owner: Owner) {
     let user = backend::user();
     if !may_emit(user, topic, owner) {
@@ -69,17 +72,17 @@ fn may_emit(user: pg_sys::Oid, topic: &str, owner: Owner) -> bool {
         grants.is_empty()
             || owner.is_matched_by(user)
             || grants.iter().any(|grant| {
-                // SAFETY: in a transaction; a role that is no more has no members.
+                // SAFETY: in a transaction; a dropped role has no members.
                 let has_rights = |role| unsafe { pg_sys::has_privs_of_role(user, role) };
                 grant.pattern.matches(topic) && grant.role.is_some_and(has_rights)
             })
     })
 }
 
-/// Reads the grants, if they have changed since.
+/// Reads the grants again if they have changed.
 fn refresh() {
-    // A transaction that has all its locks would not hear of a change before its end.
-    // SAFETY: in a transaction, at a place where locks could be taken as well.
+    // Postgres processes invalidations when it takes a lock; a transaction that already holds its locks would miss them.
+    // SAFETY: in a transaction, at a place where locks can be taken.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     let is_fresh = KNOWN
         .with_borrow(|known| known.as_ref().is_some_and(|known| known.age == TOPIC_GRANTS_WATCH.changes()));
@@ -95,14 +98,14 @@ fn refresh() {
 
 fn read() -> Vec<Grant> {
     let _owner = UserContext::switch_to(Owner::of(TOPIC_GRANTS));
-    // What is committed now, though the transaction may have an older snapshot: it is kept beyond its end.
+    // The latest snapshot, not the transaction's: the cache outlives the transaction.
     let _snapshot = Snapshot::take_latest();
     spi::connected(|| {
         let rows = ALL.execute(&[], Access::Read, 0);
         rows.iter()
             .filter_map(|row| {
-                let counts: bool = row.get(3)?;
-                let role = row.get(1).filter(|_| counts);
+                let is_effective: bool = row.get(3)?;
+                let role = row.get(1).filter(|_| is_effective);
                 Some(Grant { role, pattern: Pattern::new(row.get::<&str>(2)?) })
             })
             .collect()
@@ -110,7 +113,7 @@ fn read() -> Vec<Grant> {
 }
 
 fn refuse(user: pg_sys::Oid, topic: &str) -> ! {
-    // SAFETY: in a transaction; gives a C string, or null for a user that is no more.
+    // SAFETY: in a transaction; returns a C string, or null for a dropped user.
     let name = unsafe {
         let name = pg_sys::GetUserNameFromId(user, true);
         if name.is_null() {

@@ -1,4 +1,4 @@
-//! Owns `outbox.is_topic_name()` and `outbox.is_topic_pattern()`: the rules of the policy, for SQL.
+//! Owns `outbox.is_topic_name()` and `outbox.is_topic_pattern()`: the policy's rules for SQL.
 //!
 //! Runs in: client backends.
 

@@ -1,4 +1,6 @@
-//! The triggers of `outbox.events`: what holds for a row however it comes in.
+//! Owns the triggers on `outbox.events`, which check every row, whichever way it is inserted or changed.
+//!
+//! Runs in: client backends, and the relay when it reports refusals.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -26,39 +28,40 @@ sql_function!(outbox_after_retiming, pg_finfo_outbox_after_retiming, retry_time_
 sql_function!(outbox_count_attempt, pg_finfo_outbox_count_attempt, count_attempt);
 
 thread_local! {
-    /// The last id that the sequence had given away when the statement began. What the statement draws itself is above it.
-    static GIVEN_AWAY: Cell<i64> = const { Cell::new(0) };
+    /// The last id that the sequence had assigned when the statement began. The statement's own ids are higher.
+    static LAST_ASSIGNED: Cell<i64> = const { Cell::new(0) };
 }
 
-/// Before each statement that inserts: takes the transaction's id now, before the first event id is
-/// drawn. The relay's search rests on that order (see `event_outbox_policy::reading::floor`).
+/// Trigger before each INSERT statement: assigns the transaction's id before the first event id. The relay's search
+/// relies on that order (see `event_outbox_policy::reading::floor`).
 fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     announce();
-    GIVEN_AWAY.set(given_away().unwrap_or(0));
+    LAST_ASSIGNED.set(last_assigned().unwrap_or(0));
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// What `emit()` does as well, where triggers may not fire.
+/// Prepares the transaction for new events. `emit()` calls this too, because triggers need not fire.
 pub fn announce() {
-    // SAFETY: in a transaction; assigns its id if it has none.
+    // SAFETY: in a transaction; this assigns its id if it has none.
     unsafe { pg_sys::GetTopTransactionId() };
     registration::wake_at_commit();
 }
 
-/// The last id that the sequence gave away.
-fn given_away() -> Option<i64> {
+/// The last id that the sequence assigned.
+fn last_assigned() -> Option<i64> {
     let sequence = EVENTS_ID_SEQ.oid();
     if sequence == pg_sys::InvalidOid {
         return None;
     }
-    // Who may insert need not have a right on the sequence.
+    // A user who may insert need not have a right on the sequence.
     let _owner = UserContext::switch_to(Owner::of(EVENTS));
     // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
     unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
 }
 
-/// Before each inserted or changed row: refuses what Kafka would never accept, and in a new one topics that the current
-/// user may not emit to. Also in a row that `emit()` has checked: a trigger of the owner's may have changed it.
+/// Trigger before each inserted or changed row: rejects values that Kafka would never accept and, in a new row, a topic
+/// that the current user may not emit to. It checks rows from `emit()` again, because a trigger of the owner may have
+/// changed them.
 fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let is_change = firing.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
@@ -75,7 +78,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
         content_type: row.named(c"content_type"),
         emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
     });
-    // To change what others have emitted is an operator's right.
+    // Only operators may change events, so an update needs no topic grant.
     if !is_change {
         let owner = Owner::of(EVENTS);
         topic_grants::check(topic.unwrap_or_default(), owner);
@@ -84,32 +87,32 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(tuple))
 }
 
-/// Of a new row: the relay may be past an id that somebody chose; and one that is yet to come would be missing when the
-/// sequence comes to it, and another's event fail. Only the owner may take it, who sets the sequence, too.
+/// Checks the id of a new row. The relay may have passed an id that somebody chose, so it reads again. An id that the
+/// sequence has not reached would make a later event fail, so only the owner, who can also set the sequence, may choose it.
 fn check_id(id: i64, owner: Owner) {
-    if id <= GIVEN_AWAY.get() {
+    if id <= LAST_ASSIGNED.get() {
         registration::reread_at_commit();
         return;
     }
-    if !owner.is_matched_by(backend::user()) && given_away().is_none_or(|last| id > last) {
+    if !owner.is_matched_by(backend::user()) && last_assigned().is_none_or(|last| id > last) {
         UserError {
             code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             message: format!("permission denied to choose event id {id}"),
-            detail: "The sequence has yet to give this id, to another event.".into(),
-            hint: "Leave the column id out to have it set.".into(),
+            detail: "The sequence will assign this id to a later event.".into(),
+            hint: "Omit the column id; the sequence assigns it.".into(),
         }
         .raise();
     }
 }
 
-/// After each statement that sets the time of next attempts: the relay remembers the old one.
+/// Trigger after each statement that sets the time of the next attempt: the relay still has the old time.
 fn retry_time_changed(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     registration::reread_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Before an update that reports a refusal: counts the attempt and sets the time of the next. After the
-/// last there is none, and the triggers in `sql/outbox/dead_letters.sql` take the event away.
+/// Trigger before an update that reports a refusal: counts the attempt and sets the time of the next one. After the last
+/// attempt there is no next time, and the triggers in `sql/outbox/dead_letters.sql` move the event to the dead letters.
 fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let before = Row::of_trigger(firing, firing.tg_trigtuple);
@@ -133,7 +136,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
         (c"next_attempt_at", next.map(|time| pg_sys::Datum::from(compat::pg_timestamp(time)))),
         (c"first_refused_at", Some(pg_sys::Datum::from(first))),
     ]);
-    // Whoever reports the refusal, the relay has to know of the new date.
+    // The refusal may be reported by hand, and the relay must learn the new time.
     registration::wake_at_commit();
     Some(pg_sys::Datum::from(tuple))
 }

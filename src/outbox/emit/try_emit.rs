@@ -1,4 +1,7 @@
-//! `outbox.try_emit()`: stores a message that may be invalid, by `outbox.store_message()` (`sql/outbox/intake.sql`).
+//! Owns `outbox.try_emit()`, which stores a message that may be invalid. It calls `outbox.store_message()`
+//! (`sql/outbox/intake.sql`).
+//!
+//! Runs in: client backends.
 
 use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
@@ -10,7 +13,7 @@ use crate::pg::function::{Arguments, sql_function};
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 
-static TAKE_IN: Statement = Statement::new(
+static STORE_MESSAGE: Statement = Statement::new(
     c"SELECT t.status, t.attempt, t.event_id, t.error FROM outbox.store_message($1, $2, $3, $4, $5, $6, $7, $8) AS t",
     &[
         pg_sys::TEXTOID,
@@ -36,12 +39,12 @@ fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 fn store_message(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
-    // A topic that the caller may not emit to is no fault of the message; one that is none, or missing, is.
+    // A missing right is the caller's error, and raised. An invalid or missing topic is an error of the message.
     if let Some(topic) = arguments.text(1).filter(|name| topic::is_valid(name)) {
         topic_grants::check(topic, Owner::of(EVENTS));
     }
     let mut values: [_; 8] = std::array::from_fn(|at| arguments.datum(at));
     values[2] = payload;
     let _owner = UserContext::switch_to(Owner::of(INTAKE));
-    spi::connected(|| TAKE_IN.execute(&values, Access::Write, 0).row(0).into_composite())
+    spi::connected(|| STORE_MESSAGE.execute(&values, Access::Write, 0).row(0).into_composite())
 }

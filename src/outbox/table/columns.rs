@@ -1,4 +1,6 @@
-//! The columns of `outbox.events`: their names, their types, and where they are in a table.
+//! Owns the columns of `outbox.events`: their names, their types, and their positions in a table.
+//!
+//! Runs in: client backends and relays.
 
 use std::ffi::{CStr, c_int};
 
@@ -51,7 +53,7 @@ impl Column {
         Self::Paused,
     ];
 
-    /// What an event's author and `emit()` decide, in the order in which `emit()` gives the values.
+    /// The columns that `emit()` fills, in the order of its values.
     pub const GIVEN: [Self; 9] = [
         Self::EventId,
         Self::EmittedAt,
@@ -64,7 +66,7 @@ impl Column {
         Self::ContentType,
     ];
 
-    /// What the relay reads.
+    /// The columns that the relay reads.
     const READ: [Self; 12] = [
         Self::Id,
         Self::EventId,
@@ -114,13 +116,13 @@ impl Column {
         self.definition().1
     }
 
-    /// Whether its value is never null.
+    /// Whether the column is never null.
     #[must_use]
     pub fn is_required(self) -> bool {
         matches!(self, Self::Id | Self::EventId | Self::EmittedAt | Self::Topic | Self::Attempts)
     }
 
-    /// Whether it is null in a row that Kafka has never refused, or always.
+    /// Whether the column is null in a row that Kafka has never refused.
     #[must_use]
     pub fn is_null_at_first(self) -> bool {
         matches!(
@@ -136,18 +138,18 @@ impl Column {
     }
 }
 
-/// Where the columns that the relay reads are in a row, counted from 0. An upgrade can have appended what a new
+/// The positions of the columns that the relay reads, counted from 0. They vary: an upgrade appends columns that a new
 /// installation has elsewhere.
 pub struct Positions {
     /// By the column's number.
     positions: [usize; Column::ALL.len()],
-    /// How much of a row is to be deformed.
+    /// The number of columns of a row that must be deformed.
     pub width: c_int,
 }
 
 impl Positions {
-    /// Those of this table. An ERROR if one has another type than the extension gave it, which the table's owner can change:
-    /// a value is taken for what its column's type says.
+    /// The positions in this table. An ERROR if a column is missing or has another type than the extension gave it. The
+    /// table's owner can change the type, and the values are read by their expected types.
     #[must_use]
     pub fn of(relation: &OpenRelation) -> Self {
         // SAFETY: the relation is open.
@@ -164,7 +166,7 @@ impl Positions {
         Self { positions, width: c_int::try_from(last + 1).unwrap_or(c_int::MAX) }
     }
 
-    /// Where a column that is read is.
+    /// The position of a column that the relay reads.
     #[must_use]
     pub fn at(&self, column: Column) -> usize {
         self.positions[column as usize]

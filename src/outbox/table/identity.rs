@@ -1,21 +1,24 @@
-//! Which row of `outbox.events` is meant, after it was read. Runs in: the relay's main thread.
+//! Owns the identity of a row of `outbox.events`, by which the relay finds the row again after reading it.
+//!
+//! Runs in: the relay's main thread.
 
 use pgrx::prelude::*;
 
-/// Which row is meant, though others may have come to its ctid or even its id since it was read.
+/// The identity of a row that was read. Another row may get its ctid, or even its id, later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RowIdentity {
     /// The event's position.
     pub id: i64,
     /// The event's own identity.
     pub event_id: [u8; 16],
-    /// Where the row lay.
+    /// The row's place when it was read.
     pub place: RowPlace,
-    /// What was in it, where it was taken apart: [`Event::fingerprint`](event_outbox_policy::event::draft::Event::fingerprint).
+    /// The fingerprint of its content, if the content was read:
+    /// [`Event::fingerprint`](event_outbox_policy::event::draft::Event::fingerprint).
     pub content: Option<u64>,
 }
 
-/// Where a row lay when it was read: block number and offset, as one number.
+/// The place of a row when it was read: block number and offset, as one number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct RowPlace(u64);
 
@@ -29,7 +32,7 @@ impl RowPlace {
         (self.0 >> 16) as u32
     }
 
-    /// The place as Postgres writes it.
+    /// The place as a Postgres tid.
     #[must_use]
     pub fn tid(self) -> pg_sys::ItemPointerData {
         let mut tid = pg_sys::ItemPointerData::default();

@@ -1,4 +1,6 @@
-//! The tables of the schema `outbox`, and the rows of `outbox.events` as the relay reads and changes them.
+//! Owns the tables of the schema `outbox`, and the access to the rows of `outbox.events`.
+//!
+//! Runs in: client backends and relays.
 
 use crate::pg::catalog::Member;
 use crate::pg::watch::Watch;
@@ -20,18 +22,18 @@ pub const fn member(name: &'static std::ffi::CStr) -> Member {
 pub const EVENTS: Member = member(c"events");
 /// The sequence of their ids.
 pub const EVENTS_ID_SEQ: Member = member(c"events_id_seq");
-/// Who may emit to which topics.
+/// The grants to emit to topics.
 pub const TOPIC_GRANTS: Member = member(c"topic_grants");
 /// Messages that `try_emit()` could not turn into events.
 pub const INTAKE: Member = member(c"intake");
-/// A row while the outbox is paused.
+/// Has a row while the outbox is paused.
 pub const PAUSED: Member = member(c"paused");
-/// Events that were refused for the last time.
+/// Events that Kafka refused for the last time.
 pub const DEAD_LETTERS: Member = member(c"dead_letters");
 
-/// Changes to `outbox.events`, and to the functions that its triggers call.
+/// Watches `outbox.events`, and the functions that its triggers call.
 pub static EVENTS_WATCH: Watch = Watch::over_table().and_functions();
-/// Changes to `outbox.topic_grants`.
+/// Watches `outbox.topic_grants`.
 pub static TOPIC_GRANTS_WATCH: Watch = Watch::over_table();
-/// All of these.
+/// All watches of the outbox.
 pub static WATCHES: [&Watch; 2] = [&EVENTS_WATCH, &TOPIC_GRANTS_WATCH];

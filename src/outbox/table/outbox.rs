@@ -1,5 +1,6 @@
-//! The outbox of a database as its relay finds it: which tables, which version, whether it is paused, and up to which id to
-//! read. Runs in: the relay's main thread.
+//! Owns the outbox of a database as its relay finds it: the tables, the version, the pause, and the horizon of a pass.
+//!
+//! Runs in: the relay's main thread.
 //!
 //! The relay's session has only `pg_catalog` in its search path, and plans by index and ctid alone (see
 //! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
@@ -41,7 +42,7 @@ pub struct Outbox {
 }
 
 impl Outbox {
-    /// Finds it; `None` if the extension is not in this database. To be called in a transaction.
+    /// Finds the outbox; `None` if the database lacks the extension. Call it in a transaction.
     #[must_use]
     pub fn locate() -> Option<Self> {
         let (events, sequence) = (super::EVENTS.oid(), super::EVENTS_ID_SEQ.oid());
@@ -59,7 +60,7 @@ impl Outbox {
         })
     }
 
-    /// The name of a subscription that fills the table with the events of another database, if there is one.
+    /// The name of a logical replication subscription that writes to the table, if there is one.
     #[must_use]
     pub fn subscription(self) -> Option<String> {
         let _snapshot = Snapshot::take();
@@ -69,14 +70,14 @@ impl Outbox {
         })
     }
 
-    /// The table of events, to be read.
+    /// Opens the table of events for reading.
     #[must_use]
     pub fn events(self) -> Events {
         Events::open_to_read(self.events)
     }
 
-    /// Whether the sequence of ids keeps none in reserve. A session that does would draw ids long before it
-    /// uses them, which the search does not expect: their events are found by the full sweep only.
+    /// Whether sessions do not cache ids of the sequence. A session that caches ids draws them long before it uses them;
+    /// the search does not expect that, and only the full sweep finds such events.
     #[must_use]
     pub fn has_exact_sequence(self) -> bool {
         let _snapshot = Snapshot::take();
@@ -86,7 +87,7 @@ impl Outbox {
         })
     }
 
-    /// Whether `outbox.pause()` was called, and not yet `outbox.resume()`. An outbox that is older than that is not.
+    /// Whether the outbox is paused. An outbox of a version without `outbox.pause()` is not.
     #[must_use]
     pub fn is_paused(self) -> bool {
         let table = super::PAUSED.oid();
@@ -97,14 +98,14 @@ impl Outbox {
         }
     }
 
-    /// The file that the sequence of ids lies in, which is another one after it was begun anew.
+    /// The file of the sequence of ids. It changes when the sequence is restarted.
     #[must_use]
     pub fn sequence_file(self) -> pg_sys::Oid {
-        // The lock has all be known that was committed before.
+        // Taking the lock processes the invalidations of all earlier commits.
         OpenRelation::open(self.sequence, relation::READ).class().relfilenode
     }
 
-    /// The same for the active snapshot. The table has no page before the outbox is paused for the first time.
+    /// Whether the outbox is paused, by the active snapshot. The table has no page until the outbox is first paused.
     #[must_use]
     pub fn is_paused_for_snapshot(self) -> bool {
         let table = super::PAUSED.oid();
@@ -113,12 +114,12 @@ impl Outbox {
             && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
     }
 
-    /// What is to be noted before rows are read, in the order that the search rests on: the sequence,
-    /// the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
+    /// Takes the horizon of a pass before rows are read, in the order that the search relies on: the sequence, the next
+    /// transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]
     pub fn take_horizon(self) -> (Horizon, Snapshot) {
-        // The table first, as everybody does who locks both: two orders would make a deadlock.
-        // SAFETY: in a transaction, which holds the lock to its end.
+        // The table before the sequence, as all other code locks them; another order could deadlock.
+        // SAFETY: in a transaction, which holds the lock until its end.
         unsafe { pg_sys::LockRelationOid(self.events, pg_sys::AccessShareLock as i32) };
         // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
         let last_id = unsafe {

@@ -1,4 +1,6 @@
-//! A row of `outbox.events` as the relay reads it. Runs in: the relay's main thread.
+//! Owns the relay's view of a row of `outbox.events`.
+//!
+//! Runs in: the relay's main thread.
 
 use std::borrow::Cow;
 use std::cell::RefCell;
@@ -13,21 +15,20 @@ use super::columns::{Column, Positions};
 use super::identity::{RowIdentity, RowPlace};
 use crate::pg::{compat, varlena};
 
-/// A row as found, read as far as it is looked at: a large payload is fetched only for an event that is
-/// really taken.
+/// A row whose values are read on demand: a large payload is fetched only if its event is taken.
 pub struct EventRow<'a> {
     slot: &'a pg_sys::TupleTableSlot,
     columns: &'a Positions,
-    /// Values that were stored compressed or elsewhere.
+    /// Detoasted copies of values.
     unpacked: &'a RefCell<Vec<*mut pg_sys::varlena>>,
 }
 
 impl<'a> EventRow<'a> {
-    /// The row in a slot, whose columns up to the last that is read have been deformed. Copies of values that had to be
-    /// unpacked are left in `unpacked`, to be freed when nobody looks at the row any more.
+    /// Wraps the row in a slot, whose columns have been deformed up to the last one that is read. Detoasted copies of
+    /// values are left in `unpacked`; the caller frees them when the row is no longer used.
     ///
     /// # Safety
-    /// The slot holds such a row as long as this lives.
+    /// The slot holds such a row as long as this value lives.
     #[must_use]
     pub unsafe fn new(
         slot: *const pg_sys::TupleTableSlot,
@@ -40,15 +41,15 @@ impl<'a> EventRow<'a> {
 
     fn datum(&self, column: Column) -> Option<pg_sys::Datum> {
         let column = self.columns.at(column);
-        // SAFETY: the columns up to the last that is read have been deformed.
+        // SAFETY: the columns have been deformed up to the last one that is read.
         unsafe { (!*self.slot.tts_isnull.add(column)).then(|| *self.slot.tts_values.add(column)) }
     }
 
-    /// The bytes of a value of variable length; unpacked only if they are stored compressed or elsewhere.
+    /// The bytes of a value of variable length, detoasted if it is stored compressed or out of line.
     fn bytes(&self, column: Column) -> Option<Cow<'_, [u8]>> {
         let stored = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
-        // SAFETY: a column of type text, bytea or json, which lives as long as the slot holds the row; what had to be
-        // unpacked is a copy of ours, which is freed when the next row is read.
+        // SAFETY: a column of type text, bytea or json, which lives as long as the slot holds the row. A detoasted value is
+        // our own copy, which is freed before the next row is read.
         unsafe {
             let mut value = stored;
             if varlena::is_packed(stored) {
@@ -59,13 +60,13 @@ impl<'a> EventRow<'a> {
         }
     }
 
-    /// How many bytes a value of variable length has, which is not unpacked for it.
+    /// The number of bytes of a value of variable length, which is not detoasted.
     fn length(&self, column: Column) -> usize {
         // SAFETY: a column of such a type, which lives as long as the slot holds the row.
         self.datum(column).map_or(0, |value| unsafe { varlena::length(value) })
     }
 
-    /// What the event weighs, as far as it is known without reading its headers.
+    /// The event's size, as far as it is known without reading its headers.
     #[must_use]
     pub fn size(&self) -> Size {
         Size {
@@ -77,10 +78,10 @@ impl<'a> EventRow<'a> {
         }
     }
 
-    /// Text; what is not UTF-8, in a database of another encoding, is marked as such.
+    /// A value as text. Bytes that are not UTF-8, in a database with another encoding, become replacement characters.
     fn text(&self, column: Column) -> Option<Cow<'_, str>> {
         Some(match self.bytes(column)? {
-            // In two steps: to look whether it is UTF-8 is far cheaper than to look for what is not.
+            // Two steps, because checking for UTF-8 is far cheaper than the lossy conversion.
             Cow::Borrowed(bytes) => {
                 std::str::from_utf8(bytes).map_or_else(|_| String::from_utf8_lossy(bytes), Cow::Borrowed)
             }
@@ -94,7 +95,7 @@ impl<'a> EventRow<'a> {
         self.datum(Column::Id).map_or(0, |datum| datum.value() as i64)
     }
 
-    /// Not to be tried before this time, in microseconds since 1970.
+    /// The time before which the event must not be tried, in microseconds since 1970.
     #[must_use]
     pub fn next_attempt_at(&self) -> Option<i64> {
         let datum = self.datum(Column::NextAttemptAt)?;
@@ -109,27 +110,27 @@ impl<'a> EventRow<'a> {
         datum.map_or([0; 16], |datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
-    /// Which row this is, and what is in it.
+    /// The row's identity, with the fingerprint of its content if that is known.
     #[must_use]
     pub fn identity(&self, content: Option<u64>) -> RowIdentity {
         let place = RowPlace::of(self.slot.tts_tid);
         RowIdentity { id: self.id(), event_id: self.event_id(), place, content }
     }
 
-    /// The transaction that wrote it, as [`compat::writer_of`] says.
+    /// The transaction that wrote the row; see [`compat::writer_of`].
     #[must_use]
     pub fn writer(&self) -> Option<pg_sys::TransactionId> {
         // SAFETY: the slot holds a row.
         unsafe { compat::writer_of(std::ptr::from_ref(self.slot).cast_mut()) }
     }
 
-    /// The bytes of the topic's name.
+    /// The number of bytes of the topic's name.
     #[must_use]
     pub fn topic_bytes(&self) -> usize {
         self.length(Column::Topic)
     }
 
-    /// The topic; empty for a name that is longer than that of any topic.
+    /// The topic; empty if the name is longer than Kafka allows.
     #[must_use]
     pub fn topic(&self) -> Cow<'_, str> {
         if self.topic_bytes() > MAX_TOPIC_BYTES {
@@ -144,27 +145,27 @@ impl<'a> EventRow<'a> {
         self.bytes(Column::Key)
     }
 
-    /// Whether it was refused last for its time.
+    /// Whether Kafka last refused the event because of its timestamp.
     #[must_use]
     pub fn is_untimely(&self) -> bool {
         self.bytes(Column::ErrorClass)
             .is_some_and(|class| *class == *ErrorClass::InvalidTimestamp.as_str().as_bytes())
     }
 
-    /// When it was emitted, in microseconds since 1970.
+    /// The time of its emission, in microseconds since 1970.
     #[must_use]
     pub fn emitted_at(&self) -> i64 {
         self.datum(Column::EmittedAt).map_or(0, |datum| compat::unix_micros(datum.value() as i64))
     }
 
-    /// What is in it, if that could be published.
+    /// The fingerprint of its content, if the event is small enough to be published.
     #[must_use]
     pub fn content(&self) -> Option<u64> {
         let fits = size::unsendable(self.topic_bytes(), self.size()).is_none();
         fits.then(|| self.event(&self.topic()).fingerprint())
     }
 
-    /// The whole event, but for its topic.
+    /// The whole event. The caller passes the topic, which [`EventRow::topic`] returned.
     #[must_use]
     pub fn event<'e>(&'e self, topic: &'e str) -> Event<'e> {
         Event {

@@ -1,8 +1,8 @@
-//! The rows of `outbox.events`, read and deleted where they lie.
+//! Owns the reading and deleting of rows of `outbox.events` without the executor.
 //!
-//! What `SELECT … WHERE id > $1 ORDER BY id LIMIT $2` and `DELETE … WHERE ctid = $1 AND event_id = $2` would do, by the
-//! same access methods, but row by row out of the buffers, without an executor that copies them: the
-//! relay's main thread has hardly anything else to do. See `docs/performance.md` for what it saves.
+//! It does what `SELECT … WHERE id > $1 ORDER BY id LIMIT $2` and `DELETE … WHERE ctid = $1 AND event_id = $2` do, with the
+//! same access methods. It reads row by row from the buffers, while the executor copies each row: that is most of the work
+//! of the relay's main thread. `docs/performance.md` shows what it saves.
 //!
 //! Runs in: the relay's main thread.
 
@@ -18,23 +18,23 @@ use super::scan::IdScan;
 use crate::pg::compat;
 use crate::pg::relation::{self, OpenRelation};
 
-/// The table `outbox.events`, open. Its lock is kept to the end of the transaction.
+/// The open table `outbox.events`. The lock is held until the end of the transaction.
 pub struct Events {
     relation: OpenRelation,
     slot: *mut pg_sys::TupleTableSlot,
     columns: Positions,
-    /// Values of the row in the slot that were stored compressed or elsewhere.
+    /// Detoasted copies of values of the row in the slot.
     unpacked: RefCell<Vec<*mut pg_sys::varlena>>,
 }
 
 impl Events {
-    /// Opens the table to read it, in a transaction.
+    /// Opens the table for reading. Call it in a transaction.
     #[must_use]
     pub fn open_to_read(table: pg_sys::Oid) -> Self {
         Self::open(table, relation::READ)
     }
 
-    /// Opens the table to delete from it, in a transaction.
+    /// Opens the table for deleting. Call it in a transaction.
     #[must_use]
     pub fn open_to_delete(table: pg_sys::Oid) -> Self {
         Self::open(table, relation::WRITE)
@@ -43,13 +43,13 @@ impl Events {
     fn open(table: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Self {
         let relation = OpenRelation::open(table, lock);
         let columns = Positions::of(&relation);
-        // SAFETY: the relation is open, for longer than the slot lives.
+        // SAFETY: the relation is open, and stays open longer than the slot lives.
         let slot = unsafe { pg_sys::table_slot_create(relation.raw(), std::ptr::null_mut()) };
         Self { relation, slot, columns, unpacked: RefCell::default() }
     }
 
-    /// Reads up to `limit` rows behind `after`, by the active snapshot, in the order of their ids, until
-    /// `visit` says stop. Gives how many were visited.
+    /// Reads up to `limit` rows with ids above `after`, with the active snapshot and in the order of their ids, until `visit`
+    /// returns `false`. Returns the number of rows that were visited.
     pub fn read_new(&self, after: i64, limit: usize, mut visit: impl FnMut(&EventRow<'_>) -> bool) -> usize {
         let scan = IdScan::begin(&self.relation, after);
         let mut visited = 0;
@@ -66,14 +66,14 @@ impl Events {
         visited
     }
 
-    /// When nobody looks at the row any more.
+    /// Frees the detoasted copies, when the row is no longer used.
     fn free_unpacked(&self) {
-        // SAFETY: each is a copy of ours, freed once.
+        // SAFETY: each is our own copy, freed once.
         self.unpacked.borrow_mut().drain(..).for_each(|value| unsafe { pg_sys::pfree(value.cast()) });
     }
 
-    /// Looks, by the active snapshot, for rows that are no longer where they were read. Gives those that hold what they held,
-    /// with the place where they are now, and the ids of those that hold something else. The others are gone.
+    /// Looks, with the active snapshot, for rows that are no longer at the place where they were read. Returns the unchanged
+    /// rows with their present places, and the ids of the changed ones. The others are gone.
     #[must_use]
     pub fn find_moved(&self, rows: &[RowIdentity]) -> (Vec<RowIdentity>, Vec<i64>) {
         let (mut same, mut changed) = (Vec::new(), Vec::new());
@@ -93,35 +93,34 @@ impl Events {
         (same, changed)
     }
 
-    /// Whether rows can be deleted where they lie: nobody has a trigger or rule that wants to know of it.
+    /// Whether rows can be deleted without the executor: the table has no trigger on deletion and no rule.
     #[must_use]
     pub fn can_delete_in_place(&self) -> bool {
         // SAFETY: the relation is open.
         unsafe {
             let relation = self.relation.data();
-            let heeded = relation.trigdesc.as_ref().is_some_and(|triggers| {
+            let has_delete_trigger = relation.trigdesc.as_ref().is_some_and(|triggers| {
                 triggers.trig_delete_before_row
                     || triggers.trig_delete_after_row
                     || triggers.trig_delete_before_statement
                     || triggers.trig_delete_after_statement
                     || triggers.trig_delete_old_table
             });
-            !heeded && relation.rd_rules.is_null()
+            !has_delete_trigger && relation.rd_rules.is_null()
         }
     }
 
-    /// Deletes these rows where they lie, by the active snapshot. Gives those that it has not found there:
-    /// they have been changed, moved or deleted since they were read. Waits for whoever has locked a row, up to
-    /// `lock_timeout`, and raises an ERROR then.
+    /// Deletes these rows at their places, with the active snapshot. Returns the rows that are not there any more: they were
+    /// changed, moved or deleted after they were read. Waits up to `lock_timeout` for a locked row, and raises an ERROR then.
     #[must_use]
     pub fn delete_in_place(&self, rows: &[RowIdentity]) -> Vec<RowIdentity> {
         // SAFETY: in a transaction with an active snapshot; the relation is open.
         let (command, snapshot) = unsafe { (pg_sys::GetCurrentCommandId(true), pg_sys::GetActiveSnapshot()) };
         let blocks = self.relation.blocks();
-        // By their place, so that each page is gone to once.
+        // In the order of their places, so that each page is visited once.
         let mut rows = rows.to_vec();
         rows.sort_unstable_by_key(|row| row.place);
-        // TRUNCATE and VACUUM FULL leave a shorter table; and nobody shortens it while it is locked.
+        // TRUNCATE and VACUUM FULL leave a shorter table. Nothing can shorten it while we hold the lock.
         let there = rows.partition_point(|row| row.place.block() < blocks);
         let mut not_found = rows.split_off(there);
         let mut left = rows.as_slice();
@@ -129,12 +128,12 @@ impl Events {
             not_found.push(left[missing]);
             left = &left[missing + 1..];
         }
-        // SAFETY: what follows in this transaction sees the rows deleted.
+        // SAFETY: in a transaction. Later commands of it do not see the deleted rows.
         unsafe { pg_sys::CommandCounterIncrement() };
         not_found
     }
 
-    /// Deletes these rows up to the first that is not found, and says which that is.
+    /// Deletes these rows up to the first one that is not found, and returns its index.
     fn delete_until_missing(
         &self,
         rows: &[RowIdentity],
@@ -143,8 +142,8 @@ impl Events {
     ) -> Option<usize> {
         let event_id = self.columns.at(Column::EventId);
         let width = c_int::try_from(event_id + 1).unwrap_or(c_int::MAX);
-        // SAFETY: relation, slot and snapshot are alive. The row that the snapshot sees at this place cannot give it to
-        // another before the snapshot is gone, so what is deleted is what was compared. An ERROR leaves nothing behind.
+        // SAFETY: relation, slot and snapshot are alive. While the snapshot sees a row at this place, no other row can get
+        // the place, so the deleted row is the compared one. An ERROR leaves nothing behind.
         unsafe {
             compat::guarded(|| {
                 rows.iter().position(|row| {
@@ -164,7 +163,7 @@ impl Events {
 
 impl Drop for Events {
     fn drop(&mut self) {
-        // When an ERROR unwinds, the end of the transaction drops it.
+        // When an ERROR unwinds, the end of the transaction frees the slot.
         if !std::thread::panicking() {
             // SAFETY: pairs with `open`; the relation is closed after it.
             unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) }

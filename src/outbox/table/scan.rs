@@ -1,4 +1,6 @@
-//! A scan of the table's primary key. Runs in: the relay's main thread.
+//! Owns the scan of the primary key of `outbox.events`.
+//!
+//! Runs in: the relay's main thread.
 
 use std::ffi::c_int;
 
@@ -7,7 +9,7 @@ use pgrx::prelude::*;
 use crate::pg::compat;
 use crate::pg::relation::{self, OpenRelation};
 
-/// A scan of the primary key, from an id on.
+/// A scan of the primary key in ascending order, from an id on.
 pub struct IdScan {
     /// Open as long as the scan.
     _index: OpenRelation,
@@ -18,12 +20,12 @@ pub struct IdScan {
 const FORWARD: pg_sys::ScanDirection::Type = pg_sys::ScanDirection::ForwardScanDirection;
 
 impl IdScan {
-    /// Begins behind `after`.
+    /// Begins with the first id above `after`.
     #[must_use]
     pub fn begin(table: &OpenRelation, after: i64) -> Self {
         const FIRST_COLUMN: pg_sys::AttrNumber = 1;
-        // SAFETY: in a transaction with an active snapshot; the relation is open. The index is one of a bigint, which
-        // the function compares; the key is copied.
+        // SAFETY: in a transaction with an active snapshot; the relation is open. The index is on a
+        // bigint, which the function compares; the key is copied.
         unsafe {
             let primary_key = compat::primary_key_index(table.raw());
             if primary_key == pg_sys::InvalidOid {
@@ -44,9 +46,9 @@ impl IdScan {
         }
     }
 
-    /// Puts the next row into the slot, its first columns ready to be read.
+    /// Puts the next row into the slot and deforms its first columns. Returns `false` at the end.
     pub(super) fn next(&self, slot: *mut pg_sys::TupleTableSlot, columns: c_int) -> bool {
-        // SAFETY: the scan is open, the slot one of its table.
+        // SAFETY: the scan is open, and the slot is made for its table.
         unsafe {
             compat::guarded(|| {
                 let found = compat::raw::index_getnext_slot(self.scan, FORWARD, slot);

@@ -1,5 +1,6 @@
-//! What the relay does in SQL when it settles events. What it does for each event it does without: see [`super::rows`].
-//! Runs in: the relay's main thread, in sessions that [`prepare_session`](super::outbox::prepare_session) has prepared.
+//! Owns the SQL statements of a settlement. The work for each single event needs no SQL: see [`super::rows`].
+//!
+//! Runs in: the relay's main thread, in a session that [`prepare_session`](super::outbox::prepare_session) has prepared.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -16,15 +17,15 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 
-/// Where somebody has a trigger on the deletion; else rows are deleted in place. By ctid, which needs no index; and by
-/// event_id, since a ctid can come to hold another row.
+/// Used if the table has a trigger on deletion or a rule; otherwise rows are deleted in place. It finds rows by ctid, which
+/// needs no index, and compares event_id, since another row can get the ctid.
 static DELETE: Statement = Statement::new(
     c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, event_id) \
        WHERE e.ctid = published.ctid AND e.event_id = published.event_id",
     &[pg_sys::TIDARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
-/// For a deletion in SQL: the rows are ours then, and lie where this says.
+/// Locks rows before a deletion in SQL, so that they keep their places.
 static LOCK: Statement = Statement::new(
     c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS published(id, event_id) \
           ON e.id = published.id AND e.event_id = published.event_id FOR UPDATE OF e",
@@ -33,7 +34,7 @@ static LOCK: Statement = Statement::new(
 
 static QUEUE_USAGE: Statement = Statement::new(c"SELECT pg_catalog.pg_notification_queue_usage()", &[]);
 
-/// What the trigger `move_to_dead_letters` says.
+/// Sends the notifications that the trigger `move_to_dead_letters` sends.
 static NOTIFY_OF_DEAD: Statement = Statement::new(
     c"SELECT pg_catalog.pg_notify('outbox_dead_letter', \
              pg_catalog.json_build_object('event_id', d.event_id, 'topic', d.topic, 'error_class', d.error_class, \
@@ -47,7 +48,7 @@ static NOTIFY: Statement = Statement::new(
     &[pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
-/// The triggers on the table keep the books: one without a next attempt is dead, and has left the table.
+/// The triggers on the table count the attempt. A row without a next attempt is dead, and has left the table.
 static REPORT_REFUSED: Statement = Statement::new(
     c"UPDATE outbox.events AS e SET last_error = refused.error, error_class = refused.class \
         FROM unnest($1, $2, $3, $4) AS refused(id, event_id, class, error) \
@@ -55,24 +56,24 @@ static REPORT_REFUSED: Statement = Statement::new(
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
-/// Those of the rows that can be changed without waiting for another session. They are ours then.
+/// Locks the rows that no other session has locked.
 static LOCK_FREE: Statement = Statement::new(
     c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
           ON e.id = settled.id AND e.event_id = settled.event_id FOR UPDATE OF e SKIP LOCKED",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
-/// Those that are still there.
+/// The rows that still exist.
 static PRESENT: Statement = Statement::new(
     c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
           ON e.id = settled.id AND e.event_id = settled.event_id",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
-/// What is deferrable is not deferred: at the commit it would no longer be the owner's.
+/// Runs deferrable constraints at once: at the commit they would no longer run as the table's owner.
 static DEFER_NOTHING: Statement = Statement::new(c"SET CONSTRAINTS ALL IMMEDIATE", &[]);
 
-/// The ids of those rows that other sessions have locked; the transaction has locked all others that exist.
+/// The ids of the rows that other sessions have locked. The transaction has locked all others that exist.
 pub fn locked_by_others(outbox: Outbox, rows: &[RowIdentity]) -> HashSet<i64> {
     if rows.is_empty() {
         return HashSet::new();
@@ -83,17 +84,17 @@ pub fn locked_by_others(outbox: Outbox, rows: &[RowIdentity]) -> HashSet<i64> {
         let ids_of = |statement: &Statement| -> HashSet<i64> {
             statement.execute(&arguments, Access::Write, 0).iter().filter_map(|row| row.get(1)).collect()
         };
-        // In this order: a row that is let go in between counts as locked, and is looked at again.
+        // In this order: a row that is unlocked in between counts as locked, and is tried again later.
         let ours = ids_of(&LOCK_FREE);
         ids_of(&PRESENT).difference(&ours).copied().collect()
     })
 }
 
-/// How often rows are looked for that move while they are deleted.
+/// The number of searches for rows that move while they are being deleted.
 const ROUNDS: usize = 3;
 
-/// Deletes published events. Gives the ids of those that were not, since somebody has changed them after they were read: what
-/// is in them now has not been published. An ERROR if a row is kept by something else.
+/// Deletes published events. Returns the ids of the rows that were changed after they were read: they stay, because their
+/// present content has not been published. An ERROR if something else prevents the deletion of a row.
 #[must_use]
 pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
     if published.is_empty() {
@@ -119,7 +120,7 @@ pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
 }
 
 fn delete_in_sql(outbox: Outbox, events: &Events, published: &[RowIdentity]) -> Vec<i64> {
-    // Once they are locked, they stay where they are.
+    // Locked rows keep their places.
     as_owner(outbox, || spi::connected(|| LOCK.execute(&identities(published), Access::Write, 0).len()));
     let _latest = Snapshot::take_latest();
     let (same, changed) = events.find_moved(published);
@@ -142,21 +143,21 @@ fn delete_in_sql(outbox: Outbox, events: &Events, published: &[RowIdentity]) -> 
     changed
 }
 
-/// As the parameters of statements that take ids and event_ids.
+/// The rows as parameters of statements that take ids and event_ids.
 fn identities(rows: &[RowIdentity]) -> [Option<pg_sys::Datum>; 2] {
     let ids: Vec<i64> = rows.iter().map(|row| row.id).collect();
     [ids.into_datum(), uuid_array(rows.iter().map(|row| row.event_id))]
 }
 
-/// Does it as the owner of the table, confined: what stands on it as a trigger, rule, default or check runs with the owner's
-/// rights and not with those of the relay, which is a superuser; and nothing that it leaves behind runs later.
+/// Runs `work` as the owner of the table, confined. The table's triggers, rules, defaults and checks then run with the
+/// owner's rights instead of the relay's, which are a superuser's, and they can leave nothing behind that runs later.
 fn as_owner<R>(outbox: Outbox, work: impl FnOnce() -> R) -> R {
     let _owner = UserContext::confined_to(Owner::of_table(outbox.events));
     spi::connected(|| DEFER_NOTHING.execute(&[], Access::Write, 0));
     work()
 }
 
-/// Tells consumers.
+/// Sends notifications to listeners.
 pub fn notify(notifications: Vec<Notification>) {
     if notifications.is_empty() {
         return;
@@ -168,12 +169,12 @@ pub fn notify(notifications: Vec<Notification>) {
     });
 }
 
-/// Gives room in the queue of notifications to those that wait for it, as far as all have read it.
+/// Frees the part of the NOTIFY queue that all listeners have read, for sessions that wait for room.
 pub fn empty_notify_queue() {
     spi::connected(|| QUEUE_USAGE.execute(&[], Access::Write, 0));
 }
 
-/// Tells listeners of those of these events that are among the dead letters.
+/// Notifies listeners of the events among these that are dead letters.
 pub fn notify_of_dead(event_ids: &[[u8; 16]]) {
     if !event_ids.is_empty() {
         let arguments = [uuid_array(event_ids.iter().copied())];
@@ -185,22 +186,22 @@ pub fn notify_of_dead(event_ids: &[[u8; 16]]) {
 /// An event that Kafka refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// Which.
+    /// The event's row.
     pub row: RowIdentity,
-    /// Its topic.
+    /// The event's topic.
     pub topic: Arc<str>,
-    /// The kind of the refusal.
+    /// The class of the error.
     pub class: ErrorClass,
-    /// Why, in words.
+    /// The error's text.
     pub error: String,
 }
 
-/// What was noted of refused events.
+/// The outcome of a report of refusals.
 #[derive(Debug, Default)]
 pub struct Noted {
-    /// Those that wait for another attempt, each with the time of it in microseconds since 1970.
+    /// The events that wait for another attempt, with its time in microseconds since 1970.
     pub waiting: HashMap<i64, i64>,
-    /// Those of which nothing was noted, since somebody has changed them after they were read: they are other events now.
+    /// The events that were changed after they were read. Nothing was recorded for them, since they are other events now.
     pub changed: Vec<i64>,
 }
 
@@ -239,7 +240,7 @@ fn tid_array(places: impl Iterator<Item = RowPlace>) -> pg_sys::Datum {
     let mut elements: Vec<pg_sys::Datum> =
         tids.iter_mut().map(|tid| pg_sys::Datum::from(std::ptr::from_mut(tid))).collect();
     let length = i32::try_from(elements.len()).unwrap_or(i32::MAX);
-    // SAFETY: each element points to a tid, of 6 bytes, by reference, aligned to 2; all are copied.
+    // SAFETY: each element is a pointer to a tid of 6 bytes with an alignment of 2; all are copied.
     unsafe {
         let array = pg_sys::construct_array(
             elements.as_mut_ptr(),
