@@ -1,14 +1,14 @@
-//! Owns the failpoints: named points of the relay at which the torture test injects faults. The functions do nothing
-//! without the cargo feature `failpoints`, which no shipped build has.
+//! Owns the failpoints: named points of the relay at which the torture test injects faults. The functions do
+//! nothing without the cargo feature `failpoints`, which no shipped build has.
 //!
 //! Runs in: a relay's background worker, main thread and Kafka thread.
 //!
 //! The test controls them by files in the data directory, whose names end in the oid of the relay's database:
 //!
-//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. When the relay reaches the point, it removes the file and performs
-//!   the action. So each fault happens once, and the test sees that it has happened.
-//! - `event_outbox.sabotage.OID` holds the name of a mistake, which the relay makes as long as it lives. It proves that the
-//!   torture test notices the mistake.
+//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. When the relay reaches the point, it removes the file
+//!   and performs the action. So each fault happens once, and the test sees that it has happened.
+//! - `event_outbox.sabotage.OID` holds the name of a mistake, which the relay makes as long as it lives. It
+//!   proves that the torture test notices the mistake.
 
 /// A point at which a fault can be injected.
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "without it only some are named"))]

@@ -1,8 +1,9 @@
 //! event_outbox: a transactional outbox inside PostgreSQL.
 //!
-//! The path of an event: [`outbox::emit`] stores it, [`worker::at_commit`] wakes the relay when the transaction commits,
-//! [`outbox::relay`] reads it and hands it to [`kafka::producer`], which publishes it; [`outbox::relay`] settles what Kafka
-//! reported. [`pg`] and [`kafka`] are libraries; policy lives in the crate `event_outbox_policy`, apart from both.
+//! The path of an event: [`outbox::emit`] stores it, [`worker::at_commit`] wakes the relay when the
+//! transaction commits, [`outbox::relay`] reads it and hands it to [`kafka::producer`], which publishes it;
+//! [`outbox::relay`] settles what Kafka reported. [`pg`] and [`kafka`] are libraries; policy lives in the
+//! crate `event_outbox_policy`, apart from both.
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
@@ -29,7 +30,8 @@ pub use pg_tests::pg_test;
 
 pgrx::pg_module_magic!();
 
-// Each file requires the one before it, because cargo-pgrx does not write files without a defined order in a stable one.
+// Each file requires the one before it, because cargo-pgrx does not write files without a defined order in a
+// stable one.
 extension_sql_file!("../sql/outbox/schema.sql", name = "schema");
 extension_sql_file!("../sql/outbox/functions.sql", name = "functions", requires = ["schema"]);
 extension_sql_file!("../sql/outbox/events.sql", name = "events", requires = ["functions"]);

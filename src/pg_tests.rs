@@ -1,5 +1,5 @@
-//! Owns the tests inside a transaction of a real server. Each is rolled back at its end, so no relay sees its events. The
-//! tests in `pgrx-tests/` cover relays and committed events from outside.
+//! Owns the tests inside a transaction of a real server. Each is rolled back at its end, so no relay sees its
+//! events. The tests in `pgrx-tests/` cover relays and committed events from outside.
 //!
 //! Runs in: a client backend of the test server.
 

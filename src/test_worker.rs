@@ -1,4 +1,5 @@
-//! Owns the test worker: a further kind of worker, which proves that kinds can be registered. No shipped build has it.
+//! Owns the test worker: a further kind of worker, which proves that kinds can be registered. No shipped
+//! build has it.
 //!
 //! Runs in: a background worker for each database, if `event_outbox.test_worker` is on.
 
@@ -67,7 +68,8 @@ pub unsafe extern "C-unwind" fn event_outbox_test_worker_main(argument: pg_sys::
     process::exit(Exit::Done)
 }
 
-/// Counts greetings, which `pg_stat_activity.application_name` shows, until it is asked to end or the extension is dropped.
+/// Counts greetings, which `pg_stat_activity.application_name` shows, until it is asked to end or the
+/// extension is dropped.
 fn work(slot: &Slot) {
     let sleep = Sleep::new(c"EventOutboxTestWorker", None);
     let mut greetings = 0;

@@ -1,8 +1,8 @@
-//! Owns the log lines about dead events whose copy could not be sent to `event_outbox.dead_letter_topic`. The first
-//! failure for each topic and error is logged in full, further ones as counts.
+//! Owns the log lines about dead events whose copy could not be sent to `event_outbox.dead_letter_topic`. The
+//! first failure for each topic and error is logged in full, further ones as counts.
 //!
-//! Runs in: the relay, and client backends that report refusals by hand. A client backend logs a count together with
-//! its next missing copy.
+//! Runs in: the relay, and client backends that report refusals by hand. A client backend logs a count
+//! together with its next missing copy.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};

@@ -1,7 +1,7 @@
 //! Owns the outbox: the application's transactions store events, and a relay publishes them after the commit.
 //!
-//! [`emit`] stores events, [`relay`] publishes them, [`table`] describes the tables that both use, and [`admin`] has the
-//! functions for operators.
+//! [`emit`] stores events, [`relay`] publishes them, [`table`] describes the tables that both use, and
+//! [`admin`] has the functions for operators.
 //!
 //! Runs in: client backends and relays.
 

@@ -10,7 +10,8 @@ use pgrx::prelude::*;
 use super::compat;
 use super::relation::{self, OpenRelation};
 
-/// How many of the extension's relations a process remembers: those that it looks up for each event, and some more.
+/// How many of the extension's relations a process remembers: those that it looks up for each event, and some
+/// more.
 const REMEMBERED: usize = 8;
 
 thread_local! {
@@ -48,8 +49,8 @@ impl Member {
         self.name
     }
 
-    /// Its oid; invalid if it does not exist. A relation that merely has the same name, with or without the extension in the
-    /// database, is not found. Call it in a transaction.
+    /// Its oid; invalid if it does not exist. A relation that merely has the same name, with or without the
+    /// extension in the database, is not found. Call it in a transaction.
     #[must_use]
     pub fn oid(&self) -> pg_sys::Oid {
         // SAFETY: lookups by C strings that return InvalidOid if they find nothing.

@@ -1,4 +1,5 @@
-//! Owns the differences between the supported versions of Postgres, and the functions that pgrx's bindings lack.
+//! Owns the differences between the supported versions of Postgres, and the functions that pgrx's bindings
+//! lack.
 //!
 //! Runs in: any process.
 
@@ -13,10 +14,12 @@ const EPOCH_SHIFT: i64 = 946_684_800_000_000;
 #[allow(clippy::unnecessary_cast)]
 pub const ACL_SELECT: pg_sys::AclMode = pg_sys::ACL_SELECT as pg_sys::AclMode;
 
-/// Settings that only later versions have and that could end a background worker, each with a value that cannot.
+/// Settings that only later versions have and that could end a background worker, each with a value that
+/// cannot.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 pub const LATER_SETTINGS: [(&CStr, &CStr); 0] = [];
-/// Settings that only later versions have and that could end a background worker, each with a value that cannot.
+/// Settings that only later versions have and that could end a background worker, each with a value that
+/// cannot.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 pub const LATER_SETTINGS: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 
@@ -32,16 +35,16 @@ pub const fn pg_timestamp(micros: i64) -> pg_sys::TimestampTz {
     micros.saturating_sub(EPOCH_SHIFT)
 }
 
-/// The number of the wait event that `pg_stat_activity.wait_event` shows under this name. Before version 17 all extensions
-/// share one name.
+/// The number of the wait event that `pg_stat_activity.wait_event` shows under this name. Before version 17
+/// all extensions share one name.
 #[cfg(any(feature = "pg17", feature = "pg18"))]
 #[must_use]
 pub fn wait_event(name: &CStr) -> u32 {
     // SAFETY: a C string, which is copied; a known name returns its number.
     unsafe { pg_sys::WaitEventExtensionNew(name.as_ptr()) }
 }
-/// The number of the wait event that `pg_stat_activity.wait_event` shows under this name. Before version 17 all extensions
-/// share one name.
+/// The number of the wait event that `pg_stat_activity.wait_event` shows under this name. Before version 17
+/// all extensions share one name.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 #[must_use]
 pub fn wait_event(_name: &CStr) -> u32 {
@@ -72,7 +75,8 @@ mod sequence {
     }
 }
 
-/// The next value of a sequence that an identity column owns. It does not check the right to use the sequence.
+/// The next value of a sequence that an identity column owns. It does not check the right to use the
+/// sequence.
 #[must_use]
 pub fn next_value(sequence: pg_sys::Oid) -> i64 {
     // SAFETY: in a transaction; an ERROR if there is no such sequence.
@@ -107,8 +111,8 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
     unsafe { pg_sys::ffi::pg_guard_ffi_boundary(call) }
 }
 
-/// Functions that the bindings of pgrx have too, here without the guard around each call: for loops in which one guard per
-/// row is enough, within [`guarded`], and where an ERROR must pass unchanged.
+/// Functions that the bindings of pgrx have too, here without the guard around each call: for loops in which
+/// one guard per row is enough, within [`guarded`], and where an ERROR must pass unchanged.
 pub mod raw {
     use pgrx::pg_sys;
     use std::ffi::{c_char, c_int};
@@ -147,7 +151,8 @@ pub unsafe fn fetch_row_version(
     snapshot: pg_sys::Snapshot,
     slot: *mut pg_sys::TupleTableSlot,
 ) -> bool {
-    // SAFETY: an open table has an access method, which has all functions that are not documented as optional.
+    // SAFETY: an open table has an access method, which has all functions that are not documented as
+    // optional.
     unsafe {
         let methods = &*(*table).rd_tableam;
         methods.tuple_fetch_row_version.is_some_and(|fetch| fetch(table, tid, snapshot, slot))
@@ -163,7 +168,8 @@ pub unsafe fn insert_row(
     slot: *mut pg_sys::TupleTableSlot,
     command: pg_sys::CommandId,
 ) {
-    // SAFETY: an open table has an access method, which has all functions that are not documented as optional.
+    // SAFETY: an open table has an access method, which has all functions that are not documented as
+    // optional.
     unsafe {
         let methods = &*(*table).rd_tableam;
         if let Some(insert) = methods.tuple_insert {
@@ -172,8 +178,8 @@ pub unsafe fn insert_row(
     }
 }
 
-/// Deletes the row at `tid`, after waiting for any lock on it. Returns `false` if the row was changed or deleted
-/// meanwhile.
+/// Deletes the row at `tid`, after waiting for any lock on it. Returns `false` if the row was changed or
+/// deleted meanwhile.
 ///
 /// # Safety
 /// Call it within [`guarded`]. All pointers are alive, the table is locked for writing, and the snapshot sees the row.
@@ -196,12 +202,14 @@ pub unsafe fn delete_row(
     }
 }
 
-/// The transaction that wrote the slot's row: the invalid id for a frozen row, `None` if the slot does not say.
+/// The transaction that wrote the slot's row: the invalid id for a frozen row, `None` if the slot does not
+/// say.
 ///
 /// # Safety
 /// The slot is alive and holds a row.
 pub unsafe fn writer_of(slot: *mut pg_sys::TupleTableSlot) -> Option<pg_sys::TransactionId> {
-    // SAFETY: as promised by the caller; a slot with these operations belongs to a heap and points to a tuple with a header.
+    // SAFETY: as promised by the caller; a slot with these operations belongs to a heap and points to a tuple
+    // with a header.
     unsafe {
         if !std::ptr::eq((*slot).tts_ops, &raw const pg_sys::TTSOpsBufferHeapTuple) {
             return None;
@@ -217,7 +225,8 @@ pub unsafe fn writer_of(slot: *mut pg_sys::TupleTableSlot) -> Option<pg_sys::Tra
 #[must_use]
 pub fn flushed_by_standbys() -> pg_sys::XLogRecPtr {
     const FLUSH: usize = 1;
-    // SAFETY: in shared memory as long as the server runs. It is aligned, so one read is consistent; it may grow meanwhile.
+    // SAFETY: in shared memory as long as the server runs. It is aligned, so one read is consistent; it may
+    // grow meanwhile.
     unsafe { (&raw const (*pg_sys::WalSndCtl).lsn[FLUSH]).read_volatile() }
 }
 
@@ -283,8 +292,8 @@ pub fn listen(channel: &CStr) {
     unsafe { guarded(|| r#async::Async_Listen(channel.as_ptr())) }
 }
 
-/// Discards the pending notifications of the current transaction, of whatever origin, as a rollback would. Call it outside
-/// of subtransactions, in a transaction without LISTEN.
+/// Discards the pending notifications of the current transaction, of whatever origin, as a rollback would.
+/// Call it outside of subtransactions, in a transaction without LISTEN.
 pub fn forget_notifications() {
     // SAFETY: it only discards pending actions.
     unsafe { guarded(|| r#async::AtAbort_Notify()) }

@@ -1,4 +1,5 @@
-//! Owns conditions on which sessions wait for other processes: Postgres' condition variables, in shared memory.
+//! Owns conditions on which sessions wait for other processes: Postgres' condition variables, in shared
+//! memory.
 //!
 //! Runs in: any process.
 
@@ -32,11 +33,12 @@ impl Condition {
         unsafe { pg_sys::ConditionVariableBroadcast(self.raw()) }
     }
 
-    /// Begins to wait; shown as `name` in `pg_stat_activity`, where the server can. Check what is waited for only after this
-    /// call: a broadcast from now on ends the next sleep.
+    /// Begins to wait; shown as `name` in `pg_stat_activity`, where the server can. Check what is waited for
+    /// only after this call: a broadcast from now on ends the next sleep.
     #[must_use]
     pub fn wait(&self, name: &CStr) -> Wait<'_> {
-        // SAFETY: in shared memory; `drop` pairs with it, and the end of a transaction that fails cancels it, too.
+        // SAFETY: in shared memory; `drop` pairs with it, and the end of a transaction that fails cancels it,
+        // too.
         unsafe { pg_sys::ConditionVariablePrepareToSleep(self.raw()) };
         Wait { condition: self, event: compat::wait_event(name) }
     }

@@ -2,12 +2,13 @@
 //!
 //! Runs in: a worker's main thread.
 //!
-//! A transaction with `synchronous_commit = off` becomes visible before its commit is on disk. With `local`, or after a
-//! cancelled wait, it becomes visible before the standbys of `synchronous_standby_names` have it. A crash or a failover can
-//! then undo it.
+//! A transaction with `synchronous_commit = off` becomes visible before its commit is on disk. With `local`,
+//! or after a cancelled wait, it becomes visible before the standbys of `synchronous_standby_names` have it.
+//! A crash or a failover can then undo it.
 //!
-//! For each group of transactions, Postgres keeps the place in the log of the last asynchronous commit among them, and none
-//! if all were on disk before they became visible. So a flush up to that place costs nothing if all commits are synchronous.
+//! For each group of transactions, Postgres keeps the place in the log of the last asynchronous commit among
+//! them, and none if all were on disk before they became visible. So a flush up to that place costs nothing
+//! if all commits are synchronous.
 
 use pgrx::prelude::*;
 
@@ -17,7 +18,8 @@ use super::compat;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(pg_sys::XLogRecPtr);
 
-/// At least this many transactions share a place in Postgres' record of asynchronous commits (`CLOG_XACTS_PER_LSN_GROUP`).
+/// At least this many transactions share a place in Postgres' record of asynchronous commits
+/// (`CLOG_XACTS_PER_LSN_GROUP`).
 const GROUP: u32 = 32;
 
 /// The commits that must be durable before the rows of a pass may be published.
@@ -69,8 +71,8 @@ impl Commits {
         }
     }
 
-    /// Flushes all commits to disk; an ERROR if that fails. Returns the place that the standbys must have, if standbys are
-    /// required.
+    /// Flushes all commits to disk; an ERROR if that fails. Returns the place that the standbys must have, if
+    /// standbys are required.
     #[must_use]
     pub fn flush(&self) -> Option<Place> {
         if self.end > Place::default() {

@@ -12,7 +12,8 @@ use super::{compat, varlena};
 /// Exports `$inner`, a function of [`Arguments`], to SQL under the C name `$symbol`; `$finfo` is that name
 /// after `pg_finfo_`.
 ///
-/// pgrx does not declare these functions: the SQL declarations are in `sql/`, beside their comments and grants.
+/// pgrx does not declare these functions: the SQL declarations are in `sql/`, beside their comments and
+/// grants.
 macro_rules! sql_function {
     ($symbol:ident, $finfo:ident, $inner:path) => {
         #[doc = concat!("The call convention of `", stringify!($symbol), "` in `sql/`.")]
@@ -127,8 +128,8 @@ impl Arguments {
         unsafe { (*(*self.0).flinfo).fn_oid }
     }
 
-    /// Calls another function with the same arguments behind one more, in the same collation. The right to call it is not
-    /// checked.
+    /// Calls another function with the same arguments behind one more, in the same collation. The right to
+    /// call it is not checked.
     ///
     /// # Safety
     /// The other function takes a value of the type of `first`, and then what this one takes; it gives what this one gives.
@@ -136,8 +137,8 @@ impl Arguments {
         let count = self.count() + 1;
         let bytes = std::mem::size_of::<pg_sys::FunctionCallInfoBaseData>()
             + count * std::mem::size_of::<pg_sys::NullableDatum>();
-        // SAFETY: the memory has room for the call and its arguments, and lives until the end of this call; `fmgr_info` fills
-        // `info`. An ERROR of the function unwinds as any other.
+        // SAFETY: the memory has room for the call and its arguments, and lives until the end of this call;
+        // `fmgr_info` fills `info`. An ERROR of the function unwinds as any other.
         unsafe {
             let mut info = pg_sys::FmgrInfo::default();
             pg_sys::fmgr_info(function, &mut info);
@@ -167,8 +168,8 @@ const RANDOM: usize = 10;
 /// How many UUIDs one request of random bytes serves: a request for fewer costs nearly as much.
 const AHEAD: usize = 32;
 
-/// Random bytes fetched ahead, and how many of them are used. Each backend has its own: it is forked from the postmaster,
-/// which creates no UUID.
+/// Random bytes fetched ahead, and how many of them are used. Each backend has its own: it is forked from the
+/// postmaster, which creates no UUID.
 struct Pool {
     bytes: [u8; AHEAD * RANDOM],
     used: usize,

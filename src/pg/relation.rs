@@ -1,4 +1,5 @@
-//! Owns open relations: they are closed when they go out of scope, and their locks last until the end of the transaction.
+//! Owns open relations: they are closed when they go out of scope, and their locks last until the end of the
+//! transaction.
 //!
 //! Runs in: any process with a database.
 

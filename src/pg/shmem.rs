@@ -10,8 +10,8 @@ use pgrx::{AssertPGRXSharedMemory, PgSharedMemoryInitialization};
 
 /// A value for shared memory.
 pub fn shareable<T>(value: T) -> AssertPGRXSharedMemory<T> {
-    // SAFETY: this extension shares atomics, numbers and bytes, and latches and condition variables with pointers into the
-    // main shared memory. Nothing of these belongs to one process.
+    // SAFETY: this extension shares atomics, numbers and bytes, and latches and condition variables with
+    // pointers into the main shared memory. Nothing of these belongs to one process.
     unsafe { AssertPGRXSharedMemory::new(value) }
 }
 
@@ -43,8 +43,8 @@ impl<T: Sync + 'static> SharedArray<T> {
         if length == 0 {
             return &[];
         }
-        // SAFETY: this many elements were written there, in memory that stays mapped as long as the process lives. They
-        // are only changed through shared references.
+        // SAFETY: this many elements were written there, in memory that stays mapped as long as the process
+        // lives. They are only changed through shared references.
         unsafe { std::slice::from_raw_parts(self.first.load(Ordering::Acquire), length) }
     }
 }
@@ -60,8 +60,8 @@ impl<T: Default + Sync + 'static> PgSharedMemoryInitialization for SharedArray<T
     unsafe fn on_shmem_startup(&'static self, (): ()) {
         let mut found = false;
         let length = (self.length)();
-        // SAFETY: in the postmaster, before any other process exists. The allocation is aligned for any type and has room
-        // for this many elements.
+        // SAFETY: in the postmaster, before any other process exists. The allocation is aligned for any type
+        // and has room for this many elements.
         unsafe {
             let first = pg_sys::ShmemInitStruct(self.name.as_ptr(), self.bytes(), &mut found).cast::<T>();
             if !found {

@@ -24,8 +24,8 @@ impl Snapshot {
         Self(())
     }
 
-    /// The running transactions' full ids, and the snapshot's upper bound. `next_xid` is the next full id to be assigned,
-    /// read before the snapshot.
+    /// The running transactions' full ids, and the snapshot's upper bound. `next_xid` is the next full id to
+    /// be assigned, read before the snapshot.
     #[must_use]
     pub fn running(&self, next_xid: u64) -> (Vec<u64>, u64) {
         // SAFETY: the active snapshot lives as long as `self`; xip has xcnt entries, the top-level ids.

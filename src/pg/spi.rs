@@ -63,8 +63,8 @@ impl Statement {
         if !kept.is_null() {
             return kept;
         }
-        // SAFETY: the text is a C string, and the array has this length. A saved plan lives as long as the process, and
-        // Postgres replans it after changes of the objects that it refers to.
+        // SAFETY: the text is a C string, and the array has this length. A saved plan lives as long as the
+        // process, and Postgres replans it after changes of the objects that it refers to.
         unsafe {
             let plan = pg_sys::SPI_prepare(
                 self.text.as_ptr(),
@@ -82,7 +82,8 @@ impl Statement {
 
 /// Runs `work` with a connection to SPI, which frees Postgres' memory that `work` allocates.
 pub fn connected<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: connect and finish are paired; the end of the transaction cleans up after an ERROR between them.
+    // SAFETY: connect and finish are paired; the end of the transaction cleans up after an ERROR between
+    // them.
     unsafe {
         if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as c_int {
             error!("could not connect to SPI");
@@ -147,7 +148,8 @@ impl Row {
         self.get(self.number(name))
     }
 
-    /// The number of bytes of the column with this name, of type text, bytea or json. The value is not detoasted.
+    /// The number of bytes of the column with this name, of type text, bytea or json. The value is not
+    /// detoasted.
     #[must_use]
     pub fn length(&self, name: &CStr) -> Option<usize> {
         let value = self.datum(self.number(name))?;
@@ -155,8 +157,8 @@ impl Row {
         Some(unsafe { varlena::length(value) })
     }
 
-    /// The text of the column with this name, of type text, json or jsonb. It lives as long as the row and the memory
-    /// context.
+    /// The text of the column with this name, of type text, json or jsonb. It lives as long as the row and
+    /// the memory context.
     #[must_use]
     pub fn text(&self, name: &CStr) -> Option<&str> {
         let number = self.number(name);
@@ -205,10 +207,12 @@ impl Row {
         (!is_null).then_some(datum)
     }
 
-    /// The whole row as one composite value, which outlives the connection, for functions with several results.
+    /// The whole row as one composite value, which outlives the connection, for functions with several
+    /// results.
     #[must_use]
     pub fn into_composite(self) -> Option<pg_sys::Datum> {
-        // SAFETY: tuple and descriptor belong together; the copy is made in the memory context outside of SPI.
+        // SAFETY: tuple and descriptor belong together; the copy is made in the memory context outside of
+        // SPI.
         let tuple = unsafe { pg_sys::SPI_returntuple(self.tuple, self.descriptor) };
         (!tuple.is_null()).then(|| pg_sys::Datum::from(tuple))
     }

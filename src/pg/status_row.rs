@@ -9,10 +9,11 @@ use super::catalog::Member;
 use super::compat;
 use super::function::Arguments;
 
-/// Checks the right to read a view. A function in a view runs with the rights of the view's reader. So exactly the roles
-/// that may read the view pass.
+/// Checks the right to read a view. A function in a view runs with the rights of the view's reader. So
+/// exactly the roles that may read the view pass.
 pub fn require_select(view: Member) {
-    // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is refused.
+    // SAFETY: the checks that Postgres itself makes of a view's reader; a relation that there is not is
+    // refused.
     unsafe {
         let result = pg_sys::pg_class_aclcheck(view.oid(), backend::user(), compat::ACL_SELECT);
         if result != pg_sys::AclResult::ACLCHECK_OK {

@@ -42,8 +42,8 @@ impl Owner {
     }
 }
 
-/// While it lives, this session acts as the owner. The table's triggers, defaults and checks are the owner's code, and run
-/// with the owner's rights.
+/// While it lives, this session acts as the owner. The table's triggers, defaults and checks are the owner's
+/// code, and run with the owner's rights.
 pub struct UserContext {
     user: pg_sys::Oid,
     context: i32,
@@ -52,8 +52,8 @@ pub struct UserContext {
 }
 
 impl UserContext {
-    /// Begins to act as `owner`, in an application's session. It is confined if the owner has fewer rights than the current
-    /// user: code deferred to the commit would run with the rights of that user.
+    /// Begins to act as `owner`, in an application's session. It is confined if the owner has fewer rights
+    /// than the current user: code deferred to the commit would run with the rights of that user.
     #[must_use]
     pub fn switch_to(owner: Owner) -> Self {
         let (user, context) = current();
@@ -62,9 +62,9 @@ impl UserContext {
         Self::switch(user, context, owner, has_fewer_rights)
     }
 
-    /// Begins to act as `owner`, confined as in `VACUUM` and `REFRESH MATERIALIZED VIEW`: the owner's code cannot leave a
-    /// cursor, a temporary table, a prepared statement, a changed setting or a deferred trigger behind, and cannot become
-    /// another user.
+    /// Begins to act as `owner`, confined as in `VACUUM` and `REFRESH MATERIALIZED VIEW`: the owner's code
+    /// cannot leave a cursor, a temporary table, a prepared statement, a changed setting or a deferred
+    /// trigger behind, and cannot become another user.
     #[must_use]
     pub fn confined_to(owner: Owner) -> Self {
         let (user, context) = current();
@@ -76,8 +76,8 @@ impl UserContext {
         if confine {
             new |= pg_sys::SECURITY_RESTRICTED_OPERATION as i32;
         }
-        // SAFETY: as in a call of a SECURITY DEFINER function. `drop` restores the context; after an ERROR, the end of the
-        // (sub)transaction restores it, too.
+        // SAFETY: as in a call of a SECURITY DEFINER function. `drop` restores the context; after an ERROR,
+        // the end of the (sub)transaction restores it, too.
         let level = unsafe {
             pg_sys::SetUserIdAndSecContext(owner.0, new);
             confine.then(|| pg_sys::NewGUCNestLevel())
@@ -88,7 +88,8 @@ impl UserContext {
 
 impl Drop for UserContext {
     fn drop(&mut self) {
-        // SAFETY: restores the context of before. When an ERROR unwinds, the end of the (sub)transaction resets the settings.
+        // SAFETY: restores the context of before. When an ERROR unwinds, the end of the (sub)transaction
+        // resets the settings.
         unsafe {
             if let Some(level) = self.level.filter(|_| !std::thread::panicking()) {
                 pg_sys::AtEOXact_GUC(false, level);
@@ -106,8 +107,8 @@ fn current() -> (pg_sys::Oid, i32) {
     (user, context)
 }
 
-/// Acts as `owner`, confined, for the rest of the SECURITY DEFINER function that called this one. The end of that function
-/// restores the context and the settings. An ERROR outside of such a function.
+/// Acts as `owner`, confined, for the rest of the SECURITY DEFINER function that called this one. The end of
+/// that function restores the context and the settings. An ERROR outside of such a function.
 pub fn confine_caller_to(owner: Owner) {
     let (user, context) = current();
     if context & pg_sys::SECURITY_LOCAL_USERID_CHANGE as i32 == 0 {

@@ -24,8 +24,9 @@ pub trait Observer: Sync {
     unsafe fn before(&self, statement: *mut pg_sys::Node) -> Option<After>;
 }
 
-/// A call after a command has succeeded. It is not made after a failure: an observer undoes things at the end of the
-/// transaction then. It is plain data, because an ERROR of the command jumps over the frame that holds it.
+/// A call after a command has succeeded. It is not made after a failure: an observer undoes things at the end
+/// of the transaction then. It is plain data, because an ERROR of the command jumps over the frame that holds
+/// it.
 #[derive(Clone, Copy)]
 pub struct After {
     /// The function to call.
@@ -68,9 +69,9 @@ pub fn init(observers: &'static [&'static dyn Observer]) {
 
 /// Sees every utility command of every session; hardly any concerns an observer.
 ///
-/// An ERROR of the command is not ours: it passes this frame unchanged, by C's own jump. So nothing around the call catches
-/// it or has a destructor. To catch it and raise it again would lose its context, its position, and the names of its table,
-/// column and constraint.
+/// An ERROR of the command is not ours: it passes this frame unchanged, by C's own jump. So nothing around
+/// the call catches it or has a destructor. To catch it and raise it again would lose its context, its
+/// position, and the names of its table, column and constraint.
 #[allow(clippy::too_many_arguments)]
 unsafe extern "C-unwind" fn process_utility(
     statement: *mut pg_sys::PlannedStmt,
@@ -82,7 +83,8 @@ unsafe extern "C-unwind" fn process_utility(
     receiver: *mut pg_sys::DestReceiver,
     completion: *mut pg_sys::QueryCompletion,
 ) {
-    // SAFETY: Postgres passes a planned statement that holds a utility statement. The arguments are passed on unchanged.
+    // SAFETY: Postgres passes a planned statement that holds a utility statement. The arguments are passed on
+    // unchanged.
     unsafe {
         let node = (*statement).utilityStmt;
         let calls = if is_observed((*node).type_) { before(node) } else { [None; MAX_OBSERVERS] };

@@ -1,10 +1,11 @@
-//! Owns values of variable length, as Postgres stores them: their size is read before they are detoasted, and they are
-//! built in Postgres' memory.
+//! Owns values of variable length, as Postgres stores them: their size is read before they are detoasted, and
+//! they are built in Postgres' memory.
 //!
 //! Runs in: any process.
 //!
-//! Users choose the size, up to a gigabyte. Postgres raises an ERROR if there is no memory for a value. A failed allocation
-//! in Rust would abort the process, and with it the server. So no value is copied into Rust's memory.
+//! Users choose the size, up to a gigabyte. Postgres raises an ERROR if there is no memory for a value. A
+//! failed allocation in Rust would abort the process, and with it the server. So no value is copied into
+//! Rust's memory.
 
 use event_outbox_policy::event::json;
 use pgrx::prelude::*;
@@ -78,8 +79,8 @@ pub fn filled(bytes: usize, fill: impl FnOnce(&mut [u8])) -> pg_sys::Datum {
 #[must_use]
 pub unsafe fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
     const HEADER: [u8; pg_sys::VARHDRSZ] = [0; pg_sys::VARHDRSZ];
-    // SAFETY: as promised by the caller. The buffer belongs to this function; the text follows a header, so that the buffer
-    // is a value once the header has its length.
+    // SAFETY: as promised by the caller. The buffer belongs to this function; the text follows a header, so
+    // that the buffer is a value once the header has its length.
     unsafe {
         let jsonb = pg_sys::pg_detoast_datum(value.cast_mut_ptr()).cast::<pg_sys::Jsonb>();
         let expected = pgrx::varsize_any(jsonb.cast()) as i32;

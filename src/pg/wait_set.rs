@@ -1,5 +1,5 @@
-//! Owns the sleep of a worker's main thread: until its latch is set, a descriptor becomes readable, the timeout is over, or
-//! the postmaster dies.
+//! Owns the sleep of a worker's main thread: until its latch is set, a descriptor becomes readable, the
+//! timeout is over, or the postmaster dies.
 //!
 //! Runs in: a worker's main thread.
 
@@ -18,8 +18,8 @@ pub struct Sleep {
 }
 
 impl Sleep {
-    /// Waits for this process's latch, the postmaster's death, and `wakeup` to become readable. `pg_stat_activity` shows the
-    /// wait as `name` from version 17 on.
+    /// Waits for this process's latch, the postmaster's death, and `wakeup` to become readable.
+    /// `pg_stat_activity` shows the wait as `name` from version 17 on.
     #[must_use]
     pub fn new(name: &CStr, wakeup: Option<RawFd>) -> Self {
         // SAFETY: room for as many events as are added; the set lives as long as the process.
@@ -47,8 +47,8 @@ impl Sleep {
         }
     }
 
-    /// Sleeps for at most `timeout`, or without limit. It resets the latch before it returns, so the caller must look for
-    /// work afterwards.
+    /// Sleeps for at most `timeout`, or without limit. It resets the latch before it returns, so the caller
+    /// must look for work afterwards.
     pub fn wait(&self, timeout: Option<Duration>) {
         let millis = timeout.map_or(-1, |time| {
             // Rounded up: after an early end the caller would only sleep again.

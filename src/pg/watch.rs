@@ -1,5 +1,5 @@
-//! Owns watches over tables: a session that caches facts of a table learns of each change to it, through the invalidations
-//! that Postgres' own caches use.
+//! Owns watches over tables: a session that caches facts of a table learns of each change to it, through the
+//! invalidations that Postgres' own caches use.
 //!
 //! Runs in: any process with a database.
 
@@ -35,8 +35,8 @@ impl Watch {
         self.table.store(table.to_u32(), Ordering::Relaxed);
     }
 
-    /// How many changes this process has received. Data read at a lower number must be read again. Ask before reading, so
-    /// that a change that arrives meanwhile counts.
+    /// How many changes this process has received. Data read at a lower number must be read again. Ask before
+    /// reading, so that a change that arrives meanwhile counts.
     #[must_use]
     pub fn changes(&self) -> u64 {
         self.changes.load(Ordering::Relaxed)
@@ -75,7 +75,8 @@ unsafe extern "C-unwind" fn function_changed(_argument: pg_sys::Datum, _cache: c
     watches().filter(|watch| watch.functions_matter).for_each(Watch::count_change);
 }
 
-/// An invalidation arrived: of one relation, or of all. It can come in the middle of anything, so this only counts.
+/// An invalidation arrived: of one relation, or of all. It can come in the middle of anything, so this only
+/// counts.
 unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation: pg_sys::Oid) {
     let relation = relation.to_u32();
     watches()

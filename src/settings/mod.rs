@@ -1,5 +1,5 @@
-//! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a relay,
-//! [`events`] what sessions and triggers do with events, and [`workers`] limits the number of workers.
+//! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a
+//! relay, [`events`] what sessions and triggers do with events, and [`workers`] limits the number of workers.
 //!
 //! Runs in: the postmaster, which defines them; any process reads them.
 

@@ -1,5 +1,5 @@
-//! Owns administrative requests: a backend asks a worker of its database for something that only a Kafka client can do, and
-//! waits for the answer.
+//! Owns administrative requests: a backend asks a worker of its database for something that only a Kafka
+//! client can do, and waits for the answer.
 //!
 //! Runs in: the backend that asks, and the worker's main thread.
 //!
@@ -8,10 +8,10 @@
 //!     ▲               │               │                 │                    │
 //!     └───────────────┴───────────────┴─ the backend leaves, at any time ────┘
 //! ```
-//! Each claim of a slot has a number of its own. So the next caller does not get the answer to a request whose caller has
-//! left, and the worker sees that the caller has left.
-//! A worker has one request at a time, and the server a few of them. Further callers wait for their turn, and can be
-//! cancelled. People make these requests, applications do not.
+//! Each claim of a slot has a number of its own. So the next caller does not get the answer to a request
+//! whose caller has left, and the worker sees that the caller has left. A worker has one request at a time,
+//! and the server a few of them. Further callers wait for their turn, and can be cancelled. People make these
+//! requests, applications do not.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
@@ -172,7 +172,8 @@ impl RequestSlot {
 }
 
 impl RequestSlots {
-    /// Asks the worker of this kind in this database, which `wake` wakes, and waits for its answer. Can be cancelled.
+    /// Asks the worker of this kind in this database, which `wake` wakes, and waits for its answer. Can be
+    /// cancelled.
     ///
     /// # Errors
     /// [`Unanswered`].
@@ -222,7 +223,8 @@ impl RequestSlots {
         let mut buffers = BUFFERS.exclusive();
         if claim.load(Ordering::Acquire) == id.at(Step::Working) {
             buffers.0[id.slot].write(if answer.len() > BUFFER_BYTES { too_long } else { answer });
-            // If the backend leaves at this moment, the next caller writes its own text once this lock is free.
+            // If the backend leaves at this moment, the next caller writes its own text once this lock is
+            // free.
             let _ = claim.compare_exchange(
                 id.at(Step::Working),
                 id.at(Step::Answered),

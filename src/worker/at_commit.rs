@@ -2,11 +2,11 @@
 //!
 //! Runs in: client backends.
 //!
-//! Not by NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE TRANSACTION. Between a
-//! commit and the worker there are a variable of the backend, an atomic and a latch.
+//! Not by NOTIFY: that takes a lock at commit that serialises all writers, and forbids PREPARE TRANSACTION.
+//! Between a commit and the worker there are a variable of the backend, an atomic and a latch.
 //!
-//! Any capability can use it: a worker of any kind is woken and receives [`Notice`]s, whose meaning only that kind knows. A
-//! list of closures could do no more, and each closure would have to be proven infallible.
+//! Any capability can use it: a worker of any kind is woken and receives [`Notice`]s, whose meaning only that
+//! kind knows. A list of closures could do no more, and each closure would have to be proven infallible.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -26,8 +26,8 @@ struct Wake {
     notice: Notice,
 }
 
-/// What the current transaction will do when it commits. A subtransaction's rollback does not take it back: to wake a
-/// worker for nothing is harmless.
+/// What the current transaction will do when it commits. A subtransaction's rollback does not take it back:
+/// to wake a worker for nothing is harmless.
 struct Pending {
     /// By kind.
     wakes: [Cell<Option<Wake>>; MAX_KINDS],
@@ -36,7 +36,8 @@ struct Pending {
     rescan: Cell<bool>,
 }
 
-/// The databases whose workers must restart. Plain data, since a value with a destructor could be gone when a process ends.
+/// The databases whose workers must restart. Plain data, since a value with a destructor could be gone when a
+/// process ends.
 #[derive(Clone, Copy, Default)]
 enum Restart {
     #[default]
@@ -63,8 +64,8 @@ pub fn init() {
     unsafe { pg_sys::RegisterXactCallback(Some(at_transaction_end), std::ptr::null_mut()) }
 }
 
-/// Wakes the worker of this kind in this database at commit, and tells it `notice`. If the database has none (it may be a
-/// copy of one that had), one is started.
+/// Wakes the worker of this kind in this database at commit, and tells it `notice`. If the database has none
+/// (it may be a copy of one that had), one is started.
 pub fn wake(kind: Kind, notice: Notice) {
     let key = WorkerKey::here(kind);
     PENDING.with(|pending| {
@@ -98,7 +99,8 @@ pub fn wake_all() {
     registration::all().iter().for_each(|registration| wake(registration.kind, Notice::NONE));
 }
 
-/// Wakes those workers of this database at commit that there are. The commit may change anything that concerns them.
+/// Wakes those workers of this database at commit that there are. The commit may change anything that
+/// concerns them.
 pub fn wake_present() {
     for registration in registration::all() {
         if slots::all().find(WorkerKey::here(registration.kind)).is_some() {
@@ -150,8 +152,8 @@ impl Pending {
     }
 }
 
-/// Runs at every end of a transaction in every backend. At commit nothing here may fail: an ERROR would bring the
-/// cluster down.
+/// Runs at every end of a transaction in every backend. At commit nothing here may fail: an ERROR would bring
+/// the cluster down.
 #[pg_guard]
 unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _argument: *mut c_void) {
     use pg_sys::XactEvent::{XACT_EVENT_ABORT, XACT_EVENT_COMMIT, XACT_EVENT_PREPARE};

@@ -34,11 +34,11 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
     found
 }
 
-/// Whether workers may run in a database: it exists, takes connections and is not a template. A session in a template
-/// would keep others from copying it. In a transaction.
+/// Whether workers may run in a database: it exists, takes connections and is not a template. A session in a
+/// template would keep others from copying it. In a transaction.
 ///
-/// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at commit, a
-/// moment before the invalidation reaches the caches of others.
+/// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at
+/// commit, a moment before the invalidation reaches the caches of others.
 #[must_use]
 pub fn admits_workers(database: pg_sys::Oid) -> bool {
     connectable().contains(&database)

@@ -23,15 +23,16 @@ static TAKEN: OnceCell<(&'static Registration, &'static Slot)> = OnceCell::new()
 /// Whether the database of this process lacks the extension.
 static NOT_INSTALLED: AtomicBool = AtomicBool::new(false);
 
-/// Begins a worker's process: takes its slot, and connects to its database as the bootstrap superuser. `argument` is
-/// what the launcher passed to the entry point.
+/// Begins a worker's process: takes its slot, and connects to its database as the bootstrap superuser.
+/// `argument` is what the launcher passed to the entry point.
 pub fn begin(registration: &'static Registration, argument: pg_sys::Datum) -> &'static Slot {
     let database = pg_sys::Oid::from(argument.value() as u32);
     let key = WorkerKey { database, kind: registration.kind };
     let Some(slot) = slots::all().find(key) else { process::exit(Exit::Done) };
     take_slot(registration, slot);
     process::attach_signals();
-    // SAFETY: a background worker that was registered with a database connection, before any other use of the database.
+    // SAFETY: a background worker that was registered with a database connection, before any other use of the
+    // database.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0) };
     process::show_name(registration.name);
     // Before the worker reads its settings: what it would do by older ones would be undone at once.

@@ -68,8 +68,8 @@ pub fn init() {
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_launcher_main(_argument: pg_sys::Datum) {
     process::attach_signals();
-    // SAFETY: a background worker that was registered with a database connection. Without a database it sees the shared
-    // catalogs only, and no command has to wait for it.
+    // SAFETY: a background worker that was registered with a database connection. Without a database it sees
+    // the shared catalogs only, and no command has to wait for it.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     process::show_name(c"event_outbox launcher");
     log::init();

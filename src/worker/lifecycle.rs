@@ -1,5 +1,5 @@
-//! Owns the reactions to utility commands: CREATE EXTENSION starts workers, and other commands wake, restart or vacate them.
-//! So users need not register anything.
+//! Owns the reactions to utility commands: CREATE EXTENSION starts workers, and other commands wake, restart
+//! or vacate them. So users need not register anything.
 //!
 //! Runs in: client backends, around utility commands.
 
@@ -217,8 +217,8 @@ unsafe fn is_ours(change: *const pg_sys::VariableSetStmt) -> bool {
     }
 }
 
-/// Whether workers log in as this role, or all roles are meant. A role may change its own settings in every database,
-/// also where it may not even connect.
+/// Whether workers log in as this role, or all roles are meant. A role may change its own settings in every
+/// database, also where it may not even connect.
 ///
 /// # Safety
 /// `role` is a role as a statement names it, or null for all.

@@ -14,8 +14,8 @@ use crate::pg::compat;
 /// # Errors
 /// Those of the transaction.
 pub fn start(channel: &CStr) -> Result<(), transaction::Failed> {
-    // Postgres refuses SQL's LISTEN in background workers, since they have to answer the interrupts by themselves; this
-    // one does, in `answer`.
+    // Postgres refuses SQL's LISTEN in background workers, since they have to answer the interrupts by
+    // themselves; this one does, in `answer`.
     transaction::run(c"event_outbox: listening", || compat::listen(channel))
 }
 

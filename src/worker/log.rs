@@ -2,8 +2,8 @@
 //!
 //! Runs in: a worker's process, on any thread; [`flush`] on the main thread.
 //!
-//! Only the main thread may call Postgres. So all lines, which `tracing` takes from any thread, go into a channel, and
-//! the main thread writes them to the log once per round of its loop.
+//! Only the main thread may call Postgres. So all lines, which `tracing` takes from any thread, go into a
+//! channel, and the main thread writes them to the log once per round of its loop.
 
 use std::fmt::{Debug, Write};
 

@@ -2,9 +2,9 @@
 //!
 //! Runs in: any process.
 //!
-//! A capability registers its kind of worker ([`registration`]). [`launcher`] starts one for each database that has the
-//! extension, in a slot of shared memory ([`slots`]); [`at_commit`] and [`lifecycle`] tell it what sessions do. `README.md`
-//! beside this file is the map.
+//! A capability registers its kind of worker ([`registration`]). [`launcher`] starts one for each database
+//! that has the extension, in a slot of shared memory ([`slots`]); [`at_commit`] and [`lifecycle`] tell it
+//! what sessions do. `README.md` beside this file is the map.
 
 use registration::Registration;
 

@@ -7,24 +7,27 @@ use crate::pg::atomic_enum::numbered;
 numbered! {
     /// The phase of a worker's life. `docs/architecture.md` draws the transitions.
     pub enum Phase {
-        /// To be started. Set by whoever reserves the slot (a backend at CREATE EXTENSION or at an emit, the launcher when
-        /// it examines a database); by the worker when it ends to restart; by the launcher after `Exited`, `Failed`,
-        /// or a commit that arrives during `NotInstalled`; by a backend whose command had vacated the database.
+        /// To be started. Set by whoever reserves the slot (a backend at CREATE EXTENSION or at an emit, the
+        /// launcher when it examines a database); by the worker when it ends to restart; by the launcher
+        /// after `Exited`, `Failed`, or a commit that arrives during `NotInstalled`; by a backend whose
+        /// command had vacated the database.
         Requested,
         /// Registered with the postmaster. Set by the launcher.
         Starting,
         /// Running. Set by the worker when its process has taken the slot.
         Running,
-        /// Ended by a signal. Set by the worker when its process ends; the launcher starts it again in a moment.
+        /// Ended by a signal. Set by the worker when its process ends; the launcher starts it again in a
+        /// moment.
         Exited,
-        /// Ended because the database lacks the extension. Set by the worker when its process ends; the launcher frees
-        /// the slot.
+        /// Ended because the database lacks the extension. Set by the worker when its process ends; the
+        /// launcher frees the slot.
         NotInstalled,
-        /// Left so that a command can have the database to itself. Set by the worker when its process ends, or by the
-        /// command's backend if no worker runs; the same backend ends it, or the launcher after half a minute.
+        /// Left so that a command can have the database to itself. Set by the worker when its process ends,
+        /// or by the command's backend if no worker runs; the same backend ends it, or the launcher after
+        /// half a minute.
         Vacated,
-        /// Ended by an error. Set by the worker when its process ends, or by the launcher if the process ended before it
-        /// took the slot; the launcher starts it again after a pause, longer each time.
+        /// Ended by an error. Set by the worker when its process ends, or by the launcher if the process
+        /// ended before it took the slot; the launcher starts it again after a pause, longer each time.
         Failed,
     }
 }

@@ -11,8 +11,8 @@ use crate::pg::backend;
 use crate::pg::compat;
 
 static STOP: AtomicBool = AtomicBool::new(false);
-/// Set at first: a worker has the settings of the moment when it was forked, and ignores the signal until it has its
-/// handlers.
+/// Set at first: a worker has the settings of the moment when it was forked, and ignores the signal until it
+/// has its handlers.
 static RELOAD: AtomicBool = AtomicBool::new(true);
 
 /// Installs the worker's signal handlers and lets signals in.
@@ -29,8 +29,8 @@ pub fn attach_signals() {
 /// Without the guard of other callbacks, which is not safe in a signal handler.
 unsafe extern "C-unwind" fn on_sigterm(_signal: c_int) {
     STOP.store(true, Ordering::Relaxed);
-    // SAFETY: Postgres' own handlers set these variables; the latch is this process' own. Cancelling the query ends a
-    // statement that waits for a lock with an ERROR, which the worker survives.
+    // SAFETY: Postgres' own handlers set these variables; the latch is this process' own. Cancelling the
+    // query ends a statement that waits for a lock with an ERROR, which the worker survives.
     unsafe {
         pg_sys::QueryCancelPending = 1;
         pg_sys::InterruptPending = 1;
@@ -55,8 +55,8 @@ pub fn shield_from_cancel() {
     unsafe { pg_sys::QueryCancelPending = 0 }
 }
 
-/// Holds back cancellation. Outside a transaction there is nothing to cancel, and nothing catches the ERROR: even a line
-/// for the log would raise it. An ERROR lifts the hold, so code that catches one must hold again.
+/// Holds back cancellation. Outside a transaction there is nothing to cancel, and nothing catches the ERROR:
+/// even a line for the log would raise it. An ERROR lifts the hold, so code that catches one must hold again.
 pub fn hold_cancels() {
     set_cancel_holds(1);
 }
@@ -86,8 +86,8 @@ pub fn has_orders() -> bool {
     stop_requested() || RELOAD.load(Ordering::Relaxed)
 }
 
-/// Processes interrupts: barriers, and whatever else waits for this process. Between transactions, where the cancellation
-/// of a query concerns neither the worker nor its next transaction.
+/// Processes interrupts: barriers, and whatever else waits for this process. Between transactions, where the
+/// cancellation of a query concerns neither the worker nor its next transaction.
 pub fn answer_interrupts() {
     shield_from_cancel();
     check_for_interrupts!();
@@ -112,8 +112,8 @@ pub fn at_exit(callback: unsafe extern "C-unwind" fn(c_int, pg_sys::Datum)) {
     unsafe { pg_sys::before_shmem_exit(Some(callback), pg_sys::Datum::from(0_usize)) }
 }
 
-/// Makes the process end without the C library's exit handlers: threads of libraries may still run, and OpenSSL must not
-/// be torn down beneath them, since a crash would restart the whole server.
+/// Makes the process end without the C library's exit handlers: threads of libraries may still run, and
+/// OpenSSL must not be torn down beneath them, since a crash would restart the whole server.
 pub fn leave_without_exit_handlers() {
     unsafe extern "C-unwind" fn leave(code: c_int, _argument: pg_sys::Datum) {
         // SAFETY: the callbacks of shared memory have run before those of the process.
@@ -132,9 +132,9 @@ pub enum Exit {
     Again = 1,
 }
 
-/// How many bytes of freed memory each thread keeps for the next batch, and up to which size an allocation comes from
-/// them: some usual batches, no large ones. Without this the allocator returns the memory of each batch to the system,
-/// and takes it again page by page.
+/// How many bytes of freed memory each thread keeps for the next batch, and up to which size an allocation
+/// comes from them: some usual batches, no large ones. Without this the allocator returns the memory of each
+/// batch to the system, and takes it again page by page.
 #[cfg(target_env = "gnu")]
 const KEPT_MEMORY: (c_int, c_int) = (8 << 20, 4 << 20);
 

@@ -12,7 +12,8 @@ use crate::pg::compat;
 /// Sets what all statements of a worker rest on, for its session.
 pub fn prepare() {
     const SETTINGS: [(&CStr, &CStr); 17] = [
-        // The owner of a database may have set another role for all its sessions, which cannot do what a worker does.
+        // The owner of a database may have set another role for all its sessions, which cannot do what a
+        // worker does.
         (c"role", c"none"),
         (c"search_path", c"pg_catalog"),
         // A plan from the time when the table was empty must not be a sequential scan.

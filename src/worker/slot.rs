@@ -2,8 +2,8 @@
 //!
 //! Runs in: any process, also at commit.
 //!
-//! The worker, the launcher and, at commit, every backend write to it. So the parts that a commit touches are atomics,
-//! which can neither block nor raise an error.
+//! The worker, the launcher and, at commit, every backend write to it. So the parts that a commit touches are
+//! atomics, which can neither block nor raise an error.
 
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -16,8 +16,8 @@ use super::phase::{Phase, Request};
 use super::wakeup::Wakeup;
 use crate::pg::atomic_enum::AtomicEnum;
 
-/// How often a worker restarts because it is asked to. Further requests count as one, which waits while the worker
-/// goes on.
+/// How often a worker restarts because it is asked to. Further requests count as one, which waits while the
+/// worker goes on.
 const RESTARTS: RateLimit = RateLimit { burst: 10, period: Duration::from_secs(10) };
 
 /// The slot of one worker. Times are in microseconds since 1970.
@@ -55,7 +55,8 @@ impl Slot {
         self.index.load(Ordering::Relaxed)
     }
 
-    /// Gives the slot at `index` to a worker that is to be started. The caller holds the lock of reservations.
+    /// Gives the slot at `index` to a worker that is to be started. The caller holds the lock of
+    /// reservations.
     pub(super) fn reserve(&self, key: WorkerKey, index: usize, prepare: impl FnOnce(&Self)) {
         self.clear();
         self.index.store(index, Ordering::Relaxed);
@@ -80,7 +81,8 @@ impl Slot {
         self.notices.load(Ordering::Acquire) & notice.bits() != 0
     }
 
-    /// Takes a notice; whether there was one. Call this before looking, so that a change during the look is noticed.
+    /// Takes a notice; whether there was one. Call this before looking, so that a change during the look is
+    /// noticed.
     pub fn take_notice(&self, notice: Notice) -> bool {
         self.notices.fetch_and(!notice.bits(), Ordering::AcqRel) & notice.bits() != 0
     }

@@ -15,8 +15,8 @@ use crate::pg::shmem::{SharedArray, shareable};
 use crate::settings::workers;
 
 static SLOTS: SharedArray<Slot> = SharedArray::new(c"event_outbox_slots", workers::max_workers);
-// SAFETY: the name is this extension's own. What lies there are atomics, and pointers into the main shared memory,
-// which every process maps at the same address.
+// SAFETY: the name is this extension's own. What lies there are atomics, and pointers into the main shared
+// memory, which every process maps at the same address.
 static LAUNCHER: PgAtomic<AssertPGRXSharedMemory<LauncherInbox>> =
     unsafe { PgAtomic::new(c"event_outbox_launcher") };
 /// Held while a slot is reserved or freed.
@@ -100,8 +100,8 @@ impl WorkerSlots {
 
     /// Frees a slot.
     ///
-    /// A commit may set its wakeup at this very moment. The commit sets the wakeup and then reads the owner; this
-    /// clears the owner and then reads the wakeup. So one of the two notices the other.
+    /// A commit may set its wakeup at this very moment. The commit sets the wakeup and then reads the owner;
+    /// this clears the owner and then reads the wakeup. So one of the two notices the other.
     pub fn release(self, slot: &Slot) {
         let _lock = RESERVATION.exclusive();
         slot.free();

@@ -11,8 +11,8 @@ use super::phase::{Phase, Request};
 use super::slot::Slot;
 use super::slots;
 
-/// How long a command waits for the workers to leave its database. Postgres itself then waits 5 s more before it gives
-/// up with "database is being accessed by other users".
+/// How long a command waits for the workers to leave its database. Postgres itself then waits 5 s more before
+/// it gives up with "database is being accessed by other users".
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 thread_local! {
@@ -20,8 +20,8 @@ thread_local! {
     static VACATED: Cell<Option<pg_sys::Oid>> = const { Cell::new(None) };
 }
 
-/// Asks all workers of a database to leave and to stay away, and waits until they have left or the time is up: then
-/// Postgres says that the database is in use, which is true.
+/// Asks all workers of a database to leave and to stay away, and waits until they have left or the time is
+/// up: then Postgres says that the database is in use, which is true.
 pub fn ask(database: pg_sys::Oid) {
     let workers = || slots::all().of_database(database);
     if workers().next().is_none() {
@@ -34,7 +34,8 @@ pub fn ask(database: pg_sys::Oid) {
         // Workers that have been started meanwhile.
         let is_late = |slot: &&Slot| slot.phase().is_alive() && slot.request() != Request::Leave;
         workers().filter(is_late).for_each(|slot| slot.ask(Request::Leave));
-        // SAFETY: sleeps a moment, and answers interrupts, as Postgres does where it waits for others to leave.
+        // SAFETY: sleeps a moment, and answers interrupts, as Postgres does where it waits for others to
+        // leave.
         unsafe { pg_sys::pg_usleep(10_000) };
         check_for_interrupts!();
     }

@@ -30,8 +30,8 @@ impl Wakeup {
     pub fn set_latch(&self) {
         let latch = self.latch.load(Ordering::Acquire);
         if !latch.is_null() {
-            // SAFETY: a process latch lies in shared memory as long as the server runs. If its process has ended,
-            // another process wakes once for nothing.
+            // SAFETY: a process latch lies in shared memory as long as the server runs. If its process has
+            // ended, another process wakes once for nothing.
             unsafe { pg_sys::SetLatch(latch) }
         }
     }

@@ -49,8 +49,8 @@ fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     slot.is_some().into_datum()
 }
 
-/// Sends a request to Kafka through the relay, which has a client, and returns Kafka's answer. Both are JSON documents
-/// that [`policy`] defines.
+/// Sends a request to Kafka through the relay, which has a client, and returns Kafka's answer. Both are JSON
+/// documents that [`policy`] defines.
 fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let timeout = arguments.interval(1)?;
     let timeout = Duration::from_micros(u64::try_from(timeout.as_micros().max(0)).unwrap_or(u64::MAX));

@@ -1,4 +1,5 @@
-//! Owns the functions for operators: the outbox's state, the control of its relay, and the wait for published events.
+//! Owns the functions for operators: the outbox's state, the control of its relay, and the wait for published
+//! events.
 //!
 //! Runs in: client backends.
 

@@ -20,8 +20,8 @@ sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 const FIRST_COLUMNS: usize = 14;
 const COLUMNS: usize = FIRST_COLUMNS + 10;
 
-/// The columns of `outbox.relay_status(database)`, in the order of its declaration. The first version declares it without
-/// an argument: then it shows this database.
+/// The columns of `outbox.relay_status(database)`, in the order of its declaration. The first version
+/// declares it without an argument: then it shows this database.
 fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let here = backend::database();
     let database = if arguments.count() == 0 { here } else { arguments.oid(0)? };

@@ -1,4 +1,5 @@
-//! Owns `outbox.wait_published()`, which waits until all events that were committed before the call are published.
+//! Owns `outbox.wait_published()`, which waits until all events that were committed before the call are
+//! published.
 //!
 //! Runs in: client backends.
 
@@ -17,8 +18,8 @@ sql_function!(outbox_wait_published, pg_finfo_outbox_wait_published, wait_publis
 /// The newest event that is visible now.
 static NEWEST: Statement = Statement::new(c"SELECT pg_catalog.max(e.id) FROM outbox.events AS e", &[]);
 
-/// The first remaining event of a range, and the transaction that wrote it. Without the LIMIT the planner would sort a
-/// whole backlog.
+/// The first remaining event of a range, and the transaction that wrote it. Without the LIMIT the planner
+/// would sort a whole backlog.
 static FIRST: Statement = Statement::new(
     c"SELECT e.id, e.xmin FROM outbox.events AS e \
        WHERE e.id OPERATOR(pg_catalog.>=) $1 AND e.id OPERATOR(pg_catalog.<=) $2 ORDER BY e.id LIMIT 1",
@@ -62,9 +63,9 @@ fn wait_published(arguments: &Arguments) -> Option<pg_sys::Datum> {
     published.into_datum()
 }
 
-/// The first remaining event from `oldest` to `newest` that another transaction committed. Events of this transaction are
-/// skipped, because they are published only after it. Lower ids that were clear at the last check are not checked again:
-/// an event that appears there was committed after the call.
+/// The first remaining event from `oldest` to `newest` that another transaction committed. Events of this
+/// transaction are skipped, because they are published only after it. Lower ids that were clear at the last
+/// check are not checked again: an event that appears there was committed after the call.
 fn oldest_from(oldest: i64, newest: i64) -> Option<i64> {
     let remaining = if registration::has_emitted() { &ALL } else { &FIRST };
     with_latest_snapshot(|| {

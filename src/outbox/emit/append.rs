@@ -1,9 +1,10 @@
 //! Owns the fast path that inserts an event's row into `outbox.events` without the executor.
 //!
-//! It does what `INSERT` does, with the same access methods. An INSERT spends most of its time on preparation that is the
-//! same for each event, and the application waits for it. The fast path requires the table to be as the extension created
-//! it. If somebody has added a trigger, a rule, a constraint, a policy, a column or an index, [`Table::append`] declines,
-//! and the caller inserts in SQL. `docs/performance.md` shows what it saves.
+//! It does what `INSERT` does, with the same access methods. An INSERT spends most of its time on preparation
+//! that is the same for each event, and the application waits for it. The fast path requires the table to be
+//! as the extension created it. If somebody has added a trigger, a rule, a constraint, a policy, a column or
+//! an index, [`Table::append`] declines, and the caller inserts in SQL. `docs/performance.md` shows what it
+//! saves.
 //!
 //! Runs in: client backends.
 
@@ -82,12 +83,13 @@ impl Table {
         Owner::of_open(&self.relation)
     }
 
-    /// Inserts a row with these values, and wakes the relay at commit. Returns `false`, and does nothing, if the table
-    /// requires an INSERT in SQL.
+    /// Inserts a row with these values, and wakes the relay at commit. Returns `false`, and does nothing, if
+    /// the table requires an INSERT in SQL.
     #[must_use]
     pub fn append(&self, values: &Values) -> bool {
         let Some(layout) = self.layout() else { return false };
-        // The transaction needs its id before the event gets one. For an INSERT, the trigger `before_insert` assigns it.
+        // The transaction needs its id before the event gets one. For an INSERT, the trigger `before_insert`
+        // assigns it.
         // SAFETY: in a transaction; this assigns its id if it has none.
         unsafe { pg_sys::GetTopTransactionId() };
         let id = compat::next_value(layout.sequence);
@@ -95,8 +97,9 @@ impl Table {
             return false;
         }
         registration::wake_at_commit();
-        // SAFETY: the relation is open and locked for writing. The slot is made for it, and has all its columns; the values
-        // have the columns' types. The index is its primary key, a b-tree on the id alone.
+        // SAFETY: the relation is open and locked for writing. The slot is made for it, and has all its
+        // columns; the values have the columns' types. The index is its primary key, a b-tree on the id
+        // alone.
         unsafe {
             let slot = pg_sys::table_slot_create(self.relation.raw(), std::ptr::null_mut());
             let put = |column: usize, value: Option<pg_sys::Datum>| {
@@ -220,11 +223,12 @@ impl Table {
         on_insertion.clone().count() == TRIGGERS.len() && on_insertion.all(is_ours)
     }
 
-    /// Whether the only check constraint is `id > 0`. It holds for each appended row: [`Table::append`] declines if the
-    /// sequence returns another number.
+    /// Whether the only check constraint is `id > 0`. It holds for each appended row: [`Table::append`]
+    /// declines if the sequence returns another number.
     fn has_only_our_check(&self, id: pg_sys::AttrNumber) -> bool {
-        // SAFETY: the relation is open; `num_check` is the length of the array, and each check is an expression that
-        // Postgres wrote. A node has the type that its tag names, and the list knows its length.
+        // SAFETY: the relation is open; `num_check` is the length of the array, and each check is an
+        // expression that Postgres wrote. A node has the type that its tag names, and the list knows its
+        // length.
         unsafe {
             let Some(constraints) = (*self.relation.data().rd_att).constr.as_ref() else { return false };
             if constraints.num_check != 1 {
@@ -266,8 +270,8 @@ impl Table {
     }
 }
 
-/// The C function that an SQL function calls directly: without a language handler, and without a change of user or
-/// settings.
+/// The C function that an SQL function calls directly: without a language handler, and without a change of
+/// user or settings.
 fn called(function: pg_sys::Oid) -> Option<PgFunction> {
     let mut found = pg_sys::FmgrInfo::default();
     // SAFETY: in a transaction; the function is only looked up.

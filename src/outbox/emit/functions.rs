@@ -1,4 +1,5 @@
-//! Owns `outbox.emit()` and `outbox.emit_bytes()`, which check an event and store it in the caller's transaction.
+//! Owns `outbox.emit()` and `outbox.emit_bytes()`, which check an event and store it in the caller's
+//! transaction.
 //!
 //! Runs in: client backends.
 
@@ -110,8 +111,8 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
 
 /// A jsonb argument as JSON text. An ERROR, before the text is produced, if it would certainly be too large.
 pub fn json_of(value: pg_sys::Datum) -> pg_sys::Datum {
-    /// The maximum ratio of a jsonb's size to that of its text: a digit in an array takes twelve bytes as jsonb, and two
-    /// as text.
+    /// The maximum ratio of a jsonb's size to that of its text: a digit in an array takes twelve bytes as
+    /// jsonb, and two as text.
     const MAX_RATIO: usize = 6;
     let limit = events::max_event_bytes();
     // SAFETY: an argument that is declared jsonb, alive until the call ends.

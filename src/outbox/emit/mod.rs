@@ -1,4 +1,5 @@
-//! Owns the storing of events: `emit()` and its siblings, the triggers for plain INSERTs, and the topic grants.
+//! Owns the storing of events: `emit()` and its siblings, the triggers for plain INSERTs, and the topic
+//! grants.
 //!
 //! Runs in: client backends.
 

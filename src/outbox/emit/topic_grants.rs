@@ -1,7 +1,7 @@
 //! Owns the check that a role may emit to a topic: `outbox.topic_grants` (`sql/outbox/topic_grants.sql`).
 //!
-//! Each session caches the grants, and reads them again after it learns of a change ([`crate::pg::watch`]). So the check
-//! costs next to nothing while there are no grants.
+//! Each session caches the grants, and reads them again after it learns of a change ([`crate::pg::watch`]).
+//! So the check costs next to nothing while there are no grants.
 //!
 //! Runs in: client backends.
 
@@ -19,9 +19,9 @@ use crate::pg::trigger::firing;
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
 
-/// All grants, and whether each is effective: its role must have the right to read the table, which `grant_topic()` grants.
-/// `DROP OWNED` revokes that right with all others, and so makes the grants ineffective without any code of ours. The
-/// session may have any search path, so all names are qualified.
+/// All grants, and whether each is effective: its role must have the right to read the table, which
+/// `grant_topic()` grants. `DROP OWNED` revokes that right with all others, and so makes the grants
+/// ineffective without any code of ours. The session may have any search path, so all names are qualified.
 static ALL: Statement = Statement::new(
     c"SELECT g.role::pg_catalog.oid, g.pattern::pg_catalog.text, \
              c.relowner OPERATOR(pg_catalog.=) g.role::pg_catalog.oid OR EXISTS ( \
@@ -50,7 +50,8 @@ thread_local! {
     static KNOWN: RefCell<Option<Known>> = const { RefCell::new(None) };
 }
 
-/// Trigger after each statement that changes the grants: tells this session at once, and all others at commit.
+/// Trigger after each statement that changes the grants: tells this session at once, and all others at
+/// commit.
 fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // SAFETY: the relation of a firing trigger is open.
     unsafe { pg_sys::CacheInvalidateRelcache(firing(arguments).tg_relation) };
@@ -81,7 +82,8 @@ fn may_emit(user: pg_sys::Oid, topic: &str, owner: Owner) -> bool {
 
 /// Reads the grants again if they have changed.
 fn refresh() {
-    // Postgres processes invalidations when it takes a lock; a transaction that already holds its locks would miss them.
+    // Postgres processes invalidations when it takes a lock; a transaction that already holds its locks would
+    // miss them.
     // SAFETY: in a transaction, at a place where locks can be taken.
     unsafe { pg_sys::AcceptInvalidationMessages() };
     let is_fresh = KNOWN

@@ -28,12 +28,13 @@ sql_function!(outbox_after_retiming, pg_finfo_outbox_after_retiming, retry_time_
 sql_function!(outbox_count_attempt, pg_finfo_outbox_count_attempt, count_attempt);
 
 thread_local! {
-    /// The last id that the sequence had assigned when the statement began. The statement's own ids are higher.
+    /// The last id that the sequence had assigned when the statement began. The statement's own ids are
+    /// higher.
     static LAST_ASSIGNED: Cell<i64> = const { Cell::new(0) };
 }
 
-/// Trigger before each INSERT statement: assigns the transaction's id before the first event id. The relay's search
-/// relies on that order (see `event_outbox_policy::reading::floor`).
+/// Trigger before each INSERT statement: assigns the transaction's id before the first event id. The relay's
+/// search relies on that order (see `event_outbox_policy::reading::floor`).
 fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     announce();
     LAST_ASSIGNED.set(last_assigned().unwrap_or(0));
@@ -59,9 +60,9 @@ fn last_assigned() -> Option<i64> {
     unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
 }
 
-/// Trigger before each inserted or changed row: rejects values that Kafka would never accept and, in a new row, a topic
-/// that the current user may not emit to. It checks rows from `emit()` again, because a trigger of the owner may have
-/// changed them.
+/// Trigger before each inserted or changed row: rejects values that Kafka would never accept and, in a new
+/// row, a topic that the current user may not emit to. It checks rows from `emit()` again, because a trigger
+/// of the owner may have changed them.
 fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let is_change = firing.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
@@ -87,8 +88,9 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(tuple))
 }
 
-/// Checks the id of a new row. The relay may have passed an id that somebody chose, so it reads again. An id that the
-/// sequence has not reached would make a later event fail, so only the owner, who can also set the sequence, may choose it.
+/// Checks the id of a new row. The relay may have passed an id that somebody chose, so it reads again. An id
+/// that the sequence has not reached would make a later event fail, so only the owner, who can also set the
+/// sequence, may choose it.
 fn check_id(id: i64, owner: Owner) {
     if id <= LAST_ASSIGNED.get() {
         registration::reread_at_commit();
@@ -111,8 +113,9 @@ fn retry_time_changed(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Trigger before an update that reports a refusal: counts the attempt and sets the time of the next one. After the last
-/// attempt there is no next time, and the triggers in `sql/outbox/dead_letters.sql` move the event to the dead letters.
+/// Trigger before an update that reports a refusal: counts the attempt and sets the time of the next one.
+/// After the last attempt there is no next time, and the triggers in `sql/outbox/dead_letters.sql` move the
+/// event to the dead letters.
 fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let before = Row::of_trigger(firing, firing.tg_trigtuple);

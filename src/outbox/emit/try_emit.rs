@@ -39,7 +39,8 @@ fn try_emit_json(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 fn store_message(arguments: &Arguments, payload: Option<pg_sys::Datum>) -> Option<pg_sys::Datum> {
-    // A missing right is the caller's error, and raised. An invalid or missing topic is an error of the message.
+    // A missing right is the caller's error, and raised. An invalid or missing topic is an error of the
+    // message.
     if let Some(topic) = arguments.text(1).filter(|name| topic::is_valid(name)) {
         topic_grants::check(topic, Owner::of(EVENTS));
     }

@@ -138,8 +138,8 @@ impl Column {
     }
 }
 
-/// The positions of the columns that the relay reads, counted from 0. They vary: an upgrade appends columns that a new
-/// installation has elsewhere.
+/// The positions of the columns that the relay reads, counted from 0. They vary: an upgrade appends columns
+/// that a new installation has elsewhere.
 pub struct Positions {
     /// By the column's number.
     positions: [usize; Column::ALL.len()],
@@ -148,8 +148,8 @@ pub struct Positions {
 }
 
 impl Positions {
-    /// The positions in this table. An ERROR if a column is missing or has another type than the extension gave it. The
-    /// table's owner can change the type, and the values are read by their expected types.
+    /// The positions in this table. An ERROR if a column is missing or has another type than the extension
+    /// gave it. The table's owner can change the type, and the values are read by their expected types.
     #[must_use]
     pub fn of(relation: &OpenRelation) -> Self {
         // SAFETY: the relation is open.

@@ -1,4 +1,5 @@
-//! Owns the outbox of a database as its relay finds it: the tables, the version, the pause, and the horizon of a pass.
+//! Owns the outbox of a database as its relay finds it: the tables, the version, the pause, and the horizon
+//! of a pass.
 //!
 //! Runs in: the relay's main thread.
 //!
@@ -76,8 +77,8 @@ impl Outbox {
         Events::open_to_read(self.events)
     }
 
-    /// Whether sessions do not cache ids of the sequence. A session that caches ids draws them long before it uses them;
-    /// the search does not expect that, and only the full sweep finds such events.
+    /// Whether sessions do not cache ids of the sequence. A session that caches ids draws them long before it
+    /// uses them; the search does not expect that, and only the full sweep finds such events.
     #[must_use]
     pub fn has_exact_sequence(self) -> bool {
         let _snapshot = Snapshot::take();
@@ -105,7 +106,8 @@ impl Outbox {
         OpenRelation::open(self.sequence, relation::READ).class().relfilenode
     }
 
-    /// Whether the outbox is paused, by the active snapshot. The table has no page until the outbox is first paused.
+    /// Whether the outbox is paused, by the active snapshot. The table has no page until the outbox is first
+    /// paused.
     #[must_use]
     pub fn is_paused_for_snapshot(self) -> bool {
         let table = super::PAUSED.oid();
@@ -114,8 +116,8 @@ impl Outbox {
             && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
     }
 
-    /// Takes the horizon of a pass before rows are read, in the order that the search relies on: the sequence, the next
-    /// transaction id, then the snapshot, which stays active for [`Events::read_new`].
+    /// Takes the horizon of a pass before rows are read, in the order that the search relies on: the
+    /// sequence, the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]
     pub fn take_horizon(self) -> (Horizon, Snapshot) {
         // The table before the sequence, as all other code locks them; another order could deadlock.

@@ -24,8 +24,8 @@ pub struct EventRow<'a> {
 }
 
 impl<'a> EventRow<'a> {
-    /// Wraps the row in a slot, whose columns have been deformed up to the last one that is read. Detoasted copies of
-    /// values are left in `unpacked`; the caller frees them when the row is no longer used.
+    /// Wraps the row in a slot, whose columns have been deformed up to the last one that is read. Detoasted
+    /// copies of values are left in `unpacked`; the caller frees them when the row is no longer used.
     ///
     /// # Safety
     /// The slot holds such a row as long as this value lives.
@@ -48,8 +48,8 @@ impl<'a> EventRow<'a> {
     /// The bytes of a value of variable length, detoasted if it is stored compressed or out of line.
     fn bytes(&self, column: Column) -> Option<Cow<'_, [u8]>> {
         let stored = self.datum(column)?.cast_mut_ptr::<pg_sys::varlena>();
-        // SAFETY: a column of type text, bytea or json, which lives as long as the slot holds the row. A detoasted value is
-        // our own copy, which is freed before the next row is read.
+        // SAFETY: a column of type text, bytea or json, which lives as long as the slot holds the row. A
+        // detoasted value is our own copy, which is freed before the next row is read.
         unsafe {
             let mut value = stored;
             if varlena::is_packed(stored) {
@@ -78,7 +78,8 @@ impl<'a> EventRow<'a> {
         }
     }
 
-    /// A value as text. Bytes that are not UTF-8, in a database with another encoding, become replacement characters.
+    /// A value as text. Bytes that are not UTF-8, in a database with another encoding, become replacement
+    /// characters.
     fn text(&self, column: Column) -> Option<Cow<'_, str>> {
         Some(match self.bytes(column)? {
             // Two steps, because checking for UTF-8 is far cheaper than the lossy conversion.

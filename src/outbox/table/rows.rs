@@ -1,8 +1,8 @@
 //! Owns the reading and deleting of rows of `outbox.events` without the executor.
 //!
-//! It does what `SELECT … WHERE id > $1 ORDER BY id LIMIT $2` and `DELETE … WHERE ctid = $1 AND event_id = $2` do, with the
-//! same access methods. It reads row by row from the buffers, while the executor copies each row: that is most of the work
-//! of the relay's main thread. `docs/performance.md` shows what it saves.
+//! It does what `SELECT … WHERE id > $1 ORDER BY id LIMIT $2` and `DELETE … WHERE ctid = $1 AND event_id =
+//! $2` do, with the same access methods. It reads row by row from the buffers, while the executor copies each
+//! row: that is most of the work of the relay's main thread. `docs/performance.md` shows what it saves.
 //!
 //! Runs in: the relay's main thread.
 
@@ -48,8 +48,8 @@ impl Events {
         Self { relation, slot, columns, unpacked: RefCell::default() }
     }
 
-    /// Reads up to `limit` rows with ids above `after`, with the active snapshot and in the order of their ids, until `visit`
-    /// returns `false`. Returns the number of rows that were visited.
+    /// Reads up to `limit` rows with ids above `after`, with the active snapshot and in the order of their
+    /// ids, until `visit` returns `false`. Returns the number of rows that were visited.
     pub fn read_new(&self, after: i64, limit: usize, mut visit: impl FnMut(&EventRow<'_>) -> bool) -> usize {
         let scan = IdScan::begin(&self.relation, after);
         let mut visited = 0;
@@ -72,8 +72,9 @@ impl Events {
         self.unpacked.borrow_mut().drain(..).for_each(|value| unsafe { pg_sys::pfree(value.cast()) });
     }
 
-    /// Looks, with the active snapshot, for rows that are no longer at the place where they were read. Returns the unchanged
-    /// rows with their present places, and the ids of the changed ones. The others are gone.
+    /// Looks, with the active snapshot, for rows that are no longer at the place where they were read.
+    /// Returns the unchanged rows with their present places, and the ids of the changed ones. The others are
+    /// gone.
     #[must_use]
     pub fn find_moved(&self, rows: &[RowIdentity]) -> (Vec<RowIdentity>, Vec<i64>) {
         let (mut same, mut changed) = (Vec::new(), Vec::new());
@@ -110,8 +111,9 @@ impl Events {
         }
     }
 
-    /// Deletes these rows at their places, with the active snapshot. Returns the rows that are not there any more: they were
-    /// changed, moved or deleted after they were read. Waits up to `lock_timeout` for a locked row, and raises an ERROR then.
+    /// Deletes these rows at their places, with the active snapshot. Returns the rows that are not there any
+    /// more: they were changed, moved or deleted after they were read. Waits up to `lock_timeout` for a
+    /// locked row, and raises an ERROR then.
     #[must_use]
     pub fn delete_in_place(&self, rows: &[RowIdentity]) -> Vec<RowIdentity> {
         // SAFETY: in a transaction with an active snapshot; the relation is open.
@@ -142,8 +144,9 @@ impl Events {
     ) -> Option<usize> {
         let event_id = self.columns.at(Column::EventId);
         let width = c_int::try_from(event_id + 1).unwrap_or(c_int::MAX);
-        // SAFETY: relation, slot and snapshot are alive. While the snapshot sees a row at this place, no other row can get
-        // the place, so the deleted row is the compared one. An ERROR leaves nothing behind.
+        // SAFETY: relation, slot and snapshot are alive. While the snapshot sees a row at this place, no
+        // other row can get the place, so the deleted row is the compared one. An ERROR leaves nothing
+        // behind.
         unsafe {
             compat::guarded(|| {
                 rows.iter().position(|row| {

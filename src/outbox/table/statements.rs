@@ -1,6 +1,7 @@
 //! Owns the SQL statements of a settlement. The work for each single event needs no SQL: see [`super::rows`].
 //!
-//! Runs in: the relay's main thread, in a session that [`prepare_session`](super::outbox::prepare_session) has prepared.
+//! Runs in: the relay's main thread, in a session that [`prepare_session`](super::outbox::prepare_session)
+//! has prepared.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -17,8 +18,8 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 
-/// Used if the table has a trigger on deletion or a rule; otherwise rows are deleted in place. It finds rows by ctid, which
-/// needs no index, and compares event_id, since another row can get the ctid.
+/// Used if the table has a trigger on deletion or a rule; otherwise rows are deleted in place. It finds rows
+/// by ctid, which needs no index, and compares event_id, since another row can get the ctid.
 static DELETE: Statement = Statement::new(
     c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, event_id) \
        WHERE e.ctid = published.ctid AND e.event_id = published.event_id",
@@ -93,8 +94,9 @@ pub fn locked_by_others(outbox: Outbox, rows: &[RowIdentity]) -> HashSet<i64> {
 /// The number of searches for rows that move while they are being deleted.
 const ROUNDS: usize = 3;
 
-/// Deletes published events. Returns the ids of the rows that were changed after they were read: they stay, because their
-/// present content has not been published. An ERROR if something else prevents the deletion of a row.
+/// Deletes published events. Returns the ids of the rows that were changed after they were read: they stay,
+/// because their present content has not been published. An ERROR if something else prevents the deletion of
+/// a row.
 #[must_use]
 pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
     if published.is_empty() {
@@ -149,8 +151,9 @@ fn identities(rows: &[RowIdentity]) -> [Option<pg_sys::Datum>; 2] {
     [ids.into_datum(), uuid_array(rows.iter().map(|row| row.event_id))]
 }
 
-/// Runs `work` as the owner of the table, confined. The table's triggers, rules, defaults and checks then run with the
-/// owner's rights instead of the relay's, which are a superuser's, and they can leave nothing behind that runs later.
+/// Runs `work` as the owner of the table, confined. The table's triggers, rules, defaults and checks then run
+/// with the owner's rights instead of the relay's, which are a superuser's, and they can leave nothing behind
+/// that runs later.
 fn as_owner<R>(outbox: Outbox, work: impl FnOnce() -> R) -> R {
     let _owner = UserContext::confined_to(Owner::of_table(outbox.events));
     spi::connected(|| DEFER_NOTHING.execute(&[], Access::Write, 0));
@@ -201,7 +204,8 @@ pub struct Refusal {
 pub struct Noted {
     /// The events that wait for another attempt, with its time in microseconds since 1970.
     pub waiting: HashMap<i64, i64>,
-    /// The events that were changed after they were read. Nothing was recorded for them, since they are other events now.
+    /// The events that were changed after they were read. Nothing was recorded for them, since they are other
+    /// events now.
     pub changed: Vec<i64>,
 }
 
