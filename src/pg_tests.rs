@@ -303,8 +303,8 @@ mod tests {
             "rejected 3 f event without a payload must have a key",
             "not examined again"
         );
-        assert_eq!(try_emit("'mended', 'a b', '1'"), "invalid 1 f invalid event topic");
-        assert_eq!(try_emit("'mended', 't', '1'"), "stored 2 t");
+        assert_eq!(try_emit("'corrected', 'a b', '1'"), "invalid 1 f invalid event topic");
+        assert_eq!(try_emit("'corrected', 't', '1'"), "stored 2 t");
         assert_eq!(one::<i64>("SELECT count(*) FROM outbox.events"), 1);
         assert_eq!(error_of("SELECT outbox.try_emit(NULL, 't', '1')").0, "22004");
     }
