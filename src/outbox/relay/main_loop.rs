@@ -171,7 +171,7 @@ impl Relay {
             self.next_watch(),
         ];
         let producer = self.producer.next_start().filter(|_| self.settings.enabled);
-        let full_sweep = Some(self.next_full_sweep).filter(|_| self.can_sweep());
+        let full_sweep = Some(self.started_at + self.full_sweeps.next()).filter(|_| self.can_sweep());
         let instant = |date: i64| {
             let left = u64::try_from(date - crate::pg::now()).unwrap_or(0);
             Instant::now() + Duration::from_micros(left)
@@ -198,7 +198,7 @@ impl Relay {
             self.producer.forgive();
             self.renew_soon();
         }
-        self.next_full_sweep = self.next_full_sweep.min(Instant::now() + self.settings.sweep_interval);
+        self.full_sweeps.bring_forward(self.age(), self.settings.sweep_interval);
         self.reader.note_new_rows();
     }
 

@@ -19,6 +19,7 @@ use event_outbox_policy::delivery::in_flight::InFlight;
 use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::event::event_batch::BatchSize;
 use event_outbox_policy::event::timestamps::Timestamps;
+use event_outbox_policy::reading::full_sweep::FullSweeps;
 use event_outbox_policy::reading::pace::Pace;
 use event_outbox_policy::reading::reader::Reader;
 use event_outbox_policy::worker::log_throttle::LogThrottle;
@@ -102,7 +103,7 @@ pub struct Relay {
     topics: TopicNames,
     /// The size of the last batch.
     last_batch: BatchSize,
-    next_full_sweep: Instant,
+    full_sweeps: FullSweeps,
     extension_dropped: bool,
     /// The outbox that the relay serves; empty until it has looked it up.
     served_outbox: OnceCell<Outbox>,
@@ -146,7 +147,7 @@ impl Relay {
             unreplicated: None,
             topics: TopicNames::default(),
             last_batch: BatchSize::default(),
-            next_full_sweep: Instant::now(),
+            full_sweeps: FullSweeps::default(),
             extension_dropped: false,
             served_outbox: OnceCell::new(),
             pace: Pace::default(),

@@ -35,13 +35,8 @@ impl Relay {
             self.in_flight.end_waits();
             self.reader.sweep_all();
         }
-        if Instant::now() >= self.next_full_sweep {
-            self.next_full_sweep = Instant::now() + self.settings.sweep_interval;
-            if self.in_flight.window().is_empty() {
-                process::give_memory_back();
-            }
-            self.reader.sweep_all();
-            self.in_flight.recheck();
+        if self.full_sweeps.take_due(self.age(), self.settings.sweep_interval) {
+            self.begin_full_sweep();
         }
         if self.next_sweep().is_none_or(|date| date > Instant::now()) {
             return;
@@ -68,6 +63,16 @@ impl Relay {
             Some(None) => self.extension_dropped = true,
             None => {}
         }
+    }
+
+    /// Makes the following passes read the whole table. If nothing is in flight, it also returns free memory to
+    /// the system: that costs time, and this moment is rare.
+    fn begin_full_sweep(&mut self) {
+        if self.in_flight.window().is_empty() {
+            process::give_memory_back();
+        }
+        self.reader.sweep_all();
+        self.in_flight.recheck();
     }
 
     /// Suppresses wakeups while events arrive so fast that the next sweep comes soon anyway. This saves each

@@ -2,6 +2,7 @@
 
 pub mod backlog;
 pub mod floor;
+pub mod full_sweep;
 pub mod pace;
 pub mod reader;
 pub mod reread;
