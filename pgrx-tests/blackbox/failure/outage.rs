@@ -13,7 +13,7 @@ use crate::support::relay::{status, until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
 /// The log line of an outage.
-const OUTAGE: &str = "no Kafka broker answers, events wait";
+const OUTAGE: &str = "no Kafka broker answers; events wait";
 
 /// From the broker's return to the last event: the relay probes at least every ten seconds.
 const RETURN: Duration = Duration::from_secs(45);

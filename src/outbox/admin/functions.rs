@@ -96,15 +96,17 @@ fn unanswered_error(unanswered: Unanswered) -> UserError {
     match unanswered {
         Unanswered::TooLong(most) => UserError {
             code: PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED,
-            message: "the request to Kafka is too long".into(),
-            detail: format!("It can have up to {most} bytes."),
+            message: "request to Kafka is too long".into(),
+            detail: format!("The maximum is {most} bytes."),
             hint: "Ask about fewer topics at a time.".into(),
         },
         Unanswered::Queued => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
-            message: "the relay could not be asked in time".into(),
-            detail: "The request waited for that of another session, in this database or in several others.".into(),
-            hint: "Try again with a longer timeout; pg_stat_activity shows who calls outbox.describe_topics() and the like.".into(),
+            message: "request to Kafka timed out before the relay accepted it".into(),
+            detail: "The relay, or all request slots of the server, were busy with requests of other sessions.".into(),
+            hint: "Try again with a longer timeout; pg_stat_activity shows the sessions that call outbox.create_topic() \
+                   or outbox.describe_topics()."
+                .into(),
         },
         Unanswered::TimedOut => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
@@ -115,7 +117,7 @@ fn unanswered_error(unanswered: Unanswered) -> UserError {
         Unanswered::WorkerEnded => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "the relay ended before it could answer".into(),
-            detail: "What Kafka was asked may have been done or not.".into(),
+            detail: "It is unknown whether Kafka carried out the request.".into(),
             hint: "Look at outbox.status and outbox.topics, and try again.".into(),
         },
     }
@@ -129,11 +131,11 @@ fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> U
         }
         FailureKind::Invalid => (
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            "Compare the name, the partitions, the replication factor and the configuration with what the brokers allow.",
+            "Compare the name, the partitions, the replication factor and the configuration with the brokers' limits.",
         ),
         FailureKind::Denied => (
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            "Give the relay's Kafka user the right to it: CREATE on the topic or the cluster, DESCRIBE and DESCRIBE_CONFIGS to look.",
+            "Grant the relay's Kafka user CREATE on the topic or the cluster, or DESCRIBE and DESCRIBE_CONFIGS.",
         ),
         FailureKind::Waiting => (
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,

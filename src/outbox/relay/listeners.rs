@@ -111,7 +111,7 @@ impl Relay {
         match sent {
             Ok(Some(())) => {
                 self.listeners = Listeners::default();
-                tracing::info!("missed notifications have been sent, the NOTIFY queue has room again");
+                tracing::info!("missed notifications have been sent; the NOTIFY queue has room again");
             }
             Ok(None) => self.extension_dropped = true,
             Err(failed) if is_full_queue(&failed) => {

@@ -141,7 +141,7 @@ impl Relay {
         metrics::of(self.slot).count_error(CountedError::Producer);
         if self.producer.backoff.record_failure(Instant::now()) {
             let file = file.map_or_else(String::new, |path| format!(" (the file is {})", path.display()));
-            tracing::warn!("the Kafka producer cannot be used, events wait: {error}{file}");
+            tracing::warn!("the Kafka producer cannot be used; events wait: {error}{file}");
         }
         self.slot.show_error(error);
     }
@@ -164,7 +164,7 @@ impl Relay {
                 }
                 ProducerEvent::Disconnected(reason) => {
                     if metrics::of(self.slot).connection().0 != Connection::Disconnected {
-                        tracing::warn!("no Kafka broker answers, events wait: {reason}");
+                        tracing::warn!("no Kafka broker answers; events wait: {reason}");
                         metrics::of(self.slot).count_error(CountedError::Disconnected);
                     }
                     self.slot.show_error(&reason);

@@ -39,7 +39,7 @@ impl Relay {
         metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
         metrics.waiting_retries.store(self.in_flight.lanes().waiting(), Ordering::Relaxed);
         metrics.blocked_keys.store(self.in_flight.lanes().closed(), Ordering::Relaxed);
-        let oldest = self.in_flight.window().oldest().map_or(0, |ticket| ticket.emitted_at);
+        let oldest = self.in_flight.window().oldest().map_or(0, |event| event.emitted_at);
         metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
     }
 

@@ -66,7 +66,7 @@ impl Relay {
         }
         if durability::is_on_standbys(batch.place) {
             if batch.reported {
-                tracing::info!("the synchronous standbys have confirmed all commits, publishing continues");
+                tracing::info!("the synchronous standbys have confirmed all commits; publishing continues");
             }
             self.hand_over(batch.pending);
             return;

@@ -78,7 +78,7 @@ impl Relay {
     fn act_on_answers(&mut self, now: Duration, answers: impl Iterator<Item = (Subject, Health)>) {
         let Findings { new_problems, stuck } = self.watch.watchdog.record_health(now, answers);
         for (topic, why) in new_problems {
-            tracing::warn!("no delivery reports for topic \"{topic}\", its events wait: {why}");
+            tracing::warn!("no delivery reports for topic \"{topic}\"; its events wait: {why}");
             self.slot.show_error(&format!("events of topic \"{topic}\" wait: {why}"));
         }
         if let Some((subject, silence)) = stuck {
@@ -87,7 +87,7 @@ impl Relay {
                 Some(topic) => format!("no delivery report for topic \"{topic}\" in {seconds} s"),
                 None => format!("the producer has found no broker for {seconds} s"),
             };
-            tracing::warn!("{what} although Kafka is healthy, replacing the producer");
+            tracing::warn!("{what} although Kafka is healthy; replacing the producer");
             self.slot.show_error(&format!("{what} although Kafka is healthy"));
             metrics::of(self.slot).count_error(CountedError::Producer);
             self.renew_soon();

@@ -180,7 +180,7 @@ fn unreadable(column: &CStr) -> ! {
             "outbox.events has no column \"{}\" of the type that the extension gave it",
             column.to_string_lossy()
         ),
-        detail: "Somebody has changed or dropped it. Events wait in the outbox.".into(),
+        detail: "The column was changed or dropped. Events wait in the outbox.".into(),
         hint: "Change it back, or drop and create the extension.".into(),
     }
     .raise()

@@ -10,7 +10,7 @@ pub type Properties = Vec<(String, String)>;
 /// Marks a property that only consumers have, as in the configuration of Kafka Connect's workers.
 pub const CONSUMER: &str = "consumer.";
 
-/// Who has properties.
+/// The kind of client that properties belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     /// A producer, or a client that sends requests.
