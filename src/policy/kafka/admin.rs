@@ -90,6 +90,7 @@ pub enum OffsetAt {
 
 /// An offset of a partition, or why a topic or partition has none.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ListedOffset {
     /// The topic.
     pub topic: String,
@@ -167,6 +168,7 @@ pub enum Found {
 
 /// The description of a topic.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TopicDescription {
     /// Its name.
     pub topic: String,
@@ -254,9 +256,12 @@ mod tests {
     #[test]
     fn an_answer_survives_its_transport() {
         let topic = TopicDescription { topic: "a".into(), partitions: Some(3), ..Default::default() };
+        let offset =
+            ListedOffset { topic: "a".into(), partition: Some(3), offset: Some(7), ..Default::default() };
         for answer in [
             Answer::Ok(None),
             Answer::Ok(Some(Found::Topics(vec![topic]))),
+            Answer::Ok(Some(Found::Offsets(vec![offset]))),
             Answer::failed(FailureKind::Denied, "no", "It says no."),
         ] {
             assert_eq!(serde_json::from_str::<Answer>(&answer.to_json()).unwrap(), answer);
