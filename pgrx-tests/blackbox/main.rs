@@ -6,6 +6,7 @@
 mod admin;
 mod docs;
 mod failure;
+mod inbox;
 mod kafka;
 mod lab;
 mod lifecycle;

@@ -9,4 +9,5 @@ pub mod ledger;
 pub mod relay;
 pub mod roles;
 pub mod server;
+pub mod subscriptions;
 pub mod topic_grants;

@@ -1,0 +1,5 @@
+//! The inbox: what is subscribed, by whom, and from where on.
+
+mod grants;
+mod operate;
+mod subscribe;
