@@ -278,7 +278,7 @@ fn a_dropped_role_leaves_no_rights_behind() -> Result<()> {
 fn subscriptions_and_grants_survive_a_dump() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = filled_topic(&mut db, "t", &[1, 1])?;
-    let role = create_role(&mut db, "Shop")?;
+    let role = create_role(&mut db, "shop")?;
     grant_topic(&mut db, &role, &topic)?;
     let mut client = db.connect_as(&role)?;
     subscribe(&mut client, "s", &[&topic], "latest")?;

@@ -139,7 +139,7 @@ fn bury(client: &mut Client, topic: &str, positions: &[i64]) -> Result<()> {
         client.execute(
             "INSERT INTO inbox.dead_letters (subscription_id, position, lane, topic, partition, \"offset\", key, value,
                                              order_key, attempts, last_error)
-             SELECT s.id, $2, $2 % 64, $1, 0, $2, 'k', '1', 'k', 3, 'it failed' FROM inbox.subscription AS s",
+             SELECT s.id, $2, ($2::bigint % 64)::smallint, $1, 0, $2, 'k', '1', 'k', 3, 'it failed' FROM inbox.subscription AS s",
             &[&topic, position],
         )?;
     }
