@@ -262,7 +262,7 @@ fn a_time_that_no_record_can_have_is_refused() -> Result<()> {
         let db_error = error.as_db_error().unwrap_or_else(|| panic!("{time}: {error}"));
         assert_eq!(db_error.code(), &SqlState::DATETIME_FIELD_OVERFLOW, "{time}");
         assert_eq!(db_error.message(), "event time is out of range", "{time}");
-        assert_eq!(db_error.hint(), Some("Leave emitted_at out to have it set."), "{time}");
+        assert_eq!(db_error.hint(), Some("Omit emitted_at to have it set to the present time."), "{time}");
     }
     Ok(())
 }

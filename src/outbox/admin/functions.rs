@@ -103,7 +103,7 @@ fn unanswered_error(unanswered: Unanswered) -> UserError {
         Unanswered::Queued => UserError {
             code: PgSqlErrorCode::ERRCODE_CONNECTION_FAILURE,
             message: "request to Kafka timed out before the relay accepted it".into(),
-            detail: "The relay, or all request slots of the server, were busy with requests of other sessions.".into(),
+            detail: "The relay was busy with a request of another session, or all request slots were in use.".into(),
             hint: "Try again with a longer timeout; pg_stat_activity shows the sessions that call outbox.create_topic() \
                    or outbox.describe_topics()."
                 .into(),

@@ -280,7 +280,7 @@ impl Invalid {
             Self::Partition(_) => "Pass no partition to let the key choose one.".into(),
             Self::TombstoneWithoutKey => "Pass a key, or a payload.".into(),
             Self::EmptyType => "Pass no event type to use the topic's name.".into(),
-            Self::Time => "Leave emitted_at out to have it set.".into(),
+            Self::Time => "Omit emitted_at to have it set to the present time.".into(),
             Self::Headers(HeaderError::Reserved(_)) => {
                 "Choose another name, or use the arguments event_id and event_type.".into()
             }
