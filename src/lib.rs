@@ -7,6 +7,7 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+use inbox::ingest::registration::INGEST;
 use outbox::relay::registration::RELAY;
 use pg::utility_hook::Observer;
 use pgrx::prelude::*;
@@ -56,7 +57,12 @@ extension_sql_file!(
     name = "inbox_dead_letters",
     requires = ["inbox_subscriptions"]
 );
-extension_sql_file!("../sql/inbox/views.sql", name = "inbox_views", requires = ["inbox_dead_letters"]);
+extension_sql_file!(
+    "../sql/inbox/consumers.sql",
+    name = "inbox_consumers",
+    requires = ["inbox_dead_letters"]
+);
+extension_sql_file!("../sql/inbox/views.sql", name = "inbox_views", requires = ["inbox_consumers"]);
 extension_sql_file!("../sql/inbox/check.sql", name = "inbox_check", requires = ["inbox_views"]);
 extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_check"], finalize);
 
@@ -66,6 +72,7 @@ static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];
 /// The kinds of workers. The last one is only in builds for tests.
 static WORKERS: &[&Registration] = &[
     &RELAY,
+    &INGEST,
     #[cfg(feature = "failpoints")]
     &test_worker::TEST_WORKER,
 ];
@@ -73,7 +80,7 @@ static WORKERS: &[&Registration] = &[
 fn workers() -> &'static [&'static Registration] {
     #[cfg(feature = "failpoints")]
     if !test_worker::is_on() {
-        return &WORKERS[..1];
+        return &WORKERS[..2];
     }
     WORKERS
 }
@@ -87,5 +94,6 @@ pub extern "C-unwind" fn _PG_init() {
     pg::watch::init(&outbox::table::WATCHES);
     pg::utility_hook::init(&OBSERVERS);
     outbox::init();
+    inbox::init();
     worker::init(workers());
 }

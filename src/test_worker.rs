@@ -19,7 +19,7 @@ sql_function!(outbox_greet_test_worker, pg_finfo_outbox_greet_test_worker, greet
 
 static IS_ON: GucSetting<bool> = GucSetting::<bool>::new(false);
 
-const KIND: Kind = Kind::new(1);
+const KIND: Kind = Kind::new(3);
 
 /// The notice that `greet` sends.
 const GREETING: Notice = Notice::new(0);

@@ -1,6 +1,17 @@
 //! The inbox: a worker stores Kafka's events in the database, and sessions receive them in their own transactions.
 //!
-//! [`admin`] are the functions by which users set up what they receive, [`table`] is what all know of the tables.
+//! [`ingest`] is the worker, [`receive`] are the functions by which sessions receive and acknowledge, [`admin`] those by
+//! which users set up what they receive; [`table`] is what all know of the tables.
 
 pub mod admin;
+pub mod arrivals;
+pub mod ingest;
+pub mod receive;
 pub mod table;
+
+/// Requests the shared memory; in the postmaster.
+pub fn init() {
+    arrivals::init();
+    ingest::metrics::init();
+    receive::init();
+}

@@ -1,5 +1,6 @@
 //! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a
-//! relay, [`events`] what sessions and triggers do with events, and [`workers`] limits the number of workers.
+//! relay, [`consumer`] the inbox's worker, [`events`] what sessions and triggers do with events, and
+//! [`workers`] limits the number of workers.
 //!
 //! Runs in: the postmaster, which defines them; any process reads them.
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+pub mod consumer;
 pub mod events;
 pub mod kafka;
 pub mod relay;
@@ -27,6 +29,7 @@ const CONTEXT: GucContext = GucContext::Suset;
 pub fn init() {
     kafka::init();
     relay::init();
+    consumer::init();
     events::init();
     workers::init();
 }

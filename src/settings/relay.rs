@@ -148,6 +148,21 @@ unsafe extern "C-unwind" fn check_source(
     unsafe { CStr::from_ptr(*value) }.count_bytes() <= MAX_SOURCE_BYTES
 }
 
+/// Whether the workers of a database exchange events with Kafka.
+pub(super) fn enabled() -> bool {
+    ENABLED.get()
+}
+
+/// Whether sessions are notified of events at all.
+pub(super) fn notifies() -> bool {
+    NOTIFY.get() != NotifySetting::Off
+}
+
+/// How long a stopping worker waits.
+pub(super) fn shutdown_timeout() -> Duration {
+    millis(&SHUTDOWN_TIMEOUT)
+}
+
 /// The settings that a relay works with until it reads them again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Settings {

@@ -1,5 +1,6 @@
 //! The inbox: what is subscribed, by whom, and from where on.
 
 mod grants;
+mod ingest;
 mod operate;
 mod subscribe;

@@ -4,3 +4,4 @@
 
 pub mod for_caller;
 pub mod lane_locks;
+pub mod status;

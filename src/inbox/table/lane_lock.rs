@@ -14,6 +14,23 @@ pub fn wait(subscription: i32, lane: u16) {
     unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false, false) };
 }
 
+/// Takes the lock of a lane if no other transaction holds it. Returns whether this one holds it now. Call it in a
+/// transaction, which keeps the lock.
+#[must_use]
+pub fn try_acquire(subscription: i32, lane: u16) -> bool {
+    let tag = tag(subscription, lane);
+    // SAFETY: in a transaction; the tag lives as long as the call.
+    let result = unsafe { pg_sys::LockAcquire(&tag, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Releases the lock of a lane that was taken once more than it is needed.
+pub fn release(subscription: i32, lane: u16) {
+    let tag = tag(subscription, lane);
+    // SAFETY: this transaction holds the lock.
+    unsafe { pg_sys::LockRelease(&tag, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false) };
+}
+
 fn tag(subscription: i32, lane: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: backend::database().to_u32(),

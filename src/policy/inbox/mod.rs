@@ -1,8 +1,10 @@
 //! What a subscription receives, in which order, and what becomes of events that fail.
 
 pub mod charge;
+pub mod data_loss;
 pub mod lane;
 pub mod lanes;
 pub mod plan;
 pub mod records;
+pub mod retention;
 pub mod topics;

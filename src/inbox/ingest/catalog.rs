@@ -1,0 +1,117 @@
+//! Owns what the worker reads of the definitions: subscriptions, their partitions, and how far they were read.
+//!
+//! Runs in: an ingest worker, main thread, in a transaction.
+
+use event_outbox_policy::inbox::data_loss::OnDataLoss;
+use event_outbox_policy::inbox::lanes::Ordering;
+use pgrx::prelude::*;
+
+use crate::inbox::table::{SUBSCRIPTION, as_owner};
+use crate::pg::spi::{Access, Row, Statement};
+
+/// A subscription that reads topics; a replay reads none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    /// Its id.
+    pub id: i32,
+    /// Its name.
+    pub name: String,
+    /// Which events keep their order.
+    pub ordering: Ordering,
+    /// What it does about lost data.
+    pub on_data_loss: OnDataLoss,
+    /// Raised by each seek.
+    pub generation: i64,
+    /// The pattern of its topics, if it has one.
+    pub pattern: Option<String>,
+    /// Its share of the partitions: which, and of how many.
+    pub share: (i32, i32),
+    /// The number of its last batch.
+    pub batch: i64,
+    /// Its partitions, by their numbers.
+    pub partitions: Vec<Partition>,
+}
+
+/// A partition of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Its topic.
+    pub topic: String,
+    /// The partition of the topic.
+    pub partition: i32,
+    /// The topic's id, if it is known.
+    pub topic_id: Option<String>,
+    /// The offset of the next record.
+    pub next_offset: i64,
+    /// It stopped because of lost data.
+    pub is_stopped: bool,
+}
+
+static SUBSCRIPTIONS: Statement = Statement::new(
+    c"SELECT s.id, s.name, s.ordering, s.on_data_loss, s.generation, s.pattern, s.share_index, s.share_count, \
+             coalesce(p.batch, 0), CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.next_offsets END \
+        FROM inbox.subscription AS s \
+        LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets FROM inbox.progress AS p \
+                            WHERE p.source_id OPERATOR(pg_catalog.=) s.id ORDER BY p.batch DESC LIMIT 1) AS p ON true \
+       WHERE s.source_id OPERATOR(pg_catalog.=) s.id ORDER BY s.id",
+    &[],
+);
+
+static PARTITIONS: Statement = Statement::new(
+    c"SELECT p.number, p.topic, p.partition, p.topic_id, p.start_offset, p.state OPERATOR(pg_catalog.=) 'stopped' \
+        FROM inbox.partition AS p WHERE p.source_id OPERATOR(pg_catalog.=) $1 ORDER BY p.number",
+    &[pg_sys::INT4OID],
+);
+
+static LAST_POSITION: Statement = Statement::new(c"SELECT inbox.last_position()", &[]);
+
+static ANY: Statement = Statement::new(c"SELECT FROM inbox.subscription LIMIT 1", &[]);
+
+/// Whether the database has the inbox, and a subscription. Call it in a transaction.
+#[must_use]
+pub fn has_subscriptions() -> bool {
+    SUBSCRIPTION.oid() != pg_sys::InvalidOid && as_owner(|| !ANY.execute(&[], Access::Read, 1).is_empty())
+}
+
+/// The last position that was given to an event.
+#[must_use]
+pub fn last_position() -> i64 {
+    as_owner(|| LAST_POSITION.execute(&[], Access::Read, 1).iter().next().and_then(|row| row.get(1)))
+        .unwrap_or(0)
+}
+
+/// The subscriptions that read topics.
+#[must_use]
+pub fn definitions() -> Vec<Definition> {
+    as_owner(|| {
+        let rows = SUBSCRIPTIONS.execute(&[], Access::Read, 0);
+        rows.iter().filter_map(|row| definition(&row)).collect()
+    })
+}
+
+fn definition(row: &Row) -> Option<Definition> {
+    let id: i32 = row.get(1)?;
+    let next_offsets: Vec<Option<i64>> = row.get(10).unwrap_or_default();
+    let rows = PARTITIONS.execute(&[id.into_datum()], Access::Read, 0);
+    let partition = |(place, row): (usize, Row)| {
+        let stored = next_offsets.get(place).copied().flatten();
+        Some(Partition {
+            topic: row.get(2)?,
+            partition: row.get(3)?,
+            topic_id: row.get(4),
+            next_offset: stored.or(row.get(5))?,
+            is_stopped: row.get(6)?,
+        })
+    };
+    Some(Definition {
+        id,
+        name: row.get(2)?,
+        ordering: row.get::<String>(3)?.parse().ok()?,
+        on_data_loss: row.get::<String>(4)?.parse().ok()?,
+        generation: row.get(5)?,
+        pattern: row.get(6),
+        share: (row.get(7)?, row.get(8)?),
+        batch: row.get(9)?,
+        partitions: rows.iter().enumerate().map_while(partition).collect(),
+    })
+}

@@ -1,0 +1,217 @@
+//! Owns a source: a subscription with the consumer that reads for it.
+//!
+//! Runs in: an ingest worker, main thread.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use event_outbox_policy::backoff::Backoff;
+use event_outbox_policy::kafka::consumer::ConsumerConfig;
+
+use super::catalog::{Definition, Partition};
+use crate::kafka::consumer::handle::ConsumerHandle;
+use crate::kafka::consumer::messages::{Assigned, Assignment, ConsumerEvent, Fetched};
+use crate::kafka::threads::StartError;
+use crate::kafka::wakeup_fd::WakeupFd;
+use crate::worker::metrics::Connection;
+
+/// The first and the longest pause after a consumer that could not be started, or ended.
+const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// How long librdkafka may take to end.
+const THREAD_END: Duration = Duration::from_millis(500);
+
+/// A source.
+pub struct Source {
+    /// The subscription as it is known.
+    pub definition: Definition,
+    /// The connection of its consumer.
+    pub connection: Connection,
+    /// Events that were read and are not stored yet.
+    pub pending: Option<Fetched>,
+    consumer: Option<ConsumerHandle>,
+    backoff: Backoff,
+    assignment: u64,
+    /// The partitions that were read to their end, by their numbers.
+    at_end: BTreeSet<i32>,
+}
+
+impl Source {
+    /// A source that reads nothing yet.
+    #[must_use]
+    pub fn new(definition: Definition) -> Self {
+        Self {
+            definition,
+            connection: Connection::Unknown,
+            pending: None,
+            consumer: None,
+            backoff: Backoff::new(PAUSE.0, PAUSE.1),
+            assignment: 0,
+            at_end: BTreeSet::new(),
+        }
+    }
+
+    /// Takes over a changed definition. Reads on where it was if that is where the definition is, too.
+    pub fn redefine(&mut self, mut definition: Definition) {
+        let has_moved = definition.generation != self.definition.generation;
+        if !has_moved {
+            for (new, old) in definition.partitions.iter_mut().zip(&self.definition.partitions) {
+                // What is pending was not stored yet.
+                new.next_offset = old.next_offset;
+            }
+            definition.batch = self.definition.batch;
+        }
+        let is_same = |new: &Partition, old: &Partition| {
+            (new.partition, &new.topic, new.is_stopped) == (old.partition, &old.topic, old.is_stopped)
+        };
+        let (new, old) = (&definition.partitions, &self.definition.partitions);
+        let reads_the_same = !has_moved
+            && definition.pattern == self.definition.pattern
+            && new.len() == old.len()
+            && new.iter().zip(old).all(|(new, old)| is_same(new, old));
+        self.definition = definition;
+        if !reads_the_same {
+            self.assign();
+        }
+    }
+
+    /// Starts the consumer, if there is none and it may be started now.
+    ///
+    /// # Errors
+    /// [`StartError`]; the next try comes after a pause.
+    pub fn tend(&mut self, config: &ConsumerConfig, wakeup: &Arc<WakeupFd>) -> Result<(), StartError> {
+        if self.consumer.is_some() || !self.backoff.is_over(Instant::now()) {
+            return Ok(());
+        }
+        match ConsumerHandle::start(config, wakeup.clone()) {
+            Ok(consumer) => {
+                self.consumer = Some(consumer);
+                self.assign();
+                Ok(())
+            }
+            Err(error) => {
+                self.backoff.record_failure(Instant::now());
+                Err(error)
+            }
+        }
+    }
+
+    /// Has the partitions read from their next offsets on. What was read before does not count any more.
+    pub fn assign(&mut self) {
+        self.pending = None;
+        self.assignment += 1;
+        self.at_end.clear();
+        let Some(consumer) = &self.consumer else { return };
+        let partitions = self.definition.partitions.iter().enumerate();
+        let assigned =
+            partitions.filter(|(_, partition)| !partition.is_stopped).map(|(number, partition)| Assigned {
+                number: i32::try_from(number).unwrap_or(i32::MAX),
+                topic: partition.topic.clone(),
+                partition: partition.partition,
+                offset: partition.next_offset,
+            });
+        consumer.assign(Assignment {
+            generation: self.assignment,
+            partitions: assigned.collect(),
+            pattern: self.definition.pattern.clone(),
+        });
+    }
+
+    /// The next message of the consumer, if it concerns what is assigned now. None is taken while events are pending.
+    pub fn next_event(&mut self) -> Option<ConsumerEvent> {
+        let consumer = self.consumer.as_ref().filter(|_| self.pending.is_none())?;
+        loop {
+            let event = consumer.next_event()?;
+            let generation = match &event {
+                ConsumerEvent::Fetched(fetched) => fetched.generation,
+                ConsumerEvent::OutOfRange(found) => found.generation,
+                ConsumerEvent::Topics(topics) => topics.generation,
+                _ => self.assignment,
+            };
+            if generation == self.assignment {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The next offset of each partition once these records are stored.
+    #[must_use]
+    pub fn offsets_after(&self, fetched: &Fetched) -> Vec<Option<i64>> {
+        let mut next: Vec<Option<i64>> =
+            self.definition.partitions.iter().map(|partition| Some(partition.next_offset)).collect();
+        let records = fetched.records.iter().map(|record| (record.partition, record.offset + 1));
+        for (number, offset) in records.chain(fetched.ends.iter().copied()) {
+            if let Some(next) = usize::try_from(number).ok().and_then(|number| next.get_mut(number)) {
+                *next = (*next).max(Some(offset));
+            }
+        }
+        next
+    }
+
+    /// Records up to these offsets are stored.
+    pub fn stored(&mut self, next_offsets: &[Option<i64>]) {
+        self.definition.batch += 1;
+        for (partition, next) in self.definition.partitions.iter_mut().zip(next_offsets) {
+            partition.next_offset = next.unwrap_or(partition.next_offset);
+        }
+    }
+
+    /// Notes which partitions were read to their end.
+    pub fn note_ends(&mut self, fetched: &Fetched) {
+        for record in fetched.records.iter() {
+            self.at_end.remove(&record.partition);
+        }
+        self.at_end.extend(fetched.ends.iter().map(|(number, _)| number));
+    }
+
+    /// Whether all partitions that are read were read to their end.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        let reading = self.definition.partitions.iter().filter(|partition| !partition.is_stopped).count();
+        self.at_end.len() >= reading
+    }
+
+    /// Whether a message waits that [`Source::next_event`] would take.
+    #[must_use]
+    pub fn has_event(&self) -> bool {
+        self.pending.is_none() && self.consumer.as_ref().is_some_and(ConsumerHandle::has_event)
+    }
+
+    /// Whether its consumer has ended by itself. If so, another is started after a pause.
+    pub fn take_end(&mut self) -> bool {
+        let has_ended =
+            self.consumer.as_ref().is_some_and(|consumer| consumer.has_ended() && !consumer.has_event());
+        if has_ended {
+            self.stop();
+            self.backoff.record_failure(Instant::now());
+        }
+        has_ended
+    }
+
+    /// A broker has answered.
+    pub fn connected(&mut self) {
+        self.connection = Connection::Connected;
+        self.backoff.record_success();
+    }
+
+    /// Ends the consumer.
+    pub fn stop(&mut self) {
+        self.connection = Connection::Unknown;
+        self.pending = None;
+        if let Some(consumer) = self.consumer.take() {
+            consumer.stop(Instant::now() + THREAD_END);
+        }
+    }
+
+    /// Lets the next consumer be started at once, because the cause of the last failure may be gone.
+    pub fn forgive(&mut self) {
+        self.backoff.record_success();
+    }
+
+    /// When the next consumer may be started, if there is none.
+    #[must_use]
+    pub fn next_start(&self) -> Option<Instant> {
+        self.backoff.until().filter(|_| self.consumer.is_none())
+    }
+}

@@ -1,0 +1,141 @@
+//! Decides what to do when Kafka no longer has what a subscription would read next.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// What a subscription does about lost data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnDataLoss {
+    /// The partition stops until somebody decides.
+    Stop,
+    /// It goes on with the first record that Kafka has.
+    Earliest,
+    /// It goes on with the next record that is written.
+    Latest,
+}
+
+impl FromStr for OnDataLoss {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "stop" => Ok(Self::Stop),
+            "earliest" => Ok(Self::Earliest),
+            "latest" => Ok(Self::Latest),
+            _ => Err(()),
+        }
+    }
+}
+
+/// What was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Kafka has deleted records that were not read yet: those from the first offset up to the one before the second.
+    Expired(i64, i64),
+    /// Kafka's log ends before the next offset, so it has lost records that were read. New ones will get their offsets: the
+    /// first that is new, and the next that would have been read.
+    Truncated(i64, i64),
+    /// The topic was deleted and created again; this offset was to be read next.
+    Recreated(i64),
+}
+
+/// How a partition goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Continuation {
+    /// It stops.
+    Stop,
+    /// It is read from this offset on.
+    At(i64),
+}
+
+impl Loss {
+    /// What was lost if Kafka has the offsets from `low` up to the one before `high`, and `offset` was to be read.
+    #[must_use]
+    pub fn of(offset: i64, low: i64, high: i64) -> Self {
+        if offset < low { Self::Expired(offset, low) } else { Self::Truncated(high, offset) }
+    }
+
+    /// The lost offsets: the first, and the one after the last.
+    #[must_use]
+    pub fn range(&self) -> (i64, i64) {
+        match *self {
+            Self::Expired(from, to) | Self::Truncated(from, to) => (from, to),
+            Self::Recreated(next) => (0, next),
+        }
+    }
+}
+
+impl OnDataLoss {
+    /// How a partition goes on of which Kafka has the offsets from `low` up to the one before `high`.
+    #[must_use]
+    pub fn continuation(self, low: i64, high: i64) -> Continuation {
+        match self {
+            Self::Stop => Continuation::Stop,
+            Self::Earliest => Continuation::At(low),
+            Self::Latest => Continuation::At(high),
+        }
+    }
+}
+
+impl fmt::Display for Loss {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Expired(from, to) => {
+                write!(
+                    f,
+                    "Kafka has deleted the records from offset {from} to {} before they were read",
+                    to - 1
+                )
+            }
+            Self::Truncated(from, to) => write!(
+                f,
+                "Kafka has lost the records from offset {from} to {}, which were read before; new ones get their offsets",
+                to - 1
+            ),
+            Self::Recreated(next) => {
+                write!(f, "the topic was deleted and created again; offset {next} was to be read next")
+            }
+        }
+    }
+}
+
+/// What to type to have a stopped partition read again.
+#[must_use]
+pub fn remedy(subscription: &str, topic: &str, partition: i32) -> String {
+    let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    format!(
+        "To go on with what Kafka has, run SELECT inbox.seek({}, 'earliest', {}, {partition}).",
+        quote(subscription),
+        quote(topic)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_told_by_where_the_offset_lies() {
+        assert_eq!(Loss::of(5, 10, 20), Loss::Expired(5, 10));
+        assert_eq!(Loss::of(25, 10, 20), Loss::Truncated(20, 25));
+        assert_eq!(
+            Loss::of(5, 10, 20).to_string(),
+            "Kafka has deleted the records from offset 5 to 9 before they were read"
+        );
+        assert_eq!(Loss::Recreated(7).range(), (0, 7));
+    }
+
+    #[test]
+    fn the_subscription_says_how_to_go_on() {
+        let goes_on = |text: &str| text.parse::<OnDataLoss>().unwrap().continuation(10, 20);
+        assert_eq!(goes_on("stop"), Continuation::Stop);
+        assert_eq!(goes_on("earliest"), Continuation::At(10));
+        assert_eq!(goes_on("latest"), Continuation::At(20));
+        assert_eq!("first".parse::<OnDataLoss>(), Err(()));
+    }
+
+    #[test]
+    fn the_remedy_is_valid_sql() {
+        assert!(remedy("o'k", "t", 3).contains("inbox.seek('o''k', 'earliest', 't', 3)"));
+    }
+}
