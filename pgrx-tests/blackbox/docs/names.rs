@@ -34,16 +34,19 @@ fn words_after(text: &str, prefix: &str) -> BTreeSet<String> {
 #[test]
 fn sql_objects_exist() -> Result<()> {
     let mut db = TestDatabase::new()?;
-    let sql = "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace
-               UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace
-               UNION SELECT typname::text FROM pg_type WHERE typnamespace = 'outbox'::regnamespace";
-    let there: BTreeSet<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     let mut faults = Vec::new();
-    for document in present()? {
-        for name in words_after(&document.text, "outbox.") {
-            // Files can have such names, like outbox.rs.
-            if !there.contains(&name) && !["rs", "sql", "md", "html"].contains(&name.as_str()) {
-                faults.push(format!("{} names outbox.{name}, which does not exist", document.path));
+    for schema in ["outbox", "inbox"] {
+        let sql = "SELECT proname::text FROM pg_proc WHERE pronamespace = $1::text::regnamespace
+                   UNION SELECT relname::text FROM pg_class WHERE relnamespace = $1::text::regnamespace
+                   UNION SELECT typname::text FROM pg_type WHERE typnamespace = $1::text::regnamespace";
+        let there = db.client.query(sql, &[&schema])?;
+        let there: BTreeSet<String> = there.iter().map(|row| row.get(0)).collect();
+        for document in present()? {
+            for name in words_after(&document.text, &format!("{schema}.")) {
+                // Files can have such names, like outbox.rs.
+                if !there.contains(&name) && !["rs", "sql", "md", "html"].contains(&name.as_str()) {
+                    faults.push(format!("{} names {schema}.{name}, which does not exist", document.path));
+                }
             }
         }
     }
@@ -213,7 +216,7 @@ fn the_tree_is_complete() -> Result<()> {
         .filter(|path| !layout::repository().join(path).exists())
         .map(|path| format!("{path} does not exist"))
         .collect();
-    for folder in ["", "src", "src/outbox", "src/policy", "pgrx-tests"] {
+    for folder in ["", "src", "src/outbox", "src/inbox", "src/policy", "pgrx-tests"] {
         for entry in fs::read_dir(layout::repository().join(folder))? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -8,8 +8,11 @@ use event_outbox_lab::{Result, layout, released};
 use super::{document, documents};
 use crate::support::database::TestDatabase;
 
+/// The schemas, and the pages that have their objects.
+const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
+
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 9] = [
+const INTERNAL: [&str; 24] = [
     "relay_status",
     "ask_kafka",
     "topics_in_use",
@@ -19,6 +22,21 @@ const INTERNAL: [&str; 9] = [
     "is_topic_name",
     "is_topic_pattern",
     "log_missing_copy",
+    "is_marked",
+    "mark",
+    "unmark",
+    "require_role",
+    "is_administrator",
+    "own_subscription",
+    "may_consume",
+    "lock_lanes",
+    "last_position",
+    "start_of",
+    "list_offsets",
+    "resolve",
+    "check_subscription",
+    "refuse_name",
+    "event",
 ];
 
 #[test]
@@ -60,28 +78,36 @@ fn the_settings_are_all_named_with_their_defaults() -> Result<()> {
     Ok(())
 }
 
-/// The objects in `docs/reference/sql.md`: the first column of its tables, by the object's name.
-fn documented() -> Result<BTreeMap<String, String>> {
-    let reference = document("docs/reference/sql.md")?;
-    let rows = reference.table_rows().into_iter();
-    Ok(rows
-        .map(|(what, _)| (what.split(['(', ' ']).next().unwrap_or(what).to_owned(), what.to_owned()))
-        .collect())
+/// The objects on a page of the reference: the first column of its tables, by the object's name. A row may have several.
+fn documented(page: &str) -> Result<BTreeMap<String, String>> {
+    let reference = document(page)?;
+    let mut all = BTreeMap::new();
+    for (what, _) in reference.table_rows() {
+        for what in if what.contains('(') { vec![what] } else { what.split(", ").collect() } {
+            let what = what.trim_matches('`');
+            all.insert(what.split(['(', ' ']).next().unwrap_or(what).to_owned(), what.to_owned());
+        }
+    }
+    Ok(all)
 }
 
 #[test]
 fn the_sql_reference_is_complete() -> Result<()> {
     let mut db = TestDatabase::new()?;
-    let documented = documented()?;
-    let public = db.client.query(
-        "SELECT proname::text FROM pg_proc WHERE pronamespace = 'outbox'::regnamespace \
-            AND prorettype <> 'trigger'::regtype AND proname <> ALL ($1) AND NOT starts_with(proname, 'as_text_') \
-         UNION SELECT relname::text FROM pg_class WHERE relnamespace = 'outbox'::regnamespace AND relkind IN ('r', 'v')",
-        &[&INTERNAL.as_slice()],
-    )?;
-    for row in public {
-        let name: String = row.get(0);
-        assert!(documented.contains_key(&name), "docs/reference/sql.md does not have outbox.{name}");
+    for (schema, page) in PAGES {
+        let documented = documented(page)?;
+        let public = db.client.query(
+            "SELECT proname::text FROM pg_proc WHERE pronamespace = $1::text::regnamespace
+                AND prorettype <> 'trigger'::regtype AND proname <> ALL ($2)
+                AND NOT starts_with(proname, 'as_text_') AND right(proname, 4) <> '_for'
+             UNION SELECT relname::text FROM pg_class
+                    WHERE relnamespace = $1::text::regnamespace AND relkind IN ('r', 'v') AND relname !~ '^log_[0-7]$'",
+            &[&schema, &INTERNAL.as_slice()],
+        )?;
+        for row in public {
+            let name: String = row.get(0);
+            assert!(documented.contains_key(&name), "{page} does not have {schema}.{name}");
+        }
     }
     Ok(())
 }
@@ -90,9 +116,16 @@ fn the_sql_reference_is_complete() -> Result<()> {
 #[test]
 fn the_sql_reference_has_the_right_arguments() -> Result<()> {
     let mut db = TestDatabase::new()?;
+    for (schema, page) in PAGES {
+        compare_arguments(&mut db, schema, page)?;
+    }
+    Ok(())
+}
+
+fn compare_arguments(db: &mut TestDatabase, schema: &str, page: &str) -> Result<()> {
     let forms = db.client.query(
         "SELECT p.proname::text,
-                (SELECT coalesce(string_agg(a.name || ' ' || CASE a.type WHEN 'timestamptz'::regtype THEN 'timestamptz'
+                (SELECT coalesce(string_agg(quote_ident(a.name) || ' ' || CASE a.type WHEN 'timestamptz'::regtype THEN 'timestamptz'
                                                                          ELSE format_type(a.type, NULL) END, ', ' ORDER BY a.at), '')
                    FROM unnest(coalesce(p.proargnames, '{}'), coalesce(p.proallargtypes, p.proargtypes::oid[]),
                                coalesce(p.proargmodes, array_fill('i'::\"char\", ARRAY[p.pronargs])))
@@ -102,13 +135,13 @@ fn the_sql_reference_has_the_right_arguments() -> Result<()> {
                             FROM unnest(p.proargnames, p.proargmodes) WITH ORDINALITY AS a(name, mode, at)
                            WHERE a.mode IN ('o', 'b', 't')),
                          format_type(p.prorettype, NULL))
-           FROM pg_proc AS p WHERE p.pronamespace = 'outbox'::regnamespace",
-        &[],
+           FROM pg_proc AS p WHERE p.pronamespace = $1::text::regnamespace",
+        &[&schema],
     )?;
     let forms: BTreeSet<(String, String, String)> =
         forms.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
     let mut compared = 0;
-    for (name, what) in documented()? {
+    for (name, what) in documented(page)? {
         let Some((arguments, results)) = what
             .strip_prefix(&name)
             .and_then(|rest| rest.strip_prefix('('))
@@ -122,7 +155,7 @@ fn the_sql_reference_has_the_right_arguments() -> Result<()> {
             *of == name && takes == arguments && (results == "…" || gives == results)
         };
         let those: Vec<_> = forms.iter().filter(|(of, ..)| *of == name).collect();
-        assert!(forms.iter().any(is_it), "the reference has {what}, the server {those:?}");
+        assert!(forms.iter().any(is_it), "{page} has {what}, the server {those:?}");
     }
     assert!(compared >= 15, "only {compared} functions were compared");
     Ok(())
