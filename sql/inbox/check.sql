@@ -6,6 +6,7 @@ CREATE FUNCTION inbox.check()
     AS $$
 DECLARE
     most CONSTANT integer := 10000;
+    worker  inbox.consumers;
     sub     record;
     item    record;
     holder  record;
@@ -24,23 +25,32 @@ BEGIN
     subject := 'worker';
     -- Give a worker that is starting a moment.
     FOR looks IN 1..60 LOOP
-        SELECT a.pid, a.backend_start INTO item FROM pg_stat_activity AS a
-         WHERE a.datname = current_database() AND a.backend_type = 'event_outbox inbox';
-        EXIT WHEN FOUND OR pg_is_in_recovery();
+        SELECT c.* INTO worker FROM inbox.consumers AS c WHERE c.database = current_database();
+        EXIT WHEN worker.state NOT IN ('absent', 'starting', 'stopping') OR pg_is_in_recovery();
         PERFORM pg_sleep(0.05);
-        PERFORM pg_stat_clear_snapshot();
     END LOOP;
-    IF item.pid IS NOT NULL THEN
-        verdict := 'ok'; finding := format('The worker that stores events has run since %s.', item.backend_start::timestamptz(0));
-    ELSIF pg_is_in_recovery() THEN
-        verdict := 'warning'; finding := 'This server is a standby: events are stored by the primary.';
-    ELSIF NOT current_setting('event_outbox.enabled')::boolean THEN
-        verdict := 'warning'; finding := 'event_outbox.enabled is off: no events are stored.';
-        hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
-    ELSE
-        verdict := 'error'; finding := 'No worker stores events.';
-        hint := 'See "workers" in outbox.check(), and the server log for the reason.';
-    END IF;
+    finding := format('The state of the worker that stores events is "%s"%s.', worker.state,
+                      coalesce(' since ' || worker.state_since::timestamptz(0), ''));
+    CASE
+        WHEN worker.state IN ('idle', 'reading') THEN
+            verdict := 'ok';
+        WHEN worker.state = 'disabled' THEN
+            verdict := 'warning';
+            hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
+        WHEN worker.state IN ('starting', 'stopping') THEN
+            verdict := 'warning'; hint := 'Check again in a moment.';
+        WHEN worker.state = 'absent' AND pg_is_in_recovery() THEN
+            verdict := 'warning'; hint := 'This server is a standby. The worker runs on the primary.';
+        WHEN worker.state = 'absent' THEN
+            verdict := 'error'; hint := 'See "workers" in outbox.check(), and the server log for the reason.';
+        ELSE
+            verdict := 'error';
+            finding := finding || coalesce(' ' || worker.last_error, '');
+            hint := CASE worker.state
+                    WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file. The worker applies the change by itself.'
+                    WHEN 'failing' THEN 'The error occurred in the database. The worker retries by itself.'
+                    ELSE 'See "brokers".' END;
+    END CASE;
     RETURN NEXT;
 
     subject := 'brokers'; hint := NULL;

@@ -9,9 +9,10 @@ DECLARE
     -- Called with the rights of roles that an administrator has granted something else: the tables' defaults and checks,
     -- what the views and the triggers call, and the forms of emit() that call the one that is granted. None shows or
     -- changes anything by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another
-    -- database.
+    -- database, consumer_status() that to read inbox.consumers.
     for_all CONSTANT pg_catalog.regprocedure[] := ARRAY[
         'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'inbox.channel(text)',
+        'inbox.consumer_status(oid)',
         'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
         'outbox.log_missing_copy(uuid, text, text, text)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',

@@ -4,4 +4,6 @@
 
 -- @functions
 
+-- @create sql/inbox/consumers.sql
+
 -- @views

@@ -12,7 +12,7 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 24] = [
+const INTERNAL: [&str; 25] = [
     "relay_status",
     "ask_kafka",
     "topics_in_use",
@@ -36,7 +36,8 @@ const INTERNAL: [&str; 24] = [
     "resolve",
     "check_subscription",
     "refuse_name",
-    "event",
+    "consumer_status",
+    "order_key",
 ];
 
 #[test]

@@ -156,6 +156,8 @@ fn the_functions_behind_lend_no_rights() -> Result<()> {
         "SELECT FROM inbox.log",
         "SELECT FROM inbox.lag",
         "SELECT FROM inbox.check()",
+        "SELECT FROM inbox.consumers",
+        "SELECT FROM pg_database AS d, inbox.consumer_status(d.oid)",
         "SELECT inbox.grant_topic(current_user::regrole, '*')",
         "SELECT inbox.revoke_topic(current_user::regrole)",
     ] {
@@ -198,6 +200,34 @@ fn tables_of_several_owners_are_not_written() -> Result<()> {
     for call in ["seek('s', 'latest')", "unsubscribe('s')", "redrive('s', max => 1)"] {
         assert_eq!(refusal(&mut db.client, &format!("SELECT inbox.{call}")), "42501", "{call}");
     }
+    Ok(())
+}
+
+/// Each view works with the rights on it alone, and `lag` with those on its function.
+#[test]
+fn a_role_sees_its_subscriptions_in_every_view() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let topic = filled_topic(&mut db, "t", &[3])?;
+    subscribe(&mut db.client, "hidden", &[&topic], "latest")?;
+    subscribe(&mut db.client, "seen", &[&topic], "latest")?;
+    let role = create_role(&mut db, "watcher")?;
+    db.client.batch_execute(&format!(
+        "SELECT inbox.grant_subscription('{role}', 'seen');
+         GRANT SELECT ON inbox.lag, inbox.consumers TO {role}; GRANT EXECUTE ON FUNCTION inbox.end_offsets TO {role}"
+    ))?;
+    let mut client = db.connect_as(&role)?;
+    let sql = "SELECT l.subscription, l.end_offset, l.to_store, l.to_receive, s.name, p.subscription
+                 FROM inbox.lag AS l, inbox.subscriptions AS s, inbox.partitions AS p";
+    let rows = client.query(sql, &[])?;
+    assert_eq!(rows.len(), 1);
+    for column in [0, 4, 5] {
+        assert_eq!(rows[0].get::<_, &str>(column), "seen");
+    }
+    assert_eq!((rows[0].get::<_, i64>(1), rows[0].get::<_, i64>(2), rows[0].get::<_, i64>(3)), (3, 0, 0));
+    assert!(client.query("SELECT FROM inbox.retries", &[])?.is_empty());
+    let row = client
+        .query_one("SELECT count(state) FROM inbox.consumers WHERE database = current_database()", &[])?;
+    assert_eq!(row.get::<_, i64>(0), 1);
     Ok(())
 }
 
