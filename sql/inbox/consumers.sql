@@ -19,6 +19,9 @@ CREATE TRIGGER subscription_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE
     FOR EACH STATEMENT EXECUTE FUNCTION inbox.after_change();
 CREATE TRIGGER partition_changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON inbox.partition
     FOR EACH STATEMENT EXECUTE FUNCTION inbox.after_change();
+-- inbox.redrive() has them received again.
+CREATE TRIGGER dead_letters_removed AFTER DELETE ON inbox.dead_letters
+    FOR EACH STATEMENT EXECUTE FUNCTION inbox.after_change();
 
 CREATE FUNCTION inbox.consumer_status(
     database                oid,

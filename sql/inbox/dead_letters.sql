@@ -35,22 +35,30 @@ CREATE FUNCTION inbox.redrive_for(
 DECLARE
     -- Sessions read the waiting events of a lane at each receive.
     most CONSTANT integer := 10000;
-    own      inbox.subscription := inbox.own_subscription(caller, subscription, false);
-    room     bigint := most - (SELECT count(*) FROM inbox.retry AS r WHERE r.subscription_id = own.id);
-    redriven bigint;
+    own            inbox.subscription := inbox.own_subscription(caller, subscription, false);
+    room           bigint := most - (SELECT count(*) FROM inbox.retry AS r WHERE r.subscription_id = own.id);
+    redriven       bigint;
+    first_position bigint;
+    last_position  bigint;
 BEGIN
     WITH chosen AS MATERIALIZED (
         SELECT c.id FROM inbox.select_dead_letters(own, at_position, topic, since, max) AS c(id) LIMIT greatest(room, 0)
     ), dead AS (
         DELETE FROM inbox.dead_letters AS d USING chosen AS c WHERE d.dead_letter_id = c.id RETURNING d.*
+    ), again AS (
+        INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, "offset", produced_at, key, value, headers,
+                                 order_key, attempts, next_attempt_at, last_error, failed_at)
+        SELECT d.subscription_id, d.position, d.lane, d.topic, d.partition, d."offset", d.produced_at, d.key, d.value, d.headers,
+               d.order_key, 0, clock_timestamp(), d.last_error, d.died_at
+          FROM dead AS d
+        ON CONFLICT DO NOTHING
+        RETURNING position
     )
-    INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, "offset", produced_at, key, value, headers,
-                             order_key, attempts, next_attempt_at, last_error, failed_at)
-    SELECT d.subscription_id, d.position, d.lane, d.topic, d.partition, d."offset", d.produced_at, d.key, d.value, d.headers,
-           d.order_key, 0, clock_timestamp(), d.last_error, d.died_at
-      FROM dead AS d
-    ON CONFLICT DO NOTHING;
-    GET DIAGNOSTICS redriven = ROW_COUNT;
+    SELECT count(*), min(a.position), max(a.position) INTO redriven, first_position, last_position FROM again AS a;
+    IF redriven > 0 AND current_setting('event_outbox.notify') <> 'off' THEN
+        PERFORM pg_notify(inbox.channel(subscription), json_build_object(
+            'first_position', first_position, 'last_position', last_position, 'count', redriven)::text);
+    END IF;
     IF room <= redriven THEN
         RAISE NOTICE USING
             MESSAGE = format('%s events of subscription "%s" wait, which is the most', most, subscription),

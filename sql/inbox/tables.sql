@@ -145,8 +145,10 @@ COMMENT ON COLUMN inbox.segment.number IS 'The segment inbox.log_N.';
 COMMENT ON COLUMN inbox.segment.first_position IS 'No event in it has a lower position.';
 COMMENT ON COLUMN inbox.segment.opened_at IS 'When its first event was stored.';
 
+-- Without a foreign key, for which each receiver would lock the one row of the subscription. Whoever ends a subscription
+-- holds the locks of all its lanes.
 CREATE TABLE inbox.lane (
-    subscription_id  integer     NOT NULL REFERENCES inbox.subscription,
+    subscription_id  integer     NOT NULL,
     lane             smallint    NOT NULL,
     seq              bigint      NOT NULL,
     upto             bigint      NOT NULL,

@@ -330,3 +330,26 @@ fn subscriptions_and_grants_survive_a_dump() -> Result<()> {
     restored.client.batch_execute("SELECT inbox.unsubscribe('another')")?;
     Ok(())
 }
+
+/// What is open to everybody in the schema of the inbox; what is not in this list is closed.
+#[test]
+fn without_grants_nothing_of_the_inbox_is_open() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let open = db.client.query(
+        "SELECT p.oid::regprocedure::text FROM pg_proc AS p
+          WHERE p.pronamespace = 'inbox'::regnamespace
+            AND EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) AS a WHERE a.grantee = 0)
+         UNION ALL
+         SELECT c.oid::regclass::text FROM pg_class AS c
+          WHERE c.relnamespace = 'inbox'::regnamespace
+            AND EXISTS (SELECT FROM aclexplode(c.relacl) AS a WHERE a.grantee = 0)
+         UNION ALL
+         SELECT n.nspname FROM pg_namespace AS n
+          WHERE n.nspname = 'inbox' AND EXISTS (SELECT FROM aclexplode(n.nspacl) AS a WHERE a.grantee = 0)
+          ORDER BY 1",
+        &[],
+    )?;
+    let open: Vec<String> = open.iter().map(|row| row.get(0)).collect();
+    assert_eq!(open, ["inbox.channel(text)", "inbox.consumer_status(oid)"]);
+    Ok(())
+}

@@ -1,9 +1,10 @@
 //! Subscriptions are paused, moved, replayed and ended; dead letters are redriven and discarded.
 
-use event_outbox_lab::Result;
+use event_outbox_lab::{Result, wait};
 use postgres::Client;
+use postgres::fallible_iterator::FallibleIterator;
 
-use crate::support::database::TestDatabase;
+use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::subscriptions::{filled_topic, refusal, subscribe};
 
 /// Topic, partition and next offset of each partition, in order.
@@ -63,6 +64,47 @@ fn a_seek_moves_what_it_names() -> Result<()> {
             "COMMIT; UPDATE inbox.partition SET state = 'reading', stop_reason = NULL, lost_from = NULL",
         )?;
     }
+    Ok(())
+}
+
+/// What was stored and not received, by partition, once all is stored.
+fn to_receive(client: &mut Client) -> Result<Vec<i64>> {
+    wait::until_ok("everything to be stored", DEADLINE, || {
+        let sql = "SELECT array_agg(to_receive ORDER BY partition) FROM inbox.lag HAVING sum(to_store) = 0";
+        Ok(client.query_opt(sql, &[])?.map(|row| row.get(0)))
+    })
+}
+
+#[test]
+fn a_seek_discards_what_is_stored_of_the_partition_alone() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let topic = filled_topic(&mut db, "t", &[3, 40])?;
+    subscribe(&mut db.client, "s", &[&topic], "earliest")?;
+    assert_eq!(to_receive(&mut db.client)?, [3, 40]);
+    for (seek, expected) in [
+        // It is read again, and not there twice.
+        (format!("'earliest', '{topic}', 1"), [3, 40]),
+        (format!("'30', '{topic}', 1"), [3, 10]),
+        (format!("'latest', '{topic}', 0"), [0, 10]),
+        ("'earliest'".to_owned(), [3, 40]),
+    ] {
+        db.client.batch_execute(&format!("SELECT inbox.seek('s', {seek})"))?;
+        assert_eq!(to_receive(&mut db.client)?, expected, "{seek}");
+    }
+    // Many seeks while events arrive: nothing is lost, nothing is there twice.
+    for round in 0..20 {
+        let sql = "SELECT outbox.emit($1, '1', partition => 0)";
+        db.client.execute(sql, &[&topic])?;
+        db.client.batch_execute(&format!("SELECT inbox.seek('s', '{}', '{topic}', 0)", round % 3))?;
+    }
+    let published: bool = db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
+    assert!(published);
+    // The last of them went to 1, when the partition had 3 events and got 20 more.
+    assert_eq!(to_receive(&mut db.client)?, [22, 40]);
+    // A replay receives what was discarded, too.
+    let replay: String = db.client.query_one("SELECT inbox.replay('s', '2001-01-01')", &[])?.get(0);
+    let sql = "SELECT to_receive FROM inbox.lag WHERE subscription = $1 AND partition = 1";
+    assert_eq!(db.client.query_one(sql, &[&replay])?.get::<_, i64>(0), 40 + 40 + 10 + 40);
     Ok(())
 }
 
@@ -160,8 +202,12 @@ fn dead_letters_are_redriven_and_discarded() -> Result<()> {
     }
     assert_eq!(count(&mut db.client, "SELECT inbox.redrive('s', topic => 'none')")?, 0);
     assert_eq!(count(&mut db.client, "SELECT inbox.redrive('s', since => now() + interval '1 hour')")?, 0);
-    // The first of them, by their order; then one by its position.
+    // The first of them, by their order; then one by its position. Listeners hear of it.
+    db.client.batch_execute("LISTEN \"inbox:s\"")?;
     assert_eq!(count(&mut db.client, "SELECT inbox.redrive('s', max => 1)")?, 1);
+    let heard = db.client.notifications().timeout_iter(DEADLINE).next()?.expect("a notification");
+    let payload: serde_json::Value = serde_json::from_str(heard.payload())?;
+    assert_eq!(payload, serde_json::json!({"first_position": 4, "last_position": 4, "count": 1}));
     assert_eq!(count(&mut db.client, "SELECT inbox.redrive('s', 9)")?, 1);
     let sql = "SELECT array_agg(position ORDER BY position), bool_and(attempts = 0 AND next_attempt_at <= clock_timestamp()
                       AND payload = '1' AND key = 'k' AND last_error = 'it failed') FROM inbox.retries";

@@ -84,6 +84,9 @@ fn attacker(db: &mut TestDatabase) -> Result<Client> {
          GRANT USAGE ON SCHEMA outbox TO {role};
          GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA outbox TO {role};
          GRANT SELECT ON outbox.status, outbox.pending TO {role};
+         GRANT USAGE ON SCHEMA inbox TO {role};
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA inbox TO {role};
+         GRANT SELECT ON inbox.subscriptions, inbox.partitions, inbox.lag, inbox.retries TO {role};
          GRANT CREATE, TEMP ON DATABASE {} TO {role};
          GRANT ALL ON SCHEMA public TO {role}",
         db.database
@@ -109,6 +112,11 @@ fn written_in_sql(client: &mut Client, topic: &str) -> Result<()> {
         "DROP OWNED BY CURRENT_USER",
         "SELECT outbox.revoke_topic('pg_monitor')",
         "SELECT outbox.pause(), outbox.resume()",
+        "SELECT inbox.grant_topic('pg_monitor', 'none.*')",
+        "SELECT inbox.revoke_topic('pg_monitor')",
+        "SELECT inbox.channel('none') FROM inbox.check(), inbox.subscriptions, inbox.partitions, inbox.lag, inbox.retries",
+        "DO $$ BEGIN PERFORM inbox.pause('none'); EXCEPTION WHEN undefined_object THEN NULL; END $$",
+        "DO $$ BEGIN PERFORM inbox.subscribe('none', '{t}', 'latest'); EXCEPTION WHEN insufficient_privilege THEN NULL; END $$",
     ] {
         let mut undone = client.transaction()?;
         undone.batch_execute(sql).map_err(|error| anyhow::anyhow!("{sql}: {error:?}"))?;

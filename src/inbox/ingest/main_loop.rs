@@ -74,6 +74,8 @@ impl Ingest {
                 }
                 self.last_position = self.last_position.max(last_position);
                 self.segments.set(segments);
+                // One that was resumed, or whose dead letters were redriven, may have events to receive.
+                arrivals::condition().broadcast();
             }
             Some(None) => self.is_done = true,
             None => self.slot.notify(SUBSCRIPTIONS_CHANGED),
