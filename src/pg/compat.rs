@@ -178,6 +178,25 @@ pub unsafe fn insert_row(
     }
 }
 
+/// Inserts the slots' rows, and sets each slot's `tts_tid` to its place.
+///
+/// # Safety
+/// Call it within [`guarded`]. All pointers are alive, the table is locked for writing, and the slots are the table's.
+pub unsafe fn insert_rows(
+    table: pg_sys::Relation,
+    slots: &[*mut pg_sys::TupleTableSlot],
+    command: pg_sys::CommandId,
+    bulk: pg_sys::BulkInsertState,
+) {
+    // SAFETY: as above.
+    unsafe {
+        let methods = &*(*table).rd_tableam;
+        if let Some(insert) = methods.multi_insert {
+            insert(table, slots.as_ptr().cast_mut(), slots.len() as std::ffi::c_int, command, 0, bulk);
+        }
+    }
+}
+
 /// Deletes the row at `tid`, after waiting for any lock on it. Returns `false` if the row was changed or
 /// deleted meanwhile.
 ///

@@ -1,11 +1,17 @@
 //! Reacts to what Kafka says of topics: lost data, topics that were created again, new partitions and topics.
 //!
+//! A reaction is stored in one transaction before it counts. If that fails, the partitions are assigned again, and Kafka says
+//! the same again.
+//!
 //! Runs in: an ingest worker, main thread.
 
 use event_outbox_policy::inbox::data_loss::{self, Continuation, Loss};
 use pgrx::prelude::*;
 
 use super::Ingest;
+use super::catalog::{Definition, Partition};
+use super::registration::SUBSCRIPTIONS_CHANGED;
+use super::store;
 use crate::inbox::table::as_owner;
 use crate::kafka::consumer::messages::{OutOfRange, Topics};
 use crate::pg::spi::{Access, Statement};
@@ -33,63 +39,122 @@ static ADD: Statement = Statement::new(
 /// Far beyond the end of any partition: whoever begins there learns where the end is.
 const BEYOND: i64 = i64::MAX - 1;
 
+/// What is to be stored of a reaction.
+#[derive(Default)]
+struct Reaction {
+    /// A topic and its new id.
+    id: Option<(String, String)>,
+    /// Partitions that stop, by their numbers, each with what was lost.
+    stops: Vec<(usize, Loss)>,
+    /// Partitions that go on, by their numbers, each with the next offset and what was lost.
+    moves: Vec<(usize, i64, Loss)>,
+}
+
+impl Reaction {
+    fn add(&mut self, number: usize, loss: Loss, continuation: Continuation) {
+        match continuation {
+            Continuation::Stop => self.stops.push((number, loss)),
+            Continuation::At(offset) => self.moves.push((number, offset, loss)),
+        }
+    }
+
+    /// Stores it, in a transaction. Returns `false` if the subscription has moved, or is gone.
+    fn store(&self, definition: &Definition, after: i64) -> bool {
+        as_owner(|| {
+            if !store::is_current(definition.id, definition.generation) {
+                return false;
+            }
+            let source = definition.id.into_datum();
+            if let Some((topic, id)) = &self.id {
+                let arguments = [source, topic.as_str().into_datum(), id.as_str().into_datum()];
+                NAME_TOPIC.execute(&arguments, Access::Write, 0);
+            }
+            for (number, loss) in &self.stops {
+                let (from, to) = loss.range();
+                let number_of = i32::try_from(*number).unwrap_or(i32::MAX);
+                let reason = format!("{loss}. {}", remedy(definition, *number));
+                let arguments =
+                    [source, number_of.into_datum(), reason.into_datum(), from.into_datum(), to.into_datum()];
+                STOP.execute(&arguments, Access::Write, 0);
+            }
+            if !self.moves.is_empty() {
+                let mut next: Vec<Option<i64>> =
+                    definition.partitions.iter().map(|partition| Some(partition.next_offset)).collect();
+                for (number, offset, _) in &self.moves {
+                    next[*number] = Some(*offset);
+                }
+                store::insert_progress(definition, definition.batch + 1, &next, after);
+            }
+            true
+        })
+    }
+}
+
 impl Ingest {
     /// Kafka does not have the next record of a partition.
     pub(super) fn lost_data(&mut self, place: usize, found: &OutOfRange) {
         let definition = &self.sources[place].definition;
         let Ok(number) = usize::try_from(found.number) else { return };
         let Some(partition) = definition.partitions.get(number) else { return };
-        let (low, high) = (found.low, found.high);
-        let loss = Loss::of(partition.next_offset, low, high);
+        let Some(loss) = Loss::of(partition.next_offset, found.low, found.high) else {
+            self.sources[place].assign();
+            return;
+        };
         let continuation = if partition.next_offset >= BEYOND {
             // It was sent there to find the end.
-            Continuation::At(high)
+            Continuation::At(found.high)
         } else {
-            definition.on_data_loss.continuation(low, high)
+            definition.on_data_loss.continuation(found.low, found.high)
         };
-        self.react(place, number, loss, continuation);
+        let mut reaction = Reaction::default();
+        reaction.add(number, loss, continuation);
+        self.react(place, &reaction);
     }
 
-    /// A partition goes on, or stops, after a loss.
-    fn react(&mut self, place: usize, number: usize, loss: Loss, continuation: Continuation) {
+    /// Stores a reaction, and reads on accordingly.
+    fn react(&mut self, place: usize, reaction: &Reaction) {
         let definition = &self.sources[place].definition;
-        let partition = &definition.partitions[number];
-        let what = format!(
-            "subscription \"{}\", partition {} of topic \"{}\": {loss}",
-            definition.name, partition.partition, partition.topic
-        );
-        match continuation {
-            Continuation::At(offset) => {
-                if partition.next_offset < BEYOND {
-                    tracing::warn!("{what}; reading goes on at offset {offset}");
-                }
-                self.sources[place].definition.partitions[number].next_offset = offset;
-                self.sources[place].assign();
+        let after = self.last_position;
+        let stored =
+            transaction::run(c"event_outbox: reacting to Kafka", || reaction.store(definition, after));
+        match self.note(stored) {
+            Some(true) => self.carry_out(place, reaction),
+            Some(false) => self.slot.notify(SUBSCRIPTIONS_CHANGED),
+            None => self.sources[place].must_reassign = true,
+        }
+    }
+
+    /// Reads on as a reaction says that is stored.
+    fn carry_out(&mut self, place: usize, reaction: &Reaction) {
+        let definition = &mut self.sources[place].definition;
+        if let Some((topic, id)) = &reaction.id {
+            for partition in definition.partitions.iter_mut().filter(|partition| partition.topic == *topic) {
+                partition.topic_id = Some(id.clone());
             }
-            Continuation::Stop => {
-                let remedy = data_loss::remedy(&definition.name, &partition.topic, partition.partition);
-                let reason = format!("{loss}. {remedy}");
-                let (from, to) = loss.range();
-                let arguments = [
-                    definition.id.into_datum(),
-                    i32::try_from(number).unwrap_or(i32::MAX).into_datum(),
-                    reason.into_datum(),
-                    from.into_datum(),
-                    to.into_datum(),
-                ];
-                let stop = || as_owner(|| STOP.execute(&arguments, Access::Write, 0).len());
-                if self.note(transaction::run(c"event_outbox: stopping a partition", stop)).is_some() {
-                    tracing::warn!("{what}; the partition is stopped. {remedy}");
-                }
-                self.slot.show_error(&what);
-                self.sources[place].definition.partitions[number].is_stopped = true;
-                self.sources[place].assign();
+        }
+        for (number, loss) in &reaction.stops {
+            let what = describe(definition, *number, loss);
+            tracing::warn!("{what}; the partition is stopped. {}", remedy(definition, *number));
+            self.slot.show_error(&what);
+            definition.partitions[*number].is_stopped = true;
+        }
+        for (number, offset, loss) in &reaction.moves {
+            if definition.partitions[*number].next_offset < BEYOND {
+                let next =
+                    if *offset == BEYOND { "the next record".into() } else { format!("offset {offset}") };
+                tracing::warn!("{}; reading goes on with {next}", describe(definition, *number, loss));
             }
+            definition.partitions[*number].next_offset = *offset;
+        }
+        definition.batch += i64::from(!reaction.moves.is_empty());
+        if !(reaction.stops.is_empty() && reaction.moves.is_empty()) {
+            self.sources[place].assign();
         }
     }
 
     /// The topics were looked up.
     pub(super) fn found_topics(&mut self, place: usize, topics: &Topics) {
+        self.sources[place].has_trouble = !topics.missing.is_empty();
         for (topic, reason) in &topics.missing {
             let name = &self.sources[place].definition.name;
             self.slot.show_error(&format!("subscription \"{name}\" cannot read topic \"{topic}\": {reason}"));
@@ -104,35 +169,21 @@ impl Ingest {
 
     /// Reacts if a topic has another id than before.
     fn compare_id(&mut self, place: usize, topic: &str, id: &str) {
-        let source = &mut self.sources[place];
-        let is_of_topic = |partition: &&mut super::catalog::Partition| partition.topic == topic;
-        let mut known = source.definition.partitions.iter_mut().filter(is_of_topic);
-        let Some(before) = known.next().map(|partition| partition.topic_id.clone()) else { return };
-        if before.as_deref() == Some(id) {
+        let definition = &self.sources[place].definition;
+        let of_topic = |(_, partition): &(usize, &Partition)| partition.topic == topic;
+        let mut known = definition.partitions.iter().enumerate().filter(of_topic).peekable();
+        let Some(before) = known.peek().map(|(_, partition)| partition.topic_id.as_deref()) else { return };
+        if before == Some(id) {
             return;
         }
-        let arguments = [source.definition.id.into_datum(), topic.into_datum(), id.into_datum()];
-        let rename = || as_owner(|| NAME_TOPIC.execute(&arguments, Access::Write, 0).len());
-        if self.note(transaction::run(c"event_outbox: storing the id of a topic", rename)).is_none() {
-            return;
-        }
-        let source = &mut self.sources[place];
-        for partition in source.definition.partitions.iter_mut().filter(is_of_topic) {
-            partition.topic_id = Some(id.to_owned());
-        }
-        if before.is_none() {
-            return;
-        }
-        for number in 0..self.sources[place].definition.partitions.len() {
-            let definition = &self.sources[place].definition;
-            let partition = &definition.partitions[number];
-            if partition.topic != topic || partition.is_stopped {
-                continue;
+        let mut reaction = Reaction { id: Some((topic.into(), id.into())), ..Reaction::default() };
+        if before.is_some() {
+            for (number, partition) in known.filter(|(_, partition)| !partition.is_stopped) {
+                let loss = Loss::Recreated(partition.next_offset);
+                reaction.add(number, loss, definition.on_data_loss.continuation(0, BEYOND));
             }
-            let loss = Loss::Recreated(partition.next_offset);
-            let continuation = definition.on_data_loss.continuation(0, BEYOND);
-            self.react(place, number, loss, continuation);
         }
+        self.react(place, &reaction);
     }
 
     /// Adds the partitions of a topic that are new, from their beginning.
@@ -164,7 +215,22 @@ impl Ingest {
                 }
             });
         };
-        // The commit has the definition read again.
+        // The commit has the definition read again. After a failure, the next look at the topics finds them again.
         let _ = self.note(transaction::run(c"event_outbox: adding partitions", add));
     }
+}
+
+/// What happened to a partition.
+fn describe(definition: &Definition, number: usize, loss: &Loss) -> String {
+    let partition = &definition.partitions[number];
+    format!(
+        "subscription \"{}\", partition {} of topic \"{}\": {loss}",
+        definition.name, partition.partition, partition.topic
+    )
+}
+
+/// What to type to have a stopped partition read again.
+fn remedy(definition: &Definition, number: usize) -> String {
+    let partition = &definition.partitions[number];
+    data_loss::remedy(&definition.name, &partition.topic, partition.partition)
 }

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 use super::Ingest;
 use super::metrics;
+use super::registration::FAILURES;
 use crate::inbox::arrivals;
 use crate::inbox::receive::failures::{self, Failure, Received};
 use crate::inbox::table::lanes::{self, Lane};
@@ -18,7 +19,7 @@ use crate::inbox::table::{as_owner, lane_lock};
 use crate::pg::spi::{Access, Statement};
 use crate::pg::{backend, compat, function};
 use crate::settings::events;
-use crate::worker::transaction;
+use crate::worker::{process, transaction};
 
 /// When to try again if another session holds the lock of a lane.
 const LOCKED_PAUSE: Duration = Duration::from_millis(50);
@@ -69,11 +70,27 @@ static BURY: Statement = Statement::new(
     &[pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::INT4OID, pg_sys::TEXTOID],
 );
 
-/// Failures that could not be recorded yet, because another session held the lock of their lane.
+/// How often an error may keep a failure from being recorded before it is given up. The events are received again then, and
+/// the attempt is not counted.
+const TRIES: u32 = 10;
+
+/// When to try again after an error.
+const ERROR_PAUSE: Duration = Duration::from_secs(1);
+
+/// Failures that could not be recorded yet, because another session held the lock of their lane, or because of an error.
 #[derive(Default)]
 pub struct Failures {
-    waiting: Vec<Failure>,
+    /// Each with the number of errors.
+    waiting: Vec<(Failure, u32)>,
     next: Option<Instant>,
+}
+
+impl Failures {
+    fn put_off(&mut self, failure: Failure, errors: u32, pause: Duration) {
+        self.waiting.push((failure, errors));
+        let next = Instant::now() + pause;
+        self.next = Some(self.next.map_or(next, |date| date.min(next)));
+    }
 }
 
 impl Ingest {
@@ -82,29 +99,36 @@ impl Ingest {
         failures::any(backend::database()) || self.failures.next.is_some_and(|next| next <= Instant::now())
     }
 
-    /// When failures that wait for a lock are tried again.
+    /// When failures that were put off are tried again.
     pub(super) fn next_failures(&self) -> Option<Instant> {
         self.failures.next
     }
 
-    /// Records the failures that were noted.
+    /// Records the failures that were noted. An error of one concerns no other, so it does not count as one of the worker.
     pub(super) fn record_failures(&mut self) {
+        self.slot.take_notice(FAILURES);
         if !self.has_failures() {
             return;
         }
         let mut noted = std::mem::take(&mut self.failures.waiting);
-        noted.extend(failures::take(backend::database()));
+        noted.extend(failures::take(backend::database()).into_iter().map(|failure| (failure, 0)));
         self.failures.next = None;
-        for failure in noted {
-            let recorded = transaction::run(c"event_outbox: recording a failure", || record(&failure));
-            match self.note(recorded) {
-                Some(true) => {
+        for (failure, errors) in noted {
+            match transaction::run(c"event_outbox: recording a failure", || record(&failure)) {
+                Ok(true) => {
                     metrics::of(self.slot).failures.fetch_add(1, Ordering::Relaxed);
                     arrivals::condition().broadcast();
                 }
-                Some(false) | None => {
-                    self.failures.waiting.push(failure);
-                    self.failures.next = Some(Instant::now() + LOCKED_PAUSE);
+                Ok(false) => self.failures.put_off(failure, errors, LOCKED_PAUSE),
+                Err(_) if process::stop_requested() => {}
+                Err(error) => {
+                    if errors == 0 {
+                        tracing::warn!("could not record that an event failed: {error}");
+                        self.slot.show_error(&error.message);
+                    }
+                    if errors < TRIES {
+                        self.failures.put_off(failure, errors + 1, ERROR_PAUSE);
+                    }
                 }
             }
         }
@@ -142,7 +166,11 @@ fn charge(received: &Received, error: &str) {
     let Some(row) = rows.iter().next() else { return };
     let (max_attempts, before) = (row.get::<i32>(1).unwrap_or(1), row.get::<i32>(2).unwrap_or(0));
     if !received.waited {
-        PUT_ASIDE.execute(&[subscription, (received.lane as i16).into_datum(), position], Access::Write, 0);
+        let lane = (received.lane as i16).into_datum();
+        if PUT_ASIDE.execute(&[subscription, lane, position], Access::Write, 0).is_empty() {
+            // The lane must not pass an event that is nowhere.
+            error!("the event at position {} is not in the log", received.upto);
+        }
     }
     let attempts = before.saturating_add(1);
     let fate = charge::fate(

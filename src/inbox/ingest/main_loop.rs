@@ -90,6 +90,9 @@ impl Ingest {
         }
         let mut config = self.settings.consumer.clone();
         config.memory /= self.sources.len().max(1);
+        if std::mem::replace(&mut self.memory_of_each, config.memory) != config.memory {
+            self.sources.iter_mut().for_each(Source::stop);
+        }
         for source in &mut self.sources {
             source.take_end();
             if let Err(error) = source.tend(&config, &self.kafka_wakeup) {
@@ -101,7 +104,6 @@ impl Ingest {
                     source.definition.name
                 );
                 self.slot.show_error(&error.to_string());
-                metrics::of(self.slot).show(State::Misconfigured);
             }
         }
     }
@@ -113,11 +115,9 @@ impl Ingest {
             if let Some(fetched) = self.sources[place].pending.take() {
                 self.store(place, fetched);
             }
-            while let Some(event) = self.sources[place].next_event() {
+            // One of each in a round, so that a backlog delays neither other sources nor requests.
+            if let Some(event) = self.sources[place].next_event() {
                 self.take_event(place, event);
-                if !self.db_backoff.is_over(Instant::now()) {
-                    return;
-                }
             }
         }
     }
@@ -139,6 +139,7 @@ impl Ingest {
                     )
                 });
                 self.slot.show_error(&text);
+                source.has_trouble = true;
             }
             ConsumerEvent::Connected => {
                 if source.connection == Connection::Disconnected {
@@ -181,15 +182,12 @@ impl Ingest {
             return;
         }
         let batch = Batch {
-            source: definition.id,
-            ordering: definition.ordering,
-            generation: definition.generation,
-            number: definition.batch + 1,
+            definition,
             records: &fetched.records,
             next_offsets,
             after: self.last_position,
             segment: self.segments.current(),
-            notified: self.settings.notifies.then_some(&*definition.name),
+            notifies: self.settings.notifies,
         };
         let segments = &self.segments;
         let work = || {
@@ -229,7 +227,7 @@ impl Ingest {
             State::Disabled
         } else if self.db_backoff.until().is_some() {
             State::Failing
-        } else if self.sources.iter().any(|source| source.next_start().is_some()) {
+        } else if self.sources.iter().any(|source| source.is_misconfigured) {
             State::Misconfigured
         } else if disconnected {
             State::Waiting
@@ -239,7 +237,8 @@ impl Ingest {
             State::Reading
         };
         metrics.show(state);
-        if matches!(state, State::Idle | State::Reading | State::Disabled) {
+        let is_well = self.sources.iter().all(|source| !source.has_trouble && !source.has_stopped());
+        if is_well && matches!(state, State::Idle | State::Reading | State::Disabled) {
             self.slot.show_recovery();
         }
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
-use crate::pg::atomic_enum::{Numbered, numbered};
+use crate::pg::atomic_enum::numbered;
 use crate::pg::shmem::SharedArray;
 use crate::settings::workers;
 use crate::worker::metrics::{Connection, Dated, Rate};
@@ -128,14 +128,5 @@ impl Metrics {
             counter.store(0, Ordering::Relaxed);
         }
         self.rate.clear();
-    }
-}
-
-impl State {
-    /// The more urgent of two states, for a worker with several consumers.
-    #[must_use]
-    pub fn or_worse(self, other: Self) -> Self {
-        let place = |state: Self| Self::ALL.iter().position(|other| *other == state);
-        if place(other) > place(self) { other } else { self }
     }
 }

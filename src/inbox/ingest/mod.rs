@@ -39,6 +39,8 @@ pub struct Ingest {
     slot: &'static Slot,
     settings: Settings,
     sources: Vec<Source>,
+    /// The memory of each consumer, in bytes.
+    memory_of_each: usize,
     /// The last position that was given to an event.
     last_position: i64,
     segments: Segments,
@@ -60,6 +62,7 @@ impl Ingest {
             slot,
             settings: Settings::read(),
             sources: Vec::new(),
+            memory_of_each: 0,
             last_position: 0,
             segments: Segments::default(),
             failures: Failures::default(),

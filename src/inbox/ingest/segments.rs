@@ -61,6 +61,18 @@ static LAGGARD: Statement = Statement::new(
 static FORGET: Statement =
     Statement::new(c"DELETE FROM inbox.segment WHERE number OPERATOR(pg_catalog.=) $1", &[pg_sys::INT2OID]);
 
+/// Fails at once if somebody reads or writes the segment: while this waited, receivers would wait behind it.
+static LOCK: [Statement; retention::SEGMENTS] = [
+    Statement::new(c"LOCK TABLE inbox.log_0 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_1 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_2 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_3 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_4 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_5 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_6 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.log_7 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+];
+
 static EMPTY: [Statement; retention::SEGMENTS] = [
     Statement::new(c"TRUNCATE inbox.log_0", &[]),
     Statement::new(c"TRUNCATE inbox.log_1", &[]),
@@ -81,11 +93,13 @@ static PRUNE_PROGRESS: Statement = Statement::new(
 );
 
 static PRUNE_LANES: Statement = Statement::new(
-    c"DELETE FROM inbox.lane AS l USING \
-          (SELECT l.subscription_id, l.lane, pg_catalog.max(l.seq) AS last FROM inbox.lane AS l \
-            GROUP BY l.subscription_id, l.lane) AS n \
-       WHERE l.subscription_id OPERATOR(pg_catalog.=) n.subscription_id AND l.lane OPERATOR(pg_catalog.=) n.lane \
-         AND l.seq OPERATOR(pg_catalog.<) n.last - 10",
+    c"DELETE FROM inbox.lane AS l \
+       USING inbox.subscription AS s CROSS JOIN pg_catalog.generate_series(0, 63) AS n \
+             CROSS JOIN LATERAL (SELECT m.seq FROM inbox.lane AS m \
+                                  WHERE m.subscription_id OPERATOR(pg_catalog.=) s.id \
+                                    AND m.lane OPERATOR(pg_catalog.=) n ORDER BY m.seq DESC LIMIT 1) AS newest \
+       WHERE l.subscription_id OPERATOR(pg_catalog.=) s.id AND l.lane OPERATOR(pg_catalog.=) n \
+         AND l.seq OPERATOR(pg_catalog.<) newest.seq - 10",
     &[],
 );
 
@@ -199,6 +213,7 @@ impl Ingest {
             as_owner(|| {
                 let is_needed = !LAGGARD.execute(&[next.into_datum()], Access::Read, 1).is_empty();
                 if !is_needed {
+                    LOCK[oldest.number].execute(&[], Access::Write, 0);
                     EMPTY[oldest.number].execute(&[], Access::Write, 0);
                     FORGET.execute(&[number.into_datum()], Access::Write, 0);
                 }

@@ -30,6 +30,12 @@ pub struct Source {
     pub connection: Connection,
     /// Events that were read and are not stored yet.
     pub pending: Option<Fetched>,
+    /// The settings do not allow a consumer to be started.
+    pub is_misconfigured: bool,
+    /// A topic or partition cannot be read.
+    pub has_trouble: bool,
+    /// The partitions must be assigned again: the last change could not be stored.
+    pub must_reassign: bool,
     consumer: Option<ConsumerHandle>,
     backoff: Backoff,
     assignment: u64,
@@ -45,6 +51,9 @@ impl Source {
             definition,
             connection: Connection::Unknown,
             pending: None,
+            is_misconfigured: false,
+            has_trouble: false,
+            must_reassign: false,
             consumer: None,
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
             assignment: 0,
@@ -81,9 +90,13 @@ impl Source {
     /// # Errors
     /// [`StartError`]; the next try comes after a pause.
     pub fn tend(&mut self, config: &ConsumerConfig, wakeup: &Arc<WakeupFd>) -> Result<(), StartError> {
+        if std::mem::take(&mut self.must_reassign) {
+            self.assign();
+        }
         if self.consumer.is_some() || !self.backoff.is_over(Instant::now()) {
             return Ok(());
         }
+        self.is_misconfigured = false;
         match ConsumerHandle::start(config, wakeup.clone()) {
             Ok(consumer) => {
                 self.consumer = Some(consumer);
@@ -91,6 +104,7 @@ impl Source {
                 Ok(())
             }
             Err(error) => {
+                self.is_misconfigured = true;
                 self.backoff.record_failure(Instant::now());
                 Err(error)
             }
@@ -163,6 +177,12 @@ impl Source {
             self.at_end.remove(&record.partition);
         }
         self.at_end.extend(fetched.ends.iter().map(|(number, _)| number));
+    }
+
+    /// Whether a partition is stopped.
+    #[must_use]
+    pub fn has_stopped(&self) -> bool {
+        self.definition.partitions.iter().any(|partition| partition.is_stopped)
     }
 
     /// Whether all partitions that are read were read to their end.

@@ -2,27 +2,49 @@
 //!
 //! Runs in: an ingest worker, main thread, in a transaction.
 
-use event_outbox_policy::inbox::lanes::Ordering;
 use event_outbox_policy::inbox::records::{RecordBatch, RecordRef};
+use event_outbox_policy::inbox::retention;
 use pgrx::prelude::*;
 
-use crate::inbox::table::as_owner;
+use super::catalog::Definition;
+use crate::inbox::table::{as_owner, member};
+use crate::pg::bulk_insert::{Column, Target};
+use crate::pg::catalog::Member;
 use crate::pg::compat;
 use crate::pg::spi::{Access, Statement};
 
-/// The number of segments of the log.
-pub const SEGMENTS: usize = 8;
+/// The segments of the log.
+const SEGMENTS: [Member; retention::SEGMENTS] = [
+    member(c"log_0"),
+    member(c"log_1"),
+    member(c"log_2"),
+    member(c"log_3"),
+    member(c"log_4"),
+    member(c"log_5"),
+    member(c"log_6"),
+    member(c"log_7"),
+];
+
+/// Their columns.
+const COLUMNS: [Column; 9] = [
+    (c"source_id", pg_sys::INT4OID, false),
+    (c"lane", pg_sys::INT2OID, false),
+    (c"position", pg_sys::INT8OID, false),
+    (c"partition", pg_sys::INT4OID, false),
+    (c"offset", pg_sys::INT8OID, false),
+    (c"produced_at", pg_sys::TIMESTAMPTZOID, true),
+    (c"key", pg_sys::BYTEAOID, true),
+    (c"value", pg_sys::BYTEAOID, true),
+    (c"headers", pg_sys::BYTEAOID, true),
+];
+
+/// The number of columns that their index covers.
+const KEYS: usize = 3;
 
 /// A batch to store.
 pub struct Batch<'a> {
-    /// The subscription.
-    pub source: i32,
-    /// Which events keep their order.
-    pub ordering: Ordering,
-    /// The generation for which it was read.
-    pub generation: i64,
-    /// Its number.
-    pub number: i64,
+    /// The subscription for which it was read.
+    pub definition: &'a Definition,
     /// The events.
     pub records: &'a RecordBatch,
     /// The next offset of each partition after it.
@@ -31,8 +53,8 @@ pub struct Batch<'a> {
     pub after: i64,
     /// The segment to store it in.
     pub segment: usize,
-    /// The channel to notify, if sessions are to be notified.
-    pub notified: Option<&'a str>,
+    /// Whether sessions are to be notified.
+    pub notifies: bool,
 }
 
 /// What became of a batch.
@@ -61,7 +83,7 @@ static NOTIFY: Statement = Statement::new(
     &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::INT8OID],
 );
 
-const COLUMNS: &[pg_sys::Oid] = &[
+const PARAMETERS: &[pg_sys::Oid] = &[
     pg_sys::INT4OID,
     pg_sys::INT2ARRAYOID,
     pg_sys::INT8OID,
@@ -87,14 +109,14 @@ macro_rules! into_segment {
             )
             .as_bytes(),
         ) {
-            Ok(text) => Statement::new(text, COLUMNS),
+            Ok(text) => Statement::new(text, PARAMETERS),
             Err(_) => unreachable!(),
         }
     };
 }
 
 /// Stores events, by segment.
-static EVENTS: [Statement; SEGMENTS] = [
+static EVENTS: [Statement; retention::SEGMENTS] = [
     into_segment!("log_0"),
     into_segment!("log_1"),
     into_segment!("log_2"),
@@ -105,15 +127,36 @@ static EVENTS: [Statement; SEGMENTS] = [
     into_segment!("log_7"),
 ];
 
+/// Whether a subscription still has this generation. Until the end of the transaction no seek can change it. As the owner of
+/// the tables.
+#[must_use]
+pub fn is_current(source: i32, generation: i64) -> bool {
+    let rows = GENERATION.execute(&[source.into_datum()], Access::Write, 1);
+    rows.iter().next().and_then(|row| row.get::<i64>(1)) == Some(generation)
+}
+
+/// Inserts how far a subscription has been read. As the owner of the tables.
+pub fn insert_progress(
+    definition: &Definition,
+    batch: i64,
+    next_offsets: &[Option<i64>],
+    last_position: i64,
+) {
+    let arguments = [
+        definition.id.into_datum(),
+        batch.into_datum(),
+        definition.generation.into_datum(),
+        next_offsets.to_vec().into_datum(),
+        last_position.into_datum(),
+    ];
+    PROGRESS.execute(&arguments, Access::Write, 0);
+}
+
 impl Batch<'_> {
     /// Stores it.
     pub fn store(&self) -> Stored {
         as_owner(|| {
-            let source = self.source.into_datum();
-            // A seek waits for this transaction, or this one for the seek.
-            let rows = GENERATION.execute(&[source], Access::Write, 1);
-            let generation: Option<i64> = rows.iter().next().and_then(|row| row.get(1));
-            if generation != Some(self.generation) {
+            if !is_current(self.definition.id, self.definition.generation) {
                 return Stored::Outdated;
             }
             let count = i64::try_from(self.records.len()).unwrap_or(i64::MAX);
@@ -121,18 +164,9 @@ impl Batch<'_> {
             if count > 0 {
                 self.insert_events();
             }
-            PROGRESS.execute(
-                &[
-                    source,
-                    self.number.into_datum(),
-                    self.generation.into_datum(),
-                    self.next_offsets.clone().into_datum(),
-                    last.into_datum(),
-                ],
-                Access::Write,
-                0,
-            );
-            if let Some(name) = self.notified.filter(|_| count > 0) {
+            insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last);
+            if self.notifies && count > 0 {
+                let name = self.definition.name.as_str();
                 let first = self.after + 1;
                 NOTIFY.execute(
                     &[name.into_datum(), first.into_datum(), last.into_datum(), count.into_datum()],
@@ -145,15 +179,58 @@ impl Batch<'_> {
     }
 
     fn insert_events(&self) {
-        let lane =
-            |record: &RecordRef<'_>| self.ordering.lane(record.key, record.partition, record.offset) as i16;
+        if let Some(target) = Target::open(SEGMENTS[self.segment].existing(), &COLUMNS, KEYS) {
+            self.append(&target);
+        } else {
+            self.insert();
+        }
+    }
+
+    /// Inserts the events without the executor, those of a lane together, as its index has them.
+    fn append(&self, target: &Target) {
+        let lanes = self
+            .records
+            .iter()
+            .map(|record| self.definition.ordering.lane(record.key, record.partition, record.offset));
+        let mut sorted: Vec<(u16, usize)> = lanes.zip(0..).collect();
+        sorted.sort_unstable();
+        let records: Vec<RecordRef<'_>> = self.records.iter().collect();
+        target.insert(sorted.len(), |row, values, nulls| {
+            let (lane, place) = sorted[row];
+            let record = &records[place];
+            let position = self.after + 1 + i64::try_from(place).unwrap_or(0);
+            let headers = Some(record.headers).filter(|headers| !headers.is_empty());
+            let time = record.timestamp_ms.and_then(|millis| millis.checked_mul(1000));
+            let row = [
+                self.definition.id.into_datum(),
+                (lane as i16).into_datum(),
+                position.into_datum(),
+                record.partition.into_datum(),
+                record.offset.into_datum(),
+                time.map(|micros| pg_sys::Datum::from(compat::pg_timestamp(micros))),
+                record.key.into_datum(),
+                record.value.into_datum(),
+                headers.into_datum(),
+            ];
+            for (column, value) in row.into_iter().enumerate() {
+                nulls[column] = value.is_none();
+                values[column] = value.unwrap_or(pg_sys::Datum::from(0_usize));
+            }
+        });
+    }
+
+    /// Inserts the events in SQL, because somebody has changed the table.
+    fn insert(&self) {
+        let lane = |record: &RecordRef<'_>| {
+            self.definition.ordering.lane(record.key, record.partition, record.offset) as i16
+        };
         let time = |record: &RecordRef<'_>| {
             let micros = record.timestamp_ms?.checked_mul(1000)?;
             TimestampWithTimeZone::try_from(compat::pg_timestamp(micros)).ok()
         };
         let records = || self.records.iter();
         let arguments = [
-            self.source.into_datum(),
+            self.definition.id.into_datum(),
             records().map(|record| lane(&record)).collect::<Vec<i16>>().into_datum(),
             self.after.into_datum(),
             records().map(|record| record.partition).collect::<Vec<i32>>().into_datum(),

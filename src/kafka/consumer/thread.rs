@@ -79,6 +79,9 @@ struct Session<'a> {
     probe: Option<Backoff>,
     /// librdkafka's queue may hold records that were not taken.
     has_more: bool,
+    /// The topics were looked up since the assignment. Records of a topic that was created again are not handed over before
+    /// the main thread knows its new id.
+    knows_topics: bool,
 }
 
 fn probe() -> Backoff {
@@ -99,6 +102,7 @@ impl<'a> Session<'a> {
             look_at: None,
             probe: Some(probe()),
             has_more: false,
+            knows_topics: false,
         })
     }
 
@@ -111,8 +115,10 @@ impl<'a> Session<'a> {
         self.note_log();
         self.hand_over()?;
         if self.waiting.is_empty() {
-            self.read();
             self.look();
+            if self.knows_topics {
+                self.read();
+            }
             self.probe_broker();
             self.hand_over()?;
         }
@@ -138,6 +144,7 @@ impl<'a> Session<'a> {
         self.report(problems);
         self.look_at = Some(Instant::now());
         self.has_more = true;
+        self.knows_topics = false;
     }
 
     /// Takes one batch of records.
@@ -220,6 +227,7 @@ impl<'a> Session<'a> {
         }
         let names: Vec<String> = names.into_iter().collect();
         if names.is_empty() {
+            self.knows_topics = true;
             return true;
         }
         let Some((found, missing)) = topics::describe(self.client.inner(), &names, TIMEOUT) else {
@@ -227,6 +235,7 @@ impl<'a> Session<'a> {
         };
         let generation = self.assignment.generation;
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
+        self.knows_topics = true;
         true
     }
 
@@ -290,7 +299,7 @@ impl<'a> Session<'a> {
     /// Sleeps until the main thread or librdkafka sets the wakeup, or scheduled work is due.
     fn sleep(&self) {
         let is_free = self.waiting.is_empty();
-        if is_free && self.has_more {
+        if is_free && self.has_more && self.knows_topics {
             return;
         }
         let probe = self.probe.as_ref().map(|probe| probe.until().unwrap_or_else(Instant::now));

@@ -49,10 +49,17 @@ pub enum Continuation {
 }
 
 impl Loss {
-    /// What was lost if Kafka has the offsets from `low` up to the one before `high`, and `offset` was to be read.
+    /// What was lost if Kafka has the offsets from `low` up to the one before `high`, and `offset` was to be read. `None` if it
+    /// can be read: others have written meanwhile.
     #[must_use]
-    pub fn of(offset: i64, low: i64, high: i64) -> Self {
-        if offset < low { Self::Expired(offset, low) } else { Self::Truncated(high, offset) }
+    pub fn of(offset: i64, low: i64, high: i64) -> Option<Self> {
+        if offset < low {
+            Some(Self::Expired(offset, low))
+        } else if offset > high {
+            Some(Self::Truncated(high, offset))
+        } else {
+            None
+        }
     }
 
     /// The lost offsets: the first, and the one after the last.
@@ -116,10 +123,11 @@ mod tests {
 
     #[test]
     fn a_loss_is_told_by_where_the_offset_lies() {
-        assert_eq!(Loss::of(5, 10, 20), Loss::Expired(5, 10));
-        assert_eq!(Loss::of(25, 10, 20), Loss::Truncated(20, 25));
+        assert_eq!(Loss::of(5, 10, 20), Some(Loss::Expired(5, 10)));
+        assert_eq!(Loss::of(25, 10, 20), Some(Loss::Truncated(20, 25)));
+        assert_eq!([10, 20].map(|offset| Loss::of(offset, 10, 20)), [None, None]);
         assert_eq!(
-            Loss::of(5, 10, 20).to_string(),
+            Loss::Expired(5, 10).to_string(),
             "Kafka has deleted the records from offset 5 to 9 before they were read"
         );
         assert_eq!(Loss::Recreated(7).range(), (0, 7));

@@ -38,10 +38,13 @@ pub fn memory_properties(memory: usize) -> [(&'static str, usize); 4] {
     ]
 }
 
+/// The largest batch: PostgreSQL's arrays have up to a gigabyte.
+const LARGEST_BATCH: usize = 64 << 20;
+
 /// How many bytes of records are handed over at once, at most, unless a single record is larger.
 #[must_use]
 pub fn batch_bytes(memory: usize) -> usize {
-    (memory / 12).max(PARTITION_BYTES)
+    (memory / 12).clamp(PARTITION_BYTES, LARGEST_BATCH)
 }
 
 #[cfg(test)]
