@@ -36,8 +36,9 @@ CREATE VIEW inbox.unreceived AS
                                         WHERE e.source_id = s.source_id AND e.lane = s.lane AND e.position > s.upto
                                           AND (s.last_position IS NULL OR e.position <= s.last_position)
                                         ORDER BY e.position LIMIT 1000) AS e) AS u
-           JOIN inbox.partition AS p ON p.source_id = u.source_id AND p.number = u.number
-     WHERE u.subscription_id <> u.source_id OR u.position > p.first_position
+     WHERE u.subscription_id <> u.source_id
+        OR u.position > (SELECT p.first_position FROM inbox.partition AS p
+                          WHERE p.source_id = u.source_id AND p.number = u.number)
      GROUP BY u.subscription_id, u.number;
 COMMENT ON VIEW inbox.unreceived IS
     'Stored events that were not received yet, up to 1,000 of each lane. For the views and functions of the inbox.';

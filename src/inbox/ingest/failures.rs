@@ -35,7 +35,7 @@ static ATTEMPTS: Statement = Statement::new(
     &[pg_sys::INT4OID, pg_sys::INT8OID],
 );
 
-/// Copies a new event from the log.
+/// Copies a new event from the log, unless a seek has discarded it meanwhile.
 static PUT_ASIDE: Statement = Statement::new(
     c"INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, \"offset\", produced_at, key, value, \
                                headers, order_key) \
@@ -45,7 +45,8 @@ static PUT_ASIDE: Statement = Statement::new(
              JOIN inbox.partition AS p ON p.source_id OPERATOR(pg_catalog.=) e.source_id \
                                       AND p.number OPERATOR(pg_catalog.=) e.partition \
        WHERE s.id OPERATOR(pg_catalog.=) $1 AND e.lane OPERATOR(pg_catalog.=) $2 \
-         AND e.position OPERATOR(pg_catalog.=) $3",
+         AND e.position OPERATOR(pg_catalog.=) $3 \
+         AND (e.position OPERATOR(pg_catalog.>) p.first_position OR s.source_id OPERATOR(pg_catalog.<>) s.id)",
     &[pg_sys::INT4OID, pg_sys::INT2OID, pg_sys::INT8OID],
 );
 
