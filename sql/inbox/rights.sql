@@ -139,6 +139,18 @@ $$;
 COMMENT ON FUNCTION inbox.may_consume(regrole, text) IS
     'Whether the role may subscribe to the topic, or to all topics that the pattern finds.';
 
+CREATE FUNCTION inbox.may_receive(caller regrole, subscription_id integer) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT inbox.is_administrator($1)
+        OR EXISTS (SELECT FROM (SELECT s.owner AS role FROM inbox.subscription AS s WHERE s.id = $2
+                                UNION ALL
+                                SELECT g.role FROM inbox.subscription_grants AS g WHERE g.subscription_id = $2) AS r
+                    WHERE pg_has_role($1::oid, r.role::oid, 'USAGE') AND inbox.is_marked(r.role, 'inbox.subscription_grants'))
+$$;
+COMMENT ON FUNCTION inbox.may_receive(regrole, integer) IS
+    'Whether the role may receive from the subscription: it has the rights of its owner, or was granted it.';
+
 CREATE FUNCTION inbox.grant_topic(role regrole, topic text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$

@@ -9,7 +9,7 @@ pub mod ingest;
 pub mod receive;
 pub mod table;
 
-/// Requests the shared memory; in the postmaster.
+/// Requests the shared memory, and registers for the ends of transactions; in the postmaster.
 pub fn init() {
     arrivals::init();
     ingest::metrics::init();

@@ -24,3 +24,17 @@ pub fn user() -> pg_sys::Oid {
     // SAFETY: reads a plain global of this process.
     unsafe { pg_sys::GetUserId() }
 }
+
+/// The name of a role; its oid, if there is none any more. In a transaction.
+#[must_use]
+pub fn role_name(role: pg_sys::Oid) -> String {
+    // SAFETY: in a transaction; gives a C string, or null for a role that is no more.
+    unsafe {
+        let name = pg_sys::GetUserNameFromId(role, true);
+        if name.is_null() {
+            role.to_u32().to_string()
+        } else {
+            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
+        }
+    }
+}

@@ -84,6 +84,12 @@ impl Arguments {
         self.get(at)
     }
 
+    /// A `bigint` argument.
+    #[must_use]
+    pub fn bigint(&self, at: usize) -> Option<i64> {
+        self.get(at)
+    }
+
     /// A `uuid` argument.
     #[must_use]
     pub fn uuid(&self, at: usize) -> Option<pgrx::Uuid> {
@@ -114,6 +120,36 @@ impl Arguments {
     pub fn count(&self) -> usize {
         // SAFETY: the call is alive.
         usize::try_from(unsafe { (*self.0).nargs }).unwrap_or(0)
+    }
+
+    /// Whether this is a call of a procedure that may commit.
+    #[must_use]
+    pub fn may_commit(&self) -> bool {
+        // SAFETY: the call is alive; its context is null or a node, of which CALL makes one of this type.
+        unsafe {
+            let context = (*self.0).context;
+            !context.is_null()
+                && (*context).type_ == pg_sys::NodeTag::T_CallContext
+                && !(*context.cast::<pg_sys::CallContext>()).atomic
+        }
+    }
+
+    /// A record of the call's output parameters, with values of their types.
+    #[must_use]
+    pub fn record<const N: usize>(&self, row: [Option<pg_sys::Datum>; N]) -> Option<pg_sys::Datum> {
+        let mut descriptor = std::ptr::null_mut();
+        let mut values = row.map(|value| value.unwrap_or(pg_sys::Datum::from(0_usize)));
+        let mut nulls = row.map(|value| value.is_none());
+        // SAFETY: the call is alive; sql/ declares as many output parameters.
+        unsafe {
+            let kind = pg_sys::get_call_result_type(self.0, std::ptr::null_mut(), &mut descriptor);
+            if kind != pg_sys::TypeFuncClass::TYPEFUNC_COMPOSITE {
+                error!("the function is called where no record can be");
+            }
+            let descriptor = pg_sys::BlessTupleDesc(descriptor);
+            let tuple = pg_sys::heap_form_tuple(descriptor, values.as_mut_ptr(), nulls.as_mut_ptr());
+            Some(pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data))
+        }
     }
 
     fn get<T: FromDatum>(&self, at: usize) -> Option<T> {

@@ -94,6 +94,71 @@ pub fn connected<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Commits the transaction, in a procedure that may do so, and begins the next one.
+pub fn commit() {
+    // SAFETY: connect and finish are paired; Postgres raises an ERROR if the transaction cannot be committed here.
+    unsafe {
+        if pg_sys::SPI_connect_ext(pg_sys::SPI_OPT_NONATOMIC as c_int) != pg_sys::SPI_OK_CONNECT as c_int {
+            error!("could not connect to SPI");
+        }
+        pg_sys::SPI_commit();
+        pg_sys::SPI_finish();
+    }
+}
+
+/// While it lives, rows are read by the order of an index. For statements with ORDER BY and LIMIT over tables without
+/// statistics, of which a plan is kept that may have been made when they were small.
+pub struct OrderedScans(c_int);
+
+impl OrderedScans {
+    /// Sets the planner's settings.
+    #[must_use]
+    pub fn only() -> Self {
+        // SAFETY: the settings exist, and are restored when this is dropped, or after an ERROR, when the (sub)transaction
+        // ends.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort"] {
+                pg_sys::set_config_option(
+                    setting.as_ptr(),
+                    c"off".as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            Self(level)
+        }
+    }
+}
+
+impl Drop for OrderedScans {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: pairs with `only`.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.0) }
+        }
+    }
+}
+
+/// Copies of rows of one execution, which live until the transaction ends.
+#[must_use]
+pub fn kept_for_transaction(rows: &[Row]) -> Vec<Row> {
+    let Some(first) = rows.first() else { return Vec::new() };
+    // SAFETY: the rows are alive; the copies, and that of their descriptor, are made in memory of the transaction.
+    unsafe {
+        let before = pg_sys::MemoryContextSwitchTo(pg_sys::TopTransactionContext);
+        let descriptor = pg_sys::CreateTupleDescCopy(first.descriptor);
+        let kept = rows.iter().map(|row| Row { tuple: pg_sys::heap_copytuple(row.tuple), descriptor });
+        let kept = kept.collect();
+        pg_sys::MemoryContextSwitchTo(before);
+        kept
+    }
+}
+
 /// The rows of one execution, valid until the connection ends.
 pub struct Rows {
     table: *mut pg_sys::SPITupleTable,

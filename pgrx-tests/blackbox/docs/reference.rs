@@ -12,7 +12,7 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 25] = [
+const INTERNAL: [&str; 26] = [
     "relay_status",
     "ask_kafka",
     "topics_in_use",
@@ -29,6 +29,7 @@ const INTERNAL: [&str; 25] = [
     "is_administrator",
     "own_subscription",
     "may_consume",
+    "may_receive",
     "lock_lanes",
     "last_position",
     "start_of",

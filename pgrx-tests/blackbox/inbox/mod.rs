@@ -3,4 +3,6 @@
 mod grants;
 mod ingest;
 mod operate;
+mod receive;
+mod received;
 mod subscribe;

@@ -1,182 +1,186 @@
-//! Failures that sessions have noted: what they had received when a transaction was rolled back.
+//! Notes of what was received and not acknowledged, because the transaction was rolled back. Runs in: backends leave them at the
+//! end of a transaction, where nothing may fail; the ingest worker takes them.
 //!
-//! A transaction that is rolled back leaves nothing in tables, so it leaves a note in shared memory. The ingest worker takes
-//! the notes and records them. If there is no room for a note, the attempt is not counted, and the event is received again.
-//!
-//! Runs in: any session at the end of a transaction, where nothing may fail; the ingest worker takes the notes.
+//! There is room for a fixed number. A note for which none is left is lost: the events are received again all the same, but this
+//! failure is not counted.
 
-use std::cell::{Cell, RefCell};
-use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
+use super::last_error::MAX_ERROR_BYTES;
 use crate::pg::shmem::SharedArray;
+use crate::worker::kind::{Kind, Notice, WorkerKey};
+use crate::worker::slots;
 
-/// How many notes there can be.
-const NOTES: usize = 512;
+/// The most notes at a time.
+const PLACES: usize = 512;
 
-/// How much of an error's text is kept, in bytes.
-const TEXT_BYTES: usize = 240;
+/// The worker that takes the notes.
+const WORKER: Kind = Kind::new(1);
 
-/// Marks a note about events that were new.
-const NEW: i64 = i64::MIN;
+/// What it is told.
+pub const NOTICE: Notice = Notice::new(1);
 
-const FREE: u32 = 0;
-const WRITTEN: u32 = 1;
-const FULL: u32 = 2;
-
-static NOTES_MADE: SharedArray<Note> = SharedArray::new(c"event_outbox_inbox_failures", || NOTES);
+static NOTES: SharedArray<Place> = SharedArray::new(c"event_outbox_inbox_failures", || PLACES);
 
 /// Requests the shared memory.
 pub fn init() {
-    pg_shmem_init!(NOTES_MADE = ());
+    pg_shmem_init!(NOTES = ());
 }
 
-/// Events that were received in a transaction that was rolled back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Received {
+/// Events of a lane that were received and not acknowledged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
     /// The subscription.
-    pub subscription: i32,
+    pub subscription_id: i32,
     /// The lane.
     pub lane: u16,
-    /// The state of the lane on which the receiver built.
+    /// The number of the lane's state on which the receiver built.
     pub based_on: i64,
     /// The position of the last event.
     pub upto: i64,
-    /// The number of events.
+    /// The number of events that failed together. One that failed alone is to blame.
     pub count: u32,
-    /// Whether they were events that waited for a retry, or behind one.
-    pub waited: bool,
+    /// The position of the one event, if it had waited in `inbox.retry`.
+    pub retried: Option<i64>,
+    /// Why.
+    pub error: String,
 }
 
-/// A failure, with the text of the error if it is known.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// What was received.
-    pub received: Received,
-    /// The text of the error.
-    pub error: Option<String>,
+/// The same without an allocation.
+#[derive(Debug, Clone, Copy)]
+pub struct Note<'a> {
+    /// As in [`Failure`].
+    pub subscription_id: i32,
+    /// As in [`Failure`].
+    pub lane: u16,
+    /// As in [`Failure`].
+    pub based_on: i64,
+    /// As in [`Failure`].
+    pub upto: i64,
+    /// As in [`Failure`].
+    pub count: u32,
+    /// As in [`Failure`].
+    pub retried: Option<i64>,
+    /// As in [`Failure`]; its beginning is kept.
+    pub error: &'a [u8],
 }
 
-/// A place for a note.
-struct Note {
-    state: AtomicU32,
+const FREE: u8 = 0;
+const BUSY: u8 = 1;
+const FULL: u8 = 2;
+
+/// A place for a note. Whoever has made it busy has it alone.
+struct Place {
+    state: AtomicU8,
     database: AtomicU32,
-    subscription: AtomicI32,
+    subscription_id: AtomicI32,
     lane: AtomicU32,
     based_on: AtomicI64,
     upto: AtomicI64,
     count: AtomicU32,
-    waited: AtomicU32,
-    length: AtomicU32,
-    text: [AtomicU8; TEXT_BYTES],
+    is_retry: AtomicU8,
+    retried: AtomicI64,
+    length: AtomicUsize,
+    error: [AtomicU8; MAX_ERROR_BYTES],
 }
 
-impl Default for Note {
+impl Default for Place {
     fn default() -> Self {
         Self {
-            state: AtomicU32::new(FREE),
+            state: AtomicU8::new(FREE),
             database: AtomicU32::new(0),
-            subscription: AtomicI32::new(0),
+            subscription_id: AtomicI32::new(0),
             lane: AtomicU32::new(0),
-            based_on: AtomicI64::new(NEW),
+            based_on: AtomicI64::new(0),
             upto: AtomicI64::new(0),
             count: AtomicU32::new(0),
-            waited: AtomicU32::new(0),
-            length: AtomicU32::new(0),
-            text: [const { AtomicU8::new(0) }; TEXT_BYTES],
+            is_retry: AtomicU8::new(0),
+            retried: AtomicI64::new(0),
+            length: AtomicUsize::new(0),
+            error: [const { AtomicU8::new(0) }; MAX_ERROR_BYTES],
         }
     }
 }
 
-/// The text of the last error of this session. Plain data, because a value with a destructor could be gone when the process
-/// ends.
-struct LastError {
-    length: Cell<usize>,
-    text: RefCell<[u8; TEXT_BYTES]>,
-}
+impl Place {
+    fn advance(&self, from: u8, to: u8) -> bool {
+        self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
+    }
 
-thread_local! {
-    static LAST_ERROR: LastError =
-        const { LastError { length: Cell::new(0), text: RefCell::new([0; TEXT_BYTES]) } };
-}
+    fn write(&self, database: pg_sys::Oid, note: Note<'_>) {
+        let order = Ordering::Relaxed;
+        self.database.store(database.to_u32(), order);
+        self.subscription_id.store(note.subscription_id, order);
+        self.lane.store(note.lane.into(), order);
+        self.based_on.store(note.based_on, order);
+        self.upto.store(note.upto, order);
+        self.count.store(note.count, order);
+        self.is_retry.store(note.retried.is_some().into(), order);
+        self.retried.store(note.retried.unwrap_or(0), order);
+        let length = note.error.len().min(MAX_ERROR_BYTES);
+        self.length.store(length, order);
+        self.error.iter().zip(&note.error[..length]).for_each(|(kept, byte)| kept.store(*byte, order));
+    }
 
-/// Keeps the text of an error, for the failures that are noted next. Cannot fail.
-pub fn remember_error(text: &str) {
-    let most = text.len().min(TEXT_BYTES);
-    let length = (0..=most).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    LAST_ERROR.with(|last| {
-        if let Ok(mut kept) = last.text.try_borrow_mut() {
-            kept[..length].copy_from_slice(&text.as_bytes()[..length]);
-            last.length.set(length);
+    fn read(&self) -> Failure {
+        let order = Ordering::Relaxed;
+        let bytes = self.error.iter().take(self.length.load(order)).map(|byte| byte.load(order));
+        let bytes: Vec<u8> = bytes.collect();
+        Failure {
+            subscription_id: self.subscription_id.load(order),
+            lane: u16::try_from(self.lane.load(order)).unwrap_or(0),
+            based_on: self.based_on.load(order),
+            upto: self.upto.load(order),
+            count: self.count.load(order),
+            retried: (self.is_retry.load(order) != 0).then(|| self.retried.load(order)),
+            error: text(&bytes),
         }
-    });
+    }
 }
 
-/// Forgets the text of the last error.
-pub fn forget_error() {
-    LAST_ERROR.with(|last| last.length.set(0));
+/// The beginning of a text, whose last character may have been cut.
+fn text(bytes: &[u8]) -> String {
+    let whole = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
+    whole.to_owned()
 }
 
-/// Notes a failure. Cannot fail: without a free place, nothing is noted.
-pub fn note(database: pg_sys::Oid, received: &Received) {
-    let free = NOTES_MADE.elements().iter().find(|note| {
-        note.state.compare_exchange(FREE, WRITTEN, Ordering::Acquire, Ordering::Relaxed).is_ok()
-    });
-    let Some(note) = free else { return };
-    let order = Ordering::Relaxed;
-    note.database.store(database.to_u32(), order);
-    note.subscription.store(received.subscription, order);
-    note.lane.store(received.lane.into(), order);
-    note.based_on.store(received.based_on, order);
-    note.upto.store(received.upto, order);
-    note.count.store(received.count, order);
-    note.waited.store(received.waited.into(), order);
-    LAST_ERROR.with(|last| {
-        let length = last.length.get();
-        if let Ok(text) = last.text.try_borrow() {
-            text.iter().zip(&note.text).take(length).for_each(|(byte, place)| place.store(*byte, order));
-        }
-        note.length.store(length as u32, order);
-    });
-    note.state.store(FULL, Ordering::Release);
+/// Leaves a note for the worker of `database`, and wakes it. Cannot fail.
+pub fn leave(database: pg_sys::Oid, note: Note<'_>) {
+    if let Some(place) = NOTES.elements().iter().find(|place| place.advance(FREE, BUSY)) {
+        place.write(database, note);
+        place.state.store(FULL, Ordering::Release);
+    }
+    if let Some(slot) = slots::all().find(WorkerKey { database, kind: WORKER }) {
+        slot.notify(NOTICE);
+    }
 }
 
-/// Whether there are notes about this database.
+fn is_for(place: &Place, database: pg_sys::Oid) -> bool {
+    place.state.load(Ordering::Acquire) == FULL && place.database.load(Ordering::Relaxed) == database.to_u32()
+}
+
+/// Whether there are notes for the worker of `database`.
 #[must_use]
 pub fn any(database: pg_sys::Oid) -> bool {
-    full(database).next().is_some()
+    NOTES.elements().iter().any(|place| is_for(place, database))
 }
 
-/// Takes the notes about this database.
+/// Takes the notes for the worker of `database`.
 #[must_use]
 pub fn take(database: pg_sys::Oid) -> Vec<Failure> {
-    full(database)
-        .map(|note| {
-            let order = Ordering::Relaxed;
-            let length = note.length.load(order) as usize;
-            let text: Vec<u8> = note.text.iter().take(length).map(|byte| byte.load(order)).collect();
-            let failure = Failure {
-                received: Received {
-                    subscription: note.subscription.load(order),
-                    lane: note.lane.load(order) as u16,
-                    based_on: note.based_on.load(order),
-                    upto: note.upto.load(order),
-                    count: note.count.load(order),
-                    waited: note.waited.load(order) != 0,
-                },
-                error: (length > 0).then(|| String::from_utf8_lossy(&text).into_owned()),
-            };
-            note.state.store(FREE, Ordering::Release);
-            failure
-        })
-        .collect()
+    let mut failures = Vec::new();
+    for place in NOTES.elements() {
+        // Only the worker of the database takes its notes.
+        if is_for(place, database) && place.advance(FULL, BUSY) {
+            failures.push(place.read());
+            place.state.store(FREE, Ordering::Release);
+        }
+    }
+    failures
 }
 
-fn full(database: pg_sys::Oid) -> impl Iterator<Item = &'static Note> {
-    NOTES_MADE.elements().iter().filter(move |note| {
-        note.state.load(Ordering::Acquire) == FULL
-            && note.database.load(Ordering::Relaxed) == database.to_u32()
-    })
-}
+/// Remembers why the current transaction, or a part of it, will be rolled back, for callers that catch the error themselves.
+pub use super::last_error::remember as remember_error;

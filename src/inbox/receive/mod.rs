@@ -1,8 +1,28 @@
-//! Receiving: sessions take events of the log, in their own transactions.
+//! How sessions receive events: in their own transactions, whose commit acknowledges them.
+//!
+//! [`functions`] receives, lane by lane ([`lane`]), as [`event_outbox_policy::inbox::plan`] decides; [`deliveries`] knows what the
+//! transaction has received, and leaves a note of it in [`failures`] if it is rolled back; [`charge`] is what such a note means.
+//!
+//! Runs in: client backends; [`charge`] also in the ingest worker.
 
+pub mod await_ready;
+pub mod charge;
+pub mod decode;
+pub mod deliveries;
 pub mod failures;
+pub mod functions;
+pub mod lane;
+pub mod last_error;
+pub mod lease;
+pub mod nack;
+pub mod output;
+pub mod refusals;
+pub mod stored;
+pub mod subscription;
 
 /// Requests the shared memory, and registers for the ends of transactions; in the postmaster.
 pub fn init() {
     failures::init();
+    deliveries::init();
+    last_error::init();
 }

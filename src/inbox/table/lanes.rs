@@ -11,10 +11,13 @@ use crate::pg::spi::{Access, Statement};
 /// The newest state of a lane; or none, and where the subscription begins.
 static NEWEST: Statement = Statement::new(
     c"SELECT l.seq, l.upto, l.batch_limit, l.lease, l.lease_upto, l.lease_count, l.lease_expires_at, \
-             s.first_position, l.xmin \
+             s.first_position, s.paused_at IS NOT NULL, \
+             CASE WHEN s.source_id OPERATOR(pg_catalog.=) s.id \
+                  THEN (SELECT pg_catalog.min(p.first_position) FROM inbox.partition AS p \
+                         WHERE p.source_id OPERATOR(pg_catalog.=) s.id) END \
         FROM inbox.subscription AS s \
         LEFT JOIN LATERAL (SELECT l.seq, l.upto, l.batch_limit, l.lease, l.lease_upto, l.lease_count, \
-                                  l.lease_expires_at, l.xmin \
+                                  l.lease_expires_at \
                              FROM inbox.lane AS l \
                             WHERE l.subscription_id OPERATOR(pg_catalog.=) s.id AND l.lane OPERATOR(pg_catalog.=) $2 \
                             ORDER BY l.seq DESC LIMIT 1) AS l ON true \
@@ -44,8 +47,10 @@ static INSERT: Statement = Statement::new(
 pub struct Lane {
     /// The state.
     pub state: LaneState,
-    /// The transaction that has written it; `None` if none has.
-    pub writer: Option<pg_sys::TransactionId>,
+    /// Whether the subscription is paused.
+    pub is_paused: bool,
+    /// New events are looked for after this position: a seek has skipped all before.
+    pub from: i64,
 }
 
 impl Lane {
@@ -54,8 +59,12 @@ impl Lane {
     pub fn read(subscription: i32, lane: u16) -> Option<Self> {
         let rows = NEWEST.execute(&[subscription.into_datum(), (lane as i16).into_datum()], Access::Read, 1);
         let row = rows.iter().next()?;
+        let at = |state: LaneState| {
+            let from = row.get::<i64>(10).map_or(state.upto, |skipped| skipped.max(state.upto));
+            Self { state, is_paused: row.get(9) == Some(true), from }
+        };
         let Some(seq) = row.get::<i64>(1) else {
-            return Some(Self { state: LaneState::first(row.get(8)?), writer: None });
+            return Some(at(LaneState::first(row.get(8)?)));
         };
         let lease = row.get::<pgrx::Uuid>(4).and_then(|token| {
             Some(Lease {
@@ -67,7 +76,7 @@ impl Lane {
         });
         let state =
             LaneState { seq, upto: row.get(2)?, batch_limit: row.get::<i32>(3)?.unsigned_abs(), lease };
-        Some(Self { state, writer: row.get(9) })
+        Some(at(state))
     }
 }
 

@@ -115,15 +115,7 @@ fn read() -> Vec<Grant> {
 }
 
 fn refuse(user: pg_sys::Oid, topic: &str) -> ! {
-    // SAFETY: in a transaction; returns a C string, or null for a dropped user.
-    let name = unsafe {
-        let name = pg_sys::GetUserNameFromId(user, true);
-        if name.is_null() {
-            user.to_u32().to_string()
-        } else {
-            std::ffi::CStr::from_ptr(name).to_string_lossy().into_owned()
-        }
-    };
+    let name = backend::role_name(user);
     UserError {
         code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
         message: format!("permission denied for topic \"{topic}\""),

@@ -1,5 +1,6 @@
 //! What a subscription receives, in which order, and what becomes of events that fail.
 
+pub mod attributes;
 pub mod charge;
 pub mod data_loss;
 pub mod lane;

@@ -1,0 +1,139 @@
+//! What a failure means: the next batch of the lane is smaller; or the event that failed alone waits for another attempt, or is
+//! a dead letter.
+//!
+//! Runs in: the ingest worker, for transactions that were rolled back; client backends, for leases that have expired.
+
+use std::time::Duration;
+
+use event_outbox_policy::delivery::lanes::Micros;
+use event_outbox_policy::inbox::charge::{Fate, fate};
+use event_outbox_policy::inbox::lane::{Consequence, Failed, LaneState};
+use event_outbox_policy::inbox::plan::{NewEvents, Step};
+
+use super::failures::Failure;
+use super::lane;
+use super::stored::{self, Stored};
+use super::subscription::Subscription;
+use crate::inbox::table::lane_lock;
+use crate::inbox::table::lanes::{self, Lane};
+use crate::pg::compat::pg_timestamp;
+use crate::pg::function::random;
+use crate::pg::snapshot::Snapshot;
+use crate::settings::events::retry_backoff;
+
+/// How many events are read at a time.
+const CHUNK: usize = 100;
+
+/// What became of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Applied {
+    /// The lane has a new state.
+    Done,
+    /// Nothing: the lane has moved meanwhile, or the subscription is no more.
+    Stale,
+    /// Another transaction has the lane: try again later.
+    Busy,
+}
+
+/// Applies a failure. In a transaction, connected to SPI, acting as the owner of the tables; the lane is locked until the
+/// transaction ends.
+#[must_use]
+pub fn apply(failure: &Failure) -> Applied {
+    if !lane_lock::try_acquire(failure.subscription_id, failure.lane) {
+        return Applied::Busy;
+    }
+    let found = Subscription::with_id(failure.subscription_id);
+    let applied = found.and_then(|subscription| {
+        let _snapshot = Snapshot::take_latest();
+        let lane = lane::newest(&subscription, failure.lane)?;
+        settle(&subscription, &lane, failure)
+    });
+    if applied.is_some() {
+        return Applied::Done;
+    }
+    lane_lock::release(failure.subscription_id, failure.lane);
+    Applied::Stale
+}
+
+/// Applies a failure to the state of a lane, whose lock the caller holds; stores the next state, and returns it. `None` if the
+/// failure is stale. Reads with the active snapshot.
+pub fn settle(subscription: &Subscription, lane: &Lane, failure: &Failure) -> Option<LaneState> {
+    let failed = Failed { based_on: failure.based_on, upto: failure.upto, count: failure.count };
+    let next = match lane.state.failed(failed) {
+        Consequence::Stale => return None,
+        Consequence::Narrow(next) => next,
+        Consequence::Charge(next) => LaneState { upto: charge_event(subscription, lane, failure), ..next },
+    };
+    lanes::insert(subscription.id, failure.lane, &next);
+    Some(next)
+}
+
+/// Charges the one event that failed, and returns the position that the lane has passed then.
+fn charge_event(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
+    if let Some(position) = failure.retried {
+        // Gone, if somebody has skipped it meanwhile.
+        for event in stored::take_waited(subscription, &[position]) {
+            charge(subscription, failure.lane, &event, &failure.error, None);
+        }
+        return lane.state.upto;
+    }
+    pass_to(subscription, lane, failure)
+}
+
+/// Passes the events up to the one that failed, which is charged. Those before it waited behind others when it was received.
+fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
+    let waiting = lane::waiting(subscription, failure.lane);
+    let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(subscription) };
+    let mut new = NewEvents::new(&waiting, lane.state.upto, 1, room);
+    let mut upto = lane.from;
+    loop {
+        let events = stored::new_events(subscription, failure.lane, upto, CHUNK);
+        for event in &events {
+            let position = event.position();
+            if position > failure.upto {
+                return upto;
+            }
+            if event.is_skipped() && !subscription.is_replay() {
+                upto = position;
+                continue;
+            }
+            let key = if waiting.is_empty() { None } else { event.order_key(subscription) };
+            match new.consider(position, key.as_deref()) {
+                Step::Park => event.park(subscription, failure.lane),
+                Step::Receive if position == failure.upto => {
+                    charge(subscription, failure.lane, event, &failure.error, None);
+                }
+                Step::Receive | Step::Stop => return upto,
+            }
+            upto = position;
+        }
+        if events.len() < CHUNK || upto >= failure.upto {
+            return upto;
+        }
+    }
+}
+
+/// Charges an event for a failure. `wait` is for how long it waits, if that is not for the settings to say.
+pub fn charge(
+    subscription: &Subscription,
+    lane: u16,
+    event: &Stored,
+    error: &str,
+    wait: Option<Duration>,
+) -> Fate {
+    let attempts = event.attempts().saturating_add(1);
+    let now = crate::pg::now();
+    let decided = match (fate(attempts, subscription.max_attempts, retry_backoff(), now, random()), wait) {
+        (Fate::RetryAt(_), Some(wait)) => Fate::RetryAt(after(now, wait)),
+        (decided, _) => decided,
+    };
+    match decided {
+        Fate::RetryAt(at) => event.retry(subscription, lane, attempts, pg_timestamp(at), error),
+        Fate::Dead => event.die(subscription, lane, attempts, error),
+    }
+    decided
+}
+
+fn after(now: Micros, wait: Duration) -> Micros {
+    now.saturating_add(Micros::try_from(wait.as_micros()).unwrap_or(Micros::MAX))
+}

@@ -1,0 +1,138 @@
+//! Decodes a stored event for its receiver. Whatever its producer has written, this does not fail: what cannot be decoded is
+//! NULL, and `decode_error` says why.
+
+use std::borrow::Cow;
+use std::ffi::c_char;
+
+use event_outbox_policy::inbox::attributes::{Attributes, headers_json};
+use event_outbox_policy::inbox::records;
+use pgrx::pg_sys::panic::CaughtError;
+use pgrx::prelude::*;
+
+use super::output::Output;
+use super::stored::{HEADERS, KEY, Stored, VALUE};
+use crate::pg::compat::pg_timestamp;
+use crate::pg::varlena;
+
+/// How much longer headers can become as JSON.
+const LONGEST_ESCAPE: usize = 6;
+
+/// The memory in which one event after the other is decoded.
+pub struct Decoder(pgrx::PgMemoryContexts);
+
+impl Default for Decoder {
+    fn default() -> Self {
+        Self(pgrx::PgMemoryContexts::new("inbox event"))
+    }
+}
+
+impl Decoder {
+    /// Adds an event as a row of the type `inbox.event`.
+    pub fn add(&mut self, output: &Output, event: &Stored, lease: Option<u128>) {
+        // SAFETY: what is allocated for the event is copied into the output before it is freed.
+        unsafe {
+            self.0.switch_to(|_| add(output, event, lease));
+            self.0.reset();
+        }
+    }
+}
+
+fn add(output: &Output, event: &Stored, lease: Option<u128>) {
+    let row = &event.row;
+    let packed = row.get::<&[u8]>(HEADERS).unwrap_or_default();
+    varlena::require_memory(packed.len().saturating_mul(LONGEST_ESCAPE));
+    let found = Attributes::of(records::headers(packed));
+    let headers = jsonb(headers_json(records::headers(packed)).as_bytes());
+    let data = row.datum(VALUE).map(|value| {
+        // SAFETY: a bytea of the row, which is alive.
+        jsonb(unsafe { bytes(value) })
+    });
+    let error = match (&data, &headers) {
+        (Some(Err(error)), _) => Some(error.clone()),
+        (_, Err(error)) => Some(format!("headers: {error}")),
+        _ => None,
+    };
+    let text = |value: &Option<Cow<'_, str>>| value.as_deref().and_then(IntoDatum::into_datum);
+    output.add([
+        row.datum(1),
+        row.datum(2),
+        row.datum(3),
+        row.datum(4),
+        row.datum(KEY),
+        row.datum(VALUE),
+        data.and_then(Result::ok),
+        error.into_datum(),
+        headers.ok(),
+        text(&found.event_id),
+        text(&found.event_type),
+        text(&found.event_source),
+        found.event_time.map(|at| pg_sys::Datum::from(pg_timestamp(at))),
+        text(&found.content_type),
+        row.datum(5),
+        event.attempts().saturating_add(1).cast_signed().into_datum(),
+        lease.and_then(|token| pgrx::Uuid::from_bytes(token.to_be_bytes()).into_datum()),
+    ]);
+}
+
+/// The bytes of a bytea.
+///
+/// # Safety
+/// The value is one, and it and the memory context live as long as the bytes are used.
+unsafe fn bytes<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    // SAFETY: as promised by the caller.
+    unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr())) }
+}
+
+/// The JSON document as a jsonb, or why it is none.
+fn jsonb(json: &[u8]) -> Result<pg_sys::Datum, String> {
+    // What begins otherwise needs no parser to be refused.
+    let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
+    if !first.is_some_and(|byte| byte.is_ascii_digit() || b"{[\"-tfn".contains(byte)) {
+        return Err("it is not JSON".into());
+    }
+    if let Err(error) = std::str::from_utf8(json) {
+        return Err(format!("it is not valid UTF-8 from byte {} on", error.valid_up_to() + 1));
+    }
+    if let Some(at) = json.iter().position(|byte| *byte == 0) {
+        return Err(format!("it is not JSON: byte {} is zero", at + 1));
+    }
+    parse(json)
+}
+
+/// Has Postgres parse the text, which has no zero byte. Nothing but memory is used meanwhile, so its errors can be caught
+/// without a subtransaction.
+fn parse(json: &[u8]) -> Result<pg_sys::Datum, String> {
+    // SAFETY: the allocation has room for the text and the zero byte; or an ERROR.
+    let text = unsafe {
+        let text = pg_sys::palloc(json.len() + 1).cast::<u8>();
+        std::ptr::copy_nonoverlapping(json.as_ptr(), text, json.len());
+        text.add(json.len()).write(0);
+        text.cast::<c_char>()
+    };
+    let text = std::panic::AssertUnwindSafe(text);
+    PgTryBuilder::new(move || {
+        // SAFETY: takes a C string.
+        let parsed = unsafe {
+            pgrx::direct_function_call_as_datum(pg_sys::jsonb_in, &[Some(pg_sys::Datum::from(*text))])
+        };
+        parsed.ok_or_else(String::new)
+    })
+    .catch_others(|cause| match &cause {
+        CaughtError::PostgresError(error) if !is_of_the_session(error.sql_error_code()) => {
+            Err(match error.detail() {
+                Some(detail) => format!("{}: {detail}", error.message()),
+                None => error.message().to_owned(),
+            })
+        }
+        _ => cause.rethrow(),
+    })
+    .execute()
+}
+
+/// Whether an error is not the text's: the session is to end, its query to be cancelled, or the server lacks memory.
+fn is_of_the_session(code: PgSqlErrorCode) -> bool {
+    const CATEGORY: i32 = 0xfff;
+    [PgSqlErrorCode::ERRCODE_OPERATOR_INTERVENTION, PgSqlErrorCode::ERRCODE_INSUFFICIENT_RESOURCES]
+        .iter()
+        .any(|class| code as i32 & CATEGORY == *class as i32)
+}

@@ -1,0 +1,287 @@
+//! `inbox.receive()`.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use event_outbox_policy::inbox::lane::LaneState;
+use event_outbox_policy::inbox::lanes::LANES;
+use event_outbox_policy::inbox::plan::{NewEvents, Step, WaitingEvents};
+use pgrx::prelude::*;
+
+use super::charge;
+use super::decode::Decoder;
+use super::deliveries::{self, Delivery, Waited};
+use super::failures::Failure;
+use super::lane;
+use super::lease;
+use super::output::Output;
+use super::refusals::{no_name, require_writable};
+use super::stored::{self, Stored};
+use super::subscription::Subscription;
+use crate::inbox::table::lanes::{self, Lane};
+use crate::inbox::table::{SUBSCRIPTION, lane_lock};
+use crate::pg::backend;
+use crate::pg::function::{Arguments, sql_function};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi;
+use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::user_error::UserError;
+
+sql_function!(inbox_receive, pg_finfo_inbox_receive, receive);
+
+/// The most events of one call.
+const MAX_EVENTS: i32 = 10_000;
+
+/// How many events, and how many lanes, are looked up at a time.
+const EVENTS_AT_A_TIME: usize = 500;
+const LANES_AT_A_TIME: usize = 8;
+
+thread_local! {
+    /// The lane at which the next call of this session begins, so that each lane has its turn.
+    static FIRST_LANE: Cell<Option<u16>> = const { Cell::new(None) };
+}
+
+fn receive(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let output = Output::of(arguments);
+    let name = arguments.text(0).unwrap_or_else(|| no_name().raise());
+    let wanted = arguments.integer(1).filter(|wanted| (1..=MAX_EVENTS).contains(wanted));
+    let wanted = wanted.map_or_else(|| wrong_number(arguments.integer(1)).raise(), i32::unsigned_abs);
+    let lease = arguments.interval(2).map(lease::length);
+    require_writable("inbox.receive()");
+    let caller = backend::user();
+    let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
+    let _plans = spi::OrderedScans::only();
+    spi::connected(|| {
+        let subscription = Subscription::named(name, caller);
+        if !subscription.is_paused && !deliveries::is_alone() {
+            Receiver { subscription, output, decoder: Decoder::default(), lease, left: wanted }.visit_lanes();
+        }
+    });
+    None
+}
+
+/// One call.
+struct Receiver {
+    subscription: Subscription,
+    output: Output,
+    decoder: Decoder,
+    lease: Option<Duration>,
+    /// How many further events are wanted.
+    left: u32,
+}
+
+/// What was given out of a lane.
+enum Visit {
+    /// Nothing, and nothing of the lane was changed.
+    Idle,
+    /// Something, or the lane has passed events.
+    Done,
+    /// Something, and nothing else may be received.
+    Last,
+}
+
+impl Receiver {
+    /// Goes through the lanes, beginning with another one in each call.
+    fn visit_lanes(&mut self) {
+        let first =
+            FIRST_LANE.get().unwrap_or_else(|| (crate::pg::function::random() * f64::from(LANES)) as u16);
+        let mut from = 0;
+        while from < LANES {
+            let ready = lane::ready(&self.subscription, first, from, LANES_AT_A_TIME);
+            for (place, lane) in &ready {
+                from = place + 1;
+                if !lane_lock::try_acquire(self.subscription.id, *lane) {
+                    continue;
+                }
+                let wanted = self.left;
+                let visit = self.visit(*lane);
+                if matches!(visit, Visit::Idle) {
+                    lane_lock::release(self.subscription.id, *lane);
+                }
+                if self.left < wanted {
+                    FIRST_LANE.set(Some((lane + 1) % LANES));
+                }
+                if matches!(visit, Visit::Last) || self.left == 0 {
+                    return;
+                }
+            }
+            if ready.len() < LANES_AT_A_TIME {
+                return;
+            }
+        }
+    }
+
+    /// Receives from a lane whose lock this transaction has.
+    fn visit(&mut self, lane: u16) -> Visit {
+        let _snapshot = Snapshot::take_latest();
+        let Some(found) = lane::newest(&self.subscription, lane) else { return Visit::Idle };
+        if found.is_paused {
+            return Visit::Idle;
+        }
+        let based_on = found.state.seq;
+        let Some(open) = self.expire(lane, found) else { return Visit::Idle };
+        let has_expired = open.state.seq != based_on;
+        if open.state.batch_limit == 1 && deliveries::is_any() {
+            return if has_expired { Visit::Done } else { Visit::Idle };
+        }
+        // Rows that an expired lease has just written are seen, too.
+        let _snapshot = has_expired.then(Snapshot::take_latest);
+        let waiting = lane::waiting(&self.subscription, lane);
+        let visit = match self.due(&waiting, &open.state) {
+            due if due.is_empty() => self.receive_new(lane, based_on, &open, &waiting),
+            due => self.receive_waiting(lane, based_on, &open.state, &due),
+        };
+        match visit {
+            Visit::Idle if has_expired => Visit::Done,
+            visit => visit,
+        }
+    }
+
+    /// The lane without its lease, if that has expired; `None` while there is one.
+    fn expire(&self, lane: u16, found: Lane) -> Option<Lane> {
+        let Some(lease) = found.state.lease else { return Some(found) };
+        let failed = found.state.expired(crate::pg::now())?;
+        let failure = Failure {
+            subscription_id: self.subscription.id,
+            lane,
+            based_on: failed.based_on,
+            upto: failed.upto,
+            count: failed.count,
+            retried: (lease.upto <= found.state.upto).then_some(lease.upto),
+            error: "the lease expired".into(),
+        };
+        let state = charge::settle(&self.subscription, &found, &failure)?;
+        Some(Lane { state, from: found.from.max(state.upto), ..found })
+    }
+
+    /// The waiting events to receive. One that has failed is received alone in the transaction.
+    fn due(&self, waiting: &WaitingEvents, state: &LaneState) -> Vec<i64> {
+        if waiting.is_empty() {
+            return Vec::new();
+        }
+        let limit = if self.lease.is_some() { 1 } else { state.limit(self.left) };
+        waiting.due(limit, crate::pg::now())
+    }
+
+    fn receive_waiting(&mut self, lane: u16, based_on: i64, state: &LaneState, due: &[i64]) -> Visit {
+        if let Some(length) = self.lease {
+            return self.lease_waiting(lane, state, due, length);
+        }
+        // An event that has failed is due alone.
+        let has_failed = due.len() == 1
+            && stored::waited(&self.subscription, due).iter().any(|event| event.attempts() > 0);
+        if has_failed && deliveries::is_any() {
+            return Visit::Idle;
+        }
+        let taken = stored::take_waited(&self.subscription, due);
+        if taken.len() < due.len() {
+            // A seek has deleted them since, or the transaction's snapshot does not see them.
+            lane::moved_on().raise();
+        }
+        let count = u32::try_from(taken.len()).unwrap_or(u32::MAX);
+        lanes::insert(self.subscription.id, lane, &state.acknowledged(state.upto, count));
+        let mut delivery = Delivery::new(self.subscription.id, lane, based_on, state.upto);
+        delivery.is_alone = count == 1 && (has_failed || state.batch_limit == 1);
+        let rows: Vec<spi::Row> = taken.iter().map(|event| event.row).collect();
+        let kept = spi::kept_for_transaction(&rows);
+        delivery
+            .waited
+            .extend(taken.iter().zip(kept).map(|(event, row)| Waited { position: event.position(), row }));
+        self.deliver(&taken, &mut delivery, None);
+        Self::end(delivery)
+    }
+
+    fn lease_waiting(&mut self, lane: u16, state: &LaneState, due: &[i64], length: Duration) -> Visit {
+        let events = stored::waited(&self.subscription, due);
+        let Some(event) = events.first() else { return Visit::Idle };
+        let lease = lease::new(&self.subscription, lane, event.position(), 1, length);
+        lanes::insert(self.subscription.id, lane, &state.leased(lease));
+        self.decoder.add(&self.output, event, Some(lease.token));
+        self.left -= 1;
+        Visit::Last
+    }
+
+    /// Adds events to what the call returns, and to what the transaction has received.
+    fn deliver(&mut self, events: &[Stored], delivery: &mut Delivery, lease: Option<u128>) {
+        for event in events {
+            self.decoder.add(&self.output, event, lease);
+            delivery.positions.push(event.position());
+            self.left -= 1;
+        }
+    }
+
+    fn end(delivery: Delivery) -> Visit {
+        let visit = if delivery.is_alone { Visit::Last } else { Visit::Done };
+        deliveries::add(delivery);
+        visit
+    }
+
+    fn receive_new(&mut self, lane: u16, based_on: i64, open: &Lane, waiting: &WaitingEvents) -> Visit {
+        let state = &open.state;
+        let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(&self.subscription) };
+        let limit = state.limit(self.left);
+        let mut new = NewEvents::new(waiting, open.from, limit, room);
+        let mut delivery = Delivery::new(self.subscription.id, lane, based_on, open.from);
+        let mut passed = open.from;
+        // A lease is known before its first event is returned; what it holds, only after the last one.
+        let mut lease = self.lease.map(|length| lease::new(&self.subscription, lane, 0, 0, length));
+        let mut leased_from = None;
+        'events: loop {
+            let chunk = EVENTS_AT_A_TIME.min(limit as usize + 1);
+            let events = stored::new_events(&self.subscription, lane, passed, chunk);
+            for event in &events {
+                let position = event.position();
+                if event.is_skipped() && !self.subscription.is_replay() {
+                    passed = position;
+                    continue;
+                }
+                let key = if waiting.is_empty() { None } else { event.order_key(&self.subscription) };
+                // What a lease holds is passed with it, as a whole; so nothing in it can be parked.
+                if leased_from.is_some() && waiting.is_blocked(key.as_deref()) {
+                    break 'events;
+                }
+                match new.consider(position, key.as_deref()) {
+                    Step::Stop => break 'events,
+                    Step::Park => event.park(&self.subscription, lane),
+                    Step::Receive => {
+                        leased_from = leased_from.or(lease.map(|_| passed));
+                        delivery.upto = position;
+                        self.deliver(
+                            std::slice::from_ref(event),
+                            &mut delivery,
+                            lease.map(|lease| lease.token),
+                        );
+                    }
+                }
+                passed = position;
+            }
+            if events.len() < chunk || !new.has_room() {
+                break;
+            }
+        }
+        let count = new.received();
+        if let (Some(lease), Some(before)) = (&mut lease, leased_from) {
+            (lease.upto, lease.count) = (delivery.upto, count);
+            lanes::insert(self.subscription.id, lane, &LaneState { upto: before, ..*state }.leased(*lease));
+            return Visit::Last;
+        }
+        if passed == state.upto {
+            return Visit::Idle;
+        }
+        lanes::insert(self.subscription.id, lane, &state.acknowledged(passed, count));
+        if count == 0 {
+            return Visit::Done;
+        }
+        delivery.is_alone = count == 1 && state.batch_limit == 1;
+        Self::end(delivery)
+    }
+}
+
+fn wrong_number(wanted: Option<i32>) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+        message: "invalid number of events".into(),
+        detail: format!("max_events is {}.", wanted.map_or("NULL".into(), |wanted| wanted.to_string())),
+        hint: format!("Pass a number from 1 to {MAX_EVENTS}."),
+    }
+}

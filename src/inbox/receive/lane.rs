@@ -1,0 +1,141 @@
+//! The state of a lane, and what waits in it.
+//!
+//! Whoever reads the state to change it holds the lane's lock, and reads with a snapshot of its own: the transaction's snapshot
+//! may be older than the commit of the one who had the lock before.
+
+use event_outbox_policy::inbox::plan::{MAX_WAITING, Waiting, WaitingEvents};
+use pgrx::prelude::*;
+
+use super::stored::lane_number;
+use super::subscription::Subscription;
+use crate::inbox::table::lanes::Lane;
+use crate::pg::compat::unix_micros;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Access, Statement};
+use crate::pg::user_error::UserError;
+
+/// The number of the newest state that the active snapshot sees.
+static SEEN: Statement = Statement::new(
+    c"SELECT pg_catalog.max(l.seq) FROM inbox.lane AS l \
+       WHERE l.subscription_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) $2",
+    &[pg_sys::INT4OID, pg_sys::INT2OID],
+);
+
+static WAITING: Statement = Statement::new(
+    c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at FROM inbox.retry AS r \
+       WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) $2 ORDER BY r.position",
+    &[pg_sys::INT4OID, pg_sys::INT2OID],
+);
+
+static COUNT_WAITING: Statement = Statement::new(
+    c"SELECT pg_catalog.count(*) FROM inbox.retry AS r WHERE r.subscription_id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT4OID],
+);
+
+/// Lanes, counted from `$5` on and from the `$6`th of these, that are not leased and seem to have something to receive.
+static READY: Statement = Statement::new(
+    c"SELECT i.i, n.lane \
+        FROM pg_catalog.generate_series($6, 63) AS i(i) \
+             CROSS JOIN LATERAL (SELECT ((i.i OPERATOR(pg_catalog.+) $5) OPERATOR(pg_catalog.%) 64)::pg_catalog.int2 AS lane) AS n \
+             LEFT JOIN LATERAL (SELECT l.upto, l.lease_expires_at FROM inbox.lane AS l \
+                                 WHERE l.subscription_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) n.lane \
+                                 ORDER BY l.seq DESC LIMIT 1) AS l ON true \
+       WHERE (l.lease_expires_at IS NULL OR l.lease_expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) \
+         AND (EXISTS (SELECT FROM inbox.log AS e \
+                       WHERE e.source_id OPERATOR(pg_catalog.=) $2 AND e.lane OPERATOR(pg_catalog.=) n.lane \
+                         AND e.position OPERATOR(pg_catalog.>) COALESCE(l.upto, $3) \
+                         AND e.position OPERATOR(pg_catalog.<=) $4) \
+              OR EXISTS (SELECT FROM inbox.retry AS r \
+                          WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) n.lane \
+                            AND (r.next_attempt_at IS NULL \
+                                 OR r.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) \
+                            AND NOT EXISTS (SELECT FROM inbox.retry AS h \
+                                             WHERE h.subscription_id OPERATOR(pg_catalog.=) $1 \
+                                               AND h.lane OPERATOR(pg_catalog.=) n.lane \
+                                               AND h.position OPERATOR(pg_catalog.<) r.position \
+                                               AND h.order_key OPERATOR(pg_catalog.=) r.order_key \
+                                               AND h.next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()))) \
+       LIMIT $7",
+    &[
+        pg_sys::INT4OID,
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+        pg_sys::INT8OID,
+        pg_sys::INT4OID,
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+    ],
+);
+
+/// Reads the newest state of a lane, whose lock the caller holds, with the active snapshot. `None` if the subscription is no more.
+/// Raises a serialization failure if the transaction keeps to a snapshot that does not see it.
+#[must_use]
+pub fn newest(subscription: &Subscription, lane: u16) -> Option<Lane> {
+    let found = Lane::read(subscription.id, lane)?;
+    // SAFETY: a plain global of this process.
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+        let _own = Snapshot::take();
+        let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
+        let seen = SEEN.execute(&arguments, Access::Read, 1).iter().next().and_then(|row| row.get(1));
+        if seen.unwrap_or(0) != found.state.seq {
+            moved_on().raise();
+        }
+    }
+    Some(found)
+}
+
+/// The error by which a transaction learns that it has to be repeated.
+#[must_use]
+pub fn moved_on() -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE,
+        message: "could not serialize access due to events received meanwhile".into(),
+        detail: "Another transaction has received events of the lane since this one took its snapshot."
+            .into(),
+        hint: "Repeat the transaction. A READ COMMITTED transaction does not have to be repeated.".into(),
+    }
+}
+
+/// The events of a lane that wait, by the active snapshot.
+#[must_use]
+pub fn waiting(subscription: &Subscription, lane: u16) -> WaitingEvents {
+    let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
+    let rows = WAITING.execute(&arguments, Access::Read, 0);
+    let events = rows.iter().map(|row| Waiting {
+        position: row.get(1).unwrap_or(0),
+        order_key: row.get(2),
+        attempts: row.get::<i32>(3).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
+        next_attempt_at: row.get::<TimestampWithTimeZone>(4).map(|at| unix_micros(at.into())),
+    });
+    WaitingEvents::new(events.collect())
+}
+
+/// How many further events of the subscription may wait.
+#[must_use]
+pub fn room_to_wait(subscription: &Subscription) -> usize {
+    let rows = COUNT_WAITING.execute(&[subscription.id.into_datum()], Access::Read, 1);
+    let count = rows.iter().next().and_then(|row| row.get::<i64>(1)).unwrap_or(0);
+    MAX_WAITING.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX))
+}
+
+/// Up to `most` lanes that seem to have something to receive, each with its place in the order of all lanes that begins with
+/// `first`; from the place `from` on.
+#[must_use]
+pub fn ready(subscription: &Subscription, first: u16, from: u16, most: usize) -> Vec<(u16, u16)> {
+    let _snapshot = Snapshot::take_latest();
+    let arguments = [
+        subscription.id.into_datum(),
+        subscription.source.into_datum(),
+        subscription.first_position.into_datum(),
+        subscription.last_position.into_datum(),
+        i32::from(first).into_datum(),
+        i32::from(from).into_datum(),
+        i64::try_from(most).unwrap_or(i64::MAX).into_datum(),
+    ];
+    let rows = READY.execute(&arguments, Access::Read, 0);
+    let lanes = rows.iter().filter_map(|row| {
+        let place = u16::try_from(row.get::<i32>(1)?).ok()?;
+        Some((place, u16::try_from(row.get::<i16>(2)?).ok()?))
+    });
+    lanes.collect()
+}

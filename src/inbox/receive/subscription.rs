@@ -1,0 +1,137 @@
+//! The subscription from which a session receives, and whether it may.
+
+use event_outbox_policy::inbox::lanes::Ordering;
+use pgrx::prelude::*;
+
+use crate::pg::backend;
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{Access, Row, Statement};
+use crate::pg::user_error::UserError;
+
+macro_rules! columns {
+    () => {
+        "SELECT s.id, s.source_id, s.name, s.ordering, s.max_attempts, s.first_position, s.last_position, \
+                s.paused_at IS NOT NULL"
+    };
+}
+
+macro_rules! statement {
+    ($($part:expr),* $(,)?) => {
+        match std::ffi::CStr::from_bytes_with_nul(concat!($($part),*, "\0").as_bytes()) {
+            Ok(text) => text,
+            Err(_) => panic!("a zero byte in a statement"),
+        }
+    };
+}
+
+/// By name, with whether the role `$2` may receive from it: an administrator, a member of the owner, or of a role to which it
+/// was granted.
+static BY_NAME: Statement = Statement::new(
+    statement!(
+        columns!(),
+        ", CASE WHEN pg_catalog.pg_has_role($2, c.relowner, 'USAGE') THEN true \
+                WHEN pg_catalog.pg_has_role($2, s.owner::pg_catalog.oid, 'USAGE') \
+                     AND inbox.is_marked(s.owner, 'inbox.subscription_grants'::pg_catalog.regclass) THEN true \
+                ELSE EXISTS (SELECT FROM inbox.subscription_grants AS g \
+                              WHERE g.subscription_id OPERATOR(pg_catalog.=) s.id \
+                                AND pg_catalog.pg_has_role($2, g.role::pg_catalog.oid, 'USAGE') \
+                                AND inbox.is_marked(g.role, 'inbox.subscription_grants'::pg_catalog.regclass)) END \
+           FROM inbox.subscription AS s JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) s.tableoid \
+          WHERE s.name OPERATOR(pg_catalog.=) $1",
+    ),
+    &[pg_sys::TEXTOID, pg_sys::OIDOID],
+);
+
+static BY_ID: Statement = Statement::new(
+    statement!(columns!(), " FROM inbox.subscription AS s WHERE s.id OPERATOR(pg_catalog.=) $1"),
+    &[pg_sys::INT4OID],
+);
+
+/// A subscription.
+#[derive(Debug, Clone)]
+pub struct Subscription {
+    /// Its id.
+    pub id: i32,
+    /// The subscription whose log it reads.
+    pub source: i32,
+    /// Its name.
+    pub name: String,
+    /// Which events keep their order.
+    pub ordering: Ordering,
+    /// How many attempts an event has.
+    pub max_attempts: u32,
+    /// It receives events after this position.
+    pub first_position: i64,
+    /// It receives events up to this position.
+    pub last_position: i64,
+    /// Whether nothing is received at present.
+    pub is_paused: bool,
+}
+
+impl Subscription {
+    /// Whether it receives the log of another one. What that one has skipped by a seek, it receives.
+    #[must_use]
+    pub fn is_replay(&self) -> bool {
+        self.source != self.id
+    }
+
+    /// The subscription of this name, from which `caller` must have the right to receive. Acting as the owner of the tables.
+    #[must_use]
+    pub fn named(name: &str, caller: pg_sys::Oid) -> Self {
+        let _snapshot = Snapshot::take_latest();
+        let rows = BY_NAME.execute(&[name.into_datum(), caller.into_datum()], Access::Read, 1);
+        let Some(row) = rows.iter().next() else { unknown(name).raise() };
+        if row.get(9) != Some(true) {
+            refused(name, caller).raise();
+        }
+        Self::from(&row)
+    }
+
+    /// The subscription with this id, if there still is one.
+    #[must_use]
+    pub fn with_id(id: i32) -> Option<Self> {
+        let _snapshot = Snapshot::take_latest();
+        BY_ID.execute(&[id.into_datum()], Access::Read, 1).iter().next().as_ref().map(Self::from)
+    }
+}
+
+impl From<&Row> for Subscription {
+    fn from(row: &Row) -> Self {
+        Self {
+            id: row.get(1).unwrap_or(0),
+            source: row.get(2).unwrap_or(0),
+            name: row.get(3).unwrap_or_default(),
+            ordering: row.get::<&str>(4).and_then(|text| text.parse().ok()).unwrap_or(Ordering::Partition),
+            max_attempts: row.get::<i32>(5).and_then(|most| u32::try_from(most).ok()).unwrap_or(1),
+            first_position: row.get(6).unwrap_or(0),
+            last_position: row.get(7).unwrap_or(i64::MAX),
+            is_paused: row.get(8) == Some(true),
+        }
+    }
+}
+
+/// The beginning of a name for a message.
+fn shown(name: &str) -> String {
+    name.chars().take(100).collect()
+}
+
+fn unknown(name: &str) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+        message: format!("subscription \"{}\" does not exist", shown(name)),
+        detail: "No subscription of this database has this name.".into(),
+        hint: "SELECT name FROM inbox.subscriptions; shows them. inbox.subscribe() creates one.".into(),
+    }
+}
+
+fn refused(name: &str, caller: pg_sys::Oid) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+        message: format!("permission denied for subscription \"{}\"", shown(name)),
+        detail: format!(
+            "Role \"{}\" neither has the rights of its owner nor was the subscription granted to it.",
+            backend::role_name(caller)
+        ),
+        hint: "Its owner can grant it with inbox.grant_subscription().".into(),
+    }
+}
