@@ -1,6 +1,8 @@
-//! `make demo`: publishes the events of pgbench's transactions and counts what arrived.
+//! `make demo`: publishes the events of pgbench's transactions, receives them in another database, and counts what arrived
+//! in Kafka and there.
 
 mod report;
+mod subscriber;
 mod workload;
 
 use std::process::ExitCode;
@@ -13,6 +15,7 @@ use event_outbox_lab::{Broker, Cluster, Consumer, Result, process, wait};
 use postgres::Client;
 
 use crate::report::Report;
+use crate::subscriber::Subscriber;
 use crate::workload::Workload;
 
 const TOPIC: &str = "pgbench_history";
@@ -56,6 +59,8 @@ fn demo() -> Result<Report> {
         client.batch_execute(include_str!("../../../demo/setup.sql")).context("setup.sql")?;
         Ok(client)
     })?;
+    let mut subscriber =
+        step("creating a database that subscribes to the topic", || Subscriber::create(&cluster))?;
     let fast = step(&workload.to_string(), || workload.run(&cluster, DATABASE))?;
     let mut drained = step(DRAINING, || drain(&mut client));
     let last_fast: i64 = client.query_one("SELECT coalesce(max(seq), 0) FROM journal", &[])?.get(0);
@@ -77,13 +82,16 @@ fn demo() -> Result<Report> {
         bail!("{committed} rows in pgbench_history, {} in the journal", promises.len());
     }
     let verdict = Verdict::of(&promises, &records);
+    let received = step("waiting for the other database to receive the events", || {
+        subscriber.received(verdict.published + verdict.duplicated)
+    })?;
     let (fast, steady): (Vec<_>, Vec<_>) = promises.into_iter().partition(|promise| promise.seq <= last_fast);
     let (fast, steady) = (Verdict::of(&fast, &records), Verdict::of(&steady, &records));
     step("stopping PostgreSQL and Kafka", || {
-        drop((client, cluster, broker));
+        drop((client, subscriber, cluster, broker));
         Ok(())
     })?;
-    Ok(Report { committed, rolled_back, left, verdict, fast: fast.into(), steady: steady.into() })
+    Ok(Report { committed, rolled_back, left, verdict, received, fast: fast.into(), steady: steady.into() })
 }
 
 fn pending(client: &mut Client) -> Result<usize> {

@@ -5,6 +5,8 @@ use std::fmt;
 use event_outbox_lab::progress::grouped;
 use event_outbox_lab::verdict::Verdict;
 
+use crate::subscriber::Received;
+
 /// The demo's result.
 pub struct Report {
     pub committed: usize,
@@ -12,6 +14,8 @@ pub struct Report {
     /// Rows in `outbox.events` at the end.
     pub left: usize,
     pub verdict: Verdict,
+    /// What the other database has received.
+    pub received: Received,
     /// Of the events committed at full speed; includes the wait for a processor.
     pub fast: Latency,
     /// Of the events committed at a steady rate, with processors to spare.
@@ -38,6 +42,9 @@ impl Report {
         self.verdict.is_clean()
             && self.verdict.published == self.committed
             && self.left == 0
+            && self.received.events == self.verdict.published + self.verdict.duplicated
+            && self.received.repeated == self.verdict.duplicated
+            && self.received.out_of_order == 0
             && self.rolled_back > 0
     }
 }
@@ -47,6 +54,7 @@ impl fmt::Display for Report {
         let verdict = &self.verdict;
         let busy = format!("within a key; {} keys have several events", grouped(verdict.busy_keys));
         let complete = verdict.published == self.committed;
+        let (received, arrived) = (&self.received, verdict.published + verdict.duplicated);
         let rows = [
             ("committed", self.committed, true, "rows in pgbench_history".into()),
             ("rolled back", self.rolled_back, self.rolled_back > 0, "transactions, on purpose".into()),
@@ -62,6 +70,19 @@ impl fmt::Display for Report {
             ),
             ("out of order", verdict.out_of_order, verdict.out_of_order == 0, busy),
             ("outbox.events", self.left, self.left == 0, "rows left".into()),
+            ("received", received.events, received.events == arrived, "in the other database".into()),
+            (
+                "twice",
+                received.repeated,
+                received.repeated == verdict.duplicated,
+                "received once more".into(),
+            ),
+            (
+                "out of order",
+                received.out_of_order,
+                received.out_of_order == 0,
+                "received within a key".into(),
+            ),
         ];
         writeln!(f)?;
         for (name, number, right, remark) in rows {
