@@ -2,8 +2,12 @@
 
 -- @create sql/inbox/tables.sql
 
+-- @create sql/inbox/receive.sql
+
 -- @functions
 
 -- @create sql/inbox/consumers.sql
+
+-- @create sql/inbox/handlers.sql
 
 -- @views

@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod arrivals;
+pub mod handlers;
 pub mod ingest;
 pub mod receive;
 pub mod table;

@@ -1,6 +1,7 @@
 //! The inbox: what is subscribed, by whom, and from where on.
 
 mod grants;
+mod handlers;
 mod ingest;
 mod operate;
 mod receive;

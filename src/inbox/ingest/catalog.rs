@@ -6,7 +6,10 @@ use event_outbox_policy::inbox::data_loss::OnDataLoss;
 use event_outbox_policy::inbox::lanes::Ordering;
 use pgrx::prelude::*;
 
+use crate::inbox::handlers::supervisor::Handler;
+use crate::inbox::handlers::task::Task;
 use crate::inbox::table::{SUBSCRIPTION, as_owner};
+use crate::pg::backend;
 use crate::pg::spi::{Access, Row, Statement};
 
 /// A subscription that reads topics; a replay reads none.
@@ -20,6 +23,8 @@ pub struct Definition {
     pub ordering: Ordering,
     /// What it does about lost data.
     pub on_data_loss: OnDataLoss,
+    /// Whether it drops what producers have sent twice.
+    pub drops_duplicates: bool,
     /// Raised by each seek.
     pub generation: i64,
     /// The pattern of its topics, if it has one.
@@ -49,7 +54,8 @@ pub struct Partition {
 
 static SUBSCRIPTIONS: Statement = Statement::new(
     c"SELECT s.id, s.name, s.ordering, s.on_data_loss, s.generation, s.pattern, s.share_index, s.share_count, \
-             coalesce(p.batch, 0), CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.next_offsets END \
+             coalesce(p.batch, 0), CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.next_offsets END, \
+             s.deduplicate IS NOT NULL \
         FROM inbox.subscription AS s \
         LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets FROM inbox.progress AS p \
                             WHERE p.source_id OPERATOR(pg_catalog.=) s.id ORDER BY p.batch DESC LIMIT 1) AS p ON true \
@@ -66,6 +72,32 @@ static PARTITIONS: Statement = Statement::new(
 static LAST_POSITION: Statement = Statement::new(c"SELECT inbox.last_position()", &[]);
 
 static ANY: Statement = Statement::new(c"SELECT FROM inbox.subscription LIMIT 1", &[]);
+
+static HANDLERS: Statement = Statement::new(
+    c"SELECT s.name, h.workers, h.batch, p.oid, p.proowner, \
+             p.proargtypes[0] OPERATOR(pg_catalog.=) 'inbox.event[]'::pg_catalog.regtype \
+        FROM inbox.handler AS h JOIN inbox.subscription AS s ON s.id OPERATOR(pg_catalog.=) h.subscription_id \
+             JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) pg_catalog.to_regprocedure(h.handler) \
+       WHERE s.paused_at IS NULL",
+    &[],
+);
+
+/// The handlers of the subscriptions that are not paused, and whose function exists.
+#[must_use]
+pub fn handlers() -> Vec<Handler> {
+    let handler = |row: Row| {
+        let task = Task {
+            database: backend::database(),
+            role: row.get(5)?,
+            function: row.get(4)?,
+            takes_array: row.get(6)?,
+            batch: row.get(3)?,
+            subscription: row.get(1)?,
+        };
+        Some(Handler { task, workers: usize::try_from(row.get::<i32>(2)?).ok()? })
+    };
+    as_owner(|| HANDLERS.execute(&[], Access::Read, 0).iter().filter_map(handler).collect())
+}
 
 /// Whether the database has the inbox, and a subscription. Call it in a transaction.
 #[must_use]
@@ -108,6 +140,7 @@ fn definition(row: &Row) -> Option<Definition> {
         name: row.get(2)?,
         ordering: row.get::<String>(3)?.parse().ok()?,
         on_data_loss: row.get::<String>(4)?.parse().ok()?,
+        drops_duplicates: row.get(11)?,
         generation: row.get(5)?,
         pattern: row.get(6),
         share: (row.get(7)?, row.get(8)?),

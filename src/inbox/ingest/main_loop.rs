@@ -32,12 +32,14 @@ impl Ingest {
                 self.record_failures();
                 self.tend_segments();
             }
+            self.tend_handlers();
             self.show();
             log::flush();
             self.rest();
             self.reload();
         }
         metrics::of(self.slot).show(State::Stopping);
+        self.handlers.stop();
         self.sources.iter_mut().for_each(Source::stop);
         entry::set_not_installed(self.is_done);
         log::flush();
@@ -53,11 +55,13 @@ impl Ingest {
             return;
         }
         let read = || {
-            catalog::has_subscriptions()
-                .then(|| (catalog::definitions(), catalog::last_position(), Segments::load()))
+            catalog::has_subscriptions().then(|| {
+                (catalog::definitions(), catalog::last_position(), Segments::load(), catalog::handlers())
+            })
         };
         match self.note(transaction::run(c"event_outbox: reading subscriptions", read)) {
-            Some(Some((definitions, last_position, segments))) => {
+            Some(Some((definitions, last_position, segments, handlers))) => {
+                self.wanted_handlers = handlers;
                 let ids: Vec<i32> = definitions.iter().map(|definition| definition.id).collect();
                 self.sources.retain_mut(|source| {
                     let stays = ids.contains(&source.definition.id);
@@ -106,6 +110,13 @@ impl Ingest {
                 self.slot.show_error(&error.to_string());
             }
         }
+    }
+
+    /// Starts the processes of handlers that are missing, and ends those that are not wanted.
+    fn tend_handlers(&mut self) {
+        let wanted = if self.settings.enabled { &self.wanted_handlers[..] } else { &[] };
+        self.handlers.set(wanted);
+        self.handlers.tend();
     }
 
     /// Takes what the consumers have sent, and stores it.
@@ -198,11 +209,12 @@ impl Ingest {
         let next_offsets = batch.next_offsets;
         match self.note(stored) {
             Some(Stored::UpTo(last)) => {
+                let count = usize::try_from(last - self.last_position).unwrap_or(0);
                 self.segments.begun(self.last_position);
                 self.last_position = last;
                 self.sources[place].stored(&next_offsets);
-                if !fetched.records.is_empty() {
-                    metrics::of(self.slot).count_stored(fetched.records.len(), crate::pg::now());
+                if count > 0 {
+                    metrics::of(self.slot).count_stored(count, crate::pg::now());
                     arrivals::condition().broadcast();
                 }
             }
@@ -225,7 +237,9 @@ impl Ingest {
         });
         let state = if !self.settings.enabled {
             State::Disabled
-        } else if self.db_backoff.until().is_some() {
+        } else if self.db_backoff.until().is_some()
+            || self.sources.iter().any(|source| source.pending.is_some())
+        {
             State::Failing
         } else if self.sources.iter().any(|source| source.is_misconfigured) {
             State::Misconfigured
@@ -263,7 +277,13 @@ impl Ingest {
             Instant::now() + Duration::from_micros(left)
         });
         let starts = self.sources.iter().filter_map(Source::next_start).filter(|_| self.settings.enabled);
-        let tasks = [self.db_backoff.until(), restart, self.next_tending(), self.next_failures()];
+        let tasks = [
+            self.db_backoff.until(),
+            restart,
+            self.next_tending(),
+            self.next_failures(),
+            self.handlers.next_date(),
+        ];
         starts.chain(tasks.into_iter().flatten()).min()
     }
 

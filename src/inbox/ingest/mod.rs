@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use event_outbox_policy::backoff::Backoff;
 
+use crate::inbox::handlers::supervisor::{Handler, Supervisor};
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::pg::wait_set::Sleep;
 use crate::settings::consumer::Settings;
@@ -22,6 +23,7 @@ use sources::Source;
 
 pub mod catalog;
 pub mod changes;
+pub mod duplicates;
 pub mod failures;
 pub mod main;
 pub mod main_loop;
@@ -45,6 +47,9 @@ pub struct Ingest {
     last_position: i64,
     segments: Segments,
     failures: Failures,
+    handlers: Supervisor,
+    /// The handlers as they are defined.
+    wanted_handlers: Vec<Handler>,
     db_backoff: Backoff,
     /// There is no subscription any more.
     is_done: bool,
@@ -66,6 +71,8 @@ impl Ingest {
             last_position: 0,
             segments: Segments::default(),
             failures: Failures::default(),
+            handlers: Supervisor::default(),
+            wanted_handlers: Vec::new(),
             db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             is_done: false,
             sleep: Sleep::new(c"EventOutboxInbox", Some(kafka_wakeup.fd())),
