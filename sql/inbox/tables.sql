@@ -147,6 +147,30 @@ COMMENT ON COLUMN inbox.segment.opened_at IS 'When its first event was stored.';
 
 -- Without a foreign key, for which each receiver would lock the one row of the subscription. Whoever ends a subscription
 -- holds the locks of all its lanes.
+CREATE TABLE inbox.seen (
+    is_only   boolean     NOT NULL DEFAULT true PRIMARY KEY CHECK (is_only),
+    number    integer     NOT NULL CHECK (number IN (0, 1)),
+    opened_at timestamptz NOT NULL DEFAULT pg_catalog.now()
+);
+COMMENT ON TABLE inbox.seen IS 'Which of inbox.seen_0 and inbox.seen_1 new ids of events go into. Both are asked.';
+COMMENT ON COLUMN inbox.seen.is_only IS 'There is one row.';
+COMMENT ON COLUMN inbox.seen.number IS 'The table inbox.seen_N.';
+COMMENT ON COLUMN inbox.seen.opened_at IS 'Since when. After the longest time for which ids are remembered, the other is emptied and used.';
+
+CREATE TABLE inbox.seen_0 (
+    source_id integer NOT NULL,
+    digest    bytea   NOT NULL,
+    PRIMARY KEY (source_id, digest)
+) WITH (autovacuum_enabled = off);
+COMMENT ON TABLE inbox.seen_0 IS 'Ids of events that were stored, for subscriptions that drop duplicates.';
+COMMENT ON COLUMN inbox.seen_0.source_id IS 'The subscription.';
+COMMENT ON COLUMN inbox.seen_0.digest IS 'The first 16 bytes of the id''s SHA-256.';
+
+CREATE TABLE inbox.seen_1 (LIKE inbox.seen_0 INCLUDING ALL) WITH (autovacuum_enabled = off);
+COMMENT ON TABLE inbox.seen_1 IS 'Ids of events that were stored, for subscriptions that drop duplicates.';
+COMMENT ON COLUMN inbox.seen_1.source_id IS 'The subscription.';
+COMMENT ON COLUMN inbox.seen_1.digest IS 'The first 16 bytes of the id''s SHA-256.';
+
 CREATE TABLE inbox.lane (
     subscription_id  integer     NOT NULL,
     lane             smallint    NOT NULL,
@@ -268,7 +292,7 @@ DECLARE
 BEGIN
     FOR config IN
         SELECT pg_catalog.unnest(ARRAY['subscription', 'partition', 'progress', 'log_0', 'log_1', 'log_2', 'log_3', 'log_4', 'log_5',
-                                       'log_6', 'log_7', 'segment', 'lane', 'retry', 'dead_letters', 'subscription_grants',
+                                       'log_6', 'log_7', 'segment', 'seen', 'seen_0', 'seen_1', 'lane', 'retry', 'dead_letters', 'subscription_grants',
                                        'topic_grants', 'subscription_id_seq', 'dead_letters_dead_letter_id_seq']) AS name
     LOOP
         PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('inbox.%I', config.name)::pg_catalog.regclass, '');

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use event_outbox_policy::inbox::retention::{self, Segment};
 use pgrx::prelude::*;
 
-use super::Ingest;
+use super::{Ingest, duplicates};
 use crate::inbox::table::as_owner;
 use crate::pg::compat;
 use crate::pg::spi::{Access, Statement};
@@ -176,6 +176,7 @@ impl Ingest {
             as_owner(|| {
                 PRUNE_PROGRESS.execute(&[], Access::Write, 0);
                 PRUNE_LANES.execute(&[], Access::Write, 0);
+                duplicates::forget();
             });
         };
         let _ = self.note(transaction::run(c"event_outbox: removing outdated rows", prune));

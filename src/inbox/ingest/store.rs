@@ -7,6 +7,7 @@ use event_outbox_policy::inbox::retention;
 use pgrx::prelude::*;
 
 use super::catalog::Definition;
+use super::duplicates;
 use crate::inbox::table::{as_owner, member};
 use crate::pg::bulk_insert::{Column, Target};
 use crate::pg::catalog::Member;
@@ -159,10 +160,14 @@ impl Batch<'_> {
             if !is_current(self.definition.id, self.definition.generation) {
                 return Stored::Outdated;
             }
-            let count = i64::try_from(self.records.len()).unwrap_or(i64::MAX);
+            let mut records: Vec<RecordRef<'_>> = self.records.iter().collect();
+            if self.definition.drops_duplicates {
+                records = duplicates::without(self.definition.id, records);
+            }
+            let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
             let last = self.after + count;
             if count > 0 {
-                self.insert_events();
+                self.insert_events(&records);
             }
             insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last);
             if self.notifies && count > 0 {
@@ -178,23 +183,22 @@ impl Batch<'_> {
         })
     }
 
-    fn insert_events(&self) {
+    fn insert_events(&self, records: &[RecordRef<'_>]) {
         if let Some(target) = Target::open(SEGMENTS[self.segment].existing(), &COLUMNS, KEYS) {
-            self.append(&target);
+            self.append(&target, records);
         } else {
-            self.insert();
+            self.insert(records);
         }
     }
 
     /// Inserts the events without the executor, those of a lane together, as its index has them.
-    fn append(&self, target: &Target) {
-        let lanes = self
-            .records
-            .iter()
-            .map(|record| self.definition.ordering.lane(record.key, record.partition, record.offset));
+    fn append(&self, target: &Target, records: &[RecordRef<'_>]) {
+        let lane = |record: &RecordRef<'_>| {
+            self.definition.ordering.lane(record.key, record.partition, record.offset)
+        };
+        let lanes = records.iter().map(lane);
         let mut sorted: Vec<(u16, usize)> = lanes.zip(0..).collect();
         sorted.sort_unstable();
-        let records: Vec<RecordRef<'_>> = self.records.iter().collect();
         target.insert(sorted.len(), |row, values, nulls| {
             let (lane, place) = sorted[row];
             let record = &records[place];
@@ -220,7 +224,7 @@ impl Batch<'_> {
     }
 
     /// Inserts the events in SQL, because somebody has changed the table.
-    fn insert(&self) {
+    fn insert(&self, records: &[RecordRef<'_>]) {
         let lane = |record: &RecordRef<'_>| {
             self.definition.ordering.lane(record.key, record.partition, record.offset) as i16
         };
@@ -228,14 +232,14 @@ impl Batch<'_> {
             let micros = record.timestamp_ms?.checked_mul(1000)?;
             TimestampWithTimeZone::try_from(compat::pg_timestamp(micros)).ok()
         };
-        let records = || self.records.iter();
+        let records = || records.iter();
         let arguments = [
             self.definition.id.into_datum(),
-            records().map(|record| lane(&record)).collect::<Vec<i16>>().into_datum(),
+            records().map(|record| lane(record)).collect::<Vec<i16>>().into_datum(),
             self.after.into_datum(),
             records().map(|record| record.partition).collect::<Vec<i32>>().into_datum(),
             records().map(|record| record.offset).collect::<Vec<i64>>().into_datum(),
-            records().map(|record| time(&record)).collect::<Vec<_>>().into_datum(),
+            records().map(|record| time(record)).collect::<Vec<_>>().into_datum(),
             records().map(|record| record.key).collect::<Vec<_>>().into_datum(),
             records().map(|record| record.value).collect::<Vec<_>>().into_datum(),
             records()
