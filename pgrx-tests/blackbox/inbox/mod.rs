@@ -3,6 +3,7 @@
 mod grants;
 mod handlers;
 mod ingest;
+mod leases;
 mod operate;
 mod receive;
 mod received;
