@@ -11,6 +11,17 @@ use pgrx::prelude::*;
 
 use super::varlena;
 
+/// The text of a [`Statement`] that is put together from literals.
+macro_rules! text {
+    ($($part:expr),* $(,)?) => {
+        match std::ffi::CStr::from_bytes_with_nul(concat!($($part),*, "\0").as_bytes()) {
+            Ok(text) => text,
+            Err(_) => panic!("a zero byte in a statement"),
+        }
+    };
+}
+pub(crate) use text;
+
 /// A statement with its parameter types, prepared at first use.
 pub struct Statement {
     text: &'static CStr,

@@ -22,9 +22,6 @@ sql_function!(inbox_await, pg_finfo_inbox_await, wait);
 /// Longest sleep between two looks: a retry comes due, a lease expires, or another session gives a lane back without a signal.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// How many lanes are looked up at a time.
-const LANES_AT_A_TIME: usize = 8;
-
 fn wait(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // The argument may lie in memory that the first commit frees.
     let name = arguments.text(0).unwrap_or_else(|| no_name().raise()).to_owned();
@@ -63,20 +60,15 @@ fn is_ready(name: &str) -> bool {
         if subscription.is_paused {
             return false;
         }
-        let mut from = 0;
-        loop {
-            let ready = lane::ready(&subscription, 0, from, LANES_AT_A_TIME);
-            for (place, lane) in &ready {
-                from = place + 1;
-                if lane_lock::try_acquire(subscription.id, *lane) {
-                    lane_lock::release(subscription.id, *lane);
-                    return true;
-                }
+        let mut is_ready = false;
+        lane::each_ready(&subscription, 0, |lane| {
+            is_ready = lane_lock::try_acquire(subscription.id, lane);
+            if is_ready {
+                lane_lock::release(subscription.id, lane);
             }
-            if ready.len() < LANES_AT_A_TIME {
-                return false;
-            }
-        }
+            !is_ready
+        });
+        is_ready
     })
 }
 

@@ -32,9 +32,8 @@ sql_function!(inbox_receive, pg_finfo_inbox_receive, receive);
 /// The most events of one call.
 const MAX_EVENTS: i32 = 10_000;
 
-/// How many events, and how many lanes, are looked up at a time.
+/// How many events are looked up at a time.
 const EVENTS_AT_A_TIME: usize = 500;
-const LANES_AT_A_TIME: usize = 8;
 
 thread_local! {
     /// The lane at which the next call of this session begins, so that each lane has its turn.
@@ -85,30 +84,21 @@ impl Receiver {
     fn visit_lanes(&mut self) {
         let first =
             FIRST_LANE.get().unwrap_or_else(|| (crate::pg::function::random() * f64::from(LANES)) as u16);
-        let mut from = 0;
-        while from < LANES {
-            let ready = lane::ready(&self.subscription, first, from, LANES_AT_A_TIME);
-            for (place, lane) in &ready {
-                from = place + 1;
-                if !lane_lock::try_acquire(self.subscription.id, *lane) {
-                    continue;
-                }
-                let wanted = self.left;
-                let visit = self.visit(*lane);
-                if matches!(visit, Visit::Idle) {
-                    lane_lock::release(self.subscription.id, *lane);
-                }
-                if self.left < wanted {
-                    FIRST_LANE.set(Some((lane + 1) % LANES));
-                }
-                if matches!(visit, Visit::Last) || self.left == 0 {
-                    return;
-                }
+        let subscription = self.subscription.clone();
+        lane::each_ready(&subscription, first, |lane| {
+            if !lane_lock::try_acquire(subscription.id, lane) {
+                return true;
             }
-            if ready.len() < LANES_AT_A_TIME {
-                return;
+            let wanted = self.left;
+            let visit = self.visit(lane);
+            if matches!(visit, Visit::Idle) {
+                lane_lock::release(subscription.id, lane);
             }
-        }
+            if self.left < wanted {
+                FIRST_LANE.set(Some((lane + 1) % LANES));
+            }
+            self.left > 0 && !matches!(visit, Visit::Last)
+        });
     }
 
     /// Receives from a lane whose lock this transaction has.

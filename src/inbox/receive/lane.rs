@@ -3,9 +3,11 @@
 //! Whoever reads the state to change it holds the lane's lock, and reads with a snapshot of its own: the transaction's snapshot
 //! may be older than the commit of the one who had the lock before.
 
+use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::plan::{MAX_WAITING, Waiting, WaitingEvents};
 use pgrx::prelude::*;
 
+use super::log;
 use super::stored::lane_number;
 use super::subscription::Subscription;
 use crate::inbox::table::lanes::Lane;
@@ -32,39 +34,27 @@ static COUNT_WAITING: Statement = Statement::new(
     &[pg_sys::INT4OID],
 );
 
-/// Lanes, counted from `$5` on and from the `$6`th of these, that are not leased and seem to have something to receive.
-static READY: Statement = Statement::new(
-    c"SELECT i.i, n.lane \
-        FROM pg_catalog.generate_series($6, 63) AS i(i) \
-             CROSS JOIN LATERAL (SELECT ((i.i OPERATOR(pg_catalog.+) $5) OPERATOR(pg_catalog.%) 64)::pg_catalog.int2 AS lane) AS n \
+/// The lanes at the places `$3` to `$4` in the order that begins with the lane `$2`, if they are not leased: where each has come
+/// to, and whether an event that waits can be received.
+static OPEN: Statement = Statement::new(
+    c"SELECT i.i, n.lane, COALESCE(l.upto, $5), \
+             EXISTS (SELECT FROM inbox.retry AS r \
+                      WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) n.lane \
+                        AND (r.next_attempt_at IS NULL \
+                             OR r.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) \
+                        AND NOT EXISTS (SELECT FROM inbox.retry AS h \
+                                         WHERE h.subscription_id OPERATOR(pg_catalog.=) $1 \
+                                           AND h.lane OPERATOR(pg_catalog.=) n.lane \
+                                           AND h.position OPERATOR(pg_catalog.<) r.position \
+                                           AND h.order_key OPERATOR(pg_catalog.=) r.order_key \
+                                           AND h.next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp())) \
+        FROM pg_catalog.generate_series($3, $4) AS i(i) \
+             CROSS JOIN LATERAL (SELECT ((i.i OPERATOR(pg_catalog.+) $2) OPERATOR(pg_catalog.%) 64)::pg_catalog.int2 AS lane) AS n \
              LEFT JOIN LATERAL (SELECT l.upto, l.lease_expires_at FROM inbox.lane AS l \
                                  WHERE l.subscription_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) n.lane \
                                  ORDER BY l.seq DESC LIMIT 1) AS l ON true \
-       WHERE (l.lease_expires_at IS NULL OR l.lease_expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) \
-         AND (EXISTS (SELECT FROM inbox.log AS e \
-                       WHERE e.source_id OPERATOR(pg_catalog.=) $2 AND e.lane OPERATOR(pg_catalog.=) n.lane \
-                         AND e.position OPERATOR(pg_catalog.>) COALESCE(l.upto, $3) \
-                         AND e.position OPERATOR(pg_catalog.<=) $4) \
-              OR EXISTS (SELECT FROM inbox.retry AS r \
-                          WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) n.lane \
-                            AND (r.next_attempt_at IS NULL \
-                                 OR r.next_attempt_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) \
-                            AND NOT EXISTS (SELECT FROM inbox.retry AS h \
-                                             WHERE h.subscription_id OPERATOR(pg_catalog.=) $1 \
-                                               AND h.lane OPERATOR(pg_catalog.=) n.lane \
-                                               AND h.position OPERATOR(pg_catalog.<) r.position \
-                                               AND h.order_key OPERATOR(pg_catalog.=) r.order_key \
-                                               AND h.next_attempt_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()))) \
-       LIMIT $7",
-    &[
-        pg_sys::INT4OID,
-        pg_sys::INT4OID,
-        pg_sys::INT8OID,
-        pg_sys::INT8OID,
-        pg_sys::INT4OID,
-        pg_sys::INT4OID,
-        pg_sys::INT8OID,
-    ],
+       WHERE l.lease_expires_at IS NULL OR l.lease_expires_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()",
+    &[pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT8OID],
 );
 
 /// Reads the newest state of a lane, whose lock the caller holds, with the active snapshot. `None` if the subscription is no more.
@@ -118,24 +108,46 @@ pub fn room_to_wait(subscription: &Subscription) -> usize {
     MAX_WAITING.saturating_sub(usize::try_from(count).unwrap_or(usize::MAX))
 }
 
-/// Up to `most` lanes that seem to have something to receive, each with its place in the order of all lanes that begins with
-/// `first`; from the place `from` on.
-#[must_use]
-pub fn ready(subscription: &Subscription, first: u16, from: u16, most: usize) -> Vec<(u16, u16)> {
+/// How many lanes the first look is at, and by how much later looks are wider. Where there is much to receive, one of the first
+/// lanes has something.
+const FIRST_LOOK: u16 = 4;
+const WIDENING: u16 = 4;
+
+/// Calls `visit` with the lanes that seem to have something to receive, in the order that begins with the lane `first`, until
+/// it returns `false`.
+pub fn each_ready(subscription: &Subscription, first: u16, mut visit: impl FnMut(u16) -> bool) {
+    let (mut from, mut width) = (0, FIRST_LOOK);
+    while from < LANES {
+        let next = (from + width).min(LANES);
+        if !ready(subscription, first, from, next - 1).into_iter().all(&mut visit) {
+            return;
+        }
+        (from, width) = (next, width * WIDENING);
+    }
+}
+
+/// The lanes at these places that seem to have something to receive.
+fn ready(subscription: &Subscription, first: u16, from: u16, to: u16) -> Vec<u16> {
     let _snapshot = Snapshot::take_latest();
     let arguments = [
         subscription.id.into_datum(),
-        subscription.source.into_datum(),
-        subscription.first_position.into_datum(),
-        subscription.last_position.into_datum(),
         i32::from(first).into_datum(),
         i32::from(from).into_datum(),
-        i64::try_from(most).unwrap_or(i64::MAX).into_datum(),
+        i32::from(to).into_datum(),
+        subscription.first_position.into_datum(),
     ];
-    let rows = READY.execute(&arguments, Access::Read, 0);
-    let lanes = rows.iter().filter_map(|row| {
-        let place = u16::try_from(row.get::<i32>(1)?).ok()?;
-        Some((place, u16::try_from(row.get::<i16>(2)?).ok()?))
-    });
-    lanes.collect()
+    let rows = OPEN.execute(&arguments, Access::Read, 0);
+    let mut open: Vec<(i32, i16, i64, bool)> =
+        rows.iter().filter_map(|row| Some((row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))).collect();
+    open.sort_unstable_by_key(|(place, ..)| *place);
+    let to_look_up: Vec<(i16, i64)> = open
+        .iter()
+        .filter(|(.., has_waiting)| !has_waiting)
+        .map(|(_, lane, upto, _)| (*lane, *upto))
+        .collect();
+    let with_new = log::lanes_with_events(subscription, &to_look_up);
+    open.into_iter()
+        .filter(|(_, lane, _, has_waiting)| *has_waiting || with_new.contains(lane))
+        .filter_map(|(_, lane, ..)| u16::try_from(lane).ok())
+        .collect()
 }

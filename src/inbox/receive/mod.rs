@@ -14,6 +14,7 @@ pub mod functions;
 pub mod lane;
 pub mod last_error;
 pub mod lease;
+pub mod log;
 pub mod nack;
 pub mod output;
 pub mod refusals;

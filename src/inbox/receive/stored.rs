@@ -2,21 +2,9 @@
 
 use pgrx::prelude::*;
 
+use super::log;
 use super::subscription::Subscription;
 use crate::pg::spi::{Access, Row, Statement};
-
-/// The events of a lane after a position. The last column: whether no seek has skipped it.
-static NEW: Statement = Statement::new(
-    c"SELECT l.position, p.topic, p.partition, l.\"offset\", l.produced_at, l.key, l.value, l.headers, \
-             l.position OPERATOR(pg_catalog.>) p.first_position \
-        FROM inbox.log AS l \
-             JOIN inbox.partition AS p ON p.source_id OPERATOR(pg_catalog.=) l.source_id \
-                  AND p.number OPERATOR(pg_catalog.=) l.partition \
-       WHERE l.source_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) $2 \
-         AND l.position OPERATOR(pg_catalog.>) $3 AND l.position OPERATOR(pg_catalog.<=) $4 \
-       ORDER BY l.position LIMIT $5",
-    &[pg_sys::INT4OID, pg_sys::INT2OID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::INT8OID],
-);
 
 /// Events that wait.
 static WAITED: Statement = Statement::new(
@@ -190,15 +178,8 @@ pub fn lane_number(lane: u16) -> i16 {
 /// Up to `limit` events of a lane after `after`, in their order.
 #[must_use]
 pub fn new_events(subscription: &Subscription, lane: u16, after: i64, limit: usize) -> Vec<Stored> {
-    let arguments = [
-        subscription.source.into_datum(),
-        lane_number(lane).into_datum(),
-        after.into_datum(),
-        subscription.last_position.into_datum(),
-        i64::try_from(limit).unwrap_or(i64::MAX).into_datum(),
-    ];
-    let rows = NEW.execute(&arguments, Access::Read, 0);
-    rows.iter().map(|row| Stored { row, is_waiting: false }).collect()
+    let rows = log::events(subscription, lane_number(lane), after, limit);
+    rows.into_iter().map(|row| Stored { row, is_waiting: false }).collect()
 }
 
 /// The event at this position in the log, if it is there.

@@ -3,31 +3,25 @@
 use event_outbox_policy::inbox::lanes::Ordering;
 use pgrx::prelude::*;
 
+use super::log::Log;
 use crate::pg::backend;
 use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::{Access, Row, Statement};
+use crate::pg::spi::{Access, Row, Statement, text};
 use crate::pg::user_error::UserError;
 
 macro_rules! columns {
     () => {
         "SELECT s.id, s.source_id, s.name, s.ordering, s.max_attempts, s.first_position, s.last_position, \
-                s.paused_at IS NOT NULL"
-    };
-}
-
-macro_rules! statement {
-    ($($part:expr),* $(,)?) => {
-        match std::ffi::CStr::from_bytes_with_nul(concat!($($part),*, "\0").as_bytes()) {
-            Ok(text) => text,
-            Err(_) => panic!("a zero byte in a statement"),
-        }
+                s.paused_at IS NOT NULL, \
+                (SELECT pg_catalog.array_agg(g.number ORDER BY g.first_position) FROM inbox.segment AS g), \
+                (SELECT pg_catalog.array_agg(g.first_position ORDER BY g.first_position) FROM inbox.segment AS g)"
     };
 }
 
 /// By name, with whether the role `$2` may receive from it: an administrator, a member of the owner, or of a role to which it
 /// was granted.
 static BY_NAME: Statement = Statement::new(
-    statement!(
+    text!(
         columns!(),
         ", CASE WHEN pg_catalog.pg_has_role($2, c.relowner, 'USAGE') THEN true \
                 WHEN pg_catalog.pg_has_role($2, s.owner::pg_catalog.oid, 'USAGE') \
@@ -43,7 +37,7 @@ static BY_NAME: Statement = Statement::new(
 );
 
 static BY_ID: Statement = Statement::new(
-    statement!(columns!(), " FROM inbox.subscription AS s WHERE s.id OPERATOR(pg_catalog.=) $1"),
+    text!(columns!(), " FROM inbox.subscription AS s WHERE s.id OPERATOR(pg_catalog.=) $1"),
     &[pg_sys::INT4OID],
 );
 
@@ -66,6 +60,8 @@ pub struct Subscription {
     pub last_position: i64,
     /// Whether nothing is received at present.
     pub is_paused: bool,
+    /// The log of all subscriptions.
+    pub log: Log,
 }
 
 impl Subscription {
@@ -81,7 +77,7 @@ impl Subscription {
         let _snapshot = Snapshot::take_latest();
         let rows = BY_NAME.execute(&[name.into_datum(), caller.into_datum()], Access::Read, 1);
         let Some(row) = rows.iter().next() else { unknown(name).raise() };
-        if row.get(9) != Some(true) {
+        if row.get(11) != Some(true) {
             refused(name, caller).raise();
         }
         Self::from(&row)
@@ -106,6 +102,10 @@ impl From<&Row> for Subscription {
             first_position: row.get(6).unwrap_or(0),
             last_position: row.get(7).unwrap_or(i64::MAX),
             is_paused: row.get(8) == Some(true),
+            log: Log::new(
+                &row.get::<Vec<i16>>(9).unwrap_or_default(),
+                &row.get::<Vec<i64>>(10).unwrap_or_default(),
+            ),
         }
     }
 }
