@@ -1,5 +1,6 @@
 //! The inbox: what is subscribed, by whom, and from where on.
 
+mod failures;
 mod grants;
 mod handlers;
 mod ingest;
