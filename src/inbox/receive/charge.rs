@@ -93,7 +93,7 @@ fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
             if position > failure.upto {
                 return upto;
             }
-            if event.is_skipped() && !subscription.is_replay() {
+            if event.is_skipped() && !subscription.is_replay {
                 upto = position;
                 continue;
             }

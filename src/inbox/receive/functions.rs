@@ -221,7 +221,7 @@ impl Receiver {
             let events = stored::new_events(&self.subscription, lane, passed, chunk);
             for event in &events {
                 let position = event.position();
-                if event.is_skipped() && !self.subscription.is_replay() {
+                if event.is_skipped() && !self.subscription.is_replay {
                     passed = position;
                     continue;
                 }

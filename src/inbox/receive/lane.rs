@@ -7,7 +7,6 @@ use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::plan::{MAX_WAITING, Waiting, WaitingEvents};
 use pgrx::prelude::*;
 
-use super::log;
 use super::stored::lane_number;
 use super::subscription::Subscription;
 use crate::inbox::table::lanes::Lane;
@@ -145,7 +144,7 @@ fn ready(subscription: &Subscription, first: u16, from: u16, to: u16) -> Vec<u16
         .filter(|(.., has_waiting)| !has_waiting)
         .map(|(_, lane, upto, _)| (*lane, *upto))
         .collect();
-    let with_new = log::lanes_with_events(subscription, &to_look_up);
+    let with_new = subscription.log.lanes_with_events(&to_look_up);
     open.into_iter()
         .filter(|(_, lane, _, has_waiting)| *has_waiting || with_new.contains(lane))
         .filter_map(|(_, lane, ..)| u16::try_from(lane).ok())

@@ -8,7 +8,6 @@
 use event_outbox_policy::inbox::retention::SEGMENTS;
 use pgrx::prelude::*;
 
-use super::subscription::Subscription;
 use crate::pg::spi::{Access, Row, Statement, text};
 
 /// A statement for each segment, whose table stands between the two parts.
@@ -57,67 +56,74 @@ struct Segment {
     last: i64,
 }
 
-/// The segments that hold events, as they were when this was read.
+/// The log of a subscription, in the segments that held events when this was read.
 #[derive(Debug, Clone)]
-pub struct Log(Vec<Segment>);
+pub struct Log {
+    /// The subscription that has stored the events.
+    source: i32,
+    /// No later one is received.
+    last_position: i64,
+    segments: Vec<Segment>,
+}
 
 impl Log {
-    /// From the numbers of the segments and their first positions, in the order of the latter.
+    /// The log of `source` up to a position. The segments are given by their numbers and first positions, in the order of the
+    /// latter.
     #[must_use]
-    pub fn new(numbers: &[i16], first_positions: &[i64]) -> Self {
+    pub fn new(source: i32, last_position: i64, numbers: &[i16], first_positions: &[i64]) -> Self {
         let ends = first_positions.iter().skip(1).map(|next| next - 1).chain([i64::MAX]);
         let segments = numbers.iter().zip(ends).filter_map(|(number, last)| {
             let number = usize::try_from(*number).ok().filter(|number| *number < SEGMENTS)?;
             Some(Segment { number, last })
         });
-        Self(segments.collect())
+        Self { source, last_position, segments: segments.collect() }
     }
 
     fn after(&self, position: i64) -> impl Iterator<Item = Segment> + '_ {
-        self.0.iter().copied().filter(move |segment| segment.last > position)
+        self.segments.iter().copied().filter(move |segment| segment.last > position)
     }
-}
 
-/// Up to `limit` rows of events of a lane after `after`, in their order.
-#[must_use]
-pub fn events(subscription: &Subscription, lane: i16, after: i64, limit: usize) -> Vec<Row> {
-    let mut found: Vec<Row> = Vec::new();
-    for segment in subscription.log.after(after) {
-        let room = limit - found.len();
-        let arguments = [
-            subscription.source.into_datum(),
-            lane.into_datum(),
-            after.into_datum(),
-            subscription.last_position.min(segment.last).into_datum(),
-            i64::try_from(room).unwrap_or(i64::MAX).into_datum(),
-        ];
-        found.extend(EVENTS[segment.number].execute(&arguments, Access::Read, 0).iter());
-        if found.len() >= limit || segment.last >= subscription.last_position {
-            break;
+    /// Up to `limit` rows of events of a lane after `after`, in their order.
+    #[must_use]
+    pub fn events(&self, lane: i16, after: i64, limit: usize) -> Vec<Row> {
+        let mut found: Vec<Row> = Vec::new();
+        for segment in self.after(after) {
+            let room = limit - found.len();
+            let arguments = [
+                self.source.into_datum(),
+                lane.into_datum(),
+                after.into_datum(),
+                self.last_position.min(segment.last).into_datum(),
+                i64::try_from(room).unwrap_or(i64::MAX).into_datum(),
+            ];
+            found.extend(EVENTS[segment.number].execute(&arguments, Access::Read, 0).iter());
+            if found.len() >= limit || segment.last >= self.last_position {
+                break;
+            }
         }
+        found
     }
-    found
-}
 
-/// Those of the lanes that have an event after their position.
-#[must_use]
-pub fn lanes_with_events(subscription: &Subscription, lanes: &[(i16, i64)]) -> Vec<i16> {
-    let mut found = Vec::new();
-    let Some(first) = lanes.iter().map(|(_, upto)| *upto).min() else { return found };
-    for segment in subscription.log.after(first) {
-        let (numbers, positions): (Vec<i16>, Vec<i64>) = lanes
-            .iter()
-            .copied()
-            .filter(|(lane, upto)| *upto < segment.last && !found.contains(lane))
-            .unzip();
-        let arguments = [
-            subscription.source.into_datum(),
-            numbers.into_datum(),
-            positions.into_datum(),
-            subscription.last_position.min(segment.last).into_datum(),
-        ];
-        let rows = LANES[segment.number].execute(&arguments, Access::Read, 0);
-        found.extend(rows.iter().filter_map(|row| row.get::<i16>(1)));
+    /// Those of the lanes that have an event after their position.
+    #[must_use]
+    pub fn lanes_with_events(&self, lanes: &[(i16, i64)]) -> Vec<i16> {
+        let mut found = Vec::new();
+        let Some(first) = lanes.iter().map(|(_, upto)| *upto).min() else { return found };
+        for segment in self.after(first) {
+            let (numbers, positions): (Vec<i16>, Vec<i64>) = lanes
+                .iter()
+                .copied()
+                .filter(|(lane, upto)| *upto < segment.last && !found.contains(lane))
+                .unzip();
+            let arguments = [
+                self.source.into_datum(),
+                numbers.into_datum(),
+                positions.into_datum(),
+                self.last_position.min(segment.last).into_datum(),
+            ];
+            let rows = LANES[segment.number].execute(&arguments, Access::Read, 0);
+            found.extend(rows.iter().filter_map(|row| row.get::<i16>(1)));
+        }
+        found
     }
-    found
 }

@@ -2,7 +2,6 @@
 
 use pgrx::prelude::*;
 
-use super::log;
 use super::subscription::Subscription;
 use crate::pg::spi::{Access, Row, Statement};
 
@@ -178,7 +177,7 @@ pub fn lane_number(lane: u16) -> i16 {
 /// Up to `limit` events of a lane after `after`, in their order.
 #[must_use]
 pub fn new_events(subscription: &Subscription, lane: u16, after: i64, limit: usize) -> Vec<Stored> {
-    let rows = log::events(subscription, lane_number(lane), after, limit);
+    let rows = subscription.log.events(lane_number(lane), after, limit);
     rows.into_iter().map(|row| Stored { row, is_waiting: false }).collect()
 }
 

@@ -46,8 +46,6 @@ static BY_ID: Statement = Statement::new(
 pub struct Subscription {
     /// Its id.
     pub id: i32,
-    /// The subscription whose log it reads.
-    pub source: i32,
     /// Its name.
     pub name: String,
     /// Which events keep their order.
@@ -56,21 +54,15 @@ pub struct Subscription {
     pub max_attempts: u32,
     /// It receives events after this position.
     pub first_position: i64,
-    /// It receives events up to this position.
-    pub last_position: i64,
+    /// Whether it receives the log of another one. What that one has skipped by a seek, it receives.
+    pub is_replay: bool,
     /// Whether nothing is received at present.
     pub is_paused: bool,
-    /// The log of all subscriptions.
+    /// The log that it receives.
     pub log: Log,
 }
 
 impl Subscription {
-    /// Whether it receives the log of another one. What that one has skipped by a seek, it receives.
-    #[must_use]
-    pub fn is_replay(&self) -> bool {
-        self.source != self.id
-    }
-
     /// The subscription of this name, from which `caller` must have the right to receive. Acting as the owner of the tables.
     #[must_use]
     pub fn named(name: &str, caller: pg_sys::Oid) -> Self {
@@ -93,19 +85,18 @@ impl Subscription {
 
 impl From<&Row> for Subscription {
     fn from(row: &Row) -> Self {
+        let (id, source) = (row.get(1).unwrap_or(0), row.get(2).unwrap_or(0));
+        let numbers: Vec<i16> = row.get(9).unwrap_or_default();
+        let first_positions: Vec<i64> = row.get(10).unwrap_or_default();
         Self {
-            id: row.get(1).unwrap_or(0),
-            source: row.get(2).unwrap_or(0),
+            id,
             name: row.get(3).unwrap_or_default(),
             ordering: row.get::<&str>(4).and_then(|text| text.parse().ok()).unwrap_or(Ordering::Partition),
             max_attempts: row.get::<i32>(5).and_then(|most| u32::try_from(most).ok()).unwrap_or(1),
             first_position: row.get(6).unwrap_or(0),
-            last_position: row.get(7).unwrap_or(i64::MAX),
+            is_replay: id != source,
             is_paused: row.get(8) == Some(true),
-            log: Log::new(
-                &row.get::<Vec<i16>>(9).unwrap_or_default(),
-                &row.get::<Vec<i64>>(10).unwrap_or_default(),
-            ),
+            log: Log::new(source, row.get(7).unwrap_or(i64::MAX), &numbers, &first_positions),
         }
     }
 }
