@@ -1,5 +1,5 @@
-//! Observes when records arrive, by repeatedly asking for the end offsets of a topic's partitions. Each time takes one
-//! small request, so the observation costs the contenders next to nothing.
+//! Observes when records arrive, by repeatedly asking for a count, as for the end offsets of a topic's partitions. Each time
+//! takes one small request, so the observation costs the contenders next to nothing.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -66,28 +66,37 @@ impl Watch {
     }
 
     /// Watches until `count` records have arrived. `begin` is when publishing began. Calls `on_arrival` with each new count.
-    pub fn until(&self, count: u64, begin: Instant, mut on_arrival: impl FnMut(u64)) -> Result<Arrival> {
-        let mut sightings: Vec<Sighting> = Vec::new();
-        let mut moved = Instant::now();
-        loop {
-            let records = self.records()?;
-            let last = sightings.last().map_or(0, |sighting| sighting.records);
-            if records > last {
-                moved = Instant::now();
-                sightings.push(Sighting { at: begin.elapsed(), records });
-                on_arrival(records);
-            }
-            if records >= count {
-                return Ok(Arrival { sightings });
-            }
-            if moved.elapsed() > STANDSTILL {
-                bail!(
-                    "only {records} of {count} records arrived in {}, and no further one in {STANDSTILL:?}",
-                    self.topic
-                );
-            }
-            sleep(ASK_EVERY);
+    pub fn until(&self, count: u64, begin: Instant, on_arrival: impl FnMut(u64)) -> Result<Arrival> {
+        until(&format!("records arrived in {}", self.topic), count, begin, || self.records(), on_arrival)
+    }
+}
+
+/// Watches until a count that only grows is at least `count`. `begin` is when the work began. Calls `on_arrival` with each
+/// new count. `what` is for the error: what was counted.
+pub fn until(
+    what: &str,
+    count: u64,
+    begin: Instant,
+    mut present: impl FnMut() -> Result<u64>,
+    mut on_arrival: impl FnMut(u64),
+) -> Result<Arrival> {
+    let mut sightings: Vec<Sighting> = Vec::new();
+    let mut moved = Instant::now();
+    loop {
+        let records = present()?;
+        let last = sightings.last().map_or(0, |sighting| sighting.records);
+        if records > last {
+            moved = Instant::now();
+            sightings.push(Sighting { at: begin.elapsed(), records });
+            on_arrival(records);
         }
+        if records >= count {
+            return Ok(Arrival { sightings });
+        }
+        if moved.elapsed() > STANDSTILL {
+            bail!("only {records} of {count} {what}, and no further one in {STANDSTILL:?}");
+        }
+        sleep(ASK_EVERY);
     }
 }
 

@@ -6,7 +6,7 @@ pub mod debezium;
 pub mod limit;
 pub mod ours;
 pub mod polling;
-mod producer;
+pub mod producer;
 
 use anyhow::Result;
 

@@ -13,15 +13,18 @@ mod pgbench;
 mod plot;
 mod processes;
 mod profile;
+mod queue;
+mod reader;
 mod scenario;
 mod stage;
 
 use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use event_outbox_lab::progress::step;
 use event_outbox_lab::{layout, process};
 
@@ -57,10 +60,9 @@ fn bench() -> Result<()> {
     }
     let begin = Instant::now();
     let stage = step("starting PostgreSQL and Apache Kafka", Stage::start)?;
-    let rounds = std::env::var("BENCH_ROUNDS").ok().map(|rounds| rounds.parse()).transpose();
-    let rounds = rounds.context("BENCH_ROUNDS is not a number")?.filter(|rounds| *rounds > 0);
+    let (rounds, inbox_events) = (number_in("BENCH_ROUNDS")?, number_in("BENCH_INBOX_EVENTS")?);
     let out = scenario::out()?;
-    let mut bench = Bench { stage, figures: Figures::default(), quick, rounds };
+    let mut bench = Bench { stage, figures: Figures::default(), quick, rounds, inbox_events };
     for scenario in &chosen {
         eprintln!("==> {}", scenario.name);
         let began = Instant::now();
@@ -91,6 +93,13 @@ fn bench() -> Result<()> {
         publish(&out)?;
     }
     Ok(())
+}
+
+/// The number in an environment variable, if there is one and it is not 0.
+fn number_in<T: FromStr + Default + PartialEq>(variable: &str) -> Result<Option<T>> {
+    let Ok(text) = std::env::var(variable) else { return Ok(None) };
+    let number = text.parse().map_err(|_| anyhow!("{variable} is not a number"))?;
+    Ok(Some(number).filter(|number| *number != T::default()))
 }
 
 /// Copies the results of a complete run into the documentation.

@@ -4,6 +4,7 @@ pub mod drain;
 pub mod emit;
 pub mod flat;
 pub mod idle;
+pub mod inbox;
 pub mod latency;
 pub mod profile;
 pub mod scale;
@@ -28,6 +29,8 @@ pub struct Bench {
     pub quick: bool,
     /// The number of rounds, if `BENCH_ROUNDS` gives it.
     pub rounds: Option<usize>,
+    /// How many events the inbox stores, if `BENCH_INBOX_EVENTS` gives it.
+    pub inbox_events: Option<u64>,
 }
 
 impl Bench {
@@ -51,7 +54,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 8] = [
+pub const ALL: [Scenario; 9] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
@@ -59,6 +62,7 @@ pub const ALL: [Scenario; 8] = [
     Scenario { name: "flat", run: flat::run },
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
+    Scenario { name: "inbox", run: inbox::run },
     Scenario { name: "profile", run: profile::run },
 ];
 

@@ -91,13 +91,15 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-fn note(percentiles: &mut Rounds, prefix: &str, samples: &Samples) {
+/// Adds the percentiles of a round under a prefix.
+pub fn note(percentiles: &mut Rounds, prefix: &str, samples: &Samples) {
     for (name, percent) in [("p50", 50.0), ("p99", 99.0), ("max", 100.0)] {
         percentiles.add(format!("{prefix}{name}_ms"), samples.percentile(percent));
     }
 }
 
-fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
+/// Prints the result of a round.
+pub fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
     let [p50, p99, max] = [50.0, 99.0, 100.0].map(|percent| visible.percentile(percent));
     let round = super::round(round);
     eprintln!("    {round:<8} {rate:>5}/s {name:<10} p50 {p50:>8.2}  p99 {p99:>8.2}  max {max:>8.2} ms");
