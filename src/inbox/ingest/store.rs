@@ -235,11 +235,11 @@ impl Batch<'_> {
         let records = || records.iter();
         let arguments = [
             self.definition.id.into_datum(),
-            records().map(|record| lane(record)).collect::<Vec<i16>>().into_datum(),
+            records().map(lane).collect::<Vec<i16>>().into_datum(),
             self.after.into_datum(),
             records().map(|record| record.partition).collect::<Vec<i32>>().into_datum(),
             records().map(|record| record.offset).collect::<Vec<i64>>().into_datum(),
-            records().map(|record| time(record)).collect::<Vec<_>>().into_datum(),
+            records().map(time).collect::<Vec<_>>().into_datum(),
             records().map(|record| record.key).collect::<Vec<_>>().into_datum(),
             records().map(|record| record.value).collect::<Vec<_>>().into_datum(),
             records()
