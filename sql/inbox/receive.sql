@@ -44,7 +44,7 @@ CREATE FUNCTION inbox.receive(subscription text, max_events integer DEFAULT 100,
 COMMENT ON FUNCTION inbox.receive(text, integer, interval) IS
     'Returns the next events of the subscription that no other session has. The commit of the transaction acknowledges all of them, also those that the query drops by LIMIT or WHERE; max_events is the limit. With a lease, inbox.ack() acknowledges them.';
 
-CREATE FUNCTION inbox.nack(subscription text, "position" bigint, error text, retry_after interval DEFAULT NULL) RETURNS bigint[]
+CREATE FUNCTION inbox.nack(subscription text, at_position bigint, error text, retry_after interval DEFAULT NULL) RETURNS bigint[]
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'inbox_nack';
 COMMENT ON FUNCTION inbox.nack(text, bigint, text, interval) IS
     'Gives back an event that this transaction has received: it comes again later, or is a dead letter if its attempts are used up. Later events of its key go back behind it; returns their positions, which the caller must not handle.';
