@@ -3,7 +3,7 @@
 -- @create sql/inbox/tables.sql
 -- @create sql/inbox/receive.sql
 
--- @create sql/inbox/receive.sql
+-- @create sql/inbox/peek.sql
 
 -- @functions
 

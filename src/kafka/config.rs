@@ -194,6 +194,26 @@ pub fn consumer_config(consumer: &ConsumerConfig) -> Result<ClientConfig, Config
     Ok(config)
 }
 
+/// How much memory a consumer takes that looks at a few records: as little as `event_outbox.consumer_memory` allows.
+const PEEK_MEMORY: usize = 8 << 20;
+
+/// Reads the properties file, and returns librdkafka's configuration for a consumer that looks at a few records, with the
+/// connection of this producer.
+///
+/// # Errors
+/// The settings or the file are invalid.
+pub fn for_peek(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
+    let mut config = consumer_config(&ConsumerConfig {
+        bootstrap_servers: producer.bootstrap_servers.clone(),
+        properties: producer.properties.clone(),
+        properties_file: producer.properties_file.clone(),
+        memory: PEEK_MEMORY,
+    })?;
+    // The end of a partition is known when a request for more has found nothing.
+    config.set("fetch.wait.max.ms", "100").set("statistics.interval.ms", "0");
+    Ok(config)
+}
+
 /// What all clients of a database have in common.
 struct Connection<'a> {
     servers: &'a str,

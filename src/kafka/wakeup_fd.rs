@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A descriptor that one thread sets and another waits for.
 #[derive(Debug)]
@@ -35,6 +36,15 @@ impl WakeupFd {
         let mut count = [0_u8; 8];
         // SAFETY: reads 8 bytes into an array of 8 bytes; does not block.
         unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+
+    /// Sleeps until the descriptor is set, or the time is up; `None` for no limit.
+    pub fn wait(&self, timeout: Option<Duration>) {
+        let millis = timeout
+            .map_or(-1, |timeout| i32::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(i32::MAX));
+        let mut wait = libc::pollfd { fd: self.fd(), events: libc::POLLIN, revents: 0 };
+        // SAFETY: passes one descriptor, which lives as long as this object.
+        unsafe { libc::poll(&mut wait, 1, millis) };
     }
 
     /// The descriptor, readable while it is set.

@@ -181,6 +181,8 @@ impl Arguments {
             let call: pg_sys::FunctionCallInfo = pg_sys::palloc0(bytes).cast();
             (*call).flinfo = &mut info;
             (*call).fncollation = (*self.0).fncollation;
+            // Where a function puts the rows that it returns.
+            (*call).resultinfo = (*self.0).resultinfo;
             (*call).nargs = i16::try_from(count).unwrap_or(i16::MAX);
             let values = (*call).args.as_mut_ptr();
             values.write(pg_sys::NullableDatum { value: first, isnull: false });

@@ -6,6 +6,7 @@ mod handlers;
 mod ingest;
 mod leases;
 mod operate;
+mod peek;
 mod receive;
 mod received;
 mod subscribe;

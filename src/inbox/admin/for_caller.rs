@@ -27,6 +27,7 @@ static IMPLEMENTATION: Statement = Statement::new(
              AND i.proargtypes::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.rtrim(pg_catalog.concat_ws( \
                      ' ', 'pg_catalog.regrole'::pg_catalog.regtype::pg_catalog.oid, f.proargtypes::pg_catalog.text)) \
              AND i.prorettype OPERATOR(pg_catalog.=) f.prorettype \
+             AND i.proretset OPERATOR(pg_catalog.=) f.proretset \
         JOIN pg_catalog.pg_depend AS d ON d.classid OPERATOR(pg_catalog.=) f.tableoid \
              AND d.objid OPERATOR(pg_catalog.=) f.oid AND d.deptype OPERATOR(pg_catalog.=) 'e' \
         JOIN pg_catalog.pg_depend AS e ON e.classid OPERATOR(pg_catalog.=) i.tableoid \

@@ -1,4 +1,5 @@
-//! Runs users' requests to Kafka, to create a topic, to describe topics or to list offsets, and the watchdog's probes.
+//! Runs users' requests to Kafka, to create a topic, to describe topics, to list offsets or to look at records, and the
+//! watchdog's probes.
 //!
 //! Runs in: a thread of its own for each request, in the relay's process.
 
@@ -7,11 +8,12 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::Thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event_outbox_policy::kafka::admin::{
     self as policy, Action, Answer, FailureKind, Found, Request, TopicDescription,
 };
+use event_outbox_policy::kafka::producer::ProducerConfig;
 use event_outbox_policy::worker::watchdog::{Health, Subject};
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
@@ -19,24 +21,35 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::metadata::{MetadataPartition, MetadataTopic};
 
-use super::config;
+use self::patience::Patience;
+use super::config::{self, ConfigError};
 use super::error_class::describe;
 use super::probe::query_any_broker;
 
 mod offsets;
+mod patience;
+mod peek;
 
 /// The configuration entries of a topic that the outbox depends on.
 const RELEVANT_CONFIG: [&str; 4] =
     ["max.message.bytes", "min.insync.replicas", "cleanup.policy", "retention.ms"];
 
-/// The first and the longest timeout of one try. After each try it is checked whether the answer is still wanted.
-const TRY_TIMEOUT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
+/// The configuration of the client for a request, with the connection of this producer.
+///
+/// # Errors
+/// The settings or the file are invalid.
+pub fn client_config(action: &Action, producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
+    match action {
+        Action::Peek { .. } => config::for_peek(producer),
+        Action::CreateTopic { .. } | Action::DescribeTopics { .. } | Action::ListOffsets { .. } => {
+            Ok(config::for_requests(&config::client_config(producer)?))
+        }
+    }
+}
 
-/// How often to check whether the answer is still wanted while waiting for it.
-const WANTED_CHECK: Duration = Duration::from_millis(500);
-
-/// Runs the request and returns the answer. It takes at most the request's timeout, and ends soon after `is_wanted` returns
-/// `false`, when nobody waits any more. `known_topics` are the topics of the events that the relay has read.
+/// Runs the request with a client of this configuration, and returns the answer. It takes at most the request's timeout, and
+/// ends soon after `is_wanted` returns `false`, when nobody waits any more. `known_topics` are the topics of the events that
+/// the relay has read.
 #[must_use]
 pub fn run(
     config: &ClientConfig,
@@ -44,23 +57,37 @@ pub fn run(
     known_topics: &[Arc<str>],
     is_wanted: &dyn Fn() -> bool,
 ) -> Answer {
-    let done = Admin::open(config, request.timeout(), is_wanted).and_then(|admin| match &request.action {
-        Action::CreateTopic { create_topic } => admin.create_topic(create_topic).map(|()| None),
+    let patience = Patience::new(request.timeout(), is_wanted);
+    match find(config, &request.action, known_topics, patience) {
+        Ok(found) => Answer::Ok(found),
+        Err(Failed { kind, message, detail }) => {
+            Answer::failed(kind, message, &config::redactor(config).redact(&detail))
+        }
+    }
+}
+
+fn find(
+    config: &ClientConfig,
+    action: &Action,
+    known_topics: &[Arc<str>],
+    patience: Patience<'_>,
+) -> Result<Option<Found>, Failed> {
+    match action {
+        Action::CreateTopic { create_topic } => {
+            Admin::open(config, patience)?.create_topic(create_topic).map(|()| None)
+        }
         Action::DescribeTopics { describe_topics, and_those_met } => {
             let mut names: BTreeSet<&str> = describe_topics.iter().flatten().map(|name| &**name).collect();
             if *and_those_met {
                 names.extend(known_topics.iter().map(|name| &**name));
             }
-            admin.describe_topics(&names).map(|topics| Some(Found::Topics(topics)))
+            Admin::open(config, patience)?.describe_topics(&names).map(|topics| Some(Found::Topics(topics)))
         }
-        Action::ListOffsets { list_offsets } => {
-            admin.list_offsets(list_offsets).map(|offsets| Some(Found::Offsets(offsets)))
-        }
-    });
-    match done {
-        Ok(found) => Answer::Ok(found),
-        Err(Failed { kind, message, detail }) => {
-            Answer::failed(kind, message, &config::redactor(config).redact(&detail))
+        Action::ListOffsets { list_offsets } => Admin::open(config, patience)?
+            .list_offsets(list_offsets)
+            .map(|offsets| Some(Found::Offsets(offsets))),
+        Action::Peek { peek } => {
+            peek::run(config, peek, &patience).map(|peeked| Some(Found::Records(peeked)))
         }
     }
 }
@@ -73,6 +100,12 @@ struct Failed {
 }
 
 impl Failed {
+    /// No client could be created.
+    fn to_open(config: &ClientConfig, error: &KafkaError) -> Self {
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
+        Self::from_code(code, config::describe_error(config, error))
+    }
+
     fn from_code(code: Code, detail: String) -> Self {
         let (kind, message) = match code {
             Code::TopicAlreadyExists => (FailureKind::Exists, "topic already exists"),
@@ -113,47 +146,13 @@ impl Wake for Unpark {
 /// A client for one request.
 struct Admin<'a> {
     client: AdminClient<DefaultClientContext>,
-    deadline: Instant,
-    is_wanted: &'a dyn Fn() -> bool,
+    patience: Patience<'a>,
 }
 
 impl<'a> Admin<'a> {
-    fn open(
-        config: &ClientConfig,
-        timeout: Duration,
-        is_wanted: &'a dyn Fn() -> bool,
-    ) -> Result<Self, Failed> {
-        let client = config.create().map_err(|error: KafkaError| {
-            let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-            Failed::from_code(code, config::describe_error(config, &error))
-        })?;
-        Ok(Self { client, deadline: Instant::now() + timeout, is_wanted })
-    }
-
-    fn time_left(&self) -> Duration {
-        self.deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1))
-    }
-
-    /// Repeats the request until there is an answer, the time is up, or the answer is no longer wanted. The tries are
-    /// short because librdkafka's own waiting cannot be interrupted.
-    fn retry_until_answered<A>(
-        &self,
-        question: impl Fn(Duration) -> Result<A, KafkaError>,
-    ) -> Result<A, Failed> {
-        let mut timeout = TRY_TIMEOUT.0;
-        loop {
-            let asked = Instant::now();
-            match question(timeout.min(self.time_left())) {
-                Err(error)
-                    if is_no_answer(&error) && asked + timeout < self.deadline && (self.is_wanted)() =>
-                {
-                    // The try may have failed at once, because no broker is known.
-                    std::thread::sleep(TRY_TIMEOUT.0.saturating_sub(asked.elapsed()));
-                    timeout = (timeout * 2).min(TRY_TIMEOUT.1);
-                }
-                done => return Ok(done?),
-            }
-        }
+    fn open(config: &ClientConfig, patience: Patience<'a>) -> Result<Self, Failed> {
+        let client = config.create().map_err(|error| Failed::to_open(config, &error))?;
+        Ok(Self { client, patience })
     }
 
     /// Waits for the answer while it is wanted.
@@ -164,14 +163,17 @@ impl<'a> Admin<'a> {
         loop {
             match answer.as_mut().poll(&mut context) {
                 Poll::Ready(done) => return Ok(done?),
-                Poll::Pending if (self.is_wanted)() => std::thread::park_timeout(WANTED_CHECK),
+                Poll::Pending if self.patience.is_wanted() => {
+                    std::thread::park_timeout(patience::WANTED_CHECK)
+                }
                 Poll::Pending => return Err(KafkaError::Canceled.into()),
             }
         }
     }
 
     fn options(&self) -> AdminOptions {
-        AdminOptions::new().request_timeout(Some(self.time_left())).operation_timeout(Some(self.time_left()))
+        let time_left = Some(self.patience.time_left());
+        AdminOptions::new().request_timeout(time_left).operation_timeout(time_left)
     }
 
     fn create_topic(&self, topic: &policy::NewTopic) -> Result<(), Failed> {
@@ -191,15 +193,16 @@ impl<'a> Admin<'a> {
 
     fn describe_topics(&self, names: &BTreeSet<&str>) -> Result<Vec<TopicDescription>, Failed> {
         // Check that any broker answers before asking for each topic.
-        self.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
+        self.patience.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
         let mut topics: Vec<_> = names.iter().map(|name| self.describe(name)).collect::<Result<_, _>>()?;
         self.add_config(&mut topics)?;
         Ok(topics)
     }
 
     fn describe(&self, name: &str) -> Result<TopicDescription, Failed> {
-        let metadata =
-            self.retry_until_answered(|timeout| self.client.inner().fetch_metadata(Some(name), timeout))?;
+        let metadata = self
+            .patience
+            .retry_until_answered(|timeout| self.client.inner().fetch_metadata(Some(name), timeout))?;
         let topic = metadata.topics().iter().find(|topic| topic.name() == name);
         let error = topic.and_then(|topic| topic.error()).map(|error| describe(Code::from(error)));
         let Some(topic) = topic.filter(|topic| !topic.partitions().is_empty()) else {
@@ -267,7 +270,8 @@ fn least_in_sync(partition: &MetadataPartition) -> (usize, i32) {
 #[must_use]
 pub fn check_health(config: &ClientConfig, subjects: &[Subject], timeout: Duration) -> Vec<Health> {
     let names: BTreeSet<&str> = subjects.iter().flatten().map(|topic| &**topic).collect();
-    let described = Admin::open(config, timeout, &|| true).and_then(|admin| admin.describe_topics(&names));
+    let described =
+        Admin::open(config, Patience::new(timeout, &|| true)).and_then(|admin| admin.describe_topics(&names));
     let Ok(described) = described else { return vec![Health::Unknown; subjects.len()] };
     let health = |topic: &str| match described.iter().find(|found| found.topic == topic) {
         Some(TopicDescription { unwritable: Some(why), .. }) => Health::Unhealthy(why.clone()),
@@ -276,10 +280,4 @@ pub fn check_health(config: &ClientConfig, subjects: &[Subject], timeout: Durati
         _ => Health::Unknown,
     };
     subjects.iter().map(|subject| subject.as_ref().map_or(Health::Healthy, |topic| health(topic))).collect()
-}
-
-/// Whether the error means that no broker answered. Other errors are answers.
-fn is_no_answer(error: &KafkaError) -> bool {
-    use Code::{AllBrokersDown, BrokerTransportFailure, OperationTimedOut};
-    matches!(error.rdkafka_error_code(), Some(AllBrokersDown | BrokerTransportFailure | OperationTimedOut))
 }

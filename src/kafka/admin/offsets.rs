@@ -16,14 +16,16 @@ type Offsets = HashMap<(String, i32), Result<Option<i64>, String>>;
 
 impl Admin<'_> {
     pub(super) fn list_offsets(&self, of: &OffsetsOf) -> Result<Vec<ListedOffset>, Failed> {
-        self.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
+        self.patience.retry_until_answered(|timeout| query_any_broker(self.client.inner(), timeout))?;
         let mut names: BTreeSet<String> = of.topics.iter().cloned().collect();
         if let Some(pattern) = &of.pattern {
             let client = self.client.inner();
-            names.extend(self.retry_until_answered(|timeout| topics::matching(client, pattern, timeout))?);
+            names.extend(
+                self.patience.retry_until_answered(|timeout| topics::matching(client, pattern, timeout))?,
+            );
         }
         let names: Vec<String> = names.into_iter().collect();
-        let (found, missing) = self.retry_until_answered(|timeout| {
+        let (found, missing) = self.patience.retry_until_answered(|timeout| {
             topics::describe(self.client.inner(), &names, timeout)
                 .ok_or(KafkaError::AdminOp(Code::OperationTimedOut))
         })?;
@@ -70,8 +72,9 @@ impl Admin<'_> {
     }
 
     fn offsets(&self, partitions: &[(String, i32)], at: At) -> Result<Offsets, Failed> {
-        let listed =
-            self.retry_until_answered(|timeout| offsets::list(self.client.inner(), partitions, at, timeout))?;
+        let listed = self
+            .patience
+            .retry_until_answered(|timeout| offsets::list(self.client.inner(), partitions, at, timeout))?;
         Ok(listed.into_iter().map(|found| ((found.topic, found.partition), found.offset)).collect())
     }
 }

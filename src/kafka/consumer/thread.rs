@@ -304,12 +304,6 @@ impl<'a> Session<'a> {
         }
         let probe = self.probe.as_ref().map(|probe| probe.until().unwrap_or_else(Instant::now));
         let next = [probe, self.look_at].into_iter().flatten().min().filter(|_| is_free);
-        let timeout = next.map_or(-1, |until| {
-            let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-            i32::try_from(left).unwrap_or(i32::MAX)
-        });
-        let mut wait = libc::pollfd { fd: self.thread.wakeup.fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: passes one descriptor, which lives as long as the thread.
-        unsafe { libc::poll(&mut wait, 1, timeout) };
+        self.thread.wakeup.wait(next.map(|until| until.saturating_duration_since(Instant::now())));
     }
 }

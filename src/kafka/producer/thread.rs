@@ -383,16 +383,7 @@ impl<'a> Session<'a> {
         let purge = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
         let recovery =
             std::iter::once(&self.gapless).chain(&self.quarantine).filter_map(Client::next_recovery).min();
-        let timeout = [probe, clean_up, purge, recovery, self.stale_check_at]
-            .into_iter()
-            .flatten()
-            .min()
-            .map_or(-1, |until| {
-                let left = until.saturating_duration_since(Instant::now()).as_micros().div_ceil(1000);
-                i32::try_from(left).unwrap_or(i32::MAX)
-            });
-        let mut wait = libc::pollfd { fd: self.thread.wakeup.fd(), events: libc::POLLIN, revents: 0 };
-        // SAFETY: passes one descriptor, which lives as long as the thread.
-        unsafe { libc::poll(&mut wait, 1, timeout) };
+        let next = [probe, clean_up, purge, recovery, self.stale_check_at].into_iter().flatten().min();
+        self.thread.wakeup.wait(next.map(|until| until.saturating_duration_since(Instant::now())));
     }
 }

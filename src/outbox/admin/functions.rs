@@ -137,6 +137,13 @@ fn kafka_failed(policy::Failure { kind, message, detail }: policy::Failure) -> U
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             "Grant the relay's Kafka user CREATE on the topic or the cluster, or DESCRIBE and DESCRIBE_CONFIGS.",
         ),
+        FailureKind::Unreadable => (
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            "outbox.create_topic() creates topics. Or allow the server's Kafka user to read this one.",
+        ),
+        FailureKind::OutOfRange => {
+            (PgSqlErrorCode::ERRCODE_NUMERIC_VALUE_OUT_OF_RANGE, "Pass one of these offsets.")
+        }
         FailureKind::Waiting => (
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "Do what outbox.status says, and try again.",

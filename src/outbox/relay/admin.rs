@@ -7,16 +7,20 @@
 
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use event_outbox_policy::kafka::admin::{Answer, FailureKind, Request};
+use event_outbox_policy::kafka::peek;
 
 use super::Relay;
 use super::registration::KIND;
+use crate::kafka::admin;
 use crate::kafka::threads::with_signals_blocked;
 use crate::kafka::wakeup_fd::SetAtEnd;
-use crate::kafka::{admin, config};
-use crate::worker::admin_request::{RequestId, requests};
+use crate::worker::admin_request::{BUFFER_BYTES, RequestId, requests};
 
 /// How many of the topics that the relay has read a request to Kafka may cover.
 const MAX_TOPICS: usize = 500;
+
+/// The rest is for what surrounds the records.
+const _: () = assert!(peek::ROOM + 1024 <= BUFFER_BYTES, "an answer has no room for records");
 
 /// A request that is being run.
 pub(super) struct AdminTask {
@@ -57,8 +61,7 @@ impl Relay {
         let request: Request = serde_json::from_str(request).map_err(|error| {
             Answer::failed(FailureKind::Invalid, "the relay does not know this request", &error.to_string())
         })?;
-        let config = config::client_config(&self.settings.producer)
-            .map(|config| config::for_requests(&config))
+        let config = admin::client_config(&request.action, &self.settings.producer)
             .map_err(|error| refuse(error.to_string()))?;
         let (sender, answer) = bounded(1);
         let wakeup = self.kafka_wakeup.clone();

@@ -7,6 +7,7 @@
 //! | `{"create_topic": {"name", "partitions", "replication_factor", "config": {…}}}` | `null` |
 //! | `{"describe_topics": ["name", …], "and_those_met": bool}` | `[{"topic", "partitions", …, "error"}, …]` |
 //! | `{"list_offsets": {"topics": ["name", …], "pattern": "…", "at": "earliest"}}` | `[{"topic", "partition", "offset", …, "error"}, …]` |
+//! | `{"peek": {"topic", "partition", "offset", "max"}}` | `{"records": [{"offset", "key", "value", …}, …], "at_end"}` |
 //!
 //! The answer to a request that failed is `{"error": {"kind", "message", "detail"}}`.
 
@@ -15,6 +16,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use super::peek::{Peek, Peeked};
 
 /// A request, and the time that Kafka has to answer it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,6 +62,11 @@ pub enum Action {
     ListOffsets {
         /// The topics, and which offsets.
         list_offsets: OffsetsOf,
+    },
+    /// Look at records of a partition.
+    Peek {
+        /// Which ones.
+        peek: Peek,
     },
 }
 
@@ -164,6 +172,8 @@ pub enum Found {
     Topics(Vec<TopicDescription>),
     /// Offsets of partitions.
     Offsets(Vec<ListedOffset>),
+    /// Records of a partition.
+    Records(Peeked),
 }
 
 /// The description of a topic.
@@ -224,6 +234,10 @@ pub enum FailureKind {
     Invalid,
     /// The relay's Kafka user lacks a right.
     Denied,
+    /// The topic or partition does not exist, or may not be read.
+    Unreadable,
+    /// The partition does not have the offset.
+    OutOfRange,
     /// No broker answered.
     Unreachable,
     /// The relay is not ready to send the request.
@@ -248,6 +262,9 @@ mod tests {
         let describe_topics = vec![Some("a".into()), None];
         let expected = Action::DescribeTopics { describe_topics, and_those_met: true };
         assert_eq!(serde_json::from_str::<Action>(describe).unwrap(), expected);
+        let peek = r#"{"peek": {"topic": "a", "partition": 1, "offset": 2, "max": 3}}"#;
+        let expected = Action::Peek { peek: Peek { topic: "a".into(), partition: 1, offset: 2, max: 3 } };
+        assert_eq!(serde_json::from_str::<Action>(peek).unwrap(), expected);
         for wrong in ["null", "{}", r#"{"delete_topic": "a"}"#, r#"{"describe_topics": "a"}"#] {
             assert!(serde_json::from_str::<Action>(wrong).is_err(), "{wrong}");
         }
@@ -262,6 +279,7 @@ mod tests {
             Answer::Ok(None),
             Answer::Ok(Some(Found::Topics(vec![topic]))),
             Answer::Ok(Some(Found::Offsets(vec![offset]))),
+            Answer::Ok(Some(Found::Records(Peeked { records: Vec::new(), at_end: true }))),
             Answer::failed(FailureKind::Denied, "no", "It says no."),
         ] {
             assert_eq!(serde_json::from_str::<Answer>(&answer.to_json()).unwrap(), answer);
