@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 16] = [
+const GOALS: [Goal; 22] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -41,6 +41,12 @@ const GOALS: [Goal; 16] = [
     goal("memory: MB over idle", "memory.peak_over_idle_mb", Bound::Most(64.0)),
     goal("idle: wake-ups a minute", "idle.wakeups_per_min", Bound::Most(1.0)),
     goal("idle: CPU, ms a minute", "idle.cpu_ms_per_min", Bound::Most(10.0)),
+    goal("inbox, ingest: times a consumer in Rust", "inbox.ingest.ratio_rust_copy", Bound::Least(1.0)),
+    goal("inbox, ingest: times a consumer in Python", "inbox.ingest.ratio_python_copy", Bound::Least(3.0)),
+    goal("inbox, batches: times pgmq", "inbox.receive.batch.ratio_pgmq", Bound::Least(10.0)),
+    goal("inbox, batches: times SKIP LOCKED", "inbox.receive.batch.ratio_skip_locked", Bound::Least(3.0)),
+    goal("inbox, one by one: times pgmq", "inbox.receive.one.ratio_pgmq", Bound::Least(2.0)),
+    goal("inbox, latency p50: times bare", "inbox.latency.p50_ratio_bare", Bound::Most(1.3)),
 ];
 
 const fn goal(what: &'static str, key: &'static str, bound: Bound) -> Goal {
