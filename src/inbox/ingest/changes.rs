@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::Ingest;
 use super::catalog::{Definition, Partition};
 use super::registration::SUBSCRIPTIONS_CHANGED;
-use super::store;
+use super::store::{self, Stored};
 use crate::inbox::table::as_owner;
 use crate::kafka::consumer::messages::{OutOfRange, Topics};
 use crate::pg::spi::{Access, Statement};
@@ -58,11 +58,11 @@ impl Reaction {
         }
     }
 
-    /// Stores it, in a transaction. Returns `false` if the subscription has moved, or is gone.
-    fn store(&self, definition: &Definition, after: i64) -> bool {
+    /// Stores it, in a transaction. Returns what kept it from that, if anything.
+    fn store(&self, definition: &Definition, after: i64) -> Option<Stored> {
         as_owner(|| {
-            if !store::is_current(definition.id, definition.generation) {
-                return false;
+            if let Some(obstacle) = store::obstacle(definition.id, definition.generation) {
+                return Some(obstacle);
             }
             let source = definition.id.into_datum();
             if let Some((topic, id)) = &self.id {
@@ -85,7 +85,7 @@ impl Reaction {
                 }
                 store::insert_progress(definition, definition.batch + 1, &next, after);
             }
-            true
+            None
         })
     }
 }
@@ -118,9 +118,9 @@ impl Ingest {
         let stored =
             transaction::run(c"event_outbox: reacting to Kafka", || reaction.store(definition, after));
         match self.note(stored) {
-            Some(true) => self.carry_out(place, reaction),
-            Some(false) => self.slot.notify(SUBSCRIPTIONS_CHANGED),
-            None => self.sources[place].must_reassign = true,
+            Some(None) => self.carry_out(place, reaction),
+            Some(Some(Stored::Busy)) | None => self.sources[place].put_off(),
+            Some(Some(Stored::Outdated | Stored::UpTo(_))) => self.slot.notify(SUBSCRIPTIONS_CHANGED),
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::metrics::{self, State};
 use super::registration::SUBSCRIPTIONS_CHANGED;
 use super::segments::Segments;
-use super::sources::Source;
+use super::sources::{RETRY_PAUSE, Source};
 use super::store::{Batch, Stored};
 use super::{Ingest, catalog};
 use crate::inbox::arrivals;
@@ -123,7 +123,10 @@ impl Ingest {
     fn take_events(&mut self) {
         self.kafka_wakeup.clear();
         for place in 0..self.sources.len() {
-            if let Some(fetched) = self.sources[place].pending.take() {
+            if self.sources[place].may_store()
+                && let Some(fetched) = self.sources[place].pending.take()
+            {
+                self.sources[place].retry_at = None;
                 self.store(place, fetched);
             }
             // One of each in a round, so that a backlog delays neither other sources nor requests.
@@ -220,6 +223,10 @@ impl Ingest {
             }
             // The definition is read again.
             Some(Stored::Outdated) => self.slot.notify(SUBSCRIPTIONS_CHANGED),
+            Some(Stored::Busy) => {
+                self.sources[place].retry_at = Some(Instant::now() + RETRY_PAUSE);
+                self.sources[place].pending = Some(fetched);
+            }
             None => self.sources[place].pending = Some(fetched),
         }
     }
@@ -238,7 +245,7 @@ impl Ingest {
         let state = if !self.settings.enabled {
             State::Disabled
         } else if self.db_backoff.until().is_some()
-            || self.sources.iter().any(|source| source.pending.is_some())
+            || self.sources.iter().any(|source| source.pending.is_some() && source.retry_at.is_none())
         {
             State::Failing
         } else if self.sources.iter().any(|source| source.is_misconfigured) {
@@ -277,6 +284,7 @@ impl Ingest {
             Instant::now() + Duration::from_micros(left)
         });
         let starts = self.sources.iter().filter_map(Source::next_start).filter(|_| self.settings.enabled);
+        let retries = self.sources.iter().filter_map(|source| source.retry_at);
         let tasks = [
             self.db_backoff.until(),
             restart,
@@ -284,7 +292,7 @@ impl Ingest {
             self.next_failures(),
             self.handlers.next_date(),
         ];
-        starts.chain(tasks.into_iter().flatten()).min()
+        starts.chain(retries).chain(tasks.into_iter().flatten()).min()
     }
 
     /// Applies changed settings.

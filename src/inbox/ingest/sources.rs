@@ -19,6 +19,9 @@ use crate::worker::metrics::Connection;
 /// The first and the longest pause after a consumer that could not be started, or ended.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
+/// When to try again while a session is changing the subscription.
+pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
 /// How long librdkafka may take to end.
 const THREAD_END: Duration = Duration::from_millis(500);
 
@@ -34,8 +37,10 @@ pub struct Source {
     pub is_misconfigured: bool,
     /// A topic or partition cannot be read.
     pub has_trouble: bool,
-    /// The partitions must be assigned again: the last change could not be stored.
-    pub must_reassign: bool,
+    /// When to try again what could not be stored.
+    pub retry_at: Option<Instant>,
+    /// The partitions must be assigned again then: a reaction to Kafka could not be stored.
+    must_reassign: bool,
     consumer: Option<ConsumerHandle>,
     backoff: Backoff,
     assignment: u64,
@@ -53,6 +58,7 @@ impl Source {
             pending: None,
             is_misconfigured: false,
             has_trouble: false,
+            retry_at: None,
             must_reassign: false,
             consumer: None,
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
@@ -90,7 +96,7 @@ impl Source {
     /// # Errors
     /// [`StartError`]; the next try comes after a pause.
     pub fn tend(&mut self, config: &ConsumerConfig, wakeup: &Arc<WakeupFd>) -> Result<(), StartError> {
-        if std::mem::take(&mut self.must_reassign) {
+        if self.must_reassign && self.may_store() {
             self.assign();
         }
         if self.consumer.is_some() || !self.backoff.is_over(Instant::now()) {
@@ -111,9 +117,21 @@ impl Source {
         }
     }
 
+    /// Whether something may be stored now.
+    #[must_use]
+    pub fn may_store(&self) -> bool {
+        self.retry_at.is_none_or(|at| at <= Instant::now())
+    }
+
+    /// A reaction to Kafka could not be stored: the partitions are assigned again later, and Kafka says the same again.
+    pub fn put_off(&mut self) {
+        self.must_reassign = true;
+        self.retry_at = Some(Instant::now() + RETRY_PAUSE);
+    }
+
     /// Has the partitions read from their next offsets on. What was read before does not count any more.
     pub fn assign(&mut self) {
-        self.pending = None;
+        (self.pending, self.retry_at, self.must_reassign) = (None, None, false);
         self.assignment += 1;
         self.at_end.clear();
         let Some(consumer) = &self.consumer else { return };
@@ -134,7 +152,7 @@ impl Source {
 
     /// The next message of the consumer, if it concerns what is assigned now. None is taken while events are pending.
     pub fn next_event(&mut self) -> Option<ConsumerEvent> {
-        let consumer = self.consumer.as_ref().filter(|_| self.pending.is_none())?;
+        let consumer = self.consumer.as_ref().filter(|_| self.pending.is_none() && !self.must_reassign)?;
         loop {
             let event = consumer.next_event()?;
             let generation = match &event {
@@ -195,7 +213,9 @@ impl Source {
     /// Whether a message waits that [`Source::next_event`] would take.
     #[must_use]
     pub fn has_event(&self) -> bool {
-        self.pending.is_none() && self.consumer.as_ref().is_some_and(ConsumerHandle::has_event)
+        self.pending.is_none()
+            && !self.must_reassign
+            && self.consumer.as_ref().is_some_and(ConsumerHandle::has_event)
     }
 
     /// Whether its consumer has ended by itself. If so, another is started after a pause.

@@ -65,10 +65,12 @@ pub enum Stored {
     UpTo(i64),
     /// The subscription was dropped, or has moved: nothing was stored.
     Outdated,
+    /// A session is changing the subscription: nothing was stored yet.
+    Busy,
 }
 
 static GENERATION: Statement = Statement::new(
-    c"SELECT s.generation FROM inbox.subscription AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR SHARE",
+    c"SELECT s.generation FROM inbox.subscription AS s WHERE s.id OPERATOR(pg_catalog.=) $1 FOR SHARE SKIP LOCKED",
     &[pg_sys::INT4OID],
 );
 
@@ -128,12 +130,22 @@ static EVENTS: [Statement; retention::SEGMENTS] = [
     into_segment!("log_7"),
 ];
 
-/// Whether a subscription still has this generation. Until the end of the transaction no seek can change it. As the owner of
-/// the tables.
+static EXISTS: Statement = Statement::new(
+    c"SELECT FROM inbox.subscription AS s WHERE s.id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT4OID],
+);
+
+/// Why nothing can be stored for this generation of a subscription, if so. Otherwise no seek can change it until the end of
+/// the transaction. A session that is changing it is not waited for: other subscriptions would wait, too. As the owner of the
+/// tables.
 #[must_use]
-pub fn is_current(source: i32, generation: i64) -> bool {
+pub fn obstacle(source: i32, generation: i64) -> Option<Stored> {
     let rows = GENERATION.execute(&[source.into_datum()], Access::Write, 1);
-    rows.iter().next().and_then(|row| row.get::<i64>(1)) == Some(generation)
+    match rows.iter().next().and_then(|row| row.get::<i64>(1)) {
+        Some(present) => (present != generation).then_some(Stored::Outdated),
+        None if EXISTS.execute(&[source.into_datum()], Access::Read, 1).is_empty() => Some(Stored::Outdated),
+        None => Some(Stored::Busy),
+    }
 }
 
 /// Inserts how far a subscription has been read. As the owner of the tables.
@@ -157,8 +169,8 @@ impl Batch<'_> {
     /// Stores it.
     pub fn store(&self) -> Stored {
         as_owner(|| {
-            if !is_current(self.definition.id, self.definition.generation) {
-                return Stored::Outdated;
+            if let Some(obstacle) = obstacle(self.definition.id, self.definition.generation) {
+                return obstacle;
             }
             let mut records: Vec<RecordRef<'_>> = self.records.iter().collect();
             if self.definition.drops_duplicates {

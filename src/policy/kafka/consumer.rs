@@ -1,9 +1,10 @@
 //! Owns the settings of a consumer.
 
+use std::fmt;
 use std::path::PathBuf;
 
 /// How to reach Kafka and how much memory reading may take.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ConsumerConfig {
     /// The bootstrap servers, `host:port,…`.
     pub bootstrap_servers: String,
@@ -15,6 +16,16 @@ pub struct ConsumerConfig {
     pub memory: usize,
 }
 
+/// Without the properties, which may be secrets.
+impl fmt::Debug for ConsumerConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ConsumerConfig")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("memory", &self.memory)
+            .finish_non_exhaustive()
+    }
+}
+
 /// librdkafka counts some sizes in kilobytes.
 const KILOBYTE: usize = 1024;
 
@@ -24,15 +35,20 @@ const PARTITION_BYTES: usize = 256 * KILOBYTE;
 /// The largest response: far more than brokers allow a record to have.
 const RESPONSE_BYTES: usize = 200_000_000;
 
+/// librdkafka's default for the largest message of a producer.
+const LARGEST_MESSAGE: usize = 1_000_000;
+
 /// The librdkafka properties that keep a consumer within `memory` bytes: a third for records that wait in librdkafka, of
 /// which a response may be half, since librdkafka asks for more as long as there is room, and as much for those on their way
 /// to the table.
 #[must_use]
-pub fn memory_properties(memory: usize) -> [(&'static str, usize); 4] {
+pub fn memory_properties(memory: usize) -> [(&'static str, usize); 5] {
     let queued = (memory / 3).max(2 * PARTITION_BYTES);
     [
         ("queued.max.messages.kbytes", queued / KILOBYTE),
         ("fetch.max.bytes", queued / 2),
+        // A property of producers, which librdkafka requires to be no larger.
+        ("message.max.bytes", LARGEST_MESSAGE.min(queued / 2)),
         ("fetch.message.max.bytes", PARTITION_BYTES.min(queued / 2)),
         ("receive.message.max.bytes", RESPONSE_BYTES.max(queued / 2 + KILOBYTE)),
     ]
@@ -58,6 +74,12 @@ mod tests {
             let value = |name| properties.iter().find(|(other, _)| *other == name).unwrap().1;
             let queued = value("queued.max.messages.kbytes") * KILOBYTE;
             assert!(queued + value("fetch.max.bytes") + 2 * batch_bytes(memory) <= memory, "{memory}");
+        }
+        // Many subscriptions share the memory: each has a little more than its part then.
+        for memory in [0, 100_000, 1 << 20, 8 << 20, 64 << 20, 1 << 30] {
+            let properties = memory_properties(memory);
+            let value = |name| properties.iter().find(|(other, _)| *other == name).unwrap().1;
+            assert!(value("message.max.bytes") <= value("fetch.max.bytes"), "{memory}");
             assert!(value("receive.message.max.bytes") >= value("fetch.max.bytes") + 512);
             assert!(value("fetch.message.max.bytes") <= value("fetch.max.bytes"));
         }
