@@ -74,6 +74,9 @@ fn sql_runs_and_arrives() -> Result<()> {
     let readme = document("README.md")?;
     assert!(readme.code("sql").len() >= 5, "the README has examples");
     let bootstrap = Broker::shared()?.bootstrap_servers();
+    if !Broker::shared()?.has_topic("orders")? {
+        Broker::shared()?.create_topic("orders", 1, &[])?;
+    }
     for document in documents()?.iter().filter(|document| !document.code("sql").is_empty()) {
         let seen = Consumer::read_all(&bootstrap, &["orders"])?.len();
         let is_readme = document.path == readme.path;

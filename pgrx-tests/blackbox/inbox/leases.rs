@@ -81,6 +81,8 @@ fn a_rollback_takes_the_lease_and_its_end_back() -> Result<()> {
 #[test]
 fn an_expired_lease_is_a_failure() -> Result<()> {
     let mut db = subscription("key")?;
+    // No retry is due by itself, however long this takes.
+    db.client.batch_execute("SET event_outbox.retry_backoff = '5min'")?;
     store(&mut db, &[(1, 3, "a"), (2, 3, "b"), (3, 3, "a"), (4, 3, "b")])?;
     let (events, old) = lease(&mut db.client, 2, "1 hour")?;
     assert_eq!(events, [1, 2]);
@@ -183,6 +185,7 @@ fn a_waiting_session_can_be_cancelled() -> Result<()> {
     waiter.batch_execute("SET statement_timeout = '200 ms'")?;
     let error = await_ready(&mut waiter, "NULL").expect_err("the statement timeout");
     assert_eq!(error.code().map(|code| code.code()), Some("57014"), "{error:?}");
+    waiter.batch_execute("RESET statement_timeout")?;
     store(&mut db, &[(1, 3, "a")])?;
     assert_eq!(receive(&mut waiter, 100)?, [1]);
     Ok(())
