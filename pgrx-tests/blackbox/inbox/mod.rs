@@ -1,12 +1,19 @@
 //! The inbox: what is subscribed, by whom, and from where on.
 
+mod data_loss;
+mod delivery;
+mod durability;
 mod failures;
 mod grants;
+mod guest;
 mod handlers;
 mod ingest;
 mod leases;
 mod operate;
 mod peek;
+mod poison;
+mod privileges;
 mod receive;
 mod received;
+mod start;
 mod subscribe;

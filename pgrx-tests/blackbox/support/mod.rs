@@ -5,6 +5,7 @@ pub mod database;
 pub mod dead_letters;
 pub mod dump;
 pub mod events;
+pub mod inbox;
 pub mod inbox_log;
 pub mod ledger;
 pub mod relay;

@@ -17,6 +17,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::{Offset, TopicPartitionList};
 
 use crate::process::{Fate, Process};
 use crate::scratch::Scratch;
@@ -169,6 +170,17 @@ impl Broker {
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         delete_topic(&self.admin()?, name)
+    }
+
+    /// Deletes the records of a partition before this offset, as retention does.
+    pub fn delete_records(&self, topic: &str, partition: i32, before: i64) -> Result<()> {
+        let mut offsets = TopicPartitionList::new();
+        offsets.add_partition_offset(topic, partition, Offset::Offset(before))?;
+        let deleted = block_on(self.admin()?.delete_records(&offsets, &admin_options()))?;
+        for element in deleted.elements() {
+            element.error().with_context(|| format!("delete records of {topic}"))?;
+        }
+        Ok(())
     }
 
     /// Grants a right on a topic. For a broker with an authorizer.
