@@ -1,5 +1,9 @@
 -- Owns the schema inbox and its tables. The ingest worker writes the log; receivers insert the states of lanes; nothing is
 -- updated or deleted one by one.
+--
+-- The tables that say how far a subscription has come have no foreign key to it. A dump restores tables in the order of their
+-- names, except that a table follows those to which it refers; as soon as there is a subscription, a worker reads for it. So
+-- everything else must be there before inbox.subscription.
 
 CREATE SCHEMA inbox;
 COMMENT ON SCHEMA inbox IS
@@ -48,7 +52,7 @@ COMMENT ON COLUMN inbox.subscription.pause_reason IS 'Why it is paused.';
 COMMENT ON COLUMN inbox.subscription.created_at IS 'When it was created.';
 
 CREATE TABLE inbox.partition (
-    source_id      integer NOT NULL REFERENCES inbox.subscription,
+    source_id      integer NOT NULL,
     number         integer NOT NULL CHECK (number >= 0),
     topic          text    NOT NULL,
     partition      integer NOT NULL CHECK (partition >= 0),
@@ -79,7 +83,7 @@ COMMENT ON COLUMN inbox.partition.lost_to IS 'The first offset after those that 
 COMMENT ON COLUMN inbox.partition.stopped_at IS 'When it was stopped.';
 
 CREATE TABLE inbox.progress (
-    source_id     integer     NOT NULL REFERENCES inbox.subscription,
+    source_id     integer     NOT NULL,
     batch         bigint      NOT NULL,
     generation    bigint      NOT NULL,
     next_offsets  bigint[]    NOT NULL,
@@ -145,8 +149,6 @@ COMMENT ON COLUMN inbox.segment.number IS 'The segment inbox.log_N.';
 COMMENT ON COLUMN inbox.segment.first_position IS 'No event in it has a lower position.';
 COMMENT ON COLUMN inbox.segment.opened_at IS 'When its first event was stored.';
 
--- Without a foreign key, for which each receiver would lock the one row of the subscription. Whoever ends a subscription
--- holds the locks of all its lanes.
 CREATE TABLE inbox.seen (
     is_only   boolean     NOT NULL DEFAULT true PRIMARY KEY CHECK (is_only),
     number    integer     NOT NULL CHECK (number IN (0, 1)),
@@ -171,6 +173,8 @@ COMMENT ON TABLE inbox.seen_1 IS 'Ids of events that were stored, for subscripti
 COMMENT ON COLUMN inbox.seen_1.source_id IS 'The subscription.';
 COMMENT ON COLUMN inbox.seen_1.digest IS 'The first 16 bytes of the id''s SHA-256.';
 
+-- A foreign key would have each receiver lock the one row of the subscription. Whoever ends a subscription holds the locks
+-- of all its lanes.
 CREATE TABLE inbox.lane (
     subscription_id  integer     NOT NULL,
     lane             smallint    NOT NULL,
@@ -196,7 +200,7 @@ COMMENT ON COLUMN inbox.lane.lease_count IS 'The number of events that the lease
 COMMENT ON COLUMN inbox.lane.lease_expires_at IS 'When the lease expires.';
 
 CREATE TABLE inbox.retry (
-    subscription_id integer     NOT NULL REFERENCES inbox.subscription,
+    subscription_id integer     NOT NULL,
     position        bigint      NOT NULL,
     lane            smallint    NOT NULL,
     topic           text        NOT NULL,
@@ -233,7 +237,7 @@ COMMENT ON COLUMN inbox.retry.failed_at IS 'When it failed last.';
 
 CREATE TABLE inbox.dead_letters (
     dead_letter_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    subscription_id integer     NOT NULL REFERENCES inbox.subscription,
+    subscription_id integer     NOT NULL,
     position        bigint      NOT NULL,
     lane            smallint    NOT NULL,
     topic           text        NOT NULL,

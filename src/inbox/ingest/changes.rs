@@ -200,9 +200,12 @@ impl Ingest {
             return;
         }
         let next = i32::try_from(definition.partitions.len()).unwrap_or(i32::MAX);
-        let source = definition.id;
+        let (source, generation) = (definition.id, definition.generation);
         let add = || {
             as_owner(|| {
+                if store::obstacle(source, generation).is_some() {
+                    return;
+                }
                 for (number, partition) in (next..).zip(&new) {
                     let arguments = [
                         source.into_datum(),

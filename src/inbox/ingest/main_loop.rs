@@ -185,7 +185,7 @@ impl Ingest {
         }
     }
 
-    /// Stores a batch. If that fails, it stays pending.
+    /// Stores a batch. If that fails, it stays pending, unless the definition, which is read again, has moved.
     fn store(&mut self, place: usize, fetched: Fetched) {
         self.sources[place].note_ends(&fetched);
         let next_offsets = self.sources[place].offsets_after(&fetched);
@@ -227,7 +227,10 @@ impl Ingest {
                 self.sources[place].retry_at = Some(Instant::now() + RETRY_PAUSE);
                 self.sources[place].pending = Some(fetched);
             }
-            None => self.sources[place].pending = Some(fetched),
+            None => {
+                self.sources[place].pending = Some(fetched);
+                self.slot.notify(SUBSCRIPTIONS_CHANGED);
+            }
         }
     }
 

@@ -67,9 +67,11 @@ impl Source {
         }
     }
 
-    /// Takes over a changed definition. Reads on where it was if that is where the definition is, too.
+    /// Takes over a changed definition. Reads on where it was if that is where the definition is, too. It is not after a seek,
+    /// nor if there are batches that this worker did not store: a dump was restored, or a commit was taken for a failure.
     pub fn redefine(&mut self, mut definition: Definition) {
-        let has_moved = definition.generation != self.definition.generation;
+        let has_moved =
+            definition.generation != self.definition.generation || definition.batch > self.definition.batch;
         if !has_moved {
             for (new, old) in definition.partitions.iter_mut().zip(&self.definition.partitions) {
                 // What is pending was not stored yet.

@@ -11,6 +11,7 @@ use pgrx::prelude::*;
 
 use super::last_error::MAX_ERROR_BYTES;
 use crate::pg::shmem::SharedArray;
+use crate::worker::at_commit;
 use crate::worker::kind::{Kind, Notice, WorkerKey};
 use crate::worker::slots;
 
@@ -145,6 +146,13 @@ impl Place {
 fn text(bytes: &[u8]) -> String {
     let whole = bytes.utf8_chunks().next().map_or("", |chunk| chunk.valid());
     whole.to_owned()
+}
+
+/// Has the worker started at commit, if this database has none: it may be a copy of one that had.
+pub fn require_worker() {
+    if slots::all().find(WorkerKey::here(WORKER)).is_none() {
+        at_commit::wake(WORKER, Notice::NONE);
+    }
 }
 
 /// Leaves a note for the worker of `database`, and wakes it. Cannot fail.

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::charge;
 use super::decode::Decoder;
 use super::deliveries::{self, Delivery, Waited};
-use super::failures::Failure;
+use super::failures::{self, Failure};
 use super::lane;
 use super::lease;
 use super::output::Output;
@@ -52,6 +52,7 @@ fn receive(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let _plans = spi::OrderedScans::only();
     spi::connected(|| {
         let subscription = Subscription::named(name, caller);
+        failures::require_worker();
         if !subscription.is_paused && !deliveries::is_alone() {
             Receiver { subscription, output, decoder: Decoder::default(), lease, left: wanted }.visit_lanes();
         }

@@ -86,18 +86,15 @@ fn keep(text: &[u8], is_innocent: bool) {
     });
 }
 
-/// Whether an error says nothing of what the transaction did: another transaction was in its way, or the server ends.
+/// Whether an error says nothing of what the transaction did: another transaction was in its way, or a handler's process was
+/// told to end. A client's session that was terminated counts: perhaps the event made it hang. When the server shuts down, the
+/// worker that would record it ends as well.
 fn is_innocent(code: i32) -> bool {
     const CATEGORY: i32 = 0xfff;
-    let is_of = |class: PgSqlErrorCode| code & CATEGORY == class as i32;
-    is_of(PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK)
-        || [
-            PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN,
-            PgSqlErrorCode::ERRCODE_CRASH_SHUTDOWN,
-            PgSqlErrorCode::ERRCODE_CANNOT_CONNECT_NOW,
-        ]
-        .iter()
-        .any(|one| *one as i32 == code)
+    // SAFETY: a variable of this process, set when it starts.
+    let is_client = unsafe { pg_sys::MyBackendType } == pg_sys::BackendType::B_BACKEND;
+    code & CATEGORY == PgSqlErrorCode::ERRCODE_TRANSACTION_ROLLBACK as i32
+        || (!is_client && code == PgSqlErrorCode::ERRCODE_ADMIN_SHUTDOWN as i32)
 }
 
 /// Sees what the server reports. It must not fail.
