@@ -99,6 +99,7 @@ impl Ingest {
         }
         for source in &mut self.sources {
             source.take_end();
+            source.replace_stuck();
             if let Err(error) = source.tend(&config, &self.kafka_wakeup) {
                 let file = error
                     .file()
@@ -171,7 +172,7 @@ impl Ingest {
                         source.definition.name
                     );
                 }
-                source.connection = Connection::Disconnected;
+                source.disconnected();
                 self.slot.show_error(&reason);
             }
             ConsumerEvent::Statistics(_) => {}
@@ -295,7 +296,8 @@ impl Ingest {
             self.next_failures(),
             self.handlers.next_date(),
         ];
-        starts.chain(retries).chain(tasks.into_iter().flatten()).min()
+        let stuck = self.sources.iter().filter_map(Source::stuck_at);
+        starts.chain(retries).chain(stuck).chain(tasks.into_iter().flatten()).min()
     }
 
     /// Applies changed settings.

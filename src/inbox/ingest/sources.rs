@@ -22,6 +22,10 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// When to try again while a session is changing the subscription.
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long no broker may answer before another consumer takes the place of one. librdkafka does not always find a broker that
+/// comes back at another address; a new consumer starts from the bootstrap servers.
+const STUCK: Duration = Duration::from_secs(15);
+
 /// How long librdkafka may take to end.
 const THREAD_END: Duration = Duration::from_millis(500);
 
@@ -42,6 +46,8 @@ pub struct Source {
     /// The partitions must be assigned again then: a reaction to Kafka could not be stored.
     must_reassign: bool,
     consumer: Option<ConsumerHandle>,
+    /// Since when no broker answers this consumer.
+    unanswered: Option<Instant>,
     backoff: Backoff,
     assignment: u64,
     /// The partitions that were read to their end, by their numbers.
@@ -61,6 +67,7 @@ impl Source {
             retry_at: None,
             must_reassign: false,
             consumer: None,
+            unanswered: None,
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
             assignment: 0,
             at_end: BTreeSet::new(),
@@ -231,8 +238,32 @@ impl Source {
         has_ended
     }
 
+    /// No broker answers.
+    pub fn disconnected(&mut self) {
+        self.connection = Connection::Disconnected;
+        self.unanswered = self.unanswered.or(Some(Instant::now()));
+    }
+
+    /// When another consumer takes the place of this one, if no broker answers until then.
+    #[must_use]
+    pub fn stuck_at(&self) -> Option<Instant> {
+        self.unanswered.filter(|_| self.consumer.is_some()).map(|since| since + STUCK)
+    }
+
+    /// Ends a consumer that no broker has answered for long; another one is started at once.
+    pub fn replace_stuck(&mut self) {
+        if self.stuck_at().is_some_and(|date| date <= Instant::now()) {
+            let connection = self.connection;
+            self.stop();
+            // It is the same outage until a broker answers.
+            self.connection = connection;
+            self.unanswered = Some(Instant::now());
+        }
+    }
+
     /// A broker has answered.
     pub fn connected(&mut self) {
+        self.unanswered = None;
         self.connection = Connection::Connected;
         self.backoff.record_success();
     }
@@ -240,6 +271,7 @@ impl Source {
     /// Ends the consumer.
     pub fn stop(&mut self) {
         self.connection = Connection::Unknown;
+        self.unanswered = None;
         self.pending = None;
         if let Some(consumer) = self.consumer.take() {
             consumer.stop(Instant::now() + THREAD_END);
