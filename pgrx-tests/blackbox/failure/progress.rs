@@ -55,6 +55,14 @@ fn a_topic_that_was_created_again_with_lower_leader_epochs() -> Result<()> {
     ledger.assert_at_least_once(&mut client, &brokers.brokers()[0])
 }
 
+/// Waits until the inbox has stored this many events.
+fn until_stored(client: &mut Client, count: i64) -> Result<()> {
+    wait::until_ok("the inbox to store the events", PATIENCE, || {
+        let stored: i64 = client.query_one("SELECT count(*) FROM inbox.log", &[])?.get(0);
+        Ok((stored >= count).then_some(()))
+    })
+}
+
 /// The only broker has another address than before; the bootstrap address still leads to it.
 #[test]
 fn a_broker_that_has_moved_is_found_again() -> Result<()> {
@@ -71,6 +79,8 @@ fn a_broker_that_has_moved_is_found_again() -> Result<()> {
     let ledger = Ledger::open(&mut client, TOPIC)?;
     ledger.emit(&mut client, 10)?;
     until_drained(&mut client)?;
+    client.execute("SELECT inbox.subscribe('moved', ARRAY[$1], 'earliest')", &[&TOPIC])?;
+    until_stored(&mut client, 10)?;
     let new = Proxy::listen(ports::free()?)?;
     new.forward_to(port);
     broker.stop()?;
@@ -80,6 +90,7 @@ fn a_broker_that_has_moved_is_found_again() -> Result<()> {
     broker.start()?;
     until_published(&mut client)?;
     until_status(&mut client, "the connection", |status| status.is_connected())?;
+    until_stored(&mut client, 110)?;
     ledger.assert_at_least_once(&mut client, &broker)
 }
 
