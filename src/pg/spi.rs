@@ -117,6 +117,17 @@ pub fn commit() {
     }
 }
 
+/// The planner's settings while rows are read by the order of an index.
+const PLANNING: [(&CStr, &CStr); 5] = [
+    (c"enable_seqscan", c"off"),
+    (c"enable_bitmapscan", c"off"),
+    (c"enable_sort", c"off"),
+    // Otherwise each call may be planned again, which takes longer than the call.
+    (c"plan_cache_mode", c"force_generic_plan"),
+    // A plan that has to do what is off counts as so expensive that it would be compiled.
+    (c"jit", c"off"),
+];
+
 /// While it lives, rows are read by the order of an index. For statements with ORDER BY and LIMIT over tables without
 /// statistics, of which a plan is kept that may have been made when they were small.
 pub struct OrderedScans(c_int);
@@ -129,10 +140,10 @@ impl OrderedScans {
         // ends.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for setting in [c"enable_seqscan", c"enable_bitmapscan", c"enable_sort"] {
+            for (setting, value) in PLANNING {
                 pg_sys::set_config_option(
                     setting.as_ptr(),
-                    c"off".as_ptr(),
+                    value.as_ptr(),
                     pg_sys::GucContext::PGC_USERSET,
                     pg_sys::GucSource::PGC_S_SESSION,
                     pg_sys::GucAction::GUC_ACTION_SAVE,

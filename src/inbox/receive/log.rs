@@ -39,12 +39,14 @@ static EVENTS: [Statement; SEGMENTS] = of_each_segment!(
     &[pg_sys::INT4OID, pg_sys::INT2OID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::INT8OID]
 );
 
-/// Which of the lanes `$2` have an event after the position in `$3`.
+/// Which of the lanes `$2` have an event after the position in `$3`. An EXISTS would become a join, for which the whole segment
+/// may be read.
 static LANES: [Statement; SEGMENTS] = of_each_segment!(
     "SELECT ($2)[i.i] FROM pg_catalog.generate_subscripts($2, 1) AS i(i) \
-      WHERE EXISTS (SELECT FROM ",
+      WHERE (SELECT true FROM ",
     " AS l WHERE l.source_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) ($2)[i.i] \
-                 AND l.position OPERATOR(pg_catalog.>) ($3)[i.i] AND l.position OPERATOR(pg_catalog.<=) $4)",
+                 AND l.position OPERATOR(pg_catalog.>) ($3)[i.i] AND l.position OPERATOR(pg_catalog.<=) $4 \
+              ORDER BY l.position LIMIT 1)",
     &[pg_sys::INT4OID, pg_sys::INT2ARRAYOID, pg_sys::INT8ARRAYOID, pg_sys::INT8OID]
 );
 
