@@ -32,6 +32,7 @@ pub static TEST_WORKER: Registration = Registration {
     while_absent: "Nothing happens.",
     entry: "event_outbox_test_worker_main",
     after_any_change: Notice::NONE,
+    is_needed: None,
     reserved: |_| {},
     started: |_| {},
     ended: |_| {},

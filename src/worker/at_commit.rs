@@ -94,9 +94,9 @@ pub fn will_wake(kind: Kind) -> bool {
     PENDING.with(|pending| pending.wakes[kind.index()].get().is_some())
 }
 
-/// Wakes the workers of all kinds in this database at commit, and has those started that it lacks.
+/// Wakes the workers that each database has in this one at commit, and has those started that it lacks.
 pub fn wake_all() {
-    registration::all().iter().for_each(|registration| wake(registration.kind, Notice::NONE));
+    registration::of_each_database().for_each(|registration| wake(registration.kind, Notice::NONE));
 }
 
 /// Wakes those workers of this database at commit that there are. The commit may change anything that

@@ -84,10 +84,10 @@ unsafe extern "C-unwind" fn detach(_code: c_int, _argument: pg_sys::Datum) {
     slots::all().launcher.detach();
 }
 
-/// All workers that can be needed: one of each kind in each database.
+/// All workers that can be needed: in each database, one of each kind that each database has.
 fn list_workers() -> VecDeque<WorkerKey> {
     let in_each =
-        |database| registration::all().iter().map(move |kind| WorkerKey { database, kind: kind.kind });
+        |database| registration::of_each_database().map(move |kind| WorkerKey { database, kind: kind.kind });
     match transaction::run(c"event_outbox: listing databases", databases::connectable) {
         Ok(databases) => databases.into_iter().flat_map(in_each).collect(),
         Err(failed) => error!("could not list the databases: {failed}"),
@@ -231,7 +231,7 @@ impl Launcher {
             return;
         }
         if let Some(database) = slots::all().take_left_out() {
-            for registration in registration::all() {
+            for registration in registration::of_each_database() {
                 self.unknown.push_front(WorkerKey { database, kind: registration.kind });
             }
             slots::all().request_rescan();

@@ -10,6 +10,7 @@ use registration::Registration;
 
 pub mod admin_request;
 pub mod at_commit;
+pub mod companions;
 pub mod databases;
 pub mod entry;
 mod error_text;

@@ -23,6 +23,9 @@ pub struct Registration {
     pub entry: &'static str,
     /// The notice to a worker after a command that may have changed something that concerns it.
     pub after_any_change: Notice,
+    /// Whether a database with the extension needs a worker of this kind; `None` if each does. Called in a transaction of
+    /// another worker of the database.
+    pub is_needed: Option<fn() -> bool>,
     /// Called when a worker's slot is reserved: clears what the kind keeps by slot. Cannot fail.
     pub reserved: fn(&Slot),
     /// Called in the worker's process when it has taken its slot. Cannot fail.
@@ -41,6 +44,12 @@ pub fn register(registrations: &'static [&'static Registration]) {
 /// All kinds.
 pub fn all() -> &'static [&'static Registration] {
     REGISTRATIONS.get().copied().unwrap_or_default()
+}
+
+/// The kinds of which each database with the extension has a worker. Those of the others are started by who needs them, and
+/// by [`super::companions`].
+pub fn of_each_database() -> impl Iterator<Item = &'static Registration> {
+    all().iter().copied().filter(|registration| registration.is_needed.is_none())
 }
 
 /// The registration of a kind.

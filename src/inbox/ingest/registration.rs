@@ -4,6 +4,7 @@
 
 use pgrx::prelude::*;
 
+use super::catalog;
 use super::metrics::{self, State};
 use crate::pg::function::{Arguments, sql_function};
 use crate::worker::at_commit;
@@ -30,6 +31,7 @@ pub static INGEST: Registration = Registration {
     while_absent: "Its subscriptions receive no new events.",
     entry: "event_outbox_inbox_main",
     after_any_change: SUBSCRIPTIONS_CHANGED,
+    is_needed: Some(catalog::has_subscriptions),
     reserved: |slot| metrics::of(slot).clear(),
     started: |slot| metrics::of(slot).show(State::Starting),
     ended: |slot| metrics::of(slot).end(),

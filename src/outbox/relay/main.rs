@@ -14,7 +14,7 @@ use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::table::outbox::Outbox;
 use crate::worker::process::Exit;
 use crate::worker::slot::Slot;
-use crate::worker::{entry, listen, process, session, transaction};
+use crate::worker::{companions, entry, listen, process, session, transaction};
 
 /// The entry point of the relay's process; the argument is the OID of its database.
 ///
@@ -60,6 +60,7 @@ fn open(slot: &'static Slot) -> Option<Relay> {
 /// `None` if the database lacks the extension.
 fn check_ready() -> Option<Result<String, NotReady>> {
     let outbox = Outbox::locate()?;
+    companions::start_needed();
     if let Some(not_ready) = NotReady::of(outbox) {
         return Some(Err(not_ready));
     }

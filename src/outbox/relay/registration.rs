@@ -27,6 +27,7 @@ pub static RELAY: Registration = Registration {
     while_absent: "Its events wait in the outbox.",
     entry: "event_outbox_relay_main",
     after_any_change: PAUSE_CHANGED,
+    is_needed: None,
     reserved: |slot| metrics::of(slot).clear(),
     started: |slot| metrics::of(slot).show(State::Starting),
     ended: |slot| metrics::of(slot).end(),

@@ -4,8 +4,8 @@
 //! Runs in: the relay's main thread.
 //!
 //! The relay's session has only `pg_catalog` in its search path, and plans by index and ctid alone (see
-//! [`prepare_session`]); so operators need no schema, and no plan made for an empty table can turn on
-//! a full one.
+//! [`session::prepare`](crate::worker::session::prepare)); so operators need no schema, and no plan made for
+//! an empty table can turn on a full one.
 
 use event_outbox_policy::reading::floor::Horizon;
 use pgrx::prelude::*;

@@ -1,6 +1,6 @@
 //! Owns the SQL statements of a settlement. The work for each single event needs no SQL: see [`super::rows`].
 //!
-//! Runs in: the relay's main thread, in a session that [`prepare_session`](super::outbox::prepare_session)
+//! Runs in: the relay's main thread, in a session that [`session::prepare`](crate::worker::session::prepare)
 //! has prepared.
 
 use std::collections::{HashMap, HashSet};
