@@ -27,8 +27,8 @@ const AT_REST: Duration = Duration::from_secs(2);
 /// Time for a backlog of hundreds of megabytes on a busy machine.
 const DRAINED: Duration = Duration::from_secs(300);
 
-/// Time for some full sweeps.
-const GIVEN_BACK: Duration = Duration::from_secs(60);
+/// Time for some full sweeps on a busy machine.
+const GIVEN_BACK: Duration = Duration::from_secs(180);
 
 /// The private memory of a process, in bytes, without shared buffers.
 fn own_memory(pid: i32) -> Result<u64> {
