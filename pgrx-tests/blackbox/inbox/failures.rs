@@ -93,6 +93,23 @@ fn a_part_that_fails_is_charged_after_the_commit() -> Result<()> {
     Ok(())
 }
 
+/// The first event of a part builds on what is kept, so its note waits for the commit; others of the part were rolled back, too.
+#[test]
+fn a_part_with_several_lanes_is_charged_to_none_after_the_commit() -> Result<()> {
+    let mut db = subscription("key")?;
+    store(&mut db, &[(1, 3, "a"), (2, 3, "b")])?;
+    let mut session = db.connect()?;
+    session.batch_execute("BEGIN")?;
+    assert_eq!(receive(&mut session, 1)?, [1]);
+    store(&mut db, &[(3, 5, "c")])?;
+    session.batch_execute("SAVEPOINT a")?;
+    assert_eq!(receive(&mut session, 100)?, [2, 3]);
+    session.batch_execute("ROLLBACK TO a; COMMIT")?;
+    until_recorded(&mut db, 2)?;
+    assert_eq!(number(&mut db, "SELECT count(*) FROM inbox.retry")?, 0);
+    Ok(())
+}
+
 /// An event that was to wait for one of its key, and was passed with one that failed, still waits.
 #[test]
 fn what_was_parked_with_a_failure_is_not_lost() -> Result<()> {

@@ -35,6 +35,8 @@ pub struct Delivery {
     subtransaction: pg_sys::SubTransactionId,
     /// Its subtransaction was rolled back; the note waits.
     has_failed: bool,
+    /// How many events were rolled back with it, its own included.
+    failed_together: usize,
 }
 
 /// The row of an event that had waited. It lives until the transaction ends.
@@ -81,6 +83,7 @@ impl Delivery {
             given_back: Vec::new(),
             subtransaction: current_subtransaction(),
             has_failed: false,
+            failed_together: 0,
         }
     }
 
@@ -242,6 +245,7 @@ fn fail_part(all: &mut Vec<Delivery>, subtransaction: pg_sys::SubTransactionId) 
             Some(base) => {
                 let delivery = &mut all[at];
                 delivery.has_failed = true;
+                delivery.failed_together = total;
                 // If that part is rolled back, this note is forgotten.
                 delivery.subtransaction = base;
             }
@@ -275,10 +279,10 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
         let Ok(all) = all.try_borrow() else { return };
         match event {
             XACT_EVENT_ABORT => fail_all(&all),
-            XACT_EVENT_COMMIT => all
-                .iter()
-                .filter(|delivery| delivery.has_failed)
-                .for_each(|delivery| delivery.note(delivery.upto, blamed(delivery.positions.len(), 0))),
+            XACT_EVENT_COMMIT => all.iter().filter(|delivery| delivery.has_failed).for_each(|delivery| {
+                let own = delivery.positions.len();
+                delivery.note(delivery.upto, blamed(own, delivery.failed_together));
+            }),
             // Whether it commits is decided in another session, maybe after a restart. Until then it keeps its lanes.
             _ => {}
         }
