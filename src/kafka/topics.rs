@@ -24,8 +24,8 @@ pub struct FoundTopic {
     pub partitions: i32,
 }
 
-/// The topics that were looked up: those found, and the names of the others with the reason.
-pub type LookedUp = (Vec<FoundTopic>, Vec<(String, String)>);
+/// The topics that were looked up: those found, and the names of the others with the error.
+pub type LookedUp = (Vec<FoundTopic>, Vec<(String, Code)>);
 
 /// Looks up the topics of these names. `None` if Kafka does not answer within `timeout`.
 #[must_use]
@@ -56,9 +56,12 @@ pub fn matching<C: ClientContext>(
     Ok(wanted.map(str::to_owned).collect())
 }
 
+/// The same for a client of librdkafka.
+///
 /// # Safety
 /// The client must be alive.
-unsafe fn describe_by(
+#[must_use]
+pub unsafe fn describe_by(
     client: *mut rdsys::rd_kafka_t,
     names: &[String],
     timeout: Duration,
@@ -114,7 +117,7 @@ unsafe fn read(event: *mut rdsys::rd_kafka_event_t) -> Option<LookedUp> {
                     let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
                     found.push(FoundTopic { topic: name, id: id_of(topic), partitions });
                 }
-                code => missing.push((name, code.to_string())),
+                code => missing.push((name, code)),
             }
         }
     }

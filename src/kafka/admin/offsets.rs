@@ -65,7 +65,7 @@ impl Admin<'_> {
             .collect();
         listed.extend(missing.into_iter().map(|(topic, error)| ListedOffset {
             topic,
-            error: Some(error),
+            error: Some(error.to_string()),
             ..ListedOffset::default()
         }));
         Ok(listed)

@@ -95,7 +95,7 @@ fn require_partition(client: &Client, peek: &Peek, patience: &Patience<'_>) -> R
         Some(topic) => Err(unreadable(format!("The topic has {} partitions, from 0 on.", topic.partitions))),
         None => {
             let cause = missing.into_iter().next().map(|(_, cause)| cause);
-            Err(unreadable(cause.unwrap_or_else(|| "There is no such topic.".into())))
+            Err(unreadable(cause.map_or_else(|| "There is no such topic.".into(), |code| code.to_string())))
         }
     }
 }

@@ -234,6 +234,7 @@ impl<'a> Session<'a> {
             return false;
         };
         let generation = self.assignment.generation;
+        let missing = missing.into_iter().map(|(topic, code)| (topic, code.to_string())).collect();
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
         self.knows_topics = true;
         true

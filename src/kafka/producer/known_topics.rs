@@ -7,13 +7,13 @@
 //! Runs in: the Kafka thread.
 
 use std::collections::{HashMap, HashSet};
-use std::ffi::{CStr, CString};
-use std::ptr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::bindings as rdsys;
 use rdkafka::error::RDKafkaErrorCode as Code;
+
+use crate::kafka::topics;
 
 /// How long a topic is remembered as missing.
 const MISSING_FOR: Duration = Duration::from_secs(1);
@@ -124,59 +124,10 @@ unsafe fn missing_of(
     topics: &[&Arc<str>],
     timeout: Duration,
 ) -> Option<Vec<Arc<str>>> {
-    let names: Vec<CString> = topics.iter().filter_map(|topic| CString::new(&***topic).ok()).collect();
-    let mut pointers: Vec<_> = names.iter().map(|name| name.as_ptr()).collect();
-    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive. The names live through the call, which copies them. All objects created here are
-    // destroyed here. librdkafka destroys an event that arrives after the queue is gone.
-    unsafe {
-        let queue = rdsys::rd_kafka_queue_new(client);
-        let options = rdsys::rd_kafka_AdminOptions_new(
-            client,
-            rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
-        );
-        rdsys::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
-        let asked = rdsys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-        rdsys::rd_kafka_DescribeTopics(client, asked, options, queue);
-        let event = rdsys::rd_kafka_queue_poll(queue, millis);
-        let missing = if event.is_null() { None } else { missing_in(event, topics) };
-        if !event.is_null() {
-            rdsys::rd_kafka_event_destroy(event);
-        }
-        rdsys::rd_kafka_TopicCollection_destroy(asked);
-        rdsys::rd_kafka_AdminOptions_destroy(options);
-        rdsys::rd_kafka_queue_destroy(queue);
-        missing
-    }
-}
-
-/// Reads Kafka's answer.
-///
-/// # Safety
-/// The event must be alive.
-unsafe fn missing_in(event: *mut rdsys::rd_kafka_event_t, topics: &[&Arc<str>]) -> Option<Vec<Arc<str>>> {
-    let mut missing = HashSet::new();
-    // SAFETY: the event's data lives as long as the event, and is only read here.
-    unsafe {
-        let result = rdsys::rd_kafka_event_DescribeTopics_result(event);
-        if result.is_null() || Code::from(rdsys::rd_kafka_event_error(event)) != Code::NoError {
-            return None;
-        }
-        let mut count = 0;
-        let described = rdsys::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        for place in 0..count {
-            let topic = *described.add(place);
-            let error = rdsys::rd_kafka_TopicDescription_error(topic);
-            if Code::from(rdsys::rd_kafka_error_code(error)) == Code::UnknownTopicOrPartition {
-                missing.insert(CStr::from_ptr(rdsys::rd_kafka_TopicDescription_name(topic)).to_bytes());
-            }
-        }
-        Some(
-            topics
-                .iter()
-                .filter(|topic| missing.contains(topic.as_bytes()))
-                .map(|topic| (*topic).clone())
-                .collect(),
-        )
-    }
+    let names: Vec<String> = topics.iter().map(ToString::to_string).collect();
+    // SAFETY: as promised by the caller.
+    let (_, missing) = unsafe { topics::describe_by(client, &names, timeout) }?;
+    let is_missing = |(_, code): &&(String, Code)| *code == Code::UnknownTopicOrPartition;
+    let missing: HashSet<&str> = missing.iter().filter(is_missing).map(|(name, _)| &**name).collect();
+    Some(topics.iter().copied().filter(|topic| missing.contains(&***topic)).cloned().collect())
 }
