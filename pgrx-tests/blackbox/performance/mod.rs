@@ -1,4 +1,5 @@
-//! What a relay costs.
+//! What a relay costs, and a look at it.
 
 mod idle;
 mod memory;
+mod plans;
