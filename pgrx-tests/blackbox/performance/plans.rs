@@ -16,7 +16,8 @@ fn compiled(db: &mut TestDatabase) -> Result<Vec<(String, f64)>> {
         let (name, limit): (String, f64) = (view.get(0), view.get(1));
         let sql = format!("EXPLAIN SELECT * FROM {name}");
         let plan: String = db.client.query(&sql, &[])?[0].get(0);
-        let cost = plan.split_once("..").and_then(|(_, rest)| rest.split_once(' ')).map(|(cost, _)| cost.parse());
+        let cost =
+            plan.split_once("..").and_then(|(_, rest)| rest.split_once(' ')).map(|(cost, _)| cost.parse());
         let cost: f64 = cost.expect("a cost")?;
         if cost >= limit {
             found.push((name, cost));
