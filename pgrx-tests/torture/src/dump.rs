@@ -29,6 +29,13 @@ pub fn write(evidence: &Evidence, seed: u64, server_log: &str) -> Result<PathBuf
         writeln!(text, "{} {} {fault}", span.from, span.to)?;
     }
     fs::write(directory.join("faults"), &text)?;
+    text.clear();
+    if let Some(inbox) = &evidence.inbox {
+        inbox.receipts.iter().try_for_each(|receipt| writeln!(text, "{receipt:?}"))?;
+        inbox.burials.iter().try_for_each(|burial| writeln!(text, "{burial:?}"))?;
+        inbox.seeks.iter().try_for_each(|seek| writeln!(text, "{seek:?}"))?;
+    }
+    fs::write(directory.join("handled"), &text)?;
     fs::write(directory.join("postgres.log"), server_log)?;
     Ok(directory)
 }

@@ -79,6 +79,74 @@ pub struct Notice {
     pub offsets: (i64, i64),
 }
 
+/// An event that a receiver has handled, in a transaction that committed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its place in the order of all receipts.
+    pub place: i64,
+    /// The subscription, by number.
+    pub subscription: usize,
+    /// The topic, by number.
+    pub topic: usize,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// The id of the event.
+    pub event_id: Option<Uuid>,
+    /// The beginning of its key, and the key's length.
+    pub key: Option<(String, i32)>,
+}
+
+/// A dead letter of a subscription.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Burial {
+    /// The subscription, by number.
+    pub subscription: usize,
+    /// The topic, by number.
+    pub topic: usize,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: i64,
+    /// Why it died.
+    pub error: String,
+}
+
+/// A subscription went back to an offset: what was handled of it before counts no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Seek {
+    /// The place of the seek in the order of receipts.
+    pub place: i64,
+    /// The subscription, by number.
+    pub subscription: usize,
+    /// The topic, by number.
+    pub topic: usize,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub from_offset: i64,
+}
+
+/// What the receivers did.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    /// What was handled, in the order of places.
+    pub receipts: Vec<Receipt>,
+    /// The dead letters.
+    pub burials: Vec<Burial>,
+    /// The seeks.
+    pub seeks: Vec<Seek>,
+    /// Events that were left to be stored or received.
+    pub left: usize,
+}
+
+/// Whether receivers always fail at this event. The same rule is in the setup of the receivers.
+#[must_use]
+pub fn is_poison(event_id: Uuid) -> bool {
+    event_id.as_u128() & 0xfff < 4
+}
+
 /// A span of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Span {
@@ -118,6 +186,8 @@ pub struct Evidence {
     pub notices: Vec<Notice>,
     /// When the listener was disconnected.
     pub deaf: Vec<Span>,
+    /// What receivers did; `None` if there were none.
+    pub inbox: Option<Inbox>,
     /// The crashes of the server, each from before the fault until the server was up again.
     pub crashes: Vec<Span>,
     /// When each fault was active, and its name.

@@ -2,10 +2,10 @@
 //! with what Kafka holds.
 //!
 //! ```text
-//!   writers ──▶ PostgreSQL ──▶ relay ──▶ proxy ──▶ Kafka ──▶ evidence ──▶ checker ──▶ verdict
-//!      │            ▲            ▲         ▲         ▲          ▲
-//!      │            └────────────┴─ faults ┴─────────┘          │
-//!      └──────────────────── journal ───────────────────────────┘
+//!   writers ──▶ PostgreSQL ──▶ relay ──▶ proxy ──▶ Kafka ──────────────────────▶ evidence ──▶ checker ──▶ verdict
+//!      │            ▲            ▲         ▲       ▲ │                              ▲ ▲
+//!      │            └────────────┴─ faults ┴───────┘ └▶ inbox ──▶ receivers ────────┘ │
+//!      └───────────────────────────────── journal ────────────────────────────────────┘
 //! ```
 //!
 //! All randomness comes from the seed. Threads interleave differently in each run: a seed repeats what is done, but not
@@ -22,6 +22,7 @@ pub mod kafka;
 pub mod listener;
 pub mod random;
 pub mod reader;
+pub mod receivers;
 pub mod report;
 pub mod stage;
 pub mod topics;
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 pub use checker::{Verdict, Violation};
-use evidence::{Evidence, Span};
+use evidence::{Evidence, Inbox, Span};
 pub use faults::Fault;
 use faults::FaultSchedule;
 use journal::Journal;
@@ -63,6 +64,8 @@ pub struct Options {
     pub writers: usize,
     /// What they do.
     pub habits: Habits,
+    /// How many sessions receive, beside a handler. The mock cluster has none: it keeps few records.
+    pub receivers: usize,
     /// A mistake that the relay makes on purpose: see `src/failpoints.rs`.
     pub sabotage: Option<&'static str>,
     /// `event_outbox.sweep_interval`.
@@ -92,6 +95,7 @@ impl Options {
                 lost: if is_real { 5 } else { 0 },
                 rest: 50,
             },
+            receivers: if is_real { 4 } else { 0 },
             sabotage: None,
             sweep_interval: "1min",
             recovery: Duration::from_secs(120),
@@ -133,6 +137,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let journal = step("stopping the writers", || writers.stop())?;
     let left = step("waiting for the outbox to be empty", || stage.drain(options.patience))?;
     let heard = listener.stop()?;
+    let inbox = step("waiting for the receivers", || stage.end_receivers(options.patience))?;
     step("reading Kafka", || match reader {
         Some(reader) => {
             stage.archive.extend(reader.stop()?);
@@ -141,7 +146,7 @@ pub fn run(options: &Options) -> Result<Report> {
         None => read_topics(&mut stage),
     })?;
     let aside = (stage.status(), stage.cluster.log());
-    let (injections, evidence) = collect(stage, journal, heard, left)?;
+    let (injections, evidence) = collect(stage, journal, heard, (left, inbox))?;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
     let report = Report::new(options, verdict, &injections, &evidence, failure, &aside);
     if !report.is_clean() {
@@ -156,7 +161,7 @@ fn collect(
     mut stage: Stage,
     mut journal: Journal,
     heard: Heard,
-    left: usize,
+    (left, inbox): (usize, Option<Inbox>),
 ) -> Result<(Vec<Injection>, Evidence)> {
     let (committed, dead, settled) = read_database(&stage)?;
     let injections = std::mem::take(&mut stage.injections);
@@ -179,6 +184,7 @@ fn collect(
         settled,
         notices,
         deaf,
+        inbox,
         crashes,
         disturbed,
         lasted,

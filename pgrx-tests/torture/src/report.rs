@@ -78,6 +78,8 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
     .map(grouped);
     let [events, rolled_back, keys] = [verdict.committed, verdict.rolled_back, verdict.keys].map(grouped);
     let [records, duplicates] = [verdict.records, verdict.duplicates.values().sum()].map(grouped);
+    let [by_sessions, by_handlers] = verdict.handled.map(grouped);
+    let [buried, handled_keys, sought] = [verdict.buried, verdict.handled_keys, verdict.sought].map(grouped);
     let [dead, revived] = [verdict.dead, verdict.revived].map(grouped);
     let [heard, unheard_of] = [verdict.heard, verdict.unheard_of].map(grouped);
     vec![
@@ -99,6 +101,13 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
         ("records", format!("{records}, of which {duplicates} duplicates")),
         ("dead", format!("{dead} dead letters, {revived} sent again and published")),
         ("notifications", format!("{heard} events announced, {unheard_of} settled while nobody listened")),
+        (
+            "handled",
+            format!(
+                "{by_sessions} records by sessions, {by_handlers} events by handlers, {handled_keys} keys with several, \
+                 {buried} poisoned and dead, {sought} taken back by seeks"
+            ),
+        ),
     ]
 }
 

@@ -13,11 +13,12 @@ use postgres::Client;
 use super::Options;
 use super::clock;
 use super::dial::Dial;
-use super::evidence::{Seen, Span, WAL_WRITER_DELAY};
+use super::evidence::{Inbox, Seen, Span, WAL_WRITER_DELAY};
 use super::journal::Millis;
 use super::kafka::Kafka;
 use super::listener::Generations;
 use super::random::Random;
+use super::receivers::Receivers;
 use super::topics::{self, KEYS};
 use super::writers::{Pulse, Shared};
 use event_outbox_lab::{Cluster, KafkaCluster, run_as, wait};
@@ -83,6 +84,8 @@ pub struct Stage {
     pub random: Random,
     /// The writer that checks whether the relay works.
     pub pulse: Pulse,
+    /// The receivers, if there are any.
+    pub receivers: Option<Receivers>,
     recovery: Duration,
     oid: u32,
 }
@@ -100,6 +103,7 @@ impl Stage {
             .set("event_outbox.sweep_interval", options.sweep_interval)
             .set("max_prepared_transactions", 100)
             .set("max_connections", 100)
+            .set("max_worker_processes", 20)
             // Asynchronous commits stay in memory for long, so that crashes lose some.
             .set("wal_writer_delay", format!("{WAL_WRITER_DELAY}ms"))
             .start()?;
@@ -118,12 +122,16 @@ impl Stage {
             &[&&names[..topics::EXISTING], &(KEYS as i32)],
         )?;
         let shared = Arc::new(Shared::new(Dial::new(&cluster, DATABASE), options.habits));
+        let receivers = (options.receivers > 0)
+            .then(|| Receivers::start(options.receivers, options.seed, &cluster))
+            .transpose()?;
         Ok(Self {
             cluster,
             kafka,
             pulse: Pulse::new(options.seed, shared.clone()),
             generations: Arc::new(names.iter().map(|_| AtomicUsize::new(0)).collect()),
             shared,
+            receivers,
             created_late: HashSet::new(),
             archive: Vec::new(),
             from: clock::now(),
@@ -236,6 +244,13 @@ impl Stage {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// Waits until the receivers have handled everything, and stops them.
+    pub fn end_receivers(&mut self, patience: Duration) -> Result<Option<Inbox>> {
+        let Some(receivers) = self.receivers.take() else { return Ok(None) };
+        let left = receivers.drain(&self.cluster, patience)?;
+        receivers.stop(&self.cluster, left).map(Some)
     }
 
     /// Gets everything running again after a fault that failed half-way.

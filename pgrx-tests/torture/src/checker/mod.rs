@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod order;
+mod receipts;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,20 @@ pub enum Violation {
     Left,
     /// The server lost a transaction that it had reported as committed, or kept one that was rolled back.
     Contradicted,
+    /// A record of Kafka was neither handled by a receiver, nor is it a dead letter of the subscription.
+    Unhandled,
+    /// A record, or an event of a subscription that drops duplicates, was handled twice.
+    HandledTwice,
+    /// An event of a key was handled after a later one.
+    HandledDisordered,
+    /// What was handled, or died, is not what Kafka has there.
+    HandledAltered,
+    /// An event at which receivers always fail was handled, or is no dead letter, or more than one.
+    Unburied,
+    /// An event that receivers would have handled is a dead letter of the subscription.
+    WronglyBuried,
+    /// An event is still to be stored or received.
+    Unreceived,
 }
 
 /// The verdict and its figures.
@@ -67,6 +82,14 @@ pub struct Verdict {
     pub heard: usize,
     /// Events settled while nobody listened.
     pub unheard_of: usize,
+    /// Records that sessions, and events that handlers have handled.
+    pub handled: [usize; 2],
+    /// Rightful dead letters of the subscriptions.
+    pub buried: usize,
+    /// Keys with more than one event that was handled, of all subscriptions.
+    pub handled_keys: usize,
+    /// Receipts that a seek has made void.
+    pub sought: usize,
     /// What went wrong, and how often.
     pub violations: BTreeMap<Violation, usize>,
     /// The first cases of each violation.
@@ -93,6 +116,7 @@ impl Verdict {
         verdict.judge_order(evidence, &entries);
         verdict.judge_duplicates(evidence, &arrivals);
         verdict.judge_notices(evidence, &entries, &arrivals);
+        verdict.judge_receipts(evidence);
         for _ in 0..evidence.left {
             verdict.report(Violation::Left, || "a row of outbox.events".into());
         }

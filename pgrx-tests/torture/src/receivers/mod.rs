@@ -1,0 +1,213 @@
+//! The receivers: sessions that receive from a subscription in a database of their own, beside a handler of another one.
+
+mod rounds;
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, RwLock};
+use std::thread::{JoinHandle, spawn};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use postgres::Client;
+
+use super::dial::Dial;
+use super::evidence::{Burial, Inbox, Receipt, Seek};
+use super::random::Random;
+use super::topics::{self, VOLATILE};
+use event_outbox_lab::{Cluster, wait};
+
+/// The database that receives.
+pub const DATABASE: &str = "receiving";
+const SETUP: &str = include_str!("setup.sql");
+
+/// The subscriptions. Sessions receive from the first one, which has all that Kafka has; the handler from the second one, which
+/// drops duplicates.
+pub const SUBSCRIPTIONS: [&str; 2] = [SESSIONS, HANDLER];
+/// The subscription of the sessions.
+pub const SESSIONS: &str = "sessions";
+/// The subscription of the handler.
+pub const HANDLER: &str = "handler";
+
+/// Poison fails this often before it dies. No other event does, because receivers fail on purpose only at early attempts.
+const MAX_ATTEMPTS: i32 = 12;
+/// At later attempts, only faults make an event fail that is not poison.
+const CARELESS_ATTEMPTS: i32 = 3;
+
+const SUBSCRIBE: &str =
+    "SELECT inbox.subscribe($1, $2, 'earliest', max_attempts => $3, deduplicate => $4::text::interval)";
+const HANDLE: &str = "SELECT inbox.grant_subscription('torture_handler', $1), \
+                             inbox.handle($1, 'torture.handle(inbox.event)', workers => 2, batch => 40)";
+
+/// How long the first answer of Kafka to the new database may take.
+const SUBSCRIBED: Duration = Duration::from_secs(60);
+/// How long a receiver may take at the end to finish its prepared transaction.
+const LAST_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a receiver without a server waits before it tries again.
+const RECONNECT: Duration = Duration::from_millis(50);
+
+const SESSION: &str = "SET lock_timeout = '5s'; SET statement_timeout = '60s'; SET log_min_messages = fatal; \
+                       SET application_name = 'torture receiver'";
+
+/// What receivers and faults share.
+pub struct Sharing {
+    /// The address of the database.
+    pub dial: Dial,
+    /// A receiver holds it during a round; who has it alone knows that no session receives.
+    pub rounds: RwLock<()>,
+    /// Whether no receiver fails on purpose any more.
+    is_careful: AtomicBool,
+    /// Events that sessions have handled so far.
+    handled: AtomicUsize,
+    stop: AtomicBool,
+}
+
+/// The receivers at work.
+pub struct Receivers {
+    /// What they share with faults.
+    pub sharing: Arc<Sharing>,
+    threads: Vec<JoinHandle<Result<usize>>>,
+}
+
+/// One session after the other.
+struct Receiver {
+    number: usize,
+    rounds: usize,
+    random: Random,
+    sharing: Arc<Sharing>,
+    client: Option<Client>,
+    /// A prepared transaction that may not have ended: its name, and whether it shall commit.
+    limbo: Option<(String, bool)>,
+}
+
+impl Receivers {
+    /// Creates the database and its subscriptions, and starts `count` receivers.
+    pub fn start(count: usize, seed: u64, cluster: &Cluster) -> Result<Self> {
+        cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
+        let mut client = cluster.connect(DATABASE)?;
+        client.batch_execute(SETUP).context("setup.sql of the receivers")?;
+        let topics = &topics::names()[..VOLATILE];
+        for (name, deduplicate) in SUBSCRIPTIONS.iter().zip([None, Some("1 day")]) {
+            // Its relay, which asks Kafka, has just been started.
+            wait::until_ok("a subscription", SUBSCRIBED, || {
+                Ok(client.execute(SUBSCRIBE, &[name, &topics, &MAX_ATTEMPTS, &deduplicate]).ok())
+            })?;
+        }
+        client.execute(HANDLE, &[&HANDLER])?;
+        let sharing = Arc::new(Sharing {
+            dial: Dial::new(cluster, DATABASE),
+            rounds: RwLock::new(()),
+            is_careful: AtomicBool::new(false),
+            handled: AtomicUsize::new(0),
+            stop: AtomicBool::new(false),
+        });
+        let threads = (1..=count).map(|number| {
+            let receiver = Receiver::new(number, seed, sharing.clone());
+            spawn(move || receiver.work())
+        });
+        Ok(Self { threads: threads.collect(), sharing })
+    }
+
+    /// Waits until all that Kafka has is received, as long as there is progress. Returns how many events are left, by what the
+    /// inbox says.
+    pub fn drain(&self, cluster: &Cluster, patience: Duration) -> Result<usize> {
+        self.sharing.is_careful.store(true, Ordering::Relaxed);
+        let mut client = cluster.connect(DATABASE)?;
+        let mut before = (i64::MAX, 0);
+        loop {
+            let progress = wait::until_ok("receivers to handle something", patience, || {
+                let Some(left) = left(&mut client)? else { return Ok(None) };
+                let handled: i64 = client.query_one("SELECT count(*) FROM torture.handled", &[])?.get(0);
+                Ok((left == 0 || left < before.0 || handled > before.1).then_some((left, handled)))
+            });
+            match progress {
+                Ok((0, _)) => return Ok(0),
+                Ok(now) => before = now,
+                Err(_) if before.0 < i64::MAX => return Ok(usize::try_from(before.0)?),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Stops the receivers; returns what was handled and what died. The server must be up.
+    pub fn stop(self, cluster: &Cluster, left: usize) -> Result<Inbox> {
+        self.sharing.stop.store(true, Ordering::Relaxed);
+        let mut received = 0;
+        for thread in self.threads {
+            received += thread.join().map_err(|_| anyhow!("a receiver panicked"))??;
+        }
+        ensure!(received > 0, "the receivers have received nothing");
+        let mut client = cluster.connect(DATABASE)?;
+        Ok(Inbox {
+            receipts: receipts(&mut client)?,
+            burials: burials(&mut client)?,
+            seeks: seeks(&mut client)?,
+            left,
+        })
+    }
+}
+
+const LEFT: &str = "SELECT sum(l.to_store + l.to_receive)::int8 + (SELECT count(*) FROM inbox.retry), \
+                           count(*) FILTER (WHERE l.to_store IS NULL) FROM inbox.lag AS l";
+
+/// How many events are to be stored or received; `None` if Kafka does not answer.
+fn left(client: &mut Client) -> Result<Option<i64>> {
+    let row = client.query_one(LEFT, &[])?;
+    Ok(row.get::<_, Option<i64>>(0).filter(|_| row.get::<_, i64>(1) == 0))
+}
+
+const RECEIPTS: &str = "SELECT place, subscription, topic, partition, \"offset\", event_id, key_start, key_length \
+                          FROM torture.handled ORDER BY place";
+const BURIALS: &str = "SELECT s.name, d.topic, d.partition, d.\"offset\", d.last_error FROM inbox.dead_letters AS d \
+                         JOIN inbox.subscription AS s ON s.id = d.subscription_id";
+const SEEKS: &str = "SELECT place, subscription, topic, partition, from_offset FROM torture.seeks";
+
+fn receipts(client: &mut Client) -> Result<Vec<Receipt>> {
+    let rows = client.query(RECEIPTS, &[])?;
+    let receipt = |row: &postgres::Row| {
+        let key: Option<String> = row.get(6);
+        Receipt {
+            place: row.get(0),
+            subscription: subscription(row.get(1)),
+            topic: topic(row.get(2)),
+            partition: row.get(3),
+            offset: row.get(4),
+            event_id: row.get::<_, Option<&str>>(5).and_then(|id| id.parse().ok()),
+            key: key.map(|start| (start, row.get::<_, i32>(7))),
+        }
+    };
+    Ok(rows.iter().map(receipt).collect())
+}
+
+fn burials(client: &mut Client) -> Result<Vec<Burial>> {
+    let rows = client.query(BURIALS, &[])?;
+    let burial = |row: &postgres::Row| Burial {
+        subscription: subscription(row.get(0)),
+        topic: topic(row.get(1)),
+        partition: row.get(2),
+        offset: row.get(3),
+        error: row.get(4),
+    };
+    Ok(rows.iter().map(burial).collect())
+}
+
+fn seeks(client: &mut Client) -> Result<Vec<Seek>> {
+    let rows = client.query(SEEKS, &[])?;
+    let seek = |row: &postgres::Row| Seek {
+        place: row.get(0),
+        subscription: subscription(row.get(1)),
+        topic: topic(row.get(2)),
+        partition: row.get(3),
+        from_offset: row.get(4),
+    };
+    Ok(rows.iter().map(seek).collect())
+}
+
+/// A subscription's number; one too many if there is none of this name.
+fn subscription(name: &str) -> usize {
+    SUBSCRIPTIONS.iter().position(|known| *known == name).unwrap_or(SUBSCRIPTIONS.len())
+}
+
+/// A topic's number; one too many if there is none of this name.
+fn topic(name: &str) -> usize {
+    topics::names()[..VOLATILE].iter().position(|known| known == name).unwrap_or(VOLATILE)
+}
