@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::{Verdict, Violation};
-use crate::evidence::{Burial, Evidence, Inbox, Receipt, Seen, Seek, is_poison, key_digest};
+use crate::evidence::{Burial, Evidence, Inbox, Receipt, Seek, Seen, is_poison, key_digest};
 use crate::receivers::SUBSCRIPTIONS;
 use crate::topics::VOLATILE;
 
@@ -144,16 +144,19 @@ fn drops_duplicates(subscription: usize) -> bool {
 fn is_unaltered(receipt: &Receipt, record: &Seen) -> bool {
     let is_key = match &receipt.key {
         None => record.key == key_digest(None),
-        Some((start, length)) => {
-            usize::try_from(*length).is_ok_and(|length| record.key == key_digest(Some(whole(start, length).as_bytes())))
-        }
+        Some((start, length)) => usize::try_from(*length)
+            .is_ok_and(|length| record.key == key_digest(Some(whole(start, length).as_bytes()))),
     };
     receipt.event_id == record.event_id && is_key
 }
 
 /// The key that begins so: keys repeat their number.
 fn whole(start: &str, length: usize) -> String {
-    if length <= start.len() { start.into() } else { start.repeat(length.div_ceil(start.len().max(1)))[..length].into() }
+    if length <= start.len() {
+        start.into()
+    } else {
+        start.repeat(length.div_ceil(start.len().max(1)))[..length].into()
+    }
 }
 
 impl Receipt {

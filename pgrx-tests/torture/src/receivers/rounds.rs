@@ -1,7 +1,7 @@
 //! The rounds of a receiver: each way in which a session can receive, handle and fail.
 
-use std::sync::{Arc, PoisonError};
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::thread::sleep;
 
 use anyhow::Result;
@@ -157,7 +157,9 @@ impl Receiver {
 
     /// After an error, makes the connection usable again or drops it.
     fn clean_up(&mut self, done: Result<(), Error>) {
-        if done.is_err() && !self.client.as_mut().is_some_and(|client| client.batch_execute("ROLLBACK").is_ok()) {
+        if done.is_err()
+            && !self.client.as_mut().is_some_and(|client| client.batch_execute("ROLLBACK").is_ok())
+        {
             self.client = None;
         }
     }
@@ -328,7 +330,8 @@ impl Receiver {
         let ids: Vec<Option<&str>> = column.clone().map(|event| event.event_id.as_deref()).collect();
         let keys: Vec<Option<&str>> =
             column.clone().map(|event| event.key.as_ref().map(|(start, _)| &**start)).collect();
-        let lengths: Vec<Option<i32>> = column.map(|event| event.key.as_ref().map(|(_, length)| *length)).collect();
+        let lengths: Vec<Option<i32>> =
+            column.map(|event| event.key.as_ref().map(|(_, length)| *length)).collect();
         client.execute(KEEP, &[&SESSIONS, &topics, &partitions, &offsets, &ids, &keys, &lengths])?;
         Ok(())
     }
