@@ -39,7 +39,8 @@ extension_sql_file!("../sql/outbox/events.sql", name = "events", requires = ["fu
 extension_sql_file!("../sql/outbox/triggers.sql", name = "triggers", requires = ["events"]);
 extension_sql_file!("../sql/outbox/topic_grants.sql", name = "topic_grants", requires = ["triggers"]);
 extension_sql_file!("../sql/outbox/emit.sql", name = "emit", requires = ["topic_grants"]);
-extension_sql_file!("../sql/outbox/dead_letters.sql", name = "dead_letters", requires = ["emit"]);
+extension_sql_file!("../sql/outbox/capture.sql", name = "capture", requires = ["emit"]);
+extension_sql_file!("../sql/outbox/dead_letters.sql", name = "dead_letters", requires = ["capture"]);
 extension_sql_file!("../sql/outbox/intake.sql", name = "intake", requires = ["dead_letters"]);
 extension_sql_file!("../sql/outbox/views.sql", name = "views", requires = ["intake"]);
 extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["views"]);
@@ -70,7 +71,7 @@ extension_sql_file!("../sql/inbox/peek.sql", name = "inbox_peek", requires = ["i
 extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_peek"], finalize);
 
 /// The observers of utility commands, in the order in which they are called.
-static OBSERVERS: [&dyn Observer; 1] = [&worker::lifecycle::OBSERVER];
+static OBSERVERS: [&dyn Observer; 2] = [&worker::lifecycle::OBSERVER, &outbox::capture::rename::OBSERVER];
 
 /// The kinds of workers. The last one is only in builds for tests.
 static WORKERS: &[&Registration] = &[

@@ -14,7 +14,7 @@ DECLARE
         'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'inbox.channel(text)',
         'inbox.consumer_status(oid)',
         'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
-        'outbox.log_missing_copy(uuid, text, text, text)',
+        'outbox.log_missing_copy(uuid, text, text, text)', 'outbox.capture_definition(bytea)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',
         'outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint)',
         'outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text)',

@@ -6,6 +6,7 @@
 //! Runs in: client backends and relays.
 
 pub mod admin;
+pub mod capture;
 pub mod emit;
 pub mod missing_copies;
 pub mod published;

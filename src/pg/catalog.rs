@@ -95,6 +95,27 @@ fn is_ours(relation: pg_sys::Oid) -> bool {
     is_member
 }
 
+/// Whether a user owns a relation, or has the rights of its owner. An ERROR if there is no such relation. In a transaction.
+#[must_use]
+pub fn owns(user: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
+    // SAFETY: in a transaction; looks into the catalogs.
+    unsafe {
+        #[cfg(feature = "pg15")]
+        return pg_sys::pg_class_ownercheck(relation, user);
+        #[cfg(not(feature = "pg15"))]
+        return pg_sys::object_ownercheck(pg_sys::RelationRelationId, relation, user);
+    }
+}
+
+/// Whether a relation belongs to any extension. In a transaction.
+#[must_use]
+pub fn is_of_extension(relation: pg_sys::Oid) -> bool {
+    // SAFETY: a lookup in a catalog that returns InvalidOid if it finds nothing.
+    unsafe {
+        pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) != pg_sys::InvalidOid
+    }
+}
+
 /// The names and descriptions of a table's columns, including dropped ones, in the order of their positions.
 ///
 /// # Safety

@@ -109,6 +109,18 @@ impl Arguments {
         self.datum(at).map(|value| unsafe { varlena::text(value) })
     }
 
+    /// A `boolean` argument.
+    #[must_use]
+    pub fn boolean(&self, at: usize) -> Option<bool> {
+        self.get(at)
+    }
+
+    /// An argument that is a list of texts.
+    #[must_use]
+    pub fn texts(&self, at: usize) -> Option<Vec<Option<String>>> {
+        self.get(at)
+    }
+
     /// An `oid` argument.
     #[must_use]
     pub fn oid(&self, at: usize) -> Option<pg_sys::Oid> {

@@ -105,6 +105,15 @@ pub fn connected<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
+/// Runs commands that are put together at run time, within [`connected`].
+pub fn run(commands: &CStr) {
+    // SAFETY: a C string.
+    let code = unsafe { pg_sys::SPI_execute(commands.as_ptr(), false, 0) };
+    if code < 0 {
+        error!("could not execute \"{}\": SPI error {code}", commands.to_string_lossy());
+    }
+}
+
 /// Commits the transaction, in a procedure that may do so, and begins the next one.
 pub fn commit() {
     // SAFETY: connect and finish are paired; Postgres raises an ERROR if the transaction cannot be committed here.

@@ -34,6 +34,28 @@ impl Owner {
         Self(relation.class().relowner)
     }
 
+    /// The owner's role.
+    #[must_use]
+    pub fn role(self) -> pg_sys::Oid {
+        self.0
+    }
+
+    /// The role that created the cluster, which owns the catalogs.
+    #[must_use]
+    pub fn of_catalogs() -> Self {
+        Self(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID))
+    }
+
+    /// The owner of an open relation.
+    ///
+    /// # Safety
+    /// The relation is open.
+    #[must_use]
+    pub unsafe fn of_raw(relation: pg_sys::Relation) -> Self {
+        // SAFETY: as promised by the caller.
+        Self(unsafe { (*(*relation).rd_rel).relowner })
+    }
+
     /// Whether `user` has all rights of the owner, as superusers have.
     #[must_use]
     pub fn is_matched_by(self, user: pg_sys::Oid) -> bool {

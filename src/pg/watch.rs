@@ -49,6 +49,23 @@ impl Watch {
 
 static WATCHES: OnceLock<&'static [&'static Watch]> = OnceLock::new();
 
+/// How many counts all relations share.
+const COUNTS: usize = 64;
+
+/// How many changes this process has received, by relation. Several share a count: a count that grew for another
+/// relation only makes something be read again.
+static CHANGES: [AtomicU64; COUNTS] = [const { AtomicU64::new(0) }; COUNTS];
+
+/// How many changes of any kind this process has received of a relation. Data read at a lower number must be read again.
+#[must_use]
+pub fn changes_of(relation: pg_sys::Oid) -> u64 {
+    count_of(relation.to_u32()).load(Ordering::Relaxed)
+}
+
+fn count_of(relation: u32) -> &'static AtomicU64 {
+    &CHANGES[relation as usize % COUNTS]
+}
+
 /// Registers all watches, in the postmaster; every backend inherits them.
 pub fn init(watches: &'static [&'static Watch]) {
     if WATCHES.set(watches).is_err() {
@@ -82,4 +99,11 @@ unsafe extern "C-unwind" fn relation_changed(_argument: pg_sys::Datum, relation:
     watches()
         .filter(|watch| relation == 0 || relation == watch.table.load(Ordering::Relaxed))
         .for_each(Watch::count_change);
+    let grow = |count: &AtomicU64| {
+        count.fetch_add(1, Ordering::Relaxed);
+    };
+    match relation {
+        0 => CHANGES.iter().for_each(grow),
+        relation => grow(count_of(relation)),
+    }
 }

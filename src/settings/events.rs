@@ -9,7 +9,7 @@ use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
 use pgrx::{GucFlags, GucRegistry, GucSetting};
 
-use super::{CONTEXT, Guc, millis, size};
+use super::{CONTEXT, Guc, millis, size, text};
 
 // Just below Kafka's default limit for a record batch (1048588), so that every accepted event can be sent.
 static MAX_EVENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
@@ -21,6 +21,11 @@ static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CStr
 static GRACE_PERIOD: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static RETRY_BACKOFF: GucSetting<i32> = GucSetting::<i32>::new(1_000);
 static RETRY_BACKOFF_MAX: GucSetting<i32> = GucSetting::<i32>::new(300_000);
+
+// What events of a resource are named after: the namespace, and what changes.
+static TOPIC_TEMPLATE: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"io.{namespace}.{resource}.resource"));
+static NAMESPACE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 
 const DAY_MILLIS: i32 = 86_400_000;
 
@@ -71,6 +76,22 @@ pub(super) fn init() {
     .integer(&RETRY_BACKOFF_MAX, 1..=DAY_MILLIS, GucFlags::UNIT_MS);
 }
 
+/// Defines the settings of captures.
+pub(super) fn init_captures() {
+    Guc::new(
+        c"event_outbox.topic_template",
+        c"Topic of a captured table for which outbox.capture() is given none.",
+        c"{namespace}, {database}, {schema} and {resource}, the table's name, are replaced.",
+    )
+    .text(&TOPIC_TEMPLATE);
+    Guc::new(
+        c"event_outbox.namespace",
+        c"What {namespace} stands for in the topics of captured tables.",
+        c"If empty, the name of the database.",
+    )
+    .text(&NAMESPACE);
+}
+
 /// Check hook: the value is empty or a name that Kafka accepts.
 unsafe extern "C-unwind" fn check_topic(
     value: *mut *mut c_char,
@@ -85,6 +106,16 @@ unsafe extern "C-unwind" fn check_topic(
 /// The maximum size of an event, in bytes.
 pub fn max_event_bytes() -> usize {
     size(&MAX_EVENT_BYTES)
+}
+
+/// The template of the topics of captured tables.
+pub fn topic_template() -> String {
+    text(&TOPIC_TEMPLATE)
+}
+
+/// The namespace in the topics of captured tables; empty for the database's name.
+pub fn namespace() -> String {
+    text(&NAMESPACE)
 }
 
 /// The number of refusals after which an event is dead.

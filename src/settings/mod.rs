@@ -31,6 +31,7 @@ pub fn init() {
     relay::init();
     consumer::init();
     events::init();
+    events::init_captures();
     workers::init();
 }
 

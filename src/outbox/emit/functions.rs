@@ -98,15 +98,20 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         // A tombstone has no content, and so no content type.
         new.payload.and(new.content_type.into_datum()),
     ];
-    if !events.append(&values) {
+    insert(&events, &values);
+    event_id.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
+}
+
+/// Inserts an event that is checked.
+pub fn insert(events: &Table, values: &append::Values) {
+    if !events.append(values) {
         // The table's triggers do the same, but need not fire in this session.
         triggers::announce();
-        let _owner = UserContext::switch_to(owner);
+        let _owner = UserContext::switch_to(events.owner());
         spi::connected(|| {
-            INSERT.execute(&values, Access::Write, 0);
+            INSERT.execute(values, Access::Write, 0);
         });
     }
-    event_id.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
 }
 
 /// A jsonb argument as JSON text. An ERROR, before the text is produced, if it would certainly be too large.

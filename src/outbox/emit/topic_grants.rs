@@ -60,7 +60,11 @@ fn topic_grants_changed(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// Raises an error unless the current user may emit to this topic. `owner` is the owner of the events.
 pub fn check(topic: &str, owner: Owner) {
-    let user = backend::user();
+    check_of(backend::user(), topic, owner);
+}
+
+/// Raises an error unless this user may emit to this topic. `owner` is the owner of the events.
+pub fn check_of(user: pg_sys::Oid, topic: &str, owner: Owner) {
     if !may_emit(user, topic, owner) {
         refuse(user, topic);
     }

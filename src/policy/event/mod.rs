@@ -1,5 +1,6 @@
 //! Events: their parts, their validation, and their form as Kafka records.
 
+pub mod capture;
 pub mod draft;
 pub mod envelope;
 pub mod event_batch;

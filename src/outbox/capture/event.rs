@@ -1,0 +1,169 @@
+//! Owns the events of captures: their key, their payload, their size.
+//!
+//! Runs in: client backends, and workers that write to captured tables.
+
+use event_outbox_policy::event::capture::change::Action;
+use event_outbox_policy::event::capture::definition::Style;
+use event_outbox_policy::event::draft::JSON;
+use pgrx::prelude::*;
+
+use super::cache::Capture;
+use super::row::{Row, Weight};
+use crate::outbox::emit::append::Values;
+use crate::pg::compat;
+use crate::pg::function::new_uuid;
+use crate::pg::json_text::JsonText;
+use crate::pg::varlena;
+use crate::settings::events;
+
+/// The end of an event that would be too large with what its style promises.
+const OMITTED: &str = ",\"omitted\":\"too_large\"}";
+
+/// A change of one row, or of all.
+pub struct Change<'a> {
+    /// The capture.
+    pub capture: &'a Capture,
+    /// What happened.
+    pub action: Action,
+    /// The row before.
+    pub old: Option<Row>,
+    /// The row after.
+    pub new: Option<Row>,
+}
+
+impl Change<'_> {
+    /// The event's values, in memory of the current context.
+    #[must_use]
+    pub fn to_values(&self) -> Values {
+        let event_type = self.capture.event_type(self.action);
+        let rest = event_type.len() + JSON.len();
+        let (key, payload) = self.contents(events::max_event_bytes().saturating_sub(rest));
+        [
+            new_uuid().into_datum(),
+            Some(pg_sys::Datum::from(compat::pg_timestamp(crate::pg::now()))),
+            self.capture.definition.topic.as_str().into_datum(),
+            None,
+            key,
+            Some(payload),
+            None,
+            event_type.into_datum(),
+            JSON.into_datum(),
+        ]
+    }
+
+    /// Key and payload, which fit into the limit: the whole change if it does, or only the key. An application's write never
+    /// fails because its row is large.
+    fn contents(&self, limit: usize) -> (Option<pg_sys::Datum>, pg_sys::Datum) {
+        let fits = |key: Option<pg_sys::Datum>, payload: &JsonText| {
+            // SAFETY: a value that was just made.
+            payload.bytes() + key.map_or(0, |key| unsafe { varlena::length(key) }) <= limit
+        };
+        if self.weight(true).may_fit(limit) {
+            let (key, payload) = (self.key(), self.payload());
+            if fits(key, &payload) {
+                return (key, payload.into_datum());
+            }
+        }
+        if self.weight(false).may_fit(limit) {
+            let (key, mut payload) = (self.key(), self.begun());
+            payload.push(OMITTED);
+            if fits(key, &payload) {
+                return (key, payload.into_datum());
+            }
+        }
+        let mut payload = JsonText::new();
+        payload.push("{\"key\":null");
+        payload.push(OMITTED);
+        (None, payload.into_datum())
+    }
+
+    fn weight(&self, whole: bool) -> Weight {
+        let mut weight = Weight::default();
+        let key = &self.capture.key;
+        if let Some(row) = self.subject() {
+            // In the payload, and as the key.
+            weight.add(&row, key.iter().chain(key));
+        }
+        if !whole {
+            return weight;
+        }
+        match self.capture.definition.style {
+            Style::Notification => {}
+            Style::Delta => {
+                if let Some(row) = &self.new {
+                    weight.add(row, self.changed());
+                }
+            }
+            Style::Fat => {
+                for row in self.old.iter().chain(&self.new) {
+                    weight.add(row, self.capture.columns.iter());
+                }
+            }
+        }
+        weight
+    }
+
+    /// The row that the event is about.
+    fn subject(&self) -> Option<Row> {
+        if self.action.is_of_old_row() { self.old } else { self.new }
+    }
+
+    /// The columns whose values are new.
+    fn changed(&self) -> impl Iterator<Item = &super::row::Column> {
+        self.capture.columns.iter().filter(|column| match (&self.old, &self.new) {
+            (Some(old), Some(new)) => !old.is_same(new, column),
+            _ => true,
+        })
+    }
+
+    /// The key of the record: the only column's value as text, or several as a JSON object.
+    fn key(&self) -> Option<pg_sys::Datum> {
+        let row = self.subject()?;
+        if let [column] = self.capture.key.as_slice() {
+            let value = row.value(column)?;
+            // SAFETY: a value of the column; the text is a C string.
+            return unsafe {
+                let text = column.encoder().text(value);
+                Some(pg_sys::Datum::from(pg_sys::cstring_to_text(text)))
+            };
+        }
+        let mut key = JsonText::new();
+        row.put(self.capture.key.iter(), &mut key);
+        Some(key.into_datum())
+    }
+
+    /// The payload up to the key, without its end.
+    fn begun(&self) -> JsonText {
+        let mut text = JsonText::new();
+        text.push("{\"key\":");
+        match self.subject() {
+            None => text.push("null"),
+            Some(row) => row.put(self.capture.key.iter(), &mut text),
+        }
+        text
+    }
+
+    fn payload(&self) -> JsonText {
+        let mut text = self.begun();
+        match (self.capture.definition.style, self.action) {
+            (Style::Notification, _) | (Style::Delta, Action::Deleted) | (_, Action::Truncated) => {}
+            (Style::Delta, _) => {
+                if let Some(new) = &self.new {
+                    text.push(",\"changed\":");
+                    new.put(self.changed(), &mut text);
+                }
+            }
+            (Style::Fat, _) => {
+                for (member, row) in [(",\"old\":", &self.old), (",\"new\":", &self.new)] {
+                    text.push(member);
+                    match row {
+                        None => text.push("null"),
+                        Some(row) => row.put(self.capture.columns.iter(), &mut text),
+                    }
+                }
+            }
+        }
+        text.push("}");
+        text
+    }
+}

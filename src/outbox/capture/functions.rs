@@ -1,0 +1,241 @@
+//! Owns `outbox.capture()` and `outbox.uncapture()`, which make and drop the triggers of captured tables.
+//!
+//! They act as their caller, who must own the table: the condition of a capture is parsed, and its triggers are made, with
+//! the caller's rights and search path, as by `CREATE TRIGGER`.
+//!
+//! Runs in: client backends.
+
+use std::ffi::{CStr, CString};
+
+use event_outbox_policy::event::capture::definition::{Definition, Mode, Operation};
+use pgrx::prelude::*;
+
+use super::request::Request;
+use super::trigger::outbox_capture_changes;
+use crate::outbox::emit::topic_grants;
+use crate::outbox::table::EVENTS;
+use crate::pg::function::{Arguments, sql_function};
+use crate::pg::relation::OpenRelation;
+use crate::pg::user_context::Owner;
+use crate::pg::user_error::UserError;
+use crate::pg::{backend, catalog, spi, trigger, varlena};
+
+sql_function!(outbox_capture, pg_finfo_outbox_capture, capture);
+sql_function!(outbox_uncapture, pg_finfo_outbox_uncapture, uncapture);
+sql_function!(outbox_capture_definition, pg_finfo_outbox_capture_definition, capture_definition);
+
+/// The lock that CREATE TRIGGER takes.
+const LOCK: pg_sys::LOCKMODE = pg_sys::ShareRowExclusiveLock as pg_sys::LOCKMODE;
+
+/// The trigger for each row.
+const ROW_TRIGGER: &str = "outbox_capture";
+
+fn capture(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let Some(table) = arguments.oid(0) else { no_table() };
+    let opened = open(table);
+    require_capturable(&opened);
+    let request = Request::read(arguments, &opened);
+    require_mode(&opened, &request.definition);
+    let events = Owner::of(EVENTS);
+    topic_grants::check_of(Owner::of_open(&opened).role(), &request.definition.topic, events);
+    let drops = drops(&opened);
+    let creations = creations(&opened, &request);
+    drop(opened);
+    spi::connected(|| {
+        drops.iter().for_each(|command| spi::run(command));
+        creations.iter().for_each(|command| spi::run(command));
+    });
+    require_only_ours(&open(table), &request);
+    request.definition.topic.into_datum()
+}
+
+fn uncapture(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let Some(table) = arguments.oid(0) else { no_table() };
+    let opened = open(table);
+    let drops = drops(&opened);
+    drop(opened);
+    spi::connected(|| drops.iter().for_each(|command| spi::run(command)));
+    (!drops.is_empty()).into_datum()
+}
+
+/// The definition in the arguments of a trigger, if they are one.
+fn capture_definition(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let text = arguments.bytes(0)?.strip_suffix(b"\0")?;
+    Definition::parse(std::str::from_utf8(text).ok()?)?;
+    // json has the storage format of bytea.
+    Some(varlena::filled(text.len(), |bytes| bytes.copy_from_slice(text)))
+}
+
+/// Opens and locks a table that the current user owns.
+fn open(table: pg_sys::Oid) -> OpenRelation {
+    if !catalog::owns(backend::user(), table) {
+        // SAFETY: the relation exists, and so its name, or it is shown by number.
+        let name = unsafe {
+            let name = pg_sys::get_rel_name(table);
+            if name.is_null() { table.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+        };
+        UserError {
+            code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            message: format!("must be owner of table {name}"),
+            detail: "What is captured of a table is decided by its owner.".into(),
+            hint: "Call the function as the owner of the table.".into(),
+        }
+        .raise();
+    }
+    OpenRelation::open(table, LOCK)
+}
+
+fn require_capturable(table: &OpenRelation) {
+    let (class, oid) = (table.class(), table.data().rd_id);
+    let kind = class.relkind as u8;
+    if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
+        refuse("only tables can be captured", "The relation is a view, a foreign table or the like.", "Capture the tables behind it.");
+    }
+    if catalog::is_of_extension(oid) {
+        refuse(
+            "a table of an extension cannot be captured",
+            "Events of the outbox's own tables would make further events.",
+            "Capture tables of the application.",
+        );
+    }
+    if ours(table).any(|trigger| trigger.tgisclone) {
+        refuse(
+            "the partition is captured with the table that it is a partition of",
+            "Each change would become two events.",
+            "Capture either the whole table, or single partitions of it.",
+        );
+    }
+    if kind == pg_sys::RELKIND_RELATION && class.relhassubclass {
+        notice!("rows of tables that inherit from \"{}\" are not captured with it", name_of(class));
+    }
+}
+
+fn name_of(class: &pg_sys::FormData_pg_class) -> String {
+    // SAFETY: the name of a relation is NUL-terminated.
+    unsafe { CStr::from_ptr(class.relname.data.as_ptr()) }.to_string_lossy().into_owned()
+}
+
+/// Statement triggers fire for the table that a statement names, and so miss what is written to partitions directly.
+fn require_mode(table: &OpenRelation, definition: &Definition) {
+    let class = table.class();
+    let is_divided = class.relkind as u8 == pg_sys::RELKIND_PARTITIONED_TABLE || class.relispartition;
+    if definition.mode == Mode::Statement && (is_divided || class.relhassubclass) {
+        refuse(
+            "partitions and tables with children cannot be captured by statement",
+            "A trigger for statements misses what a statement writes through another table.",
+            "Pass mode => 'row'.",
+        );
+    }
+}
+
+fn refuse(message: &str, detail: &str, hint: &str) -> ! {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        message: message.into(),
+        detail: detail.into(),
+        hint: hint.into(),
+    }
+    .raise()
+}
+
+fn no_table() -> ! {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+        message: "the table must not be null".into(),
+        detail: "A capture belongs to one table.".into(),
+        hint: "For example: outbox.capture('orders', 'fat').".into(),
+    }
+    .raise()
+}
+
+/// The triggers of a table that capture it.
+pub fn ours(table: &OpenRelation) -> impl Iterator<Item = &pg_sys::Trigger> {
+    trigger::calling(table, outbox_capture_changes)
+}
+
+fn command(text: String) -> CString {
+    // Names and texts of Postgres contain no NUL.
+    CString::new(text).unwrap_or_default()
+}
+
+/// A name as it is written in SQL.
+fn identifier(name: &CStr) -> String {
+    // SAFETY: a C string; so is the result.
+    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
+}
+
+fn qualified(table: &OpenRelation) -> String {
+    let class = table.class();
+    // SAFETY: the names of a relation and its schema are C strings.
+    let (schema, name) = unsafe {
+        let schema = pg_sys::get_namespace_name(class.relnamespace);
+        (CStr::from_ptr(schema), CStr::from_ptr(class.relname.data.as_ptr()))
+    };
+    format!("{}.{}", identifier(schema), identifier(name))
+}
+
+/// The commands that drop the triggers of a capture.
+fn drops(table: &OpenRelation) -> Vec<CString> {
+    let name = qualified(table);
+    let own = ours(table).filter(|trigger| !trigger.tgisclone);
+    own.map(|trigger| {
+        // SAFETY: the name of a trigger is a C string.
+        let trigger = identifier(unsafe { CStr::from_ptr(trigger.tgname) });
+        command(format!("DROP TRIGGER {trigger} ON {name}"))
+    })
+    .collect()
+}
+
+/// The triggers of a capture: their names, what they fire for, and for which rows.
+fn triggers(request: &Request) -> Vec<(String, String)> {
+    let definition = &request.definition;
+    let wants = |operation| definition.operations.contains(&operation);
+    let mut all = Vec::new();
+    let of_rows: Vec<_> = [Operation::Insert, Operation::Update, Operation::Delete]
+        .into_iter()
+        .filter(|operation| wants(*operation))
+        .collect();
+    if definition.mode == Mode::Row && !of_rows.is_empty() {
+        let events: Vec<_> = of_rows.iter().map(|operation| operation.word()).collect();
+        let when = request.when.as_ref().map_or_else(String::new, |when| format!(" WHEN ({when})"));
+        all.push((ROW_TRIGGER.to_owned(), format!("{} ON TABLE FOR EACH ROW{when}", events.join(" OR "))));
+    }
+    if wants(Operation::Truncate) {
+        all.push((format!("{ROW_TRIGGER}_truncate"), "truncate ON TABLE FOR EACH STATEMENT".into()));
+    }
+    all
+}
+
+fn creations(table: &OpenRelation, request: &Request) -> Vec<CString> {
+    let name = qualified(table);
+    let text = command(request.definition.to_text());
+    // SAFETY: a C string; so is the result.
+    let argument = unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(text.as_ptr())) }.to_string_lossy();
+    let mut commands = Vec::new();
+    for (trigger, event) in triggers(request) {
+        let event = event.replacen(" ON TABLE ", &format!(" ON {name} "), 1);
+        commands.push(command(format!(
+            "CREATE TRIGGER {trigger} AFTER {event} EXECUTE FUNCTION outbox.capture_changes({argument})"
+        )));
+        if request.replicated {
+            commands.push(command(format!("ALTER TABLE {name} ENABLE ALWAYS TRIGGER {trigger}")));
+        }
+    }
+    commands
+}
+
+/// The condition is text of the caller's, put into a command: nothing but the triggers must have come of it.
+fn require_only_ours(table: &OpenRelation, request: &Request) {
+    let expected = triggers(request);
+    let text = request.definition.to_text();
+    let made = ours(table).filter(|trigger| super::cache::argument(trigger) == text).count();
+    if made != expected.len() || ours(table).count() != made {
+        UserError {
+            code: PgSqlErrorCode::ERRCODE_SYNTAX_ERROR,
+            message: "the condition of the capture is not an expression".into(),
+            detail: "It ends the command that it is a part of.".into(),
+            hint: "Pass a boolean expression of NEW and OLD, such as 'NEW.total > 100'.".into(),
+        }
+        .raise();
+    }
+}
