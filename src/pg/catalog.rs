@@ -111,9 +111,7 @@ pub fn owns(user: pg_sys::Oid, relation: pg_sys::Oid) -> bool {
 #[must_use]
 pub fn is_of_extension(relation: pg_sys::Oid) -> bool {
     // SAFETY: a lookup in a catalog that returns InvalidOid if it finds nothing.
-    unsafe {
-        pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) != pg_sys::InvalidOid
-    }
+    unsafe { pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) != pg_sys::InvalidOid }
 }
 
 /// The names and descriptions of a table's columns, including dropped ones, in the order of their positions.

@@ -12,7 +12,8 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 26] = [
+const INTERNAL: [&str; 27] = [
+    "capture_definition",
     "relay_status",
     "ask_kafka",
     "topics_in_use",

@@ -1,6 +1,7 @@
 //! Helpers that tests share: databases, servers, brokers, events, roles, and views of a relay.
 
 pub mod broker;
+pub mod captures;
 pub mod database;
 pub mod dead_letters;
 pub mod dump;

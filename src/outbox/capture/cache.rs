@@ -137,8 +137,7 @@ fn read(relation: pg_sys::Relation, trigger: &pg_sys::Trigger, source: Source) -
         pg_sys::MemoryContextSetParent(memory, pg_sys::CacheMemoryContext);
         found
     };
-    let depends_on_session =
-        key.iter().chain(&columns).any(|column| column.encoder().depends_on_session());
+    let depends_on_session = key.iter().chain(&columns).any(|column| column.encoder().depends_on_session());
     Capture {
         definition,
         key,

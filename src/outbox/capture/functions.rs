@@ -72,7 +72,11 @@ fn open(table: pg_sys::Oid) -> OpenRelation {
         // SAFETY: the relation exists, and so its name, or it is shown by number.
         let name = unsafe {
             let name = pg_sys::get_rel_name(table);
-            if name.is_null() { table.to_u32().to_string() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+            if name.is_null() {
+                table.to_u32().to_string()
+            } else {
+                CStr::from_ptr(name).to_string_lossy().into_owned()
+            }
         };
         UserError {
             code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -89,7 +93,11 @@ fn require_capturable(table: &OpenRelation) {
     let (class, oid) = (table.class(), table.data().rd_id);
     let kind = class.relkind as u8;
     if kind != pg_sys::RELKIND_RELATION && kind != pg_sys::RELKIND_PARTITIONED_TABLE {
-        refuse("only tables can be captured", "The relation is a view, a foreign table or the like.", "Capture the tables behind it.");
+        refuse(
+            "only tables can be captured",
+            "The relation is a view, a foreign table or the like.",
+            "Capture the tables behind it.",
+        );
     }
     if catalog::is_of_extension(oid) {
         refuse(

@@ -59,7 +59,11 @@ impl Observer for Renames {
                 None,
                 std::ptr::null_mut(),
             );
-            (table, CStr::from_ptr(rename.subname).to_str().ok()?, CStr::from_ptr(rename.newname).to_str().ok()?)
+            (
+                table,
+                CStr::from_ptr(rename.subname).to_str().ok()?,
+                CStr::from_ptr(rename.newname).to_str().ok()?,
+            )
         };
         let extension = catalog::extension();
         // Otherwise the command fails.

@@ -181,12 +181,16 @@ impl Names {
         let mut values = self.values().to_vec();
         values.push(("action", "{action}"));
         match template::expand(template, &values) {
-            Ok(expanded) if !expanded.is_empty() && template::expand(&expanded, &[("action", "")]).is_ok() => {
+            Ok(expanded)
+                if !expanded.is_empty() && template::expand(&expanded, &[("action", "")]).is_ok() =>
+            {
                 expanded
             }
             found => invalid(
                 format!("invalid template of event types \"{template}\""),
-                &found.err().map_or_else(|| "A type has at least one character.".into(), |fault| fault.to_string()),
+                &found
+                    .err()
+                    .map_or_else(|| "A type has at least one character.".into(), |fault| fault.to_string()),
                 "A type may contain {action}, {namespace}, {database}, {schema} and {resource}.",
             ),
         }
@@ -260,7 +264,8 @@ fn key(arguments: &Arguments, table: &OpenRelation) -> Vec<String> {
         let count = usize::try_from(described.indnkeyatts).unwrap_or(0);
         let all: Vec<_> = catalog::columns(table.raw()).map(|(name, _)| name.to_string_lossy()).collect();
         let numbers = described.indkey.values.as_slice(count);
-        let names = numbers.iter().filter_map(|number| all.get(usize::try_from(*number).ok()?.checked_sub(1)?));
+        let names =
+            numbers.iter().filter_map(|number| all.get(usize::try_from(*number).ok()?.checked_sub(1)?));
         names.map(|name| name.clone().into_owned()).collect()
     }
 }

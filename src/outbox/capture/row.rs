@@ -8,7 +8,6 @@ use event_outbox_policy::event::capture::change::Update;
 use event_outbox_policy::event::size::LARGEST_EVENT;
 use pgrx::prelude::*;
 
-use super::cache::Capture;
 use crate::pg::image::{self, Storage};
 use crate::pg::json_text::{self, Encoder, JsonText};
 use crate::pg::varlena;
@@ -98,13 +97,13 @@ impl Row {
     }
 }
 
-/// What an UPDATE did to a row, as far as the capture is concerned.
+/// What an UPDATE did to a row, as far as a capture with this key and these columns is concerned.
 #[must_use]
-pub fn compare(capture: &Capture, old: &Row, new: &Row) -> Update {
+pub fn compare(key: &[Column], columns: &[Column], old: &Row, new: &Row) -> Update {
     let differs = |columns: &[Column]| columns.iter().any(|column| !old.is_same(new, column));
-    if differs(&capture.key) {
+    if differs(key) {
         Update::Key
-    } else if differs(&capture.columns) {
+    } else if differs(columns) {
         Update::Values
     } else {
         Update::Nothing

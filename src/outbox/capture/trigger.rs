@@ -39,7 +39,7 @@ fn capture_changes(arguments: &Arguments) -> Option<pg_sys::Datum> {
     };
     let (old, new) = rows(firing, operation);
     let update = match (&old, &new) {
-        (Some(old), Some(new)) => row::compare(&capture, old, new),
+        (Some(old), Some(new)) => row::compare(&capture.key, &capture.columns, old, new),
         _ => Update::Nothing,
     };
     emit(&capture, firing.tg_relation, operation, update, old, new);

@@ -145,7 +145,11 @@ mod tests {
     }
 
     /// Whether the copy of a consumer equals the table after these steps.
-    fn keeps_up(steps: &[Step], of: fn(Operation, Update, Style) -> [Option<Action>; 2], style: Style) -> bool {
+    fn keeps_up(
+        steps: &[Step],
+        of: fn(Operation, Update, Style) -> [Option<Action>; 2],
+        style: Style,
+    ) -> bool {
         let (mut rows, mut copy) = (Rows::new(), Rows::new());
         for step in steps {
             // A row in place of an existing one is a conflict, and changes nothing.
