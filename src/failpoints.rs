@@ -1,13 +1,13 @@
-//! Owns the failpoints: named points of the relay at which the torture test injects faults. The functions do
+//! Owns the failpoints: named points of the relay and the inbox at which the torture test injects faults. The functions do
 //! nothing without the cargo feature `failpoints`, which no shipped build has.
 //!
-//! Runs in: a relay's background worker, main thread and Kafka thread.
+//! Runs in: a relay's background worker, main thread and Kafka thread; an inbox worker, main thread; sessions that receive.
 //!
-//! The test controls them by files in the data directory, whose names end in the oid of the relay's database:
+//! The test controls them by files in the data directory, whose names end in the oid of the database:
 //!
-//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. When the relay reaches the point, it removes the file
+//! - `event_outbox.failpoint.OID` holds `POINT ACTION`. When a process reaches the point, it removes the file
 //!   and performs the action. So each fault happens once, and the test sees that it has happened.
-//! - `event_outbox.sabotage.OID` holds the name of a mistake, which the relay makes as long as it lives. It
+//! - `event_outbox.sabotage.OID` holds the name of a mistake, which a process makes as long as it lives. It
 //!   proves that the torture test notices the mistake.
 
 /// A point at which a fault can be injected.
@@ -24,9 +24,21 @@ pub enum Point {
     InSettle,
     /// After that transaction has committed, before the relay records it.
     AfterSettle,
+    /// In the inbox worker, after records have been read, before the transaction that stores them.
+    AfterFetch,
+    /// In that transaction, after the events are inserted, before the offsets.
+    InStore,
+    /// After that transaction has committed, before the worker records it.
+    AfterStore,
+    /// In the transaction that records a failure, at its end.
+    InFailure,
+    /// In a session, at the end of `inbox.receive()`.
+    AfterReceive,
+    /// In a session, when `inbox.ack()` or `inbox.extend()` has changed a lane.
+    InLease,
 }
 
-/// A mistake that the relay can be told to make.
+/// A mistake that the relay or the inbox can be told to make.
 #[cfg_attr(not(feature = "failpoints"), allow(dead_code, reason = "without it only some are named"))]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
@@ -38,6 +50,14 @@ pub enum Sabotage {
     RetryAtTail,
     /// Visible events are published even if their commits are not on disk.
     PublishUnflushed,
+    /// The offsets of a batch are stored in a transaction of their own, before its events.
+    OffsetsFirst,
+    /// Sessions receive from a lane without its lock, and store its state without the proof that nobody else has.
+    UnlockedLanes,
+    /// What was received and rolled back is acknowledged.
+    FailuresAcknowledged,
+    /// Later events of a key do not wait for one that has failed.
+    RetriesOvertaken,
 }
 
 #[cfg(feature = "failpoints")]
@@ -76,7 +96,7 @@ mod armed {
         }
     }
 
-    /// Whether the relay must make this mistake.
+    /// Whether this process must make this mistake.
     pub fn sabotaged(sabotage: Sabotage) -> bool {
         static CHOSEN: OnceLock<Option<Sabotage>> = OnceLock::new();
         *CHOSEN.get_or_init(chosen) == Some(sabotage)
@@ -88,6 +108,10 @@ mod armed {
             "naive_cursor" => Some(Sabotage::NaiveCursor),
             "retry_at_tail" => Some(Sabotage::RetryAtTail),
             "publish_unflushed" => Some(Sabotage::PublishUnflushed),
+            "offsets_first" => Some(Sabotage::OffsetsFirst),
+            "unlocked_lanes" => Some(Sabotage::UnlockedLanes),
+            "failures_acknowledged" => Some(Sabotage::FailuresAcknowledged),
+            "retries_overtaken" => Some(Sabotage::RetriesOvertaken),
             _ => None,
         }
     }
@@ -99,6 +123,12 @@ mod armed {
             Point::AfterAck => "after_ack",
             Point::InSettle => "in_settle",
             Point::AfterSettle => "after_settle",
+            Point::AfterFetch => "after_fetch",
+            Point::InStore => "in_store",
+            Point::AfterStore => "after_store",
+            Point::InFailure => "in_failure",
+            Point::AfterReceive => "after_receive",
+            Point::InLease => "in_lease",
         }
     }
 

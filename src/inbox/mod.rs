@@ -7,6 +7,7 @@ pub mod admin;
 pub mod arrivals;
 pub mod handlers;
 pub mod ingest;
+mod mistakes;
 pub mod receive;
 pub mod table;
 

@@ -9,16 +9,17 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use postgres::Client;
+use uuid::Uuid;
 
 use super::Options;
 use super::clock;
 use super::dial::Dial;
-use super::evidence::{Inbox, Seen, Span, WAL_WRITER_DELAY};
+use super::evidence::{Inbox, Seen, Span, WAL_WRITER_DELAY, is_poison};
 use super::journal::Millis;
 use super::kafka::Kafka;
 use super::listener::Generations;
 use super::random::Random;
-use super::receivers::Receivers;
+use super::receivers::{self, Receivers};
 use super::topics::{self, KEYS};
 use super::writers::{Pulse, Shared};
 use event_outbox_lab::{Cluster, KafkaCluster, run_as, wait};
@@ -115,6 +116,10 @@ impl Stage {
         if let Some(mistake) = options.sabotage {
             place(&cluster, &format!("event_outbox.sabotage.{oid}"), mistake)?;
         }
+        let oid_of_receivers = receivers::create_database(&cluster)?;
+        if let Some(mistake) = options.sabotage {
+            place(&cluster, &format!("event_outbox.sabotage.{oid_of_receivers}"), mistake)?;
+        }
         client.batch_execute(SETUP).context("setup.sql")?;
         let names = topics::names();
         client.execute(
@@ -123,7 +128,7 @@ impl Stage {
         )?;
         let shared = Arc::new(Shared::new(Dial::new(&cluster, DATABASE), options.habits));
         let receivers = (options.receivers > 0)
-            .then(|| Receivers::start(options.receivers, options.seed, &cluster))
+            .then(|| Receivers::start(options.receivers, options.seed, &cluster, oid_of_receivers))
             .transpose()?;
         Ok(Self {
             cluster,
@@ -160,11 +165,21 @@ impl Stage {
 
     /// Places a fault at a failpoint; waits until it has happened.
     pub fn strike_at(&self, point: &str, action: &str) -> Result<()> {
-        let name = format!("event_outbox.failpoint.{}", self.oid);
+        self.strike_in(self.oid, point, action)
+    }
+
+    /// The same in the database that receives.
+    pub fn strike_inbox_at(&self, point: &str, action: &str) -> Result<()> {
+        let Some(receivers) = &self.receivers else { bail!("there are no receivers") };
+        self.strike_in(receivers.oid, point, action)
+    }
+
+    fn strike_in(&self, oid: u32, point: &str, action: &str) -> Result<()> {
+        let name = format!("event_outbox.failpoint.{oid}");
         let path = self.cluster.data_dir().join(&name);
         place(&self.cluster, &name, &format!("{point} {action}"))?;
         let happened =
-            wait::until("the relay to come to a failpoint", MOMENT, || (!path.exists()).then_some(()));
+            wait::until("a process to come to a failpoint", MOMENT, || (!path.exists()).then_some(()));
         if happened.is_err() {
             fs::remove_file(path)?;
         }
@@ -185,13 +200,18 @@ impl Stage {
         &mut self,
         name: &str,
         harm: Harm,
+        concerns_inbox: bool,
         fault: impl FnOnce(&mut Self) -> Result<()>,
     ) -> Result<()> {
         let from = clock::now();
         let mut done = fault(self).with_context(|| name.to_string());
         let healed = clock::now();
         if done.is_ok() {
-            done = self.recover().with_context(|| format!("after {name}"));
+            done = self.recover().and_then(|id| match concerns_inbox {
+                true => self.recover_inbox(id),
+                false => Ok(()),
+            });
+            done = done.with_context(|| format!("after {name}"));
         }
         let now = clock::now();
         let span = (harm != Harm::None).then_some(Span { from, to: now + AFTERMATH });
@@ -201,14 +221,25 @@ impl Stage {
         done
     }
 
-    /// Waits until a new event has been published and settled.
-    pub fn recover(&mut self) -> Result<()> {
+    /// Waits until a new event has been published and settled; returns its id.
+    pub fn recover(&mut self) -> Result<Uuid> {
         let (pulse, recovery) = (&mut self.pulse, self.recovery);
         wait::until("the relay to be at work again", recovery, || {
             let id = pulse.beat()?;
-            wait::until("a pulse", recovery, || pulse.is_gone(id)).ok()?.then_some(())
+            let event_id = pulse.last_event_id()?;
+            wait::until("a pulse", recovery, || pulse.is_gone(id)).ok()?.then_some(event_id)
         })
         .with_context(|| self.status())
+    }
+
+    /// Waits until a session and the handler have handled this event, if it is none at which they fail.
+    fn recover_inbox(&self, event_id: Uuid) -> Result<()> {
+        let Some(receivers) = &self.receivers else { return Ok(()) };
+        let (recovery, cluster) = (self.recovery, &self.cluster);
+        wait::until("receivers to be at work again", recovery, || {
+            (is_poison(event_id) || receivers.have_handled(cluster, event_id).unwrap_or(false)).then_some(())
+        })
+        .with_context(|| receivers.status(cluster))
     }
 
     /// Waits until a statement returns true.

@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use event_outbox_lab::Result;
+use event_outbox_torture::faults::Trouble;
 use event_outbox_torture::{Fault, Mode, Options, Report, Violation};
 
 /// Long enough for each mistake to happen dozens of times.
 const DURATION: Duration = Duration::from_secs(6);
+/// The same for mistakes of the inbox.
+const RECEIVED: Duration = Duration::from_secs(12);
 
 /// A short run, with or without a mistake.
 fn run(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
@@ -14,6 +17,15 @@ fn run(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
     // A mistake may stop the relay for good.
     let recovery = if sabotage.is_some() { Duration::from_secs(15) } else { options.recovery };
     event_outbox_torture::run(&Options { recovery, patience: Duration::from_secs(5), ..options })
+}
+
+/// The same with receivers, which need a real broker.
+fn run_receivers(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
+    let options = Options { faults, sabotage, writers: 6, ..Options::new(Mode::Kafka, RECEIVED, 20_261) };
+    // A mistake may keep events from being received for good.
+    let recovery = if sabotage.is_some() { Duration::from_secs(15) } else { options.recovery };
+    let patience = if sabotage.is_some() { Duration::from_secs(8) } else { options.patience };
+    event_outbox_torture::run(&Options { recovery, patience, ..options })
 }
 
 /// The relay deletes events before Kafka has them: a crash in an outage loses them.
@@ -53,6 +65,56 @@ fn events_published_before_they_are_on_disk() -> Result<()> {
     let report = run(Some("publish_unflushed"), faults.clone())?;
     assert!(report.verdict.count(Violation::Ghost) > 0, "{report}");
     let report = run(None, faults)?;
+    assert!(report.is_clean(), "{report}");
+    Ok(())
+}
+
+/// The inbox stores offsets before the events: what fails in between is never read again.
+#[test]
+fn offsets_stored_before_the_events() -> Result<()> {
+    let faults = vec![Fault::InboxAt("in_store", "error"), Fault::InboxAt("in_store", "terminate")];
+    let report = run_receivers(Some("offsets_first"), faults)?;
+    assert!(report.verdict.count(Violation::Unhandled) > 0, "{report}");
+    Ok(())
+}
+
+/// Two sessions receive from the same lane at the same time.
+#[test]
+fn lanes_without_a_lock() -> Result<()> {
+    let report = run_receivers(Some("unlocked_lanes"), Vec::new())?;
+    assert!(report.verdict.count(Violation::HandledTwice) > 0, "{report}");
+    Ok(())
+}
+
+/// What was received and rolled back does not come again.
+#[test]
+fn failures_that_are_acknowledged() -> Result<()> {
+    let report = run_receivers(Some("failures_acknowledged"), Vec::new())?;
+    assert!(report.verdict.count(Violation::Unhandled) > 0, "{report}");
+    assert!(report.verdict.count(Violation::Unburied) > 0, "{report}");
+    Ok(())
+}
+
+/// Later events of a key do not wait for one that has failed.
+#[test]
+fn an_event_that_waits_and_is_overtaken() -> Result<()> {
+    let faults = vec![Fault::Inbox(Trouble::HandlerFails)];
+    let report = run_receivers(Some("retries_overtaken"), faults)?;
+    assert!(report.verdict.count(Violation::HandledDisordered) > 0, "{report}");
+    Ok(())
+}
+
+/// Without a mistake, these faults lose and double nothing.
+#[test]
+fn no_mistake_of_the_inbox() -> Result<()> {
+    let report = run_receivers(
+        None,
+        vec![
+            Fault::InboxAt("in_store", "error"),
+            Fault::InboxAt("in_store", "terminate"),
+            Fault::Inbox(Trouble::HandlerFails),
+        ],
+    )?;
     assert!(report.is_clean(), "{report}");
     Ok(())
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Ingest;
 use super::metrics;
 use super::registration::FAILURES;
+use crate::failpoints::{self, Point};
 use crate::inbox::arrivals;
 use crate::inbox::receive::charge::{self, Applied};
 use crate::inbox::receive::failures::{self, Failure};
@@ -85,5 +86,7 @@ impl Ingest {
 
 /// Records a failure. Returns `false` if another session holds the lock of the lane.
 fn record(failure: &Failure) -> bool {
-    as_owner(|| charge::apply(failure)) != Applied::Busy
+    let applied = as_owner(|| charge::apply(failure));
+    failpoints::reach(Point::InFailure);
+    applied != Applied::Busy
 }

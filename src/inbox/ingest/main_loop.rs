@@ -13,7 +13,8 @@ use super::segments::Segments;
 use super::sources::{RETRY_PAUSE, Source};
 use super::store::{Batch, Stored};
 use super::{Ingest, catalog};
-use crate::inbox::arrivals;
+use crate::failpoints::{self, Point};
+use crate::inbox::{arrivals, mistakes};
 use crate::kafka::consumer::messages::{ConsumerEvent, Fetched};
 use crate::settings::consumer::Settings;
 use crate::worker::metrics::Connection;
@@ -209,7 +210,12 @@ impl Ingest {
             segments.begin(batch.after);
             batch.store()
         };
+        failpoints::reach(Point::AfterFetch);
+        if mistakes::stores_offsets_first() {
+            let _ = transaction::run(c"event_outbox: storing offsets", || batch.store_offsets());
+        }
         let stored = transaction::run(c"event_outbox: storing events", work);
+        failpoints::reach(Point::AfterStore);
         let next_offsets = batch.next_offsets;
         match self.note(stored) {
             Some(Stored::UpTo(last)) => {

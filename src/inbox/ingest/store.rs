@@ -8,6 +8,8 @@ use pgrx::prelude::*;
 
 use super::catalog::Definition;
 use super::duplicates;
+use crate::failpoints::{self, Point};
+use crate::inbox::mistakes;
 use crate::inbox::table::{as_owner, member};
 use crate::pg::bulk_insert::{Column, Target};
 use crate::pg::catalog::Member;
@@ -166,6 +168,12 @@ pub fn insert_progress(
 }
 
 impl Batch<'_> {
+    /// Stores only the offsets: see [`mistakes`].
+    pub fn store_offsets(&self) {
+        let last = self.after + i64::try_from(self.records.iter().count()).unwrap_or(i64::MAX);
+        as_owner(|| insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last));
+    }
+
     /// Stores it.
     pub fn store(&self) -> Stored {
         as_owner(|| {
@@ -181,7 +189,10 @@ impl Batch<'_> {
             if count > 0 {
                 self.insert_events(&records);
             }
-            insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last);
+            failpoints::reach(Point::InStore);
+            if !mistakes::stores_offsets_first() {
+                insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last);
+            }
             if self.notifies && count > 0 {
                 let name = self.definition.name.as_str();
                 let first = self.after + 1;

@@ -14,6 +14,7 @@ use super::failures::Failure;
 use super::lane;
 use super::stored::{self, Stored};
 use super::subscription::Subscription;
+use crate::inbox::mistakes;
 use crate::inbox::table::lane_lock;
 use crate::inbox::table::lanes::{self, Lane};
 use crate::pg::compat::pg_timestamp;
@@ -59,7 +60,7 @@ pub fn apply(failure: &Failure) -> Applied {
 /// failure is stale. Reads with the active snapshot.
 pub fn settle(subscription: &Subscription, lane: &Lane, failure: &Failure) -> Option<LaneState> {
     let failed = Failed { based_on: failure.based_on, upto: failure.upto, count: failure.count };
-    let next = match lane.state.failed(failed) {
+    let next = match mistakes::consequence(&lane.state, failed) {
         Consequence::Stale => return None,
         Consequence::Narrow(next) => next,
         Consequence::Charge(next) => LaneState { upto: charge_event(subscription, lane, failure), ..next },

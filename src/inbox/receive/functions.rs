@@ -18,6 +18,8 @@ use super::output::Output;
 use super::refusals::{no_name, require_writable};
 use super::stored::{self, Stored};
 use super::subscription::Subscription;
+use crate::failpoints::{self, Point};
+use crate::inbox::mistakes;
 use crate::inbox::table::lanes::{self, Lane};
 use crate::inbox::table::{SUBSCRIPTION, lane_lock};
 use crate::pg::backend;
@@ -57,6 +59,7 @@ fn receive(arguments: &Arguments) -> Option<pg_sys::Datum> {
             Receiver { subscription, output, decoder: Decoder::default(), lease, left: wanted }.visit_lanes();
         }
     });
+    failpoints::reach(Point::AfterReceive);
     None
 }
 
@@ -231,7 +234,7 @@ impl Receiver {
                 if leased_from.is_some() && waiting.is_blocked(key.as_deref()) {
                     break 'events;
                 }
-                match new.consider(position, key.as_deref()) {
+                match mistakes::step(new.consider(position, key.as_deref())) {
                     Step::Stop => break 'events,
                     Step::Park => event.park(&self.subscription, lane),
                     Step::Receive => {

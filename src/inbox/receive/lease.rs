@@ -11,6 +11,7 @@ use super::lane;
 use super::refusals::require_writable;
 use super::stored;
 use super::subscription::Subscription;
+use crate::failpoints::{self, Point};
 use crate::inbox::table::{SUBSCRIPTION, lane_lock, lanes};
 use crate::pg::backend;
 use crate::pg::function::{self, Arguments, sql_function};
@@ -123,6 +124,7 @@ fn change(
             let _ = stored::take_waited(&subscription, &[lease.upto]);
         }
         lanes::insert(subscription.id, lane, &next);
+        failpoints::reach(Point::InLease);
         true
     })
 }

@@ -5,6 +5,7 @@
 use event_outbox_policy::inbox::lane::{LaneState, Lease};
 use pgrx::prelude::*;
 
+use crate::inbox::mistakes;
 use crate::pg::compat;
 use crate::pg::spi::{Access, Statement};
 
@@ -84,7 +85,7 @@ impl Lane {
 pub fn insert(subscription: i32, lane: u16, state: &LaneState) {
     let lease = state.lease;
     let token = lease.map(|lease| pgrx::Uuid::from_bytes(lease.token.to_be_bytes()));
-    INSERT.execute(
+    mistakes::lane_insert(&INSERT).execute(
         &[
             subscription.into_datum(),
             (lane as i16).into_datum(),

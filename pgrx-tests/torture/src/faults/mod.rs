@@ -2,6 +2,7 @@
 
 mod broker;
 mod database;
+mod inbox;
 mod mock;
 mod network;
 mod refused;
@@ -12,6 +13,7 @@ use std::fmt;
 
 use anyhow::Result;
 
+pub use inbox::Trouble;
 pub use mock::Refusal;
 pub use settings::Change;
 
@@ -22,11 +24,19 @@ use super::stage::{Harm, Stage};
 /// The relay's failpoints: see `src/failpoints.rs`.
 const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settle", "after_settle"];
 
+/// The failpoints of the inbox worker and of sessions that receive.
+const INBOX_POINTS: [&str; 6] =
+    ["after_fetch", "in_store", "after_store", "in_failure", "after_receive", "in_lease"];
+
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// At a failpoint of the relay: a signal, an error, a broken producer or a pause.
     At(&'static str, &'static str),
+    /// At a failpoint of the inbox: a signal, an error or a pause.
+    InboxAt(&'static str, &'static str),
+    /// A fault of the inbox or of its receivers.
+    Inbox(Trouble),
     /// The relay is terminated.
     TerminateRelay,
     /// The relay gets SIGKILL, which restarts the server.
@@ -96,6 +106,11 @@ impl fmt::Display for Fault {
                 let action = action.split(' ').next().unwrap_or(action);
                 return write!(f, "relay: {action} {}", point.replace('_', " "));
             }
+            Self::InboxAt(point, action) => {
+                let action = action.split(' ').next().unwrap_or(action);
+                return write!(f, "inbox: {action} {}", point.replace('_', " "));
+            }
+            Self::Inbox(trouble) => return write!(f, "inbox: {trouble}"),
             Self::Reload(change) => return write!(f, "reload: {change}"),
             Self::Answer(refusal) => return write!(f, "mock: {refusal}"),
             Self::TerminateRelay => "relay: terminated",
@@ -135,7 +150,11 @@ impl Fault {
     /// What the fault may do to events.
     fn harm(self) -> Harm {
         match self {
-            // These take time and break nothing.
+            Self::InboxAt(_, "kill") | Self::Inbox(Trouble::KillWorker | Trouble::KillReceiver) => {
+                Harm::Crash
+            }
+            // These take time and break nothing that is published.
+            Self::InboxAt(..) | Self::Inbox(_) => Harm::None,
             Self::SecondDatabase
             | Self::CreateLate
             | Self::Flood
@@ -155,7 +174,10 @@ impl Fault {
 
     /// Inflicts the fault, and waits until the relay has recovered.
     pub fn inflict(self, stage: &mut Stage) -> Result<()> {
-        stage.strike(&self.to_string(), self.harm(), |stage| match self {
+        let concerns_inbox = matches!(self, Self::InboxAt(..) | Self::Inbox(_));
+        stage.strike(&self.to_string(), self.harm(), concerns_inbox, |stage| match self {
+            Self::InboxAt(point, action) => stage.strike_inbox_at(point, action),
+            Self::Inbox(trouble) => stage.trouble_inbox(trouble),
             Self::At(point, action) => stage.strike_at(point, action),
             Self::TerminateRelay => stage.terminate_relay(),
             Self::KillRelay => stage.kill_relay(),
@@ -259,6 +281,9 @@ pub fn all(mode: Mode) -> Vec<Fault> {
         }
     }
     all.extend(Change::ALL.map(Fault::Reload));
+    if mode != Mode::Mock {
+        all.extend(inbox());
+    }
     match mode {
         Mode::Kafka => all.extend(OF_KAFKA),
         Mode::Cluster => {
@@ -271,6 +296,14 @@ pub fn all(mode: Mode) -> Vec<Fault> {
         }
     }
     all
+}
+
+/// All faults of the inbox.
+#[must_use]
+pub fn inbox() -> Vec<Fault> {
+    let actions = ["kill", "terminate", "error", "pause 1500"];
+    let at = INBOX_POINTS.iter().flat_map(|point| actions.map(|action| Fault::InboxAt(point, action)));
+    at.chain(Trouble::ALL.map(Fault::Inbox)).collect()
 }
 
 /// Chooses faults in random order: each once before any comes again.

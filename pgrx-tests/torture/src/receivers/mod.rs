@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use postgres::Client;
+use uuid::Uuid;
 
 use super::dial::Dial;
 use super::evidence::{Burial, Inbox, Receipt, Seek};
@@ -33,9 +34,9 @@ const MAX_ATTEMPTS: i32 = 12;
 /// At later attempts, only faults make an event fail that is not poison.
 const CARELESS_ATTEMPTS: i32 = 3;
 
-const SUBSCRIBE: &str =
-    "SELECT inbox.subscribe($1, $2, 'earliest', max_attempts => $3, deduplicate => $4::text::interval)";
-const HANDLE: &str = "SELECT inbox.grant_subscription('torture_handler', $1), \
+const SUBSCRIBE: &str = "SELECT inbox.subscribe($1, $2, 'earliest', retention => '1 s', max_attempts => $3, deduplicate => $4::text::interval)";
+/// Has the handler called.
+pub const HANDLE: &str = "SELECT inbox.grant_subscription('torture_handler', $1), \
                              inbox.handle($1, 'torture.handle(inbox.event)', workers => 2, batch => 40)";
 
 /// How long the first answer of Kafka to the new database may take.
@@ -61,8 +62,17 @@ pub struct Sharing {
     stop: AtomicBool,
 }
 
+/// Creates the database that receives; returns its oid.
+pub fn create_database(cluster: &Cluster) -> Result<u32> {
+    cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
+    let mut client = cluster.connect(DATABASE)?;
+    Ok(client.query_one("SELECT oid FROM pg_database WHERE datname = current_database()", &[])?.get(0))
+}
+
 /// The receivers at work.
 pub struct Receivers {
+    /// The oid of the database.
+    pub oid: u32,
     /// What they share with faults.
     pub sharing: Arc<Sharing>,
     threads: Vec<JoinHandle<Result<usize>>>,
@@ -80,9 +90,8 @@ struct Receiver {
 }
 
 impl Receivers {
-    /// Creates the database and its subscriptions, and starts `count` receivers.
-    pub fn start(count: usize, seed: u64, cluster: &Cluster) -> Result<Self> {
-        cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
+    /// Creates the subscriptions in the database of this oid, and starts `count` receivers.
+    pub fn start(count: usize, seed: u64, cluster: &Cluster, oid: u32) -> Result<Self> {
         let mut client = cluster.connect(DATABASE)?;
         client.batch_execute(SETUP).context("setup.sql of the receivers")?;
         let topics = &topics::names()[..VOLATILE];
@@ -104,7 +113,21 @@ impl Receivers {
             let receiver = Receiver::new(number, seed, sharing.clone());
             spawn(move || receiver.work())
         });
-        Ok(Self { threads: threads.collect(), sharing })
+        Ok(Self { threads: threads.collect(), sharing, oid })
+    }
+
+    /// Whether both subscriptions have handled an event.
+    pub fn have_handled(&self, cluster: &Cluster, event_id: Uuid) -> Result<bool> {
+        let mut client = cluster.connect(DATABASE)?;
+        Ok(client.query_one(HANDLED, &[&event_id.to_string()])?.get(0))
+    }
+
+    /// What the inbox says of itself.
+    pub fn status(&self, cluster: &Cluster) -> String {
+        let row = cluster
+            .connect(DATABASE)
+            .and_then(|mut client| Ok(client.query_one(STATUS, &[])?.get::<_, String>(0)));
+        row.unwrap_or_else(|error| format!("{error:#}"))
     }
 
     /// Waits until all that Kafka has is received, as long as there is progress. Returns how many events are left, by what the
@@ -146,6 +169,10 @@ impl Receivers {
     }
 }
 
+const HANDLED: &str = "SELECT count(DISTINCT subscription) = 2 FROM torture.handled WHERE event_id = $1";
+const STATUS: &str = "SELECT concat((SELECT string_agg(c::text, E'\\n') FROM inbox.consumers AS c), E'\\n', \
+                                    (SELECT string_agg(s::text, E'\\n') FROM inbox.subscriptions AS s), E'\\n', \
+                                    (SELECT string_agg(l::text, E'\\n') FROM inbox.lag AS l))";
 const LEFT: &str = "SELECT sum(l.to_store + l.to_receive)::int8 + (SELECT count(*) FROM inbox.retry), \
                            count(*) FILTER (WHERE l.to_store IS NULL) FROM inbox.lag AS l";
 

@@ -17,6 +17,9 @@ CREATE TABLE torture.handled (
     transaction  bigint DEFAULT txid_current()
 );
 
+CREATE INDEX handled_by_event ON torture.handled (event_id);
+CREATE INDEX handled_by_offset ON torture.handled (subscription, topic, partition, "offset");
+
 -- A seek: what was handled from this offset on, at lower places, is handled again.
 CREATE TABLE torture.seeks (place bigint, subscription text, topic text, partition integer, from_offset bigint);
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::events::Target;
 use super::{Shared, Writer};
 use crate::journal::{Expected, Journal};
@@ -32,6 +34,11 @@ impl Pulse {
         let is_done = done.is_ok();
         self.0.clean_up(done);
         self.0.journal.entries.last().filter(|_| is_done).map(|entry| entry.id)
+    }
+
+    /// The id of the newest event.
+    pub fn last_event_id(&self) -> Option<Uuid> {
+        self.0.journal.entries.last().map(|entry| entry.event_id)
     }
 
     /// Emits `count` events that are refused; returns whether they were committed.
