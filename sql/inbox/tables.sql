@@ -185,6 +185,7 @@ CREATE TABLE inbox.lane (
     lease_upto       bigint,
     lease_count      integer,
     lease_expires_at timestamptz,
+    suspect_upto     bigint      NOT NULL DEFAULT 0,
     PRIMARY KEY (subscription_id, lane, seq)
 );
 COMMENT ON TABLE inbox.lane IS
@@ -198,6 +199,7 @@ COMMENT ON COLUMN inbox.lane.lease IS 'The token of the lease that holds the nex
 COMMENT ON COLUMN inbox.lane.lease_upto IS 'The lease holds the events up to this position.';
 COMMENT ON COLUMN inbox.lane.lease_count IS 'The number of events that the lease holds.';
 COMMENT ON COLUMN inbox.lane.lease_expires_at IS 'When the lease expires.';
+COMMENT ON COLUMN inbox.lane.suspect_upto IS 'Events after upto and up to this position were being received when the server crashed, or may have been; they are received alone.';
 
 CREATE TABLE inbox.retry (
     subscription_id integer     NOT NULL,
@@ -215,6 +217,7 @@ CREATE TABLE inbox.retry (
     next_attempt_at timestamptz,
     last_error      text,
     failed_at       timestamptz,
+    is_suspect      boolean     NOT NULL DEFAULT false,
     PRIMARY KEY (subscription_id, position)
 );
 CREATE INDEX retry_by_lane ON inbox.retry (subscription_id, lane, position);
@@ -234,6 +237,7 @@ COMMENT ON COLUMN inbox.retry.attempts IS 'How often it failed; 0 for an event t
 COMMENT ON COLUMN inbox.retry.next_attempt_at IS 'When it may be received again; NULL for an event that waits for another.';
 COMMENT ON COLUMN inbox.retry.last_error IS 'Why it failed last.';
 COMMENT ON COLUMN inbox.retry.failed_at IS 'When it failed last.';
+COMMENT ON COLUMN inbox.retry.is_suspect IS 'It was being received when the server crashed, or may have been; it is received alone.';
 
 CREATE TABLE inbox.dead_letters (
     dead_letter_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

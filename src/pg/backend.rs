@@ -18,6 +18,17 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
+/// The number of this process among those that use databases. No other has it while this one lives.
+#[must_use]
+pub fn number() -> u32 {
+    #[cfg(any(feature = "pg15", feature = "pg16"))]
+    use pg_sys::MyBackendId as number;
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    use pg_sys::MyProcNumber as number;
+    // SAFETY: a plain global of this process.
+    unsafe { number }.cast_unsigned()
+}
+
 /// The user with whose rights the session acts at present. In a transaction.
 #[must_use]
 pub fn user() -> pg_sys::Oid {

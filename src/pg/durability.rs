@@ -34,6 +34,12 @@ pub struct Commits {
     end: Place,
 }
 
+/// The current transaction is on disk when its commit returns, whatever `synchronous_commit` says.
+pub fn force_sync_commit() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() }
+}
+
 impl Commits {
     /// Starts a pass whose snapshot has just been taken.
     #[must_use]

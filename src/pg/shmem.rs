@@ -49,6 +49,27 @@ impl<T: Sync + 'static> SharedArray<T> {
     }
 }
 
+/// What the postmaster does each time that it has set up the shared memory, before other processes start. Set it up by
+/// `pg_shmem_init!(… = ())`, after the memory that it needs.
+pub struct AtStartup(fn());
+
+impl AtStartup {
+    /// Has `work` done.
+    pub const fn new(work: fn()) -> Self {
+        Self(work)
+    }
+}
+
+impl PgSharedMemoryInitialization for AtStartup {
+    type Value = ();
+
+    unsafe fn on_shmem_request(&'static self) {}
+
+    unsafe fn on_shmem_startup(&'static self, (): ()) {
+        (self.0)();
+    }
+}
+
 impl<T: Default + Sync + 'static> PgSharedMemoryInitialization for SharedArray<T> {
     type Value = ();
 

@@ -1,5 +1,6 @@
 //! The inbox: what is subscribed, by whom, and from where on.
 
+mod crashes;
 mod data_loss;
 mod delivery;
 mod durability;

@@ -11,9 +11,10 @@ use super::registration::FAILURES;
 use crate::failpoints::{self, Point};
 use crate::inbox::arrivals;
 use crate::inbox::receive::charge::{self, Applied};
-use crate::inbox::receive::failures::{self, Failure};
+use crate::inbox::receive::crashed;
+use crate::inbox::receive::failures::{self, Cause, Failure};
 use crate::inbox::table::as_owner;
-use crate::pg::backend;
+use crate::pg::{backend, durability};
 use crate::worker::{process, transaction};
 
 /// When to try again if another session holds the lock of a lane.
@@ -27,7 +28,6 @@ const TRIES: u32 = 10;
 const ERROR_PAUSE: Duration = Duration::from_secs(1);
 
 /// Failures that could not be recorded yet, because another session held the lock of their lane, or because of an error.
-#[derive(Default)]
 pub struct Failures {
     /// Each with the number of errors.
     waiting: Vec<(Failure, u32)>,
@@ -35,6 +35,15 @@ pub struct Failures {
 }
 
 impl Failures {
+    /// Those of a crash of the server, to begin with.
+    #[must_use]
+    pub fn of_crash() -> Self {
+        let waiting: Vec<(Failure, u32)> =
+            crashed::failures().into_iter().map(|failure| (failure, 0)).collect();
+        let next = (!waiting.is_empty()).then(Instant::now);
+        Self { waiting, next }
+    }
+
     fn put_off(&mut self, failure: Failure, errors: u32, pause: Duration) {
         self.waiting.push((failure, errors));
         let next = Instant::now() + pause;
@@ -65,6 +74,7 @@ impl Ingest {
         for (failure, errors) in noted {
             match transaction::run(c"event_outbox: recording a failure", || record(&failure)) {
                 Ok(true) => {
+                    settle(&failure);
                     metrics::of(self.slot).failures.fetch_add(1, Ordering::Relaxed);
                     arrivals::condition().broadcast();
                 }
@@ -77,6 +87,8 @@ impl Ingest {
                     }
                     if errors < TRIES {
                         self.failures.put_off(failure, errors + 1, ERROR_PAUSE);
+                    } else {
+                        settle(&failure);
                     }
                 }
             }
@@ -84,8 +96,19 @@ impl Ingest {
     }
 }
 
+/// The lane of a crash may be received from.
+fn settle(failure: &Failure) {
+    if let Cause::Crash(crash) = failure.cause {
+        crashed::settled(crash);
+    }
+}
+
 /// Records a failure. Returns `false` if another session holds the lock of the lane.
 fn record(failure: &Failure) -> bool {
+    if failure.cause != Cause::GivenUp {
+        // The next crash may come before the log is written to disk.
+        durability::force_sync_commit();
+    }
     let applied = as_owner(|| charge::apply(failure));
     failpoints::reach(Point::InFailure);
     applied != Applied::Busy

@@ -70,7 +70,7 @@ impl Ingest {
             memory_of_each: 0,
             last_position: 0,
             segments: Segments::default(),
-            failures: Failures::default(),
+            failures: Failures::of_crash(),
             handlers: Supervisor::default(),
             wanted_handlers: Vec::new(),
             db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),

@@ -10,7 +10,7 @@ use event_outbox_policy::inbox::charge::{Fate, fate};
 use event_outbox_policy::inbox::lane::{Consequence, Failed, LaneState};
 use event_outbox_policy::inbox::plan::{NewEvents, Step};
 
-use super::failures::Failure;
+use super::failures::{Cause, Failure};
 use super::lane;
 use super::stored::{self, Stored};
 use super::subscription::Subscription;
@@ -60,6 +60,16 @@ pub fn apply(failure: &Failure) -> Applied {
 /// failure is stale. Reads with the active snapshot.
 pub fn settle(subscription: &Subscription, lane: &Lane, failure: &Failure) -> Option<LaneState> {
     let failed = Failed { based_on: failure.based_on, upto: failure.upto, count: failure.count };
+    if let Cause::Crash(crash) = failure.cause
+        && !crash.is_to_blame
+    {
+        let next = lane.state.suspected(failed)?;
+        if crash.has_waited {
+            stored::suspect_waiting(subscription, failure.lane);
+        }
+        lanes::insert(subscription.id, failure.lane, &next);
+        return Some(next);
+    }
     let next = match mistakes::consequence(&lane.state, failed) {
         Consequence::Stale => return None,
         Consequence::Narrow(next) => next,
@@ -74,7 +84,7 @@ fn charge_event(subscription: &Subscription, lane: &Lane, failure: &Failure) -> 
     if let Some(position) = failure.retried {
         // Gone, if somebody has skipped it meanwhile.
         for event in stored::take_waited(subscription, &[position]) {
-            charge(subscription, failure.lane, &event, &failure.error, None);
+            charge(subscription, failure.lane, &event, How::of(failure));
         }
         return lane.state.upto;
     }
@@ -102,7 +112,7 @@ fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
             match new.consider(position, key.as_deref()) {
                 Step::Park => event.park(subscription, failure.lane),
                 Step::Receive if position == failure.upto => {
-                    charge(subscription, failure.lane, event, &failure.error, None);
+                    charge(subscription, failure.lane, event, How::of(failure));
                 }
                 Step::Receive | Step::Stop => return upto,
             }
@@ -114,23 +124,37 @@ fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
     }
 }
 
-/// Charges an event for a failure. `wait` is for how long it waits, if that is not for the settings to say.
-pub fn charge(
-    subscription: &Subscription,
-    lane: u16,
-    event: &Stored,
-    error: &str,
-    wait: Option<Duration>,
-) -> Fate {
+/// How an event has failed.
+#[derive(Debug, Clone, Copy)]
+pub struct How<'a> {
+    /// The error.
+    pub error: &'a str,
+    /// For how long it waits, if that is not for the settings to say.
+    pub wait: Option<Duration>,
+    /// Whether it has crashed the server.
+    pub has_crashed: bool,
+}
+
+impl<'a> How<'a> {
+    fn of(failure: &'a Failure) -> Self {
+        Self { error: &failure.error, wait: None, has_crashed: failure.cause != Cause::GivenUp }
+    }
+}
+
+/// Charges an event for a failure.
+pub fn charge(subscription: &Subscription, lane: u16, event: &Stored, how: How<'_>) -> Fate {
     let attempts = event.attempts().saturating_add(1);
     let now = crate::pg::now();
-    let decided = match (fate(attempts, subscription.max_attempts, retry_backoff(), now, random()), wait) {
+    let decided = match (fate(attempts, subscription.max_attempts, retry_backoff(), now, random()), how.wait)
+    {
         (Fate::RetryAt(_), Some(wait)) => Fate::RetryAt(after(now, wait)),
         (decided, _) => decided,
     };
     match decided {
-        Fate::RetryAt(at) => event.retry(subscription, lane, attempts, pg_timestamp(at), error),
-        Fate::Dead => event.die(subscription, lane, attempts, error),
+        Fate::RetryAt(at) => {
+            event.retry(subscription, lane, attempts, pg_timestamp(at), how.error, how.has_crashed)
+        }
+        Fate::Dead => event.die(subscription, lane, attempts, how.error),
     }
     decided
 }

@@ -8,9 +8,11 @@
 use std::cell::{Cell, RefCell};
 use std::ffi::c_void;
 
+use event_outbox_policy::inbox::in_flight::InFlight;
 use pgrx::prelude::*;
 
 use super::failures::{self, Note};
+use super::in_flight;
 use super::last_error;
 use crate::pg::backend;
 
@@ -30,6 +32,8 @@ pub struct Delivery {
     pub waited: Vec<Waited>,
     /// Whether this transaction must receive nothing else: if it fails, the one event is to blame.
     pub is_alone: bool,
+    /// Whether the one event may have crashed the server.
+    pub is_suspect: bool,
     /// Those that `inbox.nack()` has given back, each in its subtransaction.
     given_back: Vec<(pg_sys::SubTransactionId, i64)>,
     subtransaction: pg_sys::SubTransactionId,
@@ -80,6 +84,7 @@ impl Delivery {
             positions: Vec::new(),
             waited: Vec::new(),
             is_alone: false,
+            is_suspect: false,
             given_back: Vec::new(),
             subtransaction: current_subtransaction(),
             has_failed: false,
@@ -108,6 +113,7 @@ pub fn add(delivery: Delivery) {
                 earlier.positions.extend(delivery.positions);
                 earlier.waited.extend(delivery.waited);
                 earlier.is_alone |= delivery.is_alone;
+                earlier.is_suspect |= delivery.is_suspect;
             }
             None => all.push(delivery),
         }
@@ -207,8 +213,9 @@ impl Delivery {
     }
 }
 
-/// Leaves notes of all that the transaction has received. No allocation, no error.
-fn fail_all(all: &[Delivery]) {
+/// Calls `visit` for each lane of which something was received: with its first delivery, the last position, and how many events
+/// were received of it and of all lanes. No allocation, no error.
+fn each_lane(all: &[Delivery], mut visit: impl FnMut(&Delivery, i64, usize, usize)) {
     let live = || all.iter().enumerate().filter(|(_, delivery)| !delivery.has_failed);
     let total = live().map(|(_, delivery)| delivery.positions.len()).sum();
     for (at, delivery) in live() {
@@ -221,8 +228,38 @@ fn fail_all(all: &[Delivery]) {
         let of_lane = || live().map(|(_, other)| other).filter(|other| other.is_of_same_lane(delivery));
         let own = of_lane().map(|other| other.positions.len()).sum();
         let upto = of_lane().map(|other| other.upto).max().unwrap_or(delivery.upto);
-        delivery.note(upto, blamed(own, total));
+        visit(delivery, upto, own, total);
     }
+}
+
+/// Leaves notes of all that the transaction has received. No allocation, no error.
+fn fail_all(all: &[Delivery]) {
+    each_lane(all, |delivery, upto, own, total| delivery.note(upto, blamed(own, total)));
+}
+
+/// Writes down what would not be acknowledged if the server crashed.
+pub fn write_down() {
+    if !IS_RECEIVING.get() {
+        return;
+    }
+    let mut records = Vec::new();
+    DELIVERIES.with_borrow(|all| {
+        each_lane(all, |delivery, upto, own, _| {
+            let mut of_lane = all.iter().filter(|other| other.is_of_same_lane(delivery));
+            records.push(InFlight {
+                database: in_flight::database(),
+                subscription: delivery.subscription,
+                lane: delivery.lane,
+                based_on: delivery.based_on,
+                upto,
+                count: u32::try_from(own).unwrap_or(u32::MAX),
+                retried: delivery.waited.first().map(|waited| waited.position).filter(|_| own == 1),
+                has_waited: of_lane.any(|other| !other.waited.is_empty()),
+                is_to_blame: delivery.is_suspect,
+            });
+        });
+    });
+    in_flight::write(&records);
 }
 
 /// What was received in a subtransaction that is rolled back has failed. No allocation, no error.
@@ -264,6 +301,7 @@ fn forget() {
         }
     });
     IS_RECEIVING.set(false);
+    in_flight::clear();
     last_error::end();
 }
 

@@ -46,8 +46,30 @@ pub struct Failure {
     pub count: u32,
     /// The position of the one event, if it had waited in `inbox.retry`.
     pub retried: Option<i64>,
-    /// Why.
+    /// Why, in words.
     pub error: String,
+    /// What happened.
+    pub cause: Cause,
+}
+
+/// Why events were not acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Their transaction was rolled back, or their lease has expired.
+    GivenUp,
+    /// The server crashed.
+    Crash(Crash),
+}
+
+/// A record of a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Crash {
+    /// Its place among those that are left.
+    pub place: usize,
+    /// Whether the one event is to blame. Otherwise all of them are suspect.
+    pub is_to_blame: bool,
+    /// Whether any of them had waited for a retry.
+    pub has_waited: bool,
 }
 
 /// The same without an allocation.
@@ -138,6 +160,7 @@ impl Place {
             count: self.count.load(order),
             retried: (self.is_retry.load(order) != 0).then(|| self.retried.load(order)),
             error: text(&bytes),
+            cause: Cause::GivenUp,
         }
     }
 }

@@ -9,9 +9,10 @@ use event_outbox_policy::inbox::plan::{NewEvents, Step, WaitingEvents};
 use pgrx::prelude::*;
 
 use super::charge;
+use super::crashed;
 use super::decode::Decoder;
 use super::deliveries::{self, Delivery, Waited};
-use super::failures::{self, Failure};
+use super::failures::{self, Cause, Failure};
 use super::lane;
 use super::lease;
 use super::output::Output;
@@ -57,6 +58,8 @@ fn receive(arguments: &Arguments) -> Option<pg_sys::Datum> {
         failures::require_worker();
         if !subscription.is_paused && !deliveries::is_alone() {
             Receiver { subscription, output, decoder: Decoder::default(), lease, left: wanted }.visit_lanes();
+            // Before a handler sees the events: it may crash the server.
+            deliveries::write_down();
         }
     });
     failpoints::reach(Point::AfterReceive);
@@ -90,7 +93,7 @@ impl Receiver {
             FIRST_LANE.get().unwrap_or_else(|| (crate::pg::function::random() * f64::from(LANES)) as u16);
         let subscription = self.subscription.clone();
         lane::each_ready(&subscription, first, |lane| {
-            if !lane_lock::try_acquire(subscription.id, lane) {
+            if crashed::holds(subscription.id, lane) || !lane_lock::try_acquire(subscription.id, lane) {
                 return true;
             }
             let wanted = self.left;
@@ -115,7 +118,7 @@ impl Receiver {
         let based_on = found.state.seq;
         let Some(open) = self.expire(lane, found) else { return Visit::Idle };
         let has_expired = open.state.seq != based_on;
-        if open.state.batch_limit == 1 && deliveries::is_any() {
+        if open.state.is_alone() && deliveries::is_any() {
             return if has_expired { Visit::Done } else { Visit::Idle };
         }
         // Rows that an expired lease has just written are seen, too.
@@ -143,6 +146,7 @@ impl Receiver {
             count: failed.count,
             retried: (lease.upto <= found.state.upto).then_some(lease.upto),
             error: "the lease expired".into(),
+            cause: Cause::GivenUp,
         };
         let state = charge::settle(&self.subscription, &found, &failure)?;
         Some(Lane { state, from: found.from.max(state.upto), ..found })
@@ -161,10 +165,11 @@ impl Receiver {
         if let Some(length) = self.lease {
             return self.lease_waiting(lane, state, due, length);
         }
-        // An event that has failed is due alone.
-        let has_failed = due.len() == 1
-            && stored::waited(&self.subscription, due).iter().any(|event| event.attempts() > 0);
-        if has_failed && deliveries::is_any() {
+        // An event that has failed, or is suspect, is due alone.
+        let alone = if due.len() == 1 { stored::waited(&self.subscription, due) } else { Vec::new() };
+        let is_suspect = alone.iter().any(Stored::is_suspect);
+        let comes_alone = is_suspect || alone.iter().any(|event| event.attempts() > 0);
+        if comes_alone && deliveries::is_any() || is_suspect && !lane_lock::try_acquire_suspects() {
             return Visit::Idle;
         }
         let taken = stored::take_waited(&self.subscription, due);
@@ -175,7 +180,8 @@ impl Receiver {
         let count = u32::try_from(taken.len()).unwrap_or(u32::MAX);
         lanes::insert(self.subscription.id, lane, &state.acknowledged(state.upto, count));
         let mut delivery = Delivery::new(self.subscription.id, lane, based_on, state.upto);
-        delivery.is_alone = count == 1 && (has_failed || state.batch_limit == 1);
+        delivery.is_alone = count == 1 && (comes_alone || state.is_alone());
+        delivery.is_suspect = is_suspect;
         let rows: Vec<spi::Row> = taken.iter().map(|event| event.row).collect();
         let kept = spi::kept_for_transaction(&rows);
         delivery
@@ -212,6 +218,11 @@ impl Receiver {
 
     fn receive_new(&mut self, lane: u16, based_on: i64, open: &Lane, waiting: &WaitingEvents) -> Visit {
         let state = &open.state;
+        // What a lease holds is handled outside of a transaction: its lock would protect nothing.
+        let is_suspect = state.is_suspect() && self.lease.is_none();
+        if is_suspect && !lane_lock::try_acquire_suspects() {
+            return Visit::Idle;
+        }
         let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(&self.subscription) };
         let limit = state.limit(self.left);
         let mut new = NewEvents::new(waiting, open.from, limit, room);
@@ -259,6 +270,9 @@ impl Receiver {
             lanes::insert(self.subscription.id, lane, &LaneState { upto: before, ..*state }.leased(*lease));
             return Visit::Last;
         }
+        if is_suspect && count == 0 {
+            lane_lock::release_suspects();
+        }
         if passed == state.upto {
             return Visit::Idle;
         }
@@ -266,7 +280,8 @@ impl Receiver {
         if count == 0 {
             return Visit::Done;
         }
-        delivery.is_alone = count == 1 && state.batch_limit == 1;
+        delivery.is_alone = count == 1 && state.is_alone();
+        delivery.is_suspect = is_suspect;
         Self::end(delivery)
     }
 }

@@ -23,7 +23,7 @@ static SEEN: Statement = Statement::new(
 );
 
 static WAITING: Statement = Statement::new(
-    c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at FROM inbox.retry AS r \
+    c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at, r.is_suspect FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) $2 ORDER BY r.position",
     &[pg_sys::INT4OID, pg_sys::INT2OID],
 );
@@ -95,6 +95,7 @@ pub fn waiting(subscription: &Subscription, lane: u16) -> WaitingEvents {
         order_key: row.get(2),
         attempts: row.get::<i32>(3).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
         next_attempt_at: row.get::<TimestampWithTimeZone>(4).map(|at| unix_micros(at.into())),
+        is_suspect: row.get(5) == Some(true),
     });
     WaitingEvents::new(events.collect())
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use event_outbox_policy::inbox::charge::Fate;
 use pgrx::prelude::*;
 
-use super::charge::charge;
+use super::charge::{How, charge};
 use super::deliveries::{self, Origin, Waited};
 use super::refusals::{no_name, require_writable};
 use super::stored::{self, Stored};
@@ -60,7 +60,7 @@ fn give_back(
     }
     let event = find(subscription, origin.lane, position, origin.waited);
     let event = event.unwrap_or_else(|| not_received(&subscription.name, Some(position)).raise());
-    let fate = charge(subscription, origin.lane, &event, error, wait);
+    let fate = charge(subscription, origin.lane, &event, How { error, wait, has_crashed: false });
     deliveries::give_back(subscription.id, position);
     let key = event.order_key(subscription);
     if fate == Fate::Dead || key.is_none() {

@@ -7,7 +7,7 @@ use crate::pg::spi::{Access, Row, Statement};
 
 /// Events that wait.
 static WAITED: Statement = Statement::new(
-    c"SELECT r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key \
+    c"SELECT r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect \
         FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.position OPERATOR(pg_catalog.=) ANY ($2)",
     &[pg_sys::INT4OID, pg_sys::INT8ARRAYOID],
@@ -17,15 +17,15 @@ static WAITED: Statement = Statement::new(
 static TAKE_WAITED: Statement = Statement::new(
     c"DELETE FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.position OPERATOR(pg_catalog.=) ANY ($2) \
-      RETURNING r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key",
+      RETURNING r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect",
     &[pg_sys::INT4OID, pg_sys::INT8ARRAYOID],
 );
 
 /// Nothing, if it waits already.
 static WAIT: Statement = Statement::new(
     c"INSERT INTO inbox.retry (subscription_id, lane, position, topic, partition, \"offset\", produced_at, key, value, headers, \
-                               order_key, attempts, next_attempt_at, last_error, failed_at) \
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, \
+                               order_key, attempts, next_attempt_at, last_error, is_suspect, failed_at) \
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
               CASE WHEN $14 IS NOT NULL THEN pg_catalog.clock_timestamp() END) \
       ON CONFLICT DO NOTHING",
     &[
@@ -43,7 +43,15 @@ static WAIT: Statement = Statement::new(
         pg_sys::INT4OID,
         pg_sys::TIMESTAMPTZOID,
         pg_sys::TEXTOID,
+        pg_sys::BOOLOID,
     ],
+);
+
+/// What waits in a lane was being received when the server crashed, or may have been.
+static SUSPECT: Statement = Statement::new(
+    c"UPDATE inbox.retry AS r SET is_suspect = true \
+       WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) $2",
+    &[pg_sys::INT4OID, pg_sys::INT2OID],
 );
 
 static DIE: Statement = Statement::new(
@@ -116,6 +124,12 @@ impl Stored {
         attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0)
     }
 
+    /// Whether it may have crashed the server.
+    #[must_use]
+    pub fn is_suspect(&self) -> bool {
+        self.is_waiting && self.row.get(11) == Some(true)
+    }
+
     /// What it has in common with the events that keep their order with it.
     #[must_use]
     pub fn order_key(&self, subscription: &Subscription) -> Option<Vec<u8>> {
@@ -138,11 +152,11 @@ impl Stored {
     /// Has it wait behind an event with the same order key.
     pub fn park(&self, subscription: &Subscription, lane: u16) {
         let mut arguments = self.copied(subscription, lane);
-        arguments.extend([self.attempts().cast_signed().into_datum(), None, None]);
+        arguments.extend([self.attempts().cast_signed().into_datum(), None, None, false.into_datum()]);
         WAIT.execute(&arguments, Access::Write, 0);
     }
 
-    /// Has it wait for another attempt, after this many.
+    /// Has it wait for another attempt, after this many. `is_suspect`: the last one crashed the server.
     pub fn retry(
         &self,
         subscription: &Subscription,
@@ -150,12 +164,14 @@ impl Stored {
         attempts: u32,
         at: pg_sys::TimestampTz,
         error: &str,
+        is_suspect: bool,
     ) {
         let mut arguments = self.copied(subscription, lane);
         arguments.extend([
             attempts.cast_signed().into_datum(),
             Some(pg_sys::Datum::from(at)),
             error.into_datum(),
+            is_suspect.into_datum(),
         ]);
         WAIT.execute(&arguments, Access::Write, 0);
     }
@@ -192,6 +208,11 @@ pub fn new_event(subscription: &Subscription, lane: u16, position: i64) -> Optio
 #[must_use]
 pub fn waited(subscription: &Subscription, positions: &[i64]) -> Vec<Stored> {
     sorted(&WAITED, Access::Read, subscription, positions)
+}
+
+/// All that waits in a lane is received alone from now on, as it may have crashed the server.
+pub fn suspect_waiting(subscription: &Subscription, lane: u16) {
+    SUSPECT.execute(&[subscription.id.into_datum(), lane_number(lane).into_datum()], Access::Write, 0);
 }
 
 /// Takes events that wait away, and returns those that were there, in their order.

@@ -41,6 +41,32 @@ pub fn release(subscription: i32, lane: u16) {
     unsafe { pg_sys::LockRelease(&tag, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false) };
 }
 
+/// Takes the lock of the events that may have crashed the server: one of them is received at a time, in all databases. Returns
+/// whether this transaction holds it now.
+#[must_use]
+pub fn try_acquire_suspects() -> bool {
+    // SAFETY: in a transaction; the tag lives as long as the call.
+    let result =
+        unsafe { pg_sys::LockAcquire(&SUSPECTS, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Releases the lock of [`try_acquire_suspects`], if no such event was received.
+pub fn release_suspects() {
+    // SAFETY: this transaction holds the lock.
+    unsafe { pg_sys::LockRelease(&SUSPECTS, pg_sys::ExclusiveLock as pg_sys::LOCKMODE, false) };
+}
+
+/// No database and no subscription has these numbers.
+static SUSPECTS: pg_sys::LOCKTAG = pg_sys::LOCKTAG {
+    locktag_field1: 0,
+    locktag_field2: 0,
+    locktag_field3: 0,
+    locktag_field4: FIELD_4,
+    locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+    locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+};
+
 fn tag(subscription: i32, lane: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: backend::database().to_u32(),

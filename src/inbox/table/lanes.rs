@@ -15,10 +15,11 @@ static NEWEST: Statement = Statement::new(
              s.first_position, s.paused_at IS NOT NULL, \
              CASE WHEN s.source_id OPERATOR(pg_catalog.=) s.id \
                   THEN (SELECT pg_catalog.min(p.first_position) FROM inbox.partition AS p \
-                         WHERE p.source_id OPERATOR(pg_catalog.=) s.id) END \
+                         WHERE p.source_id OPERATOR(pg_catalog.=) s.id) END, \
+             l.suspect_upto \
         FROM inbox.subscription AS s \
         LEFT JOIN LATERAL (SELECT l.seq, l.upto, l.batch_limit, l.lease, l.lease_upto, l.lease_count, \
-                                  l.lease_expires_at \
+                                  l.lease_expires_at, l.suspect_upto \
                              FROM inbox.lane AS l \
                             WHERE l.subscription_id OPERATOR(pg_catalog.=) s.id AND l.lane OPERATOR(pg_catalog.=) $2 \
                             ORDER BY l.seq DESC LIMIT 1) AS l ON true \
@@ -28,8 +29,8 @@ static NEWEST: Statement = Statement::new(
 
 static INSERT: Statement = Statement::new(
     c"INSERT INTO inbox.lane (subscription_id, lane, seq, upto, batch_limit, lease, lease_upto, lease_count, \
-                              lease_expires_at) \
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+                              lease_expires_at, suspect_upto) \
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)",
     &[
         pg_sys::INT4OID,
         pg_sys::INT2OID,
@@ -40,6 +41,7 @@ static INSERT: Statement = Statement::new(
         pg_sys::INT8OID,
         pg_sys::INT4OID,
         pg_sys::TIMESTAMPTZOID,
+        pg_sys::INT8OID,
     ],
 );
 
@@ -75,8 +77,13 @@ impl Lane {
                 expires_at: compat::unix_micros(row.datum(7)?.value() as i64),
             })
         });
-        let state =
-            LaneState { seq, upto: row.get(2)?, batch_limit: row.get::<i32>(3)?.unsigned_abs(), lease };
+        let state = LaneState {
+            seq,
+            upto: row.get(2)?,
+            batch_limit: row.get::<i32>(3)?.unsigned_abs(),
+            lease,
+            suspect_upto: row.get(11)?,
+        };
         Some(at(state))
     }
 }
@@ -96,6 +103,7 @@ pub fn insert(subscription: i32, lane: u16, state: &LaneState) {
             lease.map(|lease| lease.upto).into_datum(),
             lease.map(|lease| i32::try_from(lease.count).unwrap_or(i32::MAX)).into_datum(),
             lease.map(|lease| pg_sys::Datum::from(compat::pg_timestamp(lease.expires_at))),
+            state.suspect_upto.into_datum(),
         ],
         Access::Write,
         0,

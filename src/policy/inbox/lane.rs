@@ -46,6 +46,8 @@ pub struct LaneState {
     pub batch_limit: u32,
     /// The lease, if there is one.
     pub lease: Option<Lease>,
+    /// Events up to this position were being received when the server crashed, or may have been.
+    pub suspect_upto: i64,
 }
 
 /// Events that were received, or leased, and were not acknowledged.
@@ -74,13 +76,31 @@ impl LaneState {
     /// The state of a lane of which nothing after `start` was received. No row stores it.
     #[must_use]
     pub const fn first(start: i64) -> Self {
-        Self { seq: 0, upto: start, batch_limit: 0, lease: None }
+        Self { seq: 0, upto: start, batch_limit: 0, lease: None, suspect_upto: start }
     }
 
     /// How many events may be received of the `wanted` ones.
     #[must_use]
     pub fn limit(&self, wanted: u32) -> u32 {
-        if self.batch_limit == 0 { wanted } else { wanted.min(self.batch_limit) }
+        if self.is_suspect() {
+            wanted.min(1)
+        } else if self.batch_limit == 0 {
+            wanted
+        } else {
+            wanted.min(self.batch_limit)
+        }
+    }
+
+    /// Whether the next new event may have crashed the server, so that it is received alone.
+    #[must_use]
+    pub const fn is_suspect(&self) -> bool {
+        self.suspect_upto > self.upto
+    }
+
+    /// Whether a transaction that receives from the lane must receive nothing else.
+    #[must_use]
+    pub const fn is_alone(&self) -> bool {
+        self.batch_limit == 1 || self.is_suspect()
     }
 
     /// `count` new events up to this position were handled, or set aside. With no new events, `upto` may still rise over
@@ -106,6 +126,14 @@ impl LaneState {
         } else {
             Consequence::Charge(self.moved(upto.max(self.upto)))
         }
+    }
+
+    /// Events were being received when the server crashed, and it is not known which is to blame. `None` if the lane has
+    /// another state meanwhile.
+    #[must_use]
+    pub fn suspected(&self, Failed { based_on, upto, .. }: Failed) -> Option<Self> {
+        (based_on == self.seq)
+            .then(|| Self { suspect_upto: upto.max(self.suspect_upto), ..self.moved(self.upto) })
     }
 
     /// The next events are leased.
@@ -138,7 +166,7 @@ impl LaneState {
     /// Nothing up to this position is received any more: the subscription was moved.
     #[must_use]
     pub fn sought(&self, upto: i64) -> Self {
-        Self { batch_limit: 0, ..self.moved(upto) }
+        Self { batch_limit: 0, suspect_upto: upto, ..self.moved(upto) }
     }
 
     /// The next state, at this position and without a lease.
@@ -209,6 +237,19 @@ mod tests {
             extended.failed(expired),
             Consequence::Narrow(LaneState { batch_limit: 2, lease: None, .. })
         ));
+    }
+
+    #[test]
+    fn suspect_events_are_received_alone_until_the_last_is_passed() {
+        let crashed = Failed { based_on: START.seq, upto: 12, count: 2 };
+        let suspect = START.suspected(crashed).unwrap();
+        assert_eq!((suspect.upto, suspect.limit(100), suspect.is_alone()), (10, 1, true));
+        assert_eq!(suspect.suspected(crashed), None, "it is stale");
+        let next = suspect.acknowledged(11, 1);
+        assert_eq!((next.limit(100), next.is_alone()), (1, true));
+        let Consequence::Charge(next) = failed(&next, 12, 1) else { panic!("an event alone") };
+        assert_eq!((next.limit(100), next.is_alone()), (100, false));
+        assert!(!suspect.sought(10).is_alone());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod attributes;
 pub mod charge;
 pub mod data_loss;
+pub mod in_flight;
 pub mod lane;
 pub mod lanes;
 pub mod plan;

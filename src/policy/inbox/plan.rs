@@ -24,9 +24,17 @@ pub struct Waiting {
     pub attempts: u32,
     /// When it may be received, if it failed.
     pub next_attempt_at: Option<Micros>,
+    /// It was being received when the server crashed, or may have been.
+    pub is_suspect: bool,
 }
 
 impl Waiting {
+    /// Whether it is received alone, so that it alone is to blame if it fails again.
+    #[must_use]
+    pub const fn comes_alone(&self) -> bool {
+        self.attempts > 0 || self.is_suspect
+    }
+
     fn is_due(&self, now: Micros) -> bool {
         self.next_attempt_at.is_none_or(|at| at <= now)
     }
@@ -66,8 +74,8 @@ impl WaitingEvents {
         order_key.is_some_and(|key| self.heads.contains_key(key))
     }
 
-    /// The positions of the waiting events to receive now, up to `limit`, in ascending order. An event that has failed comes
-    /// alone, so that it alone is charged if it fails again.
+    /// The positions of the waiting events to receive now, up to `limit`, in ascending order. An event that has failed, or
+    /// is suspect, comes alone.
     #[must_use]
     pub fn due(&self, limit: u32, now: Micros) -> Vec<i64> {
         let mut held: HashSet<&[u8]> = HashSet::new();
@@ -80,10 +88,10 @@ impl WaitingEvents {
             if key.is_some_and(|key| held.contains(key)) {
                 continue;
             }
-            let may_join = event.attempts == 0 || due.is_empty();
+            let may_join = !event.comes_alone() || due.is_empty();
             if event.is_due(now) && may_join {
                 due.push(event.position);
-                if event.attempts > 0 {
+                if event.comes_alone() {
                     break;
                 }
             } else {
@@ -170,11 +178,23 @@ mod tests {
     use super::*;
 
     fn failed(position: i64, key: &str, at: Micros) -> Waiting {
-        Waiting { position, order_key: Some(key.into()), attempts: 1, next_attempt_at: Some(at) }
+        Waiting {
+            position,
+            order_key: Some(key.into()),
+            attempts: 1,
+            next_attempt_at: Some(at),
+            is_suspect: false,
+        }
     }
 
     fn parked(position: i64, key: &str) -> Waiting {
-        Waiting { position, order_key: Some(key.into()), attempts: 0, next_attempt_at: None }
+        Waiting {
+            position,
+            order_key: Some(key.into()),
+            attempts: 0,
+            next_attempt_at: None,
+            is_suspect: false,
+        }
     }
 
     #[test]
@@ -186,6 +206,15 @@ mod tests {
         let waiting = WaitingEvents::new(vec![parked(2, "a"), parked(3, "a")]);
         assert_eq!(waiting.due(10, 100), [2, 3]);
         assert_eq!(waiting.due(1, 100), [2]);
+    }
+
+    #[test]
+    fn a_suspect_event_comes_alone() {
+        let suspect = |position| Waiting { is_suspect: true, ..parked(position, "a") };
+        let waiting = WaitingEvents::new(vec![parked(1, "b"), suspect(2), suspect(3)]);
+        assert_eq!(waiting.due(10, 100), [1]);
+        let waiting = WaitingEvents::new(vec![suspect(2), suspect(3), parked(4, "b")]);
+        assert_eq!(waiting.due(10, 100), [2]);
     }
 
     #[test]
@@ -206,8 +235,13 @@ mod tests {
 
     #[test]
     fn events_without_an_order_key_wait_for_nothing() {
-        let keyless =
-            |position, at| Waiting { position, order_key: None, attempts: 2, next_attempt_at: Some(at) };
+        let keyless = |position, at| Waiting {
+            position,
+            order_key: None,
+            attempts: 2,
+            next_attempt_at: Some(at),
+            is_suspect: false,
+        };
         let waiting = WaitingEvents::new(vec![keyless(1, 100), keyless(2, 50)]);
         assert_eq!(waiting.due(10, 60), [2]);
         assert!(!waiting.is_blocked(None));

@@ -270,5 +270,6 @@ pub fn parked(record: &Record, attempts: u32) -> Waiting {
         order_key: record.order_key.clone(),
         attempts,
         next_attempt_at: None,
+        is_suspect: false,
     }
 }
