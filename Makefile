@@ -33,7 +33,7 @@ install: ## Install the extension into the PostgreSQL of PG_CONFIG
 	@scripts/bootstrap build
 	@scripts/install
 
-drivers-test: build ## Run the programs of docs/guides/drivers.md with the drivers that they are for
+drivers-test: build ## Run the programs of docs/guides/drivers.md and receivers.md with the drivers that they are for
 	@scripts/drivers-test
 
 package: ## A Debian package for that PostgreSQL, and the source archive for PGXN, in target/dist
