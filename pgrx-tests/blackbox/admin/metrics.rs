@@ -5,8 +5,12 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use event_outbox_lab::{Result, layout, wait};
+use postgres::Client;
 
 use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::inbox::{receive, until_stored};
+use crate::support::roles::assert_denied;
+use crate::support::subscriptions::{filled_topic, subscribe};
 
 /// An entry of `postgres_exporter.yaml`: a query, and its columns with the usage of each.
 struct Query {
@@ -81,8 +85,9 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
         let dead: i64 = db.client.query_one("SELECT dead_letters FROM outbox.backlog", &[])?.get(0);
         Ok((dead == 1).then_some(()))
     })?;
+    subscribe(&mut db.client, "s", &[&topic], "earliest")?;
     let queries = queries()?;
-    assert!(queries.len() >= 4, "{}", queries.len());
+    assert!(queries.len() >= 8, "{}", queries.len());
 
     let mut transaction = db.client.transaction()?;
     transaction.batch_execute("SET LOCAL ROLE metrics")?;
@@ -97,26 +102,118 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
         }
         assert!(!transaction.query(&statement, &[])?.is_empty(), "{} has no rows", query.name);
     }
-    let refused = transaction.execute("SELECT payload FROM outbox.dead_letters", &[]);
-    assert!(refused.is_err(), "it may see what is in events");
     drop(transaction);
+    for hidden in [
+        "payload FROM outbox.dead_letters",
+        "value FROM inbox.dead_letters",
+        "key FROM inbox.retry",
+        "* FROM inbox.log",
+    ] {
+        assert_denied(&mut db.client, &format!("SET ROLE metrics; SELECT {hidden}"));
+        db.client.batch_execute("RESET ROLE")?;
+    }
     Ok(db.client.batch_execute("DROP OWNED BY metrics; DROP ROLE metrics")?)
 }
 
+/// The value of a metric in the row with these labels.
+fn measured(client: &mut Client, metric: &str, labels: &str) -> Result<f64> {
+    let queries = queries()?;
+    let of =
+        |query: &&Query| query.columns.iter().any(|(column, _)| metric == format!("{}_{column}", query.name));
+    let query = queries.iter().find(of).expect("a metric");
+    let column = &metric[query.name.len() + 1..];
+    let sql = format!("SELECT {column}::float8 FROM ({}) AS q WHERE {labels}", query.sql);
+    Ok(client.query_one(&sql, &[])?.get(0))
+}
+
 #[test]
-fn every_state_of_a_relay_is_measured() -> Result<()> {
+fn what_happens_in_the_inbox_is_measured() -> Result<()> {
     let mut db = TestDatabase::new()?;
-    let sql = "SELECT col_description('outbox.status'::regclass, attnum) FROM pg_attribute \
-                WHERE attrelid = 'outbox.status'::regclass AND attname = 'state'";
-    let comment: String = db.client.query_one(sql, &[])?.get(0);
-    // The text in parentheses explains a state.
-    let words = comment
-        .split('(')
-        .map(|part| part.split_once(')').map_or(part, |(_, rest)| rest))
-        .collect::<String>();
-    let states =
-        words.split([',', '.', ' ']).filter(|word| !["", "or"].contains(word)).map(Into::into).collect();
-    assert_eq!(list_in("event_outbox_relay")?, states);
+    let topic = filled_topic(&mut db, "t", &[3, 4])?;
+    let shown = |client: &mut Client, metric: &str| {
+        let labels = if metric.contains("subscription_") { "subscription = 's'" } else { "true" };
+        measured(client, &format!("event_outbox_{metric}"), labels)
+    };
+    for (metric, expected) in
+        [("inbox_worker_up", 0.0), ("inbox_subscriptions", 0.0), ("inbox_log_overdue_seconds", 0.0)]
+    {
+        assert_eq!(shown(&mut db.client, metric)?, expected, "{metric}");
+    }
+    db.client.execute(
+        "SELECT inbox.subscribe('s', ARRAY[$1], 'earliest', ordering => 'none', max_attempts => 1)",
+        &[&topic],
+    )?;
+    until_stored(&mut db.client, 7)?;
+    // One dies, one waits for a retry, five were not received.
+    db.client.batch_execute("BEGIN")?;
+    db.client
+        .batch_execute("SELECT inbox.nack('s', position, 'no') FROM inbox.receive('s', max_events => 1)")?;
+    db.client.batch_execute("COMMIT; UPDATE inbox.subscription SET max_attempts = 3; BEGIN")?;
+    db.client.batch_execute(
+        "SELECT inbox.nack('s', position, 'no', '1 hour') FROM inbox.receive('s', max_events => 1)",
+    )?;
+    db.client.batch_execute(
+        "COMMIT; UPDATE inbox.partition SET state = 'stopped', stop_reason = 'x', lost_from = 0, lost_to = 1, stopped_at = now()
+                  WHERE partition = 1",
+    )?;
+    for (metric, expected) in [
+        ("inbox_worker_up", 1.0),
+        ("inbox_connected", 1.0),
+        ("inbox_subscriptions", 1.0),
+        ("inbox_stored_total", 7.0),
+        ("inbox_log_overdue_seconds", 0.0),
+        ("subscription_to_receive_events", 5.0),
+        ("subscription_dead_letters", 1.0),
+        ("subscription_waiting_retries", 1.0),
+        ("subscription_stopped_partitions", 1.0),
+        ("subscription_paused", 0.0),
+        ("subscription_topic_to_store_events", 0.0),
+    ] {
+        assert_eq!(shown(&mut db.client, metric)?, expected, "{metric}");
+    }
+    assert!(shown(&mut db.client, "subscription_lag_seconds")? > 0.0);
+    assert!(shown(&mut db.client, "inbox_log_bytes")? > 0.0);
+
+    // The partition that is stopped falls behind; the other events are received.
+    db.client.execute("SELECT outbox.emit($1, '1', partition => 1)", &[&topic])?;
+    assert!(db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
+    assert_eq!(shown(&mut db.client, "subscription_topic_to_store_events")?, 1.0);
+    assert_eq!(receive(&mut db.client, "s", 100)?.len(), 5);
+    db.client.batch_execute("SELECT inbox.pause('s')")?;
+    for (metric, expected) in [
+        ("subscription_to_receive_events", 0.0),
+        ("subscription_lag_seconds", 0.0),
+        ("subscription_paused", 1.0),
+    ] {
+        assert_eq!(shown(&mut db.client, metric)?, expected, "{metric}");
+    }
+    // Events that could have left two hours ago: the retention is a day.
+    db.client.batch_execute(
+        "INSERT INTO inbox.segment SELECT (number + 1) % 8, first_position + 100, now() - interval '26 hours' FROM inbox.segment",
+    )?;
+    let overdue = shown(&mut db.client, "inbox_log_overdue_seconds")?;
+    assert!((7200.0..7300.0).contains(&overdue), "{overdue}");
+    Ok(())
+}
+
+#[test]
+fn every_state_of_a_worker_is_measured() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    for (view, query) in
+        [("outbox.status", "event_outbox_relay"), ("inbox.consumers", "event_outbox_inbox_worker")]
+    {
+        let sql = "SELECT col_description(attrelid, attnum) FROM pg_attribute \
+                    WHERE attrelid = $1::text::regclass AND attname = 'state'";
+        let comment: String = db.client.query_one(sql, &[&view])?.get(0);
+        // The text in parentheses explains a state.
+        let words = comment
+            .split('(')
+            .map(|part| part.split_once(')').map_or(part, |(_, rest)| rest))
+            .collect::<String>();
+        let states =
+            words.split([',', '.', ' ']).filter(|word| !["", "or"].contains(word)).map(Into::into).collect();
+        assert_eq!(list_in(query)?, states, "{view}");
+    }
     Ok(())
 }
 
