@@ -12,6 +12,8 @@ use event_outbox_lab::{Broker, Cluster, Result, layout, wait};
 use serde_json::{Value, json};
 
 const DATABASE: &str = "playground";
+/// Another database, which has subscribed to the topic `orders`.
+const SUBSCRIBER: &str = "subscriber";
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
@@ -49,11 +51,10 @@ fn up(state: &Path) -> Result<()> {
         let options = Cluster::options("playground").durable().fate(Fate::CanStay);
         options.set("event_outbox.bootstrap_servers", broker.bootstrap_servers()).start()
     })?;
-    cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
-    cluster.connect(DATABASE)?.batch_execute("CREATE EXTENSION event_outbox")?;
+    step("subscribing", || prepare(&cluster, &broker))?;
 
     let psql = format!(
-        "{} -h {} -p {} -U postgres {DATABASE}",
+        "{} -h {} -p {} -U postgres",
         layout::postgres_bin()?.join("psql").display(),
         cluster.socket_dir().display(),
         cluster.port()
@@ -80,6 +81,17 @@ fn up(state: &Path) -> Result<()> {
     fs::write(state, serde_json::to_string_pretty(&text)?)?;
     print_commands(&text);
     Ok(())
+}
+
+/// Creates a database to emit from, and one that receives.
+fn prepare(cluster: &Cluster, broker: &Broker) -> Result<()> {
+    broker.create_topic("orders", 1, &[])?;
+    for database in [DATABASE, SUBSCRIBER] {
+        cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {database}"))?;
+        cluster.connect(database)?.batch_execute("CREATE EXTENSION event_outbox")?;
+    }
+    let subscribe = "SELECT inbox.subscribe('orders', ARRAY['orders'], 'earliest')";
+    Ok(cluster.connect(SUBSCRIBER)?.batch_execute(subscribe)?)
 }
 
 fn down(state: &Path) -> Result<()> {
@@ -172,8 +184,10 @@ fn print_commands(state: &Value) {
     let class_path = layout::kafka_class_path().unwrap_or_default();
     println!(
         "
-PostgreSQL:   {psql}
+PostgreSQL:   {psql} {DATABASE}
 emit:         SELECT outbox.emit('orders', '{{\"id\": 7}}', key => '7');
+subscriber:   {psql} {SUBSCRIBER}
+receive:      SELECT topic, convert_from(key, 'UTF8') AS key, data FROM inbox.receive('orders');
 consume:      java -cp '{class_path}' org.apache.kafka.tools.consumer.ConsoleConsumer \\
                 --bootstrap-server {bootstrap} --topic orders --from-beginning \\
                 --formatter-property print.key=true --formatter-property print.headers=true
