@@ -38,7 +38,8 @@ extension_sql_file!("../sql/outbox/functions.sql", name = "functions", requires 
 extension_sql_file!("../sql/outbox/events.sql", name = "events", requires = ["functions"]);
 extension_sql_file!("../sql/outbox/triggers.sql", name = "triggers", requires = ["events"]);
 extension_sql_file!("../sql/outbox/topic_grants.sql", name = "topic_grants", requires = ["triggers"]);
-extension_sql_file!("../sql/outbox/emit.sql", name = "emit", requires = ["topic_grants"]);
+extension_sql_file!("../sql/outbox/idempotency.sql", name = "idempotency", requires = ["topic_grants"]);
+extension_sql_file!("../sql/outbox/emit.sql", name = "emit", requires = ["idempotency"]);
 extension_sql_file!("../sql/outbox/capture.sql", name = "capture", requires = ["emit"]);
 extension_sql_file!("../sql/outbox/dead_letters.sql", name = "dead_letters", requires = ["capture"]);
 extension_sql_file!("../sql/outbox/intake.sql", name = "intake", requires = ["dead_letters"]);

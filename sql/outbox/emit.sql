@@ -1,6 +1,9 @@
 -- Owns emit() and emit_bytes(). They act as the owner of the table, so an application needs only the right to call them,
 -- and no right to the table. They are not SECURITY DEFINER, because the caller's topic grants apply
 -- (src/pg/user_context.rs). They qualify every name and use no operator.
+--
+-- The first forms are as they were in the first release: grants name them, in dumps too. Later arguments are those of
+-- further forms.
 
 CREATE FUNCTION outbox.emit(
     topic      text,
@@ -39,6 +42,10 @@ COMMENT ON FUNCTION outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, int
 --   * for an argument of unknown type, text is preferred to outbox.topic_name, which is in the same category; for all
 --     other arguments both forms have types of one category, so these do not decide.
 -- The second forms are SQL functions that call the first: they are inlined, and need only the right to call the first.
+--
+-- Arguments that came later are those of a form whose topic is a varchar, which every driver knows: the first form is
+-- preferred to it, but for a topic that is a varchar, for which both do the same. It checks the right to call the first form
+-- itself. The most general form has those arguments as well, each with a type that loses against that of this form.
 
 CREATE DOMAIN outbox.topic_name AS text;
 COMMENT ON DOMAIN outbox.topic_name IS 'A topic name in the forms of outbox.emit() that accept further types. PostgreSQL prefers text to it.';
@@ -106,48 +113,82 @@ COMMENT ON FUNCTION outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, 
     'Like the form with a text key, for a key that is a number or a UUID.';
 
 CREATE FUNCTION outbox.emit(
-    topic      outbox.topic_name,
-    payload    outbox.as_text,
-    key        outbox.as_text DEFAULT NULL,
-    event_type text DEFAULT NULL,
-    headers    outbox.as_text DEFAULT NULL,
-    event_id   outbox.as_text DEFAULT NULL,
-    partition  bigint DEFAULT NULL
+    topic           character varying,
+    payload         jsonb,
+    key             text DEFAULT NULL,
+    event_type      text DEFAULT NULL,
+    headers         jsonb DEFAULT NULL,
+    event_id        uuid DEFAULT NULL,
+    partition       integer DEFAULT NULL,
+    idempotency_key text DEFAULT NULL
+) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'outbox_emit_further';
+COMMENT ON FUNCTION outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, text) IS
+    'Like the form with a text topic, with further arguments. It requires only the right to call that form.';
+
+CREATE FUNCTION outbox.emit(
+    topic           outbox.topic_name,
+    payload         outbox.as_text,
+    key             outbox.as_text DEFAULT NULL,
+    event_type      text DEFAULT NULL,
+    headers         outbox.as_text DEFAULT NULL,
+    event_id        outbox.as_text DEFAULT NULL,
+    partition       bigint DEFAULT NULL,
+    idempotency_key outbox.as_text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
-    RETURN outbox.emit(topic::text, payload::text::jsonb, key::text, event_type, headers::text::jsonb,
-                       event_id::text::uuid, partition::integer);
-COMMENT ON FUNCTION outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint) IS
+    RETURN outbox.emit(topic::varchar, payload::text::jsonb, key::text, event_type, headers::text::jsonb,
+                       event_id::text::uuid, partition::integer, idempotency_key::text);
+COMMENT ON FUNCTION outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.as_text) IS
     'Like the form with a jsonb payload, for other types, such as json or a driver''s strings and longs. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit_bytes(
-    topic        outbox.topic_name,
-    payload      bytea,
-    key          outbox.as_text,
-    event_type   text DEFAULT NULL,
-    headers      jsonb DEFAULT NULL,
-    event_id     uuid DEFAULT NULL,
-    partition    integer DEFAULT NULL,
-    content_type text DEFAULT NULL
+    topic           character varying,
+    payload         bytea,
+    key             bytea DEFAULT NULL,
+    event_type      text DEFAULT NULL,
+    headers         jsonb DEFAULT NULL,
+    event_id        uuid DEFAULT NULL,
+    partition       integer DEFAULT NULL,
+    content_type    text DEFAULT NULL,
+    idempotency_key text DEFAULT NULL
+) RETURNS uuid
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'outbox_emit_bytes_further';
+COMMENT ON FUNCTION outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, text) IS
+    'Like the form with a text topic, with further arguments. It requires only the right to call that form.';
+
+CREATE FUNCTION outbox.emit_bytes(
+    topic           outbox.topic_name,
+    payload         bytea,
+    key             outbox.as_text,
+    event_type      text DEFAULT NULL,
+    headers         jsonb DEFAULT NULL,
+    event_id        uuid DEFAULT NULL,
+    partition       integer DEFAULT NULL,
+    content_type    text DEFAULT NULL,
+    idempotency_key outbox.topic_name DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
-    RETURN outbox.emit_bytes(topic::text, payload, pg_catalog.convert_to(key::text, 'UTF8'), event_type, headers, event_id,
-                             partition, content_type);
-COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text) IS
+    RETURN outbox.emit_bytes(topic::varchar, payload, pg_catalog.convert_to(key::text, 'UTF8'), event_type, headers, event_id,
+                             partition, content_type, idempotency_key::text);
+COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.topic_name) IS
     'Like the form with a bytea key, for a key that is text, a number or a UUID; the key is sent as its text in UTF-8.';
 
 CREATE FUNCTION outbox.emit_bytes(
-    topic        outbox.topic_name,
-    payload      bytea,
-    key          bytea DEFAULT NULL,
-    event_type   text DEFAULT NULL,
-    headers      outbox.as_text DEFAULT NULL,
-    event_id     outbox.as_text DEFAULT NULL,
-    partition    bigint DEFAULT NULL,
-    content_type text DEFAULT NULL
+    topic           outbox.topic_name,
+    payload         bytea,
+    key             bytea DEFAULT NULL,
+    event_type      text DEFAULT NULL,
+    headers         outbox.as_text DEFAULT NULL,
+    event_id        outbox.as_text DEFAULT NULL,
+    partition       bigint DEFAULT NULL,
+    content_type    text DEFAULT NULL,
+    idempotency_key outbox.as_text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
-    RETURN outbox.emit_bytes(topic::text, payload, key, event_type, headers::text::jsonb, event_id::text::uuid,
-                             partition::integer, content_type);
-COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text) IS
+    RETURN outbox.emit_bytes(topic::varchar, payload, key, event_type, headers::text::jsonb, event_id::text::uuid,
+                             partition::integer, content_type, idempotency_key::text);
+COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.as_text) IS
     'Like the form with jsonb headers, for other types, such as a driver''s strings and longs.';

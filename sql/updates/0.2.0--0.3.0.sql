@@ -1,4 +1,13 @@
--- From 0.2.0 to 0.3.0: the inbox is new. build.rs puts what a file of sql/inbox creates once in the place of @create.
+-- From 0.2.0 to 0.3.0: the inbox is new, and emit() has further arguments. build.rs puts what a file creates once in the
+-- place of @create.
+
+-- Their successors have further arguments. Nobody is granted them, and the functions that are granted stay.
+DROP FUNCTION IF EXISTS
+    outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint),
+    outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text),
+    outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text);
+
+-- @create sql/outbox/idempotency.sql
 
 -- @create sql/inbox/tables.sql
 -- @create sql/inbox/receive.sql

@@ -21,6 +21,7 @@ pub mod snapshot;
 pub mod spi;
 pub mod status_row;
 pub mod trigger;
+pub mod unique;
 pub mod user_context;
 pub mod user_error;
 pub mod utility_hook;

@@ -60,6 +60,8 @@ static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::ne
 // A safety net for rows that bypass the triggers, not a polling interval.
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+// Longer than callers repeat a request, weekends apart.
+static IDEMPOTENCY_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 
 const MEBIBYTE: usize = 1024 * 1024;
 
@@ -125,6 +127,12 @@ fn init_limits() {
 
 fn init_times() {
     Guc::new(
+        c"event_outbox.idempotency_retention",
+        c"Time for which an idempotency key is known, at least.",
+        c"Keys are removed together, so a key may be known for twice as long and longer.",
+    )
+    .integer(&IDEMPOTENCY_RETENTION, 1..=315_360_000, GucFlags::UNIT_S);
+    Guc::new(
         c"event_outbox.sweep_interval",
         c"Time between full reads of the table.",
         c"The safety net for rows that came in past the triggers; others are found at once.",
@@ -180,6 +188,8 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// How long a stopping relay waits for acknowledgements.
     pub shutdown_timeout: Duration,
+    /// How long an idempotency key is known.
+    pub idempotency_retention: Duration,
 }
 
 impl Settings {
@@ -208,6 +218,7 @@ impl Settings {
             },
             sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
+            idempotency_retention: Duration::from_secs(IDEMPOTENCY_RETENTION.get().unsigned_abs().into()),
         }
     }
 }

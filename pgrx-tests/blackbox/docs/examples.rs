@@ -61,6 +61,7 @@ fn brought(path: &str) -> &'static [(&'static str, &'static [&'static str])] {
                 "(none)",
                 "\n\u{1}7",
                 r#"{"id": 7}"#,
+                r#"{"id":7}"#,
             ],
         )],
         "docs/guides/untrusted-messages.md" => &[("8", &[r#"{"id":8}"#])],

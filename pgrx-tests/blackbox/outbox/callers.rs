@@ -112,6 +112,71 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
     Ok(())
 }
 
+/// With an argument of the further forms, all types are as free as without.
+#[test]
+fn further_arguments_take_what_sql_has() -> Result<()> {
+    let mut db = TestDatabase::disabled()?;
+    let topics = ["'t'", "'t'::text", "'t'::varchar"];
+    let calls = [
+        ("emit", "'{\"a\": 1}'", "'7'"),
+        ("emit", "'{\"a\": 1}'::varchar", "'7'::varchar"),
+        ("emit", "row_to_json(t)", "7::bigint"),
+        ("emit", "to_jsonb(t)", "'7'::text"),
+        ("emit", "to_jsonb(t)", "7"),
+        ("emit", "NULL", "'7'"),
+        ("emit_bytes", "'x'", "'7'"),
+        ("emit_bytes", "'x'::bytea", "'7'::bytea"),
+        ("emit_bytes", "'x'::bytea", "'7'::text"),
+        ("emit_bytes", "'x'::bytea", "7::bigint"),
+    ];
+    let others = [
+        "",
+        ", headers => '{}'",
+        ", headers => '{}'::jsonb",
+        ", event_id => gen_random_uuid()",
+        ", partition => 0",
+        ", event_type => 'e'",
+    ];
+    let mut number = 0;
+    for (topic, (function, payload, key)) in topics.iter().flat_map(|topic| calls.map(|call| (topic, call))) {
+        for (other, of_type) in
+            others.iter().flat_map(|other| ["", "::text", "::varchar"].map(|of_type| (other, of_type)))
+        {
+            number += 1;
+            let sql = format!(
+                "SELECT outbox.{function}({topic}, {payload}, key => {key}{other}, idempotency_key => '{number}'{of_type})
+                   FROM (SELECT 1 AS a) AS t"
+            );
+            db.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+            assert_eq!(last(&mut db.client)?.0.as_deref(), Some("7"), "{sql}");
+            let sql = "SELECT key FROM outbox.idempotency_keys WHERE event_id = (SELECT event_id FROM outbox.events ORDER BY id DESC LIMIT 1)";
+            assert_eq!(db.client.query_one(sql, &[])?.get::<_, String>(0), number.to_string());
+        }
+    }
+    // Without a key, with a key that is a number or a UUID, and by position.
+    for call in [
+        "emit('t', '1', idempotency_key => 'a')",
+        "emit('t', '1'::json, idempotency_key => 'b')",
+        "emit('t', '1', idempotency_key => -5)",
+        "emit('t', '1'::jsonb, idempotency_key => gen_random_uuid())",
+        "emit('t'::name, '1', idempotency_key => 'n')",
+        "emit_bytes('t', '1', idempotency_key => 'c')",
+        "emit_bytes('t', '1', idempotency_key => -6)",
+        "emit_bytes('t', '1', 'k', idempotency_key => gen_random_uuid())",
+        "emit('t', '1', 'k', 'e', '{}', gen_random_uuid(), 0, 'd')",
+        "emit_bytes('t', '1', 'k', 'e', '{}', gen_random_uuid(), 0, 'a/b', 'e')",
+    ] {
+        db.client
+            .batch_execute(&format!("SELECT outbox.{call}"))
+            .map_err(|error| anyhow::anyhow!("{call}: {error}"))?;
+    }
+    assert_eq!(
+        db.client.query_one("SELECT count(*) FROM outbox.idempotency_keys", &[])?.get::<_, i64>(0),
+        number + 10
+    );
+    Ok(())
+}
+
 #[test]
 fn try_emit_takes_what_sql_has() -> Result<()> {
     let mut db = TestDatabase::disabled()?;

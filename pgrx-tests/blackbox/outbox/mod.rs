@@ -9,6 +9,7 @@ mod capture_moves;
 mod capture_rights;
 mod capture_tables;
 mod functions;
+mod idempotency;
 mod intake;
 mod locks;
 mod notify;

@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod functions;
+pub mod idempotency;
 pub mod invalid;
 pub mod topic_grants;
 mod topic_names;

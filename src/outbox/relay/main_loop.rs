@@ -57,6 +57,7 @@ impl Relay {
             self.notify_of_missed();
             self.check_standbys();
             self.sweep();
+            self.tidy();
             self.quarantine_stalled_topics();
             self.watch();
             self.show();

@@ -32,6 +32,7 @@ use self::listeners::Listeners;
 use self::locked_rows::LockedRows;
 use self::producer::ProducerSupervisor;
 use self::stalled_topics::StalledTopics;
+use self::tidy::Tidying;
 use self::unreplicated::Unreplicated;
 use self::watch::Watch;
 use crate::kafka::wakeup_fd::WakeupFd;
@@ -61,6 +62,7 @@ pub mod shown_state;
 pub mod stalled_topics;
 pub mod state;
 pub mod sweep;
+pub mod tidy;
 pub mod unreplicated;
 pub mod wait_ready;
 pub mod watch;
@@ -104,6 +106,7 @@ pub struct Relay {
     /// The size of the last batch.
     last_batch: BatchSize,
     full_sweeps: FullSweeps,
+    tidying: Tidying,
     extension_dropped: bool,
     /// The outbox that the relay serves; empty until it has looked it up.
     served_outbox: OnceCell<Outbox>,
@@ -148,6 +151,7 @@ impl Relay {
             topics: TopicNames::default(),
             last_batch: BatchSize::default(),
             full_sweeps: FullSweeps::default(),
+            tidying: Tidying::default(),
             extension_dropped: false,
             served_outbox: OnceCell::new(),
             pace: Pace::default(),

@@ -71,6 +71,7 @@ impl Relay {
         if self.in_flight.window().is_empty() {
             process::give_memory_back();
         }
+        self.tidying.begin();
         self.reader.sweep_all();
         self.in_flight.recheck();
     }

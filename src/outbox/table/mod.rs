@@ -6,6 +6,7 @@ use crate::pg::catalog::Member;
 use crate::pg::watch::Watch;
 
 pub mod columns;
+pub mod idempotency;
 pub mod identity;
 pub mod outbox;
 pub mod row;

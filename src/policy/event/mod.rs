@@ -5,6 +5,7 @@ pub mod draft;
 pub mod envelope;
 pub mod event_batch;
 pub mod headers;
+pub mod idempotency;
 pub mod json;
 pub mod size;
 pub mod timestamps;
