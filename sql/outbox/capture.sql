@@ -17,15 +17,21 @@ CREATE FUNCTION outbox.capture(
     "except"   text[] DEFAULT NULL,
     event_type text DEFAULT NULL,
     mode       text DEFAULT 'row',
-    replicated boolean DEFAULT false
+    replicated boolean DEFAULT false,
+    snapshot   boolean DEFAULT false
 ) RETURNS text
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_capture';
-COMMENT ON FUNCTION outbox.capture(regclass, text, text, text[], text[], text, text[], text[], text, text, boolean) IS
+COMMENT ON FUNCTION outbox.capture(regclass, text, text, text[], text[], text, text[], text[], text, text, boolean, boolean) IS
     'Makes every change of a table an event, from now on; returns the topic. Another call replaces the capture. The caller must own the table.';
 
 CREATE FUNCTION outbox.uncapture("table" regclass) RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_uncapture';
 COMMENT ON FUNCTION outbox.uncapture(regclass) IS 'Ends the capture of a table. Returns false if there was none.';
+
+CREATE PROCEDURE outbox.emit_snapshot("table" regclass, chunk integer DEFAULT 1000)
+    LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_emit_snapshot';
+COMMENT ON PROCEDURE outbox.emit_snapshot(regclass, integer) IS
+    'Emits the rows of a captured table, beside the changes of others, in transactions of this many rows. The caller must own the table.';
 
 CREATE FUNCTION outbox.capture_definition(arguments bytea) RETURNS json
     LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_capture_definition';

@@ -121,9 +121,19 @@ pub fn is_of_extension(relation: pg_sys::Oid) -> bool {
 pub unsafe fn columns<'a>(
     relation: pg_sys::Relation,
 ) -> impl Iterator<Item = (&'a CStr, &'a pg_sys::FormData_pg_attribute)> + Clone {
+    // SAFETY: as promised by the caller.
+    unsafe { columns_of((*relation).rd_att) }
+}
+
+/// The same for rows that are described so.
+///
+/// # Safety
+/// The descriptor is alive as long as these are used.
+pub unsafe fn columns_of<'a>(
+    descriptor: pg_sys::TupleDesc,
+) -> impl Iterator<Item = (&'a CStr, &'a pg_sys::FormData_pg_attribute)> + Clone {
     // SAFETY: as promised by the caller; the name of a column is NUL-terminated.
     unsafe {
-        let descriptor = (*relation).rd_att;
         (0..(*descriptor).natts as usize).map(move |at| {
             let column = &*compat::attribute(descriptor, at);
             (CStr::from_ptr(column.attname.data.as_ptr()), column)

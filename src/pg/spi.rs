@@ -114,6 +114,16 @@ pub fn run(commands: &CStr) {
     }
 }
 
+/// Runs a query that is put together at run time, and returns its rows, within [`connected`].
+pub fn query(text: &CStr, access: Access) -> Rows {
+    // SAFETY: a C string; SPI keeps the rows until the connection ends.
+    let code = unsafe { pg_sys::SPI_execute(text.as_ptr(), access == Access::Read, 0) };
+    if code < 0 {
+        error!("could not execute \"{}\": SPI error {code}", text.to_string_lossy());
+    }
+    Rows::of_last_call()
+}
+
 /// Commits the transaction, in a procedure that may do so, and begins the next one.
 pub fn commit() {
     // SAFETY: connect and finish are paired; Postgres raises an ERROR if the transaction cannot be committed here.
@@ -197,6 +207,20 @@ pub struct Rows {
 }
 
 impl Rows {
+    /// Those of the call that was made last, within [`connected`].
+    #[must_use]
+    pub fn of_last_call() -> Self {
+        // SAFETY: plain globals of this process.
+        let (table, count) = unsafe { (pg_sys::SPI_tuptable, pg_sys::SPI_processed) };
+        Self { table, count: usize::try_from(count).unwrap_or(usize::MAX) }
+    }
+
+    /// Frees them before the connection ends.
+    pub fn free(self) {
+        // SAFETY: the rows of a call of this connection, which nothing uses any more.
+        unsafe { pg_sys::SPI_freetuptable(self.table) }
+    }
+
     /// The number of rows returned, or changed by a statement without RETURNING.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -207,6 +231,13 @@ impl Rows {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.count == 0
+    }
+
+    /// What the rows look like; null if the statement returns none.
+    #[must_use]
+    pub fn descriptor(&self) -> pg_sys::TupleDesc {
+        // SAFETY: the table lives as long as the connection.
+        unsafe { self.table.as_ref() }.map_or(std::ptr::null_mut(), |table| table.tupdesc)
     }
 
     /// Row `at`, counted from 0.
@@ -236,6 +267,12 @@ impl Row {
     pub fn of_trigger(firing: &pg_sys::TriggerData, tuple: pg_sys::HeapTuple) -> Self {
         // SAFETY: the relation of a firing trigger is open.
         Self { tuple, descriptor: unsafe { (*firing.tg_relation).rd_att } }
+    }
+
+    /// The row itself.
+    #[must_use]
+    pub fn tuple(&self) -> pg_sys::HeapTuple {
+        self.tuple
     }
 
     /// The value of the column with this name.

@@ -93,7 +93,8 @@ pub fn of_trigger(relation: pg_sys::Relation, trigger: &pg_sys::Trigger) -> Rc<C
         return known;
     }
     let source = Source { relation: table, changes, text: text.to_owned() };
-    let capture = Rc::new(read(relation, trigger, source));
+    // SAFETY: the relation is open.
+    let capture = Rc::new(read(unsafe { (*relation).rd_att }, trigger, source));
     // What is dropped is dropped after the borrow.
     let _before = KNOWN.with_borrow_mut(|known| {
         let all = (known.len() >= REMEMBERED).then(|| std::mem::take(&mut **known));
@@ -111,10 +112,16 @@ pub fn argument(trigger: &pg_sys::Trigger) -> &str {
     unsafe { CStr::from_ptr(*trigger.tgargs) }.to_str().unwrap_or_default()
 }
 
-fn read(relation: pg_sys::Relation, trigger: &pg_sys::Trigger, source: Source) -> Capture {
+/// The capture of a trigger, for rows of a query that are described so and have the table's columns by name. `relation` is
+/// the captured table.
+pub fn of_rows(relation: pg_sys::Oid, trigger: &pg_sys::Trigger, rows: pg_sys::TupleDesc) -> Capture {
+    read(rows, trigger, Source { relation, changes: 0, text: argument(trigger).to_owned() })
+}
+
+fn read(rows: pg_sys::TupleDesc, trigger: &pg_sys::Trigger, source: Source) -> Capture {
     let Some(definition) = Definition::parse(&source.text) else { not_understood(trigger) };
     let captured = captured_table(source.relation, trigger);
-    let actions = Action::ALL.map(|action| {
+    let types = Action::ALL.map(|action| {
         template::expand(&definition.event_type, &[("action", action.word())]).unwrap_or_default()
     });
     // SAFETY: in a transaction; the context is deleted with the capture, or by the end of the transaction after an ERROR
@@ -128,35 +135,26 @@ fn read(relation: pg_sys::Relation, trigger: &pg_sys::Trigger, source: Source) -
             pg_sys::ALLOCSET_SMALL_MAXSIZE as usize,
         )
     };
-    // SAFETY: the relation is open; the columns are described in memory that lives as long as they do.
+    // SAFETY: the descriptor is alive; the columns are described in memory that lives as long as they do.
     let (key, columns) = unsafe {
         let before = pg_sys::MemoryContextSwitchTo(memory);
-        let found = find_columns(relation, &definition);
+        let found = find_columns(rows, &definition);
         pg_sys::MemoryContextSwitchTo(before);
         // Nothing fails from here on.
         pg_sys::MemoryContextSetParent(memory, pg_sys::CacheMemoryContext);
         found
     };
     let depends_on_session = key.iter().chain(&columns).any(|column| column.encoder().depends_on_session());
-    Capture {
-        definition,
-        key,
-        columns,
-        types: actions,
-        captured,
-        depends_on_session,
-        source,
-        _memory: Memory(memory),
-    }
+    Capture { definition, key, columns, types, captured, depends_on_session, source, _memory: Memory(memory) }
 }
 
 /// The columns of the key, and those that events carry.
 ///
 /// # Safety
-/// The relation is open.
-unsafe fn find_columns(relation: pg_sys::Relation, definition: &Definition) -> (Vec<Column>, Vec<Column>) {
+/// The descriptor is alive.
+unsafe fn find_columns(rows: pg_sys::TupleDesc, definition: &Definition) -> (Vec<Column>, Vec<Column>) {
     // SAFETY: as promised by the caller.
-    let live = unsafe { catalog::columns(relation) }
+    let live = unsafe { catalog::columns_of(rows) }
         .enumerate()
         .filter(|(_, (_, stored))| !stored.attisdropped && stored.attgenerated as u8 != VIRTUAL);
     let key = definition.key.iter().map(|wanted| {

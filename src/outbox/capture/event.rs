@@ -2,7 +2,7 @@
 //!
 //! Runs in: client backends, and workers that write to captured tables.
 
-use event_outbox_policy::event::capture::change::Action;
+use event_outbox_policy::event::capture::change::{Action, Update};
 use event_outbox_policy::event::capture::definition::Style;
 use event_outbox_policy::event::draft::JSON;
 use pgrx::prelude::*;
@@ -31,7 +31,25 @@ pub struct Change<'a> {
     pub new: Option<Row>,
 }
 
-impl Change<'_> {
+impl<'a> Change<'a> {
+    /// A change of which an action tells. Of a row with another key, the deletion knows only what was, and the creation what
+    /// is.
+    #[must_use]
+    pub fn of(
+        capture: &'a Capture,
+        action: Action,
+        update: Update,
+        old: Option<Row>,
+        new: Option<Row>,
+    ) -> Self {
+        let (old, new) = match update {
+            Update::Key if action.is_of_old_row() => (old, None),
+            Update::Key => (None, new),
+            _ => (old, new),
+        };
+        Self { capture, action, old, new }
+    }
+
     /// The event's values, in memory of the current context.
     #[must_use]
     pub fn to_values(&self) -> Values {

@@ -11,14 +11,15 @@ use event_outbox_policy::event::capture::definition::{Definition, Mode, Operatio
 use pgrx::prelude::*;
 
 use super::request::Request;
-use super::trigger::outbox_capture_changes;
+use super::snapshot;
+use super::table::{command, identifier, no_table, open, ours, qualified};
 use crate::outbox::emit::topic_grants;
 use crate::outbox::table::EVENTS;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::relation::OpenRelation;
 use crate::pg::user_context::Owner;
 use crate::pg::user_error::UserError;
-use crate::pg::{backend, catalog, spi, trigger, varlena};
+use crate::pg::{catalog, spi, varlena};
 
 sql_function!(outbox_capture, pg_finfo_outbox_capture, capture);
 sql_function!(outbox_uncapture, pg_finfo_outbox_uncapture, uncapture);
@@ -32,7 +33,7 @@ const ROW_TRIGGER: &str = "outbox_capture";
 
 fn capture(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let Some(table) = arguments.oid(0) else { no_table() };
-    let opened = open(table);
+    let opened = open(table, LOCK);
     require_capturable(&opened);
     let request = Request::read(arguments, &opened);
     require_mode(&opened, &request.definition);
@@ -45,13 +46,16 @@ fn capture(arguments: &Arguments) -> Option<pg_sys::Datum> {
         drops.iter().for_each(|command| spi::run(command));
         creations.iter().for_each(|command| spi::run(command));
     });
-    require_only_ours(&open(table), &request);
+    require_only_ours(&open(table, LOCK), &request);
+    if request.snapshot {
+        snapshot::emit_at_once(&open(table, LOCK));
+    }
     request.definition.topic.into_datum()
 }
 
 fn uncapture(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let Some(table) = arguments.oid(0) else { no_table() };
-    let opened = open(table);
+    let opened = open(table, LOCK);
     let drops = drops(&opened);
     drop(opened);
     spi::connected(|| drops.iter().for_each(|command| spi::run(command)));
@@ -64,29 +68,6 @@ fn capture_definition(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Definition::parse(std::str::from_utf8(text).ok()?)?;
     // json has the storage format of bytea.
     Some(varlena::filled(text.len(), |bytes| bytes.copy_from_slice(text)))
-}
-
-/// Opens and locks a table that the current user owns.
-fn open(table: pg_sys::Oid) -> OpenRelation {
-    if !catalog::owns(backend::user(), table) {
-        // SAFETY: the relation exists, and so its name, or it is shown by number.
-        let name = unsafe {
-            let name = pg_sys::get_rel_name(table);
-            if name.is_null() {
-                table.to_u32().to_string()
-            } else {
-                CStr::from_ptr(name).to_string_lossy().into_owned()
-            }
-        };
-        UserError {
-            code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            message: format!("must be owner of table {name}"),
-            detail: "What is captured of a table is decided by its owner.".into(),
-            hint: "Call the function as the owner of the table.".into(),
-        }
-        .raise();
-    }
-    OpenRelation::open(table, LOCK)
 }
 
 fn require_capturable(table: &OpenRelation) {
@@ -114,13 +95,8 @@ fn require_capturable(table: &OpenRelation) {
         );
     }
     if kind == pg_sys::RELKIND_RELATION && class.relhassubclass {
-        notice!("rows of tables that inherit from \"{}\" are not captured with it", name_of(class));
+        notice!("rows of tables that inherit from {} are not captured with it", qualified(table));
     }
-}
-
-fn name_of(class: &pg_sys::FormData_pg_class) -> String {
-    // SAFETY: the name of a relation is NUL-terminated.
-    unsafe { CStr::from_ptr(class.relname.data.as_ptr()) }.to_string_lossy().into_owned()
 }
 
 /// Statement triggers fire for the table that a statement names, and so miss what is written to partitions directly.
@@ -144,42 +120,6 @@ fn refuse(message: &str, detail: &str, hint: &str) -> ! {
         hint: hint.into(),
     }
     .raise()
-}
-
-fn no_table() -> ! {
-    UserError {
-        code: PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
-        message: "the table must not be null".into(),
-        detail: "A capture belongs to one table.".into(),
-        hint: "For example: outbox.capture('orders', 'fat').".into(),
-    }
-    .raise()
-}
-
-/// The triggers of a table that capture it.
-pub fn ours(table: &OpenRelation) -> impl Iterator<Item = &pg_sys::Trigger> {
-    trigger::calling(table, outbox_capture_changes)
-}
-
-fn command(text: String) -> CString {
-    // Names and texts of Postgres contain no NUL.
-    CString::new(text).unwrap_or_default()
-}
-
-/// A name as it is written in SQL.
-fn identifier(name: &CStr) -> String {
-    // SAFETY: a C string; so is the result.
-    unsafe { CStr::from_ptr(pg_sys::quote_identifier(name.as_ptr())) }.to_string_lossy().into_owned()
-}
-
-fn qualified(table: &OpenRelation) -> String {
-    let class = table.class();
-    // SAFETY: the names of a relation and its schema are C strings.
-    let (schema, name) = unsafe {
-        let schema = pg_sys::get_namespace_name(class.relnamespace);
-        (CStr::from_ptr(schema), CStr::from_ptr(class.relname.data.as_ptr()))
-    };
-    format!("{}.{}", identifier(schema), identifier(name))
 }
 
 /// The commands that drop the triggers of a capture.
@@ -207,6 +147,20 @@ fn triggers(request: &Request) -> Vec<(String, String)> {
         let events: Vec<_> = of_rows.iter().map(|operation| operation.word()).collect();
         let when = request.when.as_ref().map_or_else(String::new, |when| format!(" WHEN ({when})"));
         all.push((ROW_TRIGGER.to_owned(), format!("{} ON TABLE FOR EACH ROW{when}", events.join(" OR "))));
+    }
+    if definition.mode == Mode::Statement {
+        all.extend(of_rows.iter().map(|operation| {
+            let rows = match operation {
+                Operation::Insert => "NEW TABLE AS new_rows",
+                Operation::Delete => "OLD TABLE AS old_rows",
+                _ => "OLD TABLE AS old_rows NEW TABLE AS new_rows",
+            };
+            let word = operation.word();
+            (
+                format!("{ROW_TRIGGER}_{word}"),
+                format!("{word} ON TABLE REFERENCING {rows} FOR EACH STATEMENT"),
+            )
+        }));
     }
     if wants(Operation::Truncate) {
         all.push((format!("{ROW_TRIGGER}_truncate"), "truncate ON TABLE FOR EACH STATEMENT".into()));

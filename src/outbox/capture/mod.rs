@@ -12,4 +12,8 @@ pub mod functions;
 pub mod rename;
 mod request;
 mod row;
+mod snapshot;
+mod statement;
+mod table;
 mod trigger;
+mod writer;

@@ -9,10 +9,11 @@ use event_outbox_policy::event::capture::template::{self, Value};
 use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
 
+use super::table::primary_key;
 use crate::pg::function::Arguments;
-use crate::pg::relation::{self, OpenRelation};
+use crate::pg::relation::OpenRelation;
 use crate::pg::user_error::UserError;
-use crate::pg::{backend, catalog, compat, varlena};
+use crate::pg::{backend, catalog, varlena};
 use crate::settings::events;
 
 /// The positions of the arguments.
@@ -27,6 +28,7 @@ mod at {
     pub const EVENT_TYPE: usize = 8;
     pub const MODE: usize = 9;
     pub const REPLICATED: usize = 10;
+    pub const SNAPSHOT: usize = 11;
 }
 
 /// What is asked for.
@@ -37,6 +39,8 @@ pub struct Request {
     pub when: Option<String>,
     /// Whether changes that a subscription applies are captured, too.
     pub replicated: bool,
+    /// Whether the rows that are there become events, too.
+    pub snapshot: bool,
 }
 
 impl Request {
@@ -73,7 +77,8 @@ impl Request {
             );
         }
         let replicated = arguments.boolean(at::REPLICATED).unwrap_or(false);
-        Self { definition, when, replicated }
+        let snapshot = arguments.boolean(at::SNAPSHOT).unwrap_or(false);
+        Self { definition, when, replicated, snapshot }
     }
 }
 
@@ -244,28 +249,13 @@ fn key(arguments: &Arguments, table: &OpenRelation) -> Vec<String> {
     if let Some(given) = columns(arguments, table, at::KEY, "key") {
         return given;
     }
-    // SAFETY: the relation is open.
-    let index = unsafe {
-        // Fills what is asked for next.
-        pg_sys::RelationGetIndexList(table.raw());
-        compat::primary_key_index(table.raw())
-    };
-    if index == pg_sys::InvalidOid {
+    let key = primary_key(table);
+    if key.is_empty() {
         invalid(
             "the table has no primary key".into(),
             "Each event tells which row has changed.",
             "Pass the columns that identify a row, such as key => '{id}'.",
         );
     }
-    let index = OpenRelation::open(index, relation::READ);
-    // SAFETY: an open index has a description, with as many columns as it says; the table is open and has them.
-    unsafe {
-        let described = &*index.data().rd_index;
-        let count = usize::try_from(described.indnkeyatts).unwrap_or(0);
-        let all: Vec<_> = catalog::columns(table.raw()).map(|(name, _)| name.to_string_lossy()).collect();
-        let numbers = described.indkey.values.as_slice(count);
-        let names =
-            numbers.iter().filter_map(|number| all.get(usize::try_from(*number).ok()?.checked_sub(1)?));
-        names.map(|name| name.clone().into_owned()).collect()
-    }
+    key.iter().map(|name| name.to_string_lossy().into_owned()).collect()
 }

@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::cache::{self, Capture};
 use super::event::Change;
 use super::row::{self, Row};
+use super::statement;
 use crate::outbox::emit::append::Table;
 use crate::outbox::emit::{functions, topic_grants};
 use crate::pg::function::{Arguments, sql_function};
@@ -37,6 +38,11 @@ fn capture_changes(arguments: &Arguments) -> Option<pg_sys::Datum> {
         pg_sys::TRIGGER_EVENT_DELETE => Operation::Delete,
         _ => Operation::Truncate,
     };
+    let is_for_rows = firing.tg_event & pg_sys::TRIGGER_EVENT_ROW != 0;
+    if !is_for_rows && operation != Operation::Truncate {
+        statement::emit(&capture, firing, operation);
+        return Some(pg_sys::Datum::from(0_usize));
+    }
     let (old, new) = rows(firing, operation);
     let update = match (&old, &new) {
         (Some(old), Some(new)) => row::compare(&capture.key, &capture.columns, old, new),
@@ -77,12 +83,6 @@ fn emit(
     topic_grants::check_of(capture.owner(relation).role(), &capture.definition.topic, events.owner());
     let _format = capture.format();
     for action in actions.into_iter().flatten() {
-        // Of a row with another key, the deletion knows only what was, and the creation what is.
-        let (old, new) = match update {
-            Update::Key if action.is_of_old_row() => (old, None),
-            Update::Key => (None, new),
-            _ => (old, new),
-        };
-        functions::insert(&events, &Change { capture, action, old, new }.to_values());
+        functions::insert(&events, &Change::of(capture, action, update, old, new).to_values());
     }
 }

@@ -43,12 +43,59 @@ type PgFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> pg_sy
 
 /// The positions of the columns, the sequence and the index of a table that is as the extension created it.
 #[derive(Debug, Clone, Copy)]
-struct Layout {
+pub struct Layout {
     id: usize,
     attempts: usize,
     given: [usize; Column::GIVEN.len()],
     sequence: pg_sys::Oid,
     primary_key: pg_sys::Oid,
+}
+
+impl Layout {
+    /// The sequence of the ids.
+    #[must_use]
+    pub fn sequence(&self) -> pg_sys::Oid {
+        self.sequence
+    }
+
+    /// The index on the id alone.
+    #[must_use]
+    pub fn primary_key(&self) -> pg_sys::Oid {
+        self.primary_key
+    }
+
+    /// Puts a new event into a slot.
+    ///
+    /// # Safety
+    /// The slot is empty and made for the table, and has all its columns; the values have the columns' types.
+    pub unsafe fn fill(&self, slot: *mut pg_sys::TupleTableSlot, id: i64, values: &Values) {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            let put = |column: usize, value: Option<pg_sys::Datum>| {
+                *(*slot).tts_isnull.add(column) = value.is_none();
+                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0_usize));
+            };
+            let columns = (*(*slot).tts_tupleDescriptor).natts as usize;
+            (0..columns).for_each(|column| put(column, None));
+            put(self.id, id.into_datum());
+            put(self.attempts, 0_i32.into_datum());
+            self.given.iter().zip(values).for_each(|(column, value)| put(*column, *value));
+            pg_sys::ExecStoreVirtualTuple(slot);
+        }
+    }
+
+    /// The id of the event in a slot.
+    ///
+    /// # Safety
+    /// The slot holds a row of the table.
+    #[must_use]
+    pub unsafe fn id_in(&self, slot: *mut pg_sys::TupleTableSlot) -> pg_sys::Datum {
+        // SAFETY: as promised by the caller.
+        unsafe {
+            pg_sys::slot_getsomeattrs(slot, self.id as std::ffi::c_int + 1);
+            *(*slot).tts_values.add(self.id)
+        }
+    }
 }
 
 /// What this session knows of the table. `layout` is `None` if the table is not as the extension created it.
@@ -83,6 +130,12 @@ impl Table {
         Owner::of_open(&self.relation)
     }
 
+    /// The table, open as long as `self`.
+    #[must_use]
+    pub fn raw(&self) -> pg_sys::Relation {
+        self.relation.raw()
+    }
+
     /// Inserts a row with these values, and wakes the relay at commit. Returns `false`, and does nothing, if
     /// the table requires an INSERT in SQL.
     #[must_use]
@@ -102,16 +155,7 @@ impl Table {
         // alone.
         unsafe {
             let slot = pg_sys::table_slot_create(self.relation.raw(), std::ptr::null_mut());
-            let put = |column: usize, value: Option<pg_sys::Datum>| {
-                *(*slot).tts_isnull.add(column) = value.is_none();
-                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0_usize));
-            };
-            let columns = (*(*slot).tts_tupleDescriptor).natts as usize;
-            (0..columns).for_each(|column| put(column, None));
-            put(layout.id, id.into_datum());
-            put(layout.attempts, 0_i32.into_datum());
-            layout.given.iter().zip(values).for_each(|(column, value)| put(*column, *value));
-            pg_sys::ExecStoreVirtualTuple(slot);
+            layout.fill(slot, id, values);
             compat::guarded(|| {
                 compat::insert_row(self.relation.raw(), slot, pg_sys::GetCurrentCommandId(true))
             });
@@ -143,8 +187,9 @@ impl Table {
         }
     }
 
-    /// The table's layout, examined again after each change of the table.
-    fn layout(&self) -> Option<Layout> {
+    /// The table's layout, examined again after each change of the table. `None` if it requires INSERTs in SQL.
+    #[must_use]
+    pub fn layout(&self) -> Option<Layout> {
         let table = self.relation.data().rd_id;
         EVENTS_WATCH.set_table(table);
         let changes = EVENTS_WATCH.changes();

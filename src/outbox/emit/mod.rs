@@ -4,6 +4,7 @@
 //! Runs in: client backends.
 
 pub mod append;
+pub mod append_many;
 pub mod functions;
 pub mod idempotency;
 pub mod invalid;
