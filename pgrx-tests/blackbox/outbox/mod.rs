@@ -7,6 +7,8 @@ mod callers;
 mod capture;
 mod capture_moves;
 mod capture_rights;
+mod capture_snapshot;
+mod capture_statement;
 mod capture_tables;
 mod functions;
 mod idempotency;
