@@ -153,6 +153,7 @@ DECLARE
     chosen   bigint[] := ARRAY(SELECT outbox.select_dead_letters(redrive.event_id, redrive.topic, since, max));
     redriven bigint;
 BEGIN
+    PERFORM outbox.log_dead_letters(chosen, 'redriven');
     IF EXISTS (SELECT FROM pg_class AS c
                 WHERE c.oid IN ('outbox.events'::regclass, 'outbox.dead_letters'::regclass)
                   AND NOT pg_has_role(c.relowner, current_user, 'USAGE')) THEN
@@ -197,6 +198,7 @@ DECLARE
     chosen    bigint[] := ARRAY(SELECT outbox.select_dead_letters(discard.event_id, discard.topic, since, max));
     discarded bigint;
 BEGIN
+    PERFORM outbox.log_dead_letters(chosen, 'discarded');
     PERFORM outbox.act_as_owner('outbox.dead_letters');
     DELETE FROM outbox.dead_letters AS d
      WHERE d.dead_letter_id = ANY (chosen);

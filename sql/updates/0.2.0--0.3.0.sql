@@ -8,6 +8,7 @@ DROP FUNCTION IF EXISTS
     outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text);
 
 -- @create sql/outbox/idempotency.sql
+-- @create sql/outbox/dead_letter_log.sql
 
 -- @create sql/inbox/tables.sql
 -- @create sql/inbox/receive.sql

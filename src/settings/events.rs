@@ -4,6 +4,8 @@
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
+use event_outbox_policy::delivery::attempts::{AttemptsByClass, MOST_ATTEMPTS};
+use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::event::size::LARGEST_EVENT;
 use event_outbox_policy::event::topic;
 use pgrx::prelude::*;
@@ -15,6 +17,7 @@ use super::{CONTEXT, Guc, millis, size, text};
 static MAX_EVENT_BYTES: GucSetting<i32> = GucSetting::<i32>::new(1_000_000);
 // Enough to outlast a mistake that is fixed within minutes, and few enough that nobody waits long behind it.
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(3);
+static MAX_ATTEMPTS_BY_CLASS: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static DEAD_LETTER_TOPIC: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 // Long enough for a deployment that creates topics and grants rights a moment too late. Short enough that a
 // misspelt name is noticed while its author is still there.
@@ -41,8 +44,8 @@ pub(super) fn init() {
         c"Refusals after which an event is dead.",
         c"A dead event is kept in outbox.dead_letters and never tried again by itself. Also limits outbox.try_emit().",
     )
-    .integer(&MAX_ATTEMPTS, 1..=1_000_000, GucFlags::default());
-    // SAFETY: the hook has the signature of a check hook and changes nothing.
+    .integer(&MAX_ATTEMPTS, 1..=MOST_ATTEMPTS, GucFlags::default());
+    // SAFETY: each hook has the signature of a check hook and changes nothing.
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             c"event_outbox.dead_letter_topic",
@@ -52,6 +55,17 @@ pub(super) fn init() {
             CONTEXT,
             GucFlags::default(),
             Some(check_topic),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"event_outbox.max_attempts_by_class",
+            c"Refusals after which an event is dead, by the class of the last one.",
+            c"A list such as \"too_large=1, invalid_record=2\"; event_outbox.max_attempts is for other classes.",
+            &MAX_ATTEMPTS_BY_CLASS,
+            CONTEXT,
+            GucFlags::default(),
+            Some(check_attempts),
             None,
             None,
         );
@@ -103,6 +117,24 @@ unsafe extern "C-unwind" fn check_topic(
     name.is_empty() || std::str::from_utf8(name).is_ok_and(topic::is_valid)
 }
 
+/// Check hook: the value is a list of classes with their attempts.
+unsafe extern "C-unwind" fn check_attempts(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: Postgres passes a C string.
+    let text = unsafe { CStr::from_ptr(*value) };
+    let Err(fault) = text.to_str().map_err(|_| "it is not UTF-8".into()).and_then(AttemptsByClass::parse)
+    else {
+        return true;
+    };
+    let detail = CString::new(format!("In the list, {fault}.")).unwrap_or_default();
+    // SAFETY: a C string, which is copied into Postgres' memory; Postgres shows it and then forgets it.
+    unsafe { pg_sys::GUC_check_errdetail_string = pg_sys::pstrdup(detail.as_ptr()) };
+    false
+}
+
 /// The maximum size of an event, in bytes.
 pub fn max_event_bytes() -> usize {
     size(&MAX_EVENT_BYTES)
@@ -118,9 +150,10 @@ pub fn namespace() -> String {
     text(&NAMESPACE)
 }
 
-/// The number of refusals after which an event is dead.
-pub fn max_attempts() -> i32 {
-    MAX_ATTEMPTS.get()
+/// The number of refusals after which an event is dead that was last refused with this class.
+pub fn max_attempts(class: Option<ErrorClass>) -> i32 {
+    let by_class = AttemptsByClass::parse(&text(&MAX_ATTEMPTS_BY_CLASS)).unwrap_or_default();
+    by_class.of(class, MAX_ATTEMPTS.get())
 }
 
 /// The minimum time for which an event is retried if others can remove the cause of its refusal.

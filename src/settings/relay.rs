@@ -60,6 +60,8 @@ static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::ne
 // A safety net for rows that bypass the triggers, not a polling interval.
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
+// Off, since a dead letter is somebody's event that never arrived.
+static DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 // Longer than callers repeat a request, weekends apart.
 static IDEMPOTENCY_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 
@@ -127,6 +129,12 @@ fn init_limits() {
 
 fn init_times() {
     Guc::new(
+        c"event_outbox.dead_letter_retention",
+        c"Time after which dead letters are deleted; 0 keeps them.",
+        c"outbox.dead_letter_log keeps what is deleted, without the contents.",
+    )
+    .integer(&DEAD_LETTER_RETENTION, 0..=315_360_000, GucFlags::UNIT_S);
+    Guc::new(
         c"event_outbox.idempotency_retention",
         c"Time for which an idempotency key is known, at least.",
         c"Keys are removed together, so a key may be known for twice as long and longer.",
@@ -188,6 +196,8 @@ pub struct Settings {
     pub sweep_interval: Duration,
     /// How long a stopping relay waits for acknowledgements.
     pub shutdown_timeout: Duration,
+    /// How long a dead letter is kept; zero means for ever.
+    pub dead_letter_retention: Duration,
     /// How long an idempotency key is known.
     pub idempotency_retention: Duration,
 }
@@ -218,6 +228,7 @@ impl Settings {
             },
             sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
+            dead_letter_retention: Duration::from_secs(DEAD_LETTER_RETENTION.get().unsigned_abs().into()),
             idempotency_retention: Duration::from_secs(IDEMPOTENCY_RETENTION.get().unsigned_abs().into()),
         }
     }

@@ -12,12 +12,13 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 27] = [
+const INTERNAL: [&str; 28] = [
     "capture_definition",
     "relay_status",
     "ask_kafka",
     "topics_in_use",
     "select_dead_letters",
+    "log_dead_letters",
     "store_message",
     "act_as_owner",
     "is_topic_name",

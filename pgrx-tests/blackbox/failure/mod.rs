@@ -1,6 +1,7 @@
 //! Crashes, outages and refusals.
 
 mod crash;
+mod dead_letter_retention;
 mod dead_letters;
 mod disk;
 mod durability;

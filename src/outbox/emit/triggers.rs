@@ -129,7 +129,7 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
         class: after.named(c"error_class").and_then(ErrorClass::parse),
         since_first: Duration::from_micros(u64::try_from(since_first).unwrap_or(0)),
     };
-    let next = (!refusal.is_last(events::max_attempts(), events::grace_period())).then(|| {
+    let next = (!refusal.is_last(events::max_attempts(refusal.class), events::grace_period())).then(|| {
         let (base, cap) = events::retry_backoff();
         let delay = attempts::delay(attempts.unsigned_abs(), base, cap, function::random());
         now.saturating_add(i64::try_from(delay.as_micros()).unwrap_or(i64::MAX))

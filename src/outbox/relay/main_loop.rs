@@ -148,7 +148,8 @@ impl Relay {
         let settle_now = self.can_settle();
         let sweep_now = self.next_sweep().is_some_and(|date| date <= Instant::now());
         let renew_now = self.renewal_is_due();
-        if settle_now || sweep_now || renew_now || self.must_end() || process::has_orders() {
+        let tidy_now = self.tidying.until().is_some();
+        if settle_now || sweep_now || renew_now || tidy_now || self.must_end() || process::has_orders() {
             return;
         }
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
@@ -170,6 +171,7 @@ impl Relay {
             self.producer.renewal_date(),
             self.stalled_topics.until(),
             self.next_watch(),
+            self.tidying.until(),
         ];
         let producer = self.producer.next_start().filter(|_| self.settings.enabled);
         let full_sweep = Some(self.started_at + self.full_sweeps.next()).filter(|_| self.can_sweep());

@@ -1,18 +1,21 @@
-//! Owns what the relay clears away at each full sweep: idempotency keys that are older than their retention.
+//! Owns what the relay clears away at each full sweep: idempotency keys and dead letters that are older than their retention.
 //!
 //! Runs in: a relay's background worker, main thread.
 //!
 //! No lock of it waits: who waits for a lock has others wait behind it, here sessions that emit.
+
+use std::time::{Duration, Instant};
 
 use event_outbox_policy::event::idempotency::{Period, Step, Table};
 use pgrx::prelude::*;
 
 use super::Relay;
 use crate::outbox::table::idempotency::{self, PERIOD, member};
-use crate::pg::catalog;
+use crate::outbox::table::{DEAD_LETTER_LOG, DEAD_LETTERS};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::{catalog, compat};
 use crate::worker::transaction::{self, Failed};
 
 /// Fails at once while a transaction that has stored a key is running.
@@ -32,10 +35,35 @@ static EMPTY: [Statement; 2] = [
     Statement::new(c"TRUNCATE outbox.idempotency_b", &[]),
 ];
 
+/// How many dead letters are deleted in one transaction.
+const BATCH: i32 = 1_000;
+
+/// Deletes the oldest dead letters that have expired, up to a batch, but those that a session has locked. They died in the
+/// order of their ids, so no others are looked at.
+static EXPIRE: Statement = Statement::new(
+    c"WITH oldest AS (SELECT d.dead_letter_id, d.last_refused_at FROM outbox.dead_letters AS d \
+                       ORDER BY d.dead_letter_id LIMIT $2 FOR UPDATE SKIP LOCKED), \
+           gone AS (DELETE FROM outbox.dead_letters AS d \
+                     USING (SELECT o.dead_letter_id FROM oldest AS o WHERE o.last_refused_at < $1) AS o \
+                     WHERE d.dead_letter_id = o.dead_letter_id RETURNING d.*) \
+      SELECT count(*)::integer, array_agg(g.event_id), array_agg(g.topic), array_agg(g.error_class), \
+             array_agg(g.last_refused_at) FROM gone AS g",
+    &[pg_sys::TIMESTAMPTZOID, pg_sys::INT4OID],
+);
+
+static LOG_EXPIRED: Statement = Statement::new(
+    c"INSERT INTO outbox.dead_letter_log (action, event_id, topic, error_class, died_at) \
+      SELECT 'expired', g.event_id, g.topic, g.error_class, g.died_at \
+        FROM unnest($1, $2, $3, $4) AS g (event_id, topic, error_class, died_at)",
+    &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
+);
+
 /// What is to be cleared away.
 #[derive(Debug, Default)]
 pub struct Tidying {
     is_due: bool,
+    /// A whole batch of dead letters had expired, so there may be more.
+    is_unfinished: bool,
 }
 
 impl Tidying {
@@ -43,14 +71,41 @@ impl Tidying {
     pub fn begin(&mut self) {
         self.is_due = true;
     }
+
+    /// When to go on.
+    #[must_use]
+    pub fn until(&self) -> Option<Instant> {
+        self.is_unfinished.then(Instant::now)
+    }
 }
 
 impl Relay {
     /// Clears away what has expired, after each full sweep.
     pub(super) fn tidy(&mut self) {
-        if !std::mem::take(&mut self.tidying.is_due) {
+        let Tidying { is_due, is_unfinished } = std::mem::take(&mut self.tidying);
+        if is_due {
+            self.remove_idempotency_keys();
+        }
+        if is_due || is_unfinished {
+            self.remove_dead_letters();
+        }
+    }
+
+    /// Deletes a batch of the dead letters that have expired.
+    fn remove_dead_letters(&mut self) {
+        let retention = self.settings.dead_letter_retention;
+        if retention.is_zero() {
             return;
         }
+        let removed =
+            transaction::run(c"event_outbox: removing dead letters", || expire_dead_letters(retention));
+        match removed {
+            Err(Failed { code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, .. }) => {}
+            other => self.tidying.is_unfinished = self.note(other).is_some_and(|count| count >= BATCH),
+        }
+    }
+
+    fn remove_idempotency_keys(&mut self) {
         let retention = i64::try_from(self.settings.idempotency_retention.as_micros()).unwrap_or(i64::MAX);
         // One step leads to the next, and after four begins the next period.
         for _ in 0..4 {
@@ -109,4 +164,29 @@ fn run(table: Table, statements: &[&[Statement; 2]]) {
 fn store(period: &Period) {
     let _owner = UserContext::confined_to(Owner::of(PERIOD));
     spi::connected(|| idempotency::write_period(period));
+}
+
+/// Returns how many dead letters it has deleted.
+fn expire_dead_letters(retention: Duration) -> i32 {
+    // Objects of an earlier version have no log.
+    if DEAD_LETTER_LOG.oid() == pg_sys::InvalidOid || !catalog::has_pages(DEAD_LETTERS.existing()) {
+        return 0;
+    }
+    let _snapshot = Snapshot::take();
+    let age = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+    let before = compat::pg_timestamp(crate::pg::now().saturating_sub(age));
+    spi::connected(|| {
+        let arguments = [Some(pg_sys::Datum::from(before)), BATCH.into_datum()];
+        let gone = {
+            let _owner = UserContext::confined_to(Owner::of(DEAD_LETTERS));
+            EXPIRE.execute(&arguments, Access::Write, 0).row(0)
+        };
+        let count = gone.get(1).unwrap_or(0);
+        if count > 0 {
+            let _owner = UserContext::confined_to(Owner::of(DEAD_LETTER_LOG));
+            let columns = [2, 3, 4, 5].map(|column| gone.datum(column));
+            LOG_EXPIRED.execute(&columns, Access::Write, 0);
+        }
+        count
+    })
 }

@@ -31,6 +31,8 @@ pub const INTAKE: Member = member(c"intake");
 pub const PAUSED: Member = member(c"paused");
 /// Events that Kafka refused for the last time.
 pub const DEAD_LETTERS: Member = member(c"dead_letters");
+/// What became of dead letters.
+pub const DEAD_LETTER_LOG: Member = member(c"dead_letter_log");
 
 /// Watches `outbox.events`, and the functions that its triggers call.
 pub static EVENTS_WATCH: Watch = Watch::over_table().and_functions();

@@ -26,6 +26,47 @@ impl Refusal {
     }
 }
 
+/// The largest number of attempts that can be set.
+pub const MOST_ATTEMPTS: i32 = 1_000_000;
+
+/// How many attempts events have by the class of their refusal, where it is not the general number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct AttemptsByClass([Option<i32>; ErrorClass::ALL.len()]);
+
+impl AttemptsByClass {
+    /// Reads `class=attempts, …`.
+    ///
+    /// # Errors
+    /// What is wrong with the text.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut all = Self::default();
+        if text.trim().is_empty() {
+            return Ok(all);
+        }
+        for entry in text.split(',').map(str::trim) {
+            let (class, attempts) =
+                entry.split_once('=').ok_or_else(|| format!("\"{entry}\" has no form class=attempts"))?;
+            let class = class.trim();
+            let place = ErrorClass::parse(class)
+                .and_then(|class| all.0.get_mut(class as usize))
+                .ok_or_else(|| format!("there is no class \"{class}\""))?;
+            let number = attempts.trim().parse().ok().filter(|number| (1..=MOST_ATTEMPTS).contains(number));
+            let number =
+                number.ok_or_else(|| format!("the attempts of {class} are not from 1 to {MOST_ATTEMPTS}"))?;
+            if place.replace(number).is_some() {
+                return Err(format!("class {class} is given twice"));
+            }
+        }
+        Ok(all)
+    }
+
+    /// How many attempts an event has that was last refused with this class.
+    #[must_use]
+    pub fn of(&self, class: Option<ErrorClass>, otherwise: i32) -> i32 {
+        class.and_then(|class| self.0.get(class as usize).copied().flatten()).unwrap_or(otherwise)
+    }
+}
+
 /// No duration above zero can be doubled more often, because a `Duration` holds fewer than 2^94 nanoseconds.
 const MAX_DOUBLINGS: u32 = 94;
 
@@ -98,6 +139,46 @@ mod tests {
             assert!(refusal(3, 60).is_last(3, BASE * 60));
             assert!(!refusal(2, 60).is_last(3, BASE * 60));
             assert!(refusal(3, 0).is_last(3, Duration::ZERO));
+        }
+    }
+
+    #[test]
+    fn a_class_can_have_attempts_of_its_own() {
+        let some = AttemptsByClass::parse(" too_large=1,invalid_record = 20 ").unwrap();
+        assert_eq!(some.of(Some(ErrorClass::TooLarge), 3), 1);
+        assert_eq!(some.of(Some(ErrorClass::InvalidRecord), 3), 20);
+        assert_eq!(some.of(Some(ErrorClass::Other), 3), 3);
+        assert_eq!(some.of(None, 3), 3);
+        for nothing in ["", " "] {
+            assert_eq!(AttemptsByClass::parse(nothing), Ok(AttemptsByClass::default()));
+        }
+        for class in ErrorClass::ALL {
+            let one = AttemptsByClass::parse(&format!("{class}=7")).unwrap();
+            for other in ErrorClass::ALL {
+                assert_eq!(one.of(Some(other), 3), if other == class { 7 } else { 3 });
+            }
+        }
+    }
+
+    #[test]
+    fn attempts_by_class_that_make_no_sense_are_refused() {
+        for text in [
+            "too_large",
+            "too_large=",
+            "too_large=0",
+            "too_large=-1",
+            "too_large=1000001",
+            "too_large=1.5",
+            "big=1",
+            "too_large=1,",
+            ",",
+            "=1",
+            "too_large=1, too_large=2",
+            "too_large=1=1",
+            "Too_Large=1",
+            "too_large=99999999999999999999",
+        ] {
+            assert!(AttemptsByClass::parse(text).is_err(), "{text}");
         }
     }
 
