@@ -56,6 +56,7 @@ is t "SELECT outbox.wait_published('$deadline')"
 is '1|connected' 'SELECT published, connection FROM outbox.status'
 arrived=$(kcat -C -b "$brokers" -t orders -o beginning -e -q -f '%k %s\n')
 [[ $arrived == '7 {"id":7}' ]] || die "Kafka has: $arrived"
+is 'subscriptions|ok' 'SELECT subject, verdict FROM inbox.check()'
 
 step "testing that removal of a preloaded package warns"
 quietly apt-get -q -y install --no-install-recommends --reinstall /package.deb

@@ -10,6 +10,10 @@ DROP FUNCTION IF EXISTS
 -- @create sql/outbox/idempotency.sql
 -- @create sql/outbox/dead_letter_log.sql
 
+-- As in the control file.
+COMMENT ON EXTENSION event_outbox IS
+    'Transactional outbox and inbox: events reach Apache Kafka if and only if their transaction commits, and are received exactly once';
+
 -- @create sql/inbox/tables.sql
 -- @create sql/inbox/receive.sql
 
