@@ -72,10 +72,18 @@ impl Admin<'_> {
     }
 
     fn offsets(&self, partitions: &[(String, i32)], at: At) -> Result<Offsets, Failed> {
-        let listed = self
-            .patience
-            .retry_until_answered(|timeout| offsets::list(self.client.inner(), partitions, at, timeout))?;
-        Ok(listed.into_iter().map(|found| ((found.topic, found.partition), found.offset)).collect())
+        self.patience.retry_until_answered(|timeout| {
+            let listed = offsets::list(self.client.inner(), partitions, at, timeout)?;
+            let found: Offsets =
+                listed.into_iter().map(|found| ((found.topic, found.partition), found.offset)).collect();
+            // Of a partition that has just been created, an answer can lack the offset. A time after the last record has none.
+            let is_told = |key| match found.get(key) {
+                Some(Ok(None)) => matches!(at, At::Timestamp(_)),
+                told => told.is_some(),
+            };
+            let is_whole = partitions.iter().all(is_told);
+            if is_whole { Ok(found) } else { Err(KafkaError::OffsetFetch(Code::OperationTimedOut)) }
+        })
     }
 }
 
