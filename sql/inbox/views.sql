@@ -151,7 +151,8 @@ CREATE VIEW inbox.lag WITH (security_barrier) AS
            n.partition,
            n.next_offset,
            k.end_offset,
-           CASE WHEN s.replay_of IS NULL THEN greatest(k.end_offset - n.next_offset, 0) ELSE 0 END AS to_store,
+           CASE WHEN s.replay_of IS NOT NULL THEN 0
+                WHEN k.end_offset IS NOT NULL THEN greatest(k.end_offset - n.next_offset, 0) END AS to_store,
            coalesce(u.events, 0) AS to_receive,
            u.oldest_event_at,
            coalesce(pg_catalog.clock_timestamp() - u.oldest_event_at, '0'::interval) AS lag

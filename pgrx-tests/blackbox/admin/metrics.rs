@@ -3,7 +3,9 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use event_outbox_lab::{Result, layout, wait};
 use postgres::Client;
 
@@ -115,8 +117,8 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
     Ok(db.client.batch_execute("DROP OWNED BY metrics; DROP ROLE metrics")?)
 }
 
-/// The value of a metric in the row with these labels.
-fn measured(client: &mut Client, metric: &str, labels: &str) -> Result<f64> {
+/// The value of a metric in the row with these labels; `None` is NaN for Prometheus.
+fn measured(client: &mut Client, metric: &str, labels: &str) -> Result<Option<f64>> {
     let queries = queries()?;
     let of =
         |query: &&Query| query.columns.iter().any(|(column, _)| metric == format!("{}_{column}", query.name));
@@ -132,7 +134,8 @@ fn what_happens_in_the_inbox_is_measured() -> Result<()> {
     let topic = filled_topic(&mut db, "t", &[3, 4])?;
     let shown = |client: &mut Client, metric: &str| {
         let labels = if metric.contains("subscription_") { "subscription = 's'" } else { "true" };
-        measured(client, &format!("event_outbox_{metric}"), labels)
+        let value = measured(client, &format!("event_outbox_{metric}"), labels)?;
+        value.ok_or_else(|| anyhow!("{metric} is NULL"))
     };
     for (metric, expected) in
         [("inbox_worker_up", 0.0), ("inbox_subscriptions", 0.0), ("inbox_log_overdue_seconds", 0.0)]
@@ -193,6 +196,28 @@ fn what_happens_in_the_inbox_is_measured() -> Result<()> {
     )?;
     let overdue = shown(&mut db.client, "inbox_log_overdue_seconds")?;
     assert!((7200.0..7300.0).contains(&overdue), "{overdue}");
+    Ok(())
+}
+
+/// Prometheus gives up a scrape after ten seconds by default.
+#[test]
+fn without_kafka_the_other_metrics_are_there_in_time() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("t")?;
+    subscribe(&mut db.client, "s", &[&topic], "earliest")?;
+    db.configure("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
+    let begin = Instant::now();
+    for query in queries()?.iter().filter(|query| query.sql.contains("inbox.")) {
+        let rows = db.client.query(&query.sql, &[])?;
+        assert!(!rows.is_empty(), "{} has no rows", query.name);
+    }
+    assert!(begin.elapsed() < Duration::from_secs(10), "{:?}", begin.elapsed());
+    assert_eq!(measured(&mut db.client, "event_outbox_subscription_topic_to_store_events", "true")?, None);
+    let lag: (Option<i64>, Option<i64>) = {
+        let row = db.client.query_one("SELECT end_offset, to_store FROM inbox.lag", &[])?;
+        (row.get(0), row.get(1))
+    };
+    assert_eq!(lag, (None, None));
     Ok(())
 }
 
