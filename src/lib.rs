@@ -46,7 +46,8 @@ extension_sql_file!("../sql/outbox/dead_letters.sql", name = "dead_letters", req
 extension_sql_file!("../sql/outbox/intake.sql", name = "intake", requires = ["dead_letters"]);
 extension_sql_file!("../sql/outbox/views.sql", name = "views", requires = ["intake"]);
 extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["views"]);
-extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["control"]);
+extension_sql_file!("../sql/outbox/scheduled.sql", name = "scheduled", requires = ["control"]);
+extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["scheduled"]);
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["check"]);
 extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_tables"]);

@@ -36,6 +36,11 @@ BEGIN
 END
 $once$;
 
+-- Behind the columns of earlier releases, as in a database that was updated.
+ALTER TABLE outbox.events ADD COLUMN expires_at timestamptz;
+COMMENT ON COLUMN outbox.events.expires_at IS
+    'The event is not published from this time on, and becomes a dead letter of class expired; NULL if it does not expire.';
+
 CREATE FUNCTION outbox.after_pause() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'outbox_after_pause';
 COMMENT ON FUNCTION outbox.after_pause() IS 'Tells the relay at commit that the outbox was paused or resumed.';

@@ -17,13 +17,14 @@ CREATE TABLE outbox.dead_letters (
     error            text NOT NULL,
     error_class      text,
     first_refused_at timestamptz NOT NULL,
-    last_refused_at  timestamptz NOT NULL
+    last_refused_at  timestamptz NOT NULL,
+    expires_at       timestamptz
 );
 
 CREATE INDEX dead_letters_event_id ON outbox.dead_letters (event_id);
 
 COMMENT ON TABLE outbox.dead_letters IS
-    'Events that Kafka refused until their last attempt. Send them again with outbox.redrive(), or delete them with outbox.discard().';
+    'Events that Kafka refused until their last attempt, and events that expired. Send them again with outbox.redrive(), or delete them with outbox.discard().';
 COMMENT ON COLUMN outbox.dead_letters.dead_letter_id IS 'Order in which the events became dead letters.';
 COMMENT ON COLUMN outbox.dead_letters.id IS 'Former position of the event in the outbox.';
 COMMENT ON COLUMN outbox.dead_letters.event_id IS 'Identity of the event, kept when it is sent again.';
@@ -38,9 +39,11 @@ COMMENT ON COLUMN outbox.dead_letters.content_type IS 'Media type of the payload
 COMMENT ON COLUMN outbox.dead_letters.attempts IS 'How often Kafka refused the event.';
 COMMENT ON COLUMN outbox.dead_letters.error IS 'Why Kafka last refused the event.';
 COMMENT ON COLUMN outbox.dead_letters.error_class IS
-    'Class of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_timestamp, invalid_topic; NULL if the refusal was reported by hand.';
+    'Class of the refusal: too_large, unknown_topic, unknown_partition, not_authorized, invalid_record, invalid_timestamp, invalid_topic, other, or expired for an event that Kafka was not given in time; NULL if the refusal was reported by hand.';
 COMMENT ON COLUMN outbox.dead_letters.first_refused_at IS 'When Kafka first refused the event.';
 COMMENT ON COLUMN outbox.dead_letters.last_refused_at IS 'When Kafka last refused the event and it became a dead letter.';
+COMMENT ON COLUMN outbox.dead_letters.expires_at IS
+    'When the event expired, or would have expired. outbox.redrive() does not carry it over: the event does not expire again.';
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.dead_letters_dead_letter_id_seq', '');
@@ -51,9 +54,9 @@ CREATE FUNCTION outbox.move_to_dead_letters() RETURNS trigger
 BEGIN
     PERFORM outbox.act_as_owner('outbox.dead_letters');
     INSERT INTO outbox.dead_letters (id, event_id, emitted_at, topic, partition, key, payload, headers, event_type,
-                                     content_type, attempts, error, error_class, first_refused_at, last_refused_at)
+                                     content_type, attempts, error, error_class, first_refused_at, last_refused_at, expires_at)
     VALUES (NEW.id, NEW.event_id, NEW.emitted_at, NEW.topic, NEW.partition, NEW.key, NEW.payload, NEW.headers, NEW.event_type,
-            NEW.content_type, NEW.attempts, NEW.last_error, NEW.error_class, NEW.first_refused_at, clock_timestamp());
+            NEW.content_type, NEW.attempts, NEW.last_error, NEW.error_class, NEW.first_refused_at, clock_timestamp(), NEW.expires_at);
 
     PERFORM pg_notify('outbox_dead_letter',
                       json_build_object('event_id', NEW.event_id, 'topic', left(NEW.topic, 249), 'error_class', NEW.error_class,

@@ -50,6 +50,9 @@ COMMENT ON FUNCTION outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, int
 CREATE DOMAIN outbox.topic_name AS text;
 COMMENT ON DOMAIN outbox.topic_name IS 'A topic name in the forms of outbox.emit() that accept further types. PostgreSQL prefers text to it.';
 
+CREATE DOMAIN outbox.event_time AS timestamptz;
+COMMENT ON DOMAIN outbox.event_time IS 'A time in the forms of outbox.emit() that accept further types. PostgreSQL prefers timestamptz to it.';
+
 CREATE TYPE outbox.as_text;
 COMMENT ON TYPE outbox.as_text IS 'A value of any type, as text: what outbox.emit() accepts for keys, documents and event ids.';
 CREATE FUNCTION outbox.as_text_in(cstring) RETURNS outbox.as_text
@@ -120,11 +123,13 @@ CREATE FUNCTION outbox.emit(
     headers         jsonb DEFAULT NULL,
     event_id        uuid DEFAULT NULL,
     partition       integer DEFAULT NULL,
+    deliver_at      timestamptz DEFAULT NULL,
+    expires_at      timestamptz DEFAULT NULL,
     idempotency_key text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'outbox_emit_further';
-COMMENT ON FUNCTION outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, text) IS
+COMMENT ON FUNCTION outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, timestamptz, timestamptz, text) IS
     'Like the form with a text topic, with further arguments. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit(
@@ -135,12 +140,14 @@ CREATE FUNCTION outbox.emit(
     headers         outbox.as_text DEFAULT NULL,
     event_id        outbox.as_text DEFAULT NULL,
     partition       bigint DEFAULT NULL,
+    deliver_at      outbox.event_time DEFAULT NULL,
+    expires_at      outbox.event_time DEFAULT NULL,
     idempotency_key outbox.as_text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     RETURN outbox.emit(topic::varchar, payload::text::jsonb, key::text, event_type, headers::text::jsonb,
-                       event_id::text::uuid, partition::integer, idempotency_key::text);
-COMMENT ON FUNCTION outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.as_text) IS
+                       event_id::text::uuid, partition::integer, deliver_at, expires_at, idempotency_key::text);
+COMMENT ON FUNCTION outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.event_time, outbox.event_time, outbox.as_text) IS
     'Like the form with a jsonb payload, for other types, such as json or a driver''s strings and longs. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit_bytes(
@@ -152,11 +159,13 @@ CREATE FUNCTION outbox.emit_bytes(
     event_id        uuid DEFAULT NULL,
     partition       integer DEFAULT NULL,
     content_type    text DEFAULT NULL,
+    deliver_at      timestamptz DEFAULT NULL,
+    expires_at      timestamptz DEFAULT NULL,
     idempotency_key text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'outbox_emit_bytes_further';
-COMMENT ON FUNCTION outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, text) IS
+COMMENT ON FUNCTION outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, timestamptz, timestamptz, text) IS
     'Like the form with a text topic, with further arguments. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit_bytes(
@@ -168,12 +177,14 @@ CREATE FUNCTION outbox.emit_bytes(
     event_id        uuid DEFAULT NULL,
     partition       integer DEFAULT NULL,
     content_type    text DEFAULT NULL,
+    deliver_at      outbox.event_time DEFAULT NULL,
+    expires_at      outbox.event_time DEFAULT NULL,
     idempotency_key outbox.topic_name DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     RETURN outbox.emit_bytes(topic::varchar, payload, pg_catalog.convert_to(key::text, 'UTF8'), event_type, headers, event_id,
-                             partition, content_type, idempotency_key::text);
-COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.topic_name) IS
+                             partition, content_type, deliver_at, expires_at, idempotency_key::text);
+COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.event_time, outbox.event_time, outbox.topic_name) IS
     'Like the form with a bytea key, for a key that is text, a number or a UUID; the key is sent as its text in UTF-8.';
 
 CREATE FUNCTION outbox.emit_bytes(
@@ -185,10 +196,12 @@ CREATE FUNCTION outbox.emit_bytes(
     event_id        outbox.as_text DEFAULT NULL,
     partition       bigint DEFAULT NULL,
     content_type    text DEFAULT NULL,
+    deliver_at      outbox.event_time DEFAULT NULL,
+    expires_at      outbox.event_time DEFAULT NULL,
     idempotency_key outbox.as_text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     RETURN outbox.emit_bytes(topic::varchar, payload, key, event_type, headers::text::jsonb, event_id::text::uuid,
-                             partition::integer, content_type, idempotency_key::text);
-COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.as_text) IS
+                             partition::integer, content_type, deliver_at, expires_at, idempotency_key::text);
+COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.event_time, outbox.event_time, outbox.as_text) IS
     'Like the form with jsonb headers, for other types, such as a driver''s strings and longs.';

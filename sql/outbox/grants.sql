@@ -9,18 +9,19 @@ DECLARE
     -- Called with the rights of roles that an administrator has granted something else: the tables' defaults and checks,
     -- what the views and the triggers call, and the forms of emit() that call the one that is granted. None shows or
     -- changes anything by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another
-    -- database, consumer_status() that to read inbox.consumers.
+    -- database, consumer_status() that to read inbox.consumers, and cancel() that to emit.
     for_all CONSTANT pg_catalog.regprocedure[] := ARRAY[
         'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'inbox.channel(text)',
         'inbox.consumer_status(oid)',
         'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
         'outbox.log_missing_copy(uuid, text, text, text)', 'outbox.capture_definition(bytea)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',
-        'outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, text)',
-        'outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.as_text)',
-        'outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, text)',
-        'outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.topic_name)',
-        'outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.as_text)',
+        'outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, timestamptz, timestamptz, text)',
+        'outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.event_time, outbox.event_time, outbox.as_text)',
+        'outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, timestamptz, timestamptz, text)',
+        'outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.event_time, outbox.event_time, outbox.topic_name)',
+        'outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.event_time, outbox.event_time, outbox.as_text)',
+        'outbox.cancel(uuid)',
         'outbox.try_emit(outbox.as_text, outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint)',
         'outbox.as_text_in(cstring)', 'outbox.as_text_out(outbox.as_text)', 'outbox.as_text_recv(internal)',
         'outbox.as_text_send(outbox.as_text)', 'outbox.as_text(character)'

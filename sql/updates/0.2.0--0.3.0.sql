@@ -7,6 +7,9 @@ DROP FUNCTION IF EXISTS
     outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text),
     outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text);
 
+-- As in emit.sql.
+CREATE DOMAIN outbox.event_time AS timestamptz;
+
 -- @create sql/outbox/idempotency.sql
 -- @create sql/outbox/dead_letter_log.sql
 
@@ -21,8 +24,13 @@ COMMENT ON EXTENSION event_outbox IS
 
 -- @functions
 
+-- @create sql/outbox/scheduled.sql
+
 -- @create sql/inbox/consumers.sql
 
 -- @create sql/inbox/handlers.sql
 
 -- @views
+
+ALTER TABLE outbox.events ADD COLUMN expires_at timestamptz;
+ALTER TABLE outbox.dead_letters ADD COLUMN expires_at timestamptz;

@@ -17,4 +17,6 @@ pub mod table;
 pub fn init() {
     relay::metrics::init();
     published::init();
+    emit::scheduled::init();
+    emit::backlog::init();
 }

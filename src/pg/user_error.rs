@@ -40,4 +40,12 @@ impl UserError {
             .set_hint(self.hint)
             .report(level);
     }
+
+    /// Sends it to the client as a WARNING.
+    pub fn warn(self) {
+        ErrorReport::new(self.code, self.message, "event_outbox")
+            .set_detail(self.detail)
+            .set_hint(self.hint)
+            .report(PgLogLevel::WARNING);
+    }
 }

@@ -51,8 +51,8 @@ impl Sleep {
     /// must look for work afterwards.
     pub fn wait(&self, timeout: Option<Duration>) {
         let millis = timeout.map_or(-1, |time| {
-            // Rounded up: after an early end the caller would only sleep again.
-            i64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i64::MAX)
+            // Rounded up: after an early end the caller would only sleep again. The kernel counts in 32 bits.
+            i64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i64::MAX).min(i32::MAX.into())
         });
         let mut event = pg_sys::WaitEvent::default();
         // SAFETY: the set is alive, and one event has room for one.

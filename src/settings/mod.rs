@@ -11,6 +11,7 @@ use std::time::Duration;
 use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+pub mod backlog;
 pub mod consumer;
 pub mod events;
 pub mod kafka;
@@ -31,6 +32,7 @@ pub fn init() {
     relay::init();
     consumer::init();
     events::init();
+    backlog::init();
     events::init_captures();
     workers::init();
 }

@@ -16,7 +16,7 @@ use crate::support::server::DedicatedServer;
 
 /// The columns that a dead letter keeps of its event.
 const WHOLE: &str =
-    "id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type";
+    "id, event_id, emitted_at, topic, partition, key, payload, headers, event_type, content_type, expires_at";
 
 /// Emits an event and reports its refusals by hand, so that it has died when the transaction commits.
 fn emit_dead(client: &mut Client, topic: &str, key: &str, name: &str) -> Result<Uuid> {

@@ -112,6 +112,44 @@ fn the_other_arguments_are_as_free_and_null_stays_null() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn dates_go_with_all_types_of_the_others() -> Result<()> {
+    let mut db = TestDatabase::disabled()?;
+    let calls = [
+        "emit('t', '1'",
+        "emit('t'::text, '1'::jsonb, key => 'k'",
+        "emit('t'::varchar, '1'::varchar, key => 'k'::varchar",
+        "emit('t', to_json(1), key => 7::bigint",
+        "emit('t', to_jsonb(1), key => 7",
+        "emit('t', '1', event_id => outbox.uuid_v7()::text, partition => 0::bigint",
+        "emit_bytes('t', 'x'",
+        "emit_bytes('t', 'x'::bytea, key => 7::bigint",
+        "emit_bytes('t', 'x'::bytea, key => 'k'::text",
+        "emit_bytes('t', 'x'::bytea, key => 'k'::bytea, headers => '{}'::text",
+    ];
+    let dates = ["'2999-01-01'", "now() + interval '1 day'", "'2999-01-01'::timestamptz", "current_date + 2"];
+    let mut number = 0;
+    for (call, date) in calls.iter().flat_map(|call| dates.map(|date| (call, date))) {
+        for arguments in [
+            format!("deliver_at => {date}"),
+            format!("deliver_at => {date}, expires_at => '3000-01-01'"),
+            format!(
+                "deliver_at => {date}, expires_at => '3000-01-01'::timestamptz, idempotency_key => '{number}'"
+            ),
+        ] {
+            number += 1;
+            let sql = format!("SELECT outbox.{call}, {arguments})");
+            db.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+        }
+        let sql = format!("SELECT outbox.{call}, expires_at => {date}, deliver_at => NULL)");
+        db.client.batch_execute(&sql).map_err(|error| anyhow::anyhow!("{sql}: {error}"))?;
+    }
+    let sql = "SELECT (SELECT count(*) FROM outbox.scheduled), (SELECT count(*) FROM outbox.events)";
+    let row = db.client.query_one(sql, &[])?;
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (number, number / 3));
+    Ok(())
+}
+
 /// With an argument of the further forms, all types are as free as without.
 #[test]
 fn further_arguments_take_what_sql_has() -> Result<()> {
@@ -163,8 +201,8 @@ fn further_arguments_take_what_sql_has() -> Result<()> {
         "emit_bytes('t', '1', idempotency_key => 'c')",
         "emit_bytes('t', '1', idempotency_key => -6)",
         "emit_bytes('t', '1', 'k', idempotency_key => gen_random_uuid())",
-        "emit('t', '1', 'k', 'e', '{}', gen_random_uuid(), 0, 'd')",
-        "emit_bytes('t', '1', 'k', 'e', '{}', gen_random_uuid(), 0, 'a/b', 'e')",
+        "emit('t', '1', 'k', 'e', '{}', gen_random_uuid(), 0, NULL, NULL, 'd')",
+        "emit_bytes('t', '1', 'k', 'e', '{}', gen_random_uuid(), 0, 'a/b', NULL, NULL, 'e')",
     ] {
         db.client
             .batch_execute(&format!("SELECT outbox.{call}"))
@@ -213,6 +251,10 @@ fn parameters_without_a_type_get_the_one_that_drivers_know() -> Result<()> {
         (all, &types[..]),
         ("outbox.emit($1, $2, $3, $4, $5, $6, $7)", &types[..]),
         ("outbox.emit($1, $2)", &types[..2]),
+        (
+            "outbox.emit($1, $2, key => $3, deliver_at => $4)",
+            &[Type::VARCHAR, Type::JSONB, Type::TEXT, Type::TIMESTAMPTZ][..],
+        ),
         ("outbox.emit($1, $2, $3)", &types[..3]),
         ("outbox.emit($1, $2, key => $3)", &types[..3]),
         ("outbox.emit_bytes($1, $2, key => $3)", &[Type::TEXT, Type::BYTEA, Type::BYTEA][..]),

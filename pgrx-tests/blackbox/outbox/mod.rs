@@ -2,6 +2,7 @@
 
 mod additions;
 mod backlog;
+mod backlog_limit;
 mod by_hand;
 mod callers;
 mod capture;
@@ -10,12 +11,14 @@ mod capture_rights;
 mod capture_snapshot;
 mod capture_statement;
 mod capture_tables;
+mod expiry;
 mod functions;
 mod idempotency;
 mod intake;
 mod locks;
 mod notify;
 mod notify_queue;
+mod scheduled;
 mod sizes;
 mod table;
 mod transactions;

@@ -13,7 +13,7 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
-use super::triggers;
+use super::{backlog, triggers};
 use crate::outbox::relay::registration;
 use crate::outbox::table::columns::Column;
 use crate::outbox::table::{EVENTS, EVENTS_WATCH, PAUSED};
@@ -25,15 +25,18 @@ use crate::pg::{catalog, compat};
 pub type Values = [Option<pg_sys::Datum>; Column::GIVEN.len()];
 
 /// The types of [`Values`].
-pub static TYPES: [pg_sys::Oid; Column::GIVEN.len()] = {
-    let mut types = [pg_sys::InvalidOid; Column::GIVEN.len()];
+pub static TYPES: [pg_sys::Oid; Column::GIVEN.len()] = with_time();
+
+/// The types of [`Values`], and of as many times behind them as fit.
+pub const fn with_time<const N: usize>() -> [pg_sys::Oid; N] {
+    let mut types = [pg_sys::TIMESTAMPTZOID; N];
     let mut at = 0;
-    while at < types.len() {
+    while at < Column::GIVEN.len() {
         types[at] = Column::GIVEN[at].of_type();
         at += 1;
     }
     types
-};
+}
 
 /// The triggers that need not fire: this file or `emit()` does their work.
 const TRIGGERS: [PgFunction; 2] = [triggers::outbox_before_insert, triggers::outbox_check_event];
@@ -150,6 +153,7 @@ impl Table {
             return false;
         }
         registration::wake_at_commit();
+        backlog::count();
         // SAFETY: the relation is open and locked for writing. The slot is made for it, and has all its
         // columns; the values have the columns' types. The index is its primary key, a b-tree on the id
         // alone.

@@ -6,6 +6,7 @@
 use pgrx::prelude::*;
 
 use super::append::{Layout, Table, Values};
+use super::backlog;
 use crate::outbox::relay::registration;
 use crate::pg::relation::{self, OpenRelation};
 use crate::pg::{compat, varlena};
@@ -71,6 +72,7 @@ impl<'a> Appender<'a> {
         if id <= 0 {
             return Err(values);
         }
+        backlog::count();
         // SAFETY: the slots are made for the table, and live until `finish`; a payload is a value of variable length.
         unsafe {
             if self.filled == self.slots.len() {

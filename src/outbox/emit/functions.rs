@@ -5,11 +5,12 @@
 
 use std::cell::Cell;
 
+use event_outbox_policy::event::dates::Dates;
 use event_outbox_policy::event::draft::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
 use super::append::{self, Table};
-use super::{idempotency, invalid, topic_grants, triggers};
+use super::{backlog, idempotency, invalid, options, scheduled, topic_grants, triggers};
 use crate::outbox::table::EVENTS;
 use crate::pg::function::{Arguments, new_uuid, sql_function};
 use crate::pg::spi::{self, Access, Statement};
@@ -68,7 +69,8 @@ fn emit_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(store(&New {
         payload: arguments.datum(1).map(json_of),
         content_type: Some(JSON),
-        idempotency_key: arguments.text(7),
+        dates: options::dates(arguments, 7),
+        idempotency_key: arguments.text(9),
         ..New::of(arguments)
     }))
 }
@@ -77,7 +79,8 @@ fn emit_bytes_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_first_form(arguments, 1);
     Some(store(&New {
         content_type: arguments.text(7),
-        idempotency_key: arguments.text(8),
+        dates: options::dates(arguments, 8),
+        idempotency_key: arguments.text(10),
         ..New::of(arguments)
     }))
 }
@@ -117,6 +120,7 @@ struct New<'a> {
     event_id: Option<pgrx::Uuid>,
     partition: Option<i32>,
     content_type: Option<&'a str>,
+    dates: Dates,
     idempotency_key: Option<&'a str>,
 }
 
@@ -132,6 +136,7 @@ impl<'a> New<'a> {
             event_id: arguments.uuid(5),
             partition: arguments.integer(6),
             content_type: None,
+            dates: Dates::default(),
             idempotency_key: None,
         }
     }
@@ -152,6 +157,7 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         content_type: new.content_type,
         emitted_at: None,
     });
+    let due = options::due(&new.dates);
     let events = Table::open();
     let owner = events.owner();
     topic_grants::check(new.topic.unwrap_or_default(), owner);
@@ -160,6 +166,9 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         && let Some(first) = idempotency::claim(new.topic.unwrap_or_default(), key, event_id)
     {
         return first.into_datum().unwrap_or_else(|| pg_sys::Datum::from(0_usize));
+    }
+    if due.is_none() {
+        backlog::check();
     }
     let event_id = event_id.into_datum();
     let values: append::Values = [
@@ -174,7 +183,13 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         // A tombstone has no content, and so no content type.
         new.payload.and(new.content_type.into_datum()),
     ];
-    insert(&events, &values);
+    match due {
+        Some(due) => scheduled::store(&values, due, options::expiry(&new.dates)),
+        None if new.dates.expires_at.is_some() => {
+            options::insert(&values, options::expiry(&new.dates), &events)
+        }
+        None => insert(&events, &values),
+    }
     event_id.unwrap_or_else(|| pg_sys::Datum::from(0_usize))
 }
 

@@ -5,9 +5,13 @@
 
 pub mod append;
 pub mod append_many;
+pub mod backlog;
 pub mod functions;
 pub mod idempotency;
 pub mod invalid;
+pub mod options;
+pub mod rights;
+pub mod scheduled;
 pub mod topic_grants;
 mod topic_names;
 pub mod triggers;

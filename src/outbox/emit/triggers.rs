@@ -10,7 +10,7 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 
-use super::{invalid, topic_grants};
+use super::{backlog, invalid, topic_grants};
 use crate::outbox::relay::registration;
 use crate::outbox::table::{EVENTS, EVENTS_ID_SEQ};
 use crate::pg::backend;
@@ -82,6 +82,7 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     // Only operators may change events, so an update needs no topic grant.
     if !is_change {
         let owner = Owner::of(EVENTS);
+        backlog::count();
         topic_grants::check(topic.unwrap_or_default(), owner);
         check_id(row.named(c"id").unwrap_or(0), owner);
     }
@@ -120,13 +121,15 @@ fn count_attempt(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let before = Row::of_trigger(firing, firing.tg_trigtuple);
     let after = Row::of_trigger(firing, firing.tg_newtuple);
-    let attempts = before.named::<i32>(c"attempts").unwrap_or(0).saturating_add(1);
+    let class = after.named(c"error_class").and_then(ErrorClass::parse);
+    let is_refusal = class.is_none_or(ErrorClass::is_refusal);
+    let attempts = before.named::<i32>(c"attempts").unwrap_or(0).saturating_add(is_refusal.into());
     let now = crate::pg::now();
     let first = before.named::<i64>(c"first_refused_at").unwrap_or(compat::pg_timestamp(now));
     let since_first = now.saturating_sub(compat::unix_micros(first));
     let refusal = attempts::Refusal {
         attempts,
-        class: after.named(c"error_class").and_then(ErrorClass::parse),
+        class,
         since_first: Duration::from_micros(u64::try_from(since_first).unwrap_or(0)),
     };
     let next = (!refusal.is_last(events::max_attempts(refusal.class), events::grace_period())).then(|| {

@@ -5,6 +5,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use event_outbox_policy::delivery::error_class::ErrorClass;
+use event_outbox_policy::delivery::expiry::{self, Fate};
 use event_outbox_policy::delivery::in_flight::{By, Candidate, InFlight, Offer, Verdict};
 use event_outbox_policy::delivery::lanes::Lane;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
@@ -107,6 +109,10 @@ pub(super) struct Candidates<'a> {
     pub(super) topics: &'a mut TopicNames,
     pub(super) timestamps: &'a mut Timestamps,
     pub(super) stalled_topics: &'a StalledTopics,
+    /// Whether Kafka answers.
+    pub(super) is_connected: bool,
+    /// Set if an event that can expire is held back, because Kafka does not answer.
+    pub(super) holds_back: &'a mut bool,
     pub(super) batch: &'a mut ProduceBatch,
     pub(super) unsendable: &'a mut Vec<Report>,
     pub(super) commits: &'a mut Option<Commits>,
@@ -169,9 +175,16 @@ impl Candidates<'_> {
             return Verdict::Next;
         }
         let is_known = !in_flight.backlog().is_full() || self.stalled_topics.has_heard_of(&name);
-        let candidate = Candidate { id, topic, not_before: row.next_attempt_at(), is_known };
+        let fate = expiry::fate(row.expires_at(), pass.now, self.is_connected);
+        *self.holds_back |= matches!(fate, Fate::HeldUntil(_));
+        let not_before = fate.not_before(row.next_attempt_at());
+        let candidate = Candidate { id, topic, not_before, is_known };
         let lane = |in_flight: &Flying| self.lane(row, &name, in_flight);
         match in_flight.offer(candidate, by, pass.now, lane) {
+            Ok(offer) if fate == Fate::Expired => {
+                let reason = (ErrorClass::Expired, "the event expired before it could be published".into());
+                self.refuse(row, offer, reason, in_flight, pass)
+            }
             Ok(offer) => self.take(row, &name, offer, in_flight, pass),
             Err(verdict) => verdict,
         }

@@ -56,6 +56,8 @@ impl Relay {
             self.settle();
             self.notify_of_missed();
             self.check_standbys();
+            self.release_scheduled();
+            self.count_backlog();
             self.sweep();
             self.tidy();
             self.quarantine_stalled_topics();
@@ -149,7 +151,15 @@ impl Relay {
         let sweep_now = self.next_sweep().is_some_and(|date| date <= Instant::now());
         let renew_now = self.renewal_is_due();
         let tidy_now = self.tidying.until().is_some();
-        if settle_now || sweep_now || renew_now || tidy_now || self.must_end() || process::has_orders() {
+        let release_now = self.can_release();
+        if settle_now
+            || sweep_now
+            || renew_now
+            || tidy_now
+            || release_now
+            || self.must_end()
+            || process::has_orders()
+        {
             return;
         }
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
@@ -172,6 +182,7 @@ impl Relay {
             self.stalled_topics.until(),
             self.next_watch(),
             self.tidying.until(),
+            self.next_count().filter(|_| self.db_backoff.is_over(Instant::now())),
         ];
         let producer = self.producer.next_start().filter(|_| self.settings.enabled);
         let full_sweep = Some(self.started_at + self.full_sweeps.next()).filter(|_| self.can_sweep());
@@ -181,11 +192,21 @@ impl Relay {
         };
         let retry = self.in_flight.lanes().next_due().filter(|_| self.can_sweep()).map(instant);
         let restart = self.slot.restart_date().map(instant);
+        let release = self.next_release().map(instant);
         let standbys = self.unreplicated.as_ref().map(Unreplicated::next_look);
         let refusals = self.refusals.next_due().map(|due| self.started_at + due);
         let copies = missing_copies::next_count();
-        let others =
-            [producer, full_sweep, retry, standbys, refusals, copies, restart, self.notification_date()];
+        let others = [
+            producer,
+            full_sweep,
+            retry,
+            standbys,
+            refusals,
+            copies,
+            restart,
+            release,
+            self.notification_date(),
+        ];
         pauses.into_iter().chain(others).flatten().min()
     }
 

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
+use event_outbox_policy::reading::schedule::UNKNOWN;
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
@@ -48,6 +49,10 @@ pub struct Metrics {
     pub oldest_event_at: AtomicI64,
     /// When a published event was last settled.
     pub last_publish_at: AtomicI64,
+    /// When the next scheduled event is due, as the relay knows. [`UNKNOWN`] if it does not know.
+    pub next_due: AtomicI64,
+    /// How many events wait, about. Kept only while `event_outbox.max_backlog` is set.
+    pub backlog: AtomicI64,
     /// How often the relay has read the table.
     pub sweeps: AtomicI64,
     /// How often the relay has woken from its sleep.
@@ -110,6 +115,7 @@ impl Metrics {
             count.store(0, Ordering::Relaxed);
         }
         self.oldest_event_at.store(0, Ordering::Relaxed);
+        self.next_due.store(UNKNOWN, Ordering::SeqCst);
         self.kafka.set(&KafkaStatistics::default());
     }
 
@@ -119,6 +125,7 @@ impl Metrics {
         self.state.clear();
         self.connection.clear();
         self.max_in_flight.store(0, Ordering::Relaxed);
+        self.backlog.store(0, Ordering::Relaxed);
         for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
             counter.store(0, Ordering::Relaxed);
         }

@@ -22,10 +22,12 @@ use event_outbox_policy::event::timestamps::Timestamps;
 use event_outbox_policy::reading::full_sweep::FullSweeps;
 use event_outbox_policy::reading::pace::Pace;
 use event_outbox_policy::reading::reader::Reader;
+use event_outbox_policy::reading::schedule::Schedule;
 use event_outbox_policy::worker::log_throttle::LogThrottle;
 use pgrx::pg_sys;
 
 use self::admin::AdminTask;
+use self::backlog::Counted;
 use self::candidates::TopicNames;
 use self::faulty::Faulty;
 use self::listeners::Listeners;
@@ -45,6 +47,7 @@ use crate::worker::slot::Slot;
 use crate::worker::transaction::Failed;
 
 pub mod admin;
+pub mod backlog;
 pub mod candidates;
 pub mod faulty;
 pub mod listeners;
@@ -57,6 +60,7 @@ pub mod pause;
 pub mod producer;
 pub mod readiness;
 pub mod registration;
+pub mod scheduled;
 pub mod settle;
 pub mod shown_state;
 pub mod stalled_topics;
@@ -86,6 +90,8 @@ pub struct Relay {
     reader: Reader,
     /// The file of the sequence that numbers the events. The floor holds for this file only.
     sequence_file: Option<pg_sys::Oid>,
+    /// The sequence was restarted, as by TRUNCATE … RESTART IDENTITY.
+    sequence_restarted: bool,
     /// Until then nothing can be taken, because too many topics are behind.
     stalled: Option<Instant>,
     timestamps: Timestamps,
@@ -107,6 +113,12 @@ pub struct Relay {
     last_batch: BatchSize,
     full_sweeps: FullSweeps,
     tidying: Tidying,
+    /// Events that can expire may be waiting for a connection to Kafka.
+    holds_back: bool,
+    /// When the waiting events were last counted.
+    counted: Counted,
+    /// When scheduled events are due.
+    schedule: Schedule,
     extension_dropped: bool,
     /// The outbox that the relay serves; empty until it has looked it up.
     served_outbox: OnceCell<Outbox>,
@@ -138,6 +150,7 @@ impl Relay {
             in_flight: InFlight::new(MAX_WAITING_KEYS, MAX_TOPICS_BEHIND, settings.producer.ordered),
             reader: Reader::default(),
             sequence_file: None,
+            sequence_restarted: false,
             stalled: None,
             timestamps: Timestamps::default(),
             settings,
@@ -152,6 +165,9 @@ impl Relay {
             last_batch: BatchSize::default(),
             full_sweeps: FullSweeps::default(),
             tidying: Tidying::default(),
+            holds_back: false,
+            counted: Counted::default(),
+            schedule: Schedule::default(),
             extension_dropped: false,
             served_outbox: OnceCell::new(),
             pace: Pace::default(),

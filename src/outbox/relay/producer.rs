@@ -161,6 +161,9 @@ impl Relay {
                         tracing::info!("Kafka answers again");
                     }
                     metrics::of(self.slot).show_connection(Connection::Connected);
+                    if std::mem::take(&mut self.holds_back) {
+                        self.in_flight.end_waits();
+                    }
                 }
                 ProducerEvent::Disconnected(reason) => {
                     if metrics::of(self.slot).connection().0 != Connection::Disconnected {

@@ -2,6 +2,9 @@
 //!
 //! Runs in: any process.
 
+use std::sync::atomic::Ordering;
+
+use event_outbox_policy::reading::schedule;
 use pgrx::prelude::*;
 
 use super::metrics;
@@ -18,6 +21,8 @@ pub const KIND: Kind = Kind::new(0);
 pub const REREAD: Notice = Notice::new(0);
 /// The outbox was paused or resumed: the relay must find out which.
 pub const PAUSE_CHANGED: Notice = Notice::new(1);
+/// There may be a scheduled event that is due earlier than the relay knows.
+pub const SCHEDULE_CHANGED: Notice = Notice::new(2);
 
 /// The relay's registration.
 pub static RELAY: Registration = Registration {
@@ -26,7 +31,7 @@ pub static RELAY: Registration = Registration {
     noun: "relay",
     while_absent: "Its events wait in the outbox.",
     entry: "event_outbox_relay_main",
-    after_any_change: PAUSE_CHANGED,
+    after_any_change: PAUSE_CHANGED.and(SCHEDULE_CHANGED),
     is_needed: None,
     reserved: |slot| metrics::of(slot).clear(),
     started: |slot| metrics::of(slot).show(State::Starting),
@@ -60,6 +65,17 @@ pub fn reread_at_commit() {
 /// resumes the outbox.
 pub fn reread_pause_at_commit() {
     at_commit::wake(KIND, PAUSE_CHANGED);
+}
+
+/// Tells the relay that an event was scheduled for this time, in microseconds since 1970, unless it will look by then anyway.
+/// Safe at commit.
+pub fn tell_due(date: i64) {
+    let key = WorkerKey::here(KIND);
+    let Some(slot) = slots::all().find(key) else { return slots::all().request_rescan() };
+    if schedule::must_tell(date, metrics::of(slot).next_due.load(Ordering::SeqCst)) {
+        slot.notify(SCHEDULE_CHANGED);
+        slots::all().wake(slot, key);
+    }
 }
 
 /// Whether the current transaction has emitted.

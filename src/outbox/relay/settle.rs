@@ -292,6 +292,8 @@ impl Relay {
         {
             self.give_up_unreplicated();
         }
+        let settled = sorted.delivered.iter().chain(sorted.refused.iter().map(|refusal| &refusal.row));
+        self.count_gone(settled.filter(|row| !changed.contains(&row.id) && !waiting.contains_key(&row.id)));
         let now = crate::pg::now();
         for (topic, time) in &sorted.untimely {
             self.timestamps.refused(topic, *time, now);
@@ -324,14 +326,18 @@ impl Relay {
     }
 
     fn count(&mut self, sorted: &Sorted) {
-        let (delivered, refused) = (sorted.delivered.len(), sorted.refused.len());
+        let delivered = sorted.delivered.len();
+        let refused = sorted.refused.iter().filter(|refusal| refusal.class.is_refusal()).count();
         let metrics = metrics::of(self.slot);
         metrics.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
         if delivered > 0 {
             metrics.count_published(delivered, crate::pg::now());
         }
         sorted.refused.iter().for_each(|refusal| metrics.count_error(CountedError::Refusal(refusal.class)));
-        if let Some(Refusal { row, error, .. }) = sorted.refused.first() {
+        // That an event expires is not an error of the relay.
+        if let Some(Refusal { row, error, .. }) =
+            sorted.refused.iter().find(|refusal| refusal.class.is_refusal())
+        {
             self.slot.show_error(&format!("event {} was refused: {error}", row.id));
         }
         self.log_refusals(&sorted.refused);
@@ -343,7 +349,12 @@ impl Relay {
         for run in refused.chunk_by(|a, b| a.class == b.class && a.topic == b.topic) {
             let Some(Refusal { row, topic, class, error }) = run.first() else { continue };
             if self.refusals.record(&(topic.clone(), *class), run.len() as u64, now) {
-                tracing::warn!("Kafka refused event {} of topic \"{topic}\": {error}", row.id);
+                let event = format!("event {} of topic \"{topic}\"", row.id);
+                if class.is_refusal() {
+                    tracing::warn!("Kafka refused {event}: {error}");
+                } else {
+                    tracing::warn!("{event} is a dead letter: {error}");
+                }
             }
         }
     }
@@ -353,7 +364,8 @@ impl Relay {
         for RepeatCount { kind, count } in self.refusals.due(self.age()) {
             match kind {
                 Some((topic, class)) => {
-                    tracing::warn!("Kafka refused {count} more event(s) of topic \"{topic}\" ({class})");
+                    let refused = if class.is_refusal() { "Kafka refused" } else { "dead letters:" };
+                    tracing::warn!("{refused} {count} more event(s) of topic \"{topic}\" ({class})");
                 }
                 None => tracing::warn!("Kafka refused {count} more event(s) of other topics"),
             }

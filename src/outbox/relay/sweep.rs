@@ -16,6 +16,7 @@ use crate::failpoints::{self, Point};
 use crate::outbox::table::outbox::Outbox;
 use crate::pg::durability::Commits;
 use crate::pg::snapshot::Snapshot;
+use crate::worker::metrics::Connection;
 use crate::worker::{process, transaction};
 
 /// The shortest sleep for which wakeups are suppressed.
@@ -74,6 +75,7 @@ impl Relay {
         self.tidying.begin();
         self.reader.sweep_all();
         self.in_flight.recheck();
+        self.schedule.note_change();
     }
 
     /// Suppresses wakeups while events arrive so fast that the next sweep comes soon anyway. This saves each
@@ -103,6 +105,8 @@ impl Relay {
             topics: &mut self.topics,
             timestamps: &mut self.timestamps,
             stalled_topics: &self.stalled_topics,
+            is_connected: metrics::of(self.slot).connection().0 == Connection::Connected,
+            holds_back: &mut self.holds_back,
             batch,
             unsendable,
             commits,
@@ -129,7 +133,10 @@ impl Relay {
             // Read this after the snapshot, so all rows that the snapshot shows were numbered from this file.
             let file = outbox.sequence_file();
             match self.sequence_file.replace(file) {
-                Some(before) if before != file => self.reader.reset(),
+                Some(before) if before != file => {
+                    self.sequence_restarted = true;
+                    self.reader.reset();
+                }
                 _ => return seen,
             }
         }

@@ -30,11 +30,12 @@ pub enum Column {
     ErrorClass,
     FirstRefusedAt,
     Paused,
+    ExpiresAt,
 }
 
 impl Column {
     /// All columns.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Id,
         Self::EventId,
         Self::EmittedAt,
@@ -51,6 +52,7 @@ impl Column {
         Self::ErrorClass,
         Self::FirstRefusedAt,
         Self::Paused,
+        Self::ExpiresAt,
     ];
 
     /// The columns that `emit()` fills, in the order of its values.
@@ -67,7 +69,7 @@ impl Column {
     ];
 
     /// The columns that the relay reads.
-    const READ: [Self; 12] = [
+    const READ: [Self; 13] = [
         Self::Id,
         Self::EventId,
         Self::EmittedAt,
@@ -80,6 +82,7 @@ impl Column {
         Self::ContentType,
         Self::NextAttemptAt,
         Self::ErrorClass,
+        Self::ExpiresAt,
     ];
 
     /// The name and the type.
@@ -101,6 +104,7 @@ impl Column {
             Self::ErrorClass => (c"error_class", pg_sys::TEXTOID),
             Self::FirstRefusedAt => (c"first_refused_at", pg_sys::TIMESTAMPTZOID),
             Self::Paused => (c"paused", pg_sys::BOOLOID),
+            Self::ExpiresAt => (c"expires_at", pg_sys::TIMESTAMPTZOID),
         }
     }
 
@@ -122,12 +126,17 @@ impl Column {
         matches!(self, Self::Id | Self::EventId | Self::EmittedAt | Self::Topic | Self::Attempts)
     }
 
-    /// Whether the column is null in a row that Kafka has never refused.
+    /// Whether the column is null in a row of the fast path, which Kafka has never refused.
     #[must_use]
     pub fn is_null_at_first(self) -> bool {
         matches!(
             self,
-            Self::NextAttemptAt | Self::LastError | Self::ErrorClass | Self::FirstRefusedAt | Self::Paused
+            Self::NextAttemptAt
+                | Self::LastError
+                | Self::ErrorClass
+                | Self::FirstRefusedAt
+                | Self::Paused
+                | Self::ExpiresAt
         )
     }
 
@@ -141,7 +150,7 @@ impl Column {
 /// The positions of the columns that the relay reads, counted from 0. They vary: an upgrade appends columns
 /// that a new installation has elsewhere.
 pub struct Positions {
-    /// By the column's number.
+    /// By the column's number; `ABSENT` for one that the table lacks.
     positions: [usize; Column::ALL.len()],
     /// The number of columns of a row that must be deformed.
     pub width: c_int,
@@ -154,15 +163,23 @@ impl Positions {
     pub fn of(relation: &OpenRelation) -> Self {
         // SAFETY: the relation is open.
         let columns = unsafe { catalog::columns(relation.raw()) };
-        let mut positions = [usize::MAX; Column::ALL.len()];
+        let mut positions = [ABSENT; Column::ALL.len()];
         for wanted in Column::READ {
             let is_wanted = |(name, column): (&CStr, &pg_sys::FormData_pg_attribute)| {
                 !column.attisdropped && name == wanted.name() && column.atttypid == wanted.of_type()
             };
-            positions[wanted as usize] =
-                columns.clone().position(is_wanted).unwrap_or_else(|| unreadable(wanted.name()));
+            let found = columns.clone().position(is_wanted);
+            let is_new =
+                wanted == Column::ExpiresAt && columns.clone().all(|(name, _)| name != wanted.name());
+            positions[wanted as usize] = match found {
+                Some(at) => at,
+                // The extension is not updated yet.
+                None if is_new => ABSENT,
+                None => unreadable(wanted.name()),
+            };
         }
-        let last = Column::READ.into_iter().map(|column| positions[column as usize]).max().unwrap_or(0);
+        let read = Column::READ.into_iter().map(|column| positions[column as usize]);
+        let last = read.filter(|at| *at != ABSENT).max().unwrap_or(0);
         Self { positions, width: c_int::try_from(last + 1).unwrap_or(c_int::MAX) }
     }
 
@@ -171,7 +188,16 @@ impl Positions {
     pub fn at(&self, column: Column) -> usize {
         self.positions[column as usize]
     }
+
+    /// Whether the table has the column.
+    #[must_use]
+    pub fn has(&self, column: Column) -> bool {
+        self.at(column) != ABSENT
+    }
 }
+
+/// The position of a column that the table lacks.
+const ABSENT: usize = usize::MAX;
 
 fn unreadable(column: &CStr) -> ! {
     UserError {

@@ -5,6 +5,7 @@
 use crate::pg::catalog::Member;
 use crate::pg::watch::Watch;
 
+pub mod backlog;
 pub mod columns;
 pub mod idempotency;
 pub mod identity;
@@ -12,6 +13,7 @@ pub mod outbox;
 pub mod row;
 pub mod rows;
 pub mod scan;
+pub mod scheduled;
 pub mod statements;
 
 /// A relation of the schema `outbox`.
@@ -23,6 +25,8 @@ pub const fn member(name: &'static std::ffi::CStr) -> Member {
 pub const EVENTS: Member = member(c"events");
 /// The sequence of their ids.
 pub const EVENTS_ID_SEQ: Member = member(c"events_id_seq");
+/// Events to be published at a later time.
+pub const SCHEDULED: Member = member(c"scheduled");
 /// The grants to emit to topics.
 pub const TOPIC_GRANTS: Member = member(c"topic_grants");
 /// Messages that `try_emit()` could not turn into events.

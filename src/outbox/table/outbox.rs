@@ -116,6 +116,17 @@ impl Outbox {
             && spi::connected(|| !PAUSED.execute(&[], Access::Read, 1).is_empty())
     }
 
+    /// Whether an id was ever drawn. A dump that is being restored has not set the sequence yet.
+    #[must_use]
+    pub fn has_drawn_ids(self) -> bool {
+        self.last_id().is_some()
+    }
+
+    fn last_id(self) -> Option<i64> {
+        // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
+        unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[self.sequence.into_datum()]) }
+    }
+
     /// Takes the horizon of a pass before rows are read, in the order that the search relies on: the
     /// sequence, the next transaction id, then the snapshot, which stays active for [`Events::read_new`].
     #[must_use]
@@ -123,10 +134,7 @@ impl Outbox {
         // The table before the sequence, as all other code locks them; another order could deadlock.
         // SAFETY: in a transaction, which holds the lock until its end.
         unsafe { pg_sys::LockRelationOid(self.events, pg_sys::AccessShareLock as i32) };
-        // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
-        let last_id = unsafe {
-            pgrx::direct_function_call::<i64>(pg_sys::pg_sequence_last_value, &[self.sequence.into_datum()])
-        };
+        let last_id = self.last_id();
         // SAFETY: reads a counter in shared memory.
         let next_xid = unsafe { pg_sys::ReadNextFullTransactionId() }.value;
         let snapshot = Snapshot::take();

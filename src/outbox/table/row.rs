@@ -103,6 +103,13 @@ impl<'a> EventRow<'a> {
         Some(compat::unix_micros(datum.value() as i64))
     }
 
+    /// From when on the event must not be published, in microseconds since 1970.
+    #[must_use]
+    pub fn expires_at(&self) -> Option<i64> {
+        let datum = self.columns.has(Column::ExpiresAt).then(|| self.datum(Column::ExpiresAt))??;
+        Some(compat::unix_micros(datum.value() as i64))
+    }
+
     /// The event's own identity.
     #[must_use]
     pub fn event_id(&self) -> [u8; 16] {

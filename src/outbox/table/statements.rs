@@ -155,7 +155,12 @@ fn identities(rows: &[RowIdentity]) -> [Option<pg_sys::Datum>; 2] {
 /// with the owner's rights instead of the relay's, which are a superuser's, and they can leave nothing behind
 /// that runs later.
 fn as_owner<R>(outbox: Outbox, work: impl FnOnce() -> R) -> R {
-    let _owner = UserContext::confined_to(Owner::of_table(outbox.events));
+    as_owner_of(outbox.events, work)
+}
+
+/// Runs `work` as the owner of this table, confined; see [`as_owner`].
+pub(super) fn as_owner_of<R>(table: pg_sys::Oid, work: impl FnOnce() -> R) -> R {
+    let _owner = UserContext::confined_to(Owner::of_table(table));
     spi::connected(|| DEFER_NOTHING.execute(&[], Access::Write, 0));
     work()
 }

@@ -21,6 +21,9 @@ impl Refusal {
     /// good events.
     #[must_use]
     pub fn is_last(&self, max_attempts: i32, grace: Duration) -> bool {
+        if self.class.is_some_and(|class| !class.is_refusal()) {
+            return true;
+        }
         let in_grace = self.class.is_some_and(ErrorClass::is_fixed_by_others) && self.since_first < grace;
         self.attempts >= max_attempts && !in_grace
     }
@@ -127,6 +130,12 @@ mod tests {
             assert!(!refusal(2, class, 1_000).is_last(3, BASE * 60));
             assert!(refusal(3, class, 0).is_last(3, BASE * 60));
         }
+    }
+
+    #[test]
+    fn an_expired_event_has_no_other_attempt() {
+        let class = Some(ErrorClass::Expired);
+        assert!(Refusal { attempts: 0, class, since_first: Duration::ZERO }.is_last(3, BASE * 60));
     }
 
     #[test]

@@ -19,13 +19,15 @@ pub enum ErrorClass {
     InvalidRecord,
     /// The topic does not accept the record's timestamp.
     InvalidTimestamp,
+    /// Kafka did not refuse it: it was not published before its `expires_at`.
+    Expired,
     /// Any other refusal.
     Other,
 }
 
 impl ErrorClass {
     /// All classes.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TooLarge,
         Self::UnknownTopic,
         Self::UnknownPartition,
@@ -33,6 +35,7 @@ impl ErrorClass {
         Self::InvalidTopic,
         Self::InvalidRecord,
         Self::InvalidTimestamp,
+        Self::Expired,
         Self::Other,
     ];
 
@@ -47,6 +50,7 @@ impl ErrorClass {
             Self::InvalidTopic => "invalid_topic",
             Self::InvalidRecord => "invalid_record",
             Self::InvalidTimestamp => "invalid_timestamp",
+            Self::Expired => "expired",
             Self::Other => "other",
         }
     }
@@ -61,6 +65,12 @@ impl ErrorClass {
     #[must_use]
     pub fn is_fixed_by_others(self) -> bool {
         matches!(self, Self::UnknownTopic | Self::NotAuthorized)
+    }
+
+    /// Whether Kafka has refused the event. If not, that is no attempt, and no other attempt follows.
+    #[must_use]
+    pub fn is_refusal(self) -> bool {
+        self != Self::Expired
     }
 }
 

@@ -1,8 +1,10 @@
 //! Rules for an event between its reading and its settlement.
 
 pub mod attempts;
+pub mod backlog_limit;
 pub mod bisection;
 pub mod error_class;
+pub mod expiry;
 pub mod id_ring;
 pub mod in_flight;
 pub mod lanes;

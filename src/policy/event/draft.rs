@@ -112,7 +112,7 @@ pub struct Draft<'a> {
 }
 
 /// 9999-12-31 23:59:59.999999 UTC in microseconds since 1970: the last time that RFC 3339 can express.
-const LAST_TIME: i64 = 253_402_300_799_999_999;
+pub(super) const LAST_TIME: i64 = 253_402_300_799_999_999;
 
 /// Why an event is invalid.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,6 +1,7 @@
 //! Events: their parts, their validation, and their form as Kafka records.
 
 pub mod capture;
+pub mod dates;
 pub mod draft;
 pub mod envelope;
 pub mod event_batch;

@@ -6,4 +6,5 @@ pub mod full_sweep;
 pub mod pace;
 pub mod reader;
 pub mod reread;
+pub mod schedule;
 mod turns;
