@@ -11,6 +11,7 @@ pub mod error_class;
 pub mod offsets;
 pub mod probe;
 pub mod producer;
+pub mod question;
 pub mod threads;
 pub mod topics;
 pub mod wakeup_fd;

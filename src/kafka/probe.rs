@@ -1,12 +1,98 @@
-//! Asks whether any broker answers.
+//! Asks whether any broker answers: at once, or by a question that stays open when the answer is late, so that a broker that
+//! is slow, or comes back, is noticed by its answer.
 //!
 //! Runs in: any thread that owns a client.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use event_outbox_policy::backoff::Backoff;
 use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use super::question::Question;
+
+/// How soon an answer is expected. Later, the outage is reported.
+const EXPECTED_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a late answer is waited for before the question is asked anew.
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The first and the longest time between two reports of an outage.
+const REPORT_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+
+/// A probe for a broker.
+#[derive(Debug)]
+pub struct Probe {
+    question: Option<Question>,
+    has_asked: bool,
+    /// When the silence is reported.
+    due: Instant,
+    silence: Backoff,
+}
+
+/// What a probe has found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finding {
+    /// A broker answers.
+    Answer,
+    /// Still none has answered. Time to report it.
+    Silence,
+}
+
+impl Probe {
+    /// A probe that asks at once.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            question: None,
+            has_asked: false,
+            due: Instant::now(),
+            silence: Backoff::new(REPORT_AFTER.0, REPORT_AFTER.1),
+        }
+    }
+
+    /// Whether an answer is overdue.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.silence.until().is_some()
+    }
+
+    /// When to look again, if no answer arrives.
+    #[must_use]
+    pub fn due(&self) -> Instant {
+        self.due
+    }
+
+    /// Looks for the answer. Asks [`Question::about_brokers`] with this patience if no question is open.
+    pub fn look(&mut self, ask: impl FnOnce(Duration) -> Question) -> Option<Finding> {
+        let now = Instant::now();
+        match self.question.as_ref().and_then(|question| question.answer_within(Duration::ZERO)) {
+            Some(answer) if answer.is_silence() => self.question = None,
+            Some(_) => return Some(Finding::Answer),
+            None => {}
+        }
+        if self.due > now {
+            return None;
+        }
+        let is_overdue = std::mem::replace(&mut self.has_asked, true);
+        self.due = now + EXPECTED_AFTER;
+        if is_overdue {
+            self.silence.record_failure(now);
+            self.due = self.due.max(self.silence.until().unwrap_or(now));
+        }
+        if self.question.as_ref().is_none_or(|question| question.age() >= PATIENCE) {
+            self.question = Some(ask(PATIENCE));
+        }
+        is_overdue.then_some(Finding::Silence)
+    }
+}
+
+impl Default for Probe {
+    fn default() -> Self {
+        Self::new()
+    }
+}
 
 /// Requests the metadata of a client that has no topics, and waits for the answer. Any broker can answer.
 ///

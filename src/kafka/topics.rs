@@ -2,8 +2,7 @@
 //!
 //! Runs in: any thread that owns a client.
 
-use std::ffi::{CStr, CString};
-use std::ptr;
+use std::ffi::CStr;
 use std::time::Duration;
 
 use event_outbox_policy::event::topic;
@@ -12,6 +11,8 @@ use rdkafka::ClientContext;
 use rdkafka::bindings as rdsys;
 use rdkafka::client::Client;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+
+use super::question::{Answer, Question};
 
 /// A topic that exists.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,42 +67,22 @@ pub unsafe fn describe_by(
     names: &[String],
     timeout: Duration,
 ) -> Option<LookedUp> {
-    let texts: Vec<CString> = names.iter().filter_map(|name| CString::new(&**name).ok()).collect();
-    let mut pointers: Vec<_> = texts.iter().map(|name| name.as_ptr()).collect();
-    let millis = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive. The names live through the call, which copies them. All objects created here are
-    // destroyed here. librdkafka destroys an event that arrives after the queue is gone.
-    unsafe {
-        let queue = rdsys::rd_kafka_queue_new(client);
-        let options = rdsys::rd_kafka_AdminOptions_new(
-            client,
-            rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
-        );
-        rdsys::rd_kafka_AdminOptions_set_request_timeout(options, millis, ptr::null_mut(), 0);
-        let asked = rdsys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
-        rdsys::rd_kafka_DescribeTopics(client, asked, options, queue);
-        let event = rdsys::rd_kafka_queue_poll(queue, millis);
-        let found = if event.is_null() { None } else { read(event) };
-        if !event.is_null() {
-            rdsys::rd_kafka_event_destroy(event);
-        }
-        rdsys::rd_kafka_TopicCollection_destroy(asked);
-        rdsys::rd_kafka_AdminOptions_destroy(options);
-        rdsys::rd_kafka_queue_destroy(queue);
-        found
-    }
+    // SAFETY: the client is alive.
+    let question = unsafe { Question::about_topics(client, names, timeout) };
+    read(&question.answer_within(timeout)?)
 }
 
-/// Reads Kafka's answer.
-///
-/// # Safety
-/// The event must be alive.
-unsafe fn read(event: *mut rdsys::rd_kafka_event_t) -> Option<LookedUp> {
+/// The topics of an answer to [`Question::about_topics`]. `None` if it is none.
+#[must_use]
+pub fn read(answer: &Answer) -> Option<LookedUp> {
+    if answer.code() != Code::NoError {
+        return None;
+    }
     let (mut found, mut missing) = LookedUp::default();
-    // SAFETY: the event's data lives as long as the event, and is only read here. Texts are C strings.
+    // SAFETY: the answer's data lives as long as the answer, and is only read here. Texts are C strings.
     unsafe {
-        let result = rdsys::rd_kafka_event_DescribeTopics_result(event);
-        if result.is_null() || Code::from(rdsys::rd_kafka_event_error(event)) != Code::NoError {
+        let result = rdsys::rd_kafka_event_DescribeTopics_result(answer.event());
+        if result.is_null() {
             return None;
         }
         let mut count = 0;

@@ -10,4 +10,5 @@ mod outage;
 mod progress;
 mod refusal_log;
 mod refused;
+mod slow_broker;
 mod stalled_topics;

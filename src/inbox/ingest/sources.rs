@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_outbox_policy::backoff::Backoff;
+use event_outbox_policy::backoff::{Backoff, Doubling};
 use event_outbox_policy::kafka::consumer::ConsumerConfig;
 
 use super::catalog::{Definition, Partition};
@@ -23,8 +23,9 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long no broker may answer before another consumer takes the place of one. librdkafka does not always find a broker that
-/// comes back at another address; a new consumer starts from the bootstrap servers.
-const STUCK: Duration = Duration::from_secs(15);
+/// comes back at another address; a new consumer starts from the bootstrap servers. Each consumer gets twice as long as the
+/// one before, because a broker far away answers late.
+const STUCK: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(240));
 
 /// How long librdkafka may take to end.
 const THREAD_END: Duration = Duration::from_millis(500);
@@ -48,6 +49,7 @@ pub struct Source {
     consumer: Option<ConsumerHandle>,
     /// Since when no broker answers this consumer.
     unanswered: Option<Instant>,
+    stuck: Doubling,
     backoff: Backoff,
     assignment: u64,
     /// The partitions that were read to their end, by their numbers.
@@ -68,6 +70,7 @@ impl Source {
             must_reassign: false,
             consumer: None,
             unanswered: None,
+            stuck: Doubling::new(STUCK.0, STUCK.1),
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
             assignment: 0,
             at_end: BTreeSet::new(),
@@ -247,13 +250,14 @@ impl Source {
     /// When another consumer takes the place of this one, if no broker answers until then.
     #[must_use]
     pub fn stuck_at(&self) -> Option<Instant> {
-        self.unanswered.filter(|_| self.consumer.is_some()).map(|since| since + STUCK)
+        self.unanswered.filter(|_| self.consumer.is_some()).map(|since| since + self.stuck.peek())
     }
 
     /// Ends a consumer that no broker has answered for long; another one is started at once.
     pub fn replace_stuck(&mut self) {
         if self.stuck_at().is_some_and(|date| date <= Instant::now()) {
             let connection = self.connection;
+            self.stuck.take();
             self.stop();
             // It is the same outage until a broker answers.
             self.connection = connection;
@@ -264,6 +268,7 @@ impl Source {
     /// A broker has answered.
     pub fn connected(&mut self) {
         self.unanswered = None;
+        self.stuck.reset();
         self.connection = Connection::Connected;
         self.backoff.record_success();
     }

@@ -18,7 +18,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::callbacks::Context;
 use super::messages::{Assigned, Fetched};
-use crate::kafka::probe::query_any_broker;
+use crate::kafka::question::Question;
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// How many messages are taken from librdkafka's queue at once.
@@ -111,10 +111,18 @@ impl Client {
         self.consumer.fetch_watermarks(topic, partition, timeout)
     }
 
-    /// Whether any broker answers.
+    /// Asks whether Kafka answers. The answer sets `wakeup`. Drop the question before the client.
     #[must_use]
-    pub fn broker_answers(&self, timeout: Duration) -> bool {
-        query_any_broker(self.consumer.client(), timeout).is_ok()
+    pub fn ask_about_brokers(&self, patience: Duration, wakeup: &WakeupFd) -> Question {
+        // SAFETY: the client is alive, and the caller drops the question first.
+        unsafe { Question::about_brokers(self.inner().native_ptr(), patience) }.waking(wakeup)
+    }
+
+    /// Asks which of these topics exist. The answer sets `wakeup`. Drop the question before the client.
+    #[must_use]
+    pub fn ask_about_topics(&self, names: &[String], patience: Duration, wakeup: &WakeupFd) -> Question {
+        // SAFETY: the client is alive, and the caller drops the question first.
+        unsafe { Question::about_topics(self.inner().native_ptr(), names, patience) }.waking(wakeup)
     }
 
     /// The client, for requests.

@@ -1,7 +1,7 @@
 //! The Kafka thread of a consumer: reads what is assigned, hands it over, and looks after the topics.
 //!
-//! It sleeps until the main thread or librdkafka wakes it. It does not poll, except while no broker answers: then it probes
-//! for one from time to time. While the main thread has not taken the last message, it reads no more records, so librdkafka's
+//! It sleeps until the main thread or librdkafka wakes it. It does not poll, except while no broker answers: then it reports
+//! that from time to time. While the main thread has not taken the last message, it reads no more records, so librdkafka's
 //! queue fills up and it stops fetching.
 //!
 //! Runs in: the Kafka thread.
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
-use event_outbox_policy::backoff::Backoff;
+use event_outbox_policy::backoff::Doubling;
 use event_outbox_policy::inbox::records::RecordBatch;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -20,14 +20,13 @@ use super::callbacks::Context;
 use super::client::{Client, Problem};
 use super::messages::{Assigned, Assignment, ConsumerEvent, Fetched, OutOfRange, Topics};
 use crate::kafka::config;
+use crate::kafka::probe::{Finding, PATIENCE, Probe};
+use crate::kafka::question::Question;
 use crate::kafka::topics;
 use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
-/// How long to wait for a broker's answer.
-const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// The first and the longest time between two probes.
-const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How long to wait for a broker's answer, at first and at most: longer each time that none came. Meanwhile nothing is read.
+const TIMEOUT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
 
 /// How often the topics are looked up: new partitions are found, and topics that were created again.
 const LOOK_AT_TOPICS: Duration = Duration::from_secs(60);
@@ -67,6 +66,11 @@ struct Closed;
 struct Session<'a> {
     thread: &'a KafkaThread,
     context: Context,
+    // Questions are declared before the client, so that they are dropped before it.
+    /// Asks whether a broker answers; `None` while one is known to.
+    probe: Option<Probe>,
+    /// The open question about topics.
+    topic_question: Option<Question>,
     client: Client,
     assignment: Assignment,
     /// Messages that the main thread has had no room for yet, in their order.
@@ -75,17 +79,13 @@ struct Session<'a> {
     out_of_range: Vec<(i32, i64)>,
     /// When to look at the topics, and at the ranges of those partitions.
     look_at: Option<Instant>,
-    /// The next probe; `None` while a broker is known to answer.
-    probe: Option<Backoff>,
+    /// How long the next request may take that is waited for.
+    timeout: Doubling,
     /// librdkafka's queue may hold records that were not taken.
     has_more: bool,
     /// The topics were looked up since the assignment. Records of a topic that was created again are not handed over before
     /// the main thread knows its new id.
     knows_topics: bool,
-}
-
-fn probe() -> Backoff {
-    Backoff::new(PROBE_AFTER.0, PROBE_AFTER.1)
 }
 
 impl<'a> Session<'a> {
@@ -95,12 +95,14 @@ impl<'a> Session<'a> {
         Ok(Self {
             thread,
             context,
+            probe: Some(Probe::new()),
+            topic_question: None,
             client,
             assignment: Assignment::default(),
             waiting: VecDeque::new(),
             out_of_range: Vec::new(),
             look_at: None,
-            probe: Some(probe()),
+            timeout: Doubling::new(TIMEOUT.0, TIMEOUT.1),
             has_more: false,
             knows_topics: false,
         })
@@ -116,6 +118,7 @@ impl<'a> Session<'a> {
         self.hand_over()?;
         if self.waiting.is_empty() {
             self.look();
+            self.answer_about_topics();
             if self.knows_topics {
                 self.read();
             }
@@ -145,6 +148,8 @@ impl<'a> Session<'a> {
         self.look_at = Some(Instant::now());
         self.has_more = true;
         self.knows_topics = false;
+        // What is open concerns the last assignment.
+        self.topic_question = None;
     }
 
     /// Takes one batch of records.
@@ -191,10 +196,14 @@ impl<'a> Session<'a> {
         if self.look_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        let has_ranges = self.find_ranges();
-        let has_topics = self.look_at_topics();
-        let pause = if has_ranges && has_topics { LOOK_AT_TOPICS } else { LOOK_AGAIN };
-        self.look_at = Some(Instant::now() + pause);
+        let (has_ranges, has_topics) = (self.find_ranges(), self.ask_about_topics());
+        let is_done = has_ranges && has_topics;
+        if is_done {
+            self.timeout.reset();
+        } else {
+            self.timeout.take();
+        }
+        self.look_at = Some(Instant::now() + if is_done { LOOK_AT_TOPICS } else { LOOK_AGAIN });
     }
 
     /// Finds the ranges of partitions that are out of range. Returns whether all are known.
@@ -206,7 +215,7 @@ impl<'a> Session<'a> {
             else {
                 continue;
             };
-            match self.client.watermarks(topic, *partition, TIMEOUT) {
+            match self.client.watermarks(topic, *partition, self.timeout.peek()) {
                 Ok((low, high)) => {
                     let found = OutOfRange { generation, number, offset, low, high };
                     self.waiting.push_back(ConsumerEvent::OutOfRange(found));
@@ -217,27 +226,41 @@ impl<'a> Session<'a> {
         self.out_of_range.is_empty()
     }
 
-    /// Looks up the topics. Returns whether Kafka answered.
-    fn look_at_topics(&mut self) -> bool {
+    /// Asks about the topics, unless a question is open. Returns whether those of a pattern are known.
+    fn ask_about_topics(&mut self) -> bool {
+        if self.topic_question.is_some() {
+            return true;
+        }
         let mut names: BTreeSet<String> =
             self.assignment.partitions.iter().map(|assigned| assigned.topic.clone()).collect();
         if let Some(pattern) = &self.assignment.pattern {
-            let Ok(matching) = topics::matching(self.client.inner(), pattern, TIMEOUT) else { return false };
+            let Ok(matching) = topics::matching(self.client.inner(), pattern, self.timeout.peek()) else {
+                return false;
+            };
             names.extend(matching);
         }
         let names: Vec<String> = names.into_iter().collect();
         if names.is_empty() {
             self.knows_topics = true;
-            return true;
+        } else {
+            self.topic_question = Some(self.client.ask_about_topics(&names, PATIENCE, &self.thread.wakeup));
         }
-        let Some((found, missing)) = topics::describe(self.client.inner(), &names, TIMEOUT) else {
-            return false;
+        true
+    }
+
+    /// Takes the answer about topics, if there is any.
+    fn answer_about_topics(&mut self) {
+        let Some(answer) =
+            self.topic_question.as_ref().and_then(|question| question.answer_within(Duration::ZERO))
+        else {
+            return;
         };
+        self.topic_question = None;
+        let Some((found, missing)) = topics::read(&answer) else { return self.look_soon() };
         let generation = self.assignment.generation;
         let missing = missing.into_iter().map(|(topic, code)| (topic, code.to_string())).collect();
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
         self.knows_topics = true;
-        true
     }
 
     /// Passes on what the callbacks have noted.
@@ -257,28 +280,26 @@ impl<'a> Session<'a> {
             self.waiting.push_back(ConsumerEvent::Statistics(statistics));
         }
         if has_error {
-            self.probe.get_or_insert_with(probe);
+            self.probe.get_or_insert_default();
         }
     }
 
-    /// Probes for a broker, if a probe is due.
+    /// Looks whether a broker answers, if that is not known. Each report of an outage has its cause, which may have changed.
     fn probe_broker(&mut self) {
         let Some(probe) = &mut self.probe else { return };
-        if !probe.is_over(Instant::now()) {
-            return;
+        match probe.look(|patience| self.client.ask_about_brokers(patience, &self.thread.wakeup)) {
+            None => {}
+            Some(Finding::Answer) => {
+                self.probe = None;
+                self.context.client_log().last_error = None;
+                self.waiting.push_back(ConsumerEvent::Connected);
+            }
+            Some(Finding::Silence) => {
+                let cause = self.context.client_log().last_error.clone();
+                let cause = cause.unwrap_or_else(|| "no broker answered in time".into());
+                self.waiting.push_back(ConsumerEvent::Disconnected(cause));
+            }
         }
-        if self.client.broker_answers(TIMEOUT) {
-            self.probe = None;
-            self.context.client_log().last_error = None;
-            self.waiting.push_back(ConsumerEvent::Connected);
-            return;
-        }
-        probe.record_failure(Instant::now());
-        self.client.serve();
-        let cause = self.context.client_log().last_error.clone();
-        // Each failed probe is reported, since the cause may have changed.
-        let cause = cause.unwrap_or_else(|| "no broker answered in time".into());
-        self.waiting.push_back(ConsumerEvent::Disconnected(cause));
     }
 
     /// Sends the waiting messages, as far as the main thread has room for them.
@@ -303,7 +324,7 @@ impl<'a> Session<'a> {
         if is_free && self.has_more && self.knows_topics {
             return;
         }
-        let probe = self.probe.as_ref().map(|probe| probe.until().unwrap_or_else(Instant::now));
+        let probe = self.probe.as_ref().map(Probe::due);
         let next = [probe, self.look_at].into_iter().flatten().min().filter(|_| is_free);
         self.thread.wakeup.wait(next.map(|until| until.saturating_duration_since(Instant::now())));
     }

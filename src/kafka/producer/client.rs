@@ -2,7 +2,6 @@
 //!
 //! Runs in: the Kafka thread.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,9 +14,8 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 
 use super::broker_recovery::BrokerRecovery;
 use super::callbacks::Context;
-use super::known_topics::KnownTopics;
 use super::record::{Record, Topic};
-use crate::kafka::probe::query_any_broker;
+use crate::kafka::question::Question;
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// How long to wait when librdkafka's queue is full.
@@ -81,16 +79,21 @@ impl Client {
         self.queue.client
     }
 
-    /// Returns those of the topics that do not exist according to Kafka, and whether it has answered.
+    /// Asks which of these topics exist. The answer sets `wakeup`. Drop the question before the client.
     #[must_use]
-    pub fn find_missing(
-        &self,
-        known_topics: &mut KnownTopics,
-        topics: &[Arc<str>],
-        timeout: Duration,
-    ) -> (HashSet<Arc<str>>, bool) {
-        // SAFETY: the client is alive.
-        unsafe { known_topics.find_missing(self.handle(), topics, timeout) }
+    pub fn ask_about_topics(&self, topics: &[Arc<str>], patience: Duration, wakeup: &WakeupFd) -> Question {
+        let names: Vec<String> = topics.iter().map(ToString::to_string).collect();
+        // SAFETY: the client is alive, and the caller drops the question first.
+        unsafe { Question::about_topics(self.handle(), &names, patience) }.waking(wakeup)
+    }
+
+    /// Asks whether Kafka answers. It names no topic on purpose: librdkafka's request for all topics in use lets the brokers
+    /// create those that were deleted meanwhile, whatever `allow.auto.create.topics` says: `rd_kafka_metadata()` allows it
+    /// if the metadata of all of them is cached (2.12.1).
+    #[must_use]
+    pub fn ask_about_brokers(&self, patience: Duration, wakeup: &WakeupFd) -> Question {
+        // SAFETY: the client is alive, and the caller drops the question first.
+        unsafe { Question::about_brokers(self.handle(), patience) }.waking(wakeup)
     }
 
     /// Runs librdkafka's callbacks until none is waiting.
@@ -134,19 +137,6 @@ impl Client {
     pub fn refresh(&self, topic: &str, timeout: Duration) {
         // If this fails, the next refusal causes another attempt.
         let _ = self.producer.client().fetch_metadata(Some(topic), timeout);
-    }
-
-    /// Asks for the metadata of `topic`, which is in use, and waits for the answer. Any broker can answer.
-    ///
-    /// It asks for a single topic on purpose. librdkafka's request for all topics in use lets the brokers create those that
-    /// were deleted meanwhile, whatever `allow.auto.create.topics` says: `rd_kafka_metadata()` allows it if the metadata of
-    /// all of them is cached (2.12.1).
-    #[must_use]
-    pub fn broker_answers(&self, topic: Option<&str>, timeout: Duration) -> bool {
-        match topic {
-            Some(_) => self.producer.client().fetch_metadata(topic, timeout).is_ok(),
-            None => query_any_broker(self.producer.client(), timeout).is_ok(),
-        }
     }
 }
 

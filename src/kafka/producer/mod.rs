@@ -6,7 +6,7 @@ pub mod broker_recovery;
 pub mod callbacks;
 pub mod client;
 pub mod handle;
-pub mod known_topics;
+pub mod held_batches;
 pub mod messages;
 pub mod record;
 pub mod thread;

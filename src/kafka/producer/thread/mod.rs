@@ -5,34 +5,30 @@
 //!
 //! Runs in: the Kafka thread of the relay's process.
 
-use std::collections::{HashSet, VecDeque};
+mod produce;
+
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
-use event_outbox_policy::backoff::Backoff;
 use event_outbox_policy::delivery::outcome::Outcome;
 use event_outbox_policy::event::envelope::Envelope;
-use event_outbox_policy::event::event_batch::EventBatch;
+use event_outbox_policy::kafka::known_topics::KnownTopics;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use super::callbacks::Context;
 use super::client::Client;
-use super::known_topics::KnownTopics;
+use super::held_batches::HeldBatches;
 use super::messages::{ProduceBatch, ProducerEvent};
-use crate::failpoints;
 use crate::kafka::config;
+use crate::kafka::probe::{Finding, Probe};
+use crate::kafka::question::Question;
 use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
-/// How long to wait for a broker's answer.
-const PROBE_TIMEOUT: Duration = Duration::from_millis(1000);
-
-/// The first and the longest time between two probes.
-const PROBE_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-
-/// How many messages to produce before serving callbacks again.
-const SERVE_EVERY: usize = 256;
+/// How long to wait for the metadata of a topic whose partitions may have changed.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How often to purge a producer that has stopped, until all its events are reported.
 const STOPPED_CHECK: Duration = Duration::from_millis(5);
@@ -74,6 +70,11 @@ struct Closed;
 /// The state of the running thread.
 struct Session<'a> {
     thread: &'a KafkaThread,
+    // Questions are declared before the producers, so that they are dropped before these.
+    /// Asks whether a broker answers; `None` while one is known to.
+    probe: Option<Probe>,
+    /// The open question about topics.
+    topic_question: Option<Question>,
     context: Context,
     /// Stops at the first gap in a sequence, so that no event overtakes those that were refused.
     gapless: Client,
@@ -81,44 +82,34 @@ struct Session<'a> {
     quarantine: Option<Client>,
     /// When to close it, if it is idle then.
     quarantine_until: Instant,
-    /// Batches that were taken and are not produced yet.
+    /// Batches that were taken, and of which no event is produced yet.
     batches: VecDeque<ProduceBatch>,
-    /// A broker has answered this session.
-    has_been_connected: bool,
-    /// The next probe; `None` while a broker is known to answer.
-    probe: Option<Backoff>,
+    /// Events whose topics Kafka is asked about.
+    held: HeldBatches,
     /// A producer has stopped, and the main thread was told.
     stopped: bool,
     /// The topics that the producers know.
     known_topics: KnownTopics,
-    /// Kafka did not answer a request about topics. It is not asked again until a broker is known to answer.
-    skip_topic_check: bool,
     /// When to check for stale topics. Each batch postpones it.
     stale_check_at: Option<Instant>,
-}
-
-/// The first probe is due at once.
-fn probe() -> Backoff {
-    Backoff::new(PROBE_AFTER.0, PROBE_AFTER.1)
 }
 
 impl<'a> Session<'a> {
     fn open(thread: &'a KafkaThread) -> Result<Self, KafkaError> {
         let context = Context::new(config::redactor(&thread.config));
         let gapless = Client::open(&thread.config, context.clone(), &thread.wakeup)?;
-        let (quarantine_until, probe) = (Instant::now(), Some(probe()));
         Ok(Self {
             thread,
+            probe: Some(Probe::new()),
+            topic_question: None,
             context,
             gapless,
             quarantine: None,
-            quarantine_until,
+            quarantine_until: Instant::now(),
             batches: VecDeque::new(),
-            has_been_connected: false,
-            probe,
+            held: HeldBatches::default(),
             stopped: false,
             known_topics: KnownTopics::default(),
-            skip_topic_check: false,
             stale_check_at: None,
         })
     }
@@ -135,7 +126,8 @@ impl<'a> Session<'a> {
         self.recover_brokers();
         self.check_stale_topics()?;
         self.probe_broker()?;
-        self.produce_batches()
+        self.produce_batches()?;
+        self.ask_about_topics()
     }
 
     fn take_batches(&mut self) -> Result<(), Closed> {
@@ -148,67 +140,6 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Produces the batches that were taken. They wait until a broker has answered for the first time: before that, nothing
-    /// tells which topics exist, and a producer that was given thousands of missing ones holds up all others. The window
-    /// limits the number of events that can wait here.
-    fn produce_batches(&mut self) -> Result<(), Closed> {
-        while self.has_been_connected
-            && let Some(ProduceBatch { gapless, quarantine }) = self.batches.pop_front()
-        {
-            self.produce(&gapless, |session| Some(&session.gapless))?;
-            self.produce(&quarantine, Self::quarantine)?;
-        }
-        Ok(())
-    }
-
-    fn produce(
-        &mut self,
-        batch: &EventBatch,
-        client: impl Fn(&mut Self) -> Option<&Client>,
-    ) -> Result<(), Closed> {
-        let missing = self.missing_topics(batch.topics());
-        let envelope = &self.thread.envelope;
-        let context = self.context.clone();
-        let mut events = batch.events().peekable();
-        while events.peek().is_some() {
-            let some = events.by_ref().take(SERVE_EVERY).filter(|(place, event)| {
-                let is_missing = missing.contains(&batch.topics()[*place]);
-                if is_missing {
-                    let error = KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic);
-                    context.failed(event.id, event.topic, &error);
-                }
-                !is_missing
-            });
-            match client(self) {
-                Some(client) => client.produce(some, batch.topics(), envelope),
-                None => some.for_each(|(_, event)| self.context.postponed(event.id)),
-            }
-            self.serve();
-            self.report()?;
-        }
-        failpoints::after_produce(self.gapless.handle());
-        Ok(())
-    }
-
-    /// Returns the topics that do not exist, for which no producer is given events. Marks the others as opened.
-    fn missing_topics(&mut self, topics: &[Arc<str>]) -> HashSet<Arc<str>> {
-        self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
-        let mut missing = HashSet::new();
-        // If Kafka may create topics, the producer's own metadata request makes it do so.
-        if !self.skip_topic_check && !config::creates_topics(&self.thread.config) {
-            let (found, is_answered) =
-                self.gapless.find_missing(&mut self.known_topics, topics, PROBE_TIMEOUT);
-            missing = found;
-            if !is_answered {
-                self.skip_topic_check = true;
-                // Kafka is asked again when a broker is known to answer.
-                self.probe.get_or_insert_with(probe);
-            }
-        }
-        self.known_topics.mark_opened(topics.iter().filter(|topic| !missing.contains(*topic)));
-        missing
-    }
-
     /// Tells the main thread if the producers are idle and hold topics that they should not keep: too many, or topics that
     /// Kafka would create again after they are deleted, because librdkafka keeps requesting their metadata.
     fn check_stale_topics(&mut self) -> Result<(), Closed> {
@@ -217,8 +148,8 @@ impl<'a> Session<'a> {
         if self.stale_check_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        if !self.gapless.is_idle() || self.quarantine.as_ref().is_some_and(|quarantine| !quarantine.is_idle())
-        {
+        let mut producers = std::iter::once(&self.gapless).chain(&self.quarantine);
+        if !self.held.is_empty() || producers.any(|producer| !producer.is_idle()) {
             self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
             return Ok(());
         }
@@ -253,7 +184,7 @@ impl<'a> Session<'a> {
     }
 
     fn recover_brokers(&mut self) {
-        let none_answers = self.probe.as_ref().is_some_and(|probe| probe.until().is_some());
+        let none_answers = self.probe.as_ref().is_some_and(Probe::is_overdue);
         self.gapless.recover_brokers(none_answers);
         self.quarantine.iter_mut().for_each(|quarantine| quarantine.recover_brokers(none_answers));
     }
@@ -299,7 +230,7 @@ impl<'a> Session<'a> {
             self.send(ProducerEvent::Statistics(statistics))?;
         }
         if has_error {
-            self.probe.get_or_insert_with(probe);
+            self.probe.get_or_insert_default();
         }
         Ok(())
     }
@@ -345,40 +276,34 @@ impl<'a> Session<'a> {
     fn refresh_topics(&self) {
         let stale = std::mem::take(&mut self.context.callback_log().stale_topics);
         for topic in stale {
-            self.gapless.refresh(&topic, PROBE_TIMEOUT);
-            self.quarantine.iter().for_each(|quarantine| quarantine.refresh(&topic, PROBE_TIMEOUT));
+            self.gapless.refresh(&topic, REFRESH_TIMEOUT);
+            self.quarantine.iter().for_each(|quarantine| quarantine.refresh(&topic, REFRESH_TIMEOUT));
         }
     }
 
-    /// Probes for a broker, if a probe is due.
+    /// Looks whether a broker answers, if that is not known. Each report of an outage has its cause, which may have changed.
     fn probe_broker(&mut self) -> Result<(), Closed> {
-        if !self.probe.as_ref().is_some_and(|probe| probe.is_over(Instant::now())) {
-            return Ok(());
+        let Some(probe) = &mut self.probe else { return Ok(()) };
+        match probe.look(|patience| self.gapless.ask_about_brokers(patience, &self.thread.wakeup)) {
+            None => Ok(()),
+            Some(Finding::Answer) => self.connected(),
+            Some(Finding::Silence) => {
+                let cause = self.context.callback_log().client.last_error.clone();
+                let cause = cause.unwrap_or_else(|| "no broker answered in time".into());
+                self.send(ProducerEvent::Disconnected(cause))
+            }
         }
-        let topic = self.known_topics.any_opened().map(|topic| &**topic);
-        if self.gapless.broker_answers(topic, PROBE_TIMEOUT) {
-            return self.connected();
-        }
-        self.serve();
-        if let Some(probe) = &mut self.probe {
-            probe.record_failure(Instant::now());
-        }
-        let cause = self.context.callback_log().client.last_error.clone();
-        // Each failed probe is reported, since the cause may have changed.
-        self.send(ProducerEvent::Disconnected(cause.unwrap_or_else(|| "no broker answered in time".into())))
     }
 
     fn connected(&mut self) -> Result<(), Closed> {
         self.probe = None;
-        self.has_been_connected = true;
-        self.skip_topic_check = false;
         self.context.callback_log().client.last_error = None;
         self.send(ProducerEvent::Connected)
     }
 
     /// Sleeps until the main thread or librdkafka sets the wakeup, or scheduled work is due.
     fn sleep(&self) {
-        let probe = self.probe.as_ref().map(|probe| probe.until().unwrap_or_else(Instant::now));
+        let probe = self.probe.as_ref().map(Probe::due);
         let clean_up = self.quarantine.as_ref().map(|_| self.quarantine_until);
         let purge = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
         let recovery =

@@ -1,0 +1,148 @@
+//! Owns a question to Kafka that is answered later. Who asks goes on with other work meanwhile, or waits.
+//!
+//! Runs in: any thread that owns a client.
+
+use std::ffi::CString;
+use std::ptr;
+use std::time::{Duration, Instant};
+
+use rdkafka::bindings as rdsys;
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::wakeup_fd::WakeupFd;
+
+/// A question on its way. librdkafka waits for a broker that can take it, and drops the answer if nobody waits for it any
+/// more.
+#[derive(Debug)]
+pub struct Question {
+    queue: *mut rdsys::rd_kafka_queue_t,
+    asked_at: Instant,
+}
+
+/// What came back: Kafka's answer, or why there is none.
+#[derive(Debug)]
+pub struct Answer(*mut rdsys::rd_kafka_event_t);
+
+impl Question {
+    /// Asks which of these topics exist. Creates none. `patience` is how long librdkafka waits for the answer.
+    ///
+    /// # Safety
+    /// The client must be alive, and outlive the question.
+    #[must_use]
+    pub unsafe fn about_topics(client: *mut rdsys::rd_kafka_t, names: &[String], patience: Duration) -> Self {
+        let texts: Vec<CString> = names.iter().filter_map(|name| CString::new(&**name).ok()).collect();
+        let mut pointers: Vec<_> = texts.iter().map(|name| name.as_ptr()).collect();
+        let kind = rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS;
+        // SAFETY: the client is alive. The names live through the call, which copies them. The collection is destroyed here.
+        unsafe {
+            Self::ask(client, kind, patience, |options, queue| {
+                let asked =
+                    rdsys::rd_kafka_TopicCollection_of_topic_names(pointers.as_mut_ptr(), pointers.len());
+                rdsys::rd_kafka_DescribeTopics(client, asked, options, queue);
+                rdsys::rd_kafka_TopicCollection_destroy(asked);
+            })
+        }
+    }
+
+    /// Asks for the cluster's brokers, and for no topic: whether Kafka answers.
+    ///
+    /// # Safety
+    /// As [`Question::about_topics`].
+    #[must_use]
+    pub unsafe fn about_brokers(client: *mut rdsys::rd_kafka_t, patience: Duration) -> Self {
+        let kind = rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECLUSTER;
+        // SAFETY: the client is alive.
+        unsafe {
+            Self::ask(client, kind, patience, |options, queue| {
+                rdsys::rd_kafka_DescribeCluster(client, options, queue);
+            })
+        }
+    }
+
+    /// # Safety
+    /// As [`Question::about_topics`].
+    unsafe fn ask(
+        client: *mut rdsys::rd_kafka_t,
+        kind: rdsys::rd_kafka_admin_op_t,
+        patience: Duration,
+        send: impl FnOnce(*const rdsys::rd_kafka_AdminOptions_t, *mut rdsys::rd_kafka_queue_t),
+    ) -> Self {
+        // SAFETY: the client is alive. The options are destroyed here, the queue when the question is dropped.
+        unsafe {
+            let queue = rdsys::rd_kafka_queue_new(client);
+            let options = rdsys::rd_kafka_AdminOptions_new(client, kind);
+            rdsys::rd_kafka_AdminOptions_set_request_timeout(options, millis(patience), ptr::null_mut(), 0);
+            send(options, queue);
+            rdsys::rd_kafka_AdminOptions_destroy(options);
+            Self { queue, asked_at: Instant::now() }
+        }
+    }
+
+    /// Makes the answer set this wakeup, which must outlive the question.
+    #[must_use]
+    pub fn waking(self, wakeup: &WakeupFd) -> Self {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: this object owns the queue. librdkafka copies the bytes, and writes them while the queue lives.
+        unsafe {
+            rdsys::rd_kafka_queue_io_event_enable(self.queue, wakeup.fd(), one.as_ptr().cast(), one.len());
+        };
+        // An answer that came before set nothing.
+        wakeup.set();
+        self
+    }
+
+    /// How long ago it was asked.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.asked_at.elapsed()
+    }
+
+    /// What has come back, if anything comes within `timeout`.
+    #[must_use]
+    pub fn answer_within(&self, timeout: Duration) -> Option<Answer> {
+        // SAFETY: this object owns the queue.
+        let event = unsafe { rdsys::rd_kafka_queue_poll(self.queue, millis(timeout)) };
+        (!event.is_null()).then_some(Answer(event))
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        // SAFETY: nothing else refers to the queue. librdkafka destroys an event that arrives when it is gone.
+        unsafe { rdsys::rd_kafka_queue_destroy(self.queue) }
+    }
+}
+
+impl Answer {
+    /// The error of the whole question; `NoError` if Kafka answered it.
+    #[must_use]
+    pub fn code(&self) -> Code {
+        // SAFETY: this object owns the event.
+        Code::from(unsafe { rdsys::rd_kafka_event_error(self.0) })
+    }
+
+    /// Whether nobody answered. Otherwise a broker has, if only with a refusal, or cannot be asked such a thing. librdkafka's
+    /// own errors are negative, Kafka's are not.
+    #[must_use]
+    pub fn is_silence(&self) -> bool {
+        let code = self.code();
+        code == Code::RequestTimedOut || (code as i32) < 0 && code != Code::UnsupportedFeature
+    }
+
+    /// librdkafka's event.
+    #[must_use]
+    pub fn event(&self) -> *mut rdsys::rd_kafka_event_t {
+        self.0
+    }
+}
+
+impl Drop for Answer {
+    fn drop(&mut self) {
+        // SAFETY: this object owns the event.
+        unsafe { rdsys::rd_kafka_event_destroy(self.0) }
+    }
+}
+
+fn millis(time: Duration) -> i32 {
+    i32::try_from(time.as_millis()).unwrap_or(i32::MAX)
+}
