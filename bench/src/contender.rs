@@ -1,7 +1,6 @@
 //! The contenders of the comparison. Each gets the same events, and is told when to publish.
 
 pub mod bare;
-pub mod connect;
 pub mod debezium;
 pub mod limit;
 pub mod ours;

@@ -5,9 +5,9 @@ use std::fs;
 use std::process::Command;
 
 use anyhow::Result;
-use event_outbox_lab::layout;
+use event_outbox_lab::{connect, layout};
 
-use crate::contender::{connect, debezium};
+use crate::contender::debezium;
 use crate::stage::{OURS, Stage};
 
 /// The machine, and the versions of all programs that took part.
@@ -28,7 +28,7 @@ pub fn describe(stage: &Stage) -> Result<BTreeMap<String, String>> {
     );
     add("version.librdkafka", rdkafka::util::get_rdkafka_version().1);
     add("version.kafka", version_in("pgrx-tests/lab/kafka/pom.xml", "kafka.version"));
-    add("version.debezium", version_in("bench/debezium/pom.xml", "debezium.version"));
+    add("version.debezium", version_in("pgrx-tests/lab/debezium/pom.xml", "debezium.version"));
     add("version.java", said_by("java", &["--version"]));
     add("setting.connect.java", connect::JAVA.join(" "));
     for (name, value) in debezium::TUNING {

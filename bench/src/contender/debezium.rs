@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use event_outbox_lab::connect::Connect;
 use event_outbox_lab::wait;
 use postgres::Client;
 use serde_json::{Value, json};
 
-use super::connect::Connect;
 use super::{Contender, Outbox};
 use crate::events::{self, Load};
 use crate::stage::{PEERS, Stage};

@@ -5,6 +5,7 @@
 //! private PostgreSQL tree and Kafka's jars.
 
 pub mod certificates;
+pub mod connect;
 pub mod consumer;
 pub mod full_disk;
 pub mod identity;

@@ -8,10 +8,11 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use event_outbox_lab::process::{Fate, Process};
-use event_outbox_lab::scratch::Scratch;
-use event_outbox_lab::{layout, ports, wait};
 use serde_json::Value;
+
+use crate::process::{Fate, Process};
+use crate::scratch::Scratch;
+use crate::{layout, ports, wait};
 
 const START_DEADLINE: Duration = Duration::from_secs(90);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
@@ -89,11 +90,11 @@ impl Connect {
     }
 }
 
-/// The directory into which `scripts/bench` puts the jars.
+/// The directory into which `scripts/debezium.sh` puts the jars.
 fn libs() -> Result<PathBuf> {
     let libs = std::env::var_os("EVENT_OUTBOX_DEBEZIUM_LIBS")
         .map_or_else(|| layout::repository().join("target/debezium/libs"), PathBuf::from);
-    ensure!(libs.join("stamp").exists(), "Debezium is not in {}: run scripts/bench", libs.display());
+    ensure!(libs.join("stamp").exists(), "Debezium is not in {}: run scripts/debezium-test", libs.display());
     Ok(libs)
 }
 
