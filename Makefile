@@ -1,6 +1,6 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench up down all install package package-test docker-test build fmt lint deny doc bootstrap clean
+.PHONY: help demo test torture bench up down all install package package-test docker-test drivers-test debezium-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -35,6 +35,9 @@ install: ## Install the extension into the PostgreSQL of PG_CONFIG
 
 drivers-test: build ## Run the programs of docs/guides/drivers.md and receivers.md with the drivers that they are for
 	@scripts/drivers-test
+
+debezium-test: build ## Compare the layout of Debezium with what a real Debezium writes
+	@scripts/debezium-test
 
 package: ## A Debian package for that PostgreSQL, and the source archive for PGXN, in target/dist
 	@scripts/bootstrap build

@@ -8,6 +8,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic))]
 
 pub mod backoff;
+pub mod base64;
 pub mod delivery;
 pub mod event;
 pub mod inbox;

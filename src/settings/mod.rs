@@ -1,6 +1,6 @@
 //! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a
 //! relay, [`consumer`] the inbox's worker, [`events`] what sessions and triggers do with events, and
-//! [`workers`] limits the number of workers.
+//! [`workers`] limits the number of workers. [`envelope`] has what shapes a record.
 //!
 //! Runs in: the postmaster, which defines them; any process reads them.
 
@@ -13,6 +13,7 @@ use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
 pub mod backlog;
 pub mod consumer;
+mod envelope;
 pub mod events;
 pub mod kafka;
 pub mod relay;
@@ -30,6 +31,7 @@ const CONTEXT: GucContext = GucContext::Suset;
 pub fn init() {
     kafka::init();
     relay::init();
+    envelope::init();
     consumer::init();
     events::init();
     backlog::init();

@@ -2,17 +2,14 @@
 //!
 //! Runs in: the postmaster, which defines them; the relay's main thread takes the snapshot.
 
-use std::ffi::{CStr, CString, c_char, c_void};
 use std::time::Duration;
 
 use event_outbox_policy::delivery::notify::Mode;
 use event_outbox_policy::delivery::window::Limits;
-use event_outbox_policy::event::envelope::{Envelope, MAX_SOURCE_BYTES};
 use event_outbox_policy::kafka::producer::ProducerConfig;
-use pgrx::prelude::*;
-use pgrx::{GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
+use pgrx::{GucFlags, GucSetting, PostgresGucEnum};
 
-use super::{CONTEXT, Guc, kafka, millis, secret, size, text};
+use super::{Guc, envelope, kafka, millis, secret, size};
 
 /// `event_outbox.notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -23,15 +20,6 @@ enum NotifySetting {
     Event,
     #[name = c"off"]
     Off,
-}
-
-/// `event_outbox.envelope`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
-enum EnvelopeSetting {
-    #[name = c"cloudevents"]
-    CloudEvents,
-    #[name = c"none"]
-    None,
 }
 
 /// `event_outbox.ordering`.
@@ -53,9 +41,6 @@ static RELAY_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64);
 // enough that interrupts are answered.
 static BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 static NOTIFY: GucSetting<NotifySetting> = GucSetting::<NotifySetting>::new(NotifySetting::Batch);
-static ENVELOPE: GucSetting<EnvelopeSetting> =
-    GucSetting::<EnvelopeSetting>::new(EnvelopeSetting::CloudEvents);
-static SOURCE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
 // A safety net for rows that bypass the triggers, not a polling interval.
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
@@ -82,26 +67,6 @@ pub(super) fn init() {
         c"\"batch\" sends one NOTIFY per topic, partition and settled batch, \"event\" one per event.",
     )
     .choice(&NOTIFY);
-    Guc::new(
-        c"event_outbox.envelope",
-        c"Headers written around each event.",
-        c"\"cloudevents\" writes those of the CloudEvents 1.0 Kafka binding, \"none\" only the author's own.",
-    )
-    .choice(&ENVELOPE);
-    // SAFETY: the hook has the signature of a check hook and changes nothing.
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"event_outbox.source",
-            c"The CloudEvents source of this database's events, a URI of up to 1000 bytes.",
-            c"If empty, postgresql://CLUSTER/DATABASE with cluster_name or else the system identifier.",
-            &SOURCE,
-            CONTEXT,
-            GucFlags::default(),
-            Some(check_source),
-            None,
-            None,
-        );
-    }
     Guc::new(
         c"event_outbox.ordering",
         c"What keeps its order.",
@@ -154,16 +119,6 @@ fn init_times() {
     .integer(&SHUTDOWN_TIMEOUT, 0..=600_000, GucFlags::UNIT_MS);
 }
 
-/// Check hook: the source is short enough to be sent with every event.
-unsafe extern "C-unwind" fn check_source(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: Postgres passes a C string.
-    unsafe { CStr::from_ptr(*value) }.count_bytes() <= MAX_SOURCE_BYTES
-}
-
 /// Whether the workers of a database exchange events with Kafka.
 pub(super) fn enabled() -> bool {
     ENABLED.get()
@@ -214,7 +169,7 @@ impl Settings {
                 bootstrap_servers: kafka::bootstrap_servers(),
                 properties: secret::value(),
                 properties_file: kafka::properties_file(),
-                envelope: envelope(default_source),
+                envelope: envelope::envelope(default_source),
                 auto_create_topics: kafka::auto_create_topics(),
                 ordered: ORDERING.get() == OrderingSetting::Key,
                 max_in_flight,
@@ -230,18 +185,6 @@ impl Settings {
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
             dead_letter_retention: Duration::from_secs(DEAD_LETTER_RETENTION.get().unsigned_abs().into()),
             idempotency_retention: Duration::from_secs(IDEMPOTENCY_RETENTION.get().unsigned_abs().into()),
-        }
-    }
-}
-
-fn envelope(default_source: &str) -> Envelope {
-    match ENVELOPE.get() {
-        EnvelopeSetting::None => Envelope::None,
-        EnvelopeSetting::CloudEvents => {
-            let source = text(&SOURCE);
-            Envelope::CloudEvents {
-                source: if source.is_empty() { default_source.to_owned() } else { source },
-            }
         }
     }
 }

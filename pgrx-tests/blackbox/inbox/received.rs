@@ -66,6 +66,99 @@ fn headers_tell_of_the_event() -> Result<()> {
     Ok(())
 }
 
+/// What the outbox sends in any layout is received alike, as far as the layout tells.
+#[test]
+fn every_layout_is_read_back() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("layouts")?;
+    db.client
+        .execute("SELECT inbox.subscribe('s', ARRAY[$1], 'earliest', deduplicate => '1 hour')", &[&topic])?;
+    db.alter_database("SET event_outbox.debezium_additional_fields = 'type:header:eventType'")?;
+    for (n, layout) in ["cloudevents", "cloudevents_structured", "debezium"].iter().enumerate() {
+        db.configure("event_outbox.envelope", layout)?;
+        // Twice: the second one is a duplicate by its id.
+        for _ in 0..2 {
+            db.client.execute(
+                "SELECT outbox.emit($1, jsonb_build_object('n', $2::int), 'k', 'Placed', '{\"h\": \"1\"}',
+                                    ('00000000-0000-7000-8000-00000000000' || $2)::uuid),
+                        outbox.emit_bytes($1, convert_to($2::text, 'UTF8'), 'k', 'Placed',
+                                          event_id => ('00000000-0000-7000-8000-00000000001' || $2)::uuid,
+                                          content_type => 'a/b'),
+                        outbox.emit($1, NULL, 'k', 'Gone', event_id => ('00000000-0000-7000-8000-00000000002' || $2)::uuid)",
+                &[&topic, &(n as i32)],
+            )?;
+        }
+        db.drained(&topic)?;
+    }
+    let mut found: Vec<[String; 6]> = Vec::new();
+    wait::until_ok("the events", DEADLINE, || {
+        let sql = "SELECT event_id, event_type, encode(payload, 'escape'), content_type, event_source IS NOT NULL AND event_time IS NOT NULL,
+                          headers ->> 'ce_id' = event_id, headers ->> 'h' FROM inbox.receive('s') ORDER BY position";
+        for row in db.client.query(sql, &[])? {
+            let text = |at: usize| row.get::<_, Option<String>>(at).unwrap_or_else(|| "-".into());
+            let is_cloud_event = row.get::<_, bool>(4) && row.get::<_, Option<bool>>(5) == Some(true);
+            found.push([text(0), text(1), text(2), text(3), is_cloud_event.to_string(), text(6)]);
+        }
+        Ok((found.len() >= 9).then_some(()))
+    })?;
+    let expected = |n: usize| {
+        let (is_cloud_event, id) =
+            (n < 2, |which: usize| format!("00000000-0000-7000-8000-0000000000{which}{n}"));
+        let content_type = |name: &str| if is_cloud_event { name.to_string() } else { "-".into() };
+        [
+            [
+                id(0),
+                "Placed".into(),
+                format!("{{\"n\":{n}}}"),
+                content_type("application/json"),
+                is_cloud_event.to_string(),
+                "1".into(),
+            ],
+            [
+                id(1),
+                "Placed".into(),
+                n.to_string(),
+                content_type("a/b"),
+                is_cloud_event.to_string(),
+                "-".into(),
+            ],
+            [id(2), "Gone".into(), "-".into(), "-".into(), is_cloud_event.to_string(), "-".into()],
+        ]
+    };
+    assert_eq!(found, (0..3).flat_map(expected).collect::<Vec<_>>());
+    Ok(())
+}
+
+/// What only claims to be a CloudEvent is received as it is.
+#[test]
+fn a_false_document_is_received_as_it_is() -> Result<()> {
+    let mut db = subscription("none")?;
+    // The header content-type with application/cloudevents+json, packed.
+    let header = "'\\x0c636f6e74656e742d747970651d6170706c69636174696f6e2f636c6f75646576656e74732b6a736f6e'";
+    let values = ["no JSON", "{}", "[1]", "{\"id\":\"1\",\"data_base64\":\"?\"}", "\\xff"];
+    for (at, value) in values.iter().enumerate() {
+        db.client.batch_execute(&format!(
+            "INSERT INTO inbox.log_0 (source_id, lane, position, partition, \"offset\", key, value, headers)
+             VALUES (1000, 3, {at} + 1, 0, {at}, NULL, '{value}', {header})"
+        ))?;
+    }
+    // Deep, but an event.
+    db.client.batch_execute(&format!(
+        "INSERT INTO inbox.log_0 (source_id, lane, position, partition, \"offset\", key, value, headers)
+         VALUES (1000, 3, 100, 0, 100, NULL, convert_to('{{\"id\":\"x\",\"data\":' || repeat('[', 100000) || repeat(']', 100000) || '}}', 'UTF8'), {header})"
+    ))?;
+    let sql =
+        "SELECT encode(payload, 'escape'), content_type, event_id FROM inbox.receive('s') ORDER BY position";
+    let rows = db.client.query(sql, &[])?;
+    assert_eq!(rows.len(), values.len() + 1);
+    for (row, value) in rows.iter().zip(values) {
+        assert_eq!(row.get::<_, String>(0), value.replace("\\xff", "\\377"));
+        assert_eq!(row.get::<_, &str>(1), "application/cloudevents+json");
+    }
+    assert_eq!(rows[values.len()].get::<_, &str>(2), "x");
+    Ok(())
+}
+
 #[test]
 fn receiving_needs_a_right() -> Result<()> {
     let mut db = subscription("key")?;

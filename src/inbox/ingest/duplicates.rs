@@ -11,9 +11,11 @@ use std::collections::HashSet;
 
 use event_outbox_policy::inbox::attributes::Attributes;
 use event_outbox_policy::inbox::records::{self, RecordRef};
+use event_outbox_policy::inbox::structured;
 use pgrx::prelude::*;
 
 use crate::pg::spi::{Access, Statement};
+use crate::pg::varlena;
 
 /// Remembers ids, and returns those that are remembered already. Each id is asked once.
 static KNOWN: Statement = Statement::new(
@@ -62,10 +64,7 @@ static BEGIN: Statement = Statement::new(
 /// Those of the records that are to be stored: not those whose id was stored before. As the owner of the tables.
 #[must_use]
 pub fn without<'a>(source: i32, all: Vec<RecordRef<'a>>) -> Vec<RecordRef<'a>> {
-    let id = |record: &RecordRef<'a>| {
-        Attributes::of(records::headers(record.headers)).event_id.map(Cow::into_owned)
-    };
-    let ids: Vec<Option<String>> = all.iter().map(id).collect();
+    let ids: Vec<Option<String>> = all.iter().map(event_id).collect();
     let asked: HashSet<&str> = ids.iter().flatten().map(String::as_str).collect();
     if asked.is_empty() {
         return all;
@@ -78,6 +77,19 @@ pub fn without<'a>(source: i32, all: Vec<RecordRef<'a>>) -> Vec<RecordRef<'a>> {
         |id: &Option<String>| id.as_ref().is_none_or(|id| !known.contains(id) && met.insert(id.clone()));
     let are_new: Vec<bool> = ids.iter().map(is_new).collect();
     all.into_iter().zip(are_new).filter_map(|(record, is_new)| is_new.then_some(record)).collect()
+}
+
+/// The id of a record's event.
+fn event_id(record: &RecordRef<'_>) -> Option<String> {
+    let unfolded = record
+        .value
+        .filter(|_| structured::is_structured(records::headers(record.headers)))
+        .and_then(|value| {
+            varlena::require_memory((record.headers.len() + value.len()).saturating_mul(structured::MEMORY));
+            structured::unfold(record.headers, value)
+        });
+    let packed = unfolded.as_ref().map_or(record.headers, |event| &event.headers);
+    Attributes::of(records::headers(packed)).event_id.map(Cow::into_owned)
 }
 
 /// Forgets the ids that were remembered for long enough. As the owner of the tables.

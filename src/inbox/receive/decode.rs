@@ -6,6 +6,7 @@ use std::ffi::c_char;
 
 use event_outbox_policy::inbox::attributes::{Attributes, headers_json};
 use event_outbox_policy::inbox::records;
+use event_outbox_policy::inbox::structured::{self, Unfolded};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
@@ -40,13 +41,20 @@ impl Decoder {
 fn add(output: &Output, event: &Stored, lease: Option<u128>) {
     let row = &event.row;
     let packed = row.get::<&[u8]>(HEADERS).unwrap_or_default();
+    // SAFETY: a bytea of the row, which is alive.
+    let value = row.datum(VALUE).map(|value| unsafe { bytes(value) });
+    let unfolded = unfold(packed, value);
+    let packed = unfolded.as_ref().map_or(packed, |unfolded| &unfolded.headers);
     varlena::require_memory(packed.len().saturating_mul(LONGEST_ESCAPE));
-    let found = Attributes::of(records::headers(packed));
+    let mut found = Attributes::of(records::headers(packed));
     let headers = jsonb(headers_json(records::headers(packed)).as_bytes());
-    let data = row.datum(VALUE).map(|value| {
-        // SAFETY: a bytea of the row, which is alive.
-        jsonb(unsafe { bytes(value) })
-    });
+    let (payload, data) = match &unfolded {
+        Some(Unfolded { payload, content_type, .. }) => {
+            found.content_type = content_type.as_deref().map(Cow::Borrowed);
+            (payload.as_deref().into_datum(), payload.as_deref().map(jsonb))
+        }
+        None => (row.datum(VALUE), value.map(jsonb)),
+    };
     let error = match (&data, &headers) {
         (Some(Err(error)), _) => Some(error.clone()),
         (_, Err(error)) => Some(format!("headers: {error}")),
@@ -59,7 +67,7 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>) {
         row.datum(3),
         row.datum(4),
         row.datum(KEY),
-        row.datum(VALUE),
+        payload,
         data.and_then(Result::ok),
         error.into_datum(),
         headers.ok(),
@@ -72,6 +80,13 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>) {
         event.attempts().saturating_add(1).cast_signed().into_datum(),
         lease.and_then(|token| pgrx::Uuid::from_bytes(token.to_be_bytes()).into_datum()),
     ]);
+}
+
+/// The event of a record in the structured mode of CloudEvents, as binary mode would have it.
+fn unfold<'a>(packed: &[u8], value: Option<&'a [u8]>) -> Option<Unfolded<'a>> {
+    let value = value.filter(|_| structured::is_structured(records::headers(packed)))?;
+    varlena::require_memory((packed.len() + value.len()).saturating_mul(structured::MEMORY));
+    structured::unfold(packed, value)
 }
 
 /// The bytes of a bytea.

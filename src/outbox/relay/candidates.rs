@@ -13,6 +13,7 @@ use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
 use event_outbox_policy::delivery::window::{InFlightEvent, Taken};
 use event_outbox_policy::event::draft;
+use event_outbox_policy::event::envelope::Envelope;
 use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
 use event_outbox_policy::event::size::{self, LARGEST_EVENT, Reason, Size};
 use event_outbox_policy::event::timestamps::Timestamps;
@@ -106,6 +107,8 @@ pub(super) struct Candidates<'a> {
     pub(super) events: &'a Events,
     /// Whether each key keeps its order.
     pub(super) in_order: bool,
+    /// The form in which events are sent.
+    pub(super) envelope: &'a Envelope,
     pub(super) topics: &'a mut TopicNames,
     pub(super) timestamps: &'a mut Timestamps,
     pub(super) stalled_topics: &'a StalledTopics,
@@ -222,7 +225,12 @@ impl Candidates<'_> {
         let mut event = row.event(&topic);
         event.record_time =
             self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), pass.now);
-        let size = event.size();
+        let content = event.fingerprint();
+        if self.envelope.wrap(&mut event).is_err() {
+            varlena::out_of_memory(event.size().total());
+        }
+        let mut size = event.size();
+        size.headers = size.headers.saturating_add(self.envelope.repeated_bytes(&event));
         if let Some(reason) = size::unsendable(topic.len(), size) {
             return self.refuse(row, offer, reason, in_flight, pass);
         }
@@ -248,7 +256,7 @@ impl Candidates<'_> {
         }
         pass.taken.add(InFlightEvent {
             id: row.id(),
-            row: row.identity(Some(event.fingerprint())),
+            row: row.identity(Some(content)),
             emitted_at: event.emitted_at,
             record_time: event.record_time,
             lane,

@@ -102,6 +102,7 @@ impl Relay {
         let mut table = Candidates {
             events: &events,
             in_order: self.settings.producer.ordered && mistakes::keeps_order(),
+            envelope: &self.settings.producer.envelope,
             topics: &mut self.topics,
             timestamps: &mut self.timestamps,
             stalled_topics: &self.stalled_topics,

@@ -1,18 +1,24 @@
-//! Owns the envelope of a record: CloudEvents 1.0, Kafka protocol binding, binary content mode.
+//! Owns the envelope of a record: CloudEvents 1.0 as its Kafka protocol binding has them, in binary or structured content mode,
+//! or what Debezium's outbox event router writes.
+
+use std::collections::TryReserveError;
 
 use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::draft::Event;
-use super::headers;
+use super::router::{self, AdditionalFields};
+use super::{headers, structured};
 
-const SPEC_VERSION: &str = "1.0";
-const CONTENT_TYPE: &str = "content-type";
+/// The version of CloudEvents.
+pub(super) const SPEC_VERSION: &str = "1.0";
+/// The header that says what the value is.
+pub(super) const CONTENT_TYPE: &str = "content-type";
 
 /// The limit of a source in bytes. The source is sent with every event, and does not count towards an event's size.
 pub const MAX_SOURCE_BYTES: usize = 1000;
 
-/// The headers that are written in addition to the event's own.
+/// What is written around an event, in addition to its own parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Envelope {
     /// CloudEvents attributes as record headers, with this `source` (a URI-reference).
@@ -20,35 +26,88 @@ pub enum Envelope {
         /// Sent as `ce_source`.
         source: String,
     },
+    /// The whole CloudEvent as the record's value, in JSON, with this `source`.
+    Structured {
+        /// The attribute `source`.
+        source: String,
+    },
+    /// The headers of Debezium's outbox event router.
+    Router(AdditionalFields),
     /// No further headers.
     None,
 }
 
 impl Envelope {
-    /// Writes all headers of `event` in their order: first the envelope's, then the author's.
+    /// Puts the event into the form in which it is sent. Afterwards its payload is the record's value.
     ///
-    /// A `content-type` header of the author's replaces the stored content type.
+    /// # Errors
+    /// Memory is short. The event is as it was.
+    pub fn wrap(&self, event: &mut Event<'_>) -> Result<(), TryReserveError> {
+        match self {
+            Self::Structured { source } => structured::wrap(event, source),
+            Self::CloudEvents { .. } | Self::Router(_) | Self::None => Ok(()),
+        }
+    }
+
+    /// How many bytes of the event's parts are sent a second time, in headers.
+    #[must_use]
+    pub fn repeated_bytes(&self, event: &Event<'_>) -> usize {
+        match self {
+            Self::Router(fields) => fields.repeated_bytes(event),
+            Self::CloudEvents { .. } | Self::Structured { .. } | Self::None => 0,
+        }
+    }
+
+    /// Writes all headers of a wrapped event in their order: first the envelope's, then the author's.
+    ///
+    /// A `content-type` header of the author's replaces the stored content type. In structured mode it is the data's.
     pub fn write(&self, event: &Event<'_>, mut put: impl FnMut(&str, Option<&[u8]>)) {
         // Stored headers were checked when they were inserted. A hand-made row that slipped through is sent without its
         // headers.
         let own = event.headers.as_deref().map(headers::parse).and_then(Result::ok).unwrap_or_default();
-        if let Self::CloudEvents { source } = self {
-            let mut id = Uuid::encode_buffer();
-            let id = Uuid::from_bytes(event.event_id).hyphenated().encode_lower(&mut id);
-            put("ce_specversion", Some(SPEC_VERSION.as_bytes()));
-            put("ce_id", Some(id.as_bytes()));
-            put("ce_source", Some(source.as_bytes()));
-            put("ce_type", Some(event.event_type.as_deref().unwrap_or(event.topic).as_bytes()));
-            if let Ok(time) = Timestamp::from_microsecond(event.emitted_at) {
-                put("ce_time", Some(time.to_string().as_bytes()));
+        let mut reserved = None;
+        match self {
+            Self::CloudEvents { source } => binary(event, source, &own, &mut put),
+            // A tombstone has no value that could hold the attributes.
+            Self::Structured { source } if event.payload.is_none() => binary(event, source, &own, &mut put),
+            Self::Structured { .. } => {
+                put(CONTENT_TYPE, event.content_type.as_deref().map(str::as_bytes));
+                reserved = Some(CONTENT_TYPE);
             }
-            if let Some(content_type) = &event.content_type
-                && !own.has(CONTENT_TYPE)
-            {
-                put(CONTENT_TYPE, Some(content_type.as_bytes()));
+            Self::Router(fields) => {
+                fields.write(event, &mut put);
+                reserved = Some(router::ID);
             }
+            Self::None => {}
         }
-        own.each(|name, value| put(name, value.map(str::as_bytes)));
+        own.each(|name, value| {
+            if !reserved.is_some_and(|reserved| name.eq_ignore_ascii_case(reserved)) {
+                put(name, value.map(str::as_bytes));
+            }
+        });
+    }
+}
+
+/// Writes the headers of the binary content mode.
+fn binary(
+    event: &Event<'_>,
+    source: &str,
+    own: &headers::Headers<'_>,
+    put: &mut impl FnMut(&str, Option<&[u8]>),
+) {
+    let mut id = Uuid::encode_buffer();
+    let id = Uuid::from_bytes(event.event_id).hyphenated().encode_lower(&mut id);
+    put("ce_specversion", Some(SPEC_VERSION.as_bytes()));
+    put("ce_id", Some(id.as_bytes()));
+    put("ce_source", Some(source.as_bytes()));
+    put("ce_type", Some(event.event_type.as_deref().unwrap_or(event.topic).as_bytes()));
+    if let Ok(time) = Timestamp::from_microsecond(event.emitted_at) {
+        put("ce_time", Some(time.to_string().as_bytes()));
+    }
+    if let Some(content_type) = &event.content_type
+        && !own.has(CONTENT_TYPE)
+    {
+        put(CONTENT_TYPE, Some(content_type.as_bytes()));
     }
 }
 
@@ -137,6 +196,30 @@ mod tests {
     fn no_envelope_leaves_the_authors_headers() {
         assert_eq!(written(&Envelope::None, &event()), vec![pair("trace", "7f"), ("none".into(), None)]);
         assert_eq!(written(&Envelope::None, &Event { headers: None, ..event() }), vec![]);
+    }
+
+    #[test]
+    fn a_structured_event_has_one_content_type() {
+        let envelope = Envelope::Structured { source: "/shop".into() };
+        let mut event =
+            Event { headers: Some(r#"{"Content-Type": "text/plain", "a": "1"}"#.into()), ..event() };
+        envelope.wrap(&mut event).unwrap();
+        assert_eq!(
+            written(&envelope, &event),
+            [pair("content-type", "application/cloudevents+json; charset=UTF-8"), pair("a", "1")]
+        );
+        let tombstone = Event { payload: None, content_type: None, headers: None, ..event };
+        assert_eq!(
+            written(&envelope, &tombstone),
+            written(&Envelope::CloudEvents { source: "/shop".into() }, &tombstone)
+        );
+    }
+
+    #[test]
+    fn the_routers_id_is_the_outboxs_own() {
+        let event = Event { headers: Some(r#"{"id": "mine", "x": null, "ID": "mine"}"#.into()), ..event() };
+        let id = pair("id", "018f4e9c-7b1a-7000-8000-0123456789ab");
+        assert_eq!(written(&Envelope::Router(AdditionalFields::default()), &event), [id, ("x".into(), None)]);
     }
 
     #[test]

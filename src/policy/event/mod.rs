@@ -8,6 +8,8 @@ pub mod event_batch;
 pub mod headers;
 pub mod idempotency;
 pub mod json;
+pub mod router;
 pub mod size;
+pub mod structured;
 pub mod timestamps;
 pub mod topic;

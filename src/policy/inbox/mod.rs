@@ -9,4 +9,5 @@ pub mod lanes;
 pub mod plan;
 pub mod records;
 pub mod retention;
+pub mod structured;
 pub mod topics;
