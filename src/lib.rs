@@ -38,7 +38,8 @@ extension_sql_file!("../sql/outbox/functions.sql", name = "functions", requires 
 extension_sql_file!("../sql/outbox/events.sql", name = "events", requires = ["functions"]);
 extension_sql_file!("../sql/outbox/triggers.sql", name = "triggers", requires = ["events"]);
 extension_sql_file!("../sql/outbox/topic_grants.sql", name = "topic_grants", requires = ["triggers"]);
-extension_sql_file!("../sql/outbox/idempotency.sql", name = "idempotency", requires = ["topic_grants"]);
+extension_sql_file!("../sql/outbox/sequences.sql", name = "sequences", requires = ["topic_grants"]);
+extension_sql_file!("../sql/outbox/idempotency.sql", name = "idempotency", requires = ["sequences"]);
 extension_sql_file!("../sql/outbox/emit.sql", name = "emit", requires = ["idempotency"]);
 extension_sql_file!("../sql/outbox/capture.sql", name = "capture", requires = ["emit"]);
 extension_sql_file!("../sql/outbox/dead_letter_log.sql", name = "dead_letter_log", requires = ["capture"]);
@@ -49,7 +50,8 @@ extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["
 extension_sql_file!("../sql/outbox/scheduled.sql", name = "scheduled", requires = ["control"]);
 extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["scheduled"]);
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
-extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["check"]);
+extension_sql_file!("../sql/outbox/lint.sql", name = "lint", requires = ["check"]);
+extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["lint"]);
 extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_tables"]);
 extension_sql_file!(
     "../sql/inbox/subscriptions.sql",

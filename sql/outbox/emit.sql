@@ -125,11 +125,13 @@ CREATE FUNCTION outbox.emit(
     partition       integer DEFAULT NULL,
     deliver_at      timestamptz DEFAULT NULL,
     expires_at      timestamptz DEFAULT NULL,
-    idempotency_key text DEFAULT NULL
+    idempotency_key text DEFAULT NULL,
+    traceparent     text DEFAULT NULL,
+    tracestate      text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'outbox_emit_further';
-COMMENT ON FUNCTION outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, timestamptz, timestamptz, text) IS
+COMMENT ON FUNCTION outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, timestamptz, timestamptz, text, text, text) IS
     'Like the form with a text topic, with further arguments. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit(
@@ -142,12 +144,15 @@ CREATE FUNCTION outbox.emit(
     partition       bigint DEFAULT NULL,
     deliver_at      outbox.event_time DEFAULT NULL,
     expires_at      outbox.event_time DEFAULT NULL,
-    idempotency_key outbox.as_text DEFAULT NULL
+    idempotency_key outbox.as_text DEFAULT NULL,
+    traceparent     outbox.as_text DEFAULT NULL,
+    tracestate      outbox.as_text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     RETURN outbox.emit(topic::varchar, payload::text::jsonb, key::text, event_type, headers::text::jsonb,
-                       event_id::text::uuid, partition::integer, deliver_at, expires_at, idempotency_key::text);
-COMMENT ON FUNCTION outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.event_time, outbox.event_time, outbox.as_text) IS
+                       event_id::text::uuid, partition::integer, deliver_at, expires_at, idempotency_key::text,
+                       traceparent::text, tracestate::text);
+COMMENT ON FUNCTION outbox.emit(outbox.topic_name, outbox.as_text, outbox.as_text, text, outbox.as_text, outbox.as_text, bigint, outbox.event_time, outbox.event_time, outbox.as_text, outbox.as_text, outbox.as_text) IS
     'Like the form with a jsonb payload, for other types, such as json or a driver''s strings and longs. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit_bytes(
@@ -161,11 +166,13 @@ CREATE FUNCTION outbox.emit_bytes(
     content_type    text DEFAULT NULL,
     deliver_at      timestamptz DEFAULT NULL,
     expires_at      timestamptz DEFAULT NULL,
-    idempotency_key text DEFAULT NULL
+    idempotency_key text DEFAULT NULL,
+    traceparent     text DEFAULT NULL,
+    tracestate      text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'outbox_emit_bytes_further';
-COMMENT ON FUNCTION outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, timestamptz, timestamptz, text) IS
+COMMENT ON FUNCTION outbox.emit_bytes(character varying, bytea, bytea, text, jsonb, uuid, integer, text, timestamptz, timestamptz, text, text, text) IS
     'Like the form with a text topic, with further arguments. It requires only the right to call that form.';
 
 CREATE FUNCTION outbox.emit_bytes(
@@ -179,12 +186,15 @@ CREATE FUNCTION outbox.emit_bytes(
     content_type    text DEFAULT NULL,
     deliver_at      outbox.event_time DEFAULT NULL,
     expires_at      outbox.event_time DEFAULT NULL,
-    idempotency_key outbox.topic_name DEFAULT NULL
+    idempotency_key outbox.topic_name DEFAULT NULL,
+    traceparent     outbox.topic_name DEFAULT NULL,
+    tracestate      outbox.topic_name DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     RETURN outbox.emit_bytes(topic::varchar, payload, pg_catalog.convert_to(key::text, 'UTF8'), event_type, headers, event_id,
-                             partition, content_type, deliver_at, expires_at, idempotency_key::text);
-COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.event_time, outbox.event_time, outbox.topic_name) IS
+                             partition, content_type, deliver_at, expires_at, idempotency_key::text,
+                       traceparent::text, tracestate::text);
+COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, outbox.as_text, text, jsonb, uuid, integer, text, outbox.event_time, outbox.event_time, outbox.topic_name, outbox.topic_name, outbox.topic_name) IS
     'Like the form with a bytea key, for a key that is text, a number or a UUID; the key is sent as its text in UTF-8.';
 
 CREATE FUNCTION outbox.emit_bytes(
@@ -198,10 +208,13 @@ CREATE FUNCTION outbox.emit_bytes(
     content_type    text DEFAULT NULL,
     deliver_at      outbox.event_time DEFAULT NULL,
     expires_at      outbox.event_time DEFAULT NULL,
-    idempotency_key outbox.as_text DEFAULT NULL
+    idempotency_key outbox.as_text DEFAULT NULL,
+    traceparent     outbox.as_text DEFAULT NULL,
+    tracestate      outbox.as_text DEFAULT NULL
 ) RETURNS uuid
     LANGUAGE sql VOLATILE PARALLEL UNSAFE
     RETURN outbox.emit_bytes(topic::varchar, payload, key, event_type, headers::text::jsonb, event_id::text::uuid,
-                             partition::integer, content_type, deliver_at, expires_at, idempotency_key::text);
-COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.event_time, outbox.event_time, outbox.as_text) IS
+                             partition::integer, content_type, deliver_at, expires_at, idempotency_key::text,
+                       traceparent::text, tracestate::text);
+COMMENT ON FUNCTION outbox.emit_bytes(outbox.topic_name, bytea, bytea, text, outbox.as_text, outbox.as_text, bigint, text, outbox.event_time, outbox.event_time, outbox.as_text, outbox.as_text, outbox.as_text) IS
     'Like the form with jsonb headers, for other types, such as a driver''s strings and longs.';

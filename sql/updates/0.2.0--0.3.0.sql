@@ -25,6 +25,7 @@ COMMENT ON EXTENSION event_outbox IS
 -- @functions
 
 -- @create sql/outbox/scheduled.sql
+-- @create sql/outbox/sequences.sql
 
 -- @create sql/inbox/consumers.sql
 

@@ -285,9 +285,15 @@ impl Row {
     /// detoasted.
     #[must_use]
     pub fn length(&self, name: &CStr) -> Option<usize> {
-        let value = self.datum(self.number(name))?;
+        let value = self.value(name)?;
         // SAFETY: the caller names a column of such a type; the row is alive.
         Some(unsafe { varlena::length(value) })
+    }
+
+    /// The stored value of the column with this name.
+    #[must_use]
+    pub fn value(&self, name: &CStr) -> Option<pg_sys::Datum> {
+        self.datum(self.number(name))
     }
 
     /// The text of the column with this name, of type text, json or jsonb. It lives as long as the row and

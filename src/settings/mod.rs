@@ -1,6 +1,7 @@
 //! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a
 //! relay, [`consumer`] the inbox's worker, [`events`] what sessions and triggers do with events, and
-//! [`workers`] limits the number of workers. [`envelope`] has what shapes a record.
+//! [`workers`] limits the number of workers. [`envelope`] has what shapes a record,
+//! [`additions`] what sessions add to events.
 //!
 //! Runs in: the postmaster, which defines them; any process reads them.
 
@@ -11,11 +12,13 @@ use std::time::Duration;
 use pgrx::guc::GucEnum;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
+pub mod additions;
 pub mod backlog;
 pub mod consumer;
 mod envelope;
 pub mod events;
 pub mod kafka;
+pub mod naming;
 pub mod relay;
 pub mod secret;
 pub mod workers;
@@ -36,6 +39,8 @@ pub fn init() {
     events::init();
     backlog::init();
     events::init_captures();
+    additions::init();
+    naming::init();
     workers::init();
 }
 

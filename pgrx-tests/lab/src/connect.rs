@@ -14,7 +14,7 @@ use crate::process::{Fate, Process};
 use crate::scratch::Scratch;
 use crate::{layout, ports, wait};
 
-const START_DEADLINE: Duration = Duration::from_secs(90);
+const START_DEADLINE: Duration = Duration::from_secs(240);
 const ANSWER_DEADLINE: Duration = Duration::from_secs(60);
 const LOG_TAIL: usize = 30;
 

@@ -9,7 +9,9 @@ use pgrx::prelude::*;
 
 use super::cache::Capture;
 use super::row::{Row, Weight};
+use crate::outbox::emit::additions::Trace;
 use crate::outbox::emit::append::Values;
+use crate::outbox::emit::{additions, naming};
 use crate::pg::compat;
 use crate::pg::function::new_uuid;
 use crate::pg::json_text::JsonText;
@@ -54,7 +56,11 @@ impl<'a> Change<'a> {
     #[must_use]
     pub fn to_values(&self) -> Values {
         let event_type = self.capture.event_type(self.action);
-        let rest = event_type.len() + JSON.len();
+        naming::check(Some(event_type), &self.capture.definition.topic);
+        let headers = additions::to_headers(None, &Trace::default());
+        // SAFETY: a value that was just made.
+        let added = headers.map_or(0, |headers| unsafe { varlena::length(headers) });
+        let rest = event_type.len() + JSON.len() + added;
         let (key, payload) = self.contents(events::max_event_bytes().saturating_sub(rest));
         [
             new_uuid().into_datum(),
@@ -63,7 +69,7 @@ impl<'a> Change<'a> {
             None,
             key,
             Some(payload),
-            None,
+            headers,
             event_type.into_datum(),
             JSON.into_datum(),
         ]

@@ -13,13 +13,13 @@ use std::ffi::CStr;
 
 use pgrx::prelude::*;
 
-use super::{backlog, triggers};
+use super::{backlog, sequences, triggers};
 use crate::outbox::relay::registration;
 use crate::outbox::table::columns::Column;
 use crate::outbox::table::{EVENTS, EVENTS_WATCH, PAUSED};
 use crate::pg::relation::{self, OpenRelation};
 use crate::pg::user_context::Owner;
-use crate::pg::{catalog, compat};
+use crate::pg::{catalog, compat, varlena};
 
 /// The stored values of the columns [`Column::GIVEN`].
 pub type Values = [Option<pg_sys::Datum>; Column::GIVEN.len()];
@@ -144,6 +144,8 @@ impl Table {
     #[must_use]
     pub fn append(&self, values: &Values) -> bool {
         let Some(layout) = self.layout() else { return false };
+        let numbered = numbered(values);
+        let values = numbered.as_ref().unwrap_or(values);
         // The transaction needs its id before the event gets one. For an INSERT, the trigger `before_insert`
         // assigns it.
         // SAFETY: in a transaction; this assigns its id if it has none.
@@ -317,6 +319,19 @@ impl Table {
             is_plain.then_some(primary_key)
         }
     }
+}
+
+/// The values of an event whose topic is numbered, with its number.
+#[must_use]
+pub fn numbered(values: &Values) -> Option<Values> {
+    let at = |wanted| Column::GIVEN.iter().position(|column| *column == wanted);
+    let [topic, key, headers] = [at(Column::Topic)?, at(Column::Key)?, at(Column::Headers)?];
+    // SAFETY: a text that lives as long as the event.
+    let name = unsafe { varlena::text(values[topic]?) };
+    let own = sequences::to_headers(name, values[key], values[headers])?;
+    let mut numbered = *values;
+    numbered[headers] = own;
+    Some(numbered)
 }
 
 /// The C function that an SQL function calls directly: without a language handler, and without a change of

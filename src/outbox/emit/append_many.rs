@@ -5,7 +5,7 @@
 
 use pgrx::prelude::*;
 
-use super::append::{Layout, Table, Values};
+use super::append::{self, Layout, Table, Values};
 use super::backlog;
 use crate::outbox::relay::registration;
 use crate::pg::relation::{self, OpenRelation};
@@ -65,6 +65,7 @@ impl<'a> Appender<'a> {
         let values = unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.context);
             let values = make();
+            let values = append::numbered(&values).unwrap_or(values);
             pg_sys::MemoryContextSwitchTo(before);
             values
         };

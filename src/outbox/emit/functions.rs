@@ -9,8 +9,9 @@ use event_outbox_policy::event::dates::Dates;
 use event_outbox_policy::event::draft::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
+use super::additions::Trace;
 use super::append::{self, Table};
-use super::{backlog, idempotency, invalid, options, scheduled, topic_grants, triggers};
+use super::{additions, backlog, idempotency, invalid, naming, options, scheduled, topic_grants, triggers};
 use crate::outbox::table::EVENTS;
 use crate::pg::function::{Arguments, new_uuid, sql_function};
 use crate::pg::spi::{self, Access, Statement};
@@ -71,6 +72,7 @@ fn emit_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
         content_type: Some(JSON),
         dates: options::dates(arguments, 7),
         idempotency_key: arguments.text(9),
+        trace: Trace::of(arguments.text(10), arguments.text(11)),
         ..New::of(arguments)
     }))
 }
@@ -81,6 +83,7 @@ fn emit_bytes_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
         content_type: arguments.text(7),
         dates: options::dates(arguments, 8),
         idempotency_key: arguments.text(10),
+        trace: Trace::of(arguments.text(11), arguments.text(12)),
         ..New::of(arguments)
     }))
 }
@@ -122,6 +125,7 @@ struct New<'a> {
     content_type: Option<&'a str>,
     dates: Dates,
     idempotency_key: Option<&'a str>,
+    trace: Trace<'a>,
 }
 
 impl<'a> New<'a> {
@@ -138,12 +142,14 @@ impl<'a> New<'a> {
             content_type: None,
             dates: Dates::default(),
             idempotency_key: None,
+            trace: Trace::default(),
         }
     }
 }
 
 /// Checks and inserts the event. Returns its `event_id`.
 fn store(new: &New<'_>) -> pg_sys::Datum {
+    let headers = additions::to_headers(new.headers, &new.trace);
     // SAFETY: arguments of variable length, alive until the call ends.
     let length = |value: Option<pg_sys::Datum>| value.map(|value| unsafe { varlena::length(value) });
     invalid::check(&Draft {
@@ -152,11 +158,14 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         key_bytes: length(new.key),
         payload_bytes: length(new.payload),
         // SAFETY: as above.
-        headers: new.headers.map(|value| unsafe { varlena::text(value) }),
+        headers: headers.map(|value| unsafe { varlena::text(value) }),
         event_type_bytes: length(new.event_type),
         content_type: new.content_type,
         emitted_at: None,
     });
+    // SAFETY: as above.
+    let event_type = new.event_type.map(|value| unsafe { varlena::text(value) });
+    naming::check(event_type, new.topic.unwrap_or_default());
     let due = options::due(&new.dates);
     let events = Table::open();
     let owner = events.owner();
@@ -178,13 +187,18 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         new.partition.into_datum(),
         new.key,
         new.payload,
-        new.headers,
+        headers,
         new.event_type,
         // A tombstone has no content, and so no content type.
         new.payload.and(new.content_type.into_datum()),
     ];
     match due {
-        Some(due) => scheduled::store(&values, due, options::expiry(&new.dates)),
+        Some(due) => {
+            // Drawn here, because the relay waits for no session.
+            let numbered = append::numbered(&values);
+            let values = numbered.as_ref().unwrap_or(&values);
+            scheduled::store(values, due, options::expiry(&new.dates));
+        }
         None if new.dates.expires_at.is_some() => {
             options::insert(&values, options::expiry(&new.dates), &events)
         }

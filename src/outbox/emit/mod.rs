@@ -3,15 +3,18 @@
 //!
 //! Runs in: client backends.
 
+pub mod additions;
 pub mod append;
 pub mod append_many;
 pub mod backlog;
 pub mod functions;
 pub mod idempotency;
 pub mod invalid;
+pub mod naming;
 pub mod options;
 pub mod rights;
 pub mod scheduled;
+pub mod sequences;
 pub mod topic_grants;
 mod topic_names;
 pub mod triggers;

@@ -10,7 +10,8 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 
-use super::{backlog, invalid, topic_grants};
+use super::additions::Trace;
+use super::{additions, backlog, invalid, sequences, topic_grants};
 use crate::outbox::relay::registration;
 use crate::outbox::table::{EVENTS, EVENTS_ID_SEQ};
 use crate::pg::backend;
@@ -66,7 +67,7 @@ fn last_assigned() -> Option<i64> {
 fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     let firing = firing(arguments);
     let is_change = firing.tg_event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_UPDATE;
-    let tuple = if is_change { firing.tg_newtuple } else { firing.tg_trigtuple };
+    let tuple = if is_change { firing.tg_newtuple } else { with_additions(firing) };
     let row = Row::of_trigger(firing, tuple);
     let topic: Option<&str> = row.named(c"topic");
     invalid::check(&Draft {
@@ -80,13 +81,42 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
         emitted_at: row.named::<i64>(c"emitted_at").map(compat::unix_micros),
     });
     // Only operators may change events, so an update needs no topic grant.
-    if !is_change {
-        let owner = Owner::of(EVENTS);
-        backlog::count();
-        topic_grants::check(topic.unwrap_or_default(), owner);
-        check_id(row.named(c"id").unwrap_or(0), owner);
+    if is_change {
+        return Some(pg_sys::Datum::from(tuple));
     }
-    Some(pg_sys::Datum::from(tuple))
+    backlog::count();
+    let owner = Owner::of(EVENTS);
+    topic_grants::check(topic.unwrap_or_default(), owner);
+    let id = row.named(c"id").unwrap_or(0);
+    check_id(id, owner);
+    Some(pg_sys::Datum::from(numbered(&row, topic.unwrap_or_default(), id).unwrap_or(tuple)))
+}
+
+/// The row with its number, if its topic is numbered. An id that this statement has drawn is drawn again: ids have the order
+/// of numbers.
+fn numbered(row: &Row, topic: &str, id: i64) -> Option<pg_sys::HeapTuple> {
+    if !additions::are_of_session() {
+        return None;
+    }
+    let headers = sequences::to_headers(topic, row.value(c"key"), row.value(c"headers"))?;
+    let is_drawn = id > LAST_ASSIGNED.get();
+    let id = if is_drawn { compat::next_value(EVENTS_ID_SEQ.existing()) } else { id };
+    Some(row.with(&[(c"headers", headers), (c"id", id.into_datum())]))
+}
+
+/// The new row, with the headers that the session adds.
+fn with_additions(firing: &pg_sys::TriggerData) -> pg_sys::HeapTuple {
+    let tuple = firing.tg_trigtuple;
+    if !additions::are_on() || !additions::are_of_session() {
+        return tuple;
+    }
+    let row = Row::of_trigger(firing, tuple);
+    let own = row.value(c"headers");
+    let headers = additions::to_headers(own, &Trace::default());
+    if headers.map(pg_sys::Datum::value) == own.map(pg_sys::Datum::value) {
+        return tuple;
+    }
+    row.with(&[(c"headers", headers)])
 }
 
 /// Checks the id of a new row. The relay may have passed an id that somebody chose, so it reads again. An id

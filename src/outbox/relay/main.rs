@@ -11,6 +11,7 @@ use super::readiness::NotReady;
 use super::registration::{PAUSE_CHANGED, RELAY};
 use super::wait_ready;
 use crate::kafka::wakeup_fd::WakeupFd;
+use crate::outbox::emit::additions;
 use crate::outbox::table::outbox::Outbox;
 use crate::worker::process::Exit;
 use crate::worker::slot::Slot;
@@ -25,6 +26,7 @@ use crate::worker::{companions, entry, listen, process, session, transaction};
 pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum) {
     let slot = entry::begin(&RELAY, argument);
     session::prepare();
+    additions::leave_to_sessions();
     if let Some(relay) = open(slot) {
         process::leave_without_exit_handlers();
         process::keep_freed_memory();

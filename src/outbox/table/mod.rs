@@ -29,6 +29,10 @@ pub const EVENTS_ID_SEQ: Member = member(c"events_id_seq");
 pub const SCHEDULED: Member = member(c"scheduled");
 /// The grants to emit to topics.
 pub const TOPIC_GRANTS: Member = member(c"topic_grants");
+/// The topics whose events are numbered.
+pub const SEQUENCED_TOPICS: Member = member(c"sequenced_topics");
+/// The last numbers of their keys.
+pub const SEQUENCES: Member = member(c"sequences");
 /// Messages that `try_emit()` could not turn into events.
 pub const INTAKE: Member = member(c"intake");
 /// Has a row while the outbox is paused.
@@ -42,5 +46,7 @@ pub const DEAD_LETTER_LOG: Member = member(c"dead_letter_log");
 pub static EVENTS_WATCH: Watch = Watch::over_table().and_functions();
 /// Watches `outbox.topic_grants`.
 pub static TOPIC_GRANTS_WATCH: Watch = Watch::over_table();
+/// Watches `outbox.sequenced_topics`.
+pub static SEQUENCED_TOPICS_WATCH: Watch = Watch::over_table();
 /// All watches of the outbox.
-pub static WATCHES: [&Watch; 2] = [&EVENTS_WATCH, &TOPIC_GRANTS_WATCH];
+pub static WATCHES: [&Watch; 3] = [&EVENTS_WATCH, &TOPIC_GRANTS_WATCH, &SEQUENCED_TOPICS_WATCH];

@@ -7,13 +7,10 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::draft::Event;
+use super::headers::CONTENT_TYPE;
 use super::router::{self, AdditionalFields};
+use super::structured::SPEC_VERSION;
 use super::{headers, structured};
-
-/// The version of CloudEvents.
-pub(super) const SPEC_VERSION: &str = "1.0";
-/// The header that says what the value is.
-pub(super) const CONTENT_TYPE: &str = "content-type";
 
 /// The limit of a source in bytes. The source is sent with every event, and does not count towards an event's size.
 pub const MAX_SOURCE_BYTES: usize = 1000;

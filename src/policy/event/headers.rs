@@ -12,6 +12,9 @@ use super::json;
 /// The prefix of the CloudEvents attributes in the Kafka protocol binding. Only the outbox writes such headers.
 pub const RESERVED_PREFIX: &str = "ce_";
 
+/// The header that says what the value is.
+pub const CONTENT_TYPE: &str = "content-type";
+
 /// How many characters of a name an error shows.
 const SHOWN: usize = 100;
 
@@ -84,6 +87,30 @@ pub fn check(text: &str) -> Result<usize, HeaderError> {
         })
     })?;
     Ok(bytes)
+}
+
+/// Whether headers have none of this name, ignoring case, without allocating memory for them. Text that holds no headers has
+/// all of them: nothing can be added to it.
+#[must_use]
+pub fn lack(text: &str, name: &str) -> bool {
+    let mut has_it = false;
+    let read = entries(text, |found, _| {
+        has_it |=
+            characters(found).flatten().map(|character| character.to_ascii_lowercase()).eq(name.chars());
+        Ok(())
+    });
+    read.is_ok() && !has_it
+}
+
+/// The parts of a text with further headers, which are the members of a JSON object: one part after the other is the text.
+#[must_use]
+pub fn with_members<'a>(own: Option<&'a str>, members: &'a str) -> [&'a str; 4] {
+    let inner = own.and_then(|own| own.trim_end().strip_suffix('}')).map(str::trim_end);
+    match inner {
+        None => ["{", "", members, "}"],
+        Some(inner) if inner.ends_with('{') => [inner, "", members, "}"],
+        Some(inner) => [inner, ",", members, "}"],
+    }
 }
 
 /// The size of headers that may not have been checked: that of their text, or of the headers as sent, if that is more.
@@ -305,6 +332,24 @@ mod tests {
             &[("z", Some("1")), ("a", Some("2")), ("z", Some("3"))],
         );
         assert!(parse(r#"{"Content-Type": 1}"#).unwrap().has("content-type"));
+    }
+
+    #[test]
+    fn members_are_added_to_what_lacks_them() {
+        for (own, expected) in [
+            (None, r#"{"t":"1"}"#),
+            (Some("{}"), r#"{"t":"1"}"#),
+            (Some(" { } "), r#" {"t":"1"}"#),
+            (Some(r#"{"a": [{}] }"#), r#"{"a": [{}],"t":"1"}"#),
+        ] {
+            let whole = with_members(own, "\"t\":\"1\"").concat();
+            assert_eq!(whole, expected);
+            assert!(own.is_none_or(|own| lack(own, "t")) && !lack(&whole, "t"));
+        }
+        for has_it in [r#"{"T": 1}"#, r#"{"\u0074": null}"#, "[]", "{", ""] {
+            assert!(!lack(has_it, "t"), "{has_it}");
+        }
+        assert!(lack(r#"{"tt": 1, "x": {"t": 1}}"#, "t"));
     }
 
     #[test]

@@ -9,9 +9,11 @@ use serde::de::IgnoredAny;
 use uuid::Uuid;
 
 use super::draft::Event;
-use super::envelope::{CONTENT_TYPE, SPEC_VERSION};
-use super::headers;
+use super::headers::{self, CONTENT_TYPE};
 use crate::base64;
+
+/// The version of CloudEvents.
+pub const SPEC_VERSION: &str = "1.0";
 
 /// The content type of the records.
 pub const MEDIA_TYPE: &str = "application/cloudevents+json";
