@@ -22,7 +22,7 @@ mod made {
     static UNFENCED: Statement = Statement::new(
         text!(
             "INSERT INTO inbox.lane (subscription_id, lane, seq, upto, batch_limit, lease, lease_upto, lease_count, ",
-            "lease_expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING"
+            "lease_expires_at, suspect_upto) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) ON CONFLICT DO NOTHING"
         ),
         &[
             pg_sys::INT4OID,
@@ -34,6 +34,7 @@ mod made {
             pg_sys::INT8OID,
             pg_sys::INT4OID,
             pg_sys::TIMESTAMPTZOID,
+            pg_sys::INT8OID,
         ],
     );
 
