@@ -47,9 +47,12 @@ BEGIN
         DELETE FROM inbox.dead_letters AS d USING chosen AS c WHERE d.dead_letter_id = c.id RETURNING d.*
     ), again AS (
         INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, "offset", produced_at, key, value, headers,
-                                 order_key, attempts, next_attempt_at, last_error, failed_at)
+                                 order_key, attempts, next_attempt_at, last_error, failed_at, skip_after)
         SELECT d.subscription_id, d.position, d.lane, d.topic, d.partition, d."offset", d.produced_at, d.key, d.value, d.headers,
-               d.order_key, 0, clock_timestamp(), d.last_error, d.died_at
+               d.order_key, 0, clock_timestamp(), d.last_error, d.died_at,
+               -- Seeks up to now have left it.
+               greatest(d.position - 1, (SELECT p.first_position FROM inbox.partition AS p
+                                          WHERE p.source_id = d.subscription_id AND p.topic = d.topic AND p.partition = d.partition))
           FROM dead AS d
         ON CONFLICT DO NOTHING
         RETURNING position

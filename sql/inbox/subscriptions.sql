@@ -335,8 +335,9 @@ BEGIN
             DETAIL = format('The events that it has stored are received by %s.', replays),
             HINT = 'Unsubscribe these first.';
     END IF;
-    -- Whoever receives at present ends first.
+    -- Whoever receives or redrives at present ends first.
     PERFORM inbox.lock_lanes(gone.id);
+    PERFORM FROM inbox.subscription AS s WHERE s.id = gone.id FOR UPDATE;
     DELETE FROM inbox.lane AS l WHERE l.subscription_id = gone.id;
     DELETE FROM inbox.retry AS r WHERE r.subscription_id = gone.id;
     DELETE FROM inbox.dead_letters AS d WHERE d.subscription_id = gone.id;
@@ -455,13 +456,17 @@ BEGIN
       FROM inbox.next_offset AS n WHERE p.source_id = moved.id AND n.source_id = p.source_id AND n.number = p.number;
     UPDATE inbox.subscription AS s SET generation = s.generation + 1 WHERE s.id = moved.id;
     UPDATE inbox.partition AS p
-       SET start_offset = f."offset", first_position = passed, topic_id = f.topic_id, state = 'reading',
+       SET start_offset = f."offset", first_position = greatest(passed, p.first_position + 1), topic_id = f.topic_id, state = 'reading',
            stop_reason = NULL, lost_from = NULL, lost_to = NULL, stopped_at = NULL
       FROM json_to_recordset(resolved) AS f(topic text, topic_id text, partition integer, "offset" bigint)
      WHERE p.source_id = moved.id AND p.topic = f.topic AND p.partition = f.partition;
+    -- Those that are being received are not waited for. Whoever meets them later knows by skip_after that they are skipped.
     DELETE FROM inbox.retry AS r
-     USING json_to_recordset(resolved) AS f(topic text, partition integer)
-     WHERE r.subscription_id = moved.id AND r.topic = f.topic AND r.partition = f.partition;
+     USING (SELECT w.position FROM inbox.retry AS w
+                   JOIN json_to_recordset(resolved) AS f(topic text, partition integer) ON w.topic = f.topic AND w.partition = f.partition
+             WHERE w.subscription_id = moved.id
+               FOR UPDATE OF w SKIP LOCKED) AS w
+     WHERE r.subscription_id = moved.id AND r.position = w.position;
 END
 $$;
 COMMENT ON FUNCTION inbox.seek_for(regrole, text, text, text, integer, interval) IS 'Does the work of inbox.seek() for the caller.';

@@ -218,6 +218,7 @@ CREATE TABLE inbox.retry (
     last_error      text,
     failed_at       timestamptz,
     is_suspect      boolean     NOT NULL DEFAULT false,
+    skip_after      bigint      NOT NULL,
     PRIMARY KEY (subscription_id, position)
 );
 CREATE INDEX retry_by_lane ON inbox.retry (subscription_id, lane, position);
@@ -238,6 +239,8 @@ COMMENT ON COLUMN inbox.retry.next_attempt_at IS 'When it may be received again;
 COMMENT ON COLUMN inbox.retry.last_error IS 'Why it failed last.';
 COMMENT ON COLUMN inbox.retry.failed_at IS 'When it failed last.';
 COMMENT ON COLUMN inbox.retry.is_suspect IS 'It was being received when the server crashed, or may have been; it is received alone.';
+COMMENT ON COLUMN inbox.retry.skip_after IS
+    'A seek has skipped it if inbox.partition.first_position is greater: also one that did not see it, because it was just being set aside.';
 
 CREATE TABLE inbox.dead_letters (
     dead_letter_id  bigint      GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -186,7 +186,9 @@ CREATE VIEW inbox.retries WITH (security_barrier) AS
            r.last_error,
            r.failed_at
       FROM inbox.subscriptions AS s
-           JOIN inbox.retry AS r ON r.subscription_id = s.id;
+           JOIN inbox.retry AS r ON r.subscription_id = s.id
+           LEFT JOIN inbox.partition AS p ON p.source_id = r.subscription_id AND p.topic = r.topic AND p.partition = r.partition
+     WHERE (p.first_position > r.skip_after) IS NOT TRUE;
 COMMENT ON VIEW inbox.retries IS 'Events that failed and wait for another attempt, and later events of their keys, which wait for them.';
 COMMENT ON COLUMN inbox.retries.subscription IS 'The subscription.';
 COMMENT ON COLUMN inbox.retries.position IS 'The place in the log.';

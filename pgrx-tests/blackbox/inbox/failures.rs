@@ -117,8 +117,8 @@ fn what_was_parked_with_a_failure_is_not_lost() -> Result<()> {
     store(&mut db, &[(2, 3, "a"), (3, 3, "b")])?;
     db.client.batch_execute(
         "INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, \"offset\", key, value, order_key,
-                                  attempts, next_attempt_at)
-         VALUES (1000, 1, 3, 't', 0, 1, 'a', '1', inbox.order_key('key', 't', 0, 'a'), 1, now() + '1 hour')",
+                                  attempts, next_attempt_at, skip_after)
+         VALUES (1000, 1, 3, 't', 0, 1, 'a', '1', inbox.order_key('key', 't', 0, 'a'), 1, now() + '1 hour', 0)",
     )?;
     let mut session = db.connect()?;
     roll_back(&mut session, &[3])?;

@@ -119,8 +119,8 @@ fn a_leased_retry_is_done_when_it_is_acknowledged() -> Result<()> {
     store(&mut db, &[(2, 3, "a"), (3, 3, "b"), (4, 3, "a"), (5, 3, "b")])?;
     db.client.batch_execute(
         "INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, \"offset\", key, value, order_key,
-                                  attempts, next_attempt_at)
-         VALUES (1000, 1, 3, 't', 0, 1, 'a', '1', inbox.order_key('key', 't', 0, 'a'), 1, now() + '1 hour')",
+                                  attempts, next_attempt_at, skip_after)
+         VALUES (1000, 1, 3, 't', 0, 1, 'a', '1', inbox.order_key('key', 't', 0, 'a'), 1, now() + '1 hour', 0)",
     )?;
     // 2 is parked, the lease begins with 3, and ends before 4.
     let (events, token) = lease(&mut db.client, 100, "1 hour")?;

@@ -16,5 +16,6 @@ mod poison;
 mod privileges;
 mod receive;
 mod received;
+mod seeks;
 mod start;
 mod subscribe;

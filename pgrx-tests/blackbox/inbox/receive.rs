@@ -288,8 +288,8 @@ fn events_wait_for_those_of_their_key() -> Result<()> {
     store(&mut db, &[(2, 3, "a"), (3, 3, "b"), (4, 3, "a"), (5, 3, "c")])?;
     db.client.batch_execute(
         "INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, \"offset\", key, value, order_key,
-                                  attempts, next_attempt_at)
-         VALUES (1000, 1, 3, 't', 0, 1, 'a', '1', inbox.order_key('key', 't', 0, 'a'), 1, now() + '1 hour')",
+                                  attempts, next_attempt_at, skip_after)
+         VALUES (1000, 1, 3, 't', 0, 1, 'a', '1', inbox.order_key('key', 't', 0, 'a'), 1, now() + '1 hour', 0)",
     )?;
     assert_eq!(receive(&mut db.client, 100)?, [3, 5]);
     assert_eq!(number(&mut db, "SELECT count(*) FROM inbox.retry")?, 3);
@@ -311,8 +311,8 @@ fn an_event_that_has_failed_comes_alone() -> Result<()> {
     store(&mut db, &[(2, 4, "b")])?;
     db.client.batch_execute(
         "INSERT INTO inbox.retry (subscription_id, position, lane, topic, partition, \"offset\", value, attempts,
-                                  next_attempt_at)
-         VALUES (1000, 1, 3, 't', 0, 1, '1', 1, now())",
+                                  next_attempt_at, skip_after)
+         VALUES (1000, 1, 3, 't', 0, 1, '1', 1, now(), 0)",
     )?;
     let mut session = db.connect()?;
     let mut received = Vec::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use event_outbox_policy::delivery::lanes::Micros;
 use event_outbox_policy::inbox::charge::{Fate, fate};
 use event_outbox_policy::inbox::lane::{Consequence, Failed, LaneState};
-use event_outbox_policy::inbox::plan::{NewEvents, Step};
+use event_outbox_policy::inbox::plan::{NewEvents, Step, WaitingEvents};
 
 use super::failures::{Cause, Failure};
 use super::lane;
@@ -81,21 +81,21 @@ pub fn settle(subscription: &Subscription, lane: &Lane, failure: &Failure) -> Op
 
 /// Charges the one event that failed, and returns the position that the lane has passed then.
 fn charge_event(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
+    // What a seek has skipped meanwhile is no more.
+    let (waiting, _) = lane::waiting(subscription, failure.lane);
     if let Some(position) = failure.retried {
-        // Gone, if somebody has skipped it meanwhile.
         for event in stored::take_waited(subscription, &[position]) {
             charge(subscription, failure.lane, &event, How::of(failure));
         }
         return lane.state.upto;
     }
-    pass_to(subscription, lane, failure)
+    pass_to(subscription, lane, failure, &waiting)
 }
 
 /// Passes the events up to the one that failed, which is charged. Those before it waited behind others when it was received.
-fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure) -> i64 {
-    let waiting = lane::waiting(subscription, failure.lane);
+fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure, waiting: &WaitingEvents) -> i64 {
     let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(subscription) };
-    let mut new = NewEvents::new(&waiting, lane.state.upto, 1, room);
+    let mut new = NewEvents::new(waiting, lane.state.upto, 1, room);
     let mut upto = lane.from;
     loop {
         let events = stored::new_events(subscription, failure.lane, upto, CHUNK);

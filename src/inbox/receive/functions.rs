@@ -123,13 +123,13 @@ impl Receiver {
         }
         // Rows that an expired lease has just written are seen, too.
         let _snapshot = has_expired.then(Snapshot::take_latest);
-        let waiting = lane::waiting(&self.subscription, lane);
+        let (waiting, has_dropped) = lane::waiting(&self.subscription, lane);
         let visit = match self.due(&waiting, &open.state) {
             due if due.is_empty() => self.receive_new(lane, based_on, &open, &waiting),
             due => self.receive_waiting(lane, based_on, &open.state, &due),
         };
         match visit {
-            Visit::Idle if has_expired => Visit::Done,
+            Visit::Idle if has_expired || has_dropped => Visit::Done,
             visit => visit,
         }
     }

@@ -7,12 +7,12 @@ use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::plan::{MAX_WAITING, Waiting, WaitingEvents};
 use pgrx::prelude::*;
 
-use super::stored::lane_number;
+use super::stored::{self, lane_number};
 use super::subscription::Subscription;
 use crate::inbox::table::lanes::Lane;
 use crate::pg::compat::unix_micros;
 use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::{Access, Statement};
+use crate::pg::spi::{Access, Row, Statement};
 use crate::pg::user_error::UserError;
 
 /// The number of the newest state that the active snapshot sees.
@@ -23,7 +23,11 @@ static SEEN: Statement = Statement::new(
 );
 
 static WAITING: Statement = Statement::new(
-    c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at, r.is_suspect FROM inbox.retry AS r \
+    c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at, r.is_suspect, \
+             EXISTS (SELECT FROM inbox.partition AS p \
+                      WHERE p.source_id OPERATOR(pg_catalog.=) r.subscription_id AND p.topic OPERATOR(pg_catalog.=) r.topic \
+                        AND p.partition OPERATOR(pg_catalog.=) r.partition AND p.first_position OPERATOR(pg_catalog.>) r.skip_after) \
+        FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) $2 ORDER BY r.position",
     &[pg_sys::INT4OID, pg_sys::INT2OID],
 );
@@ -85,19 +89,27 @@ pub fn moved_on() -> UserError {
     }
 }
 
-/// The events of a lane that wait, by the active snapshot.
+/// The events of a lane that wait, by the active snapshot, and whether others were there that a seek has skipped. Those are
+/// deleted: the seek did not see them, because a session was just setting them aside, or had them. The caller holds the
+/// lane's lock.
 #[must_use]
-pub fn waiting(subscription: &Subscription, lane: u16) -> WaitingEvents {
+pub fn waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, bool) {
     let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
     let rows = WAITING.execute(&arguments, Access::Read, 0);
-    let events = rows.iter().map(|row| Waiting {
+    let is_skipped = |row: &Row| row.get(6) == Some(true);
+    let skipped: Vec<i64> = rows.iter().filter(is_skipped).filter_map(|row| row.get(1)).collect();
+    let events = rows.iter().filter(|row| !is_skipped(row)).map(|row| Waiting {
         position: row.get(1).unwrap_or(0),
         order_key: row.get(2),
         attempts: row.get::<i32>(3).and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0),
         next_attempt_at: row.get::<TimestampWithTimeZone>(4).map(|at| unix_micros(at.into())),
         is_suspect: row.get(5) == Some(true),
     });
-    WaitingEvents::new(events.collect())
+    let events = WaitingEvents::new(events.collect());
+    if !skipped.is_empty() {
+        let _ = stored::take_waited(subscription, &skipped);
+    }
+    (events, !skipped.is_empty())
 }
 
 /// How many further events of the subscription may wait.

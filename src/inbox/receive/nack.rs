@@ -60,6 +60,11 @@ fn give_back(
     }
     let event = find(subscription, origin.lane, position, origin.waited);
     let event = event.unwrap_or_else(|| not_received(&subscription.name, Some(position)).raise());
+    if event.is_skipped() && !subscription.is_replay {
+        // A seek has skipped it meanwhile: it does not come back.
+        deliveries::give_back(subscription.id, position);
+        return Vec::new();
+    }
     let fate = charge(subscription, origin.lane, &event, How { error, wait, has_crashed: false });
     deliveries::give_back(subscription.id, position);
     let key = event.order_key(subscription);

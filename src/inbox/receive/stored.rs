@@ -7,7 +7,7 @@ use crate::pg::spi::{Access, Row, Statement};
 
 /// Events that wait.
 static WAITED: Statement = Statement::new(
-    c"SELECT r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect \
+    c"SELECT r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect, r.skip_after \
         FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.position OPERATOR(pg_catalog.=) ANY ($2)",
     &[pg_sys::INT4OID, pg_sys::INT8ARRAYOID],
@@ -17,15 +17,15 @@ static WAITED: Statement = Statement::new(
 static TAKE_WAITED: Statement = Statement::new(
     c"DELETE FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.position OPERATOR(pg_catalog.=) ANY ($2) \
-      RETURNING r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect",
+      RETURNING r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect, r.skip_after",
     &[pg_sys::INT4OID, pg_sys::INT8ARRAYOID],
 );
 
 /// Nothing, if it waits already.
 static WAIT: Statement = Statement::new(
     c"INSERT INTO inbox.retry (subscription_id, lane, position, topic, partition, \"offset\", produced_at, key, value, headers, \
-                               order_key, attempts, next_attempt_at, last_error, is_suspect, failed_at) \
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, \
+                               order_key, attempts, next_attempt_at, last_error, is_suspect, skip_after, failed_at) \
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
               CASE WHEN $14 IS NOT NULL THEN pg_catalog.clock_timestamp() END) \
       ON CONFLICT DO NOTHING",
     &[
@@ -44,6 +44,7 @@ static WAIT: Statement = Statement::new(
         pg_sys::TIMESTAMPTZOID,
         pg_sys::TEXTOID,
         pg_sys::BOOLOID,
+        pg_sys::INT8OID,
     ],
 );
 
@@ -130,6 +131,13 @@ impl Stored {
         self.is_waiting && self.row.get(11) == Some(true)
     }
 
+    /// A seek has skipped it if its partition begins after a greater position than this: a redriven one is left by the seeks
+    /// before.
+    fn skip_after(&self) -> i64 {
+        let kept = if self.is_waiting { self.row.get(12) } else { None };
+        kept.unwrap_or(self.position() - 1)
+    }
+
     /// What it has in common with the events that keep their order with it.
     #[must_use]
     pub fn order_key(&self, subscription: &Subscription) -> Option<Vec<u8>> {
@@ -152,7 +160,8 @@ impl Stored {
     /// Has it wait behind an event with the same order key.
     pub fn park(&self, subscription: &Subscription, lane: u16) {
         let mut arguments = self.copied(subscription, lane);
-        arguments.extend([self.attempts().cast_signed().into_datum(), None, None, false.into_datum()]);
+        arguments.extend([self.attempts().cast_signed().into_datum(), None, None]);
+        arguments.extend([false.into_datum(), self.skip_after().into_datum()]);
         WAIT.execute(&arguments, Access::Write, 0);
     }
 
@@ -172,6 +181,7 @@ impl Stored {
             Some(pg_sys::Datum::from(at)),
             error.into_datum(),
             is_suspect.into_datum(),
+            self.skip_after().into_datum(),
         ]);
         WAIT.execute(&arguments, Access::Write, 0);
     }
