@@ -5,6 +5,7 @@ mod data_loss;
 mod delivery;
 mod durability;
 mod failures;
+mod full;
 mod grants;
 mod guest;
 mod handlers;

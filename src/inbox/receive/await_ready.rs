@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use pgrx::prelude::*;
 
-use super::lane;
+use super::ready;
 use super::refusals::no_name;
 use super::subscription::Subscription;
 use crate::inbox::arrivals;
-use crate::inbox::table::{SUBSCRIPTION, lane_lock};
+use crate::inbox::table::SUBSCRIPTION;
 use crate::pg::backend;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::spi;
@@ -19,7 +19,7 @@ use crate::pg::user_error::UserError;
 
 sql_function!(inbox_await, pg_finfo_inbox_await, wait);
 
-/// Longest sleep between two looks: a retry comes due, a lease expires, or another session gives a lane back without a signal.
+/// Longest sleep between two looks: a retry comes due, a lease expires, or a prepared transaction ends.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 fn wait(arguments: &Arguments) -> Option<pg_sys::Datum> {
@@ -57,18 +57,7 @@ fn is_ready(name: &str) -> bool {
     let _plans = spi::OrderedScans::only();
     spi::connected(|| {
         let subscription = Subscription::named(name, caller);
-        if subscription.is_paused {
-            return false;
-        }
-        let mut is_ready = false;
-        lane::each_ready(&subscription, 0, |lane| {
-            is_ready = lane_lock::try_acquire(subscription.id, lane);
-            if is_ready {
-                lane_lock::release(subscription.id, lane);
-            }
-            !is_ready
-        });
-        is_ready
+        !subscription.is_paused && ready::is_any(&subscription)
     })
 }
 

@@ -14,6 +14,7 @@ use pgrx::prelude::*;
 use super::failures::{self, Note};
 use super::in_flight;
 use super::last_error;
+use super::wake;
 use crate::pg::backend;
 
 /// What was received from a lane.
@@ -34,6 +35,8 @@ pub struct Delivery {
     pub is_alone: bool,
     /// Whether the one event may have crashed the server.
     pub is_suspect: bool,
+    /// Whether the lane may have more to receive.
+    pub has_more: bool,
     /// Those that `inbox.nack()` has given back, each in its subtransaction.
     given_back: Vec<(pg_sys::SubTransactionId, i64)>,
     subtransaction: pg_sys::SubTransactionId,
@@ -85,6 +88,7 @@ impl Delivery {
             waited: Vec::new(),
             is_alone: false,
             is_suspect: false,
+            has_more: false,
             given_back: Vec::new(),
             subtransaction: current_subtransaction(),
             has_failed: false,
@@ -114,6 +118,7 @@ pub fn add(delivery: Delivery) {
                 earlier.waited.extend(delivery.waited);
                 earlier.is_alone |= delivery.is_alone;
                 earlier.is_suspect |= delivery.is_suspect;
+                earlier.has_more = delivery.has_more;
             }
             None => all.push(delivery),
         }
@@ -316,11 +321,20 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
     let _ = DELIVERIES.try_with(|all| {
         let Ok(all) = all.try_borrow() else { return };
         match event {
-            XACT_EVENT_ABORT => fail_all(&all),
-            XACT_EVENT_COMMIT => all.iter().filter(|delivery| delivery.has_failed).for_each(|delivery| {
-                let own = delivery.positions.len();
-                delivery.note(delivery.upto, blamed(own, delivery.failed_together));
-            }),
+            XACT_EVENT_ABORT => {
+                fail_all(&all);
+                wake::after_release();
+            }
+            XACT_EVENT_COMMIT => {
+                all.iter().filter(|delivery| delivery.has_failed).for_each(|delivery| {
+                    let own = delivery.positions.len();
+                    delivery.note(delivery.upto, blamed(own, delivery.failed_together));
+                });
+                if all.iter().any(|delivery| delivery.has_more || delivery.is_suspect || delivery.has_failed)
+                {
+                    wake::after_release();
+                }
+            }
             // Whether it commits is decided in another session, maybe after a restart. Until then it keeps its lanes.
             _ => {}
         }
@@ -346,6 +360,7 @@ unsafe extern "C-unwind" fn at_subtransaction_end(
             SUBXACT_EVENT_ABORT_SUB => {
                 fail_part(&mut all, own);
                 last_error::forget();
+                wake::after_release();
             }
             SUBXACT_EVENT_COMMIT_SUB => {
                 for delivery in all.iter_mut() {

@@ -16,10 +16,12 @@ use super::failures::{self, Cause, Failure};
 use super::lane;
 use super::lease;
 use super::output::Output;
+use super::ready;
 use super::refusals::{no_name, require_writable};
 use super::stored::{self, Stored};
 use super::subscription::Subscription;
 use crate::failpoints::{self, Point};
+use crate::inbox::arrivals;
 use crate::inbox::mistakes;
 use crate::inbox::table::lanes::{self, Lane};
 use crate::inbox::table::{SUBSCRIPTION, lane_lock};
@@ -92,20 +94,34 @@ impl Receiver {
         let first =
             FIRST_LANE.get().unwrap_or_else(|| (crate::pg::function::random() * f64::from(LANES)) as u16);
         let subscription = self.subscription.clone();
-        lane::each_ready(&subscription, first, |lane| {
-            if crashed::holds(subscription.id, lane) || !lane_lock::try_acquire(subscription.id, lane) {
-                return true;
-            }
-            let wanted = self.left;
-            let visit = self.visit(lane);
-            if matches!(visit, Visit::Idle) {
-                lane_lock::release(subscription.id, lane);
-            }
-            if self.left < wanted {
-                FIRST_LANE.set(Some((lane + 1) % LANES));
-            }
-            self.left > 0 && !matches!(visit, Visit::Last)
-        });
+        let (wanted, mut locked) = (self.left, Vec::new());
+        lane::each_ready(&subscription, first, |lane| self.try_lane(lane, &mut locked));
+        if self.left == wanted && !locked.is_empty() {
+            // The caller may be about to sleep.
+            arrivals::turned_away();
+            let _ = locked.into_iter().all(|lane| self.try_lane(lane, &mut Vec::new()));
+        }
+    }
+
+    /// Receives from a lane, unless another session has it. Returns whether to go on.
+    fn try_lane(&mut self, lane: u16, locked: &mut Vec<u16>) -> bool {
+        let id = self.subscription.id;
+        if crashed::holds(id, lane) {
+            return true;
+        }
+        if !lane_lock::try_acquire(id, lane) {
+            locked.push(lane);
+            return true;
+        }
+        let wanted = self.left;
+        let visit = self.visit(lane);
+        if matches!(visit, Visit::Idle) {
+            lane_lock::release(id, lane);
+        }
+        if self.left < wanted {
+            FIRST_LANE.set(Some((lane + 1) % LANES));
+        }
+        self.left > 0 && !matches!(visit, Visit::Last)
     }
 
     /// Receives from a lane whose lock this transaction has.
@@ -169,7 +185,7 @@ impl Receiver {
         let alone = if due.len() == 1 { stored::waited(&self.subscription, due) } else { Vec::new() };
         let is_suspect = alone.iter().any(Stored::is_suspect);
         let comes_alone = is_suspect || alone.iter().any(|event| event.attempts() > 0);
-        if comes_alone && deliveries::is_any() || is_suspect && !lane_lock::try_acquire_suspects() {
+        if comes_alone && deliveries::is_any() || is_suspect && !ready::try_suspects() {
             return Visit::Idle;
         }
         let taken = stored::take_waited(&self.subscription, due);
@@ -182,6 +198,7 @@ impl Receiver {
         let mut delivery = Delivery::new(self.subscription.id, lane, based_on, state.upto);
         delivery.is_alone = count == 1 && (comes_alone || state.is_alone());
         delivery.is_suspect = is_suspect;
+        delivery.has_more = true;
         let rows: Vec<spi::Row> = taken.iter().map(|event| event.row).collect();
         let kept = spi::kept_for_transaction(&rows);
         delivery
@@ -220,7 +237,7 @@ impl Receiver {
         let state = &open.state;
         // What a lease holds is handled outside of a transaction: its lock would protect nothing.
         let is_suspect = state.is_suspect() && self.lease.is_none();
-        if is_suspect && !lane_lock::try_acquire_suspects() {
+        if is_suspect && !ready::try_suspects() {
             return Visit::Idle;
         }
         let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(&self.subscription) };
@@ -231,6 +248,8 @@ impl Receiver {
         // A lease is known before its first event is returned; what it holds, only after the last one.
         let mut lease = self.lease.map(|length| lease::new(&self.subscription, lane, 0, 0, length));
         let mut leased_from = None;
+        // Unless the end of the lane is reached.
+        delivery.has_more = true;
         'events: loop {
             let chunk = EVENTS_AT_A_TIME.min(limit as usize + 1);
             let events = stored::new_events(&self.subscription, lane, passed, chunk);
@@ -260,7 +279,8 @@ impl Receiver {
                 }
                 passed = position;
             }
-            if events.len() < chunk || !new.has_room() {
+            delivery.has_more = events.len() == chunk;
+            if !delivery.has_more || !new.has_room() {
                 break;
             }
         }

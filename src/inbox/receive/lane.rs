@@ -94,6 +94,16 @@ pub fn moved_on() -> UserError {
 /// lane's lock.
 #[must_use]
 pub fn waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, bool) {
+    let (events, skipped) = look_at_waiting(subscription, lane);
+    if !skipped.is_empty() {
+        let _ = stored::take_waited(subscription, &skipped);
+    }
+    (events, !skipped.is_empty())
+}
+
+/// The events of a lane that wait, by the active snapshot, and the positions of those that a seek has skipped.
+#[must_use]
+pub fn look_at_waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, Vec<i64>) {
     let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
     let rows = WAITING.execute(&arguments, Access::Read, 0);
     let is_skipped = |row: &Row| row.get(6) == Some(true);
@@ -105,11 +115,7 @@ pub fn waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, bool) 
         next_attempt_at: row.get::<TimestampWithTimeZone>(4).map(|at| unix_micros(at.into())),
         is_suspect: row.get(5) == Some(true),
     });
-    let events = WaitingEvents::new(events.collect());
-    if !skipped.is_empty() {
-        let _ = stored::take_waited(subscription, &skipped);
-    }
-    (events, !skipped.is_empty())
+    (WaitingEvents::new(events.collect()), skipped)
 }
 
 /// How many further events of the subscription may wait.

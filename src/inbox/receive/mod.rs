@@ -20,14 +20,17 @@ pub mod lease;
 pub mod log;
 pub mod nack;
 pub mod output;
+pub mod ready;
 pub mod refusals;
 pub mod stored;
 pub mod subscription;
+pub mod wake;
 
 /// Requests the shared memory, and registers for the ends of transactions; in the postmaster.
 pub fn init() {
     failures::init();
     crashed::init();
     deliveries::init();
+    wake::init();
     last_error::init();
 }

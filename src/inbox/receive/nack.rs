@@ -7,10 +7,12 @@
 use std::time::Duration;
 
 use event_outbox_policy::inbox::charge::Fate;
+use event_outbox_policy::inbox::plan::MAX_WAITING;
 use pgrx::prelude::*;
 
 use super::charge::{How, charge};
 use super::deliveries::{self, Origin, Waited};
+use super::lane;
 use super::refusals::{no_name, require_writable};
 use super::stored::{self, Stored};
 use super::subscription::Subscription;
@@ -65,20 +67,24 @@ fn give_back(
         deliveries::give_back(subscription.id, position);
         return Vec::new();
     }
+    let room = lane::room_to_wait(subscription);
     let fate = charge(subscription, origin.lane, &event, How { error, wait, has_crashed: false });
     deliveries::give_back(subscription.id, position);
-    let key = event.order_key(subscription);
-    if fate == Fate::Dead || key.is_none() {
+    if fate == Fate::Dead {
         return Vec::new();
     }
+    let key = event.order_key(subscription);
     let mut given_back = Vec::new();
     for (later, waited) in &origin.later {
         let Some(event) = find(subscription, origin.lane, *later, *waited) else { continue };
-        if event.order_key(subscription) == key {
+        if key.is_some() && event.order_key(subscription) == key {
             event.park(subscription, origin.lane);
             deliveries::give_back(subscription.id, *later);
             given_back.push(*later);
         }
+    }
+    if given_back.len() + 1 > room {
+        full(subscription, room).raise();
     }
     given_back
 }
@@ -94,6 +100,19 @@ fn find(subscription: &Subscription, lane: u16, position: i64, waited: Option<Wa
 fn beginning(text: &str) -> &str {
     let end = (0..=text.len().min(MAX_ERROR_BYTES)).rev().find(|at| text.is_char_boundary(*at));
     &text[..end.unwrap_or(0)]
+}
+
+fn full(subscription: &Subscription, room: usize) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
+        message: format!("too many events of subscription \"{}\" wait", subscription.name),
+        detail: format!(
+            "At most {MAX_WAITING} events wait for another attempt, or for an earlier one of their key; there is room for {room}."
+        ),
+        hint:
+            "Roll back: the events are received again, and an event that fails alone is charged all the same."
+                .into(),
+    }
 }
 
 fn not_received(name: &str, position: Option<i64>) -> UserError {

@@ -10,8 +10,13 @@ use std::collections::{HashMap, HashSet};
 
 use crate::delivery::lanes::Micros;
 
-/// How many events of a subscription may wait. Beyond that, lanes stop at the first event that would have to be parked.
+/// How many events of a subscription may wait. Beyond that, lanes stop at the first event that would have to be parked; and those
+/// in which several events that have failed wait stop at once, as the next one may fail, too.
 pub const MAX_WAITING: usize = 10_000;
+
+/// How many events that have failed wait in a lane that stops then. So no lane adds more to [`MAX_WAITING`], and one poison event
+/// alone stops none.
+const FAILED_BEYOND: usize = 2;
 
 /// An event that waits.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,6 +51,8 @@ pub struct WaitingEvents {
     events: Vec<Waiting>,
     /// The first one of each order key, by its place.
     heads: HashMap<Vec<u8>, usize>,
+    /// How many of them have failed.
+    failed: usize,
 }
 
 impl WaitingEvents {
@@ -59,7 +66,8 @@ impl WaitingEvents {
                 heads.entry(key.clone()).or_insert(place);
             }
         }
-        Self { events, heads }
+        let failed = events.iter().filter(|event| event.attempts > 0).count();
+        Self { events, heads, failed }
     }
 
     /// Whether none waits.
@@ -130,7 +138,7 @@ pub struct NewEvents<'a> {
 }
 
 impl<'a> NewEvents<'a> {
-    /// Begins after `upto`. Up to `limit` events are received, and up to `room` can be parked.
+    /// Begins after `upto`. Up to `limit` events are received, and up to `room` can wait besides those that do.
     #[must_use]
     pub fn new(waiting: &'a WaitingEvents, upto: i64, limit: u32, room: usize) -> Self {
         Self { waiting, limit, room, received: 0, upto }
@@ -140,14 +148,14 @@ impl<'a> NewEvents<'a> {
     pub fn consider(&mut self, position: i64, order_key: Option<&[u8]>) -> Step {
         let step = if self.waiting.is_blocked(order_key) {
             if self.room == 0 { Step::Stop } else { Step::Park }
-        } else if self.received >= self.limit {
+        } else if self.received >= self.limit || (self.room == 0 && self.waiting.failed >= FAILED_BEYOND) {
             Step::Stop
         } else {
             Step::Receive
         };
         match step {
             Step::Receive => self.received += 1,
-            Step::Park => self.room -= 1,
+            Step::Park => self.room = self.room.saturating_sub(1),
             Step::Stop => return Step::Stop,
         }
         self.upto = position;
@@ -245,6 +253,18 @@ mod tests {
         let waiting = WaitingEvents::new(vec![keyless(1, 100), keyless(2, 50)]);
         assert_eq!(waiting.due(10, 60), [2]);
         assert!(!waiting.is_blocked(None));
+    }
+
+    #[test]
+    fn a_lane_with_several_failed_events_stops_when_no_more_may_wait() {
+        let step = |waiting: Vec<Waiting>, room| {
+            let waiting = WaitingEvents::new(waiting);
+            NewEvents::new(&waiting, 5, 2, room).consider(6, Some(b"x"))
+        };
+        let one = || vec![failed(1, "a", 200), parked(2, "a")];
+        let two = || vec![failed(1, "a", 200), failed(2, "b", 100)];
+        assert_eq!([step(one(), 0), step(two(), 1)], [Step::Receive; 2]);
+        assert_eq!(step(two(), 0), Step::Stop, "the next may fail, too");
     }
 
     #[test]
