@@ -29,6 +29,17 @@ pub fn number() -> u32 {
     unsafe { number }.cast_unsigned()
 }
 
+/// Whether the postmaster has died: then this process ends, and what it leaves in shared memory is lost.
+#[must_use]
+pub fn is_orphan() -> bool {
+    unsafe extern "C" {
+        // Not in pgrx. The parent's id changes later than other processes notice.
+        fn PostmasterIsAliveInternal() -> bool;
+    }
+    // SAFETY: reads a pipe without waiting; in a process below the postmaster, which has the pipe.
+    unsafe { pg_sys::IsUnderPostmaster && !PostmasterIsAliveInternal() }
+}
+
 /// The user with whose rights the session acts at present. In a transaction.
 #[must_use]
 pub fn user() -> pg_sys::Oid {

@@ -156,3 +156,15 @@ fn a_stop_in_order_is_no_crash() -> Result<()> {
         Ok((client.query("SELECT FROM inbox.receive('s', 10)", &[])?.len() == 1).then_some(()))
     })
 }
+
+/// A session that notices that the postmaster is gone ends in order, but nobody hears of it.
+#[test]
+fn an_attempt_counts_though_the_session_outlives_the_postmaster() -> Result<()> {
+    let (mut dedicated, mut client) = server()?;
+    client.batch_execute(&format!("DELETE FROM inbox.log_0 WHERE position <> {POISON}"))?;
+    client.batch_execute("BEGIN")?;
+    assert_eq!(client.query("SELECT FROM inbox.receive('s', 10)", &[])?.len(), 1);
+    dedicated.server.kill_postmaster()?;
+    dedicated.server.start()?;
+    until(&dedicated, "SELECT count(*) FROM inbox.retry WHERE attempts = 1 AND is_suspect", 1)
+}

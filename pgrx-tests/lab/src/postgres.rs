@@ -203,14 +203,23 @@ impl Cluster {
 
     /// Kills all of the server's processes at once, as a power failure would: nothing more is written.
     pub fn kill(&mut self) -> Result<()> {
+        self.kill_with(|child| {
+            // It may have ended already.
+            let _ = process::send(child, libc::SIGKILL);
+        })
+    }
+
+    /// Kills the postmaster alone; waits until its processes have noticed, and have ended.
+    pub fn kill_postmaster(&mut self) -> Result<()> {
+        self.kill_with(|_| ())
+    }
+
+    fn kill_with(&mut self, end: impl Fn(u32)) -> Result<()> {
         let Some(mut server) = self.process.take() else { bail!("the server is not running") };
         let children = process::children(server.pid())?;
         // The postmaster first: otherwise it would begin to recover.
         server.signal(libc::SIGKILL)?;
-        for child in &children {
-            // It may have ended already.
-            let _ = process::send(*child, libc::SIGKILL);
-        }
+        children.iter().for_each(|child| end(*child));
         server.wait(STOP_DEADLINE)?;
         wait::until("the server's processes to be gone", STOP_DEADLINE, || {
             children.iter().all(|child| !process::is_alive(*child)).then_some(())

@@ -299,14 +299,17 @@ fn fail_part(all: &mut Vec<Delivery>, subtransaction: pg_sys::SubTransactionId) 
     }
 }
 
-fn forget() {
+fn forget(is_abort: bool) {
     DELIVERIES.with(|all| {
         if let Ok(mut all) = all.try_borrow_mut() {
             all.clear();
         }
     });
     IS_RECEIVING.set(false);
-    in_flight::clear();
+    // The note of a session that outlives the postmaster reaches nobody; what it was receiving is found in the file.
+    if !(is_abort && backend::is_orphan()) {
+        in_flight::clear();
+    }
     last_error::end();
 }
 
@@ -339,7 +342,7 @@ unsafe extern "C-unwind" fn at_transaction_end(event: pg_sys::XactEvent::Type, _
             _ => {}
         }
     });
-    forget();
+    forget(event == XACT_EVENT_ABORT);
 }
 
 /// Runs at every end of a subtransaction in every backend.
