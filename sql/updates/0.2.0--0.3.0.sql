@@ -24,6 +24,7 @@ COMMENT ON EXTENSION event_outbox IS
 
 -- @functions
 
+-- @create sql/outbox/archive.sql
 -- @create sql/outbox/scheduled.sql
 -- @create sql/outbox/sequences.sql
 

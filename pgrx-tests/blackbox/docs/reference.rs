@@ -105,7 +105,7 @@ fn the_sql_reference_is_complete() -> Result<()> {
                 AND prorettype <> 'trigger'::regtype AND proname <> ALL ($2)
                 AND NOT starts_with(proname, 'as_text_') AND right(proname, 4) <> '_for'
              UNION SELECT relname::text FROM pg_class
-                    WHERE relnamespace = $1::text::regnamespace AND relkind IN ('r', 'v') AND relname !~ '^log_[0-7]$'",
+                    WHERE relnamespace = $1::text::regnamespace AND relkind IN ('r', 'v') AND relname !~ '^(log|archive)_[0-7]$'",
             &[&schema, &INTERNAL.as_slice()],
         )?;
         for row in public {

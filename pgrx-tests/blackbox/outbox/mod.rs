@@ -1,6 +1,7 @@
 //! Events on their way into the table and out of it.
 
 mod additions;
+mod archive;
 mod backlog;
 mod backlog_limit;
 mod by_hand;

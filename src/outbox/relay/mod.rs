@@ -47,6 +47,7 @@ use crate::worker::slot::Slot;
 use crate::worker::transaction::Failed;
 
 pub mod admin;
+pub mod archive;
 pub mod backlog;
 pub mod candidates;
 pub mod faulty;

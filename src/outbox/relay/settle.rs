@@ -16,6 +16,7 @@ use event_outbox_policy::worker::log_throttle::RepeatCount;
 use pgrx::prelude::PgSqlErrorCode;
 
 use super::Relay;
+use super::archive;
 use super::listeners::is_full_queue;
 use super::metrics;
 use crate::failpoints::{self, Point};
@@ -191,7 +192,7 @@ impl Relay {
             };
             sorted.leave_out(&locked);
             let mut changed: HashSet<i64> =
-                statements::delete(outbox, &sorted.delivered).into_iter().collect();
+                archive::delete(outbox, &sorted.delivered, &sorted.published).into_iter().collect();
             failpoints::reach(Point::InSettle);
             if !options.silent {
                 statements::notify(notify::notifications(mode, &sorted.published));

@@ -1,4 +1,5 @@
-//! Owns what the relay clears away at each full sweep: idempotency keys and dead letters that are older than their retention.
+//! Owns what the relay clears away at each full sweep: idempotency keys, dead letters and segments of the archive that
+//! are older than their retention.
 //!
 //! Runs in: a relay's background worker, main thread.
 //!
@@ -10,6 +11,7 @@ use event_outbox_policy::event::idempotency::{Period, Step, Table};
 use pgrx::prelude::*;
 
 use super::Relay;
+use super::archive::{self, Tended};
 use crate::outbox::table::idempotency::{self, PERIOD, member};
 use crate::outbox::table::{DEAD_LETTER_LOG, DEAD_LETTERS};
 use crate::pg::snapshot::Snapshot;
@@ -85,6 +87,7 @@ impl Relay {
         let Tidying { is_due, is_unfinished } = std::mem::take(&mut self.tidying);
         if is_due {
             self.remove_idempotency_keys();
+            self.tend_archive();
         }
         if is_due || is_unfinished {
             self.remove_dead_letters();
@@ -102,6 +105,22 @@ impl Relay {
         match removed {
             Err(Failed { code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, .. }) => {}
             other => self.tidying.is_unfinished = self.note(other).is_some_and(|count| count >= BATCH),
+        }
+    }
+
+    /// Goes on in another segment of the archive if it is time, and empties those that have expired.
+    fn tend_archive(&mut self) {
+        loop {
+            match transaction::run(c"event_outbox: looking at the archive", archive::tend) {
+                Ok(Tended::Step) => {}
+                Ok(Tended::All) | Err(Failed { code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, .. }) => {
+                    break;
+                }
+                failed => {
+                    self.note(failed);
+                    break;
+                }
+            }
         }
     }
 

@@ -39,6 +39,10 @@ pub const INTAKE: Member = member(c"intake");
 pub const PAUSED: Member = member(c"paused");
 /// Events that Kafka refused for the last time.
 pub const DEAD_LETTERS: Member = member(c"dead_letters");
+/// The topics whose published events are archived.
+pub const ARCHIVED_TOPICS: Member = member(c"archived_topics");
+/// The segments of the archive that hold events.
+pub const ARCHIVE_SEGMENT: Member = member(c"archive_segment");
 /// What became of dead letters.
 pub const DEAD_LETTER_LOG: Member = member(c"dead_letter_log");
 
