@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::{Verdict, Violation};
-use crate::evidence::{Evidence, Seen, key_digest};
+use crate::evidence::{Evidence, Seen, Span, key_digest};
 use crate::journal::{Entry, Expected, Millis};
 use crate::topics::key_text;
 
@@ -45,12 +45,13 @@ impl<'a> Arrivals<'a> {
         self.records.iter()
     }
 
-    /// The events that arrived again, and when.
-    pub fn repetitions(&self) -> impl Iterator<Item = (&Uuid, Millis)> {
+    /// The events that arrived again: when they had arrived before, and when again.
+    pub fn repetitions(&self) -> impl Iterator<Item = (&Uuid, Span)> {
         self.records.iter().filter(|(_, records)| records.len() > 1).flat_map(|(event_id, records)| {
             let mut times: Vec<Millis> = records.iter().map(|at| self.evidence.records[*at].at).collect();
             times.sort_unstable();
-            times.into_iter().skip(1).map(move |at| (event_id, at))
+            let pairs: Vec<Span> = times.windows(2).map(|pair| Span { from: pair[0], to: pair[1] }).collect();
+            pairs.into_iter().map(move |between| (event_id, between))
         })
     }
 }

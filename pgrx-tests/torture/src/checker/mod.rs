@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
-use super::evidence::{Evidence, Notice, Seen};
+use super::evidence::{Evidence, Notice, Seen, Span};
 use super::journal::{Ending, Entry, Expected, Millis};
 use arrivals::Arrivals;
 
@@ -194,11 +194,14 @@ impl Verdict {
         }
     }
 
-    /// Faults cause duplicates, but only while they are active.
+    /// Faults cause duplicates, but only of events that have arrived before: while they are active, or later if the event had
+    /// to wait behind others of its key.
     fn judge_duplicates(&mut self, evidence: &Evidence, arrivals: &Arrivals) {
-        for (event_id, at) in arrivals.repetitions() {
+        for (event_id, between) in arrivals.repetitions() {
+            let at = between.to;
+            let explains = |span: &Span| span.contains(at) || between.contains(span.from);
             // Of several faults, the last to begin.
-            let fault = evidence.disturbed.iter().filter(|(span, _)| span.contains(at));
+            let fault = evidence.disturbed.iter().filter(|(span, _)| explains(span));
             match fault.max_by_key(|(span, _)| span.from) {
                 Some((_, fault)) => *self.duplicates.entry(fault.clone()).or_default() += 1,
                 None => self.report(Violation::UnexplainedDuplicate, || format!("{event_id} again at {at}")),

@@ -199,6 +199,11 @@ fn a_duplicate_needs_a_fault() {
     let verdict = Verdict::of(&evidence);
     assert!(verdict.is_clean(), "{verdict:?}");
     assert_eq!(verdict.duplicates.get("relay killed"), Some(&1));
+    // It had to wait behind others; or it had not arrived yet when the fault was over.
+    evidence.disturbed[0].0 = Span { from: 2_000, to: 3_000 };
+    assert!(Verdict::of(&evidence).is_clean());
+    evidence.disturbed[0].0 = Span { from: 0, to: 900 };
+    assert_eq!(violations(&evidence), [Violation::UnexplainedDuplicate]);
 }
 
 #[test]
