@@ -194,6 +194,16 @@ pub fn consumer_config(consumer: &ConsumerConfig) -> Result<ClientConfig, Config
     Ok(config)
 }
 
+/// The same configuration for a consumer that hears of it when a topic was created again. librdkafka reads on from the old
+/// offset then, and nothing but a line of its log for debugging says so.
+#[must_use]
+pub fn telling_topic_ids(mut config: ClientConfig) -> ClientConfig {
+    let debug = config.get("debug").filter(|contexts| !contexts.is_empty());
+    let debug = debug.map_or_else(|| "topic".to_owned(), |contexts| format!("{contexts},topic"));
+    config.set("debug", debug).set_log_level(RDKafkaLogLevel::Debug);
+    config
+}
+
 /// How much memory a consumer takes that looks at a few records: as little as `event_outbox.consumer_memory` allows.
 const PEEK_MEMORY: usize = 8 << 20;
 

@@ -144,6 +144,8 @@ impl Ingest {
             ConsumerEvent::Fetched(fetched) => self.store(place, fetched),
             ConsumerEvent::OutOfRange(found) => self.lost_data(place, &found),
             ConsumerEvent::Topics(topics) => self.found_topics(place, &topics),
+            ConsumerEvent::OtherTopics(_) => source.put_off(),
+            ConsumerEvent::StandsStill(number) => source.replace_standing(number),
             ConsumerEvent::Trouble(number, text) => {
                 let name = &source.definition.name;
                 let of =

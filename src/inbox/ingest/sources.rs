@@ -44,7 +44,7 @@ pub struct Source {
     pub has_trouble: bool,
     /// When to try again what could not be stored.
     pub retry_at: Option<Instant>,
-    /// The partitions must be assigned again then: a reaction to Kafka could not be stored.
+    /// The partitions must be assigned again then.
     must_reassign: bool,
     consumer: Option<ConsumerHandle>,
     /// Since when no broker answers this consumer.
@@ -135,7 +135,7 @@ impl Source {
         self.retry_at.is_none_or(|at| at <= Instant::now())
     }
 
-    /// A reaction to Kafka could not be stored: the partitions are assigned again later, and Kafka says the same again.
+    /// A reaction to Kafka could not be stored, or topics were created again: the partitions are assigned again later, and Kafka says the same again.
     pub fn put_off(&mut self) {
         self.must_reassign = true;
         self.retry_at = Some(Instant::now() + RETRY_PAUSE);
@@ -152,6 +152,7 @@ impl Source {
             partitions.filter(|(_, partition)| !partition.is_stopped).map(|(number, partition)| Assigned {
                 number: i32::try_from(number).unwrap_or(i32::MAX),
                 topic: partition.topic.clone(),
+                topic_id: partition.topic_id.clone(),
                 partition: partition.partition,
                 offset: partition.next_offset,
             });
@@ -171,6 +172,7 @@ impl Source {
                 ConsumerEvent::Fetched(fetched) => fetched.generation,
                 ConsumerEvent::OutOfRange(found) => found.generation,
                 ConsumerEvent::Topics(topics) => topics.generation,
+                ConsumerEvent::OtherTopics(generation) => *generation,
                 _ => self.assignment,
             };
             if generation == self.assignment {
@@ -263,6 +265,20 @@ impl Source {
             self.connection = connection;
             self.unanswered = Some(Instant::now());
         }
+    }
+
+    /// Ends a consumer that reads nothing of a partition though Kafka has more, or learns the end of none; another one is
+    /// started at once. librdkafka can forget a broker for good that was away.
+    pub fn replace_standing(&mut self, number: Option<i32>) {
+        let of = number.and_then(|number| self.definition.partitions.get(usize::try_from(number).ok()?));
+        let what = of.map_or("its partitions".to_owned(), |of| {
+            format!("partition {} of topic \"{}\", though there is more", of.partition, of.topic)
+        });
+        tracing::warn!(
+            "the Kafka consumer of subscription \"{}\" reads nothing of {what}; another one takes its place",
+            self.definition.name
+        );
+        self.stop();
     }
 
     /// A broker has answered.

@@ -43,7 +43,8 @@ pub(super) fn run(config: &ClientConfig, peek: &Peek, patience: &Patience<'_>) -
     }
 
     let (topic, partition, offset) = (peek.topic.clone(), peek.partition, peek.offset);
-    let problems = client.assign(&[Assigned { number: ONLY, topic, partition, offset }], &wakeup);
+    let problems =
+        client.assign(&[Assigned { number: ONLY, topic, topic_id: None, partition, offset }], &wakeup);
     let (fetched, problem) = fetch(&mut client, &wakeup, peek.max, patience, problems);
     let at_end = !fetched.ends.is_empty();
     match problem {

@@ -35,6 +35,7 @@ impl ConsumerHandle {
     /// [`StartError`]: the settings are invalid, or the system has no thread or descriptor left.
     pub fn start(consumer: &ConsumerConfig, main_wakeup: Arc<WakeupFd>) -> Result<Self, StartError> {
         let client_config = config::consumer_config(consumer).map_err(StartError::Config)?;
+        let client_config = config::telling_topic_ids(client_config);
         let wakeup = Arc::new(WakeupFd::new().map_err(StartError::System)?);
         // The main thread never waits for the Kafka thread. It sends few assignments.
         let (assignments, from_main) = unbounded();

@@ -14,6 +14,8 @@ pub struct Assigned {
     pub number: i32,
     /// Its topic.
     pub topic: String,
+    /// The topic's id, as far as it is known.
+    pub topic_id: Option<String>,
     /// The partition of the topic.
     pub partition: i32,
     /// The offset of the first record to read.
@@ -78,6 +80,11 @@ pub enum ConsumerEvent {
     OutOfRange(OutOfRange),
     /// The topics were looked up.
     Topics(Topics),
+    /// Topics were created again since they were looked up for this assignment: what was read may be of others.
+    OtherTopics(u64),
+    /// The consumer reads nothing of a partition, by its number, though Kafka has more of it; or it does not learn the end of
+    /// any.
+    StandsStill(Option<i32>),
     /// A partition cannot be read for another reason: its number, and the reason. librdkafka tries again by itself.
     Trouble(i32, String),
     /// A broker answers.

@@ -6,12 +6,13 @@
 //!
 //! Runs in: the Kafka thread.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_policy::backoff::Doubling;
+use event_outbox_policy::inbox::progress::Progress;
 use event_outbox_policy::inbox::records::RecordBatch;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
@@ -20,6 +21,7 @@ use super::callbacks::Context;
 use super::client::{Client, Problem};
 use super::messages::{Assigned, Assignment, ConsumerEvent, Fetched, OutOfRange, Topics};
 use crate::kafka::config;
+use crate::kafka::offsets::{self, At};
 use crate::kafka::probe::{Finding, PATIENCE, Probe};
 use crate::kafka::question::Question;
 use crate::kafka::topics;
@@ -30,6 +32,9 @@ const TIMEOUT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 
 /// How often the topics are looked up: new partitions are found, and topics that were created again.
 const LOOK_AT_TOPICS: Duration = Duration::from_secs(60);
+
+/// How often to compare what was read with what Kafka has.
+const COMPARE: Duration = Duration::from_secs(15);
 
 /// When to look again if Kafka did not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -86,6 +91,15 @@ struct Session<'a> {
     /// The topics were looked up since the assignment. Records of a topic that was created again are not handed over before
     /// the main thread knows its new id.
     knows_topics: bool,
+    /// The ids of the topics, as the main thread knows them.
+    known_ids: BTreeMap<String, String>,
+    progress: Progress,
+    /// When to compare it with Kafka.
+    compare_at: Option<Instant>,
+    /// Something was read since the last comparison.
+    has_read: bool,
+    /// Topics were created again since: nothing is read until the next assignment.
+    is_over: bool,
 }
 
 impl<'a> Session<'a> {
@@ -105,6 +119,11 @@ impl<'a> Session<'a> {
             timeout: Doubling::new(TIMEOUT.0, TIMEOUT.1),
             has_more: false,
             knows_topics: false,
+            known_ids: BTreeMap::new(),
+            progress: Progress::default(),
+            compare_at: None,
+            has_read: false,
+            is_over: false,
         })
     }
 
@@ -119,10 +138,11 @@ impl<'a> Session<'a> {
         if self.waiting.is_empty() {
             self.look();
             self.answer_about_topics();
-            if self.knows_topics {
+            if self.knows_topics && !self.is_over {
                 self.read();
             }
             self.probe_broker();
+            self.compare();
             self.hand_over()?;
         }
         Ok(())
@@ -150,6 +170,11 @@ impl<'a> Session<'a> {
         self.knows_topics = false;
         // What is open concerns the last assignment.
         self.topic_question = None;
+        let assigned = &self.assignment.partitions;
+        let ids = assigned.iter().filter_map(|of| Some((of.topic.clone(), of.topic_id.clone()?)));
+        (self.known_ids, self.is_over) = (ids.collect(), false);
+        self.progress = Progress::from(assigned.iter().map(|of| (of.number, of.offset)));
+        self.compare_at = Some(Instant::now() + COMPARE);
     }
 
     /// Takes one batch of records.
@@ -160,7 +185,22 @@ impl<'a> Session<'a> {
             ends: Vec::new(),
         };
         let (problems, is_all) = self.client.read(&mut fetched, self.thread.batch_bytes);
+        // What librdkafka said before these records is heard before they count.
+        self.client.serve();
+        if self.known_ids.iter().any(|(topic, id)| self.context.has_other_id(topic, id)) {
+            (self.is_over, self.has_more) = (true, false);
+            self.waiting.push_back(ConsumerEvent::OtherTopics(self.assignment.generation));
+            return;
+        }
         self.has_more = !is_all;
+        let records = fetched.records.iter().map(|record| (record.partition, record.offset + 1));
+        records
+            .chain(fetched.ends.iter().copied())
+            .for_each(|(number, next)| self.progress.reached(number, next));
+        if !fetched.records.is_empty() && !std::mem::replace(&mut self.has_read, true) {
+            let soon = Instant::now() + COMPARE;
+            self.compare_at = Some(self.compare_at.map_or(soon, |at| at.min(soon)));
+        }
         if !fetched.records.is_empty() && self.probe.take().is_some() {
             self.waiting.push_back(ConsumerEvent::Connected);
         }
@@ -258,9 +298,36 @@ impl<'a> Session<'a> {
         self.topic_question = None;
         let Some((found, missing)) = topics::read(&answer) else { return self.look_soon() };
         let generation = self.assignment.generation;
+        // A topic that is missing keeps its id: it may be created again.
+        self.known_ids.extend(found.iter().filter_map(|of| Some((of.topic.clone(), of.id.clone()?))));
         let missing = missing.into_iter().map(|(topic, code)| (topic, code.to_string())).collect();
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
         self.knows_topics = true;
+    }
+
+    /// Compares with the ends of the partitions, if that is due and all that has arrived was taken.
+    fn compare(&mut self) {
+        if self.has_more || self.is_over || self.compare_at.is_none_or(|at| at > Instant::now()) {
+            return;
+        }
+        // An idle consumer compares seldom.
+        let is_quiet = !std::mem::take(&mut self.has_read) && !self.progress.is_behind();
+        self.compare_at = Some(Instant::now() + if is_quiet { LOOK_AT_TOPICS } else { COMPARE });
+        let assigned = &self.assignment.partitions;
+        let names: Vec<_> = assigned.iter().map(|of| (of.topic.clone(), of.partition)).collect();
+        let number = |topic: &str, partition: i32| {
+            assigned.iter().find(|of| of.partition == partition && of.topic == topic).map(|of| of.number)
+        };
+        let told = offsets::list(self.client.inner(), &names, At::Latest, TIMEOUT.0).unwrap_or_default();
+        let ends: Vec<(i32, i64)> = told
+            .iter()
+            .filter_map(|of| Some((number(&of.topic, of.partition)?, of.offset.clone().ok()??)))
+            .collect();
+        let standing = match ends.is_empty() && !names.is_empty() {
+            true => self.progress.told_nothing().then_some(None),
+            false => self.progress.compare(ends.into_iter()).map(Some),
+        };
+        self.waiting.extend(standing.map(ConsumerEvent::StandsStill));
     }
 
     /// Passes on what the callbacks have noted.
@@ -325,7 +392,8 @@ impl<'a> Session<'a> {
             return;
         }
         let probe = self.probe.as_ref().map(Probe::due);
-        let next = [probe, self.look_at].into_iter().flatten().min().filter(|_| is_free);
+        let compare = self.compare_at.filter(|_| !self.has_more && !self.is_over);
+        let next = [probe, self.look_at, compare].into_iter().flatten().min().filter(|_| is_free);
         self.thread.wakeup.wait(next.map(|until| until.saturating_duration_since(Instant::now())));
     }
 }

@@ -7,6 +7,7 @@ pub mod in_flight;
 pub mod lane;
 pub mod lanes;
 pub mod plan;
+pub mod progress;
 pub mod records;
 pub mod retention;
 pub mod structured;

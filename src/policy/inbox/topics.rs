@@ -1,4 +1,4 @@
-//! Patterns of topic names.
+//! Patterns of topic names, and the ids of topics.
 
 /// Whether the name of a topic matches a pattern, in which each asterisk stands for any number of any characters.
 #[must_use]
@@ -19,9 +19,34 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     last.map_or(rest.is_empty(), |last| rest.ends_with(last))
 }
 
+/// The topic and its new id, if librdkafka says in this line of its log that it has learnt of another id of a topic.
+#[must_use]
+pub fn changed_id(line: &str) -> Option<(&str, &str)> {
+    let (start, ids) = line.split_once(" changed id from ")?;
+    let (_, topic) = start.rsplit_once("Topic ")?;
+    let (_, id) = ids.split_once(" to ")?;
+    (!topic.is_empty() && !id.is_empty()).then_some((topic, id))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::matches;
+    use super::{changed_id, matches};
+
+    #[test]
+    fn librdkafka_tells_of_another_id() {
+        let line =
+            "[thrd:main]: Topic shop.orders changed id from AAAAAAAAAAAAAAAAAAAAAA to khHpCg3zRzaKhJx4aifzFQ";
+        assert_eq!(changed_id(line), Some(("shop.orders", "khHpCg3zRzaKhJx4aifzFQ")));
+        for other in [
+            "[thrd:main]: Topic shop.orders [0] Leader 1 Epoch 0",
+            "Topic shop.orders changed id from x",
+            " changed id from x to y",
+            "Topic  changed id from x to y",
+            "Topic shop changed id from x to ",
+        ] {
+            assert_eq!(changed_id(other), None, "{other}");
+        }
+    }
 
     #[test]
     fn asterisks_stand_for_any_characters() {
