@@ -139,6 +139,8 @@ pub struct Inbox {
     pub seeks: Vec<Seek>,
     /// Events that were left to be stored or received.
     pub left: usize,
+    /// What the inbox said of itself in the end.
+    pub status: String,
 }
 
 /// Whether receivers always fail at this event. The same rule is in the setup of the receivers.

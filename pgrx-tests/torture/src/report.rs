@@ -42,7 +42,8 @@ impl Report {
         let (status, log) = aside;
         let log: Vec<_> = log.lines().collect();
         let tail = log[log.len().saturating_sub(LOG_TAIL)..].join("\n");
-        let aside = format!("status: {status}\nthe server's log ends with\n{tail}");
+        let inbox = evidence.inbox.as_ref().map_or("", |inbox| &inbox.status);
+        let aside = format!("status: {status}\nthe inbox:\n{inbox}\nthe server's log ends with\n{tail}");
         let mut lines: BTreeMap<String, Line> = BTreeMap::new();
         for injection in injections {
             let line = lines.entry(injection.name.clone()).or_default();
@@ -78,7 +79,7 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
     .map(grouped);
     let [events, rolled_back, keys] = [verdict.committed, verdict.rolled_back, verdict.keys].map(grouped);
     let [records, duplicates] = [verdict.records, verdict.duplicates.values().sum()].map(grouped);
-    let [by_sessions, by_handlers] = verdict.handled.map(grouped);
+    let [by_sessions, by_handlers, recreated] = verdict.handled.map(grouped);
     let [buried, handled_keys, sought] = [verdict.buried, verdict.handled_keys, verdict.sought].map(grouped);
     let [dead, revived] = [verdict.dead, verdict.revived].map(grouped);
     let [heard, unheard_of] = [verdict.heard, verdict.unheard_of].map(grouped);
@@ -104,8 +105,9 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
         (
             "handled",
             format!(
-                "{by_sessions} records by sessions, {by_handlers} events by handlers, {handled_keys} keys with several, \
-                 {buried} poisoned and dead, {sought} taken back by seeks"
+                "{by_sessions} records by sessions, {by_handlers} events by handlers, {recreated} records of a topic \
+                 that was created again, {handled_keys} keys with several, {buried} poisoned and dead, {sought} \
+                 taken back by seeks"
             ),
         ),
     ]

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::evidence::{Evidence, Notice, Seen, Span};
 use super::journal::{Ending, Entry, Expected, Millis};
+use super::receivers::SUBSCRIPTIONS;
 use arrivals::Arrivals;
 
 /// A violated guarantee.
@@ -82,8 +83,8 @@ pub struct Verdict {
     pub heard: usize,
     /// Events settled while nobody listened.
     pub unheard_of: usize,
-    /// Records that sessions, and events that handlers have handled.
-    pub handled: [usize; 2],
+    /// What was handled of each subscription.
+    pub handled: [usize; SUBSCRIPTIONS.len()],
     /// Rightful dead letters of the subscriptions.
     pub buried: usize,
     /// Keys with more than one event that was handled, of all subscriptions.

@@ -6,16 +6,20 @@ use uuid::Uuid;
 
 use super::{Verdict, Violation};
 use crate::evidence::{Burial, Evidence, Inbox, Receipt, Seek, Seen, is_poison, key_digest};
-use crate::receivers::SUBSCRIPTIONS;
+use crate::receivers::{RECREATED, SUBSCRIPTIONS};
 use crate::topics::VOLATILE;
 
-/// Where a record is: topic, partition, offset.
+/// Where a record is: topic, partition, offset. A topic that was created again has several records of a place.
 type Place = (usize, i32, i64);
+
+/// All records by their places, those of a place by generation.
+type Records<'a> = HashMap<Place, Vec<&'a Seen>>;
 
 /// What must be handled once: a record, or in a subscription that drops duplicates an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Subject {
-    Record(Place),
+    /// With the generation of the topic.
+    Record(Place, usize),
     Event(Uuid),
 }
 
@@ -33,13 +37,13 @@ impl Verdict {
     /// Compares the receipts of each subscription with all records of the topics that it reads.
     pub(super) fn judge_receipts(&mut self, evidence: &Evidence) {
         let Some(inbox) = &evidence.inbox else { return };
-        let records: HashMap<Place, &Seen> = evidence
-            .records
-            .iter()
-            .filter(|record| record.topic < VOLATILE)
-            .map(|record| ((record.topic, record.partition, record.offset), record))
-            .collect();
-        for subscription in 0..SUBSCRIPTIONS.len() {
+        for (subscription, name) in SUBSCRIPTIONS.iter().enumerate() {
+            let reads = |topic: usize| if *name == RECREATED { topic == VOLATILE } else { topic < VOLATILE };
+            let mut records: Records<'_> = HashMap::new();
+            for record in evidence.records.iter().filter(|record| reads(record.topic)) {
+                records.entry((record.topic, record.partition, record.offset)).or_default().push(record);
+            }
+            records.values_mut().for_each(|of_place| of_place.sort_by_key(|record| record.generation));
             self.judge_subscription(subscription, inbox, &records);
         }
         for _ in 0..inbox.left {
@@ -47,15 +51,17 @@ impl Verdict {
         }
     }
 
-    fn judge_subscription(&mut self, subscription: usize, inbox: &Inbox, records: &HashMap<Place, &Seen>) {
+    fn judge_subscription(&mut self, subscription: usize, inbox: &Inbox, records: &Records<'_>) {
         let name = SUBSCRIPTIONS[subscription];
         let seeks: Vec<&Seek> = inbox.seeks.iter().filter(|seek| seek.subscription == subscription).collect();
         let subject = |record: &Seen| match record.event_id {
             Some(event_id) if drops_duplicates(subscription) => Subject::Event(event_id),
-            _ => Subject::Record((record.topic, record.partition, record.offset)),
+            _ => Subject::Record((record.topic, record.partition, record.offset), record.generation),
         };
         let mut fates: HashMap<Subject, Fate<'_>> = HashMap::new();
-        for (place, record) in records {
+        for (place, record) in
+            records.iter().flat_map(|(place, of_place)| of_place.iter().map(move |at| (place, *at)))
+        {
             let again = seeks.iter().filter(|seek| seek.covers(*place)).count();
             let fate = Fate { record, handled: 0, died: 0, again };
             let known = fates.entry(subject(record)).or_insert(fate);
@@ -63,8 +69,8 @@ impl Verdict {
         }
         let mut valid: Vec<(&Receipt, &Seen)> = Vec::new();
         for receipt in inbox.receipts.iter().filter(|receipt| receipt.subscription == subscription) {
-            let found = records.get(&receipt.at()).filter(|record| is_unaltered(receipt, record));
-            let Some(record) = found else {
+            let mut of_place = records.get(&receipt.at()).into_iter().flatten();
+            let Some(record) = of_place.find(|record| is_unaltered(receipt, record)) else {
                 self.report(Violation::HandledAltered, || format!("{name}: {receipt:?}"));
                 continue;
             };
@@ -78,7 +84,14 @@ impl Verdict {
             valid.push((receipt, record));
         }
         for burial in inbox.burials.iter().filter(|burial| burial.subscription == subscription) {
-            match records.get(&burial.at()).and_then(|record| fates.get_mut(&subject(record))) {
+            // A dead letter does not say of which generation it is.
+            let of_place = records.get(&burial.at()).into_iter().flatten();
+            let fated = |record: &&&Seen| {
+                let is_dead = fates.get(&subject(record)).is_some_and(|fate| fate.died > fate.again);
+                record.event_id.is_some_and(is_poison) && !is_dead
+            };
+            let found = of_place.clone().find(fated).or_else(|| of_place.last());
+            match found.and_then(|record| fates.get_mut(&subject(record))) {
                 Some(fate) => fate.died += 1,
                 None => self.report(Violation::HandledAltered, || format!("{name}: {burial:?}")),
             }
@@ -116,7 +129,7 @@ impl Verdict {
 
     /// The events of a key are handled in the order of their offsets.
     fn judge_handled_order(&mut self, name: &str, receipts: &[(&Receipt, &Seen)]) {
-        let mut last: HashMap<(usize, u64), &Receipt> = HashMap::new();
+        let mut last: HashMap<(usize, u64), (&Receipt, usize)> = HashMap::new();
         let mut busy = std::collections::HashSet::new();
         let no_key = key_digest(None);
         let mut in_order = receipts.to_vec();
@@ -126,9 +139,12 @@ impl Verdict {
                 continue;
             }
             let lane = (record.topic, record.key);
-            let Some(before) = last.insert(lane, receipt) else { continue };
+            let Some((before, generation)) = last.insert(lane, (receipt, record.generation)) else {
+                continue;
+            };
             busy.insert(lane);
-            if before.partition == receipt.partition && before.offset > receipt.offset {
+            let is_behind = (generation, before.offset) > (record.generation, receipt.offset);
+            if before.partition == receipt.partition && is_behind {
                 self.report(Violation::HandledDisordered, || format!("{name}: {receipt:?} after {before:?}"));
             }
         }
@@ -213,7 +229,7 @@ mod tests {
     /// Six records, one of them poisoned, which both subscriptions have handled.
     fn good() -> Evidence {
         let mut inbox = Inbox::default();
-        for subscription in 0..SUBSCRIPTIONS.len() {
+        for subscription in 0..2 {
             let healthy = (0..6).filter(|offset| *offset != POISONED);
             inbox.receipts.extend(healthy.map(|offset| receipt(subscription, offset, offset)));
             inbox.burials.push(burial(subscription));
@@ -236,7 +252,7 @@ mod tests {
         let mut verdict = Verdict::default();
         verdict.judge_receipts(&good());
         assert!(verdict.violations.is_empty(), "{verdict:?}");
-        assert_eq!((verdict.handled, verdict.buried, verdict.handled_keys), ([5, 5], 2, 4));
+        assert_eq!((verdict.handled, verdict.buried, verdict.handled_keys), ([5, 5, 0], 2, 4));
     }
 
     #[test]
@@ -256,7 +272,7 @@ mod tests {
 
     #[test]
     fn a_record_that_was_handled_twice() {
-        for subscription in 0..SUBSCRIPTIONS.len() {
+        for subscription in 0..2 {
             let found = violations_with(|_, inbox| inbox.receipts.push(receipt(subscription, 9, 5)));
             assert_eq!(found, [Violation::HandledTwice]);
         }
@@ -277,6 +293,31 @@ mod tests {
             inbox.receipts.extend([again(0), again(1)]);
         });
         assert_eq!(found, [Violation::HandledTwice]);
+    }
+
+    #[test]
+    fn a_topic_that_was_created_again_has_other_records_at_the_same_places() {
+        let old = |offset| Seen { topic: VOLATILE, ..record(offset) };
+        let new = |offset| {
+            let event_id = Some(Uuid::from_u128(0x900 + offset as u128));
+            Seen { topic: VOLATILE, generation: 1, event_id, ..record(offset) }
+        };
+        let of = |place, seen: &Seen| Receipt {
+            topic: VOLATILE,
+            event_id: seen.event_id,
+            ..receipt(2, place, seen.offset)
+        };
+        let judge = |receipts: Vec<Receipt>| {
+            violations_with(|evidence, inbox| {
+                evidence.records.extend([old(0), old(1), old(2), new(0), new(1)]);
+                inbox.receipts.extend(receipts);
+            })
+        };
+        let mut all = vec![of(1, &old(0)), of(2, &old(1)), of(3, &old(2)), of(4, &new(0)), of(5, &new(1))];
+        assert_eq!(judge(all.clone()), []);
+        assert_eq!(judge(all[..4].to_vec()), [Violation::Unhandled]);
+        (all[2].place, all[3].place) = (4, 3);
+        assert_eq!(judge(all), [Violation::HandledDisordered]);
     }
 
     #[test]

@@ -30,7 +30,14 @@ impl Stage {
         let shared = Arc::clone(&self.shared);
         let nobody_writes = shared.volatile.write().unwrap_or_else(PoisonError::into_inner);
         self.until("all of a topic to be published", DEADLINE, IS_EMPTY, &topic)?;
+        let before = self.archive.len();
         self.archive(VOLATILE)?;
+        // What is not stored when the topic is deleted is lost to the inbox.
+        if let Some(receivers) = &self.receivers {
+            let ends: Vec<(i32, i64)> =
+                self.archive[before..].iter().map(|record| (record.partition, record.offset + 1)).collect();
+            receivers.await_stored(&self.cluster, &topic, &ends)?;
+        }
         // No event may die while the topic is missing.
         self.configure("event_outbox.max_attempts", "1000")?;
         // By then the relay has the setting, and the listener has its notifications.

@@ -2,6 +2,7 @@
 
 mod rounds;
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, RwLock};
 use std::thread::{JoinHandle, spawn};
@@ -14,7 +15,7 @@ use uuid::Uuid;
 use super::dial::Dial;
 use super::evidence::{Burial, Inbox, Receipt, Seek};
 use super::random::Random;
-use super::topics::{self, VOLATILE};
+use super::topics::{self, EXISTING, VOLATILE};
 use event_outbox_lab::{Cluster, wait};
 
 /// The database that receives.
@@ -22,25 +23,30 @@ pub const DATABASE: &str = "receiving";
 const SETUP: &str = include_str!("setup.sql");
 
 /// The subscriptions. Sessions receive from the first one, which has all that Kafka has; the handler from the second one, which
-/// drops duplicates.
-pub const SUBSCRIPTIONS: [&str; 2] = [SESSIONS, HANDLER];
+/// drops duplicates. Sessions receive from the third one, too, which has the topic that is deleted and created again.
+pub const SUBSCRIPTIONS: [&str; 3] = [SESSIONS, HANDLER, RECREATED];
 /// The subscription of the sessions.
 pub const SESSIONS: &str = "sessions";
 /// The subscription of the handler.
 pub const HANDLER: &str = "handler";
+/// The subscription of the topic that faults delete.
+pub const RECREATED: &str = "recreated";
 
 /// Poison fails this often before it dies. No other event does, because receivers fail on purpose only at early attempts.
 const MAX_ATTEMPTS: i32 = 12;
 /// At later attempts, only faults make an event fail that is not poison.
 const CARELESS_ATTEMPTS: i32 = 3;
 
-const SUBSCRIBE: &str = "SELECT inbox.subscribe($1, $2, 'earliest', retention => '1 s', max_attempts => $3, deduplicate => $4::text::interval)";
+const SUBSCRIBE: &str = "SELECT inbox.subscribe($1, $2, 'earliest', retention => '1 s', max_attempts => $3, \
+                            deduplicate => $4::text::interval, on_data_loss => 'earliest')";
 /// Has the handler called.
 pub const HANDLE: &str = "SELECT inbox.grant_subscription('torture_handler', $1), \
                              inbox.handle($1, 'torture.handle(inbox.event)', workers => 2, batch => 40)";
 
 /// How long the first answer of Kafka to the new database may take.
 const SUBSCRIBED: Duration = Duration::from_secs(60);
+/// How long it may take until all that Kafka has of a topic is stored.
+const STORED: Duration = Duration::from_secs(90);
 /// How long a receiver may take at the end to finish its prepared transaction.
 const LAST_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a receiver without a server waits before it tries again.
@@ -87,6 +93,8 @@ struct Receiver {
     client: Option<Client>,
     /// A prepared transaction that may not have ended: its name, and whether it shall commit.
     limbo: Option<(String, bool)>,
+    /// The subscription of the round.
+    subscription: &'static str,
 }
 
 impl Receivers {
@@ -94,11 +102,14 @@ impl Receivers {
     pub fn start(count: usize, seed: u64, cluster: &Cluster, oid: u32) -> Result<Self> {
         let mut client = cluster.connect(DATABASE)?;
         client.batch_execute(SETUP).context("setup.sql of the receivers")?;
-        let topics = &topics::names()[..VOLATILE];
-        for (name, deduplicate) in SUBSCRIPTIONS.iter().zip([None, Some("1 day")]) {
+        let topics = topics::names();
+        let (lasting, recreated) = (&topics[..VOLATILE], &topics[VOLATILE..=VOLATILE]);
+        let plans =
+            [(SESSIONS, lasting, None), (HANDLER, lasting, Some("1 day")), (RECREATED, recreated, None)];
+        for (name, topics, deduplicate) in plans {
             // Its relay, which asks Kafka, has just been started.
             wait::until_ok("a subscription", SUBSCRIBED, || {
-                Ok(client.execute(SUBSCRIBE, &[name, &topics, &MAX_ATTEMPTS, &deduplicate]).ok())
+                Ok(client.execute(SUBSCRIBE, &[&name, &topics, &MAX_ATTEMPTS, &deduplicate]).ok())
             })?;
         }
         client.execute(HANDLE, &[&HANDLER])?;
@@ -120,6 +131,19 @@ impl Receivers {
     pub fn have_handled(&self, cluster: &Cluster, event_id: Uuid) -> Result<bool> {
         let mut client = cluster.connect(DATABASE)?;
         Ok(client.query_one(HANDLED, &[&event_id.to_string()])?.get(0))
+    }
+
+    /// Waits until all of a topic is stored, up to the end of each partition.
+    pub fn await_stored(&self, cluster: &Cluster, topic: &str, ends: &[(i32, i64)]) -> Result<()> {
+        let mut client = cluster.connect(DATABASE)?;
+        wait::until_ok("a topic to be stored", STORED, || {
+            let rows = client.query(NEXT_OFFSETS, &[&topic])?;
+            let next: HashMap<i32, i64> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+            let is_stored =
+                ends.iter().all(|(partition, end)| next.get(partition).is_some_and(|next| next >= end));
+            Ok(is_stored.then_some(()))
+        })
+        .with_context(|| self.status(cluster))
     }
 
     /// What the inbox says of itself.
@@ -153,6 +177,7 @@ impl Receivers {
 
     /// Stops the receivers; returns what was handled and what died. The server must be up.
     pub fn stop(self, cluster: &Cluster, left: usize) -> Result<Inbox> {
+        let status = self.status(cluster);
         self.sharing.stop.store(true, Ordering::Relaxed);
         let mut received = 0;
         for thread in self.threads {
@@ -165,12 +190,16 @@ impl Receivers {
             burials: burials(&mut client)?,
             seeks: seeks(&mut client)?,
             left,
+            status,
         })
     }
 }
 
+const NEXT_OFFSETS: &str = "SELECT partition, next_offset FROM inbox.partitions WHERE topic = $1";
 const HANDLED: &str = "SELECT count(DISTINCT subscription) = 2 FROM torture.handled WHERE event_id = $1";
-const STATUS: &str = "SELECT concat((SELECT string_agg(c::text, E'\\n') FROM inbox.consumers AS c), E'\\n', \
+const STATUS: &str = "SELECT concat((SELECT string_agg(concat_ws(' ', a.pid, a.backend_type, a.state, a.wait_event, a.query), E'\\n') \
+                                       FROM pg_stat_activity AS a WHERE a.datname = current_database()), E'\\n', \
+                                    (SELECT string_agg(c::text, E'\\n') FROM inbox.consumers AS c), E'\\n', \
                                     (SELECT string_agg(s::text, E'\\n') FROM inbox.subscriptions AS s), E'\\n', \
                                     (SELECT string_agg(l::text, E'\\n') FROM inbox.lag AS l))";
 const LEFT: &str = "SELECT sum(l.to_store + l.to_receive)::int8 + (SELECT count(*) FROM inbox.retry), \
@@ -236,5 +265,5 @@ fn subscription(name: &str) -> usize {
 
 /// A topic's number; one too many if there is none of this name.
 fn topic(name: &str) -> usize {
-    topics::names()[..VOLATILE].iter().position(|known| known == name).unwrap_or(VOLATILE)
+    topics::names()[..EXISTING].iter().position(|known| known == name).unwrap_or(EXISTING)
 }

@@ -8,7 +8,7 @@ use anyhow::Result;
 use postgres::{Error, Row};
 use uuid::Uuid;
 
-use super::{CARELESS_ATTEMPTS, LAST_DEADLINE, RECONNECT, Receiver, SESSION, SESSIONS, Sharing};
+use super::{CARELESS_ATTEMPTS, LAST_DEADLINE, RECONNECT, RECREATED, Receiver, SESSION, SESSIONS, Sharing};
 use crate::evidence::is_poison;
 use crate::random::Random;
 use event_outbox_lab::wait;
@@ -58,6 +58,8 @@ const WAYS: [(Way, usize); 12] = [
 const ASYNCHRONOUS: usize = 250;
 const REPEATABLE: usize = 100;
 const SERIALIZABLE: usize = 50;
+/// Rounds that receive from the subscription of the topic that is created again.
+const OF_RECREATED: usize = 200;
 /// Of batches with poison, those of which the poison is given back.
 const GIVEN_BACK: usize = 500;
 /// Of prepared transactions, those that are committed.
@@ -115,7 +117,7 @@ impl Receiver {
     pub(super) fn new(number: usize, seed: u64, sharing: Arc<Sharing>) -> Self {
         // Other generators than those of the writers.
         let random = Random::new(seed, 1_000 + number as u64);
-        Self { number, rounds: 0, random, sharing, client: None, limbo: None }
+        Self { number, rounds: 0, random, sharing, client: None, limbo: None, subscription: SESSIONS }
     }
 
     /// Works until it is told to stop; returns how many events it has handled.
@@ -167,6 +169,7 @@ impl Receiver {
     /// Receives in a random way; returns whether there was something.
     fn round(&mut self) -> Result<bool, Error> {
         self.rounds += 1;
+        self.subscription = if self.random.permille(OF_RECREATED) { RECREATED } else { SESSIONS };
         let mut at = self.random.below(WAYS.iter().map(|(_, weight)| weight).sum());
         let way = WAYS.iter().find(|(_, weight)| {
             let is_it = at < *weight;
@@ -268,7 +271,7 @@ impl Receiver {
     fn nack(&mut self, mut events: Vec<Received>, positions: &[i64]) -> Result<(), Error> {
         for position in positions {
             let Some(client) = self.client.as_mut() else { return Ok(()) };
-            let later: Vec<i64> = client.query_one(NACK, &[&SESSIONS, position])?.get(0);
+            let later: Vec<i64> = client.query_one(NACK, &[&self.subscription, position])?.get(0);
             events.retain(|event| event.position != *position && !later.contains(&event.position));
         }
         self.keep(&events)?;
@@ -317,7 +320,7 @@ impl Receiver {
     fn receive(&mut self, sql: &str) -> Result<Vec<Received>, Error> {
         let count = *self.random.one_of(&BATCHES);
         let Some(client) = self.client.as_mut() else { return Ok(Vec::new()) };
-        Ok(client.query(sql, &[&SESSIONS, &count])?.iter().map(Received::of).collect())
+        Ok(client.query(sql, &[&self.subscription, &count])?.iter().map(Received::of).collect())
     }
 
     /// Records that events were handled.
@@ -332,7 +335,7 @@ impl Receiver {
             column.clone().map(|event| event.key.as_ref().map(|(start, _)| &**start)).collect();
         let lengths: Vec<Option<i32>> =
             column.map(|event| event.key.as_ref().map(|(_, length)| *length)).collect();
-        client.execute(KEEP, &[&SESSIONS, &topics, &partitions, &offsets, &ids, &keys, &lengths])?;
+        client.execute(KEEP, &[&self.subscription, &topics, &partitions, &offsets, &ids, &keys, &lengths])?;
         Ok(())
     }
 
