@@ -6,7 +6,7 @@ use std::ffi::c_int;
 
 use pgrx::prelude::*;
 
-use super::compat;
+use super::{compat, varlena};
 
 /// A type's storage.
 #[derive(Debug, Clone, Copy)]
@@ -29,15 +29,22 @@ unsafe extern "C-unwind" {
 /// Both are alive, and of a type with this storage.
 #[must_use]
 pub unsafe fn is_same(one: pg_sys::Datum, other: pg_sys::Datum, storage: Storage) -> bool {
+    if storage.by_value {
+        return one.value() == other.value();
+    }
     // SAFETY: as promised by the caller. A pointer to a value out of line has its size.
     unsafe {
         if storage.length == -1 {
-            let [one, other] = [one, other].map(|value| value.cast_mut_ptr::<pg_sys::varlena>());
-            if pgrx::varlena::varatt_is_1b_e(one) && pgrx::varlena::varatt_is_1b_e(other) {
-                let [one, other] = [one, other].map(|stored| pointer_bytes(stored));
+            let stored = [one, other].map(|value| value.cast_mut_ptr::<pg_sys::varlena>());
+            if stored.into_iter().all(|stored| pgrx::varlena::varatt_is_1b_e(stored)) {
+                let [one, other] = stored.map(|stored| pointer_bytes(stored));
                 if one == other {
                     return true;
                 }
+            }
+            if !stored.into_iter().any(|stored| varlena::is_packed(stored)) {
+                let [one, other] = stored.map(|stored| pgrx::varlena::varlena_to_byte_slice(stored));
+                return one == other;
             }
         }
         compat::guarded(|| datum_image_eq(one, other, storage.by_value, storage.length.into()))

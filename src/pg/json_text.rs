@@ -1,30 +1,52 @@
-//! Owns JSON text that is built in Postgres' memory, and the conversion of values to it.
+//! Owns JSON text that is built in Postgres' memory.
+//!
+//! Appending calls Postgres only when the memory is used up: each call costs as much as many bytes.
 //!
 //! Runs in: client backends.
 
-use std::ffi::c_char;
+use std::ffi::{CStr, c_char};
 
 use event_outbox_policy::event::json;
 use pgrx::prelude::*;
 
-/// JSON text that becomes a value of type json, text or bytea. Postgres raises an ERROR if it grows beyond a gigabyte.
-pub struct JsonText(*mut pg_sys::StringInfoData);
+/// Enough for most documents.
+const FIRST_BYTES: usize = 1024;
+
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Text that becomes a value of type json, text or bytea. Postgres raises an ERROR if it grows beyond a gigabyte.
+pub struct JsonText {
+    data: *mut u8,
+    end: usize,
+    capacity: usize,
+}
 
 impl JsonText {
-    /// Empty text, in the current memory context.
+    /// Empty text with room for a document, in the current memory context.
     #[must_use]
     pub fn new() -> Self {
-        let header = [0_u8; pg_sys::VARHDRSZ];
-        // SAFETY: makes a buffer of Postgres' own.
-        let mut text = Self(unsafe { pg_sys::makeStringInfo() });
-        text.push_bytes(&header);
-        text
+        Self::with_room(FIRST_BYTES)
+    }
+
+    /// Empty text with room for this many bytes.
+    #[must_use]
+    pub fn with_room(bytes: usize) -> Self {
+        let capacity = bytes + pg_sys::VARHDRSZ;
+        // SAFETY: the memory begins with room for the value's header, which is written at the end.
+        let data = unsafe { pg_sys::palloc(capacity) }.cast();
+        Self { data, end: pg_sys::VARHDRSZ, capacity }
     }
 
     /// Its length in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.end() - pg_sys::VARHDRSZ
+        self.end - pg_sys::VARHDRSZ
+    }
+
+    /// The place behind what was appended.
+    #[must_use]
+    pub fn end(&self) -> usize {
+        self.end
     }
 
     /// Appends text that is JSON, or a part of it.
@@ -32,193 +54,118 @@ impl JsonText {
         self.push_bytes(text.as_bytes());
     }
 
-    /// The finished value.
-    #[must_use]
-    pub fn into_datum(self) -> pg_sys::Datum {
-        // SAFETY: the buffer begins with room for the header.
-        unsafe {
-            pgrx::set_varsize_4b((*self.0).data.cast(), (*self.0).len);
-            pg_sys::Datum::from((*self.0).data)
+    /// The same, for bytes.
+    pub fn push_bytes(&mut self, bytes: &[u8]) {
+        self.make_room(bytes.len());
+        // SAFETY: there is room behind the end, and the bytes are elsewhere.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.data.add(self.end), bytes.len()) };
+        self.end += bytes.len();
+    }
+
+    /// The same, for a C string.
+    ///
+    /// # Safety
+    /// It is one.
+    pub unsafe fn push_c(&mut self, text: *const c_char) {
+        // SAFETY: as promised by the caller.
+        self.push_bytes(unsafe { CStr::from_ptr(text) }.to_bytes());
+    }
+
+    /// Appends a string with its quotes.
+    pub fn push_quoted(&mut self, text: &[u8]) {
+        self.push_bytes(b"\"");
+        let mut begin = 0;
+        for (at, byte) in text.iter().enumerate() {
+            if *byte >= b' ' && *byte != b'"' && *byte != b'\\' {
+                continue;
+            }
+            self.push_bytes(&text[begin..at]);
+            begin = at + 1;
+            match byte {
+                8 => self.push_bytes(b"\\b"),
+                12 => self.push_bytes(b"\\f"),
+                b'\n' => self.push_bytes(b"\\n"),
+                b'\r' => self.push_bytes(b"\\r"),
+                b'\t' => self.push_bytes(b"\\t"),
+                b'"' => self.push_bytes(b"\\\""),
+                b'\\' => self.push_bytes(b"\\\\"),
+                _ => {
+                    let [high, low] = [byte >> 4, byte & 15].map(|digit| HEX[usize::from(digit)]);
+                    self.push_bytes(&[b'\\', b'u', b'0', b'0', high, low]);
+                }
+            }
         }
+        self.push_bytes(&text[begin..]);
+        self.push_bytes(b"\"");
     }
 
-    fn end(&self) -> usize {
-        // SAFETY: the buffer lives as long as the memory context; its length is never negative.
-        unsafe { (*self.0).len as usize }
+    /// Appends a number.
+    pub fn push_integer(&mut self, number: i64) {
+        let mut digits = [0_u8; 20];
+        let mut at = digits.len();
+        let mut rest = number.unsigned_abs();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        if number < 0 {
+            at -= 1;
+            digits[at] = b'-';
+        }
+        self.push_bytes(&digits[at..]);
     }
 
-    fn push_bytes(&mut self, bytes: &[u8]) {
-        let length = i32::try_from(bytes.len()).unwrap_or(i32::MAX);
-        // SAFETY: the bytes are as long as they are said to be; Postgres refuses more than it can hold.
-        unsafe { pg_sys::appendBinaryStringInfo(self.0, bytes.as_ptr().cast(), length) }
-    }
-
-    /// # Safety
-    /// A C string.
-    unsafe fn push_c(&mut self, text: *const c_char) {
-        // SAFETY: as promised by the caller.
-        self.push_bytes(unsafe { std::ffi::CStr::from_ptr(text) }.to_bytes());
-    }
-
-    /// # Safety
-    /// A C string.
-    unsafe fn push_quoted(&mut self, text: *const c_char) {
-        // SAFETY: as promised by the caller.
-        unsafe { pg_sys::escape_json(self.0, text) }
+    /// Appends a UUID, without quotes.
+    pub fn push_uuid(&mut self, bytes: &[u8; 16]) {
+        let mut text = [b'-'; 36];
+        let mut at = 0;
+        for (place, byte) in bytes.iter().enumerate() {
+            at += usize::from([4, 6, 8, 10].contains(&place));
+            text[at] = HEX[usize::from(byte >> 4)];
+            text[at + 1] = HEX[usize::from(byte & 15)];
+            at += 2;
+        }
+        self.push_bytes(&text);
     }
 
     /// Removes white space from what was appended since `begin`.
-    fn compact(&mut self, begin: usize) {
-        // SAFETY: the buffer has its length of bytes, and room for the NUL behind them.
+    pub fn compact(&mut self, begin: usize) {
+        // SAFETY: these bytes were written.
+        let written = unsafe { std::slice::from_raw_parts_mut(self.data.add(begin), self.end - begin) };
+        self.end = begin + json::compact_in_place(written);
+    }
+
+    /// The finished value.
+    #[must_use]
+    pub fn into_datum(self) -> pg_sys::Datum {
+        // SAFETY: the memory begins with room for the header; its size is below a gigabyte.
         unsafe {
-            let length = self.end() - begin;
-            let written = std::slice::from_raw_parts_mut((*self.0).data.cast::<u8>().add(begin), length);
-            let left = json::compact_in_place(written);
-            (*self.0).len = (begin + left) as i32;
-            *(*self.0).data.add(begin + left) = 0;
+            pgrx::set_varsize_4b(self.data.cast(), self.end as i32);
+            pg_sys::Datum::from(self.data)
+        }
+    }
+
+    fn make_room(&mut self, bytes: usize) {
+        let needed = self.end.saturating_add(bytes);
+        if needed > self.capacity {
+            let capacity = needed.max(self.capacity.saturating_mul(2).min(1 << 29));
+            // SAFETY: memory of `new`, or of an earlier call.
+            self.data = unsafe { pg_sys::repalloc(self.data.cast(), capacity) }.cast();
+            self.capacity = capacity;
         }
     }
 }
 
 /// A string as JSON, with its quotes. For names, which are short.
 #[must_use]
-pub fn quoted(name: &std::ffi::CStr) -> String {
-    // SAFETY: a C string; the buffer is Postgres' own, and has its length of bytes.
-    unsafe {
-        let buffer = pg_sys::makeStringInfo();
-        pg_sys::escape_json(buffer, name.as_ptr());
-        let bytes = std::slice::from_raw_parts((*buffer).data.cast::<u8>(), (*buffer).len as usize);
-        String::from_utf8_lossy(bytes).into_owned()
-    }
-}
-
-/// How values of a type become JSON.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    Boolean,
-    /// What the output function writes is JSON.
-    Number,
-    /// So it is, with white space.
-    Document,
-    /// What the output function writes is the text of a string.
-    Text,
-    /// Postgres' own `to_json` knows.
-    Other,
-}
-
-/// Converts values of one type to JSON, as `to_json` does, and to text.
-#[derive(Debug, Clone, Copy)]
-pub struct Encoder {
-    form: Form,
-    type_oid: pg_sys::Oid,
-    output: *mut pg_sys::FmgrInfo,
-    to_json: *mut pg_sys::FmgrInfo,
-}
-
-impl Encoder {
-    /// For values of this type. It lives as long as the current memory context.
-    #[must_use]
-    pub fn of_type(of: pg_sys::Oid) -> Self {
-        // SAFETY: in a transaction; the type of an existing column. The functions are looked up in the current context.
-        unsafe {
-            let type_oid = pg_sys::getBaseType(of);
-            let form = match type_oid {
-                pg_sys::BOOLOID => Form::Boolean,
-                pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Form::Number,
-                pg_sys::JSONOID | pg_sys::JSONBOID => Form::Document,
-                pg_sys::TEXTOID
-                | pg_sys::VARCHAROID
-                | pg_sys::BPCHAROID
-                | pg_sys::NAMEOID
-                | pg_sys::UUIDOID => Form::Text,
-                _ => Form::Other,
-            };
-            let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
-            pg_sys::getTypeOutputInfo(type_oid, &mut output, &mut is_varlena);
-            Self { form, type_oid, output: look_up(output), to_json: to_json_of(type_oid) }
-        }
-    }
-
-    /// Whether the text depends on settings of the session.
-    #[must_use]
-    pub fn depends_on_session(&self) -> bool {
-        self.form == Form::Other && self.type_oid != pg_sys::NUMERICOID
-    }
-
-    /// How many times as large as its text a value can be at most.
-    #[must_use]
-    pub fn greatest_ratio(&self) -> usize {
-        match self.form {
-            Form::Text => 1,
-            _ if self.type_oid == pg_sys::JSONOID => 1,
-            // As for `emit()`.
-            _ if self.type_oid == pg_sys::JSONBOID => 6,
-            _ => 8,
-        }
-    }
-
-    /// Appends a value as JSON.
-    ///
-    /// # Safety
-    /// The value is alive and of the type.
-    pub unsafe fn put(&self, value: pg_sys::Datum, text: &mut JsonText) {
-        let begin = text.end();
-        // SAFETY: as promised by the caller; the functions take such a value.
-        unsafe {
-            match self.form {
-                Form::Boolean => text.push(if value.value() == 0 { "false" } else { "true" }),
-                Form::Number => text.push_c(self.text(value)),
-                Form::Document => {
-                    text.push_c(self.text(value));
-                    text.compact(begin);
-                }
-                Form::Text => text.push_quoted(self.text(value)),
-                Form::Other => {
-                    let json = pg_sys::FunctionCall1Coll(self.to_json, pg_sys::InvalidOid, value);
-                    let json = pg_sys::pg_detoast_datum_packed(json.cast_mut_ptr());
-                    text.push_bytes(pgrx::varlena::varlena_to_byte_slice(json));
-                }
-            }
-        }
-    }
-
-    /// A value as the type prints it, a C string.
-    ///
-    /// # Safety
-    /// As for [`Encoder::put`].
-    #[must_use]
-    pub unsafe fn text(&self, value: pg_sys::Datum) -> *mut c_char {
-        // SAFETY: as promised by the caller.
-        unsafe { pg_sys::OutputFunctionCall(self.output, value) }
-    }
-}
-
-/// # Safety
-/// The function exists.
-unsafe fn look_up(function: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
-    // SAFETY: as promised by the caller; the memory has the size of what is put there.
-    unsafe {
-        let info = pg_sys::palloc0(std::mem::size_of::<pg_sys::FmgrInfo>()).cast::<pg_sys::FmgrInfo>();
-        pg_sys::fmgr_info_cxt(function, info, pg_sys::CurrentMemoryContext);
-        info
-    }
-}
-
-/// `to_json`, which learns the type of its argument from the expression that calls it.
-///
-/// # Safety
-/// The type exists.
-unsafe fn to_json_of(type_oid: pg_sys::Oid) -> *mut pg_sys::FmgrInfo {
-    let function = pg_sys::Oid::from(pg_sys::F_TO_JSON);
-    let none = pg_sys::InvalidOid;
-    // SAFETY: as promised by the caller; the nodes are made in the current context, as what refers to them.
-    unsafe {
-        let mut arguments = pgrx::PgList::<pg_sys::Const>::new();
-        arguments.push(pg_sys::makeNullConst(type_oid, -1, none));
-        let form = pg_sys::CoercionForm::COERCE_EXPLICIT_CALL;
-        let call = pg_sys::makeFuncExpr(function, pg_sys::JSONOID, arguments.into_pg(), none, none, form);
-        let info = look_up(function);
-        (*info).fn_expr = call.cast();
-        info
-    }
+pub fn quoted(name: &CStr) -> String {
+    let mut text = JsonText::new();
+    text.push_quoted(name.to_bytes());
+    // SAFETY: these bytes were written.
+    let written = unsafe { std::slice::from_raw_parts(text.data.add(pg_sys::VARHDRSZ), text.bytes()) };
+    String::from_utf8_lossy(written).into_owned()
 }

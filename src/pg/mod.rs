@@ -13,6 +13,7 @@ pub mod durability;
 pub mod function;
 pub mod image;
 pub mod json_text;
+pub mod json_value;
 pub mod relation;
 mod server;
 pub mod session_format;

@@ -2,8 +2,11 @@
 //!
 //! Runs in: client backends, and workers whose statements fire triggers.
 
+use std::ffi::c_int;
+
 use pgrx::prelude::*;
 
+use super::compat;
 use super::function::Arguments;
 use super::relation::OpenRelation;
 
@@ -40,4 +43,71 @@ pub fn calling(relation: &OpenRelation, function: PgFunction) -> impl Iterator<I
         unsafe { pg_sys::fmgr_info(trigger.tgfoid, &mut found) };
         found.fn_addr.is_some_and(|calls| std::ptr::fn_addr_eq(calls, function))
     })
+}
+
+// For one guard per row instead of one per call.
+mod raw {
+    use pgrx::pg_sys;
+    use std::ffi::c_int;
+
+    unsafe extern "C-unwind" {
+        pub fn tuplestore_select_read_pointer(store: *mut pg_sys::Tuplestorestate, reader: c_int);
+        pub fn tuplestore_gettupleslot(
+            store: *mut pg_sys::Tuplestorestate,
+            forward: bool,
+            copy: bool,
+            slot: *mut pg_sys::TupleTableSlot,
+        ) -> bool;
+    }
+}
+
+/// The rows before or after a statement, in the order in which it changed them.
+pub struct TransitionRows {
+    store: *mut pg_sys::Tuplestorestate,
+    reader: c_int,
+    slot: *mut pg_sys::TupleTableSlot,
+}
+
+impl TransitionRows {
+    /// Reads one of the transition tables of a firing trigger from its beginning.
+    #[must_use]
+    pub fn of(firing: &pg_sys::TriggerData, store: *mut pg_sys::Tuplestorestate) -> Self {
+        // SAFETY: the rows of the firing trigger, of its relation, which is open. Others read them by readers of their own.
+        unsafe {
+            let reader = pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as c_int);
+            pg_sys::tuplestore_select_read_pointer(store, reader);
+            pg_sys::tuplestore_rescan(store);
+            let described = (*firing.tg_relation).rd_att;
+            let slot = pg_sys::MakeSingleTupleTableSlot(described, &raw const pg_sys::TTSOpsMinimalTuple);
+            Self { store, reader, slot }
+        }
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn count(&self) -> i64 {
+        // SAFETY: alive until the trigger returns.
+        unsafe { pg_sys::tuplestore_tuple_count(self.store) }
+    }
+
+    /// A slot with the next row, which is alive until the one after it is read.
+    pub fn next(&mut self) -> Option<*mut pg_sys::TupleTableSlot> {
+        // SAFETY: as above; the slot has the rows' descriptor. Code that is run between two rows may have used another reader.
+        let is_row = unsafe {
+            compat::guarded(|| {
+                raw::tuplestore_select_read_pointer(self.store, self.reader);
+                raw::tuplestore_gettupleslot(self.store, true, false, self.slot)
+            })
+        };
+        is_row.then_some(self.slot)
+    }
+}
+
+impl Drop for TransitionRows {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: made by `of`; nothing refers to its row any more.
+            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) }
+        }
+    }
 }

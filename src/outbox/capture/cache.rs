@@ -11,6 +11,7 @@ use std::rc::Rc;
 use event_outbox_policy::event::capture::change::Action;
 use event_outbox_policy::event::capture::definition::Definition;
 use event_outbox_policy::event::capture::template;
+use event_outbox_policy::event::draft::JSON;
 use pgrx::prelude::*;
 
 use super::row::Column;
@@ -45,6 +46,8 @@ pub struct Capture {
     pub key: Vec<Column>,
     /// The columns that events carry.
     pub columns: Vec<Column>,
+    /// What is the same in all events.
+    pub constants: Constants,
     types: [String; Action::ALL.len()],
     /// The table that was captured: this one, or one that it is a partition of.
     captured: pg_sys::Oid,
@@ -52,6 +55,28 @@ pub struct Capture {
     source: Source,
     /// Dropped behind the columns, which refer to it.
     _memory: Memory,
+}
+
+/// What is the same in all events, as values of Postgres.
+pub struct Constants {
+    /// The topic.
+    pub topic: pg_sys::Datum,
+    /// The media type of the payload.
+    pub content_type: pg_sys::Datum,
+    /// The types, by [`Action::place`].
+    pub types: [pg_sys::Datum; Action::ALL.len()],
+}
+
+impl Constants {
+    /// In the current memory context.
+    fn of(definition: &Definition, types: &[String; Action::ALL.len()]) -> Self {
+        let value = |text: &str| text.into_datum().unwrap_or(pg_sys::Datum::from(0_usize));
+        Self {
+            topic: value(&definition.topic),
+            content_type: value(JSON),
+            types: std::array::from_fn(|at| value(&types[at])),
+        }
+    }
 }
 
 /// What a capture was made from.
@@ -136,16 +161,26 @@ fn read(rows: pg_sys::TupleDesc, trigger: &pg_sys::Trigger, source: Source) -> C
         )
     };
     // SAFETY: the descriptor is alive; the columns are described in memory that lives as long as they do.
-    let (key, columns) = unsafe {
+    let ((key, columns), constants) = unsafe {
         let before = pg_sys::MemoryContextSwitchTo(memory);
-        let found = find_columns(rows, &definition);
+        let found = (find_columns(rows, &definition), Constants::of(&definition, &types));
         pg_sys::MemoryContextSwitchTo(before);
         // Nothing fails from here on.
         pg_sys::MemoryContextSetParent(memory, pg_sys::CacheMemoryContext);
         found
     };
     let depends_on_session = key.iter().chain(&columns).any(|column| column.encoder().depends_on_session());
-    Capture { definition, key, columns, types, captured, depends_on_session, source, _memory: Memory(memory) }
+    Capture {
+        definition,
+        key,
+        columns,
+        constants,
+        types,
+        captured,
+        depends_on_session,
+        source,
+        _memory: Memory(memory),
+    }
 }
 
 /// The columns of the key, and those that events carry.

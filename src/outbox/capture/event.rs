@@ -21,6 +21,9 @@ use crate::settings::events;
 /// The end of an event that would be too large with what its style promises.
 const OMITTED: &str = ",\"omitted\":\"too_large\"}";
 
+/// Enough for most keys.
+const FEW_BYTES: usize = 60;
+
 /// A change of one row, or of all.
 pub struct Change<'a> {
     /// The capture.
@@ -65,13 +68,13 @@ impl<'a> Change<'a> {
         [
             new_uuid().into_datum(),
             Some(pg_sys::Datum::from(compat::pg_timestamp(crate::pg::now()))),
-            self.capture.definition.topic.as_str().into_datum(),
+            Some(self.capture.constants.topic),
             None,
             key,
             Some(payload),
             headers,
-            event_type.into_datum(),
-            JSON.into_datum(),
+            Some(self.capture.constants.types[self.action.place()]),
+            Some(self.capture.constants.content_type),
         ]
     }
 
@@ -145,11 +148,10 @@ impl<'a> Change<'a> {
         let row = self.subject()?;
         if let [column] = self.capture.key.as_slice() {
             let value = row.value(column)?;
-            // SAFETY: a value of the column; the text is a C string.
-            return unsafe {
-                let text = column.encoder().text(value);
-                Some(pg_sys::Datum::from(pg_sys::cstring_to_text(text)))
-            };
+            let mut key = JsonText::with_room(FEW_BYTES);
+            // SAFETY: a value of the column.
+            unsafe { column.encoder().put_plain(value, &mut key) };
+            return Some(key.into_datum());
         }
         let mut key = JsonText::new();
         row.put(self.capture.key.iter(), &mut key);

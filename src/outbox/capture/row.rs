@@ -9,7 +9,8 @@ use event_outbox_policy::event::size::LARGEST_EVENT;
 use pgrx::prelude::*;
 
 use crate::pg::image::{self, Storage};
-use crate::pg::json_text::{self, Encoder, JsonText};
+use crate::pg::json_text::{self, JsonText};
+use crate::pg::json_value::Encoder;
 use crate::pg::varlena;
 
 /// A column of a captured table.

@@ -12,6 +12,10 @@ use super::row::{self, Row};
 use super::writer::Writer;
 use crate::outbox::emit::append::Table;
 use crate::outbox::emit::topic_grants;
+use crate::pg::trigger::TransitionRows;
+
+/// How many comparisons share memory: each may fetch values of a gigabyte at most, and hardly any does.
+const USES: u32 = 16;
 
 /// Emits the changes of the statement for which the trigger fires.
 pub fn emit(capture: &Capture, firing: &pg_sys::TriggerData, operation: Operation) {
@@ -27,8 +31,8 @@ pub fn emit(capture: &Capture, firing: &pg_sys::TriggerData, operation: Operatio
             "outbox.capture_changes() needs the rows of the statement"
         );
     }
-    let [mut old, mut new] = [old, new].map(|rows| rows.map(|rows| Rows::of(firing.tg_relation, rows)));
-    let counts = [&old, &new].map(|rows| rows.as_ref().map(Rows::count));
+    let [mut old, mut new] = [old, new].map(|rows| rows.map(|rows| TransitionRows::of(firing, rows)));
+    let counts = [&old, &new].map(|rows| rows.as_ref().map(TransitionRows::count));
     if counts.iter().flatten().all(|count| *count == 0) {
         return;
     }
@@ -41,10 +45,14 @@ pub fn emit(capture: &Capture, firing: &pg_sys::TriggerData, operation: Operatio
     topic_grants::check_of(owner.role(), &capture.definition.topic, events.owner());
     let _format = capture.format();
     let mut writer = Writer::on(&events);
-    let scratch = Scratch::new();
+    let mut scratch = Scratch::new();
     loop {
         pgrx::check_for_interrupts!();
-        let [before, after] = [&mut old, &mut new].map(|rows| rows.as_mut().and_then(Rows::next));
+        let [before, after] = [&mut old, &mut new].map(|rows| {
+            let slot = rows.as_mut().and_then(TransitionRows::next)?;
+            // SAFETY: the slot holds the row until the next one is read.
+            Some(unsafe { Row::of_slot(slot) })
+        });
         if before.is_none() && after.is_none() {
             break;
         }
@@ -59,58 +67,16 @@ pub fn emit(capture: &Capture, firing: &pg_sys::TriggerData, operation: Operatio
     writer.finish();
 }
 
-/// The rows of a transition table, in the order in which they were changed.
-struct Rows {
-    store: *mut pg_sys::Tuplestorestate,
-    reader: i32,
-    slot: *mut pg_sys::TupleTableSlot,
+/// Memory for comparisons of rows.
+struct Scratch {
+    context: pg_sys::MemoryContext,
+    used: u32,
 }
-
-impl Rows {
-    fn of(relation: pg_sys::Relation, store: *mut pg_sys::Tuplestorestate) -> Self {
-        // SAFETY: the rows of the firing trigger, of its relation, which is open. Others read them by readers of their own.
-        unsafe {
-            let reader = pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as i32);
-            pg_sys::tuplestore_select_read_pointer(store, reader);
-            pg_sys::tuplestore_rescan(store);
-            let slot =
-                pg_sys::MakeSingleTupleTableSlot((*relation).rd_att, &raw const pg_sys::TTSOpsMinimalTuple);
-            Self { store, reader, slot }
-        }
-    }
-
-    fn count(&self) -> i64 {
-        // SAFETY: alive until the trigger returns.
-        unsafe { pg_sys::tuplestore_tuple_count(self.store) }
-    }
-
-    /// The next row, alive until the one after it is read.
-    fn next(&mut self) -> Option<Row> {
-        // SAFETY: as above; the slot has the rows' descriptor. Code that conversions run may have read by another reader.
-        unsafe {
-            pg_sys::tuplestore_select_read_pointer(self.store, self.reader);
-            pg_sys::tuplestore_gettupleslot(self.store, true, false, self.slot)
-                .then(|| Row::of_slot(self.slot))
-        }
-    }
-}
-
-impl Drop for Rows {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: made by `of`; nothing refers to its row any more.
-            unsafe { pg_sys::ExecDropSingleTupleTableSlot(self.slot) }
-        }
-    }
-}
-
-/// Memory for one row's comparison.
-struct Scratch(pg_sys::MemoryContext);
 
 impl Scratch {
     fn new() -> Self {
         // SAFETY: deleted with the memory of the trigger's call.
-        Self(unsafe {
+        let context = unsafe {
             pg_sys::AllocSetContextCreateExtended(
                 pg_sys::CurrentMemoryContext,
                 c"event_outbox comparison".as_ptr(),
@@ -118,16 +84,20 @@ impl Scratch {
                 pg_sys::ALLOCSET_DEFAULT_INITSIZE as usize,
                 pg_sys::ALLOCSET_DEFAULT_MAXSIZE as usize,
             )
-        })
+        };
+        Self { context, used: 0 }
     }
 
-    fn used<R>(&self, work: impl FnOnce() -> R) -> R {
+    fn used<R>(&mut self, work: impl FnOnce() -> R) -> R {
+        self.used += 1;
         // SAFETY: nothing of what the work allocates is used afterwards.
         unsafe {
-            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let before = pg_sys::MemoryContextSwitchTo(self.context);
             let result = work();
             pg_sys::MemoryContextSwitchTo(before);
-            pg_sys::MemoryContextReset(self.0);
+            if self.used % USES == 0 {
+                pg_sys::MemoryContextReset(self.context);
+            }
             result
         }
     }
