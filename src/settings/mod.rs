@@ -1,6 +1,6 @@
 //! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a
 //! relay, [`consumer`] the inbox's worker, [`events`] what sessions and triggers do with events, and
-//! [`workers`] limits the number of workers. [`envelope`] has what shapes a record,
+//! [`workers`] limits the number of workers. `envelope` has what shapes a record,
 //! [`additions`] what sessions add to events.
 //!
 //! Runs in: the postmaster, which defines them; any process reads them.

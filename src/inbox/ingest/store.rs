@@ -168,7 +168,7 @@ pub fn insert_progress(
 }
 
 impl Batch<'_> {
-    /// Stores only the offsets: see [`mistakes`].
+    /// Stores only the offsets: see `mistakes`.
     pub fn store_offsets(&self) {
         let last = self.after + i64::try_from(self.records.iter().count()).unwrap_or(i64::MAX);
         as_owner(|| insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last));

@@ -160,7 +160,7 @@ impl Receiver {
     /// After an error, makes the connection usable again or drops it.
     fn clean_up(&mut self, done: Result<(), Error>) {
         if done.is_err()
-            && !self.client.as_mut().is_some_and(|client| client.batch_execute("ROLLBACK").is_ok())
+            && self.client.as_mut().is_none_or(|client| client.batch_execute("ROLLBACK").is_err())
         {
             self.client = None;
         }
