@@ -6,6 +6,7 @@ use std::time::Duration;
 use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
 use postgres::Client;
 
+use crate::support::database::DEADLINE;
 use crate::support::server::DedicatedServer;
 
 /// Several crashes and restarts of the server.
@@ -165,6 +166,7 @@ fn an_attempt_counts_though_the_session_outlives_the_postmaster() -> Result<()> 
     client.batch_execute("BEGIN")?;
     assert_eq!(client.query("SELECT FROM inbox.receive('s', 10)", &[])?.len(), 1);
     dedicated.server.kill_postmaster()?;
-    dedicated.server.start()?;
+    // It does not start before the session has noticed and ended.
+    wait::until("the server to start", DEADLINE, || dedicated.server.start().ok())?;
     until(&dedicated, "SELECT count(*) FROM inbox.retry WHERE attempts = 1 AND is_suspect", 1)
 }

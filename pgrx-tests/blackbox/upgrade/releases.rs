@@ -246,7 +246,7 @@ fn an_update_under_load_loses_nothing_and_fails_nobody() -> Result<()> {
     client.batch_execute(&format!("CREATE EXTENSION event_outbox VERSION '{}'", released::versions()?[0]))?;
     let backlog = Ledger::open(&mut client, "upgrade.backlog")?;
     let written = Ledger::open(&mut client, "upgrade.written")?;
-    backlog.emit(&mut client, 20_000)?;
+    backlog.emit(&mut client, 60_000)?;
     until_status(&mut client, "the first to be published", |status| status.published > 500)?;
 
     let (done, is_done) = mpsc::channel::<()>();
