@@ -21,6 +21,12 @@ pub struct JsonText {
     capacity: usize,
 }
 
+impl Default for JsonText {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl JsonText {
     /// Empty text with room for a document, in the current memory context.
     #[must_use]

@@ -70,8 +70,11 @@ pub struct TransitionRows {
 
 impl TransitionRows {
     /// Reads one of the transition tables of a firing trigger from its beginning.
+    ///
+    /// # Safety
+    /// The table is one of this trigger's.
     #[must_use]
-    pub fn of(firing: &pg_sys::TriggerData, store: *mut pg_sys::Tuplestorestate) -> Self {
+    pub unsafe fn of(firing: &pg_sys::TriggerData, store: *mut pg_sys::Tuplestorestate) -> Self {
         // SAFETY: the rows of the firing trigger, of its relation, which is open. Others read them by readers of their own.
         unsafe {
             let reader = pg_sys::tuplestore_alloc_read_pointer(store, pg_sys::EXEC_FLAG_REWIND as c_int);
@@ -91,7 +94,7 @@ impl TransitionRows {
     }
 
     /// A slot with the next row, which is alive until the one after it is read.
-    pub fn next(&mut self) -> Option<*mut pg_sys::TupleTableSlot> {
+    pub fn next_row(&mut self) -> Option<*mut pg_sys::TupleTableSlot> {
         // SAFETY: as above; the slot has the rows' descriptor. Code that is run between two rows may have used another reader.
         let is_row = unsafe {
             compat::guarded(|| {

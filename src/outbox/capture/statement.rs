@@ -31,7 +31,9 @@ pub fn emit(capture: &Capture, firing: &pg_sys::TriggerData, operation: Operatio
             "outbox.capture_changes() needs the rows of the statement"
         );
     }
-    let [mut old, mut new] = [old, new].map(|rows| rows.map(|rows| TransitionRows::of(firing, rows)));
+    // SAFETY: both are tables of the firing trigger.
+    let [mut old, mut new] =
+        [old, new].map(|rows| rows.map(|rows| unsafe { TransitionRows::of(firing, rows) }));
     let counts = [&old, &new].map(|rows| rows.as_ref().map(TransitionRows::count));
     if counts.iter().flatten().all(|count| *count == 0) {
         return;
@@ -49,7 +51,7 @@ pub fn emit(capture: &Capture, firing: &pg_sys::TriggerData, operation: Operatio
     loop {
         pgrx::check_for_interrupts!();
         let [before, after] = [&mut old, &mut new].map(|rows| {
-            let slot = rows.as_mut().and_then(TransitionRows::next)?;
+            let slot = rows.as_mut().and_then(TransitionRows::next_row)?;
             // SAFETY: the slot holds the row until the next one is read.
             Some(unsafe { Row::of_slot(slot) })
         });
@@ -95,7 +97,7 @@ impl Scratch {
             let before = pg_sys::MemoryContextSwitchTo(self.context);
             let result = work();
             pg_sys::MemoryContextSwitchTo(before);
-            if self.used % USES == 0 {
+            if self.used.is_multiple_of(USES) {
                 pg_sys::MemoryContextReset(self.context);
             }
             result

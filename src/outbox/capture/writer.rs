@@ -24,7 +24,7 @@ impl<'a> Writer<'a> {
     /// Writes the event of a change.
     pub fn write(&mut self, change: &Change<'_>) {
         let left = match &mut self.appender {
-            Some(appender) => appender.add(|| change.to_values()).err(),
+            Some(appender) => appender.add(|| change.to_values()),
             None => Some(change.to_values()),
         };
         if let Some(values) = left {

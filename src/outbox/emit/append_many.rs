@@ -60,7 +60,8 @@ impl<'a> Appender<'a> {
 
     /// Adds the event that `make` makes in a memory context of the appender's. Gives the values back if its id is one that
     /// the table may refuse.
-    pub fn add(&mut self, make: impl FnOnce() -> Values) -> Result<(), Values> {
+    #[must_use]
+    pub fn add(&mut self, make: impl FnOnce() -> Values) -> Option<Values> {
         // SAFETY: the context is alive; an ERROR resets the current context by itself.
         let values = unsafe {
             let before = pg_sys::MemoryContextSwitchTo(self.context);
@@ -71,7 +72,7 @@ impl<'a> Appender<'a> {
         };
         let id = compat::next_value(self.layout.sequence());
         if id <= 0 {
-            return Err(values);
+            return Some(values);
         }
         backlog::count();
         // SAFETY: the slots are made for the table, and live until `finish`; a payload is a value of variable length.
@@ -88,7 +89,7 @@ impl<'a> Appender<'a> {
         if self.filled == ROWS || self.bytes > BYTES {
             self.flush();
         }
-        Ok(())
+        None
     }
 
     fn flush(&mut self) {

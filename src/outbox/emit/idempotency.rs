@@ -153,7 +153,7 @@ impl Row {
 
     /// Inserts it, unless the table has a row with this key.
     fn insert(&self, table: Table) -> bool {
-        self.run(&INSERT, table, |statement| statement.execute(&self.0, Access::Write, 0).len() > 0)
+        self.run(&INSERT, table, |statement| !statement.execute(&self.0, Access::Write, 0).is_empty())
     }
 
     fn delete(&self, table: Table) {
