@@ -4,6 +4,8 @@ pub mod attributes;
 pub mod charge;
 pub mod data_loss;
 pub mod in_flight;
+pub mod jsonb;
+pub mod jsonb_image;
 pub mod lane;
 pub mod lanes;
 pub mod plan;
