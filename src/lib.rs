@@ -53,7 +53,8 @@ extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["sc
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/outbox/lint.sql", name = "lint", requires = ["check"]);
 extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["lint"]);
-extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_tables"]);
+extension_sql_file!("../sql/inbox/changed.sql", name = "inbox_changed", requires = ["inbox_tables"]);
+extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_changed"]);
 extension_sql_file!(
     "../sql/inbox/subscriptions.sql",
     name = "inbox_subscriptions",
@@ -101,7 +102,7 @@ fn workers() -> &'static [&'static Registration] {
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
     settings::init();
-    pg::watch::init(&outbox::table::WATCHES);
+    pg::watch::init(outbox::table::WATCHES.into_iter().chain(inbox::watches()));
     pg::utility_hook::init(&OBSERVERS);
     outbox::init();
     inbox::init();

@@ -28,6 +28,8 @@ COMMENT ON EXTENSION event_outbox IS
 -- @create sql/outbox/scheduled.sql
 -- @create sql/outbox/sequences.sql
 
+-- @create sql/inbox/changed.sql
+
 -- @create sql/inbox/consumers.sql
 
 -- @create sql/inbox/handlers.sql

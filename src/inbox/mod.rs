@@ -11,6 +11,13 @@ mod mistakes;
 pub mod receive;
 pub mod table;
 
+use crate::pg::watch::Watch;
+
+/// The tables of which sessions remember something.
+pub fn watches() -> impl Iterator<Item = &'static Watch> {
+    table::direct::WATCHES.iter().chain(&receive::subscription::WATCHES)
+}
+
 /// Requests the shared memory, and registers for the ends of transactions; in the postmaster.
 pub fn init() {
     arrivals::init();

@@ -126,7 +126,8 @@ impl Target {
 }
 
 /// Whether a table has these columns and nothing that an INSERT would have to heed.
-fn has_only(table: &OpenRelation, columns: &[Column]) -> bool {
+#[must_use]
+pub fn has_only(table: &OpenRelation, columns: &[Column]) -> bool {
     let (relation, class) = (table.data(), table.class());
     // SAFETY: an open relation has a descriptor; its constraints are null if there are none.
     let has_checks = unsafe {

@@ -12,6 +12,7 @@ pub mod condition;
 pub mod durability;
 pub mod function;
 pub mod image;
+pub mod indexed;
 pub mod json_text;
 pub mod json_value;
 pub mod relation;

@@ -26,6 +26,7 @@ pub(crate) use text;
 pub struct Statement {
     text: &'static CStr,
     types: &'static [pg_sys::Oid],
+    is_ordered: bool,
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 
@@ -41,12 +42,18 @@ pub enum Access {
 impl Statement {
     /// A statement with the types of `$1`, `$2`, … It must qualify every name with its schema.
     pub const fn new(text: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
-        Self { text, types, plan: AtomicPtr::new(std::ptr::null_mut()) }
+        Self { text, types, is_ordered: false, plan: AtomicPtr::new(std::ptr::null_mut()) }
+    }
+
+    /// The same for a statement that reads rows by the order of an index: see [`OrderedScans`].
+    pub const fn ordered(text: &'static CStr, types: &'static [pg_sys::Oid]) -> Self {
+        Self { text, types, is_ordered: true, plan: AtomicPtr::new(std::ptr::null_mut()) }
     }
 
     /// Executes the statement and returns its rows, within [`connected`]. A `limit` of 0 means all.
     pub fn execute(&self, arguments: &[Option<pg_sys::Datum>], access: Access, limit: usize) -> Rows {
         debug_assert_eq!(arguments.len(), self.types.len());
+        let _plans = self.is_ordered.then(OrderedScans::only);
         let plan = self.plan();
         let mut values: Vec<pg_sys::Datum> =
             arguments.iter().map(|argument| argument.unwrap_or(pg_sys::Datum::from(0_usize))).collect();

@@ -47,7 +47,7 @@ impl Watch {
     }
 }
 
-static WATCHES: OnceLock<&'static [&'static Watch]> = OnceLock::new();
+static WATCHES: OnceLock<Vec<&'static Watch>> = OnceLock::new();
 
 /// How many counts all relations share.
 const COUNTS: usize = 64;
@@ -67,8 +67,8 @@ fn count_of(relation: u32) -> &'static AtomicU64 {
 }
 
 /// Registers all watches, in the postmaster; every backend inherits them.
-pub fn init(watches: &'static [&'static Watch]) {
-    if WATCHES.set(watches).is_err() {
+pub fn init(watches: impl Iterator<Item = &'static Watch>) {
+    if WATCHES.set(watches.collect()).is_err() {
         return;
     }
     // SAFETY: the callbacks live as long as the library, which is never unloaded.
@@ -84,7 +84,7 @@ pub fn init(watches: &'static [&'static Watch]) {
 }
 
 fn watches() -> impl Iterator<Item = &'static Watch> {
-    WATCHES.get().into_iter().flat_map(|watches| watches.iter().copied())
+    WATCHES.get().into_iter().flatten().copied()
 }
 
 /// A function was changed.

@@ -3,6 +3,7 @@
 mod crashes;
 mod data_loss;
 mod delivery;
+mod direct;
 mod durability;
 mod failures;
 mod full;

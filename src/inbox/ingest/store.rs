@@ -10,38 +10,12 @@ use super::catalog::Definition;
 use super::duplicates;
 use crate::failpoints::{self, Point};
 use crate::inbox::mistakes;
-use crate::inbox::table::{as_owner, member};
-use crate::pg::bulk_insert::{Column, Target};
-use crate::pg::catalog::Member;
+use crate::inbox::table::{LOG, LOG_COLUMNS, as_owner};
+use crate::pg::bulk_insert::Target;
 use crate::pg::compat;
 use crate::pg::spi::{Access, Statement};
 
-/// The segments of the log.
-const SEGMENTS: [Member; retention::SEGMENTS] = [
-    member(c"log_0"),
-    member(c"log_1"),
-    member(c"log_2"),
-    member(c"log_3"),
-    member(c"log_4"),
-    member(c"log_5"),
-    member(c"log_6"),
-    member(c"log_7"),
-];
-
-/// Their columns.
-const COLUMNS: [Column; 9] = [
-    (c"source_id", pg_sys::INT4OID, false),
-    (c"lane", pg_sys::INT2OID, false),
-    (c"position", pg_sys::INT8OID, false),
-    (c"partition", pg_sys::INT4OID, false),
-    (c"offset", pg_sys::INT8OID, false),
-    (c"produced_at", pg_sys::TIMESTAMPTZOID, true),
-    (c"key", pg_sys::BYTEAOID, true),
-    (c"value", pg_sys::BYTEAOID, true),
-    (c"headers", pg_sys::BYTEAOID, true),
-];
-
-/// The number of columns that their index covers.
+/// The number of columns that the index of a segment covers.
 const KEYS: usize = 3;
 
 /// A batch to store.
@@ -207,7 +181,7 @@ impl Batch<'_> {
     }
 
     fn insert_events(&self, records: &[RecordRef<'_>]) {
-        if let Some(target) = Target::open(SEGMENTS[self.segment].existing(), &COLUMNS, KEYS) {
+        if let Some(target) = Target::open(LOG[self.segment].existing(), &LOG_COLUMNS, KEYS) {
             self.append(&target, records);
         } else {
             self.insert(records);

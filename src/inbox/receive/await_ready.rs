@@ -54,7 +54,6 @@ fn wait(arguments: &Arguments) -> Option<pg_sys::Datum> {
 fn is_ready(name: &str) -> bool {
     let caller = backend::user();
     let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
-    let _plans = spi::OrderedScans::only();
     spi::connected(|| {
         let subscription = Subscription::named(name, caller);
         !subscription.is_paused && ready::is_any(&subscription)

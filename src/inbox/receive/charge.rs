@@ -11,19 +11,20 @@ use event_outbox_policy::inbox::lane::{Consequence, Failed, LaneState};
 use event_outbox_policy::inbox::plan::{NewEvents, Step, WaitingEvents};
 
 use super::failures::{Cause, Failure};
-use super::lane;
-use super::stored::{self, Stored};
+use super::lane::{self, Lane};
+use super::open_log::OpenLog;
+use super::stored::{self, Stored, lane_number};
 use super::subscription::Subscription;
 use crate::inbox::mistakes;
 use crate::inbox::table::lane_lock;
-use crate::inbox::table::lanes::{self, Lane};
+use crate::inbox::table::lanes;
 use crate::pg::compat::pg_timestamp;
 use crate::pg::function::random;
 use crate::pg::snapshot::Snapshot;
 use crate::settings::events::retry_backoff;
 
-/// How many events are read at a time.
-const CHUNK: usize = 100;
+/// About how many events are read: those up to the one that failed.
+const NEARLY: usize = 1;
 
 /// What became of a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,10 +44,10 @@ pub fn apply(failure: &Failure) -> Applied {
     if !lane_lock::try_acquire(failure.subscription_id, failure.lane) {
         return Applied::Busy;
     }
+    let _snapshot = Snapshot::take_latest();
     let found = Subscription::with_id(failure.subscription_id);
     let applied = found.and_then(|subscription| {
-        let _snapshot = Snapshot::take_latest();
-        let lane = lane::newest(&subscription, failure.lane)?;
+        let lane = lane::newest(&subscription, failure.lane);
         settle(&subscription, &lane, failure)
     });
     if applied.is_some() {
@@ -97,31 +98,27 @@ fn pass_to(subscription: &Subscription, lane: &Lane, failure: &Failure, waiting:
     let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(subscription) };
     let mut new = NewEvents::new(waiting, lane.state.upto, 1, room);
     let mut upto = lane.from;
-    loop {
-        let events = stored::new_events(subscription, failure.lane, upto, CHUNK);
-        for event in &events {
-            let position = event.position();
-            if position > failure.upto {
-                return upto;
-            }
-            if event.is_skipped() && !subscription.is_replay {
-                upto = position;
-                continue;
-            }
-            let key = if waiting.is_empty() { None } else { event.order_key(subscription) };
-            match new.consider(position, key.as_deref()) {
-                Step::Park => event.park(subscription, failure.lane),
-                Step::Receive if position == failure.upto => {
-                    charge(subscription, failure.lane, event, How::of(failure));
-                }
-                Step::Receive | Step::Stop => return upto,
-            }
+    OpenLog::of(subscription).each_event(lane_number(failure.lane), upto, NEARLY, |event| {
+        let position = event.position();
+        if position > failure.upto {
+            return false;
+        }
+        if event.is_skipped() && !subscription.is_replay {
             upto = position;
+            return true;
         }
-        if events.len() < CHUNK || upto >= failure.upto {
-            return upto;
+        let key = if waiting.is_empty() { None } else { event.order_key(subscription) };
+        match new.consider(position, key.as_deref()) {
+            Step::Park => event.park(subscription, failure.lane),
+            Step::Receive if position == failure.upto => {
+                charge(subscription, failure.lane, event, How::of(failure));
+            }
+            Step::Receive | Step::Stop => return false,
         }
-    }
+        upto = position;
+        upto < failure.upto
+    });
+    upto
 }
 
 /// How an event has failed.

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use std::ffi::c_char;
 
 use event_outbox_policy::inbox::attributes::{Attributes, headers_json};
-use event_outbox_policy::inbox::records;
 use event_outbox_policy::inbox::structured::{self, Unfolded};
+use event_outbox_policy::inbox::{jsonb, records};
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
@@ -18,12 +18,28 @@ use crate::pg::varlena;
 /// How much longer headers can become as JSON.
 const LONGEST_ESCAPE: usize = 6;
 
-/// The memory in which one event after the other is decoded.
-pub struct Decoder(pgrx::PgMemoryContexts);
+/// Decodes one event after the other.
+pub struct Decoder {
+    /// What Postgres allocates for an event.
+    memory: pgrx::PgMemoryContexts,
+    plain: Plain,
+}
+
+/// Values that need no parser of Postgres.
+struct Plain {
+    /// Whether Postgres has text as JSON has it.
+    is_utf8: bool,
+    data: Vec<u8>,
+    headers: Vec<u8>,
+}
 
 impl Default for Decoder {
     fn default() -> Self {
-        Self(pgrx::PgMemoryContexts::new("inbox event"))
+        // SAFETY: a plain question.
+        let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
+        let is_utf8 = encoding == pg_sys::pg_enc::PG_UTF8 as i32;
+        let plain = Plain { is_utf8, data: Vec::new(), headers: Vec::new() };
+        Self { memory: pgrx::PgMemoryContexts::new("inbox event"), plain }
     }
 }
 
@@ -32,28 +48,32 @@ impl Decoder {
     pub fn add(&mut self, output: &Output, event: &Stored, lease: Option<u128>) {
         // SAFETY: what is allocated for the event is copied into the output before it is freed.
         unsafe {
-            self.0.switch_to(|_| add(output, event, lease));
-            self.0.reset();
+            self.memory.switch_to(|_| add(output, event, lease, &mut self.plain));
+            self.memory.reset();
         }
     }
 }
 
-fn add(output: &Output, event: &Stored, lease: Option<u128>) {
-    let row = &event.row;
-    let packed = row.get::<&[u8]>(HEADERS).unwrap_or_default();
+fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) {
+    let packed = event.get::<&[u8]>(HEADERS).unwrap_or_default();
     // SAFETY: a bytea of the row, which is alive.
-    let value = row.datum(VALUE).map(|value| unsafe { bytes(value) });
+    let value = event.datum(VALUE).map(|value| unsafe { bytes(value) });
     let unfolded = unfold(packed, value);
     let packed = unfolded.as_ref().map_or(packed, |unfolded| &unfolded.headers);
     varlena::require_memory(packed.len().saturating_mul(LONGEST_ESCAPE));
     let mut found = Attributes::of(records::headers(packed));
-    let headers = jsonb(headers_json(records::headers(packed)).as_bytes());
+    let headers = if plain.is_utf8 && jsonb::of_headers(records::headers(packed), &mut plain.headers) {
+        Ok(value_in(&plain.headers))
+    } else {
+        decoded(headers_json(records::headers(packed)).as_bytes(), None)
+    };
+    let mut document = |json: &[u8]| decoded(json, plain.is_utf8.then_some(&mut plain.data));
     let (payload, data) = match &unfolded {
         Some(Unfolded { payload, content_type, .. }) => {
             found.content_type = content_type.as_deref().map(Cow::Borrowed);
-            (payload.as_deref().into_datum(), payload.as_deref().map(jsonb))
+            (payload.as_deref().into_datum(), payload.as_deref().map(&mut document))
         }
-        None => (row.datum(VALUE), value.map(jsonb)),
+        None => (event.datum(VALUE), value.map(&mut document)),
     };
     let error = match (&data, &headers) {
         (Some(Err(error)), _) => Some(error.clone()),
@@ -62,11 +82,11 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>) {
     };
     let text = |value: &Option<Cow<'_, str>>| value.as_deref().and_then(IntoDatum::into_datum);
     output.add([
-        row.datum(1),
-        row.datum(2),
-        row.datum(3),
-        row.datum(4),
-        row.datum(KEY),
+        event.datum(1),
+        event.datum(2),
+        event.datum(3),
+        event.datum(4),
+        event.datum(KEY),
         payload,
         data.and_then(Result::ok),
         error.into_datum(),
@@ -76,7 +96,7 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>) {
         text(&found.event_source),
         found.event_time.map(|at| pg_sys::Datum::from(pg_timestamp(at))),
         text(&found.content_type),
-        row.datum(5),
+        event.datum(5),
         event.attempts().saturating_add(1).cast_signed().into_datum(),
         lease.and_then(|token| pgrx::Uuid::from_bytes(token.to_be_bytes()).into_datum()),
     ]);
@@ -98,15 +118,24 @@ unsafe fn bytes<'a>(value: pg_sys::Datum) -> &'a [u8] {
     unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr())) }
 }
 
-/// The JSON document as a jsonb, or why it is none.
-fn jsonb(json: &[u8]) -> Result<pg_sys::Datum, String> {
+/// A value that was made in a buffer. It lives as long as what is in the buffer.
+fn value_in(buffer: &[u8]) -> pg_sys::Datum {
+    pg_sys::Datum::from(buffer.as_ptr())
+}
+
+/// The JSON document as a jsonb, which is made in the buffer if it is a plain one; or why it is none.
+fn decoded(json: &[u8], buffer: Option<&mut Vec<u8>>) -> Result<pg_sys::Datum, String> {
     // What begins otherwise needs no parser to be refused.
     let first = json.iter().find(|byte| !byte.is_ascii_whitespace());
     if !first.is_some_and(|byte| byte.is_ascii_digit() || b"{[\"-tfn".contains(byte)) {
         return Err("it is not JSON".into());
     }
-    if let Err(error) = std::str::from_utf8(json) {
-        return Err(format!("it is not valid UTF-8 from byte {} on", error.valid_up_to() + 1));
+    let text = std::str::from_utf8(json)
+        .map_err(|error| format!("it is not valid UTF-8 from byte {} on", error.valid_up_to() + 1))?;
+    if let Some(buffer) = buffer
+        && jsonb::of_json(text, buffer)
+    {
+        return Ok(value_in(buffer));
     }
     if let Some(at) = json.iter().position(|byte| *byte == 0) {
         return Err(format!("it is not JSON: byte {} is zero", at + 1));

@@ -1,6 +1,7 @@
 //! `inbox.receive()`.
 
 use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use event_outbox_policy::inbox::lane::LaneState;
@@ -13,18 +14,18 @@ use super::crashed;
 use super::decode::Decoder;
 use super::deliveries::{self, Delivery, Waited};
 use super::failures::{self, Cause, Failure};
-use super::lane;
+use super::lane::{self, Lane};
 use super::lease;
+use super::open_log::OpenLog;
 use super::output::Output;
 use super::ready;
 use super::refusals::{no_name, require_writable};
-use super::stored::{self, Stored};
+use super::stored::{self, Stored, lane_number};
 use super::subscription::Subscription;
 use crate::failpoints::{self, Point};
 use crate::inbox::arrivals;
 use crate::inbox::mistakes;
-use crate::inbox::table::lanes::{self, Lane};
-use crate::inbox::table::{SUBSCRIPTION, lane_lock};
+use crate::inbox::table::{SUBSCRIPTION, lane_lock, lanes};
 use crate::pg::backend;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::snapshot::Snapshot;
@@ -36,9 +37,6 @@ sql_function!(inbox_receive, pg_finfo_inbox_receive, receive);
 
 /// The most events of one call.
 const MAX_EVENTS: i32 = 10_000;
-
-/// How many events are looked up at a time.
-const EVENTS_AT_A_TIME: usize = 500;
 
 thread_local! {
     /// The lane at which the next call of this session begins, so that each lane has its turn.
@@ -54,7 +52,6 @@ fn receive(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_writable("inbox.receive()");
     let caller = backend::user();
     let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
-    let _plans = spi::OrderedScans::only();
     spi::connected(|| {
         let subscription = Subscription::named(name, caller);
         failures::require_worker();
@@ -70,7 +67,7 @@ fn receive(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// One call.
 struct Receiver {
-    subscription: Subscription,
+    subscription: Rc<Subscription>,
     output: Output,
     decoder: Decoder,
     lease: Option<Duration>,
@@ -93,7 +90,7 @@ impl Receiver {
     fn visit_lanes(&mut self) {
         let first =
             FIRST_LANE.get().unwrap_or_else(|| (crate::pg::function::random() * f64::from(LANES)) as u16);
-        let subscription = self.subscription.clone();
+        let subscription = Rc::clone(&self.subscription);
         let (wanted, mut locked) = (self.left, Vec::new());
         lane::each_ready(&subscription, first, |lane| self.try_lane(lane, &mut locked));
         if self.left == wanted && !locked.is_empty() {
@@ -127,10 +124,12 @@ impl Receiver {
     /// Receives from a lane whose lock this transaction has.
     fn visit(&mut self, lane: u16) -> Visit {
         let _snapshot = Snapshot::take_latest();
-        let Some(found) = lane::newest(&self.subscription, lane) else { return Visit::Idle };
-        if found.is_paused {
+        let Some(subscription) = Subscription::with_id(self.subscription.id) else { return Visit::Idle };
+        self.subscription = subscription;
+        if self.subscription.is_paused {
             return Visit::Idle;
         }
+        let found = lane::newest(&self.subscription, lane);
         let based_on = found.state.seq;
         let Some(open) = self.expire(lane, found) else { return Visit::Idle };
         let has_expired = open.state.seq != based_on;
@@ -165,7 +164,7 @@ impl Receiver {
             cause: Cause::GivenUp,
         };
         let state = charge::settle(&self.subscription, &found, &failure)?;
-        Some(Lane { state, from: found.from.max(state.upto), ..found })
+        Some(Lane { state, from: found.from.max(state.upto) })
     }
 
     /// The waiting events to receive. One that has failed is received alone in the transaction.
@@ -199,7 +198,7 @@ impl Receiver {
         delivery.is_alone = count == 1 && (comes_alone || state.is_alone());
         delivery.is_suspect = is_suspect;
         delivery.has_more = true;
-        let rows: Vec<spi::Row> = taken.iter().map(|event| event.row).collect();
+        let rows: Vec<spi::Row> = taken.iter().filter_map(Stored::waiting_row).collect();
         let kept = spi::kept_for_transaction(&rows);
         delivery
             .waited
@@ -248,42 +247,33 @@ impl Receiver {
         // A lease is known before its first event is returned; what it holds, only after the last one.
         let mut lease = self.lease.map(|length| lease::new(&self.subscription, lane, 0, 0, length));
         let mut leased_from = None;
+        let subscription = Rc::clone(&self.subscription);
         // Unless the end of the lane is reached.
-        delivery.has_more = true;
-        'events: loop {
-            let chunk = EVENTS_AT_A_TIME.min(limit as usize + 1);
-            let events = stored::new_events(&self.subscription, lane, passed, chunk);
-            for event in &events {
+        delivery.has_more =
+            OpenLog::of(&subscription).each_event(lane_number(lane), passed, limit as usize, |event| {
                 let position = event.position();
-                if event.is_skipped() && !self.subscription.is_replay {
+                if event.is_skipped() && !subscription.is_replay {
                     passed = position;
-                    continue;
+                    return true;
                 }
-                let key = if waiting.is_empty() { None } else { event.order_key(&self.subscription) };
+                let key = if waiting.is_empty() { None } else { event.order_key(&subscription) };
                 // What a lease holds is passed with it, as a whole; so nothing in it can be parked.
                 if leased_from.is_some() && waiting.is_blocked(key.as_deref()) {
-                    break 'events;
+                    return false;
                 }
                 match mistakes::step(new.consider(position, key.as_deref())) {
-                    Step::Stop => break 'events,
-                    Step::Park => event.park(&self.subscription, lane),
+                    Step::Stop => return false,
+                    Step::Park => event.park(&subscription, lane),
                     Step::Receive => {
                         leased_from = leased_from.or(lease.map(|_| passed));
                         delivery.upto = position;
-                        self.deliver(
-                            std::slice::from_ref(event),
-                            &mut delivery,
-                            lease.map(|lease| lease.token),
-                        );
+                        let token = lease.map(|lease| lease.token);
+                        self.deliver(std::slice::from_ref(event), &mut delivery, token);
                     }
                 }
                 passed = position;
-            }
-            delivery.has_more = events.len() == chunk;
-            if !delivery.has_more || !new.has_room() {
-                break;
-            }
-        }
+                new.has_room()
+            });
         let count = new.received();
         if let (Some(lease), Some(before)) = (&mut lease, leased_from) {
             (lease.upto, lease.count) = (delivery.upto, count);

@@ -3,26 +3,30 @@
 //! Whoever reads the state to change it holds the lane's lock, and reads with a snapshot of its own: the transaction's snapshot
 //! may be older than the commit of the one who had the lock before.
 
+use event_outbox_policy::inbox::lane::LaneState;
 use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::plan::{MAX_WAITING, Waiting, WaitingEvents};
 use pgrx::prelude::*;
 
+use super::open_log::{LogLook, OpenLog};
 use super::stored::{self, lane_number};
 use super::subscription::Subscription;
-use crate::inbox::table::lanes::Lane;
+use crate::inbox::table::direct::Table;
+use crate::inbox::table::lanes;
 use crate::pg::compat::unix_micros;
+use crate::pg::indexed::{Condition, Order, Scan};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{Access, Row, Statement};
 use crate::pg::user_error::UserError;
 
 /// The number of the newest state that the active snapshot sees.
-static SEEN: Statement = Statement::new(
+static SEEN: Statement = Statement::ordered(
     c"SELECT pg_catalog.max(l.seq) FROM inbox.lane AS l \
        WHERE l.subscription_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) $2",
     &[pg_sys::INT4OID, pg_sys::INT2OID],
 );
 
-static WAITING: Statement = Statement::new(
+static WAITING: Statement = Statement::ordered(
     c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at, r.is_suspect, \
              EXISTS (SELECT FROM inbox.partition AS p \
                       WHERE p.source_id OPERATOR(pg_catalog.=) r.subscription_id AND p.topic OPERATOR(pg_catalog.=) r.topic \
@@ -32,14 +36,14 @@ static WAITING: Statement = Statement::new(
     &[pg_sys::INT4OID, pg_sys::INT2OID],
 );
 
-static COUNT_WAITING: Statement = Statement::new(
+static COUNT_WAITING: Statement = Statement::ordered(
     c"SELECT pg_catalog.count(*) FROM inbox.retry AS r WHERE r.subscription_id OPERATOR(pg_catalog.=) $1",
     &[pg_sys::INT4OID],
 );
 
 /// The lanes at the places `$3` to `$4` in the order that begins with the lane `$2`, if they are not leased: where each has come
 /// to, and whether an event that waits can be received.
-static OPEN: Statement = Statement::new(
+static OPEN: Statement = Statement::ordered(
     c"SELECT i.i, n.lane, COALESCE(l.upto, $5), \
              EXISTS (SELECT FROM inbox.retry AS r \
                       WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) n.lane \
@@ -60,21 +64,31 @@ static OPEN: Statement = Statement::new(
     &[pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT4OID, pg_sys::INT8OID],
 );
 
-/// Reads the newest state of a lane, whose lock the caller holds, with the active snapshot. `None` if the subscription is no more.
-/// Raises a serialization failure if the transaction keeps to a snapshot that does not see it.
+/// A lane with its newest state.
+#[derive(Debug, Clone, Copy)]
+pub struct Lane {
+    /// The state.
+    pub state: LaneState,
+    /// New events are looked for after this position: a seek has skipped all before.
+    pub from: i64,
+}
+
+/// Reads the newest state of a lane, whose lock the caller holds, with the active snapshot. Raises a serialization failure if the
+/// transaction keeps to a snapshot that does not see it.
 #[must_use]
-pub fn newest(subscription: &Subscription, lane: u16) -> Option<Lane> {
-    let found = Lane::read(subscription.id, lane)?;
+pub fn newest(subscription: &Subscription, lane: u16) -> Lane {
+    let state = lanes::newest(subscription.id, lane);
+    let state = state.unwrap_or(LaneState::first(subscription.first_position));
     // SAFETY: a plain global of this process.
     if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
         let _own = Snapshot::take();
         let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
         let seen = SEEN.execute(&arguments, Access::Read, 1).iter().next().and_then(|row| row.get(1));
-        if seen.unwrap_or(0) != found.state.seq {
+        if seen.unwrap_or(0) != state.seq {
             moved_on().raise();
         }
     }
-    Some(found)
+    Lane { state, from: state.upto.max(subscription.skipped_to) }
 }
 
 /// The error by which a transaction learns that it has to be repeated.
@@ -104,6 +118,12 @@ pub fn waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, bool) 
 /// The events of a lane that wait, by the active snapshot, and the positions of those that a seek has skipped.
 #[must_use]
 pub fn look_at_waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, Vec<i64>) {
+    if Table::Retry
+        .for_reading()
+        .is_some_and(|table| !has_any(&mut table.scan_later(Order::Ascending), subscription.id, lane))
+    {
+        return (WaitingEvents::default(), Vec::new());
+    }
     let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
     let rows = WAITING.execute(&arguments, Access::Read, 0);
     let is_skipped = |row: &Row| row.get(6) == Some(true);
@@ -116,6 +136,12 @@ pub fn look_at_waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents
         is_suspect: row.get(5) == Some(true),
     });
     (WaitingEvents::new(events.collect()), skipped)
+}
+
+/// Whether an event waits in a lane, by the active snapshot.
+fn has_any(scan: &mut Scan<'_, 2>, subscription: i32, lane: u16) -> bool {
+    scan.restart([Condition::integer(1, subscription), Condition::smallint(2, lane_number(lane))]);
+    scan.next_row::<1>().is_some()
 }
 
 /// How many further events of the subscription may wait.
@@ -134,6 +160,22 @@ const WIDENING: u16 = 4;
 /// Calls `visit` with the lanes that seem to have something to receive, in the order that begins with the lane `first`, until
 /// it returns `false`.
 pub fn each_ready(subscription: &Subscription, first: u16, mut visit: impl FnMut(u16) -> bool) {
+    if let (Some(lanes), Some(retry)) = (Table::Lane.for_reading(), Table::Retry.for_reading()) {
+        let log = OpenLog::of(subscription);
+        let mut places = 0..LANES;
+        let mut next = || {
+            let _snapshot = Snapshot::take_latest();
+            let mut look = Look {
+                subscription,
+                states: lanes.scan_later(Order::Descending),
+                waiting: retry.scan_later(Order::Ascending),
+                log: log.look(),
+            };
+            places.by_ref().map(|place| (first + place) % LANES).find(|lane| look.is_ready(*lane))
+        };
+        while next().is_some_and(&mut visit) {}
+        return;
+    }
     let (mut from, mut width) = (0, FIRST_LOOK);
     while from < LANES {
         let next = (from + width).min(LANES);
@@ -141,6 +183,27 @@ pub fn each_ready(subscription: &Subscription, first: u16, mut visit: impl FnMut
             return;
         }
         (from, width) = (next, width * WIDENING);
+    }
+}
+
+/// A look at lanes without the executor, by one snapshot.
+struct Look<'a> {
+    subscription: &'a Subscription,
+    states: Scan<'a, 3>,
+    waiting: Scan<'a, 2>,
+    log: LogLook<'a>,
+}
+
+impl Look<'_> {
+    /// Whether a lane seems to have something to receive.
+    fn is_ready(&mut self, lane: u16) -> bool {
+        let state = lanes::newest_in(&mut self.states, self.subscription.id, lane);
+        if has_any(&mut self.waiting, self.subscription.id, lane) {
+            return !ready(self.subscription, lane, 0, 0).is_empty();
+        }
+        let state = state.unwrap_or(LaneState::first(self.subscription.first_position));
+        state.lease.is_none_or(|lease| lease.expires_at <= crate::pg::now())
+            && self.log.has_event(lane_number(lane), state.upto)
     }
 }
 

@@ -99,7 +99,6 @@ fn change(
     require_writable(function);
     let caller = backend::user();
     let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
-    let _plans = spi::OrderedScans::only();
     spi::connected(|| {
         let Some((id, lane)) = place(token) else { return false };
         let Some(subscription) = Subscription::with_id(id) else { return false };
@@ -110,7 +109,8 @@ fn change(
         }
         lane_lock::wait(id, lane);
         let _snapshot = Snapshot::take_latest();
-        let changed = lane::newest(&subscription, lane).and_then(|found| {
+        let changed = Subscription::with_id(id).and_then(|subscription| {
+            let found = lane::newest(&subscription, lane);
             let lease = found.state.lease?;
             let next = next(token, &found.state)?;
             Some((found.state, lease, next))

@@ -8,20 +8,20 @@
 use event_outbox_policy::inbox::retention::SEGMENTS;
 use pgrx::prelude::*;
 
-use crate::pg::spi::{Access, Row, Statement, text};
+use crate::pg::spi::{Access, Rows, Statement, text};
 
 /// A statement for each segment, whose table stands between the two parts.
 macro_rules! of_each_segment {
     ($before:literal, $after:literal, $types:expr) => {
         [
-            Statement::new(text!($before, "inbox.log_0", $after), $types),
-            Statement::new(text!($before, "inbox.log_1", $after), $types),
-            Statement::new(text!($before, "inbox.log_2", $after), $types),
-            Statement::new(text!($before, "inbox.log_3", $after), $types),
-            Statement::new(text!($before, "inbox.log_4", $after), $types),
-            Statement::new(text!($before, "inbox.log_5", $after), $types),
-            Statement::new(text!($before, "inbox.log_6", $after), $types),
-            Statement::new(text!($before, "inbox.log_7", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_0", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_1", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_2", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_3", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_4", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_5", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_6", $after), $types),
+            Statement::ordered(text!($before, "inbox.log_7", $after), $types),
         ]
     };
 }
@@ -52,19 +52,20 @@ static LANES: [Statement; SEGMENTS] = of_each_segment!(
 
 /// A segment that holds events.
 #[derive(Debug, Clone, Copy)]
-struct Segment {
-    number: usize,
+pub struct Segment {
+    /// Its number.
+    pub number: usize,
     /// The last position that can be in it.
-    last: i64,
+    pub last: i64,
 }
 
 /// The log of a subscription, in the segments that held events when this was read.
 #[derive(Debug, Clone)]
 pub struct Log {
     /// The subscription that has stored the events.
-    source: i32,
+    pub source: i32,
     /// No later one is received.
-    last_position: i64,
+    pub last_position: i64,
     segments: Vec<Segment>,
 }
 
@@ -81,29 +82,22 @@ impl Log {
         Self { source, last_position, segments: segments.collect() }
     }
 
-    fn after(&self, position: i64) -> impl Iterator<Item = Segment> + '_ {
+    /// The segments that can have an event after a position, in their order.
+    pub fn after(&self, position: i64) -> impl Iterator<Item = Segment> + '_ {
         self.segments.iter().copied().filter(move |segment| segment.last > position)
     }
 
-    /// Up to `limit` rows of events of a lane after `after`, in their order.
+    /// Up to `limit` rows of events of a lane after `after` in a segment, in their order, read in SQL.
     #[must_use]
-    pub fn events(&self, lane: i16, after: i64, limit: usize) -> Vec<Row> {
-        let mut found: Vec<Row> = Vec::new();
-        for segment in self.after(after) {
-            let room = limit - found.len();
-            let arguments = [
-                self.source.into_datum(),
-                lane.into_datum(),
-                after.into_datum(),
-                self.last_position.min(segment.last).into_datum(),
-                i64::try_from(room).unwrap_or(i64::MAX).into_datum(),
-            ];
-            found.extend(EVENTS[segment.number].execute(&arguments, Access::Read, 0).iter());
-            if found.len() >= limit || segment.last >= self.last_position {
-                break;
-            }
-        }
-        found
+    pub fn rows(&self, segment: Segment, lane: i16, after: i64, limit: usize) -> Rows {
+        let arguments = [
+            self.source.into_datum(),
+            lane.into_datum(),
+            after.into_datum(),
+            self.last_position.min(segment.last).into_datum(),
+            i64::try_from(limit).unwrap_or(i64::MAX).into_datum(),
+        ];
+        EVENTS[segment.number].execute(&arguments, Access::Read, 0)
     }
 
     /// Those of the lanes that have an event after their position.

@@ -19,6 +19,7 @@ pub mod last_error;
 pub mod lease;
 pub mod log;
 pub mod nack;
+pub mod open_log;
 pub mod output;
 pub mod ready;
 pub mod refusals;

@@ -13,8 +13,9 @@ use pgrx::prelude::*;
 use super::charge::{How, charge};
 use super::deliveries::{self, Origin, Waited};
 use super::lane;
+use super::open_log::OpenLog;
 use super::refusals::{no_name, require_writable};
-use super::stored::{self, Stored};
+use super::stored::{Stored, lane_number};
 use super::subscription::Subscription;
 use crate::inbox::table::SUBSCRIPTION;
 use crate::pg::backend;
@@ -39,7 +40,6 @@ fn nack(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_writable("inbox.nack()");
     let caller = backend::user();
     let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
-    let _plans = spi::OrderedScans::only();
     let given_back = spi::connected(|| {
         let subscription = Subscription::named(name, caller);
         let origin = deliveries::origin(subscription.id, position);
@@ -93,7 +93,7 @@ fn give_back(
 fn find(subscription: &Subscription, lane: u16, position: i64, waited: Option<Waited>) -> Option<Stored> {
     match waited {
         Some(waited) => Some(Stored::waited(waited.row)),
-        None => stored::new_event(subscription, lane, position),
+        None => OpenLog::of(subscription).event(lane_number(lane), position),
     }
 }
 

@@ -4,7 +4,8 @@ use event_outbox_policy::inbox::plan::{NewEvents, Step};
 
 use super::crashed;
 use super::lane;
-use super::stored;
+use super::open_log::OpenLog;
+use super::stored::{self, lane_number};
 use super::subscription::Subscription;
 use crate::inbox::arrivals;
 use crate::inbox::table::lane_lock;
@@ -51,7 +52,7 @@ fn try_lane(subscription: &Subscription, lane: u16, locked: &mut Vec<u16>) -> bo
 /// As `inbox.receive()` decides, for a lane whose lock the caller holds.
 fn has_something(subscription: &Subscription, lane: u16) -> bool {
     let _snapshot = Snapshot::take_latest();
-    let Some(found) = lane::newest(subscription, lane) else { return false };
+    let found = lane::newest(subscription, lane);
     if found.state.lease.is_some() {
         return found.state.expired(crate::pg::now()).is_some();
     }
@@ -63,15 +64,16 @@ fn has_something(subscription: &Subscription, lane: u16) -> bool {
         let is_suspect = stored::waited(subscription, &[*position]).iter().any(stored::Stored::is_suspect);
         return !is_suspect || may_take_suspects();
     }
-    let events = stored::new_events(subscription, lane, found.from, 1);
-    let Some(event) = events.first() else { return false };
-    if event.is_skipped() && !subscription.is_replay {
-        return true;
-    }
     let room = if waiting.is_empty() { 0 } else { lane::room_to_wait(subscription) };
-    let key = event.order_key(subscription);
-    let step = NewEvents::new(&waiting, found.from, 1, room).consider(event.position(), key.as_deref());
-    step != Step::Stop && (!found.state.is_suspect() || may_take_suspects())
+    let mut is_ready = false;
+    OpenLog::of(subscription).each_event(lane_number(lane), found.from, 1, |event| {
+        let is_skipped = event.is_skipped() && !subscription.is_replay;
+        let key = event.order_key(subscription);
+        let step = NewEvents::new(&waiting, found.from, 1, room).consider(event.position(), key.as_deref());
+        is_ready = is_skipped || step != Step::Stop && (!found.state.is_suspect() || may_take_suspects());
+        false
+    });
+    is_ready
 }
 
 fn may_take_suspects() -> bool {

@@ -6,7 +6,7 @@ use super::subscription::Subscription;
 use crate::pg::spi::{Access, Row, Statement};
 
 /// Events that wait.
-static WAITED: Statement = Statement::new(
+static WAITED: Statement = Statement::ordered(
     c"SELECT r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect, r.skip_after \
         FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.position OPERATOR(pg_catalog.=) ANY ($2)",
@@ -14,7 +14,7 @@ static WAITED: Statement = Statement::new(
 );
 
 /// Takes them away.
-static TAKE_WAITED: Statement = Statement::new(
+static TAKE_WAITED: Statement = Statement::ordered(
     c"DELETE FROM inbox.retry AS r \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.position OPERATOR(pg_catalog.=) ANY ($2) \
       RETURNING r.position, r.topic, r.partition, r.\"offset\", r.produced_at, r.key, r.value, r.headers, r.attempts, r.order_key, r.is_suspect, r.skip_after",
@@ -22,7 +22,7 @@ static TAKE_WAITED: Statement = Statement::new(
 );
 
 /// Nothing, if it waits already.
-static WAIT: Statement = Statement::new(
+static WAIT: Statement = Statement::ordered(
     c"INSERT INTO inbox.retry (subscription_id, lane, position, topic, partition, \"offset\", produced_at, key, value, headers, \
                                order_key, attempts, next_attempt_at, last_error, is_suspect, skip_after, failed_at) \
       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, \
@@ -49,13 +49,13 @@ static WAIT: Statement = Statement::new(
 );
 
 /// What waits in a lane was being received when the server crashed, or may have been.
-static SUSPECT: Statement = Statement::new(
+static SUSPECT: Statement = Statement::ordered(
     c"UPDATE inbox.retry AS r SET is_suspect = true \
        WHERE r.subscription_id OPERATOR(pg_catalog.=) $1 AND r.lane OPERATOR(pg_catalog.=) $2",
     &[pg_sys::INT4OID, pg_sys::INT2OID],
 );
 
-static DIE: Statement = Statement::new(
+static DIE: Statement = Statement::ordered(
     c"INSERT INTO inbox.dead_letters (subscription_id, lane, position, topic, partition, \"offset\", produced_at, key, value, \
                                       headers, order_key, attempts, last_error, died_at) \
       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, pg_catalog.clock_timestamp()) \
@@ -79,80 +79,134 @@ static DIE: Statement = Statement::new(
     ],
 );
 
-/// A stored event: a row of one of the statements above.
+/// A stored event, whose values live as long as the row or the scan that they were read from.
 #[derive(Clone, Copy)]
 pub struct Stored {
-    /// The row.
-    pub row: Row,
-    is_waiting: bool,
+    /// Position, topic, partition, offset, time, key, value and headers.
+    columns: [Option<pg_sys::Datum>; COLUMNS],
+    place: Place,
 }
 
-/// The columns that all have.
-const TOPIC: i32 = 2;
-const PARTITION: i32 = 3;
+/// Where an event was found.
+#[derive(Clone, Copy)]
+enum Place {
+    /// In the log.
+    Log { is_skipped: bool },
+    /// Among those that wait: a row of a statement above.
+    Waiting(Row),
+}
+
+/// The number of columns that all have.
+const COLUMNS: usize = 8;
+
+/// The columns, counted from 1.
+const POSITION: usize = 1;
+const TOPIC: usize = 2;
+const PARTITION: usize = 3;
 /// The record's key.
-pub const KEY: i32 = 6;
+pub const KEY: usize = 6;
 /// The record's value.
-pub const VALUE: i32 = 7;
+pub const VALUE: usize = 7;
 /// The record's headers, packed.
-pub const HEADERS: i32 = 8;
-/// The columns before the order key.
-const COPIED: std::ops::RangeInclusive<i32> = 1..=8;
+pub const HEADERS: usize = 8;
+
+/// How many columns a table of the log has.
+const OF_LOG: usize = 9;
 
 impl Stored {
+    /// An event of the log, from a row of its table. `None` if its partition is unknown.
+    #[must_use]
+    pub fn new(subscription: &Subscription, row: &[Option<pg_sys::Datum>; OF_LOG]) -> Option<Self> {
+        let [_, _, position, number, offset, produced_at, key, value, headers] = *row;
+        let partition = subscription.partition(number?.value() as i32)?;
+        let topic = partition.topic.as_str().into_datum();
+        let columns =
+            [position, topic, partition.partition.into_datum(), offset, produced_at, key, value, headers];
+        let is_skipped = position?.value() as i64 <= partition.first_position;
+        Some(Self { columns, place: Place::Log { is_skipped } })
+    }
+
+    /// An event of the log, from a row that was read in SQL.
+    #[must_use]
+    pub fn read(row: &Row) -> Self {
+        Self { columns: columns(row), place: Place::Log { is_skipped: row.get(9) == Some(false) } }
+    }
+
     /// A row of an event that waits.
     #[must_use]
     pub fn waited(row: Row) -> Self {
-        Self { row, is_waiting: true }
+        Self { columns: columns(&row), place: Place::Waiting(row) }
+    }
+
+    /// Its row, if it waits.
+    #[must_use]
+    pub fn waiting_row(&self) -> Option<Row> {
+        match self.place {
+            Place::Waiting(row) => Some(row),
+            Place::Log { .. } => None,
+        }
+    }
+
+    /// The value of a column; `None` for NULL.
+    #[must_use]
+    pub fn datum(&self, column: usize) -> Option<pg_sys::Datum> {
+        self.columns[column - 1]
+    }
+
+    /// The value of a column as a Rust value.
+    #[must_use]
+    pub fn get<T: FromDatum>(&self, column: usize) -> Option<T> {
+        // SAFETY: the caller names the column's own type.
+        self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
     /// Its position.
     #[must_use]
     pub fn position(&self) -> i64 {
-        self.row.get(1).unwrap_or(0)
+        self.get(POSITION).unwrap_or(0)
     }
 
     /// Whether a seek has skipped it.
     #[must_use]
     pub fn is_skipped(&self) -> bool {
-        !self.is_waiting && self.row.get(9) == Some(false)
+        matches!(self.place, Place::Log { is_skipped: true })
     }
 
     /// How often it has failed.
     #[must_use]
     pub fn attempts(&self) -> u32 {
-        let attempts = if self.is_waiting { self.row.get::<i32>(9) } else { None };
+        let attempts = self.waiting_row().and_then(|row| row.get::<i32>(9));
         attempts.and_then(|attempts| u32::try_from(attempts).ok()).unwrap_or(0)
     }
 
     /// Whether it may have crashed the server.
     #[must_use]
     pub fn is_suspect(&self) -> bool {
-        self.is_waiting && self.row.get(11) == Some(true)
+        self.waiting_row().and_then(|row| row.get(11)) == Some(true)
     }
 
     /// A seek has skipped it if its partition begins after a greater position than this: a redriven one is left by the seeks
     /// before.
     fn skip_after(&self) -> i64 {
-        let kept = if self.is_waiting { self.row.get(12) } else { None };
+        let kept = self.waiting_row().and_then(|row| row.get(12));
         kept.unwrap_or(self.position() - 1)
     }
 
     /// What it has in common with the events that keep their order with it.
     #[must_use]
     pub fn order_key(&self, subscription: &Subscription) -> Option<Vec<u8>> {
-        if self.is_waiting {
-            return self.row.get(10);
+        if let Some(row) = self.waiting_row() {
+            return row.get(10);
         }
-        let topic = self.row.get::<&str>(TOPIC).unwrap_or_default();
-        let partition = self.row.get(PARTITION).unwrap_or(0);
-        subscription.ordering.order_key(self.row.get::<&[u8]>(KEY), topic, partition)
+        let topic = self.get::<&str>(TOPIC).unwrap_or_default();
+        let partition = self.get(PARTITION).unwrap_or(0);
+        subscription.ordering.order_key(self.get::<&[u8]>(KEY), topic, partition)
     }
 
     /// The first arguments of the statements that copy it.
     fn copied(&self, subscription: &Subscription, lane: u16) -> Vec<Option<pg_sys::Datum>> {
         let mut arguments = vec![subscription.id.into_datum(), lane_number(lane).into_datum()];
-        arguments.extend(COPIED.map(|column| self.row.datum(column)));
+        arguments.extend(self.columns);
         arguments.push(self.order_key(subscription).into_datum());
         arguments
     }
@@ -200,18 +254,9 @@ pub fn lane_number(lane: u16) -> i16 {
     i16::try_from(lane).unwrap_or(0)
 }
 
-/// Up to `limit` events of a lane after `after`, in their order.
-#[must_use]
-pub fn new_events(subscription: &Subscription, lane: u16, after: i64, limit: usize) -> Vec<Stored> {
-    let rows = subscription.log.events(lane_number(lane), after, limit);
-    rows.into_iter().map(|row| Stored { row, is_waiting: false }).collect()
-}
-
-/// The event at this position in the log, if it is there.
-#[must_use]
-pub fn new_event(subscription: &Subscription, lane: u16, position: i64) -> Option<Stored> {
-    let found = new_events(subscription, lane, position - 1, 1);
-    found.into_iter().find(|event| event.position() == position)
+/// What a statement above has selected, but for its last columns.
+fn columns(row: &Row) -> [Option<pg_sys::Datum>; COLUMNS] {
+    std::array::from_fn(|column| i32::try_from(column + 1).ok().and_then(|column| row.datum(column)))
 }
 
 /// Events that wait, in their order.
