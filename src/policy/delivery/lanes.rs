@@ -238,6 +238,13 @@ impl Lanes {
         }
     }
 
+    /// The first event of the topic that the reader of its rows will read.
+    #[must_use]
+    pub fn first_awaited(&self, topic: Topic) -> Option<i64> {
+        let first = (topic, i64::MIN, Gate::FIRST);
+        self.awaited.range(first..).next().filter(|(of, ..)| *of == topic).map(|(_, id, _)| *id)
+    }
+
     /// A due event is already in flight.
     pub fn is_in_flight(&mut self, id: i64) {
         if let Some(&gate) = self.due.get(&id)

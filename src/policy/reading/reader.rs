@@ -290,6 +290,10 @@ fn end_turn<R>(topic: Topic, range: Range, found: Visited, in_flight: &mut InFli
     backlog.end_turn(ended);
     lanes.passed(topic, last_id);
     if ended == Ended::CaughtUp {
+        // If its row was deleted, nobody else notices that the event is gone.
+        if let Some(id) = lanes.first_awaited(topic) {
+            backlog.want(topic, id);
+        }
         backlog.remove_if_caught_up(topic, lanes.has_closed(topic));
     }
     ended

@@ -132,3 +132,21 @@ fn a_topic_that_is_refused_keeps_no_other_waiting() {
         world.answer_topic(good, Answer::Delivered);
     }
 }
+
+/// Its topic's turn had read as far as the reader of new rows, which has not come to it.
+#[test]
+fn an_event_that_is_deleted_before_it_is_read_again_keeps_nothing_closed() {
+    let mut world = World::new(Flaw::None, Limits { lanes: 1, window: 1, pass: 1 });
+    let topic = TOPICS[0];
+    for turn in [
+        Turn::Write(topic, Some(2), false),
+        Turn::Emit(topic, Some(1), true),
+        Turn::Pass(Then::Failed),
+        Turn::Delete(0),
+        Turn::Emit(topic, Some(2), false),
+        Turn::Emit(topic, Some(2), false),
+    ] {
+        world.play(turn).unwrap();
+    }
+    world.come_to_rest().unwrap();
+}
