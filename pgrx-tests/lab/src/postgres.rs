@@ -216,6 +216,8 @@ impl Cluster {
 
     fn kill_with(&mut self, end: impl Fn(u32)) -> Result<()> {
         let Some(mut server) = self.process.take() else { bail!("the server is not running") };
+        // It starts no further process while they are listed.
+        server.signal(libc::SIGSTOP)?;
         let children = process::children(server.pid())?;
         // The postmaster first: otherwise it would begin to recover.
         server.signal(libc::SIGKILL)?;
