@@ -57,7 +57,7 @@ fn an_event_is_published_at_its_time_and_present_ones_before_it() -> Result<()> 
     // The record's time is the event's: it is the date at which it was due.
     let row = db.client.query_one("SELECT extract(epoch FROM clock_timestamp())::float8", &[])?;
     let now: f64 = row.get(0);
-    let times: Vec<f64> = records.iter().map(|record| seconds(record)).collect();
+    let times: Vec<f64> = records.iter().map(seconds).collect();
     assert!(times[1] - times[0] > 1.0 && times[2] - times[1] > 1.0 && times[2] <= now + 0.01, "{times:?}");
     Ok(())
 }

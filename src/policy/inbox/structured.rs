@@ -150,7 +150,10 @@ mod tests {
         packed
     }
 
-    fn read(value: &str) -> Option<(Option<String>, Option<String>, Vec<(String, String)>)> {
+    /// Payload, content type and headers, as text.
+    type Read = (Option<String>, Option<String>, Vec<(String, String)>);
+
+    fn read(value: &str) -> Option<Read> {
         let Unfolded { headers: packed, payload, content_type } = unfold(b"", value.as_bytes())?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         let found = headers(&packed).map(|(name, value)| (text(name), text(value.unwrap())));

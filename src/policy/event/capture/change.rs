@@ -109,8 +109,11 @@ mod tests {
         ]
     }
 
+    /// A row: its key and its value.
+    type Pair = Option<(u8, u8)>;
+
     /// Applies a step to the table, as a database would. Gives the operation with the row before and after.
-    fn apply(rows: &mut Rows, step: Step) -> Option<(Operation, Option<(u8, u8)>, Option<(u8, u8)>)> {
+    fn apply(rows: &mut Rows, step: Step) -> Option<(Operation, Pair, Pair)> {
         match step {
             Step::Insert(key, value) => {
                 (rows.insert(key, value).is_none()).then_some((Operation::Insert, None, Some((key, value))))
