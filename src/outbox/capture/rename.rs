@@ -46,10 +46,21 @@ impl Observer for Renames {
 
     /// The definition is changed before the column: if the command fails, neither is.
     unsafe fn before(&self, statement: *mut pg_sys::Node) -> Option<After> {
-        // SAFETY: as promised by the caller, a RENAME. The names of a column are C strings.
+        // SAFETY: as promised by the caller, a RENAME.
+        let renamed = unsafe { (*statement.cast::<pg_sys::RenameStmt>()).renameType };
+        // Where the extension is not, nothing of the command is looked at.
+        let extension = if renamed == pg_sys::ObjectType::OBJECT_COLUMN {
+            catalog::extension()
+        } else {
+            pg_sys::InvalidOid
+        };
+        if extension == pg_sys::InvalidOid {
+            return None;
+        }
+        // SAFETY: as above. The names of a column are C strings.
         let (table, old, new) = unsafe {
             let rename = &*statement.cast::<pg_sys::RenameStmt>();
-            if rename.renameType != pg_sys::ObjectType::OBJECT_COLUMN || rename.relation.is_null() {
+            if rename.relation.is_null() {
                 return None;
             }
             let table = pg_sys::RangeVarGetRelidExtended(
@@ -65,10 +76,8 @@ impl Observer for Renames {
                 CStr::from_ptr(rename.newname).to_str().ok()?,
             )
         };
-        let extension = catalog::extension();
         // Otherwise the command fails.
-        let is_allowed = table != pg_sys::InvalidOid && catalog::owns(backend::user(), table);
-        if extension != pg_sys::InvalidOid && is_allowed {
+        if table != pg_sys::InvalidOid && catalog::owns(backend::user(), table) {
             rename_in_captures(table, extension, old, new);
         }
         None

@@ -3,19 +3,17 @@
 //!
 //! Runs in: client backends.
 
-use std::cell::Cell;
-
 use event_outbox_policy::event::dates::Dates;
 use event_outbox_policy::event::draft::{Draft, Invalid, JSON};
 use pgrx::prelude::*;
 
 use super::additions::Trace;
 use super::append::{self, Table};
+use super::rights::{self, First};
 use super::{additions, backlog, idempotency, invalid, naming, options, scheduled, topic_grants, triggers};
-use crate::outbox::table::EVENTS;
 use crate::pg::function::{Arguments, new_uuid, sql_function};
 use crate::pg::spi::{self, Access, Statement};
-use crate::pg::user_context::{Owner, UserContext};
+use crate::pg::user_context::UserContext;
 use crate::pg::user_error::UserError;
 use crate::pg::{compat, varlena};
 use crate::settings::events;
@@ -33,25 +31,6 @@ sql_function!(outbox_emit_bytes, pg_finfo_outbox_emit_bytes, emit_bytes);
 sql_function!(outbox_emit_further, pg_finfo_outbox_emit_further, emit_further);
 sql_function!(outbox_emit_bytes_further, pg_finfo_outbox_emit_bytes_further, emit_bytes_further);
 
-/// The functions that are granted to callers. Who may call the first may call the form with further arguments.
-static GRANTED: [Statement; 2] = [
-    Statement::new(
-        c"SELECT 'outbox.emit(text, jsonb, text, text, jsonb, uuid, integer)'::pg_catalog.regprocedure::pg_catalog.oid",
-        &[],
-    ),
-    Statement::new(
-        c"SELECT 'outbox.emit_bytes(text, bytea, bytea, text, jsonb, uuid, integer, text)'\
-          ::pg_catalog.regprocedure::pg_catalog.oid",
-        &[],
-    ),
-];
-
-thread_local! {
-    /// Their oids, by those of the forms with further arguments.
-    static FIRST_FORMS: Cell<[(pg_sys::Oid, pg_sys::Oid); 2]> =
-        const { Cell::new([(pg_sys::InvalidOid, pg_sys::InvalidOid); 2]) };
-}
-
 fn emit(arguments: &Arguments) -> Option<pg_sys::Datum> {
     Some(store(&New {
         // text and bytea have the same storage format.
@@ -66,7 +45,7 @@ fn emit_bytes(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 fn emit_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    require_first_form(arguments, 0);
+    rights::require(arguments, First::Emit);
     Some(store(&New {
         payload: arguments.datum(1).map(json_of),
         content_type: Some(JSON),
@@ -78,7 +57,7 @@ fn emit_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
 }
 
 fn emit_bytes_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    require_first_form(arguments, 1);
+    rights::require(arguments, First::EmitBytes);
     Some(store(&New {
         content_type: arguments.text(7),
         dates: options::dates(arguments, 8),
@@ -86,31 +65,6 @@ fn emit_bytes_further(arguments: &Arguments) -> Option<pg_sys::Datum> {
         trace: Trace::of(arguments.text(11), arguments.text(12)),
         ..New::of(arguments)
     }))
-}
-
-/// An ERROR if the caller may not call the first form of the function.
-fn require_first_form(arguments: &Arguments, which: usize) {
-    let this = arguments.function();
-    let mut known = FIRST_FORMS.get();
-    if known[which].0 != this {
-        let _owner = UserContext::switch_to(Owner::of(EVENTS));
-        let found = spi::connected(|| GRANTED[which].execute(&[], Access::Read, 1).row(0).get(1));
-        known[which] = (this, found.unwrap_or(pg_sys::InvalidOid));
-        FIRST_FORMS.set(known);
-    }
-    let name = [c"emit", c"emit_bytes"][which];
-    // SAFETY: in a transaction; the arguments have the types of the function, and the name is a C string.
-    unsafe {
-        let arguments = [known[which].1.into_datum(), "EXECUTE".into_datum()];
-        let is_allowed = pgrx::direct_function_call::<bool>(pg_sys::has_function_privilege_id, &arguments);
-        if is_allowed != Some(true) {
-            pg_sys::aclcheck_error(
-                pg_sys::AclResult::ACLCHECK_NO_PRIV,
-                pg_sys::ObjectType::OBJECT_FUNCTION,
-                name.as_ptr(),
-            );
-        }
-    }
 }
 
 /// An event as the caller passes it. Values of variable length are not copied.

@@ -107,7 +107,7 @@ fn check_scheduled(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// Deletes the scheduled events with this `event_id`. Returns whether there were any.
 fn cancel(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    rights::require_either("cancel");
+    rights::require_either(arguments, "cancel");
     let event_id = [arguments.datum(0)];
     let owner = Owner::of(SCHEDULED);
     let topics: Vec<String> = {
