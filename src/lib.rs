@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod kafka;
 pub mod outbox;
 pub mod pg;
+pub mod schemas;
 pub mod settings;
 #[cfg(feature = "failpoints")]
 mod test_worker;
@@ -52,7 +53,9 @@ extension_sql_file!("../sql/outbox/scheduled.sql", name = "scheduled", requires 
 extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["scheduled"]);
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/outbox/lint.sql", name = "lint", requires = ["check"]);
-extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["lint"]);
+extension_sql_file!("../sql/schemas/tables.sql", name = "schema_tables", requires = ["lint"]);
+extension_sql_file!("../sql/schemas/views.sql", name = "schema_views", requires = ["schema_tables"]);
+extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["schema_views"]);
 extension_sql_file!("../sql/inbox/changed.sql", name = "inbox_changed", requires = ["inbox_tables"]);
 extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_changed"]);
 extension_sql_file!(
@@ -102,7 +105,7 @@ fn workers() -> &'static [&'static Registration] {
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
     settings::init();
-    pg::watch::init(outbox::table::WATCHES.into_iter().chain(inbox::watches()));
+    pg::watch::init(outbox::table::WATCHES.into_iter().chain(schemas::watches()).chain(inbox::watches()));
     pg::utility_hook::init(&OBSERVERS);
     outbox::init();
     inbox::init();
