@@ -1,6 +1,6 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture bench up down all install package package-test docker-test drivers-test debezium-test build fmt lint deny doc bootstrap clean
+.PHONY: help demo test test-long torture bench up down all install package package-test docker-test drivers-test debezium-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -11,6 +11,9 @@ demo: build ## Real PostgreSQL, real Kafka, pgbench with rollbacks: count what a
 
 test: bootstrap ## Run everything: format, lints, documentation, all tests
 	@scripts/test
+
+test-long: bootstrap ## Run what takes hours: teeth of the torture test, all versions of PostgreSQL, drivers, a real Debezium
+	@scripts/test long
 
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"

@@ -109,14 +109,14 @@ detach_library() {
 
 tree_pg_config() { printf '%s/%s/bin/pg_config' "$pg_home" "$1"; }
 
-# Builds the extension for release, with an additional feature if one is given, and installs it into a private tree.
-# install_into TREE [FEATURE]
+# Builds the extension, with an additional feature if one is given, and installs it into a private tree.
+# install_into TREE PROFILE [FEATURE]
 install_into() {
-    step "building the extension for PostgreSQL $PG_MAJOR${2:+, with $2} (the first time takes some minutes)"
+    step "building the extension for PostgreSQL $PG_MAJOR${3:+, with $3} (the first time takes some minutes)"
     detach_library "$(tree_pg_config "$1")"
     # Update scripts that another version has left would add update paths.
     rm -f "$("$(tree_pg_config "$1")" --sharedir)"/extension/event_outbox--*.sql
     # shellcheck disable=SC2046
-    cargo pgrx install --release --package event_outbox --pg-config "$(tree_pg_config "$1")" $(features "${2:-}")
+    cargo pgrx install --profile "$2" --package event_outbox --pg-config "$(tree_pg_config "$1")" $(features "${3:-}")
     chmod -R go+rX "$pg_home/$1"
 }
