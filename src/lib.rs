@@ -58,15 +58,22 @@ extension_sql_file!("../sql/schemas/views.sql", name = "schema_views", requires 
 extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["schema_views"]);
 extension_sql_file!("../sql/inbox/changed.sql", name = "inbox_changed", requires = ["inbox_tables"]);
 extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_changed"]);
+extension_sql_file!("../sql/inbox/starts.sql", name = "inbox_starts", requires = ["inbox_rights"]);
 extension_sql_file!(
     "../sql/inbox/subscriptions.sql",
     name = "inbox_subscriptions",
-    requires = ["inbox_rights"]
+    requires = ["inbox_starts"]
+);
+extension_sql_file!("../sql/inbox/seeks.sql", name = "inbox_seeks", requires = ["inbox_subscriptions"]);
+extension_sql_file!(
+    "../sql/inbox/subscription_grants.sql",
+    name = "inbox_subscription_grants",
+    requires = ["inbox_seeks"]
 );
 extension_sql_file!(
     "../sql/inbox/dead_letters.sql",
     name = "inbox_dead_letters",
-    requires = ["inbox_subscriptions"]
+    requires = ["inbox_subscription_grants"]
 );
 extension_sql_file!(
     "../sql/inbox/consumers.sql",
