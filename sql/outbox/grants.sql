@@ -8,12 +8,13 @@ DO $always$
 DECLARE
     -- Called with the rights of roles that an administrator has granted something else: the tables' defaults and checks,
     -- what the views and the triggers call, and the forms of emit() that call the one that is granted. None shows or
-    -- changes anything by itself; relay_status() requires the right to read outbox.status, or outbox.relays for another
-    -- database, consumer_status() that to read inbox.consumers, and cancel() that to emit.
+    -- changes anything by itself; relay_status() and relay_delivery() require the right to read outbox.status, or
+    -- outbox.relays for another database, consumer_status() that to read inbox.consumers, and cancel() that to emit.
     for_all CONSTANT pg_catalog.regprocedure[] := ARRAY[
         'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'inbox.channel(text)',
         'inbox.consumer_status(oid)',
         'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
+        'outbox.relay_delivery(oid)',
         'outbox.log_missing_copy(uuid, text, text, text)', 'outbox.capture_definition(bytea)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',
         'outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, timestamptz, timestamptz, text, text, text)',

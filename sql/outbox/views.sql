@@ -63,16 +63,25 @@ CREATE FUNCTION outbox.relay_status(
 COMMENT ON FUNCTION outbox.relay_status(oid) IS
     'Returns what outbox.status and outbox.relays show about a database''s relay, from shared memory.';
 
+CREATE FUNCTION outbox.relay_delivery(database oid, OUT delivery text, OUT given_up bigint)
+    LANGUAGE c VOLATILE STRICT PARALLEL RESTRICTED AS 'MODULE_PATHNAME', 'outbox_relay_delivery';
+COMMENT ON FUNCTION outbox.relay_delivery(oid) IS
+    'Returns what outbox.status and outbox.relays show about how a database''s relay delivers, from shared memory.';
+
 CREATE VIEW outbox.status AS
-    SELECT s.*
-      FROM outbox.relay_status((SELECT d.oid FROM pg_catalog.pg_database AS d
-                                 WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())) AS s;
+    SELECT s.*, l.*
+      FROM pg_catalog.pg_database AS d
+     CROSS JOIN LATERAL outbox.relay_status(d.oid) AS s
+     CROSS JOIN LATERAL outbox.relay_delivery(d.oid) AS l
+     WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database();
 COMMENT ON VIEW outbox.status IS
     'One row about the relay of this database, read from shared memory without reading the table of events.';
 
 CREATE VIEW outbox.relays AS
-    SELECT d.datname AS database, s.*
-      FROM pg_catalog.pg_database AS d CROSS JOIN LATERAL outbox.relay_status(d.oid) AS s
+    SELECT d.datname AS database, s.*, l.*
+      FROM pg_catalog.pg_database AS d
+     CROSS JOIN LATERAL outbox.relay_status(d.oid) AS s
+     CROSS JOIN LATERAL outbox.relay_delivery(d.oid) AS l
      WHERE s.published IS NOT NULL;
 COMMENT ON VIEW outbox.relays IS
     'One row for each database of the server with a relay, running or to be started again, as outbox.status shows it there.';
@@ -108,7 +117,9 @@ BEGIN
             ('round_trip_p99_ms', '99th percentile of that round-trip time, in milliseconds.'),
             ('queued', 'Events in librdkafka''s queues or being sent.'),
             ('open_requests', 'Requests not answered by a broker yet.'),
-            ('recovered_at', 'When the relay recovered from last_error; NULL if it has not, or if there was no error.')
+            ('recovered_at', 'When the relay recovered from last_error; NULL if it has not, or if there was no error.'),
+            ('delivery', 'How the relay delivers: event_outbox.delivery. NULL if none is running.'),
+            ('given_up', 'Events of delivery at most once that were deleted and then not acknowledged by Kafka, since the server started.')
         ) AS v(column_name, description)
     LOOP
         FOREACH view_name IN ARRAY ARRAY['status', 'relays'] LOOP

@@ -4,12 +4,24 @@
 
 use std::time::Duration;
 
+use event_outbox_policy::delivery::mode::DeliveryMode;
 use event_outbox_policy::delivery::notify::Mode;
 use event_outbox_policy::delivery::window::Limits;
 use event_outbox_policy::kafka::producer::ProducerConfig;
 use pgrx::{GucFlags, GucSetting, PostgresGucEnum};
 
 use super::{Guc, envelope, kafka, millis, secret, size};
+
+/// `event_outbox.delivery`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+enum DeliverySetting {
+    #[name = c"at_least_once"]
+    AtLeastOnce,
+    #[name = c"at_most_once"]
+    AtMostOnce,
+    #[name = c"exactly_once"]
+    ExactlyOnce,
+}
 
 /// `event_outbox.notify`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -33,6 +45,9 @@ enum OrderingSetting {
 
 // On, since a user who creates the extension wants its events published.
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
+// Loses nothing and needs nothing of consumers or brokers.
+static DELIVERY: GucSetting<DeliverySetting> =
+    GucSetting::<DeliverySetting>::new(DeliverySetting::AtLeastOnce);
 // Enough to keep five requests with full batches in flight to each of several brokers.
 static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(50_000);
 // Half of it is for events in flight; a batch takes the other half while it is read and settled.
@@ -61,6 +76,12 @@ pub(super) fn init() {
         c"When off, events are stored and wait.",
     )
     .boolean(&ENABLED);
+    Guc::new(
+        c"event_outbox.delivery",
+        c"What a crash may do to events on their way.",
+        c"\"at_least_once\": repeat them; \"at_most_once\": lose them; \"exactly_once\": neither, for consumers that read committed records.",
+    )
+    .choice(&DELIVERY);
     Guc::new(
         c"event_outbox.notify",
         c"How consumers in the database are told about published events.",
@@ -171,6 +192,11 @@ impl Settings {
                 properties_file: kafka::properties_file(),
                 envelope: envelope::envelope(default_source),
                 auto_create_topics: kafka::auto_create_topics(),
+                delivery: match DELIVERY.get() {
+                    DeliverySetting::AtLeastOnce => DeliveryMode::AtLeastOnce,
+                    DeliverySetting::AtMostOnce => DeliveryMode::AtMostOnce,
+                    DeliverySetting::ExactlyOnce => DeliveryMode::ExactlyOnce,
+                },
                 ordered: ORDERING.get() == OrderingSetting::Key,
                 max_in_flight,
             },

@@ -12,9 +12,10 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 28] = [
+const INTERNAL: [&str; 29] = [
     "capture_definition",
     "relay_status",
+    "relay_delivery",
     "ask_kafka",
     "topics_in_use",
     "select_dead_letters",

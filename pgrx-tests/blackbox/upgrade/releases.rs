@@ -108,7 +108,7 @@ fn a_comparison_of_catalogs_sees_any_difference() -> Result<()> {
         "DROP TRIGGER check_event ON outbox.events",
         "DROP INDEX outbox.dead_letters_event_id",
         "ALTER SEQUENCE outbox.events_id_seq CACHE 10",
-        "CREATE OR REPLACE VIEW outbox.status AS SELECT * FROM outbox.relay_status(NULL) WHERE true",
+        "CREATE OR REPLACE VIEW outbox.status AS SELECT * FROM outbox.relay_status(NULL) CROSS JOIN outbox.relay_delivery(NULL)",
         "ALTER VIEW outbox.status SET (security_barrier)",
         "UPDATE pg_extension SET extconfig = extconfig[2:], extcondition = extcondition[2:]
           WHERE extname = 'event_outbox'",

@@ -16,6 +16,8 @@ use crate::worker::slot::Slot;
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
 
+sql_function!(outbox_relay_delivery, pg_finfo_outbox_relay_delivery, relay_delivery);
+
 /// The number of columns in the first version, which its declaration of the function still has.
 const FIRST_COLUMNS: usize = 14;
 const COLUMNS: usize = FIRST_COLUMNS + 10;
@@ -23,14 +25,33 @@ const COLUMNS: usize = FIRST_COLUMNS + 10;
 /// The columns of `outbox.relay_status(database)`, in the order of its declaration. The first version
 /// declares it without an argument: then it shows this database.
 fn relay_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    let here = backend::database();
-    let database = if arguments.count() == 0 { here } else { arguments.oid(0)? };
-    require_select(member(if database == here { c"status" } else { c"relays" }));
+    let database = if arguments.count() == 0 { backend::database() } else { arguments.oid(0)? };
+    require_select_of(database);
     let mut columns = [None; COLUMNS];
     columns[1] = "absent".into_datum();
     if let Some(slot) = registration::slot_of(database) {
         describe_life(slot, &mut columns);
         describe_metrics(slot, &mut columns);
+    }
+    row(arguments, &columns)
+}
+
+fn require_select_of(database: pg_sys::Oid) {
+    require_select(member(if database == backend::database() { c"status" } else { c"relays" }));
+}
+
+/// The columns of `outbox.relay_delivery(database)`: what `outbox.status` shows beside those of `relay_status`,
+/// whose declaration an update cannot change.
+fn relay_delivery(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let database = arguments.oid(0)?;
+    require_select_of(database);
+    let mut columns = [None; 2];
+    if let Some(slot) = registration::slot_of(database) {
+        let metrics = metrics::of(slot);
+        if slot.pid.load(Ordering::Relaxed) != 0 {
+            columns[0] = metrics.delivery.load().as_str().into_datum();
+        }
+        columns[1] = metrics.given_up.load(Ordering::Relaxed).into_datum();
     }
     row(arguments, &columns)
 }

@@ -5,12 +5,14 @@
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 
 use event_outbox_policy::delivery::error_class::CountedError;
+use event_outbox_policy::delivery::mode::DeliveryMode;
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
 use event_outbox_policy::reading::schedule::UNKNOWN;
 use pgrx::pg_shmem_init;
 use pgrx::prelude::*;
 
 use super::state::State;
+use crate::pg::atomic_enum::{AtomicEnum, Numbered};
 use crate::pg::shmem::SharedArray;
 use crate::settings::workers;
 use crate::worker::metrics::{Connection, Dated, KafkaMetrics, Rate};
@@ -28,15 +30,27 @@ pub fn of(slot: &Slot) -> &'static Metrics {
     &METRICS.elements()[slot.index()]
 }
 
+impl Numbered for DeliveryMode {
+    const ALL: &'static [Self] = Self::ALL;
+
+    fn number(self) -> u32 {
+        self as u32
+    }
+}
+
 /// The metrics of one relay. Times are in microseconds since 1970; 0 means never.
 #[derive(Default)]
 pub struct Metrics {
     state: Dated<State>,
     connection: Dated<Connection>,
+    /// How the relay delivers.
+    pub delivery: AtomicEnum<DeliveryMode>,
     /// The number of events that were published and settled.
     pub published: AtomicI64,
     /// The number of refusals.
     pub refused: AtomicI64,
+    /// The number of events that were deleted and then not acknowledged.
+    pub given_up: AtomicI64,
     /// The number of events in flight: handed over but not yet settled.
     pub in_flight: AtomicUsize,
     /// How many events may be in flight.
@@ -126,7 +140,15 @@ impl Metrics {
         self.connection.clear();
         self.max_in_flight.store(0, Ordering::Relaxed);
         self.backlog.store(0, Ordering::Relaxed);
-        for counter in [&self.published, &self.refused, &self.last_publish_at, &self.sweeps, &self.wakeups] {
+        let counters = [
+            &self.published,
+            &self.refused,
+            &self.given_up,
+            &self.last_publish_at,
+            &self.sweeps,
+            &self.wakeups,
+        ];
+        for counter in counters {
             counter.store(0, Ordering::Relaxed);
         }
         self.errors.iter().for_each(|count| count.store(0, Ordering::Relaxed));

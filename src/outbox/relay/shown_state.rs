@@ -35,6 +35,7 @@ impl Relay {
             self.slot.show_recovery();
         }
         let metrics = metrics::of(self.slot);
+        metrics.delivery.store(self.settings.producer.delivery);
         metrics.in_flight.store(self.in_flight.window().len(), Ordering::Relaxed);
         metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
         metrics.waiting_retries.store(self.in_flight.lanes().waiting(), Ordering::Relaxed);

@@ -8,6 +8,7 @@ pub mod expiry;
 pub mod id_ring;
 pub mod in_flight;
 pub mod lanes;
+pub mod mode;
 pub mod notify;
 pub mod outcome;
 pub mod topic_ramp;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::delivery::mode::DeliveryMode;
 use crate::event::envelope::Envelope;
 
 /// The settings from which a producer is created. Equal settings create equal producers, unless the contents of the
@@ -17,6 +18,8 @@ pub struct ProducerConfig {
     pub properties_file: Option<PathBuf>,
     /// The envelope of each event.
     pub envelope: Envelope,
+    /// How events are delivered.
+    pub delivery: DeliveryMode,
     /// Whether the order of a topic and key must be kept. If so, a gap stops the producer.
     pub ordered: bool,
     /// Whether Kafka may create the topic of an event.
@@ -32,6 +35,7 @@ impl fmt::Debug for ProducerConfig {
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("properties_file", &self.properties_file)
             .field("envelope", &self.envelope)
+            .field("delivery", &self.delivery)
             .field("ordered", &self.ordered)
             .field("auto_create_topics", &self.auto_create_topics)
             .field("max_in_flight", &self.max_in_flight)
