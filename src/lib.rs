@@ -18,6 +18,7 @@ pub mod inbox;
 pub mod kafka;
 pub mod outbox;
 pub mod pg;
+pub mod registry;
 pub mod schemas;
 pub mod settings;
 #[cfg(feature = "failpoints")]

@@ -251,22 +251,26 @@ impl Connection<'_> {
         for (name, value) in DEFAULTS.iter().chain(defaults) {
             config.set(*name, *value);
         }
-        for (name, value) in properties::of_role(self.all_properties()?, role) {
+        for (name, value) in properties::of_role(all_properties(self.properties, self.file)?, role) {
             config.set(name, value);
         }
         config.set("bootstrap.servers", self.servers);
         Ok(config)
     }
+}
 
-    fn all_properties(&self) -> Result<Properties, ConfigError> {
-        let mut all = properties::parse_setting(self.properties).map_err(ConfigError::Setting)?;
-        if let Some(path) = self.file {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| ConfigError::Unreadable(path.to_owned(), error))?;
-            let of_file =
-                properties::parse_file(&text).map_err(|error| ConfigError::File(path.to_owned(), error))?;
-            all.extend(of_file);
-        }
-        Ok(all)
+/// The user's properties of all kinds of clients: those of the setting, then those of the file, which override them.
+///
+/// # Errors
+/// The setting or the file is invalid.
+pub fn all_properties(setting: &str, file: Option<&Path>) -> Result<Properties, ConfigError> {
+    let mut all = properties::parse_setting(setting).map_err(ConfigError::Setting)?;
+    if let Some(path) = file {
+        let text =
+            std::fs::read_to_string(path).map_err(|error| ConfigError::Unreadable(path.to_owned(), error))?;
+        let of_file =
+            properties::parse_file(&text).map_err(|error| ConfigError::File(path.to_owned(), error))?;
+        all.extend(of_file);
     }
+    Ok(all)
 }

@@ -14,4 +14,5 @@ pub mod event;
 pub mod inbox;
 pub mod kafka;
 pub mod reading;
+pub mod registry;
 pub mod worker;

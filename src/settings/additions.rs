@@ -8,7 +8,7 @@ use event_outbox_policy::event::trace_context;
 use pgrx::prelude::*;
 use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
 
-use super::Guc;
+use super::{Guc, explain};
 
 static TRACEPARENT: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TRACESTATE: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
@@ -77,15 +77,6 @@ unsafe extern "C-unwind" fn check_tracestate(
     // SAFETY: Postgres passes a C string.
     let value = unsafe { CStr::from_ptr(*value) };
     explain(value.to_str().is_ok_and(trace_context::is_state), NO_STATE)
-}
-
-/// Has Postgres say why, unless all is well. Only check hooks may call it.
-fn explain(is_sound: bool, why: &'static CStr) -> bool {
-    if !is_sound {
-        // SAFETY: Postgres reads the text when the hook returns; it is a constant.
-        unsafe { pg_sys::GUC_check_errdetail_string = why.as_ptr().cast_mut() };
-    }
-    is_sound
 }
 
 /// Whether a text setting has a value. It costs no copy: this is asked for each event.

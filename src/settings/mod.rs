@@ -1,4 +1,4 @@
-//! Owns the settings (GUCs), grouped by who reads them: [`kafka`] configures the connection, [`relay`] a
+//! Owns the settings (GUCs), grouped by who reads them: [`kafka`] and [`registry`] configure connections, [`relay`] a
 //! relay, [`consumer`] the inbox's worker, [`events`] what sessions and triggers do with events, and
 //! [`workers`] limits the number of workers. `envelope` has what shapes a record,
 //! [`additions`] what sessions add to events.
@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use pgrx::guc::GucEnum;
-use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::{GucContext, GucFlags, GucRegistry, GucSetting, pg_sys};
 
 pub mod additions;
 pub mod backlog;
@@ -19,6 +19,7 @@ mod envelope;
 pub mod events;
 pub mod kafka;
 pub mod naming;
+pub mod registry;
 pub mod relay;
 pub mod secret;
 pub mod workers;
@@ -33,6 +34,7 @@ const CONTEXT: GucContext = GucContext::Suset;
 /// Defines all settings.
 pub fn init() {
     kafka::init();
+    registry::init();
     relay::init();
     envelope::init();
     consumer::init();
@@ -75,6 +77,15 @@ impl Guc {
         let flags = GucFlags::default();
         GucRegistry::define_enum_guc(self.name, self.short, self.long, setting, CONTEXT, flags);
     }
+}
+
+/// Has Postgres say why, unless all is well. Only check hooks may call it.
+fn explain(is_sound: bool, why: &'static CStr) -> bool {
+    if !is_sound {
+        // SAFETY: Postgres reads the text when the hook returns; it is a constant.
+        unsafe { pg_sys::GUC_check_errdetail_string = why.as_ptr().cast_mut() };
+    }
+    is_sound
 }
 
 fn text(setting: &GucSetting<Option<CString>>) -> String {

@@ -1,5 +1,5 @@
 //! Owns the value of `event_outbox.kafka_properties`, which may hold passwords and is neither shown nor
-//! logged. Decides who may set `event_outbox.kafka_properties_file`.
+//! logged. Decides who may set what is for superusers alone.
 
 use std::cell::RefCell;
 use std::ffi::{CStr, c_char, c_void};
@@ -15,10 +15,19 @@ const HIDDEN: &CStr = c"********";
 const MOST_BYTES: usize = 1 << 20;
 
 /// The message and detail for a user who may not set `event_outbox.kafka_properties_file`.
-const FILE_IS_REFUSED: (&CStr, &CStr) = (
+const FILE_IS_REFUSED: Refusal = (
     c"permission denied to set parameter \"event_outbox.kafka_properties_file\"",
     c"Only superusers set it, whatever was granted: what the file holds can run programs as the server's user.",
 );
+
+/// The same for `event_outbox.schema_registry_url`.
+const ADDRESS_IS_REFUSED: Refusal = (
+    c"permission denied to set parameter \"event_outbox.schema_registry_url\"",
+    c"Only superusers set it, whatever was granted: the server at the address is told the passwords of the properties file.",
+);
+
+/// A message and a detail.
+type Refusal = (&'static CStr, &'static CStr);
 
 thread_local! {
     /// The real value of `event_outbox.kafka_properties`; the variable itself is always empty. So the server
@@ -79,6 +88,16 @@ pub unsafe extern "C-unwind" fn check_file(
     _extra: *mut *mut c_void,
     source: pg_sys::GucSource::Type,
 ) -> bool {
+    is_superuser(source, FILE_IS_REFUSED)
+}
+
+/// The same for `event_outbox.schema_registry_url`: whoever chooses the server learns what logs in there.
+pub(super) fn may_set_address(source: pg_sys::GucSource::Type) -> bool {
+    is_superuser(source, ADDRESS_IS_REFUSED)
+}
+
+/// Whether a superuser sets the value, or nobody does now. Otherwise Postgres is given the message. Only check hooks may call it.
+fn is_superuser(source: pg_sys::GucSource::Type, refusal: Refusal) -> bool {
     use pg_sys::GucSource::{PGC_S_FILE, PGC_S_SESSION, PGC_S_TEST};
     // Only a value that somebody sets now is checked. A value in the server's files, or one stored for the
     // database, was set earlier. ALTER SYSTEM gives the file as the source, but runs in a transaction.
@@ -89,11 +108,11 @@ pub unsafe extern "C-unwind" fn check_file(
         is_said && pg_sys::IsTransactionState() && pg_sys::ParallelWorkerNumber < 0 && !pg_sys::superuser()
     };
     if is_refused {
-        // SAFETY: Postgres reads the code and the texts when this returns; the texts are constants.
+        // SAFETY: Postgres reads the code and the texts when the hook returns; the texts are constants.
         unsafe {
             pg_sys::GUC_check_errcode(PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE as i32);
-            pg_sys::GUC_check_errmsg_string = FILE_IS_REFUSED.0.as_ptr().cast_mut();
-            pg_sys::GUC_check_errdetail_string = FILE_IS_REFUSED.1.as_ptr().cast_mut();
+            pg_sys::GUC_check_errmsg_string = refusal.0.as_ptr().cast_mut();
+            pg_sys::GUC_check_errdetail_string = refusal.1.as_ptr().cast_mut();
         }
     }
     !is_refused

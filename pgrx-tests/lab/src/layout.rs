@@ -59,6 +59,13 @@ pub fn kafka_class_path() -> Result<String> {
     Ok(format!("{}/*", libs.display()))
 }
 
+/// The directory of the Schema Registry.
+pub fn registry() -> Result<PathBuf> {
+    let home = from_env("EVENT_OUTBOX_REGISTRY", "target/registry");
+    ensure!(home.join("stamp").exists(), "no Schema Registry in {}: run scripts/bootstrap", home.display());
+    Ok(home)
+}
+
 /// The directory of the broker's logging configuration.
 pub fn kafka_logging() -> PathBuf {
     repository().join("pgrx-tests/lab/kafka")

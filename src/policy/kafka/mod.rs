@@ -8,4 +8,5 @@ pub mod producer;
 pub mod properties;
 pub mod property_rules;
 pub mod redactor;
+pub mod registry_rules;
 pub mod statistics;

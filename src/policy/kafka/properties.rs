@@ -1,14 +1,19 @@
-//! Reads the librdkafka properties that users set, and refuses those that would break a guarantee.
+//! Reads the properties of clients that users set, librdkafka's and the Schema Registry's, and refuses those that would break a
+//! guarantee.
 
 use std::fmt;
 
 use super::property_rules::{self, Rule, canonical};
+use super::registry_rules;
 
-/// Properties, in the order given. Those of consumers alone have the prefix [`CONSUMER`].
+/// Properties, in the order given. Those of one kind of client alone have its prefix: [`CONSUMER`], [`REGISTRY`].
 pub type Properties = Vec<(String, String)>;
 
 /// Marks a property that only consumers have, as in the configuration of Kafka Connect's workers.
 pub const CONSUMER: &str = "consumer.";
+
+/// Marks a property of the Schema Registry's client, as in the configuration of Java clients.
+pub const REGISTRY: &str = "schema.registry.";
 
 /// The kind of client that properties belong to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,17 +22,31 @@ pub enum Role {
     Producer,
     /// A consumer.
     Consumer,
+    /// A client of the Schema Registry.
+    Registry,
 }
 
-/// The properties that a client of this role has. A property of consumers alone replaces the one that all have.
+/// The properties that a client of this role has, without prefixes. A property of consumers alone replaces the one that all
+/// clients of Kafka have.
 #[must_use]
 pub fn of_role(properties: Properties, role: Role) -> Properties {
-    let (own, mut common): (Properties, Properties) =
-        properties.into_iter().partition(|(name, _)| name.starts_with(CONSUMER));
-    if role == Role::Consumer {
-        common.extend(own.into_iter().map(|(name, value)| (name[CONSUMER.len()..].to_owned(), value)));
+    let (mut common, mut consumer, mut registry) = (Properties::new(), Properties::new(), Properties::new());
+    for (name, value) in properties {
+        let (of, bare) = match (name.strip_prefix(CONSUMER), name.strip_prefix(REGISTRY)) {
+            (Some(bare), _) => (&mut consumer, bare.to_owned()),
+            (None, Some(bare)) => (&mut registry, bare.to_owned()),
+            (None, None) => (&mut common, name),
+        };
+        of.push((bare, value));
     }
-    common
+    match role {
+        Role::Producer => common,
+        Role::Consumer => {
+            common.extend(consumer);
+            common
+        }
+        Role::Registry => registry,
+    }
 }
 
 /// Why a list of properties cannot be used. No variant holds a value, because values may be secrets.
@@ -65,7 +84,9 @@ impl fmt::Display for PropertyError {
                     "property \"{name}\" can be set only in event_outbox.kafka_properties_file: {reason}"
                 )
             }
-            Self::Unknown(entry) => write!(f, "entry {entry} is not a librdkafka property"),
+            Self::Unknown(entry) => {
+                write!(f, "entry {entry} is not a property of librdkafka or the Schema Registry")
+            }
         }
     }
 }
@@ -122,10 +143,12 @@ fn read<'a>(entries: impl Iterator<Item = &'a str>, source: Source) -> Result<Pr
             return Err(PropertyError::Malformed(at + 1));
         }
         let own = || name.to_owned();
-        let (prefix, bare, rule): (_, _, fn(&str, &str) -> Rule) = match name.strip_prefix(CONSUMER) {
-            Some(bare) => (CONSUMER, bare, property_rules::consumer_rule),
-            None => ("", name, property_rules::rule),
-        };
+        let (prefix, bare, rule): (_, _, fn(&str, &str) -> Rule) =
+            match (name.strip_prefix(CONSUMER), name.strip_prefix(REGISTRY)) {
+                (Some(bare), _) => (CONSUMER, bare, property_rules::consumer_rule),
+                (None, Some(bare)) => (REGISTRY, bare, registry_rules::rule),
+                (None, None) => ("", name, property_rules::rule),
+            };
         match rule(canonical(bare), value) {
             Rule::Refused(reason) => return Err(PropertyError::Refused { name: own(), reason }),
             Rule::FileOnly(reason) if source == Source::Setting => {
@@ -161,6 +184,17 @@ mod tests {
         {
             assert!(parse_setting(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn the_schema_registry_has_properties_of_its_own() {
+        let all = parse_file("schema.registry.ssl.ca.location=/ca\nssl.ca.location=/b\nconsumer.client.id=x")
+            .unwrap();
+        assert_eq!(of_role(all.clone(), Role::Registry), pairs(&[("ssl.ca.location", "/ca")]));
+        assert_eq!(of_role(all, Role::Producer), pairs(&[("ssl.ca.location", "/b")]));
+        let file_only = parse_setting("schema.registry.ssl.ca.location=/ca");
+        assert!(matches!(file_only, Err(PropertyError::FileOnly { .. })));
+        assert_eq!(parse_file("schema.registry.linger.ms=1"), Err(PropertyError::Unknown(1)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ pub enum Rule {
     Unknown,
 }
 
-const NAMES_A_FILE: &str = "it names a file that the server's user reads";
+pub(super) const NAMES_A_FILE: &str = "it names a file that the server's user reads";
 const RUNS_A_COMMAND: &str = "it is part of a command that the server's user runs";
 const LOADS_CODE: &str = "it loads code into the server";
 const CHOOSES_RECEIVER: &str = "it decides who receives secrets";

@@ -30,13 +30,14 @@ impl std::fmt::Debug for Redactor {
 impl Redactor {
     /// The redactor for a client with these properties.
     pub fn new<'p>(properties: impl IntoIterator<Item = (&'p str, &'p str)>) -> Self {
-        let mut secrets: Vec<String> = properties
-            .into_iter()
-            .filter(|(name, _)| is_secret(canonical(name)))
-            .flat_map(|(_, value)| parts(value))
-            .filter(|part| !part.is_empty())
-            .map(Into::into)
-            .collect();
+        let secrets = properties.into_iter().filter(|(name, _)| is_secret(canonical(name)));
+        Self::of(secrets.flat_map(|(_, value)| parts(value)).map(Into::into).collect())
+    }
+
+    /// The redactor for these secrets.
+    #[must_use]
+    pub fn of(mut secrets: Vec<String>) -> Self {
+        secrets.retain(|secret| !secret.is_empty());
         secrets.sort_by(|a, b| b.len().cmp(&a.len()).then(a.cmp(b)));
         secrets.dedup();
         Self { secrets }
