@@ -1,7 +1,8 @@
 //! Owns the failpoints: named points of the relay and the inbox at which the torture test injects faults. The functions do
 //! nothing without the cargo feature `failpoints`, which no shipped build has.
 //!
-//! Runs in: a relay's background worker, main thread and Kafka thread; an inbox worker, main thread; sessions that receive.
+//! Runs in: a relay's background worker, main thread and Kafka thread; an inbox worker, main thread; sessions and
+//! handlers that receive.
 //!
 //! The test controls them by files in the data directory, whose names end in the oid of the database:
 //!
@@ -36,6 +37,8 @@ pub enum Point {
     AfterReceive,
     /// In a session, when `inbox.ack()` or `inbox.extend()` has changed a lane.
     InLease,
+    /// In a handler's process, when its function has been called for a batch, before the commit.
+    InHandler,
 }
 
 /// A mistake that the relay or the inbox can be told to make.
@@ -129,6 +132,7 @@ mod armed {
             Point::InFailure => "in_failure",
             Point::AfterReceive => "after_receive",
             Point::InLease => "in_lease",
+            Point::InHandler => "in_handler",
         }
     }
 

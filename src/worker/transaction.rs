@@ -34,7 +34,8 @@ impl Failed {
     }
 
     /// The code's five characters.
-    fn sqlstate(&self) -> String {
+    #[must_use]
+    pub fn sqlstate(&self) -> String {
         // Six bits each, counted from '0', the first one lowest.
         let character = |at: u32| ((self.code as u32 >> (6 * at) & 0x3f) as u8 + b'0') as char;
         (0..5).map(character).collect()

@@ -92,6 +92,41 @@ fn a_poison_event_dies_and_blocks_its_own_key_alone() -> Result<()> {
     Ok(())
 }
 
+/// Nor is each failed attempt a line of the log, though others succeed between two of them.
+#[test]
+fn a_flood_of_failures_is_a_few_lines() -> Result<()> {
+    const POISON: i64 = 60;
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("flooded")?;
+    db.configure("event_outbox.retry_backoff", "50ms")?;
+    // The log is that of all tests.
+    subscribe(&mut db.client, "flooded", &[&topic], "earliest")?;
+    db.client.batch_execute(
+        "CREATE TABLE handled (data jsonb);
+         CREATE FUNCTION handle(e inbox.event) RETURNS void LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF e.data::int % 2 = 0 THEN RAISE 'cannot handle event %', e.position; END IF;
+                 INSERT INTO public.handled VALUES (e.data);
+             END $$;
+         SELECT inbox.handle('flooded', 'handle(inbox.event)', batch => 5)",
+    )?;
+    let emit = "SELECT outbox.emit($1, to_jsonb(n), key => n::text) FROM generate_series(1, $2::bigint) AS n";
+    db.client.execute(emit, &[&topic, &(2 * POISON)])?;
+    until(&mut db.client, "SELECT count(*) FROM inbox.dead_letters", POISON)?;
+    until(&mut db.client, "SELECT count(*) FROM handled", POISON)?;
+    let is_of_it = |line: &&str| line.contains("the handler of subscription \"flooded\" failed");
+    // The first is logged at once, the count of the others ten seconds later.
+    wait::until("the count", HANDLED, || {
+        let log = db.server.log();
+        log.lines().filter(is_of_it).any(|line| line.contains("more time(s) (SQLSTATE P0001)")).then_some(())
+    })?;
+    let log = db.server.log();
+    let lines: Vec<&str> = log.lines().filter(is_of_it).collect();
+    assert!((2..6).contains(&lines.len()), "{lines:?}");
+    assert!(lines[0].contains("cannot handle event"), "{lines:?}");
+    Ok(())
+}
+
 #[test]
 fn a_handler_of_batches_gets_arrays() -> Result<()> {
     let (mut db, topic) = subscribed("batches")?;

@@ -10,14 +10,16 @@ use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
+use super::failure_log::FailureLog;
 use super::task::Task;
+use crate::failpoints::{self, Point};
 use crate::inbox::arrivals;
 use crate::inbox::receive::last_error;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::worker::log;
 use crate::worker::process::{self, Exit};
-use crate::worker::transaction::{self, Failed};
+use crate::worker::transaction;
 
 /// The first and the longest pause after a failure. The failed event itself waits for its own retry.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(5));
@@ -49,6 +51,7 @@ pub unsafe extern "C-unwind" fn event_outbox_inbox_handler_main(_argument: pg_sy
 /// Receives and calls until the process is asked to end.
 fn work(task: &Task) {
     let Some(call) = Call::of(task) else { return };
+    let mut failures = FailureLog::of(&task.subscription);
     let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
     while !process::stop_requested() {
         process::reload_if_asked();
@@ -64,19 +67,18 @@ fn work(task: &Task) {
                 arrivals.sleep(LOOK_AGAIN);
             }
             Err(failed) => {
-                report(task, &failed, backoff.record_failure(Instant::now()));
+                backoff.record_failure(Instant::now());
+                // To be terminated is no failure of the handler.
+                if !process::stop_requested() {
+                    failures.record(&failed);
+                }
                 let left = backoff.until().map_or(Duration::ZERO, |until| until - Instant::now());
                 arrivals.sleep(left);
             }
         }
+        // A process without work comes here each second, so no count is late.
+        failures.log_counts();
         log::flush();
-    }
-}
-
-/// Logs the first failure in a row. The others are in `inbox.retries` and `inbox.dead_letters`.
-fn report(task: &Task, failed: &Failed, is_first: bool) {
-    if is_first && !process::stop_requested() {
-        tracing::warn!("the handler of subscription \"{}\" failed: {failed}", task.subscription);
     }
 }
 
@@ -125,7 +127,11 @@ impl Call {
         PgTryBuilder::new(|| {
             spi::connected(|| {
                 let arguments = [self.subscription.as_str().into_datum(), self.batch.into_datum()];
-                !self.statement.execute(&arguments, Access::Write, 0).is_empty()
+                let has_events = !self.statement.execute(&arguments, Access::Write, 0).is_empty();
+                if has_events {
+                    failpoints::reach(Point::InHandler);
+                }
+                has_events
             })
         })
         .catch_others(|cause| {

@@ -32,6 +32,8 @@ pub enum Trouble {
     TerminateHandlers,
     /// The handler fails at all events for a while.
     HandlerFails,
+    /// The handler terminates its own process at all events for a while.
+    HandlerEndsItself,
     /// The handler is taken away, and set again.
     OtherHandler,
     /// A subscription is paused for a while.
@@ -48,13 +50,14 @@ pub enum Trouble {
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::TerminateWorker,
         Self::KillWorker,
         Self::TerminateReceivers,
         Self::KillReceiver,
         Self::TerminateHandlers,
         Self::HandlerFails,
+        Self::HandlerEndsItself,
         Self::OtherHandler,
         Self::Pause,
         Self::Seek,
@@ -73,6 +76,7 @@ impl fmt::Display for Trouble {
             Self::KillReceiver => "a receiver killed",
             Self::TerminateHandlers => "handlers terminated",
             Self::HandlerFails => "the handler fails",
+            Self::HandlerEndsItself => "the handler ends its own process",
             Self::OtherHandler => "unhandle, handle",
             Self::Pause => "pause, resume",
             Self::Seek => "seek",
@@ -90,7 +94,7 @@ const END_RECEIVERS: &str =
 const RECEIVERS: &str = "SELECT pid FROM pg_stat_activity WHERE application_name = 'torture receiver'";
 const END_HANDLERS: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'torture_handler'";
-const SET_MOOD: &str = "UPDATE torture.mood SET fails = $1";
+const SET_MOOD: &str = "UPDATE torture.mood SET mood = $1";
 const REDRIVE: &str = "SELECT inbox.redrive($1, since => '-infinity')";
 
 /// Whether nobody has received, or will by a prepared transaction, from a subscription.
@@ -143,12 +147,8 @@ impl Stage {
             }
             Trouble::TerminateReceivers => self.repeat(&mut client, END_RECEIVERS),
             Trouble::TerminateHandlers => self.repeat(&mut client, END_HANDLERS),
-            Trouble::HandlerFails => {
-                client.execute(SET_MOOD, &[&true])?;
-                self.hold(500, 2500);
-                client.execute(SET_MOOD, &[&false])?;
-                Ok(())
-            }
+            Trouble::HandlerFails => self.put_handler_into(&mut client, "fail"),
+            Trouble::HandlerEndsItself => self.put_handler_into(&mut client, "end"),
             Trouble::OtherHandler => {
                 client.execute("SELECT inbox.unhandle($1)", &[&HANDLER])?;
                 self.hold(0, 1500);
@@ -178,6 +178,14 @@ impl Stage {
                 Ok(())
             }
         }
+    }
+
+    /// What the handler does instead of its work, for a while.
+    fn put_handler_into(&mut self, client: &mut Client, mood: &str) -> Result<()> {
+        client.execute(SET_MOOD, &[&mood])?;
+        self.hold(500, 2500);
+        client.execute(SET_MOOD, &[&"good"])?;
+        Ok(())
     }
 
     fn repeat(&mut self, client: &mut Client, sql: &str) -> Result<()> {

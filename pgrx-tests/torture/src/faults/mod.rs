@@ -24,9 +24,9 @@ use super::stage::{Harm, Stage};
 /// The relay's failpoints: see `src/failpoints.rs`.
 const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settle", "after_settle"];
 
-/// The failpoints of the inbox worker and of sessions that receive.
-const INBOX_POINTS: [&str; 6] =
-    ["after_fetch", "in_store", "after_store", "in_failure", "after_receive", "in_lease"];
+/// The failpoints of the inbox worker, of sessions that receive and of handlers.
+const INBOX_POINTS: [&str; 7] =
+    ["after_fetch", "in_store", "after_store", "in_failure", "after_receive", "in_lease", "in_handler"];
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,9 +23,9 @@ CREATE INDEX handled_by_offset ON torture.handled (subscription, topic, partitio
 -- A seek: what was handled from this offset on, at lower places, is handled again.
 CREATE TABLE torture.seeks (place bigint, subscription text, topic text, partition integer, from_offset bigint);
 
--- Whether the handler fails now.
-CREATE TABLE torture.mood (fails boolean);
-INSERT INTO torture.mood VALUES (false);
+-- What the handler does now: its work, or it fails, or it ends its own process.
+CREATE TABLE torture.mood (mood text);
+INSERT INTO torture.mood VALUES ('good');
 
 -- Some ids are poison: whoever receives such an event fails. The same rule is in evidence.rs.
 CREATE FUNCTION torture.is_poison(event_id text) RETURNS boolean LANGUAGE sql IMMUTABLE
@@ -37,8 +37,12 @@ BEGIN
         RAISE EXCEPTION 'poison';
     END IF;
     -- Other events must not die of it.
-    IF event.attempt <= 3 AND (SELECT m.fails FROM torture.mood AS m) THEN
-        RAISE EXCEPTION 'a bad mood';
+    IF event.attempt <= 3 THEN
+        CASE (SELECT m.mood FROM torture.mood AS m)
+            WHEN 'fail' THEN RAISE EXCEPTION 'a bad mood';
+            WHEN 'end' THEN PERFORM pg_terminate_backend(pg_backend_pid());
+            ELSE NULL;
+        END CASE;
     END IF;
     INSERT INTO torture.handled (subscription, topic, partition, "offset", event_id, key_start, key_length)
     VALUES ('handler', event.topic, event.partition, event."offset", event.event_id,
