@@ -89,7 +89,8 @@ extension_sql_file!("../sql/inbox/peek.sql", name = "inbox_peek", requires = ["i
 extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_peek"], finalize);
 
 /// The observers of utility commands, in the order in which they are called.
-static OBSERVERS: [&dyn Observer; 2] = [&worker::lifecycle::OBSERVER, &outbox::capture::rename::OBSERVER];
+static OBSERVERS: [&dyn Observer; 3] =
+    [&worker::lifecycle::OBSERVER, &outbox::capture::rename::OBSERVER, &inbox::receive::wake::OBSERVER];
 
 /// The kinds of workers. The last one is only in builds for tests.
 static WORKERS: &[&Registration] = &[

@@ -19,7 +19,7 @@ use crate::pg::user_error::UserError;
 
 sql_function!(inbox_await, pg_finfo_inbox_await, wait);
 
-/// Longest sleep between two looks: a retry comes due, a lease expires, or a prepared transaction ends.
+/// Longest sleep between two looks: a retry comes due, or a lease expires.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 fn wait(arguments: &Arguments) -> Option<pg_sys::Datum> {

@@ -1,6 +1,7 @@
 //! Owns the wake-up of those who wait for events, when a session frees a lane that they have found locked.
 //!
-//! Runs in: backends, at the end of transactions, after their locks are released. Nothing may fail there.
+//! Runs in: backends, at the end of transactions, after their locks are released. Nothing may fail there. A prepared
+//! transaction keeps its locks until a command ends it, in any session.
 
 use std::cell::Cell;
 use std::ffi::c_void;
@@ -8,6 +9,7 @@ use std::ffi::c_void;
 use pgrx::prelude::*;
 
 use crate::inbox::arrivals;
+use crate::pg::utility_hook::{After, Observer};
 
 thread_local! {
     /// Whether the transaction that is ending, or a part of it, leaves something to receive in the lanes that it frees.
@@ -35,5 +37,27 @@ unsafe extern "C-unwind" fn at_release(
 ) {
     if phase == pg_sys::ResourceReleasePhase::RESOURCE_RELEASE_AFTER_LOCKS && IS_DUE.take() {
         arrivals::lanes_freed();
+    }
+}
+
+/// Observes the commands that end prepared transactions.
+pub static OBSERVER: EndsOfPrepared = EndsOfPrepared;
+
+/// The observer.
+pub struct EndsOfPrepared;
+
+impl Observer for EndsOfPrepared {
+    fn observes(&self, tag: pg_sys::NodeTag) -> bool {
+        tag == pg_sys::NodeTag::T_TransactionStmt
+    }
+
+    unsafe fn before(&self, statement: *mut pg_sys::Node) -> Option<After> {
+        use pg_sys::TransactionStmtKind::{TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED};
+        // SAFETY: a statement of the kind that is observed.
+        let kind = unsafe { (*statement.cast::<pg_sys::TransactionStmt>()).kind };
+        // Nobody knows any more whether it has received. The command itself releases its locks, so they are free after it.
+        [TRANS_STMT_COMMIT_PREPARED, TRANS_STMT_ROLLBACK_PREPARED]
+            .contains(&kind)
+            .then_some(After { call: |_| arrivals::lanes_freed(), object: pg_sys::InvalidOid })
     }
 }
