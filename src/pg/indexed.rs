@@ -143,12 +143,28 @@ impl Indexed {
     /// A scan by the active snapshot that is to be started with conditions, maybe again and again.
     #[must_use]
     pub fn scan_later<const N: usize>(&self, order: Order) -> Scan<'_, N> {
-        // SAFETY: in a transaction with an active snapshot; both relations are open.
+        // SAFETY: in a transaction with an active snapshot.
+        self.scan_by(unsafe { pg_sys::GetActiveSnapshot() }, order)
+    }
+
+    /// The same for rows that a lock of the caller's protects, or of which only a hint is wanted. In a SERIALIZABLE transaction
+    /// the scan is by what is committed at each row, and does not count as a read: rows that have nothing to do with each other
+    /// share a page of the index, so any two such transactions would be in each other's way.
+    #[must_use]
+    pub fn scan_protected<const N: usize>(&self, order: Order) -> Scan<'_, N> {
+        // SAFETY: a plain global of this process.
+        if unsafe { pg_sys::XactIsoLevel } < pg_sys::XACT_SERIALIZABLE as i32 {
+            return self.scan_later(order);
+        }
+        self.scan_by(&raw mut pg_sys::SnapshotSelfData, order)
+    }
+
+    fn scan_by<const N: usize>(&self, snapshot: pg_sys::Snapshot, order: Order) -> Scan<'_, N> {
+        // SAFETY: the snapshot is active, or lives as long as the process; both relations are open.
         unsafe {
-            let snapshot = pg_sys::GetActiveSnapshot();
             let scan = compat::begin_index_scan(self.table.raw(), self.index.raw(), snapshot, N as c_int);
             let slot = pg_sys::table_slot_create(self.table.raw(), std::ptr::null_mut());
-            Scan { _relations: self, scan, slot, order }
+            Scan { relations: self, scan, slot, order }
         }
     }
 
@@ -192,7 +208,7 @@ impl Indexed {
 
 /// A scan with this many conditions. When an ERROR unwinds, the end of the (sub)transaction ends it.
 pub struct Scan<'a, const N: usize> {
-    _relations: &'a Indexed,
+    relations: &'a Indexed,
     scan: pg_sys::IndexScanDesc,
     slot: *mut pg_sys::TupleTableSlot,
     order: Order,
@@ -238,6 +254,19 @@ impl<const N: usize> Scan<'_, N> {
                     (!*(*self.slot).tts_isnull.add(column)).then(|| *(*self.slot).tts_values.add(column))
                 })
             })
+        }
+    }
+}
+
+impl<const N: usize> Scan<'_, N> {
+    /// Whether the active snapshot sees the row that was returned last. That does not count as a read either.
+    #[must_use]
+    pub fn is_row_seen(&self) -> bool {
+        // SAFETY: the slot holds a row of the open table, whose access method has this function.
+        unsafe {
+            let table = self.relations.table.raw();
+            let see = (*(*table).rd_tableam).tuple_satisfies_snapshot;
+            see.is_some_and(|see| see(table, self.slot, pg_sys::GetActiveSnapshot()))
         }
     }
 }

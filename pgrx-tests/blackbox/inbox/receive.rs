@@ -238,6 +238,30 @@ fn an_old_snapshot_is_a_serialization_failure() -> Result<()> {
     Ok(())
 }
 
+/// Their locks keep them apart; that they read and write the same pages is no conflict.
+#[test]
+fn serializable_receivers_of_other_lanes_do_not_conflict() -> Result<()> {
+    const SESSIONS: i16 = 8;
+    let mut db = subscription("key")?;
+    for first in [1, 100] {
+        let events: Vec<(i64, i16, String)> =
+            (0..SESSIONS).map(|lane| (first + i64::from(lane), lane, format!("k{lane}"))).collect();
+        let events: Vec<(i64, i16, &str)> = events.iter().map(|(n, lane, key)| (*n, *lane, &**key)).collect();
+        store(&mut db, &events)?;
+        let mut sessions: Vec<Client> = (0..SESSIONS).map(|_| db.connect()).collect::<Result<_>>()?;
+        let mut received = Vec::new();
+        for session in &mut sessions {
+            session.batch_execute("BEGIN ISOLATION LEVEL SERIALIZABLE")?;
+            received.extend(receive(session, 1)?);
+        }
+        received.sort_unstable();
+        assert_eq!(received, (first..first + i64::from(SESSIONS)).collect::<Vec<_>>());
+        sessions.iter_mut().try_for_each(|session| session.batch_execute("COMMIT"))?;
+    }
+    assert_eq!(receive(&mut db.client, 100)?, [] as [i64; 0]);
+    Ok(())
+}
+
 #[test]
 fn a_prepared_transaction_keeps_its_lanes() -> Result<()> {
     let mut db = subscription("key")?;

@@ -19,13 +19,6 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{Access, Row, Statement};
 use crate::pg::user_error::UserError;
 
-/// The number of the newest state that the active snapshot sees.
-static SEEN: Statement = Statement::ordered(
-    c"SELECT pg_catalog.max(l.seq) FROM inbox.lane AS l \
-       WHERE l.subscription_id OPERATOR(pg_catalog.=) $1 AND l.lane OPERATOR(pg_catalog.=) $2",
-    &[pg_sys::INT4OID, pg_sys::INT2OID],
-);
-
 static WAITING: Statement = Statement::ordered(
     c"SELECT r.position, r.order_key, r.attempts, r.next_attempt_at, r.is_suspect, \
              EXISTS (SELECT FROM inbox.partition AS p \
@@ -77,17 +70,17 @@ pub struct Lane {
 /// transaction keeps to a snapshot that does not see it.
 #[must_use]
 pub fn newest(subscription: &Subscription, lane: u16) -> Lane {
-    let state = lanes::newest(subscription.id, lane);
-    let state = state.unwrap_or(LaneState::first(subscription.first_position));
+    let newest = lanes::newest(subscription.id, lane);
     // SAFETY: a plain global of this process.
-    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
+    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32
+        && let Some(newest) = &newest
+    {
         let _own = Snapshot::take();
-        let arguments = [subscription.id.into_datum(), lane_number(lane).into_datum()];
-        let seen = SEEN.execute(&arguments, Access::Read, 1).iter().next().and_then(|row| row.get(1));
-        if seen.unwrap_or(0) != state.seq {
+        if !lanes::is_seen(subscription.id, lane, newest) {
             moved_on().raise();
         }
     }
+    let state = newest.unwrap_or(LaneState::first(subscription.first_position));
     Lane { state, from: state.upto.max(subscription.skipped_to) }
 }
 
@@ -120,7 +113,7 @@ pub fn waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, bool) 
 pub fn look_at_waiting(subscription: &Subscription, lane: u16) -> (WaitingEvents, Vec<i64>) {
     if Table::Retry
         .for_reading()
-        .is_some_and(|table| !has_any(&mut table.scan_later(Order::Ascending), subscription.id, lane))
+        .is_some_and(|table| !has_any(&mut table.scan_protected(Order::Ascending), subscription.id, lane))
     {
         return (WaitingEvents::default(), Vec::new());
     }
@@ -167,8 +160,8 @@ pub fn each_ready(subscription: &Subscription, first: u16, mut visit: impl FnMut
             let _snapshot = Snapshot::take_latest();
             let mut look = Look {
                 subscription,
-                states: lanes.scan_later(Order::Descending),
-                waiting: retry.scan_later(Order::Ascending),
+                states: lanes.scan_protected(Order::Descending),
+                waiting: retry.scan_protected(Order::Ascending),
                 log: log.look(),
             };
             places.by_ref().map(|place| (first + place) % LANES).find(|lane| look.is_ready(*lane))

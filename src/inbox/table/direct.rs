@@ -108,8 +108,7 @@ impl Table {
         }
     }
 
-    /// Opens the table for reading. `None` if it must be read in SQL: somebody has changed it, or the transaction is to see
-    /// one state of the database, which is the executor's to care for.
+    /// Opens the table for reading. `None` if it must be read in SQL, because somebody has changed it.
     #[must_use]
     pub fn for_reading(self) -> Option<Indexed> {
         self.open(relation::READ)
@@ -122,10 +121,6 @@ impl Table {
     }
 
     fn open(self, lock: pg_sys::LOCKMODE) -> Option<Indexed> {
-        // SAFETY: a plain global of this process.
-        if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32 {
-            return None;
-        }
         let (place, watch) = (self.place(), &WATCHES[self.place()]);
         let before = KNOWN.with(|known| known[place].get());
         let before = before.filter(|known| known.changes == watch.changes());

@@ -58,11 +58,11 @@ thread_local! {
     static READ: RefCell<Read> = const { RefCell::new(Read { subscription: 0, newest: [0; LANES as usize] }) };
 }
 
-/// Reads the newest state of a lane by the active snapshot; `None` if it has none yet.
+/// Reads the newest state of a lane, whose lock the caller holds, by the active snapshot; `None` if it has none yet.
 #[must_use]
 pub fn newest(subscription: i32, lane: u16) -> Option<LaneState> {
     if let Some(table) = Table::Lane.for_reading() {
-        return newest_in(&mut table.scan_later(Order::Descending), subscription, lane);
+        return newest_in(&mut table.scan_protected(Order::Descending), subscription, lane);
     }
     let arguments = [subscription.into_datum(), (lane as i16).into_datum()];
     let rows = NEWEST.execute(&arguments, Access::Read, 1);
@@ -74,7 +74,24 @@ pub fn newest(subscription: i32, lane: u16) -> Option<LaneState> {
     state_of(&values)
 }
 
-/// The same by a scan in descending order.
+/// Whether the active snapshot sees this state of a lane, whose lock the caller holds.
+#[must_use]
+pub fn is_seen(subscription: i32, lane: u16, state: &LaneState) -> bool {
+    if let Some(table) = Table::Lane.for_reading() {
+        let mut scan = table.scan_protected(Order::Descending);
+        scan.restart([
+            Condition::integer(1, subscription),
+            Condition::smallint(2, lane as i16),
+            Condition::above(3, state.seq - 1),
+        ]);
+        return scan.next_row::<COLUMNS>().is_some() && scan.is_row_seen();
+    }
+    let arguments = [subscription.into_datum(), (lane as i16).into_datum()];
+    let rows = NEWEST.execute(&arguments, Access::Read, 1);
+    rows.iter().next().and_then(|row| row.get::<i64>(1)) == Some(state.seq)
+}
+
+/// The newest state by a scan in descending order.
 #[must_use]
 pub fn newest_in(scan: &mut Scan<'_, 3>, subscription: i32, lane: u16) -> Option<LaneState> {
     // An index page holds hundreds of states of a lane, and a scan looks at all of them on a page that can be wanted.
