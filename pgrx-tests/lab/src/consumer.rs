@@ -11,9 +11,13 @@ use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::wait;
+
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
 const READ_ALL_DEADLINE: Duration = Duration::from_secs(120);
 const POLL: Duration = Duration::from_millis(100);
+/// How long nothing may arrive before what was not read counts as no record.
+const SILENCE: Duration = Duration::from_secs(3);
 /// How often a waiting consumer looks for new partitions and topics.
 const LOOK_FOR_PARTITIONS: Duration = Duration::from_millis(500);
 
@@ -79,6 +83,8 @@ pub struct Consumer {
     positions: BTreeMap<(String, i32), i64>,
     looked: Option<Instant>,
     records: Vec<Record>,
+    /// The numbers of partitions whose end was reached. rdkafka does not say of which topic.
+    ended: BTreeSet<i32>,
     ask_deadline: Duration,
 }
 
@@ -98,7 +104,8 @@ impl Consumer {
             .create()?;
         let topics = topics.iter().map(ToString::to_string).collect();
         let (positions, records) = (BTreeMap::new(), Vec::new());
-        Ok(Self { inner, topics, positions, looked: None, records, ask_deadline: ASK_DEADLINE })
+        let (looked, ended, ask_deadline) = (None, BTreeSet::new(), ASK_DEADLINE);
+        Ok(Self { inner, topics, positions, looked, records, ended, ask_deadline })
     }
 
     /// Limits how long a request waits for its answer. A broker under torture may never answer.
@@ -144,24 +151,40 @@ impl Consumer {
         Ok(all)
     }
 
-    /// Like [`Consumer::read_all`], without keeping the records.
+    /// Like [`Consumer::read_all`], without keeping the records. A topic that does not exist has none.
     pub fn visit_all(bootstrap_servers: &str, topics: &[&str], mut visit: impl FnMut(Record)) -> Result<()> {
         let mut consumer = Self::new(bootstrap_servers, topics)?;
-        consumer.assign_new_partitions()?;
-        let mut unfinished: BTreeSet<_> = consumer.positions.keys().cloned().collect();
+        // Without an answer about one of them, its records would be left out in silence.
+        wait::until_ok("all topics to be known", READ_ALL_DEADLINE, || {
+            Ok(consumer.assign_new_partitions()?.then_some(()))
+        })?;
+        let mut unfinished = consumer.all_ends()?;
         let begin = Instant::now();
+        let mut silent_since = Instant::now();
         while !unfinished.is_empty() {
             if begin.elapsed() >= READ_ALL_DEADLINE {
                 bail!("{unfinished:?} not read to the end within {READ_ALL_DEADLINE:?}");
             }
-            if let Some(partition) = consumer.poll()?
-                && let Some(ended) = consumer.partition_at_end(partition, &unfinished)?
-            {
-                unfinished.remove(&ended);
+            let is_at_end = consumer.poll()?;
+            if is_at_end || !consumer.records.is_empty() {
+                silent_since = Instant::now();
             }
             consumer.records.drain(..).for_each(&mut visit);
+            let positions = &consumer.positions;
+            unfinished.retain(|key, end| positions.get(key).is_none_or(|position| position < end));
+            // What is left has no records: offsets of transactions' ends and of what was aborted or compacted.
+            let has_ended = |(_, number): &(String, i32)| consumer.ended.contains(number);
+            if unfinished.keys().all(has_ended) && silent_since.elapsed() >= SILENCE {
+                return Ok(());
+            }
         }
         Ok(())
+    }
+
+    /// The end of each partition. A new leader does not tell it before it knows what was acknowledged; a consumer that reads
+    /// comes to an end earlier.
+    fn all_ends(&self) -> Result<BTreeMap<(String, i32), i64>> {
+        wait::until_ok("the ends of all partitions", READ_ALL_DEADLINE, || Ok(self.ends().ok()))
     }
 
     /// Returns a record if one arrives within a moment, and does not keep it. The broker may be down.
@@ -180,49 +203,47 @@ impl Consumer {
         ends.collect()
     }
 
-    /// Polls once; returns the partition whose end was reached, if any.
-    fn poll(&mut self) -> Result<Option<i32>> {
+    /// Polls once; returns whether the end of a partition was reached.
+    fn poll(&mut self) -> Result<bool> {
         match self.inner.poll(POLL) {
-            None => Ok(None),
+            None => Ok(false),
             Some(Ok(message)) => {
                 let record = Record::from(&message);
                 self.positions.insert((record.topic.clone(), record.partition), record.offset + 1);
+                self.ended.remove(&record.partition);
                 self.records.push(record);
-                Ok(None)
+                Ok(false)
             }
-            Some(Err(KafkaError::PartitionEOF(partition))) => Ok(Some(partition)),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.ended.insert(partition);
+                Ok(true)
+            }
             // The broker may be down for a while: the caller's deadline decides.
-            Some(Err(error)) if is_transient(&error) => Ok(None),
+            Some(Err(error)) if is_transient(&error) => Ok(false),
             Some(Err(error)) => Err(error.into()),
         }
     }
 
-    /// rdkafka reports only the partition's number: with several topics, this finds out which of the unfinished ones it is.
-    fn partition_at_end(
-        &self,
-        partition: i32,
-        unfinished: &BTreeSet<(String, i32)>,
-    ) -> Result<Option<(String, i32)>> {
-        if let [topic] = &self.topics[..] {
-            return Ok(Some((topic.clone(), partition)));
-        }
-        for key in unfinished.iter().filter(|(_, number)| *number == partition) {
-            let (_, high) = self.inner.fetch_watermarks(&key.0, partition, self.ask_deadline)?;
-            if self.positions.get(key).is_some_and(|position| *position >= high) {
-                return Ok(Some(key.clone()));
-            }
-        }
-        Ok(None)
-    }
-
-    fn assign_new_partitions(&mut self) -> Result<()> {
+    /// Looks for new partitions, if it has not just done so. Returns whether it is known of each topic which it has, or that it
+    /// does not exist.
+    fn assign_new_partitions(&mut self) -> Result<bool> {
         if self.looked.is_some_and(|looked| looked.elapsed() < LOOK_FOR_PARTITIONS) {
-            return Ok(());
+            return Ok(false);
         }
         self.looked = Some(Instant::now());
         let known = self.positions.len();
+        let mut are_known = true;
         for topic in &self.topics {
-            let Ok(metadata) = self.inner.fetch_metadata(Some(topic), self.ask_deadline) else { continue };
+            let Ok(metadata) = self.inner.fetch_metadata(Some(topic), self.ask_deadline) else {
+                are_known = false;
+                continue;
+            };
+            let is_known = metadata.topics().iter().all(|found| {
+                found.error().is_none_or(|error| {
+                    RDKafkaErrorCode::from(error) == RDKafkaErrorCode::UnknownTopicOrPartition
+                })
+            });
+            are_known &= is_known && !metadata.topics().is_empty();
             for found in metadata.topics().iter().filter(|found| found.error().is_none()) {
                 for partition in found.partitions() {
                     self.positions.entry((topic.clone(), partition.id())).or_insert(0);
@@ -237,7 +258,7 @@ impl Consumer {
             }
             self.inner.assign(&list)?;
         }
-        Ok(())
+        Ok(are_known)
     }
 }
 
