@@ -109,7 +109,9 @@ BEGIN
         verdict := 'error';
         finding := format('Subscription "%s" has not read partition %s of "%s" since %s: %s', item.name, item.partition, item.topic,
                           item.stopped_at::timestamptz(0), coalesce(item.stop_reason, 'data was lost.'));
-        hint := format('SELECT inbox.seek(%L, ''earliest'', %L, %s); goes on with what Kafka still has.', item.name, item.topic, item.partition);
+        hint := coalesce(substring(item.stop_reason FROM 'run (SELECT inbox\.seek\(.*\))\.$'),
+                         format('SELECT inbox.seek(%L, ''earliest'', %L, %s)', item.name, item.topic, item.partition))
+                || '; goes on with what Kafka still has.';
         RETURN NEXT;
     END LOOP;
 

@@ -88,6 +88,8 @@ CREATE TABLE inbox.progress (
     generation    bigint      NOT NULL,
     next_offsets  bigint[]    NOT NULL,
     last_position bigint      NOT NULL,
+    leader_epochs integer[]   NOT NULL,
+    epoch_ends    bigint[]    NOT NULL,
     stored_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (source_id, batch)
 );
@@ -98,6 +100,9 @@ COMMENT ON COLUMN inbox.progress.batch IS 'The number of the batch. Two workers 
 COMMENT ON COLUMN inbox.progress.generation IS 'The generation of the subscription; offsets of an earlier one do not count.';
 COMMENT ON COLUMN inbox.progress.next_offsets IS 'The next offset of each partition, by its number plus 1; NULL where nothing was stored yet.';
 COMMENT ON COLUMN inbox.progress.last_position IS 'The last position that was given to an event of any subscription.';
+COMMENT ON COLUMN inbox.progress.leader_epochs IS
+    'The leader epoch of the last record that was read of each partition, by its number plus 1; NULL where there is none. Kafka must have that record still.';
+COMMENT ON COLUMN inbox.progress.epoch_ends IS 'The offset after that record.';
 COMMENT ON COLUMN inbox.progress.stored_at IS 'When the batch was stored.';
 
 -- The ring of segments.

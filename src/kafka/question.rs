@@ -23,6 +23,28 @@ pub struct Question {
 #[derive(Debug)]
 pub struct Answer(*mut rdsys::rd_kafka_event_t);
 
+/// Which offset of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// The first one that Kafka has.
+    Earliest,
+    /// The one after the last record that every consumer may read: the next one, or the first of a transaction that is open.
+    Latest,
+    /// That of the first record with this timestamp or a later one, in milliseconds since 1970.
+    Timestamp(i64),
+}
+
+impl At {
+    fn spec(self) -> i64 {
+        match self {
+            // RD_KAFKA_OFFSET_SPEC_EARLIEST and RD_KAFKA_OFFSET_SPEC_LATEST.
+            Self::Earliest => -2,
+            Self::Latest => -1,
+            Self::Timestamp(millis) => millis.max(0),
+        }
+    }
+}
+
 impl Question {
     /// Asks which of these topics exist. Creates none. `patience` is how long librdkafka waits for the answer.
     ///
@@ -59,13 +81,49 @@ impl Question {
         }
     }
 
+    /// Asks for offsets of partitions, as a consumer may read them that sees no open transactions.
+    ///
+    /// # Safety
+    /// As [`Question::about_topics`].
+    #[must_use]
+    pub unsafe fn about_offsets(
+        client: *mut rdsys::rd_kafka_t,
+        partitions: &[(String, i32)],
+        at: At,
+        patience: Duration,
+    ) -> Self {
+        let kind = rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
+        let committed = rdsys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
+        // SAFETY: the client is alive. The call copies the list, which is destroyed here, as is the error. An error says
+        // that the option does not fit the question, which it does.
+        unsafe {
+            Self::ask(client, kind, patience, |options, queue| {
+                let length = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+                let asked = rdsys::rd_kafka_topic_partition_list_new(length);
+                for (topic, partition) in partitions {
+                    if let Ok(name) = CString::new(&**topic) {
+                        let added =
+                            rdsys::rd_kafka_topic_partition_list_add(asked, name.as_ptr(), *partition);
+                        (*added).offset = at.spec();
+                    }
+                }
+                let error = rdsys::rd_kafka_AdminOptions_set_isolation_level(options, committed);
+                if !error.is_null() {
+                    rdsys::rd_kafka_error_destroy(error);
+                }
+                rdsys::rd_kafka_ListOffsets(client, asked, options, queue);
+                rdsys::rd_kafka_topic_partition_list_destroy(asked);
+            })
+        }
+    }
+
     /// # Safety
     /// As [`Question::about_topics`].
     unsafe fn ask(
         client: *mut rdsys::rd_kafka_t,
         kind: rdsys::rd_kafka_admin_op_t,
         patience: Duration,
-        send: impl FnOnce(*const rdsys::rd_kafka_AdminOptions_t, *mut rdsys::rd_kafka_queue_t),
+        send: impl FnOnce(*mut rdsys::rd_kafka_AdminOptions_t, *mut rdsys::rd_kafka_queue_t),
     ) -> Self {
         // SAFETY: the client is alive. The options are destroyed here, the queue when the question is dropped.
         unsafe {

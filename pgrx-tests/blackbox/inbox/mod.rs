@@ -21,3 +21,4 @@ mod received;
 mod seeks;
 mod start;
 mod subscribe;
+mod unclean;

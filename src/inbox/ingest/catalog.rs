@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 use crate::inbox::handlers::supervisor::Handler;
 use crate::inbox::handlers::task::Task;
 use crate::inbox::table::{SUBSCRIPTION, as_owner};
+use crate::kafka::consumer::messages::LastRead;
 use crate::pg::backend;
 use crate::pg::spi::{Access, Row, Statement};
 
@@ -48,6 +49,8 @@ pub struct Partition {
     pub topic_id: Option<String>,
     /// The offset of the next record.
     pub next_offset: i64,
+    /// The last record that was read, if its leader epoch is known and it was not left behind.
+    pub last_read: Option<LastRead>,
     /// It stopped because of lost data.
     pub is_stopped: bool,
 }
@@ -55,9 +58,11 @@ pub struct Partition {
 static SUBSCRIPTIONS: Statement = Statement::new(
     c"SELECT s.id, s.name, s.ordering, s.on_data_loss, s.generation, s.pattern, s.share_index, s.share_count, \
              coalesce(p.batch, 0), CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.next_offsets END, \
-             s.deduplicate IS NOT NULL \
+             s.deduplicate IS NOT NULL, \
+             CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.leader_epochs END, \
+             CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.epoch_ends END \
         FROM inbox.subscription AS s \
-        LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets FROM inbox.progress AS p \
+        LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets, p.leader_epochs, p.epoch_ends FROM inbox.progress AS p \
                             WHERE p.source_id OPERATOR(pg_catalog.=) s.id ORDER BY p.batch DESC LIMIT 1) AS p ON true \
        WHERE s.source_id OPERATOR(pg_catalog.=) s.id ORDER BY s.id",
     &[],
@@ -124,6 +129,12 @@ pub fn definitions() -> Vec<Definition> {
 fn definition(row: &Row) -> Option<Definition> {
     let id: i32 = row.get(1)?;
     let next_offsets: Vec<Option<i64>> = row.get(10).unwrap_or_default();
+    let leader_epochs: Vec<Option<i32>> = row.get(12).unwrap_or_default();
+    let epoch_ends: Vec<Option<i64>> = row.get(13).unwrap_or_default();
+    let last_read = |place: usize| {
+        let leader_epoch = leader_epochs.get(place).copied().flatten()?;
+        Some(LastRead { leader_epoch, end: epoch_ends.get(place).copied().flatten()? })
+    };
     let rows = PARTITIONS.execute(&[id.into_datum()], Access::Read, 0);
     let partition = |(place, row): (usize, Row)| {
         let stored = next_offsets.get(place).copied().flatten();
@@ -132,6 +143,7 @@ fn definition(row: &Row) -> Option<Definition> {
             partition: row.get(3)?,
             topic_id: row.get(4),
             next_offset: stored.or(row.get(5))?,
+            last_read: last_read(place),
             is_stopped: row.get(6)?,
         })
     };

@@ -13,7 +13,7 @@ use super::catalog::{Definition, Partition};
 use super::registration::SUBSCRIPTIONS_CHANGED;
 use super::store::{self, Stored};
 use crate::inbox::table::as_owner;
-use crate::kafka::consumer::messages::{OutOfRange, Topics};
+use crate::kafka::consumer::messages::{LastRead, OutOfRange, Topics};
 use crate::pg::spi::{Access, Statement};
 use crate::worker::transaction;
 
@@ -72,7 +72,7 @@ impl Reaction {
             for (number, loss) in &self.stops {
                 let (from, to) = loss.range();
                 let number_of = i32::try_from(*number).unwrap_or(i32::MAX);
-                let reason = format!("{loss}. {}", remedy(definition, *number));
+                let reason = format!("{loss}. {}", remedy(definition, *number, loss));
                 let arguments =
                     [source, number_of.into_datum(), reason.into_datum(), from.into_datum(), to.into_datum()];
                 STOP.execute(&arguments, Access::Write, 0);
@@ -80,10 +80,12 @@ impl Reaction {
             if !self.moves.is_empty() {
                 let mut next: Vec<Option<i64>> =
                     definition.partitions.iter().map(|partition| Some(partition.next_offset)).collect();
+                let mut last: Vec<Option<LastRead>> =
+                    definition.partitions.iter().map(|partition| partition.last_read).collect();
                 for (number, offset, _) in &self.moves {
-                    next[*number] = Some(*offset);
+                    (next[*number], last[*number]) = (Some(*offset), None);
                 }
-                store::insert_progress(definition, definition.batch + 1, &next, after);
+                store::insert_progress(definition, definition.batch + 1, &next, &last, after);
             }
             None
         })
@@ -96,15 +98,21 @@ impl Ingest {
         let definition = &self.sources[place].definition;
         let Ok(number) = usize::try_from(found.number) else { return };
         let Some(partition) = definition.partitions.get(number) else { return };
-        let Some(loss) = Loss::of(partition.next_offset, found.low, found.high) else {
-            self.sources[place].assign();
+        let truncated = || Some(Loss::Truncated(found.truncated_at?, partition.next_offset));
+        let Some(loss) = Loss::of(partition.next_offset, found.low, found.high).or_else(truncated) else {
+            let source = &mut self.sources[place];
+            // Kafka has the next record, but perhaps not the last one any more.
+            source.definition.partitions[number].last_read = None;
+            source.assign();
             return;
         };
         let continuation = if partition.next_offset >= BEYOND {
             // It was sent there to find the end.
             Continuation::At(found.high)
         } else {
-            definition.on_data_loss.continuation(found.low, found.high)
+            // What was read before a truncated log differs is not read again.
+            let first = found.truncated_at.map_or(found.low, |from| from.max(found.low));
+            definition.on_data_loss.continuation(first, found.high)
         };
         let mut reaction = Reaction::default();
         reaction.add(number, loss, continuation);
@@ -134,7 +142,7 @@ impl Ingest {
         }
         for (number, loss) in &reaction.stops {
             let what = describe(definition, *number, loss);
-            tracing::warn!("{what}; the partition is stopped. {}", remedy(definition, *number));
+            tracing::warn!("{what}; the partition is stopped. {}", remedy(definition, *number, loss));
             self.slot.show_error(&what);
             definition.partitions[*number].is_stopped = true;
         }
@@ -145,6 +153,7 @@ impl Ingest {
                 tracing::warn!("{}; reading goes on with {next}", describe(definition, *number, loss));
             }
             definition.partitions[*number].next_offset = *offset;
+            definition.partitions[*number].last_read = None;
         }
         definition.batch += i64::from(!reaction.moves.is_empty());
         if !(reaction.stops.is_empty() && reaction.moves.is_empty()) {
@@ -233,7 +242,7 @@ fn describe(definition: &Definition, number: usize, loss: &Loss) -> String {
 }
 
 /// What to type to have a stopped partition read again.
-fn remedy(definition: &Definition, number: usize) -> String {
+fn remedy(definition: &Definition, number: usize, loss: &Loss) -> String {
     let partition = &definition.partitions[number];
-    data_loss::remedy(&definition.name, &partition.topic, partition.partition)
+    data_loss::remedy(loss, &definition.name, &partition.topic, partition.partition)
 }

@@ -203,6 +203,7 @@ impl Ingest {
             definition,
             records: &fetched.records,
             next_offsets,
+            last_reads: self.sources[place].last_after(&fetched),
             after: self.last_position,
             segment: self.segments.current(),
             notifies: self.settings.notifies,
@@ -218,13 +219,13 @@ impl Ingest {
         }
         let stored = transaction::run(c"event_outbox: storing events", work);
         failpoints::reach(Point::AfterStore);
-        let next_offsets = batch.next_offsets;
+        let Batch { next_offsets, last_reads, .. } = batch;
         match self.note(stored) {
             Some(Stored::UpTo(last)) => {
                 let count = usize::try_from(last - self.last_position).unwrap_or(0);
                 self.segments.begun(self.last_position);
                 self.last_position = last;
-                self.sources[place].stored(&next_offsets);
+                self.sources[place].stored(&next_offsets, &last_reads);
                 if count > 0 {
                     metrics::of(self.slot).count_stored(count, crate::pg::now());
                     arrivals::condition().broadcast();

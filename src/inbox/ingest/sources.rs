@@ -11,7 +11,7 @@ use event_outbox_policy::kafka::consumer::ConsumerConfig;
 
 use super::catalog::{Definition, Partition};
 use crate::kafka::consumer::handle::ConsumerHandle;
-use crate::kafka::consumer::messages::{Assigned, Assignment, ConsumerEvent, Fetched};
+use crate::kafka::consumer::messages::{Assigned, Assignment, ConsumerEvent, Fetched, LastRead};
 use crate::kafka::threads::StartError;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::worker::metrics::Connection;
@@ -85,7 +85,7 @@ impl Source {
         if !has_moved {
             for (new, old) in definition.partitions.iter_mut().zip(&self.definition.partitions) {
                 // What is pending was not stored yet.
-                new.next_offset = old.next_offset;
+                (new.next_offset, new.last_read) = (old.next_offset, old.last_read);
             }
             definition.batch = self.definition.batch;
         }
@@ -155,6 +155,7 @@ impl Source {
                 topic_id: partition.topic_id.clone(),
                 partition: partition.partition,
                 offset: partition.next_offset,
+                last_read: partition.last_read,
             });
         consumer.assign(Assignment {
             generation: self.assignment,
@@ -195,11 +196,27 @@ impl Source {
         next
     }
 
+    /// The last record of each partition once these are stored.
+    #[must_use]
+    pub fn last_after(&self, fetched: &Fetched) -> Vec<Option<LastRead>> {
+        let mut last: Vec<Option<LastRead>> =
+            self.definition.partitions.iter().map(|partition| partition.last_read).collect();
+        for (number, read) in &fetched.last {
+            if let Some(last) = usize::try_from(*number).ok().and_then(|number| last.get_mut(number)) {
+                // Brokers that are old give no epochs.
+                *last = Some(*read).filter(|read| read.leader_epoch >= 0);
+            }
+        }
+        last
+    }
+
     /// Records up to these offsets are stored.
-    pub fn stored(&mut self, next_offsets: &[Option<i64>]) {
+    pub fn stored(&mut self, next_offsets: &[Option<i64>], last_reads: &[Option<LastRead>]) {
         self.definition.batch += 1;
-        for (partition, next) in self.definition.partitions.iter_mut().zip(next_offsets) {
+        let stored = next_offsets.iter().zip(last_reads);
+        for (partition, (next, last)) in self.definition.partitions.iter_mut().zip(stored) {
             partition.next_offset = next.unwrap_or(partition.next_offset);
+            partition.last_read = *last;
         }
     }
 

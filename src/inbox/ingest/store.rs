@@ -11,6 +11,7 @@ use super::duplicates;
 use crate::failpoints::{self, Point};
 use crate::inbox::mistakes;
 use crate::inbox::table::{LOG, LOG_COLUMNS, as_owner};
+use crate::kafka::consumer::messages::LastRead;
 use crate::pg::bulk_insert::Target;
 use crate::pg::compat;
 use crate::pg::spi::{Access, Statement};
@@ -26,6 +27,8 @@ pub struct Batch<'a> {
     pub records: &'a RecordBatch,
     /// The next offset of each partition after it.
     pub next_offsets: Vec<Option<i64>>,
+    /// The last record that was read of each partition after it.
+    pub last_reads: Vec<Option<LastRead>>,
     /// The position before its first event.
     pub after: i64,
     /// The segment to store it in.
@@ -51,9 +54,17 @@ static GENERATION: Statement = Statement::new(
 );
 
 static PROGRESS: Statement = Statement::new(
-    c"INSERT INTO inbox.progress (source_id, batch, generation, next_offsets, last_position) \
-      VALUES ($1, $2, $3, $4, $5)",
-    &[pg_sys::INT4OID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::INT8ARRAYOID, pg_sys::INT8OID],
+    c"INSERT INTO inbox.progress (source_id, batch, generation, next_offsets, last_position, leader_epochs, epoch_ends) \
+      VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    &[
+        pg_sys::INT4OID,
+        pg_sys::INT8OID,
+        pg_sys::INT8OID,
+        pg_sys::INT8ARRAYOID,
+        pg_sys::INT8OID,
+        pg_sys::INT4ARRAYOID,
+        pg_sys::INT8ARRAYOID,
+    ],
 );
 
 static NOTIFY: Statement = Statement::new(
@@ -129,14 +140,20 @@ pub fn insert_progress(
     definition: &Definition,
     batch: i64,
     next_offsets: &[Option<i64>],
+    last_reads: &[Option<LastRead>],
     last_position: i64,
 ) {
+    let leader_epochs: Vec<Option<i32>> =
+        last_reads.iter().map(|last| last.map(|last| last.leader_epoch)).collect();
+    let epoch_ends: Vec<Option<i64>> = last_reads.iter().map(|last| last.map(|last| last.end)).collect();
     let arguments = [
         definition.id.into_datum(),
         batch.into_datum(),
         definition.generation.into_datum(),
         next_offsets.to_vec().into_datum(),
         last_position.into_datum(),
+        leader_epochs.into_datum(),
+        epoch_ends.into_datum(),
     ];
     PROGRESS.execute(&arguments, Access::Write, 0);
 }
@@ -145,7 +162,7 @@ impl Batch<'_> {
     /// Stores only the offsets: see `mistakes`.
     pub fn store_offsets(&self) {
         let last = self.after + i64::try_from(self.records.iter().count()).unwrap_or(i64::MAX);
-        as_owner(|| insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last));
+        as_owner(|| self.insert_progress(last));
     }
 
     /// Stores it.
@@ -165,7 +182,7 @@ impl Batch<'_> {
             }
             failpoints::reach(Point::InStore);
             if !mistakes::stores_offsets_first() {
-                insert_progress(self.definition, self.definition.batch + 1, &self.next_offsets, last);
+                self.insert_progress(last);
             }
             if self.notifies && count > 0 {
                 let name = self.definition.name.as_str();
@@ -178,6 +195,11 @@ impl Batch<'_> {
             }
             Stored::UpTo(last)
         })
+    }
+
+    fn insert_progress(&self, last: i64) {
+        let batch = self.definition.batch + 1;
+        insert_progress(self.definition, batch, &self.next_offsets, &self.last_reads, last);
     }
 
     fn insert_events(&self, records: &[RecordRef<'_>]) {

@@ -11,7 +11,8 @@ use super::Failed;
 use super::patience::{Patience, WANTED_CHECK};
 use crate::kafka::config;
 use crate::kafka::consumer::callbacks::Context;
-use crate::kafka::consumer::client::{Client, Problem};
+use crate::kafka::consumer::client::Client;
+use crate::kafka::consumer::message::Problem;
 use crate::kafka::consumer::messages::{Assigned, Fetched};
 use crate::kafka::probe::query_any_broker;
 use crate::kafka::topics;
@@ -42,9 +43,15 @@ pub(super) fn run(config: &ClientConfig, peek: &Peek, patience: &Patience<'_>) -
         return Ok(Peeked { records: Vec::new(), at_end: true });
     }
 
-    let (topic, partition, offset) = (peek.topic.clone(), peek.partition, peek.offset);
-    let problems =
-        client.assign(&[Assigned { number: ONLY, topic, topic_id: None, partition, offset }], &wakeup);
+    let only = Assigned {
+        number: ONLY,
+        topic: peek.topic.clone(),
+        topic_id: None,
+        partition: peek.partition,
+        offset: peek.offset,
+        last_read: None,
+    };
+    let problems = client.assign(&[only], &wakeup);
     let (fetched, problem) = fetch(&mut client, &wakeup, peek.max, patience, problems);
     let at_end = !fetched.ends.is_empty();
     match problem {
@@ -57,7 +64,7 @@ pub(super) fn run(config: &ClientConfig, peek: &Peek, patience: &Patience<'_>) -
             let cause = cause.unwrap_or_else(|| "no record arrived in time".into());
             Err(Failed::from_code(Code::OperationTimedOut, cause))
         }
-        Some(Problem::OutOfRange { offset, .. }) => Err(out_of_range(offset, low, high)),
+        Some(Problem::Lost(_)) => Err(out_of_range(peek.offset, low, high)),
         Some(Problem::Other(_, cause)) => Err(unreadable(cause)),
     }
 }

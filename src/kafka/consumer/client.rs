@@ -6,37 +6,24 @@
 //! Runs in: the Kafka thread.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_void};
+use std::ffi::CString;
 use std::ptr;
 use std::time::Duration;
 
-use event_outbox_policy::inbox::records::RecordRef;
 use rdkafka::bindings as rdsys;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::callbacks::Context;
+use super::message::{self, Problem};
 use super::messages::{Assigned, Fetched};
-use crate::kafka::question::Question;
+use super::seek;
+use crate::kafka::question::{At, Question};
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// How many messages are taken from librdkafka's queue at once.
 const MESSAGES: usize = 500;
-
-/// What a partition reported instead of a record.
-#[derive(Debug)]
-pub enum Problem {
-    /// Kafka does not have this offset.
-    OutOfRange {
-        /// The partition's number.
-        number: i32,
-        /// The offset.
-        offset: i64,
-    },
-    /// Something else: the partition's number, and librdkafka's text.
-    Other(i32, String),
-}
 
 /// A consumer that sets a wakeup when it has records or callbacks to serve.
 pub struct Client {
@@ -59,21 +46,30 @@ impl Client {
         Ok(Self { reading: None, main_queue, consumer })
     }
 
-    /// Reads these partitions from now on, and no others. Returns those that cannot be read, each with the reason.
+    /// Reads these partitions from now on, and no others. Returns those that cannot be read, each with the reason. Those whose
+    /// last record is known are not read before [`Client::verify`].
     pub fn assign(&mut self, partitions: &[Assigned], wakeup: &WakeupFd) -> Vec<Problem> {
         // First, because a partition cannot be read twice.
         self.reading = None;
         let client = self.consumer.client().native_ptr();
         // SAFETY: the client is alive, and outlives the queue.
         let queue = unsafe { Queue::of(rdsys::rd_kafka_queue_new(client), wakeup) };
-        let mut reading = Reading { topics: Vec::new(), queue };
-        let start = |assigned: &Assigned| match reading.start(client, assigned) {
+        let mut reading = Reading { topics: Vec::new(), queue, unverified: Vec::new() };
+        let start = |assigned: &Assigned| match reading.assign(client, assigned) {
             Ok(()) => None,
             Err(cause) => Some(Problem::Other(assigned.number, cause)),
         };
         let problems = partitions.iter().filter_map(start).collect();
         self.reading = Some(reading);
         problems
+    }
+
+    /// Begins to read the partitions whose last record is known, as soon as Kafka confirms that its log has that record still.
+    /// librdkafka must know the topics: it learns of them from answers about topics. Returns the partitions of which it does
+    /// not, and those that cannot be read, each with the reason.
+    pub fn verify(&mut self) -> Vec<Problem> {
+        let client = self.consumer.client().native_ptr();
+        self.reading.as_mut().map_or_else(Vec::new, |reading| reading.verify(client))
     }
 
     /// Takes the records that have arrived, until they have `bytes`. Returns what partitions reported besides, and whether
@@ -125,6 +121,20 @@ impl Client {
         unsafe { Question::about_topics(self.inner().native_ptr(), names, patience) }.waking(wakeup)
     }
 
+    /// Asks for offsets of partitions. The answer sets `wakeup`. Drop the question before the client.
+    #[must_use]
+    pub fn ask_about_offsets(
+        &self,
+        partitions: &[(String, i32)],
+        at: At,
+        patience: Duration,
+        wakeup: &WakeupFd,
+    ) -> Question {
+        let client = self.inner().native_ptr();
+        // SAFETY: the client is alive, and the caller drops the question first.
+        unsafe { Question::about_offsets(client, partitions, at, patience) }.waking(wakeup)
+    }
+
     /// The client, for requests.
     #[must_use]
     pub fn inner(&self) -> &rdkafka::client::Client<Context> {
@@ -137,10 +147,12 @@ struct Reading {
     topics: Vec<OpenTopic>,
     // Declared after the topics, so that it is released after they are stopped.
     queue: Queue,
+    /// The partitions that are read once Kafka has confirmed the last record.
+    unverified: Vec<Assigned>,
 }
 
 impl Reading {
-    fn start(&mut self, client: *mut rdsys::rd_kafka_t, assigned: &Assigned) -> Result<(), String> {
+    fn assign(&mut self, client: *mut rdsys::rd_kafka_t, assigned: &Assigned) -> Result<(), String> {
         let place = match self.topics.iter().position(|topic| topic.name == assigned.topic) {
             Some(place) => place,
             None => {
@@ -148,7 +160,31 @@ impl Reading {
                 self.topics.len() - 1
             }
         };
-        self.topics[place].start(assigned, &self.queue)
+        if assigned.last_read.is_some() {
+            self.unverified.push(assigned.clone());
+            Ok(())
+        } else {
+            self.topics[place].start(assigned, assigned.offset, &self.queue)
+        }
+    }
+
+    fn verify(&mut self, client: *mut rdsys::rd_kafka_t) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for assigned in std::mem::take(&mut self.unverified) {
+            let Some(last) = assigned.last_read else { continue };
+            let Some(topic) = self.topics.iter_mut().find(|topic| topic.name == assigned.topic) else {
+                continue;
+            };
+            // Between the last record and the offset to read next there are no records.
+            let begun = topic.start(&assigned, last.end, &self.queue).and_then(|()| {
+                seek::to_verified(client, &assigned, last).inspect_err(|_| topic.stop(&assigned))
+            });
+            if let Err(cause) = begun {
+                problems.push(Problem::Other(assigned.number, cause));
+                self.unverified.push(assigned);
+            }
+        }
+        problems
     }
 
     /// Takes some messages. Returns whether there were any.
@@ -163,7 +199,7 @@ impl Reading {
             // SAFETY: librdkafka has returned this message, which is alive until it is destroyed.
             unsafe {
                 if let Some(number) = self.number_of(&**message) {
-                    take(*message, number, fetched, problems);
+                    message::take(*message, number, fetched, problems);
                 }
                 rdsys::rd_kafka_message_destroy(*message);
             }
@@ -175,94 +211,6 @@ impl Reading {
     fn number_of(&self, message: &rdsys::rd_kafka_message_t) -> Option<i32> {
         let topic = self.topics.iter().find(|topic| ptr::eq(topic.handle, message.rkt))?;
         topic.numbers.get(&message.partition).copied()
-    }
-}
-
-/// Takes a message: a record, the end of a partition, or an error.
-///
-/// # Safety
-/// The message must be alive.
-unsafe fn take(
-    message: *mut rdsys::rd_kafka_message_t,
-    number: i32,
-    fetched: &mut Fetched,
-    problems: &mut Vec<Problem>,
-) {
-    // SAFETY: the message is alive, and so are its parts.
-    unsafe {
-        let offset = (*message).offset;
-        match Code::from((*message).err) {
-            Code::NoError => {
-                let mut kind = rdsys::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
-                let timestamp = rdsys::rd_kafka_message_timestamp(message, &raw mut kind);
-                let record = RecordRef {
-                    partition: number,
-                    offset,
-                    timestamp_ms: (timestamp >= 0).then_some(timestamp),
-                    key: bytes((*message).key, (*message).key_len),
-                    value: bytes((*message).payload, (*message).len),
-                    headers: &[],
-                };
-                fetched.records.push_with_headers(record, Headers::of(message));
-            }
-            Code::PartitionEOF => fetched.ends.push((number, offset)),
-            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
-                problems.push(Problem::OutOfRange { number, offset });
-            }
-            code => problems.push(Problem::Other(number, code.to_string())),
-        }
-    }
-}
-
-/// # Safety
-/// The pointer is null, or points to this many bytes, which live as long as the message.
-unsafe fn bytes<'a>(pointer: *mut c_void, length: usize) -> Option<&'a [u8]> {
-    // SAFETY: as promised by the caller.
-    (!pointer.is_null()).then(|| unsafe { std::slice::from_raw_parts(pointer.cast::<u8>(), length) })
-}
-
-/// The headers of a message.
-struct Headers<'a> {
-    headers: *mut rdsys::rd_kafka_headers_t,
-    next: usize,
-    message: std::marker::PhantomData<&'a ()>,
-}
-
-impl Headers<'_> {
-    /// # Safety
-    /// The message must outlive the headers.
-    unsafe fn of(message: *mut rdsys::rd_kafka_message_t) -> Self {
-        let mut headers = ptr::null_mut();
-        // SAFETY: the message is alive. Without headers the pointer stays null.
-        unsafe { rdsys::rd_kafka_message_headers(message, &raw mut headers) };
-        Self { headers, next: 0, message: std::marker::PhantomData }
-    }
-}
-
-impl<'a> Iterator for Headers<'a> {
-    type Item = (&'a [u8], Option<&'a [u8]>);
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.headers.is_null() {
-            return None;
-        }
-        let (mut name, mut value, mut length) = (ptr::null(), ptr::null(), 0);
-        // SAFETY: the headers belong to the message, which is alive. The name is a C string, and the value is null or has
-        // this many bytes.
-        unsafe {
-            let code = rdsys::rd_kafka_header_get_all(
-                self.headers,
-                self.next,
-                &raw mut name,
-                &raw mut value,
-                &raw mut length,
-            );
-            if Code::from(code) != Code::NoError {
-                return None;
-            }
-            self.next += 1;
-            Some((CStr::from_ptr(name).to_bytes(), bytes(value.cast_mut(), length)))
-        }
     }
 }
 
@@ -286,16 +234,22 @@ impl OpenTopic {
         }
     }
 
-    fn start(&mut self, assigned: &Assigned, queue: &Queue) -> Result<(), String> {
+    fn start(&mut self, assigned: &Assigned, offset: i64, queue: &Queue) -> Result<(), String> {
         // SAFETY: topic and queue are alive.
-        let code = unsafe {
-            rdsys::rd_kafka_consume_start_queue(self.handle, assigned.partition, assigned.offset, queue.0)
-        };
+        let code =
+            unsafe { rdsys::rd_kafka_consume_start_queue(self.handle, assigned.partition, offset, queue.0) };
         if code != 0 {
             return Err(last_error());
         }
         self.numbers.insert(assigned.partition, assigned.number);
         Ok(())
+    }
+
+    fn stop(&mut self, assigned: &Assigned) {
+        if self.numbers.remove(&assigned.partition).is_some() {
+            // SAFETY: the topic is alive, and this partition was started.
+            unsafe { rdsys::rd_kafka_consume_stop(self.handle, assigned.partition) };
+        }
     }
 }
 

@@ -20,6 +20,17 @@ pub struct Assigned {
     pub partition: i32,
     /// The offset of the first record to read.
     pub offset: i64,
+    /// The last record that was read, if its leader epoch is known: Kafka must have it still.
+    pub last_read: Option<LastRead>,
+}
+
+/// The last record that was read of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRead {
+    /// The epoch of the leader that wrote it; negative if Kafka does not say.
+    pub leader_epoch: i32,
+    /// The offset after it.
+    pub end: i64,
 }
 
 /// The partitions that are read from now on, instead of those before.
@@ -43,6 +54,25 @@ pub struct Fetched {
     /// The partitions that were read to their end after these records: the number, and the offset of the next record that
     /// will be written. It can lie behind the last record, because transactions write records that are no events.
     pub ends: Vec<(i32, i64)>,
+    /// The last record of each partition, by its number.
+    pub last: Vec<(i32, LastRead)>,
+}
+
+impl Fetched {
+    /// Nothing yet for this assignment.
+    #[must_use]
+    pub fn of(generation: u64) -> Self {
+        Self { generation, ..Self::default() }
+    }
+
+    /// Takes note of a record of the partition of this number.
+    pub fn note_last(&mut self, number: i32, last: LastRead) {
+        // Records come in runs of a partition.
+        match self.last.iter_mut().rev().find(|(known, _)| *known == number) {
+            Some((_, known)) => *known = last,
+            None => self.last.push((number, last)),
+        }
+    }
 }
 
 /// Kafka no longer has, or never had, the next record of a partition.
@@ -58,6 +88,8 @@ pub struct OutOfRange {
     pub low: i64,
     /// The offset that Kafka will give to the next record.
     pub high: i64,
+    /// The first of the offsets that were read, and where Kafka has other records by now, or none.
+    pub truncated_at: Option<i64>,
 }
 
 /// What Kafka has of the topics of an assignment.

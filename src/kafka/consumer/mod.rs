@@ -7,6 +7,10 @@
 
 pub mod callbacks;
 pub mod client;
+pub mod comparison;
 pub mod handle;
+pub mod lost;
+pub mod message;
 pub mod messages;
+mod seek;
 pub mod thread;

@@ -12,29 +12,27 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, TrySendError};
 use event_outbox_policy::backoff::Doubling;
-use event_outbox_policy::inbox::progress::Progress;
-use event_outbox_policy::inbox::records::RecordBatch;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 
 use super::callbacks::Context;
-use super::client::{Client, Problem};
-use super::messages::{Assigned, Assignment, ConsumerEvent, Fetched, OutOfRange, Topics};
+use super::client::Client;
+use super::comparison::Comparison;
+use super::lost::Lost;
+use super::message::Problem;
+use super::messages::{Assignment, ConsumerEvent, Fetched, Topics};
 use crate::kafka::config;
-use crate::kafka::offsets::{self, At};
 use crate::kafka::probe::{Finding, PATIENCE, Probe};
 use crate::kafka::question::Question;
 use crate::kafka::topics;
 use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
-/// How long to wait for a broker's answer, at first and at most: longer each time that none came. Meanwhile nothing is read.
+/// How long to wait for the list of all topics, at first and at most: longer each time that it did not come. Meanwhile nothing
+/// is read.
 const TIMEOUT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(16));
 
 /// How often the topics are looked up: new partitions are found, and topics that were created again.
 const LOOK_AT_TOPICS: Duration = Duration::from_secs(60);
-
-/// How often to compare what was read with what Kafka has.
-const COMPARE: Duration = Duration::from_secs(15);
 
 /// When to look again if Kafka did not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -76,13 +74,14 @@ struct Session<'a> {
     probe: Option<Probe>,
     /// The open question about topics.
     topic_question: Option<Question>,
+    /// Partitions whose next record Kafka does not have.
+    lost: Lost,
+    comparison: Comparison,
     client: Client,
     assignment: Assignment,
     /// Messages that the main thread has had no room for yet, in their order.
     waiting: VecDeque<ConsumerEvent>,
-    /// Partitions whose offset Kafka does not have, and whose range is not known yet.
-    out_of_range: Vec<(i32, i64)>,
-    /// When to look at the topics, and at the ranges of those partitions.
+    /// When to look at the topics.
     look_at: Option<Instant>,
     /// How long the next request may take that is waited for.
     timeout: Doubling,
@@ -93,11 +92,6 @@ struct Session<'a> {
     knows_topics: bool,
     /// The ids of the topics, as the main thread knows them.
     known_ids: BTreeMap<String, String>,
-    progress: Progress,
-    /// When to compare it with Kafka.
-    compare_at: Option<Instant>,
-    /// Something was read since the last comparison.
-    has_read: bool,
     /// Topics were created again since: nothing is read until the next assignment.
     is_over: bool,
 }
@@ -111,18 +105,16 @@ impl<'a> Session<'a> {
             context,
             probe: Some(Probe::new()),
             topic_question: None,
+            lost: Lost::default(),
+            comparison: Comparison::default(),
             client,
             assignment: Assignment::default(),
             waiting: VecDeque::new(),
-            out_of_range: Vec::new(),
             look_at: None,
             timeout: Doubling::new(TIMEOUT.0, TIMEOUT.1),
             has_more: false,
             knows_topics: false,
             known_ids: BTreeMap::new(),
-            progress: Progress::default(),
-            compare_at: None,
-            has_read: false,
             is_over: false,
         })
     }
@@ -138,6 +130,9 @@ impl<'a> Session<'a> {
         if self.waiting.is_empty() {
             self.look();
             self.answer_about_topics();
+            let of = (self.assignment.generation, &self.assignment.partitions[..]);
+            let found = self.lost.look(of, &self.client, &self.thread.wakeup);
+            self.waiting.extend(found.into_iter().map(ConsumerEvent::OutOfRange));
             if self.knows_topics && !self.is_over {
                 self.read();
             }
@@ -161,7 +156,7 @@ impl<'a> Session<'a> {
     fn assign(&mut self, assignment: Assignment) {
         // What was read for the last one is not needed any more.
         self.waiting.retain(|event| !matches!(event, ConsumerEvent::Fetched(_) | ConsumerEvent::Topics(_)));
-        self.out_of_range.clear();
+        self.lost = Lost::default();
         let problems = self.client.assign(&assignment.partitions, &self.thread.wakeup);
         self.assignment = assignment;
         self.report(problems);
@@ -173,17 +168,12 @@ impl<'a> Session<'a> {
         let assigned = &self.assignment.partitions;
         let ids = assigned.iter().filter_map(|of| Some((of.topic.clone(), of.topic_id.clone()?)));
         (self.known_ids, self.is_over) = (ids.collect(), false);
-        self.progress = Progress::from(assigned.iter().map(|of| (of.number, of.offset)));
-        self.compare_at = Some(Instant::now() + COMPARE);
+        self.comparison = Comparison::of(assigned);
     }
 
     /// Takes one batch of records.
     fn read(&mut self) {
-        let mut fetched = Fetched {
-            generation: self.assignment.generation,
-            records: RecordBatch::default(),
-            ends: Vec::new(),
-        };
+        let mut fetched = Fetched::of(self.assignment.generation);
         let (problems, is_all) = self.client.read(&mut fetched, self.thread.batch_bytes);
         // What librdkafka said before these records is heard before they count.
         self.client.serve();
@@ -193,14 +183,7 @@ impl<'a> Session<'a> {
             return;
         }
         self.has_more = !is_all;
-        let records = fetched.records.iter().map(|record| (record.partition, record.offset + 1));
-        records
-            .chain(fetched.ends.iter().copied())
-            .for_each(|(number, next)| self.progress.reached(number, next));
-        if !fetched.records.is_empty() && !std::mem::replace(&mut self.has_read, true) {
-            let soon = Instant::now() + COMPARE;
-            self.compare_at = Some(self.compare_at.map_or(soon, |at| at.min(soon)));
-        }
+        self.comparison.note(&fetched);
         if !fetched.records.is_empty() && self.probe.take().is_some() {
             self.waiting.push_back(ConsumerEvent::Connected);
         }
@@ -213,10 +196,7 @@ impl<'a> Session<'a> {
     fn report(&mut self, problems: Vec<Problem>) {
         for problem in problems {
             match problem {
-                Problem::OutOfRange { number, offset } => {
-                    self.out_of_range.push((number, offset));
-                    self.look_at = Some(Instant::now());
-                }
+                Problem::Lost(place) => self.lost.add(place),
                 Problem::Other(number, text) => {
                     self.waiting.push_back(ConsumerEvent::Trouble(number, text));
                     // The topic may be gone.
@@ -231,39 +211,18 @@ impl<'a> Session<'a> {
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
     }
 
-    /// Looks at the topics, and at the ranges of partitions that are out of range, if that is due.
+    /// Looks at the topics, if that is due.
     fn look(&mut self) {
         if self.look_at.is_none_or(|at| at > Instant::now()) {
             return;
         }
-        let (has_ranges, has_topics) = (self.find_ranges(), self.ask_about_topics());
-        let is_done = has_ranges && has_topics;
+        let is_done = self.ask_about_topics();
         if is_done {
             self.timeout.reset();
         } else {
             self.timeout.take();
         }
         self.look_at = Some(Instant::now() + if is_done { LOOK_AT_TOPICS } else { LOOK_AGAIN });
-    }
-
-    /// Finds the ranges of partitions that are out of range. Returns whether all are known.
-    fn find_ranges(&mut self) -> bool {
-        let generation = self.assignment.generation;
-        for (number, offset) in std::mem::take(&mut self.out_of_range) {
-            let Some(Assigned { topic, partition, .. }) =
-                self.assignment.partitions.iter().find(|assigned| assigned.number == number)
-            else {
-                continue;
-            };
-            match self.client.watermarks(topic, *partition, self.timeout.peek()) {
-                Ok((low, high)) => {
-                    let found = OutOfRange { generation, number, offset, low, high };
-                    self.waiting.push_back(ConsumerEvent::OutOfRange(found));
-                }
-                Err(_) => self.out_of_range.push((number, offset)),
-            }
-        }
-        self.out_of_range.is_empty()
     }
 
     /// Asks about the topics, unless a question is open. Returns whether those of a pattern are known.
@@ -303,30 +262,16 @@ impl<'a> Session<'a> {
         let missing = missing.into_iter().map(|(topic, code)| (topic, code.to_string())).collect();
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
         self.knows_topics = true;
+        let problems = self.client.verify();
+        self.report(problems);
     }
 
-    /// Compares with the ends of the partitions, if that is due and all that has arrived was taken.
+    /// Compares with the ends of the partitions, if all that has arrived was taken.
     fn compare(&mut self) {
-        if self.has_more || self.is_over || self.compare_at.is_none_or(|at| at > Instant::now()) {
+        if self.has_more || self.is_over {
             return;
         }
-        // An idle consumer compares seldom.
-        let is_quiet = !std::mem::take(&mut self.has_read) && !self.progress.is_behind();
-        self.compare_at = Some(Instant::now() + if is_quiet { LOOK_AT_TOPICS } else { COMPARE });
-        let assigned = &self.assignment.partitions;
-        let names: Vec<_> = assigned.iter().map(|of| (of.topic.clone(), of.partition)).collect();
-        let number = |topic: &str, partition: i32| {
-            assigned.iter().find(|of| of.partition == partition && of.topic == topic).map(|of| of.number)
-        };
-        let told = offsets::list(self.client.inner(), &names, At::Latest, TIMEOUT.0).unwrap_or_default();
-        let ends: Vec<(i32, i64)> = told
-            .iter()
-            .filter_map(|of| Some((number(&of.topic, of.partition)?, of.offset.clone().ok()??)))
-            .collect();
-        let standing = match ends.is_empty() && !names.is_empty() {
-            true => self.progress.told_nothing().then_some(None),
-            false => self.progress.compare(ends.into_iter()).map(Some),
-        };
+        let standing = self.comparison.look(&self.assignment.partitions, &self.client, &self.thread.wakeup);
         self.waiting.extend(standing.map(ConsumerEvent::StandsStill));
     }
 
@@ -392,8 +337,9 @@ impl<'a> Session<'a> {
             return;
         }
         let probe = self.probe.as_ref().map(Probe::due);
-        let compare = self.compare_at.filter(|_| !self.has_more && !self.is_over);
-        let next = [probe, self.look_at, compare].into_iter().flatten().min().filter(|_| is_free);
+        let compare = self.comparison.next().filter(|_| !self.has_more && !self.is_over);
+        let next =
+            [probe, self.look_at, self.lost.next(), compare].into_iter().flatten().min().filter(|_| is_free);
         self.thread.wakeup.wait(next.map(|until| until.saturating_duration_since(Instant::now())));
     }
 }

@@ -15,6 +15,7 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use super::broker_recovery::BrokerRecovery;
 use super::callbacks::Context;
 use super::record::{Record, Topic};
+use crate::kafka::probe::PATIENCE;
 use crate::kafka::question::Question;
 use crate::kafka::wakeup_fd::WakeupFd;
 
@@ -23,7 +24,9 @@ const QUEUE_FULL_PAUSE: Duration = Duration::from_millis(10);
 
 /// A producer that sets a wakeup when it has callbacks to serve.
 pub struct Client {
-    // Declared before the producer, so that it is released before the producer ends.
+    /// The open question about topics whose partitions may have changed.
+    refresh: Option<Question>,
+    // These are declared before the producer, so that they are released before the producer ends.
     queue: MainQueue,
     producer: BaseProducer<Context>,
     recovery: BrokerRecovery,
@@ -37,7 +40,7 @@ impl Client {
     pub fn open(config: &ClientConfig, context: Context, wakeup: &WakeupFd) -> Result<Self, KafkaError> {
         let producer: BaseProducer<Context> = BaseProducer::from_config_and_context(config, context)?;
         let queue = MainQueue::of(&producer, wakeup);
-        Ok(Self { queue, producer, recovery: BrokerRecovery::new(config) })
+        Ok(Self { refresh: None, queue, producer, recovery: BrokerRecovery::new(config) })
     }
 
     /// Hands events to librdkafka, each with the place of its topic in `topics`. The context notes the outcome of each, now
@@ -133,10 +136,18 @@ impl Client {
         self.producer.purge(PurgeConfig::default().queue().non_blocking());
     }
 
-    /// Refreshes the metadata of a topic, and waits for the answer.
-    pub fn refresh(&self, topic: &str, timeout: Duration) {
-        // If this fails, the next refusal causes another attempt.
-        let _ = self.producer.client().fetch_metadata(Some(topic), timeout);
+    /// Refreshes what librdkafka knows of these topics: it reads the answer to any question about topics. If none comes, the next
+    /// refusal causes another question.
+    pub fn refresh(&mut self, topics: &[String], wakeup: &WakeupFd) {
+        // SAFETY: the client is alive, and outlives the question, which it owns.
+        self.refresh =
+            Some(unsafe { Question::about_topics(self.handle(), topics, PATIENCE) }.waking(wakeup));
+    }
+
+    /// Whether such a question is open.
+    pub fn is_refreshing(&mut self) -> bool {
+        self.refresh.take_if(|question| question.answer_within(Duration::ZERO).is_some());
+        self.refresh.is_some()
     }
 }
 

@@ -106,13 +106,28 @@ impl fmt::Display for Loss {
     }
 }
 
-/// What to type to have a stopped partition read again.
+/// The offset that librdkafka's text about a truncated log names as the end of what the log has in common with the one that was
+/// read.
 #[must_use]
-pub fn remedy(subscription: &str, topic: &str, partition: i32) -> String {
+pub fn broker_end_offset(text: &str) -> Option<i64> {
+    let (_, rest) = text.split_once("broker end offset is ")?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    rest[..end].parse().ok()
+}
+
+/// What to type to have a partition read again that stopped because of this loss. What was read before a truncated log differs
+/// is not read again.
+#[must_use]
+pub fn remedy(loss: &Loss, subscription: &str, topic: &str, partition: i32) -> String {
     let quote = |text: &str| format!("'{}'", text.replace('\'', "''"));
+    let place = match loss {
+        Loss::Truncated(from, _) => from.to_string(),
+        Loss::Expired(..) | Loss::Recreated(_) => "earliest".into(),
+    };
     format!(
-        "To go on with what Kafka has, run SELECT inbox.seek({}, 'earliest', {}, {partition}).",
+        "To go on with what Kafka has, run SELECT inbox.seek({}, {}, {}, {partition}).",
         quote(subscription),
+        quote(&place),
         quote(topic)
     )
 }
@@ -134,6 +149,18 @@ mod tests {
     }
 
     #[test]
+    fn the_end_that_librdkafka_names() {
+        let text = "Partition log truncation detected at offset 9 (leader epoch 3): broker end offset is 4 \
+                    (offset leader epoch 5). Reset to INVALID.: Local: Partition log truncation detected (broker 2)";
+        assert_eq!(broker_end_offset(text), Some(4));
+        assert_eq!(
+            broker_end_offset("No epoch found: broker end offset is -1 (offset leader epoch -1)."),
+            None
+        );
+        assert_eq!(broker_end_offset("Broker: Offset out of range"), None);
+    }
+
+    #[test]
     fn the_subscription_says_how_to_go_on() {
         let goes_on = |text: &str| text.parse::<OnDataLoss>().unwrap().continuation(10, 20);
         assert_eq!(goes_on("stop"), Continuation::Stop);
@@ -144,6 +171,9 @@ mod tests {
 
     #[test]
     fn the_remedy_is_valid_sql() {
-        assert!(remedy("o'k", "t", 3).contains("inbox.seek('o''k', 'earliest', 't', 3)"));
+        assert!(
+            remedy(&Loss::Recreated(7), "o'k", "t", 3).contains("inbox.seek('o''k', 'earliest', 't', 3)")
+        );
+        assert!(remedy(&Loss::Truncated(5, 9), "s", "t", 3).contains("inbox.seek('s', '5', 't', 3)"));
     }
 }

@@ -105,6 +105,14 @@ impl KafkaCluster {
         Ok(leader.filter(|leader| *leader >= 0))
     }
 
+    /// The ids of the brokers that have a replica of a partition.
+    pub fn replicas(&self, topic: &str, partition: i32) -> Result<Vec<i32>> {
+        let metadata = self.client()?.client().fetch_metadata(Some(topic), ASK_DEADLINE)?;
+        let mut partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+        let found = partitions.find(|found| found.id() == partition);
+        Ok(found.map(|found| found.replicas().to_vec()).unwrap_or_default())
+    }
+
     /// Waits until every replica of every topic is in sync.
     pub fn until_in_sync(&self) -> Result<()> {
         self.until_complete()?;

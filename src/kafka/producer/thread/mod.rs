@@ -27,9 +27,6 @@ use crate::kafka::probe::{Finding, Probe};
 use crate::kafka::question::Question;
 use crate::kafka::wakeup_fd::{SetAtEnd, WakeupFd};
 
-/// How long to wait for the metadata of a topic whose partitions may have changed.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(1);
-
 /// How often to purge a producer that has stopped, until all its events are reported.
 const STOPPED_CHECK: Duration = Duration::from_millis(5);
 
@@ -271,13 +268,19 @@ impl<'a> Session<'a> {
         sent
     }
 
-    /// Refreshes the metadata of topics for which an event was refused: partitions may have been added, and the producer
+    /// Has the producers look again at topics for which an event was refused: partitions may have been added, and a producer
     /// would learn of them only after minutes. The refused event's next attempt then finds them.
-    fn refresh_topics(&self) {
-        let stale = std::mem::take(&mut self.context.callback_log().stale_topics);
-        for topic in stale {
-            self.gapless.refresh(&topic, REFRESH_TIMEOUT);
-            self.quarantine.iter().for_each(|quarantine| quarantine.refresh(&topic, REFRESH_TIMEOUT));
+    fn refresh_topics(&mut self) {
+        let mut producers: Vec<&mut Client> =
+            std::iter::once(&mut self.gapless).chain(&mut self.quarantine).collect();
+        // Topics that come up meanwhile go into the next question.
+        if producers.iter_mut().any(|producer| producer.is_refreshing()) {
+            return;
+        }
+        let stale: Vec<String> =
+            std::mem::take(&mut self.context.callback_log().stale_topics).into_iter().collect();
+        if !stale.is_empty() {
+            producers.iter_mut().for_each(|producer| producer.refresh(&stale, &self.thread.wakeup));
         }
     }
 
