@@ -7,6 +7,8 @@ GRANT USAGE ON SCHEMA outbox TO metrics;
 GRANT SELECT ON outbox.status, outbox.backlog TO metrics;
 -- The user can count the dead letters of each kind, but not read their contents.
 GRANT SELECT (topic, error_class) ON outbox.dead_letters TO metrics;
+-- When events are scheduled, but not what they say.
+GRANT SELECT (deliver_at) ON outbox.scheduled TO metrics;
 -- The same for the inbox, of which it sees what is subscribed, and how far.
 GRANT USAGE ON SCHEMA inbox TO metrics;
 GRANT SELECT ON inbox.consumers, inbox.subscription, inbox.partition, inbox.segment, inbox.next_offset, inbox.unreceived TO metrics;

@@ -197,6 +197,54 @@ BEGIN
     END IF;
     RETURN NEXT;
 
+    subject := 'scheduled events'; verdict := 'ok'; hint := NULL;
+    SELECT min(s.deliver_at) AS due, clock_timestamp() - min(s.deliver_at) AS late, pg_stat_get_live_tuples('outbox.scheduled'::regclass) AS events
+      INTO described FROM outbox.scheduled AS s;
+    IF described.due IS NULL THEN
+        finding := 'No event is scheduled for later.';
+    ELSIF described.late < interval '1 minute' THEN
+        finding := format('About %s events are scheduled, the first of them for %s.', greatest(described.events, 1), described.due::timestamptz(0));
+    ELSE
+        verdict := 'warning';
+        finding := format('A scheduled event was due %s ago, and is still not among those to be published.', date_trunc('second', described.late));
+        hint := CASE WHEN (SELECT s.is_called FROM outbox.events_id_seq AS s)
+                     THEN 'See "relay". A session that has locked the event keeps it back, too: pg_locks shows who locks rows of outbox.scheduled.'
+                     ELSE 'The sequence of the ids is unused, as while a dump is being restored. If none is: SELECT nextval(''outbox.events_id_seq'');' END;
+    END IF;
+    RETURN NEXT;
+
+    IF EXISTS (SELECT FROM outbox.archived_topics) OR EXISTS (SELECT FROM outbox.archive_segment) THEN
+        subject := 'archive'; verdict := 'ok'; hint := NULL;
+        SELECT max(a.retention) AS retention, count(*) AS patterns,
+               (SELECT min(s.next_opened_at) FROM (SELECT lead(s.opened_at) OVER (ORDER BY s.first_position) AS next_opened_at
+                                                     FROM outbox.archive_segment AS s) AS s) AS closed_at,
+               (SELECT sum(pg_total_relation_size(to_regclass('outbox.archive_' || n))) FROM generate_series(0, 7) AS n) AS bytes
+          INTO described FROM outbox.archived_topics AS a;
+        finding := format('%s patterns are archived; the archive takes %s.', described.patterns, pg_size_pretty(described.bytes));
+        IF described.closed_at + described.retention < clock_timestamp() - interval '1 hour' THEN
+            verdict := 'warning';
+            finding := finding || ' Its oldest events are kept beyond their retention.';
+            hint := 'See "relay", which removes them while it works. A session that reads the archive keeps them, too: pg_locks shows who reads outbox.archive_0 to archive_7.';
+        END IF;
+        RETURN NEXT;
+    END IF;
+
+    IF EXISTS (SELECT FROM outbox.idempotency_a) OR EXISTS (SELECT FROM outbox.idempotency_b) THEN
+        subject := 'idempotency keys'; verdict := 'ok'; hint := NULL;
+        finding := format('About %s keys are known; they take %s.',
+                          greatest(1, pg_stat_get_live_tuples('outbox.idempotency_a'::regclass) + pg_stat_get_live_tuples('outbox.idempotency_b'::regclass)),
+                          pg_size_pretty(pg_total_relation_size('outbox.idempotency_a') + pg_total_relation_size('outbox.idempotency_b')));
+        -- The keys of the period before leave when this one has lasted for the retention.
+        IF EXISTS (SELECT FROM outbox.idempotency_period AS p
+                    WHERE p.former <> 'empty'
+                      AND p.began_at < clock_timestamp() - 2 * current_setting('event_outbox.idempotency_retention')::interval - interval '1 hour') THEN
+            verdict := 'warning';
+            finding := finding || ' They are kept beyond their retention.';
+            hint := 'See "relay", which removes them while it works. A transaction that stays open after an emit() with a key keeps them, too.';
+        END IF;
+        RETURN NEXT;
+    END IF;
+
     subject := 'dead letters';
     finding := format('outbox.dead_letters contains %s events.', backlog.dead_letters);
     IF backlog.dead_letters > 0 THEN

@@ -10,7 +10,7 @@ CREATE TABLE outbox.dead_letter_log (
     error_class text,
     died_at     timestamptz NOT NULL
 );
-COMMENT ON TABLE outbox.dead_letter_log IS 'Who redrove or discarded which dead letter, and when. Rows stay until somebody deletes them.';
+COMMENT ON TABLE outbox.dead_letter_log IS 'Who redrove or discarded which dead letter, and when. event_outbox.dead_letter_log_retention says how long entries stay.';
 COMMENT ON COLUMN outbox.dead_letter_log.log_id IS 'Order of the entries.';
 COMMENT ON COLUMN outbox.dead_letter_log.logged_at IS 'When it was done.';
 COMMENT ON COLUMN outbox.dead_letter_log.action IS

@@ -19,8 +19,11 @@ WITH stored AS (
            coalesce(sum(s.events) FILTER (WHERE s.lacks_key), 0)::bigint AS without_key
       FROM (TABLE stored
             UNION ALL
-            -- A capture without a type of its own has types that keep the convention.
-            SELECT c.topic, c.event_type, false, 0 FROM outbox.captures AS c) AS s
+            SELECT c.topic, replace(c.event_type, '{action}', a.action), false, 0
+              FROM outbox.captures AS c
+              JOIN (VALUES ('created', '{insert,update}'::text[]), ('patched', '{update}'), ('replaced', '{update}'),
+                           ('deleted', '{delete,update}'), ('truncated', '{truncate}')) AS a (action, operations)
+                ON c.operations && a.operations AND a.action <> CASE c.style WHEN 'fat' THEN 'patched' ELSE 'replaced' END) AS s
      GROUP BY 1, 2
 ), template AS (
     SELECT t.text, '^' || regexp_replace(regexp_replace(t.text, '([.*+?^$()|\[\]\\])', '\\\1', 'g'), '\{[a-z]+\}', '[A-Za-z0-9_-]+', 'g')
@@ -40,7 +43,7 @@ SELECT 'type_missing', n.topic, n.event_type, n.events, 'The events have no type
 UNION ALL
 SELECT 'type', n.topic, n.event_type, n.events, outbox.naming_breach(n.event_type),
        'Name the entity and what has happened to it, or set event_outbox.naming_pattern to your own convention.'
-  FROM names AS n WHERE outbox.naming_breach(n.event_type) IS NOT NULL AND n.event_type !~ '[{}]'
+  FROM names AS n WHERE outbox.naming_breach(n.event_type) IS NOT NULL
 UNION ALL
 SELECT 'topic', n.topic, NULL, sum(n.events)::bigint, format('The topic does not follow the template %s.', t.text),
        'Choose the topic by the template, or set event_outbox.topic_template to your own.'

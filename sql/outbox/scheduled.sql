@@ -76,6 +76,24 @@ COMMENT ON FUNCTION outbox.check_scheduled() IS
 CREATE TRIGGER check_scheduled BEFORE INSERT OR UPDATE ON outbox.scheduled
     FOR EACH ROW EXECUTE FUNCTION outbox.check_scheduled();
 
+-- After TRUNCATE ... RESTART IDENTITY the sequence looks as while a dump is being restored. With an id drawn it does not.
+CREATE FUNCTION outbox.events_truncated() RETURNS trigger
+    LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    PERFORM outbox.act_as_owner('outbox.events');
+    IF NOT (SELECT s.is_called FROM outbox.events_id_seq AS s) THEN
+        PERFORM nextval('outbox.events_id_seq');
+    END IF;
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION outbox.events_truncated() IS
+    'Draws an id after TRUNCATE ... RESTART IDENTITY, so that the relay goes on with scheduled events.';
+
+CREATE TRIGGER events_truncated AFTER TRUNCATE ON outbox.events
+    FOR EACH STATEMENT EXECUTE FUNCTION outbox.events_truncated();
+
 CREATE FUNCTION outbox.cancel(event_id uuid) RETURNS boolean
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_cancel';
 COMMENT ON FUNCTION outbox.cancel(uuid) IS

@@ -24,13 +24,13 @@ static MAX_BACKLOG_ACTION: GucSetting<Action> = GucSetting::<Action>::new(Action
 pub(super) fn init() {
     Guc::new(
         c"event_outbox.max_backlog",
-        c"Waiting events from which on emit() refuses more, or warns; 0 for no limit.",
+        c"Waiting events from which on emit() and captured tables refuse more, or warn; 0 for no limit.",
         c"Compared with a count that the relay and the commits keep.",
     )
     .integer(&MAX_BACKLOG, 0..=i32::MAX, GucFlags::default());
     Guc::new(
         c"event_outbox.max_backlog_action",
-        c"What emit() does when max_backlog events wait.",
+        c"What emit() and captured tables do when max_backlog events wait.",
         c"\"error\" refuses the event with SQLSTATE 53400, \"warning\" stores it and warns once in a transaction.",
     )
     .choice(&MAX_BACKLOG_ACTION);

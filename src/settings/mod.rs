@@ -98,6 +98,10 @@ fn size(setting: &GucSetting<i32>) -> usize {
     setting.get().unsigned_abs() as usize
 }
 
+fn seconds(setting: &GucSetting<i32>) -> Duration {
+    Duration::from_secs(setting.get().unsigned_abs().into())
+}
+
 fn millis(setting: &GucSetting<i32>) -> Duration {
     Duration::from_millis(setting.get().unsigned_abs().into())
 }

@@ -10,7 +10,7 @@ use event_outbox_policy::delivery::window::Limits;
 use event_outbox_policy::kafka::producer::ProducerConfig;
 use pgrx::{GucFlags, GucSetting, PostgresGucEnum};
 
-use super::{Guc, envelope, kafka, millis, secret, size};
+use super::{Guc, envelope, kafka, millis, seconds, secret, size};
 
 /// `event_outbox.delivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
@@ -62,6 +62,8 @@ static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 // Off, since a dead letter is somebody's event that never arrived.
 static DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
+// Off, since it is for audits.
+static DEAD_LETTER_LOG_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
 // Longer than callers repeat a request, weekends apart.
 static IDEMPOTENCY_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(86_400);
 
@@ -121,6 +123,12 @@ fn init_times() {
     )
     .integer(&DEAD_LETTER_RETENTION, 0..=315_360_000, GucFlags::UNIT_S);
     Guc::new(
+        c"event_outbox.dead_letter_log_retention",
+        c"Time after which entries of outbox.dead_letter_log are deleted; 0 keeps them.",
+        c"",
+    )
+    .integer(&DEAD_LETTER_LOG_RETENTION, 0..=315_360_000, GucFlags::UNIT_S);
+    Guc::new(
         c"event_outbox.idempotency_retention",
         c"Time for which an idempotency key is known, at least.",
         c"Keys are removed together, so a key may be known for twice as long and longer.",
@@ -174,6 +182,8 @@ pub struct Settings {
     pub shutdown_timeout: Duration,
     /// How long a dead letter is kept; zero means for ever.
     pub dead_letter_retention: Duration,
+    /// How long the log of dead letters keeps its entries; zero means for ever.
+    pub dead_letter_log_retention: Duration,
     /// How long an idempotency key is known.
     pub idempotency_retention: Duration,
 }
@@ -207,10 +217,11 @@ impl Settings {
                 NotifySetting::Event => Mode::Event,
                 NotifySetting::Off => Mode::Off,
             },
-            sweep_interval: Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into()),
+            sweep_interval: seconds(&SWEEP_INTERVAL),
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
-            dead_letter_retention: Duration::from_secs(DEAD_LETTER_RETENTION.get().unsigned_abs().into()),
-            idempotency_retention: Duration::from_secs(IDEMPOTENCY_RETENTION.get().unsigned_abs().into()),
+            dead_letter_retention: seconds(&DEAD_LETTER_RETENTION),
+            dead_letter_log_retention: seconds(&DEAD_LETTER_LOG_RETENTION),
+            idempotency_retention: seconds(&IDEMPOTENCY_RETENTION),
         }
     }
 }

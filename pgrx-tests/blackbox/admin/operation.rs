@@ -1,6 +1,7 @@
 //! Operation: pause and resume, restarts, the relays of all databases, the backlog.
 
 use event_outbox_lab::{Cluster, Result, wait};
+use postgres::Client;
 
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::events::{emit, pending_count};
@@ -207,5 +208,63 @@ fn a_question_to_a_broker_that_is_not_there() -> Result<()> {
     assert!(brokers.get::<_, Option<&str>>(3).is_some());
     // Kafka did not answer. The callers that left half a minute early delayed nobody.
     assert!(brokers.get::<_, &str>(2).contains("Kafka did not answer"), "{brokers:?}");
+    Ok(())
+}
+
+/// What is stored besides the events that wait: whether it leaves in time.
+#[test]
+fn check_tells_of_scheduled_events_the_archive_and_idempotency_keys() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let expect = |client: &mut Client, subject: &str, verdict: &str, said: &str| -> Result<()> {
+        let sql = "SELECT verdict, concat_ws(' ', finding, hint) FROM outbox.check() WHERE subject = $1";
+        wait::until_ok(&format!("{subject} to be {verdict}: {said}"), DEADLINE, || {
+            let row = client.query_opt(sql, &[&subject])?;
+            Ok(row
+                .is_some_and(|row| row.get::<_, &str>(0) == verdict && row.get::<_, &str>(1).contains(said))
+                .then_some(()))
+        })
+    };
+    expect(&mut db.client, "scheduled events", "ok", "No event")?;
+    for subject in ["archive", "idempotency keys"] {
+        assert!(
+            db.client.query("SELECT FROM outbox.check() WHERE subject = $1", &[&subject])?.is_empty(),
+            "{subject}"
+        );
+    }
+    // As while a dump is being restored: no id has been drawn.
+    let topic = db.own_topic("checked")?;
+    db.client.execute(
+        "INSERT INTO outbox.scheduled (id, topic, payload, deliver_at) VALUES (7, $1, '1', now() - interval '2 minutes')",
+        &[&topic],
+    )?;
+    expect(&mut db.client, "scheduled events", "warning", "SELECT nextval('outbox.events_id_seq');")?;
+    db.client.batch_execute("SELECT nextval('outbox.events_id_seq')")?;
+    expect(&mut db.client, "scheduled events", "ok", "No event")?;
+    db.client
+        .execute("SELECT outbox.emit($1::text, '1', deliver_at => now() + interval '1 day')", &[&topic])?;
+    expect(&mut db.client, "scheduled events", "ok", "About 1 events are scheduled")?;
+    // A segment that should have left, and a session that reads it.
+    db.client.batch_execute("SELECT outbox.set_archive('*', '1 day')")?;
+    expect(&mut db.client, "archive", "ok", "1 patterns are archived")?;
+    let mut reader = db.connect()?;
+    reader.batch_execute("BEGIN; SELECT * FROM outbox.archive")?;
+    db.client.batch_execute(
+        "INSERT INTO outbox.archive_segment VALUES (0, 1, now() - interval '9 days'), (1, 2, now() - interval '8 days')",
+    )?;
+    expect(&mut db.client, "archive", "warning", "pg_locks")?;
+    reader.batch_execute("ROLLBACK")?;
+    db.configure("event_outbox.sweep_interval", "1s")?;
+    expect(&mut db.client, "archive", "ok", "1 patterns are archived")?;
+    // Keys that a transaction keeps.
+    db.client.execute("SELECT outbox.emit($1::text, '1', idempotency_key => 'a')", &[&topic])?;
+    expect(&mut db.client, "idempotency keys", "ok", "About 1 keys are known")?;
+    let mut keeper = db.connect()?;
+    keeper.execute("BEGIN", &[])?;
+    keeper.execute("SELECT outbox.emit($1::text, '1', idempotency_key => 'b')", &[&topic])?;
+    db.client.batch_execute(
+        "INSERT INTO outbox.idempotency_period (number, began_at, former) VALUES (1, now() - interval '9 days', 'open')
+             ON CONFLICT (only_one) DO UPDATE SET number = 1, began_at = excluded.began_at, former = 'open', closed_at = NULL",
+    )?;
+    expect(&mut db.client, "idempotency keys", "warning", "See \"relay\"")?;
     Ok(())
 }

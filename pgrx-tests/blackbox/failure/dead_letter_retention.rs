@@ -120,6 +120,34 @@ fn old_dead_letters_expire_only_if_that_is_wanted() -> Result<()> {
 }
 
 #[test]
+fn old_entries_of_the_log_expire_only_if_that_is_wanted() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    bury(&mut db.client, "a", 3_000, 1)?;
+    db.client.query_one("SELECT outbox.discard(topic => 'a')", &[])?;
+    let entries = "SELECT count(*) FROM outbox.dead_letter_log";
+    db.client.batch_execute(
+        "UPDATE outbox.dead_letter_log SET logged_at = now() - interval '3 days' WHERE log_id <= 2500",
+    )?;
+    db.configure("event_outbox.sweep_interval", "1s")?;
+    let sweeps = "SELECT sweeps FROM outbox.status";
+    let before = number(&mut db.client, sweeps)?;
+    wait::until_ok("sweeps", DEADLINE, || Ok((number(&mut db.client, sweeps)? >= before + 2).then_some(())))?;
+    assert_eq!(number(&mut db.client, entries)?, 3_000);
+    // Who reads or changes an entry holds up nobody.
+    let mut reader = db.connect()?;
+    reader.batch_execute("BEGIN; SELECT FROM outbox.dead_letter_log WHERE log_id = 7 FOR UPDATE")?;
+    db.configure("event_outbox.dead_letter_log_retention", "2d")?;
+    wait::until_ok("the old ones to expire", DEADLINE, || {
+        Ok((number(&mut db.client, entries)? == 501).then_some(()))
+    })?;
+    reader.batch_execute("ROLLBACK")?;
+    wait::until_ok("the last one to expire", DEADLINE, || {
+        Ok((number(&mut db.client, entries)? == 500).then_some(()))
+    })?;
+    Ok(())
+}
+
+#[test]
 fn a_class_can_have_attempts_of_its_own() -> Result<()> {
     let (mut db, topic) = deadly_database()?;
     let small = db.topic("small");

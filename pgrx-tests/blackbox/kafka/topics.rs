@@ -146,6 +146,7 @@ fn check_tells_what_is_wrong() -> Result<()> {
         "brokers",
         "topic",
         "backlog",
+        "scheduled events",
         "dead letters",
         "autovacuum",
         "table",

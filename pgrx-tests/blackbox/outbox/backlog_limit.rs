@@ -91,6 +91,48 @@ fn a_warning_stores_the_event() -> Result<()> {
     Ok(())
 }
 
+/// A change without its event would be lost to consumers.
+#[test]
+fn writes_to_captured_tables_are_refused_or_warned_of() -> Result<()> {
+    let mut db = limited(10)?;
+    db.client.batch_execute("CREATE TABLE t (id int PRIMARY KEY, n int)")?;
+    for mode in ["row", "statement"] {
+        db.client.batch_execute(&format!(
+            "SELECT outbox.capture('t', 'delta', topic => 'full', mode => '{mode}')"
+        ))?;
+        let insert = "INSERT INTO t SELECT n, 0 FROM generate_series(1, 11) AS n";
+        assert_eq!(code(&mut db.client, insert), full(), "{mode}");
+        assert_eq!(code(&mut db.client, &insert.replace("11", "10")), None, "{mode}");
+        for sql in [
+            EMIT,
+            "UPDATE t SET n = 1 WHERE id = 1",
+            "DELETE FROM t",
+            "TRUNCATE t",
+            "CALL outbox.emit_snapshot('t')",
+        ] {
+            assert_eq!(code(&mut db.client, sql), full(), "{mode}: {sql}");
+        }
+        // What makes no event is not in question.
+        assert_eq!(code(&mut db.client, "UPDATE t SET n = n"), None, "{mode}");
+        assert_eq!(db.client.query_one("SELECT count(*) FROM t WHERE n = 0", &[])?.get::<_, i64>(0), 10);
+        db.client.batch_execute("SET event_outbox.max_backlog_action = 'warning'")?;
+        assert_eq!(code(&mut db.client, "UPDATE t SET n = 1"), None, "{mode}");
+        assert_eq!(pending_count(&mut db.client)?, 20, "{mode}");
+        db.client.batch_execute("RESET event_outbox.max_backlog_action; SELECT outbox.uncapture('t'); TRUNCATE t; DELETE FROM outbox.events")?;
+        db.client.query_one("SELECT outbox.restart_relay()", &[])?;
+        wait::until_ok("room", DEADLINE, || Ok(code(&mut db.client, EMIT).is_none().then_some(())))?;
+        db.client.batch_execute("DELETE FROM outbox.events")?;
+        db.client.query_one("SELECT outbox.restart_relay()", &[])?;
+        wait::until_ok("all room", DEADLINE, || {
+            let ten = "BEGIN; SELECT outbox.emit('full', '1') FROM generate_series(1, 10); ROLLBACK";
+            let is_free = code(&mut db.client, ten).is_none();
+            db.client.batch_execute("ROLLBACK")?;
+            Ok(is_free.then_some(()))
+        })?;
+    }
+    Ok(())
+}
+
 /// The counts of the relay's process are gone after a crash; the table is counted again.
 #[test]
 fn a_restart_counts_what_waits() -> Result<()> {

@@ -104,3 +104,44 @@ fn lint_finds_what_breaks_the_conventions() -> Result<()> {
     assert_eq!(found.len(), 6, "{found:?}");
     Ok(())
 }
+
+/// The names of a captured table are its owner's choice: no write fails for them.
+#[test]
+fn the_types_of_a_captured_table_are_checked_when_it_is_captured() -> Result<()> {
+    let mut db = TestDatabase::disabled()?;
+    db.client.batch_execute("CREATE TABLE orders (id int PRIMARY KEY, n int)")?;
+    let capture = |more: &str| {
+        format!("SELECT outbox.capture('orders', 'delta', topic => 'io.shop.orders.resource'{more})")
+    };
+    let wrong = capture(", event_type => 'order.{action}.now'");
+    db.client.batch_execute("SET event_outbox.naming = 'warn'")?;
+    db.client.batch_execute(&wrong)?;
+    db.client.batch_execute("SET event_outbox.naming = 'error'")?;
+    assert_eq!(refusal(&mut db.client, &wrong), Some(SqlState::INVALID_NAME));
+    // What was captured before stays captured.
+    let changes = "INSERT INTO orders VALUES (1, 1), (2, 2); UPDATE orders SET n = 3; DELETE FROM orders; TRUNCATE orders";
+    for mode in ["row", "statement"] {
+        db.client.batch_execute("SET event_outbox.naming = 'off'")?;
+        db.client
+            .batch_execute(&wrong.replace(", event_type", &format!(", mode => '{mode}', event_type")))?;
+        db.client.batch_execute("SET event_outbox.naming = 'error'")?;
+        db.client.batch_execute(changes)?;
+    }
+    assert_eq!(db.client.query_one("SELECT count(*) FROM outbox.events", &[])?.get::<_, i64>(0), 14);
+    // The types of its own, which a snapshot has as well, keep the convention.
+    db.client.batch_execute("INSERT INTO orders VALUES (1, 1)")?;
+    db.client.batch_execute(&capture(", snapshot => true"))?;
+    db.client.batch_execute("DELETE FROM outbox.events WHERE event_type LIKE '%.now'")?;
+    assert!(db.client.query("SELECT FROM outbox.lint() WHERE rule = 'type'", &[])?.is_empty());
+    // A convention of one's own: only what can happen counts.
+    db.client.batch_execute("SET event_outbox.naming_pattern = '^orders\\.(created|deleted)$'")?;
+    assert_eq!(refusal(&mut db.client, &capture("")), Some(SqlState::INVALID_NAME));
+    assert_eq!(refusal(&mut db.client, &capture(", operations => '{update}'")), Some(SqlState::INVALID_NAME));
+    db.client.batch_execute(&capture(", operations => '{insert,delete}'"))?;
+    // Types that were captured before are found.
+    db.client
+        .batch_execute("SET event_outbox.naming_pattern = '^orders\\.created$'; DELETE FROM outbox.events")?;
+    let found = db.client.query("SELECT event_type FROM outbox.lint() WHERE rule = 'type'", &[])?;
+    assert_eq!(found.iter().map(|row| row.get(0)).collect::<Vec<String>>(), ["orders.deleted"]);
+    Ok(())
+}

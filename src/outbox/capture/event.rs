@@ -9,9 +9,8 @@ use pgrx::prelude::*;
 
 use super::cache::Capture;
 use super::row::{Row, Weight};
-use crate::outbox::emit::additions::Trace;
+use crate::outbox::emit::additions::{self, Trace};
 use crate::outbox::emit::append::Values;
-use crate::outbox::emit::{additions, naming};
 use crate::pg::compat;
 use crate::pg::function::new_uuid;
 use crate::pg::json_text::JsonText;
@@ -59,7 +58,6 @@ impl<'a> Change<'a> {
     #[must_use]
     pub fn to_values(&self) -> Values {
         let event_type = self.capture.event_type(self.action);
-        naming::check(Some(event_type), &self.capture.definition.topic);
         let headers = additions::to_headers(None, &Trace::default());
         // SAFETY: a value that was just made.
         let added = headers.map_or(0, |headers| unsafe { varlena::length(headers) });

@@ -8,12 +8,13 @@
 use std::ffi::{CStr, CString};
 
 use event_outbox_policy::event::capture::definition::{Definition, Mode, Operation};
+use event_outbox_policy::event::capture::{change, template};
 use pgrx::prelude::*;
 
 use super::request::Request;
 use super::snapshot;
 use super::table::{command, identifier, no_table, open, ours, qualified};
-use crate::outbox::emit::topic_grants;
+use crate::outbox::emit::{naming, topic_grants};
 use crate::outbox::table::EVENTS;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::relation::OpenRelation;
@@ -37,6 +38,7 @@ fn capture(arguments: &Arguments) -> Option<pg_sys::Datum> {
     require_capturable(&opened);
     let request = Request::read(arguments, &opened);
     require_mode(&opened, &request.definition);
+    check_names(&request.definition);
     let events = Owner::of(EVENTS);
     topic_grants::check_of(Owner::of_open(&opened).role(), &request.definition.topic, events);
     let drops = drops(&opened);
@@ -110,6 +112,16 @@ fn require_mode(table: &OpenRelation, definition: &Definition) {
             "Pass mode => 'row'.",
         );
     }
+}
+
+/// Names are checked here and not at each change: they are the choice of who captures the table, not of who writes to it.
+fn check_names(definition: &Definition) {
+    let mut types: Vec<_> = change::possible(&definition.operations, definition.style)
+        .into_iter()
+        .filter_map(|action| template::expand(&definition.event_type, &[("action", action.word())]).ok())
+        .collect();
+    types.dedup();
+    types.iter().for_each(|event_type| naming::check(Some(event_type), &definition.topic));
 }
 
 fn refuse(message: &str, detail: &str, hint: &str) -> ! {

@@ -14,7 +14,7 @@ use super::event::Change;
 use super::row::{self, Row};
 use super::statement;
 use crate::outbox::emit::append::Table;
-use crate::outbox::emit::{functions, topic_grants};
+use crate::outbox::emit::{backlog, functions, topic_grants};
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::trigger::firing;
 
@@ -83,6 +83,7 @@ fn emit(
     topic_grants::check_of(capture.owner(relation).role(), &capture.definition.topic, events.owner());
     let _format = capture.format();
     for action in actions.into_iter().flatten() {
+        backlog::check();
         functions::insert(&events, &Change::of(capture, action, update, old, new).to_values());
     }
 }

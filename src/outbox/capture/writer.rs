@@ -5,7 +5,7 @@
 use super::event::Change;
 use crate::outbox::emit::append::Table;
 use crate::outbox::emit::append_many::Appender;
-use crate::outbox::emit::functions;
+use crate::outbox::emit::{backlog, functions};
 
 /// Writes events in the order in which they are given.
 pub struct Writer<'a> {
@@ -23,6 +23,7 @@ impl<'a> Writer<'a> {
 
     /// Writes the event of a change.
     pub fn write(&mut self, change: &Change<'_>) {
+        backlog::check();
         let left = match &mut self.appender {
             Some(appender) => appender.add(|| change.to_values()),
             None => Some(change.to_values()),

@@ -1,5 +1,5 @@
-//! Owns the limit of the backlog, `event_outbox.max_backlog`: sessions count what they store, and `emit()` compares the
-//! relay's count with the limit.
+//! Owns the limit of the backlog, `event_outbox.max_backlog`: sessions count what they store, and `emit()` and captures compare
+//! the relay's count with the limit.
 //!
 //! The count lies in shared memory, so that nobody counts rows. Commits add what they stored, the relay takes off what has left
 //! the table, and corrects the count from time to time ([`crate::outbox::relay::backlog`]). Without a limit nobody counts.

@@ -1,4 +1,5 @@
-//! Owns the check of the naming convention, if `event_outbox.naming` asks for it.
+//! Owns the check of the naming convention, if `event_outbox.naming` asks for it: by `emit()`, and by `capture()` for the events
+//! of a table.
 //!
 //! Runs in: client backends.
 

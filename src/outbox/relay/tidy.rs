@@ -5,6 +5,7 @@
 //!
 //! No lock of it waits: who waits for a lock has others wait behind it, here sessions that emit.
 
+use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use event_outbox_policy::event::idempotency::{Period, Step, Table};
@@ -18,6 +19,7 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::{catalog, compat};
+use crate::settings::relay::Settings;
 use crate::worker::transaction::{self, Failed};
 
 /// Fails at once while a transaction that has stored a key is running.
@@ -60,11 +62,22 @@ static LOG_EXPIRED: Statement = Statement::new(
     &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
 );
 
+/// Deletes the oldest entries of the log that have expired, up to a batch.
+static EXPIRE_LOG: Statement = Statement::new(
+    c"WITH oldest AS (SELECT l.log_id, l.logged_at FROM outbox.dead_letter_log AS l \
+                       ORDER BY l.log_id LIMIT $2 FOR UPDATE SKIP LOCKED), \
+           gone AS (DELETE FROM outbox.dead_letter_log AS l \
+                     USING (SELECT o.log_id FROM oldest AS o WHERE o.logged_at < $1) AS o \
+                     WHERE l.log_id = o.log_id RETURNING l.log_id) \
+      SELECT count(*)::integer FROM gone",
+    &[pg_sys::TIMESTAMPTZOID, pg_sys::INT4OID],
+);
+
 /// What is to be cleared away.
 #[derive(Debug, Default)]
 pub struct Tidying {
     is_due: bool,
-    /// A whole batch of dead letters had expired, so there may be more.
+    /// A whole batch of rows had expired, so there may be more.
     is_unfinished: bool,
 }
 
@@ -90,21 +103,28 @@ impl Relay {
             self.tend_archive();
         }
         if is_due || is_unfinished {
-            self.remove_dead_letters();
+            let Settings { dead_letter_retention, dead_letter_log_retention, .. } = self.settings;
+            self.remove(dead_letter_retention, c"event_outbox: removing dead letters", expire_dead_letters);
+            self.remove(
+                dead_letter_log_retention,
+                c"event_outbox: shortening the log of dead letters",
+                expire_log,
+            );
         }
     }
 
-    /// Deletes a batch of the dead letters that have expired.
-    fn remove_dead_letters(&mut self) {
-        let retention = self.settings.dead_letter_retention;
+    /// Deletes a batch of the rows that are older than a retention, which is zero for ever.
+    fn remove(&mut self, retention: Duration, activity: &CStr, expire: fn(pg_sys::Datum) -> i32) {
         if retention.is_zero() {
             return;
         }
-        let removed =
-            transaction::run(c"event_outbox: removing dead letters", || expire_dead_letters(retention));
-        match removed {
+        let age = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
+        let before = compat::pg_timestamp(crate::pg::now().saturating_sub(age));
+        match transaction::run(activity, || expire(pg_sys::Datum::from(before))) {
             Err(Failed { code: PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE, .. }) => {}
-            other => self.tidying.is_unfinished = self.note(other).is_some_and(|count| count >= BATCH),
+            other => {
+                self.tidying.is_unfinished |= self.note(other).is_some_and(|count| count >= BATCH);
+            }
         }
     }
 
@@ -185,20 +205,17 @@ fn store(period: &Period) {
     spi::connected(|| idempotency::write_period(period));
 }
 
-/// Returns how many dead letters it has deleted.
-fn expire_dead_letters(retention: Duration) -> i32 {
+/// Deletes dead letters that died before then. Returns how many.
+fn expire_dead_letters(before: pg_sys::Datum) -> i32 {
     // Objects of an earlier version have no log.
     if DEAD_LETTER_LOG.oid() == pg_sys::InvalidOid || !catalog::has_pages(DEAD_LETTERS.existing()) {
         return 0;
     }
     let _snapshot = Snapshot::take();
-    let age = i64::try_from(retention.as_micros()).unwrap_or(i64::MAX);
-    let before = compat::pg_timestamp(crate::pg::now().saturating_sub(age));
     spi::connected(|| {
-        let arguments = [Some(pg_sys::Datum::from(before)), BATCH.into_datum()];
         let gone = {
             let _owner = UserContext::confined_to(Owner::of(DEAD_LETTERS));
-            EXPIRE.execute(&arguments, Access::Write, 0).row(0)
+            EXPIRE.execute(&[Some(before), BATCH.into_datum()], Access::Write, 0).row(0)
         };
         let count = gone.get(1).unwrap_or(0);
         if count > 0 {
@@ -208,4 +225,17 @@ fn expire_dead_letters(retention: Duration) -> i32 {
         }
         count
     })
+}
+
+/// Deletes entries that were made before then. Returns how many.
+fn expire_log(before: pg_sys::Datum) -> i32 {
+    let log = DEAD_LETTER_LOG.oid();
+    // Objects of an earlier version have no log.
+    if log == pg_sys::InvalidOid || !catalog::has_pages(log) {
+        return 0;
+    }
+    let _snapshot = Snapshot::take();
+    let _owner = UserContext::confined_to(Owner::of(DEAD_LETTER_LOG));
+    spi::connected(|| EXPIRE_LOG.execute(&[Some(before), BATCH.into_datum()], Access::Write, 0).row(0).get(1))
+        .unwrap_or(0)
 }

@@ -77,6 +77,19 @@ pub fn actions(operation: Operation, update: Update, style: Style) -> [Option<Ac
     }
 }
 
+/// What the events of such changes may say has happened, each once.
+#[must_use]
+pub fn possible(operations: &[Operation], style: Style) -> Vec<Action> {
+    let updates = [Update::Nothing, Update::Values, Update::Key];
+    let all: Vec<_> = operations
+        .iter()
+        .flat_map(|operation| updates.map(|update| actions(*operation, update, style)))
+        .flatten()
+        .flatten()
+        .collect();
+    Action::ALL.into_iter().filter(|action| all.contains(action)).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -88,6 +101,18 @@ mod tests {
         for (at, action) in Action::ALL.into_iter().enumerate() {
             assert_eq!(action.place(), at);
         }
+    }
+
+    #[test]
+    fn what_can_happen_depends_on_the_operations_and_the_style() {
+        use Action::{Created, Deleted, Patched, Replaced, Truncated};
+        use Operation::{Delete, Insert, Truncate, Update};
+        let all = [Insert, Update, Delete, Truncate];
+        assert_eq!(possible(&all, Style::Fat), [Created, Replaced, Deleted, Truncated]);
+        assert_eq!(possible(&all, Style::Delta), [Created, Patched, Deleted, Truncated]);
+        // A row may get another key.
+        assert_eq!(possible(&[Update], Style::Notification), [Created, Patched, Deleted]);
+        assert_eq!(possible(&[Truncate, Insert], Style::Fat), [Created, Truncated]);
     }
 
     type Rows = BTreeMap<u8, u8>;
