@@ -17,6 +17,10 @@
 pub enum Point {
     /// At the end of the transaction that has read new events.
     AfterRead,
+    /// In the transaction that deletes events before they are published, at its end.
+    InClaim,
+    /// After that transaction has committed, before the events are handed over.
+    AfterClaim,
     /// On the Kafka thread, after a batch has been handed to librdkafka.
     AfterProduce,
     /// After reports have arrived, before the transaction that settles them.
@@ -51,6 +55,8 @@ pub enum Sabotage {
     NaiveCursor,
     /// A refused event is tried again after the events that followed it.
     RetryAtTail,
+    /// Events that are delivered at most once are published before their rows are deleted.
+    PublishBeforeDelete,
     /// Visible events are published even if their commits are not on disk.
     PublishUnflushed,
     /// The offsets of a batch are stored in a transaction of their own, before its events.
@@ -111,6 +117,7 @@ mod armed {
             "naive_cursor" => Some(Sabotage::NaiveCursor),
             "retry_at_tail" => Some(Sabotage::RetryAtTail),
             "publish_unflushed" => Some(Sabotage::PublishUnflushed),
+            "publish_before_delete" => Some(Sabotage::PublishBeforeDelete),
             "offsets_first" => Some(Sabotage::OffsetsFirst),
             "unlocked_lanes" => Some(Sabotage::UnlockedLanes),
             "failures_acknowledged" => Some(Sabotage::FailuresAcknowledged),
@@ -122,6 +129,8 @@ mod armed {
     fn name(point: Point) -> &'static str {
         match point {
             Point::AfterRead => "after_read",
+            Point::InClaim => "in_claim",
+            Point::AfterClaim => "after_claim",
             Point::AfterProduce => "after_produce",
             Point::AfterAck => "after_ack",
             Point::InSettle => "in_settle",

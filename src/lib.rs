@@ -47,7 +47,8 @@ extension_sql_file!("../sql/outbox/capture.sql", name = "capture", requires = ["
 extension_sql_file!("../sql/outbox/dead_letter_log.sql", name = "dead_letter_log", requires = ["capture"]);
 extension_sql_file!("../sql/outbox/dead_letters.sql", name = "dead_letters", requires = ["dead_letter_log"]);
 extension_sql_file!("../sql/outbox/archive.sql", name = "archive", requires = ["dead_letters"]);
-extension_sql_file!("../sql/outbox/intake.sql", name = "intake", requires = ["archive"]);
+extension_sql_file!("../sql/outbox/delivery.sql", name = "delivery", requires = ["archive"]);
+extension_sql_file!("../sql/outbox/intake.sql", name = "intake", requires = ["delivery"]);
 extension_sql_file!("../sql/outbox/views.sql", name = "views", requires = ["intake"]);
 extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["views"]);
 extension_sql_file!("../sql/outbox/scheduled.sql", name = "scheduled", requires = ["control"]);

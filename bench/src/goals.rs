@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 22] = [
+const GOALS: [Goal; 28] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -31,6 +31,12 @@ const GOALS: [Goal; 22] = [
         Bound::MostOf("latency.100.bare.p99_ms", 3.0, 0.0),
     ),
     goal("latency p99, 100/s: share of Debezium's", "latency.p99_ratio_debezium", Bound::Most(0.1)),
+    goal("delivery, drain: at most / at least once", "delivery.drain.ratio_at_most_once", Bound::Least(0.7)),
+    goal("delivery, p50: at most / at least once", "delivery.latency.ratio_at_most_once", Bound::Most(2.0)),
+    goal("delivery: times Debezium exactly once", "delivery.drain.ratio_debezium", Bound::Least(10.0)),
+    goal("crash in a drain: duplicates", "crash.drain.duplicates.max", Bound::Most(2_000.0)),
+    goal("crash at 2,000/s: duplicates", "crash.steady.duplicates.max", Bound::Most(2_000.0)),
+    goal("crash in a drain: of the bound", "crash.drain.of_bound", Bound::Most(1.0)),
     goal("emit, 8 clients: share of INSERT's tps", "emit.ratio_insert_8", Bound::Least(0.95)),
     goal("emit, 1 client: times INSERT's CPU", "emit.cpu_ratio_1", Bound::Most(1.25)),
     goal("emit, 32 clients: times INSERT + NOTIFY", "emit.ratio_notify_32", Bound::Least(1.5)),

@@ -39,6 +39,13 @@ impl Times {
         let _ = at.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Events per second, from the first time to the last.
+    pub fn rate(&self) -> f64 {
+        let noted = || self.at.iter().map(|at| at.load(Ordering::Relaxed)).filter(|at| *at > 0);
+        let nanos = noted().max().unwrap_or(0).saturating_sub(noted().min().unwrap_or(0));
+        noted().count() as f64 * 1e9 / nanos.max(1) as f64
+    }
+
     /// The milliseconds from the times of `earlier` to these, for all events after the first `skipped`. The writer may
     /// note its time after the record is visible: that counts as 0.
     pub fn since(&self, earlier: &Times, skipped: u64) -> Vec<f64> {

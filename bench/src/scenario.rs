@@ -1,5 +1,7 @@
 //! The scenarios, and the state that they share.
 
+pub mod crash;
+pub mod delivery;
 pub mod drain;
 pub mod emit;
 pub mod flat;
@@ -54,10 +56,12 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 9] = [
+pub const ALL: [Scenario; 11] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
+    Scenario { name: "delivery", run: delivery::run },
+    Scenario { name: "crash", run: crash::run },
     Scenario { name: "sustained", run: sustained::run },
     Scenario { name: "flat", run: flat::run },
     Scenario { name: "idle", run: idle::run },

@@ -1,9 +1,10 @@
 //! Owns the servers that all contenders share: one PostgreSQL and one Apache Kafka.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
-use event_outbox_lab::{Broker, Cluster, StopMode};
+use event_outbox_lab::{Broker, Cluster, StopMode, wait};
 use postgres::Client;
 
 use crate::arrival::Watch;
@@ -28,6 +29,9 @@ const POSTGRES: [(&str, &str); 7] = [
     // This is for statements of the benchmark itself; no contender's plan is large enough for it.
     ("jit", "off"),
 ];
+
+/// How long PostgreSQL may take to recover from a crash.
+const START_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The database of the extension, and of the tables that it is compared with.
 pub const OURS: &str = "ours";
@@ -82,6 +86,13 @@ impl Stage {
         self.server.set("event_outbox.enabled", "off")?;
         self.server.restart(StopMode::Fast)?;
         Ok(())
+    }
+
+    /// Kills all processes of PostgreSQL at once, and starts it again.
+    pub fn crash(&mut self) -> Result<()> {
+        self.server.kill()?;
+        // A session that was being opened keeps the shared memory for a moment.
+        wait::until_ok("PostgreSQL to start", START_DEADLINE, || Ok(self.server.start().ok()))
     }
 
     /// PostgreSQL.

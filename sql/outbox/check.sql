@@ -107,7 +107,7 @@ BEGIN
     END IF;
     RETURN NEXT;
 
-    IF relay.last_error ~ '^event [0-9]+ (is published, and its row cannot|was refused, and that cannot)'
+    IF relay.last_error ~ '^event [0-9]+ (is published, and its row cannot|was refused, and that cannot|is not published, since its row cannot)'
        AND relay.last_error_at > clock_timestamp() - interval '1 minute' THEN
         subject := 'settlement'; verdict := 'error'; finding := left(relay.last_error, 300);
         hint := 'Find the foreign key, trigger, rule, policy or constraint of outbox.events or outbox.dead_letters that prevents it, and remove it.';

@@ -27,6 +27,7 @@ COMMENT ON EXTENSION event_outbox IS
 -- @create sql/outbox/archive.sql
 -- @create sql/outbox/scheduled.sql
 -- @create sql/outbox/sequences.sql
+-- @create sql/outbox/delivery.sql
 -- @create sql/schemas/tables.sql
 
 -- @create sql/inbox/changed.sql

@@ -130,6 +130,19 @@ pub fn for_quarantine(config: &ClientConfig) -> ClientConfig {
     config
 }
 
+/// The same configuration for the producer that sends each event once. Requests that no broker can have carried out are
+/// repeated all the same, and two of them on their way could then change places.
+#[must_use]
+pub fn for_once(config: &ClientConfig) -> ClientConfig {
+    let mut config = config.clone();
+    let is_ordered = config.get(STOP_AT_GAPS) == Some("true");
+    config.set(STOP_AT_GAPS, "false").set("enable.idempotence", "false").set("retries", "0");
+    if is_ordered {
+        config.set("max.in.flight.requests.per.connection", "1");
+    }
+    config
+}
+
 /// The same connection for a client that sends only admin and metadata requests.
 #[must_use]
 pub fn for_requests(config: &ClientConfig) -> ClientConfig {
@@ -163,7 +176,7 @@ pub fn describe_error(config: &ClientConfig, error: &KafkaError) -> String {
 /// # Errors
 /// The settings or the file are invalid.
 pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
-    if producer.delivery != DeliveryMode::AtLeastOnce {
+    if producer.delivery == DeliveryMode::ExactlyOnce {
         return Err(ConfigError::Mode(producer.delivery));
     }
     let connection = Connection {

@@ -18,6 +18,15 @@ use super::compat;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(pg_sys::XLogRecPtr);
 
+impl Place {
+    /// The end of this process's last commit.
+    #[must_use]
+    pub fn of_last_commit() -> Self {
+        // SAFETY: reads a variable of this process.
+        Self(unsafe { pg_sys::XactLastCommitEnd })
+    }
+}
+
 /// At least this many transactions share a place in Postgres' record of asynchronous commits
 /// (`CLOG_XACTS_PER_LSN_GROUP`).
 const GROUP: u32 = 32;
@@ -32,6 +41,12 @@ pub struct Commits {
     group: Option<u32>,
     /// All commits of the rows that were read lie below.
     end: Place,
+}
+
+/// Flushes the log to disk up to this place, if that has not happened yet. Call it in a transaction: an ERROR if it fails.
+pub fn flush(place: Place) {
+    // SAFETY: a place up to which the log has been written.
+    unsafe { pg_sys::XLogFlush(place.0) }
 }
 
 /// The current transaction is on disk when its commit returns, whatever `synchronous_commit` says.

@@ -63,11 +63,19 @@ pub struct Debezium<'a> {
 }
 
 impl<'a> Debezium<'a> {
+    /// Starts a worker whose records are committed with their offsets, in transactions of Kafka.
+    pub fn exactly_once(stage: &'a Stage) -> Result<Self> {
+        Self::with(stage, Connect::start_exactly_once(&stage.bootstrap_servers())?)
+    }
+
     /// Starts a worker. PostgreSQL must have `wal_level = logical`.
     pub fn new(stage: &'a Stage) -> Result<Self> {
+        Self::with(stage, Connect::start(&stage.bootstrap_servers())?)
+    }
+
+    fn with(stage: &'a Stage, connect: Connect) -> Result<Self> {
         let mut client = stage.connect(PEERS)?;
         client.batch_execute(TABLE)?;
-        let connect = Connect::start(&stage.bootstrap_servers())?;
         Ok(Self { stage, client, connect, name: String::new(), runs: 0 })
     }
 

@@ -29,8 +29,8 @@ const BESIDE: &str = "INSERT INTO beside VALUES ($1, $2, repeat('x', 400))";
 
 /// The milliseconds of each event from COMMIT's return to the consumer. For the bare loop they begin with the call that
 /// produces the record, and a second series ends with the acknowledgement.
-struct Run {
-    visible: Vec<f64>,
+pub(super) struct Run {
+    pub(super) visible: Vec<f64>,
     acknowledged: Option<Vec<f64>>,
 }
 
@@ -106,7 +106,7 @@ pub fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
 }
 
 /// Commits events at this pace, and reads them from Kafka.
-fn through(
+pub(super) fn through(
     stage: &Stage,
     outbox: &mut dyn Outbox,
     watch: &Watch,

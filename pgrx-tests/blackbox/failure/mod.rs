@@ -1,5 +1,6 @@
 //! Crashes, outages and refusals.
 
+mod at_most_once;
 mod crash;
 mod dead_letter_retention;
 mod dead_letters;

@@ -1,4 +1,4 @@
-//! Runs a Kafka Connect worker in standalone mode, controlled through its REST interface.
+//! Runs a Kafka Connect worker, controlled through its REST interface.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -21,6 +21,19 @@ const LOG_TAIL: usize = 30;
 /// The heap size of Connect's own script.
 pub const JAVA: [&str; 3] = ["-Xms256m", "-Xmx2g", "-XX:+UseG1GC"];
 
+/// What a worker in distributed mode needs besides.
+const DISTRIBUTED: &str = "group.id=connect
+exactly.once.source.support=enabled
+config.storage.topic=connect-configs
+config.storage.replication.factor=1
+offset.storage.topic=connect-offsets
+offset.storage.replication.factor=1
+offset.storage.partitions=1
+status.storage.topic=connect-status
+status.storage.replication.factor=1
+status.storage.partitions=1
+";
+
 /// A worker with its own directory and port. Dropping it ends it.
 pub struct Connect {
     // Fields are dropped in this order: the worker before its directory.
@@ -32,6 +45,15 @@ pub struct Connect {
 impl Connect {
     /// Starts a worker without connectors, and waits until it answers.
     pub fn start(bootstrap_servers: &str) -> Result<Self> {
+        Self::with(bootstrap_servers, "ConnectStandalone", "")
+    }
+
+    /// The same in distributed mode, which exactly-once support of sources needs.
+    pub fn start_exactly_once(bootstrap_servers: &str) -> Result<Self> {
+        Self::with(bootstrap_servers, "ConnectDistributed", DISTRIBUTED)
+    }
+
+    fn with(bootstrap_servers: &str, class: &str, further: &str) -> Result<Self> {
         let scratch = Scratch::new("connect", Fate::DiesWithUs)?;
         let port = ports::free()?;
         let properties = scratch.path().join("worker.properties");
@@ -41,7 +63,7 @@ impl Connect {
             &properties,
             format!(
                 "bootstrap.servers={bootstrap_servers}\nlisteners=http://127.0.0.1:{port}\n\
-                 offset.storage.file.filename={}\n{}{}{}",
+                 offset.storage.file.filename={}\n{}{}{}{further}",
                 offsets.display(),
                 text("key.converter"),
                 text("value.converter"),
@@ -51,7 +73,8 @@ impl Connect {
         let log = File::create(scratch.path().join("connect.log"))?;
         let mut command = Command::new("java");
         let class_path = format!("{}/*:{}", libs()?.display(), layout::kafka_logging().display());
-        command.args(JAVA).args(["-cp", &class_path, "org.apache.kafka.connect.cli.ConnectStandalone"]);
+        let class = format!("org.apache.kafka.connect.cli.{class}");
+        command.args(JAVA).args(["-cp", &class_path, &class]);
         command.arg(&properties).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let mut process = Process::spawn(command, libc::SIGKILL, Fate::DiesWithUs)?;
         let waited = wait::until_ok("Kafka Connect to answer", START_DEADLINE, || {

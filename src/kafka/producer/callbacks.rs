@@ -83,7 +83,7 @@ impl Context {
         let outcome = Outcome::Failed {
             failure: Failure::Outage,
             class: ErrorClass::Other,
-            error: "could not create the quarantine producer".into(),
+            error: "could not create another producer".into(),
         };
         self.callback_log().reports.push(Report { id, outcome });
     }

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
+use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::event::event_batch::EventBatch;
 use event_outbox_policy::kafka::known_topics::Knowledge;
 
@@ -22,8 +23,8 @@ pub struct HeldBatches(VecDeque<HeldBatch>);
 #[derive(Debug)]
 struct HeldBatch {
     batch: ProduceBatch,
-    gapless: Places,
-    quarantine: Places,
+    /// By route.
+    places: [Places; Route::ALL.len()],
 }
 
 /// Which of a batch's topics wait.
@@ -40,38 +41,42 @@ impl HeldBatches {
         self.0.is_empty()
     }
 
-    /// Keeps a batch, if the fate of any of its topics is unknown.
-    pub fn hold(&mut self, batch: ProduceBatch, gapless: &Fates, quarantine: &Fates) {
-        let (gapless, quarantine) = (Places::unknown(gapless), Places::unknown(quarantine));
-        if gapless.left + quarantine.left > 0 {
-            self.0.push_back(HeldBatch { batch, gapless, quarantine });
+    /// Keeps a batch, if the fate of any of its topics is unknown. `fates` are those of its parts, by route.
+    pub fn hold(&mut self, batch: ProduceBatch, fates: &[Fates; Route::ALL.len()]) {
+        let held = HeldBatch { batch, places: fates.each_ref().map(Places::unknown) };
+        if held.has_left() {
+            self.0.push_back(held);
         }
     }
 
-    /// Calls `release` for the batches with events of these topics, in order, with what is known of them now: first for the
-    /// gapless events, then for the quarantined ones. Events whose fate is still unknown stay.
+    /// Calls `release` for the batches with events of these topics, in order, with what is known of them now, route by route.
+    /// Events whose fate is still unknown stay.
     ///
     /// # Errors
     /// That of `release`. What is left is lost.
     pub fn release<E>(
         &mut self,
         decided: &HashMap<Arc<str>, Knowledge>,
-        mut release: impl FnMut(&EventBatch, &Fates, bool) -> Result<(), E>,
+        mut release: impl FnMut(&EventBatch, &Fates, Route) -> Result<(), E>,
     ) -> Result<(), E> {
-        for held in std::mem::take(&mut self.0) {
-            let HeldBatch { batch, mut gapless, mut quarantine } = held;
-            for (events, places, is_quarantine) in
-                [(&batch.gapless, &mut gapless, false), (&batch.quarantine, &mut quarantine, true)]
-            {
-                if let Some(fates) = places.decide(events.topics(), decided) {
-                    release(events, &fates, is_quarantine)?;
+        for mut held in std::mem::take(&mut self.0) {
+            for route in Route::ALL {
+                let events = held.batch.part(route);
+                if let Some(fates) = held.places[route as usize].decide(events.topics(), decided) {
+                    release(events, &fates, route)?;
                 }
             }
-            if gapless.left + quarantine.left > 0 {
-                self.0.push_back(HeldBatch { batch, gapless, quarantine });
+            if held.has_left() {
+                self.0.push_back(held);
             }
         }
         Ok(())
+    }
+}
+
+impl HeldBatch {
+    fn has_left(&self) -> bool {
+        self.places.iter().any(|places| places.left > 0)
     }
 }
 

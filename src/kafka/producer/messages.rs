@@ -3,16 +3,41 @@
 //! Runs in: both threads.
 
 use event_outbox_policy::delivery::outcome::Report;
-use event_outbox_policy::event::event_batch::EventBatch;
+use event_outbox_policy::delivery::topic_ramp::Route;
+use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
 use event_outbox_policy::kafka::statistics::KafkaStatistics;
 
-/// A batch of events, in the order of their ids.
+/// A batch of events, by route, each part in the order of their ids.
 #[derive(Debug, Default)]
-pub struct ProduceBatch {
-    /// Events for the gapless producer, which sends nearly all events.
-    pub gapless: EventBatch,
-    /// Events for the quarantine producer, which sends events that may be refused.
-    pub quarantine: EventBatch,
+pub struct ProduceBatch([EventBatch; Route::ALL.len()]);
+
+impl ProduceBatch {
+    /// A batch with this room for the events of the gapless producer, which sends nearly all events.
+    #[must_use]
+    pub fn with_room(size: BatchSize) -> Self {
+        let mut batch = Self::default();
+        *batch.part_mut(Route::Gapless) = EventBatch::with_room(size);
+        batch
+    }
+
+    /// The events of a route.
+    #[must_use]
+    pub fn part(&self, route: Route) -> &EventBatch {
+        &self.0[route as usize]
+    }
+
+    /// The events of a route, to be added to.
+    pub fn part_mut(&mut self, route: Route) -> &mut EventBatch {
+        &mut self.0[route as usize]
+    }
+
+    /// Takes the events of a route out.
+    #[must_use]
+    pub fn split_off(&mut self, route: Route) -> Self {
+        let mut batch = Self::default();
+        *batch.part_mut(route) = std::mem::take(self.part_mut(route));
+        batch
+    }
 }
 
 /// A message from the Kafka thread.

@@ -17,6 +17,7 @@ use crate::worker::phase::Request;
 use crate::worker::slots;
 
 sql_function!(outbox_after_pause, pg_finfo_outbox_after_pause, after_pause);
+sql_function!(outbox_after_delivery, pg_finfo_outbox_after_delivery, after_delivery);
 sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay);
 sql_function!(outbox_ask_kafka, pg_finfo_outbox_ask_kafka, ask_kafka);
 sql_function!(outbox_act_as_owner, pg_finfo_outbox_act_as_owner, act_as_owner);
@@ -30,6 +31,12 @@ const LONGEST: Duration = Duration::from_secs(3600);
 /// Trigger after each statement that changes `outbox.paused`.
 fn after_pause(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     registration::reread_pause_at_commit();
+    Some(pg_sys::Datum::from(0_usize))
+}
+
+/// Trigger after each statement that changes `outbox.topic_delivery`.
+fn after_delivery(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    registration::reread_delivery_at_commit();
     Some(pg_sys::Datum::from(0_usize))
 }
 

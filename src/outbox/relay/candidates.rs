@@ -9,12 +9,13 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::expiry::{self, Fate};
 use event_outbox_policy::delivery::in_flight::{By, Candidate, InFlight, Offer, Verdict};
 use event_outbox_policy::delivery::lanes::Lane;
+use event_outbox_policy::delivery::mode::{Deliveries, DeliveryMode};
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::topic_ramp::{Admission, Route};
 use event_outbox_policy::delivery::window::{InFlightEvent, Taken};
 use event_outbox_policy::event::draft;
 use event_outbox_policy::event::envelope::Envelope;
-use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
+use event_outbox_policy::event::event_batch::BatchSize;
 use event_outbox_policy::event::size::{self, LARGEST_EVENT, Reason, Size};
 use event_outbox_policy::event::timestamps::Timestamps;
 use event_outbox_policy::reading::reader::{self, Range, Table, Visited};
@@ -60,7 +61,7 @@ impl PendingBatch {
     /// Creates one with room for a batch of the last one's size, because the batches of a backlog are alike.
     pub(super) fn as_large_as(last: BatchSize) -> Self {
         Self {
-            batch: ProduceBatch { gapless: EventBatch::with_room(last), quarantine: EventBatch::default() },
+            batch: ProduceBatch::with_room(last),
             taken: Taken::with_capacity(last.events),
             unsendable: Vec::new(),
             commits: None,
@@ -71,6 +72,17 @@ impl PendingBatch {
     /// Whether no event was taken.
     pub(super) fn is_empty(&self) -> bool {
         self.taken.events().is_empty()
+    }
+
+    /// Takes out the events that are delivered at most once. Their commits are on disk when their rows are deleted.
+    pub(super) fn split_once(&mut self) -> Self {
+        Self {
+            batch: self.batch.split_off(Route::Once),
+            taken: self.taken.split_rowless(),
+            unsendable: Vec::new(),
+            commits: None,
+            place: None,
+        }
     }
 
     /// How many events were taken.
@@ -107,6 +119,9 @@ pub(super) struct Candidates<'a> {
     pub(super) events: &'a Events,
     /// Whether each key keeps its order.
     pub(super) in_order: bool,
+    /// How events are delivered, and where topics differ.
+    pub(super) delivery: DeliveryMode,
+    pub(super) deliveries: &'a Deliveries,
     /// The form in which events are sent.
     pub(super) envelope: &'a Envelope,
     pub(super) topics: &'a mut TopicNames,
@@ -170,7 +185,7 @@ impl Candidates<'_> {
         }
         if let Some(entry) = in_flight.get(id) {
             if entry.row.event_id != row.event_id() {
-                in_flight.rest(topic, id, pass.now + RETURN_REST_MICROS);
+                in_flight.rest(topic, None, id, pass.now + RETURN_REST_MICROS);
             }
             return Verdict::Next;
         }
@@ -238,7 +253,7 @@ impl Candidates<'_> {
         if !pass.room.fits(weight) {
             return in_flight.put_off(offer);
         }
-        let Admission { route, sole_in_flight } = match in_flight.admit(offer, &topic, pass.taken) {
+        let Admission { route, sole_in_flight } = match self.admit(offer, &topic, in_flight, pass) {
             Ok(admission) => admission,
             Err(verdict) => return verdict,
         };
@@ -246,11 +261,7 @@ impl Candidates<'_> {
             commits.add(row.writer());
         }
         pass.room.take(weight);
-        let batch = match route {
-            Route::Gapless => &mut self.batch.gapless,
-            Route::Quarantine => &mut self.batch.quarantine,
-        };
-        if batch.push(&event).is_err() {
+        if self.batch.part_mut(route).push(&event).is_err() {
             in_flight.withdraw_one(&topic, lane);
             varlena::out_of_memory(event.size().total());
         }
@@ -261,12 +272,31 @@ impl Candidates<'_> {
             record_time: event.record_time,
             lane,
             sole_in_flight,
+            is_row_gone: route == Route::Once,
             is_open: true,
             place: 0,
             weight,
             topic,
         });
         Verdict::Next
+    }
+
+    /// Decides whether an event may be sent now, and how.
+    fn admit(
+        &self,
+        offer: Offer,
+        topic: &Arc<str>,
+        in_flight: &mut Flying,
+        pass: &mut Pass<'_>,
+    ) -> Result<Admission, Verdict> {
+        match self.deliveries.of(topic, self.delivery) {
+            // What is in the table is not lost in an outage.
+            DeliveryMode::AtMostOnce if !self.is_connected => Err(in_flight.deny_all(offer)),
+            DeliveryMode::AtMostOnce => in_flight.admit_once(offer, topic),
+            DeliveryMode::AtLeastOnce | DeliveryMode::ExactlyOnce => {
+                in_flight.admit(offer, topic, pass.taken)
+            }
+        }
     }
 
     /// Takes a row whose event cannot be sent, with the reason.
@@ -289,6 +319,7 @@ impl Candidates<'_> {
             record_time: row.emitted_at(),
             lane,
             sole_in_flight: true,
+            is_row_gone: false,
             // No answer of a broker is outstanding.
             is_open: false,
             place: 0,

@@ -8,7 +8,7 @@ use pgrx::prelude::*;
 use super::Relay;
 use super::main_loop::Ending;
 use super::readiness::NotReady;
-use super::registration::{PAUSE_CHANGED, RELAY};
+use super::registration::{DELIVERY_CHANGED, PAUSE_CHANGED, RELAY};
 use super::wait_ready;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::outbox::emit::additions;
@@ -39,7 +39,7 @@ pub unsafe extern "C-unwind" fn event_outbox_relay_main(argument: pg_sys::Datum)
 /// Waits until a relay can work in this database, and creates it. Returns `None` if the database lacks the
 /// extension, or if the worker is asked to end first.
 fn open(slot: &'static Slot) -> Option<Relay> {
-    slot.notify(PAUSE_CHANGED);
+    slot.notify(PAUSE_CHANGED.and(DELIVERY_CHANGED));
     let source = wait_ready::wait_until_ready(slot, || {
         match transaction::run(c"event_outbox: starting", check_ready) {
             Ok(found) => {

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use event_outbox_policy::delivery::window::Limits;
 use event_outbox_policy::reading::pace::Pace;
 
-use super::registration::PAUSE_CHANGED;
+use super::registration::{DELIVERY_CHANGED, PAUSE_CHANGED};
 use super::state::State;
 use super::unreplicated::Unreplicated;
 use super::{Relay, metrics};
@@ -53,9 +53,11 @@ impl Relay {
             self.drain_producer_events();
             self.run_admin_tasks();
             self.read_pause();
+            self.read_delivery();
             self.settle();
             self.notify_of_missed();
             self.check_standbys();
+            self.hand_over_claimed();
             self.release_scheduled();
             self.count_backlog();
             self.sweep();
@@ -64,6 +66,7 @@ impl Relay {
             self.watch();
             self.show();
             self.log_refusal_counts();
+            self.log_given_up_counts();
             missing_copies::log_counts();
             log::flush();
             self.rest();
@@ -80,6 +83,7 @@ impl Relay {
     pub(super) fn can_sweep(&self) -> bool {
         self.may_publish()
             && self.unreplicated.is_none()
+            && !self.once.has_claimed()
             && self.producer.handle().is_some_and(ProducerHandle::has_room)
             && self.db_backoff.is_over(Instant::now())
             && self.has_room()
@@ -91,6 +95,7 @@ impl Relay {
             && self.settings.enabled
             && !self.paused
             && !self.slot.has_notice(PAUSE_CHANGED)
+            && !self.slot.has_notice(DELIVERY_CHANGED)
             && !self.producer.is_leaving()
     }
 
@@ -201,6 +206,8 @@ impl Relay {
             full_sweep,
             retry,
             standbys,
+            self.once.next_look(),
+            self.next_given_up_count(),
             refusals,
             copies,
             restart,
@@ -240,6 +247,7 @@ impl Relay {
         loop {
             process::shield_from_cancel();
             self.drain_producer_events();
+            self.hand_over_claimed();
             self.settle();
             let left = deadline.saturating_duration_since(Instant::now());
             let settle_more = self.can_settle();

@@ -4,10 +4,10 @@
 //! Runs in: a relay's background worker, main thread.
 
 #[cfg(feature = "failpoints")]
-pub(super) use made::{before_flush, has_read, keeps_order, range, taken};
+pub(super) use made::{before_flush, has_read, keeps_order, publishes_first, range, taken};
 
 #[cfg(not(feature = "failpoints"))]
-pub(super) use none::{before_flush, has_read, keeps_order, range, taken};
+pub(super) use none::{before_flush, has_read, keeps_order, publishes_first, range, taken};
 
 #[cfg(feature = "failpoints")]
 mod made {
@@ -54,6 +54,11 @@ mod made {
     pub(in crate::outbox::relay) fn before_flush() -> bool {
         sabotaged(Sabotage::PublishUnflushed)
     }
+
+    /// Whether events that are delivered at most once are published before their rows are deleted.
+    pub(in crate::outbox::relay) fn publishes_first() -> bool {
+        sabotaged(Sabotage::PublishBeforeDelete)
+    }
 }
 
 #[cfg(not(feature = "failpoints"))]
@@ -88,6 +93,12 @@ mod none {
     /// Never.
     #[inline(always)]
     pub(in crate::outbox::relay) fn before_flush() -> bool {
+        false
+    }
+
+    /// Never.
+    #[inline(always)]
+    pub(in crate::outbox::relay) fn publishes_first() -> bool {
         false
     }
 }

@@ -27,6 +27,7 @@ use event_outbox_policy::worker::log_throttle::LogThrottle;
 use pgrx::pg_sys;
 
 use self::admin::AdminTask;
+use self::at_most_once::AtMostOnce;
 use self::backlog::Counted;
 use self::candidates::TopicNames;
 use self::faulty::Faulty;
@@ -35,6 +36,7 @@ use self::locked_rows::LockedRows;
 use self::producer::ProducerSupervisor;
 use self::stalled_topics::StalledTopics;
 use self::tidy::Tidying;
+use self::unflushed::Unflushed;
 use self::unreplicated::Unreplicated;
 use self::watch::Watch;
 use crate::kafka::wakeup_fd::WakeupFd;
@@ -48,6 +50,7 @@ use crate::worker::transaction::Failed;
 
 pub mod admin;
 pub mod archive;
+pub mod at_most_once;
 pub mod backlog;
 pub mod candidates;
 pub mod faulty;
@@ -64,10 +67,12 @@ pub mod registration;
 pub mod scheduled;
 pub mod settle;
 pub mod shown_state;
+pub mod sorted;
 pub mod stalled_topics;
 pub mod state;
 pub mod sweep;
 pub mod tidy;
+pub mod unflushed;
 pub mod unreplicated;
 pub mod wait_ready;
 pub mod watch;
@@ -104,8 +109,12 @@ pub struct Relay {
     locked_rows: LockedRows,
     /// Reports whose settlement always fails.
     faulty: Faulty,
+    /// The settlements that a crash may undo.
+    unflushed: Unflushed,
     /// The notifications that listeners have missed.
     listeners: Listeners,
+    /// The events whose rows are deleted before they are published.
+    once: AtMostOnce,
     /// A batch that was read but is not on the required standbys yet.
     unreplicated: Option<Unreplicated>,
     /// The names of the topics that the relay has read, each stored once.
@@ -160,7 +169,9 @@ impl Relay {
             reports: VecDeque::new(),
             locked_rows: LockedRows::default(),
             faulty: Faulty::default(),
+            unflushed: Unflushed::default(),
             listeners: Listeners::default(),
+            once: AtMostOnce::default(),
             unreplicated: None,
             topics: TopicNames::default(),
             last_batch: BatchSize::default(),

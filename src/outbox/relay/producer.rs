@@ -130,6 +130,7 @@ impl Relay {
         // This excludes the events that Kafka has answered and that only wait for their rows.
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
+        self.give_up_lost(self.in_flight.window().count_rowless(&settling));
         let again = self.in_flight.producer_lost(&settling, self.settings.producer.ordered);
         self.reader.reread(again);
         metrics::of(self.slot).show_connection(Connection::Unknown);
@@ -161,6 +162,8 @@ impl Relay {
                         tracing::info!("Kafka answers again");
                     }
                     metrics::of(self.slot).show_connection(Connection::Connected);
+                    let again = self.in_flight.allow_all();
+                    self.reader.reread(again);
                     if std::mem::take(&mut self.holds_back) {
                         self.in_flight.end_waits();
                     }

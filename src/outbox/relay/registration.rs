@@ -23,6 +23,8 @@ pub const REREAD: Notice = Notice::new(0);
 pub const PAUSE_CHANGED: Notice = Notice::new(1);
 /// There may be a scheduled event that is due earlier than the relay knows.
 pub const SCHEDULE_CHANGED: Notice = Notice::new(2);
+/// Topics may be delivered in another way: the relay must find out how.
+pub const DELIVERY_CHANGED: Notice = Notice::new(3);
 
 /// The relay's registration.
 pub static RELAY: Registration = Registration {
@@ -31,7 +33,7 @@ pub static RELAY: Registration = Registration {
     noun: "relay",
     while_absent: "Its events wait in the outbox.",
     entry: "event_outbox_relay_main",
-    after_any_change: PAUSE_CHANGED.and(SCHEDULE_CHANGED),
+    after_any_change: PAUSE_CHANGED.and(SCHEDULE_CHANGED).and(DELIVERY_CHANGED),
     is_needed: None,
     reserved: |slot| metrics::of(slot).clear(),
     started: |slot| metrics::of(slot).show(State::Starting),
@@ -65,6 +67,11 @@ pub fn reread_at_commit() {
 /// resumes the outbox.
 pub fn reread_pause_at_commit() {
     at_commit::wake(KIND, PAUSE_CHANGED);
+}
+
+/// Makes the relay read again how topics are delivered when the current transaction commits, because it changes that.
+pub fn reread_delivery_at_commit() {
+    at_commit::wake(KIND, DELIVERY_CHANGED);
 }
 
 /// Tells the relay that an event was scheduled for this time, in microseconds since 1970, unless it will look by then anyway.

@@ -4,14 +4,13 @@
 //! Runs in: a relay's background worker, main thread.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
 
-use event_outbox_policy::delivery::error_class::{CountedError, ErrorClass};
+use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::delivery::in_flight::Settled;
-use event_outbox_policy::delivery::notify::{self, Published};
-use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
+use event_outbox_policy::delivery::notify;
+use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::worker::log_throttle::RepeatCount;
 use pgrx::prelude::PgSqlErrorCode;
 
@@ -19,9 +18,10 @@ use super::Relay;
 use super::archive;
 use super::listeners::is_full_queue;
 use super::metrics;
+use super::sorted::{GivenUp, Sorted};
 use crate::failpoints::{self, Point};
 use crate::outbox::published;
-use crate::outbox::table::identity::RowIdentity;
+use crate::outbox::table::delivery;
 use crate::outbox::table::statements::{self, Noted, Refusal};
 use crate::pg::compat;
 use crate::pg::snapshot::Snapshot;
@@ -30,43 +30,6 @@ use crate::worker::transaction::Failed;
 
 /// How long an event waits that came back through no fault of its own, in microseconds.
 pub(super) const RETURN_REST_MICROS: i64 = 1_000_000;
-
-/// A batch of reports, sorted by what must be done.
-#[derive(Default)]
-struct Sorted {
-    delivered: Vec<RowIdentity>,
-    published: Vec<Published>,
-    refused: Vec<Refusal>,
-    returned: Vec<i64>,
-    /// Came back with a refused batch; another event may be at fault.
-    suspect: Vec<i64>,
-    /// Came back because the producer stopped.
-    stopped: Vec<i64>,
-    /// The topics with events that failed by themselves or with their batch.
-    troubled: HashSet<Arc<str>>,
-    /// The topics that refused a timestamp. The value is the refused timestamp that is farthest from the
-    /// present.
-    untimely: HashMap<Arc<str>, i64>,
-}
-
-impl Sorted {
-    /// The rows that the settlement changes.
-    fn rows(&self) -> Vec<RowIdentity> {
-        self.delivered.iter().copied().chain(self.refused.iter().map(|refusal| refusal.row)).collect()
-    }
-
-    /// Removes the events with locked rows from the settlement.
-    fn leave_out(&mut self, locked: &HashSet<i64>) {
-        if locked.is_empty() {
-            return;
-        }
-        let mut free = self.delivered.iter().map(|row| !locked.contains(&row.id));
-        // `published` and `delivered` have the same events in the same order.
-        self.published.retain(|_| free.next().unwrap_or(true));
-        self.delivered.retain(|row| !locked.contains(&row.id));
-        self.refused.retain(|refusal| !locked.contains(&refusal.row.id));
-    }
-}
 
 /// The options of a settlement.
 #[derive(Debug, Clone, Copy)]
@@ -134,10 +97,12 @@ impl Relay {
         failpoints::reach(Point::AfterSettle);
         match settled {
             Ok(Some(Settlement { sorted, waiting, changed, locked })) => {
-                self.stalled_topics.heard_of(sorted.published.iter().map(|event| &event.topic));
+                self.unflushed.add(reports.len(), self.most_unflushed());
+                let published = sorted.all_published();
+                self.stalled_topics.heard_of(published.iter().map(|event| &event.topic));
                 if options.silent {
                     let noted = sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id));
-                    self.remember_missed(&sorted.published, noted, &waiting);
+                    self.remember_missed(&published, noted, &waiting);
                 }
                 self.close(&sorted, &waiting, &changed);
                 self.keep_locked(reports, &locked);
@@ -153,7 +118,13 @@ impl Relay {
 
     /// The largest number of reports that are settled in one transaction.
     fn most_together(&self) -> usize {
-        self.settings.batch_size.min(self.faulty.most_together())
+        self.settings.batch_size.min(self.faulty.most_together()).min(self.most_unflushed())
+    }
+
+    /// How many events may be settled and not be on disk. With the three quarters that may be in flight, a crash publishes
+    /// no more than `event_outbox.max_in_flight` again.
+    fn most_unflushed(&self) -> usize {
+        (self.settings.limits.events / 4).max(1)
     }
 
     /// Whether a settlement is due.
@@ -182,8 +153,10 @@ impl Relay {
     fn commit(&self, reports: &[Report], options: Options) -> Result<Option<Settlement>, Failed> {
         let mut sorted = self.sort(reports.iter());
         let mode = self.settings.notify;
+        let confirmed = self.once.claims.confirmed_by(sorted.answers_without_rows());
         transaction::run(c"event_outbox: settling published events", || {
             let outbox = self.outbox()?;
+            self.unflushed.make_room(reports.len(), self.most_unflushed());
             let _snapshot = Snapshot::take();
             let locked = if options.skip_locked {
                 statements::locked_by_others(outbox, &sorted.rows())
@@ -195,7 +168,10 @@ impl Relay {
                 archive::delete(outbox, &sorted.delivered, &sorted.published).into_iter().collect();
             failpoints::reach(Point::InSettle);
             if !options.silent {
-                statements::notify(notify::notifications(mode, &sorted.published));
+                statements::notify(notify::notifications(mode, &sorted.all_published()));
+            }
+            if let Some(upto) = confirmed {
+                delivery::confirm(upto);
             }
             let Noted { waiting, changed: others } = statements::report_refused(outbox, &sorted.refused);
             changed.extend(others);
@@ -222,57 +198,6 @@ impl Relay {
         }
     }
 
-    fn sort<'r>(&self, reports: impl Iterator<Item = &'r Report>) -> Sorted {
-        let (mut sorted, now) = (Sorted::default(), crate::pg::now());
-        for Report { id, outcome } in reports {
-            let Some(entry) = self.in_flight.get(*id) else { continue };
-            if let Outcome::Failed { failure: Failure::Refused | Failure::Suspect | Failure::Outage, .. } =
-                outcome
-                && !sorted.troubled.contains(&entry.topic)
-            {
-                sorted.troubled.insert(entry.topic.clone());
-            }
-            if let Outcome::Failed { class: ErrorClass::InvalidTimestamp, .. } = outcome {
-                let farthest = sorted.untimely.entry(entry.topic.clone()).or_insert(entry.record_time);
-                *farthest = [*farthest, entry.record_time]
-                    .into_iter()
-                    .max_by_key(|time| now.abs_diff(*time))
-                    .unwrap_or(*farthest);
-            }
-            match outcome {
-                Outcome::Delivered { partition, offset } => {
-                    sorted.delivered.push(entry.row);
-                    sorted.published.push(Published {
-                        event_id: entry.row.event_id,
-                        topic: entry.topic.clone(),
-                        partition: *partition,
-                        offset: *offset,
-                    });
-                }
-                Outcome::Failed { failure: Failure::Suspect, .. } if !entry.sole_in_flight => {
-                    sorted.suspect.push(*id)
-                }
-                // Without a broker, librdkafka answers from cached metadata; the cause may have been fixed
-                // since.
-                Outcome::Failed { failure: Failure::Refused, .. } if self.is_disconnected() => {
-                    sorted.returned.push(*id);
-                }
-                Outcome::Failed {
-                    failure: Failure::Refused | Failure::Unsendable | Failure::Suspect,
-                    class,
-                    error,
-                } => {
-                    let class = *class;
-                    let (row, topic) = (entry.row, entry.topic.clone());
-                    sorted.refused.push(Refusal { row, topic, class, error: error.clone() });
-                }
-                Outcome::Failed { failure: Failure::Outage, .. } => sorted.returned.push(*id),
-                Outcome::Failed { failure: Failure::Stopped, .. } => sorted.stopped.push(*id),
-            }
-        }
-        sorted
-    }
-
     /// After the commit: removes the settled events from those in flight. `waiting` has the refused events
     /// that wait for their next attempt, and until when. A refused event that is not in it is dead, or was
     /// deleted by hand. The `changed` events are read again.
@@ -280,6 +205,9 @@ impl Relay {
         for row in sorted.delivered.iter().filter(|row| !changed.contains(&row.id)) {
             self.settled(row.id, Settled::Delivered);
         }
+        sorted.confirmed.iter().for_each(|(id, _)| self.settled(*id, Settled::Delivered));
+        sorted.given_up.iter().for_each(|lost| self.settled(lost.id, Settled::GivenUp));
+        self.once.claims.recorded(sorted.answers_without_rows());
         changed.iter().for_each(|id| self.settled(*id, Settled::GivenBack));
         for Refusal { row, .. } in sorted.refused.iter().filter(|refusal| !changed.contains(&refusal.row.id))
         {
@@ -327,7 +255,7 @@ impl Relay {
     }
 
     fn count(&mut self, sorted: &Sorted) {
-        let delivered = sorted.delivered.len();
+        let delivered = sorted.delivered.len() + sorted.confirmed.len();
         let refused = sorted.refused.iter().filter(|refusal| refusal.class.is_refusal()).count();
         let metrics = metrics::of(self.slot);
         metrics.refused.fetch_add(i64::try_from(refused).unwrap_or(0), Ordering::Relaxed);
@@ -342,6 +270,12 @@ impl Relay {
             self.slot.show_error(&format!("event {} was refused: {error}", row.id));
         }
         self.log_refusals(&sorted.refused);
+        let given_up = i64::try_from(sorted.given_up.len()).unwrap_or(0);
+        metrics.given_up.fetch_add(given_up, Ordering::Relaxed);
+        for GivenUp { id, topic, class, error } in &sorted.given_up {
+            class.iter().for_each(|class| metrics.count_error(CountedError::Refusal(*class)));
+            self.log_given_up(*id, topic, error);
+        }
     }
 
     /// Logs the first refusal of each topic and class. Later ones are counted.

@@ -5,6 +5,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::reading::floor::{Horizon, Reached};
 
 use super::Relay;
@@ -58,8 +59,10 @@ impl Relay {
                 self.reader.end(reached);
                 let stalled = self.in_flight.backlog().is_full() && pending.is_empty();
                 self.stalled = stalled.then(|| Instant::now() + STALL);
+                let once = pending.split_once();
                 let place = pending.place;
                 self.hand_over_replicated(pending, place);
+                self.claim(once);
             }
             Some(None) => self.extension_dropped = true,
             None => {}
@@ -102,6 +105,8 @@ impl Relay {
         let mut table = Candidates {
             events: &events,
             in_order: self.settings.producer.ordered && mistakes::keeps_order(),
+            delivery: self.settings.producer.delivery,
+            deliveries: &self.once.deliveries,
             envelope: &self.settings.producer.envelope,
             topics: &mut self.topics,
             timestamps: &mut self.timestamps,
@@ -113,7 +118,7 @@ impl Relay {
             commits,
         };
         let mut pass = Pass { now, room, taken };
-        let limit = self.settings.batch_size;
+        let limit = self.settings.batch_size.min(self.once.most_together());
         let reached = self.reader.read(horizon, limit, &mut self.in_flight, &mut pass, &mut table);
         mistakes::taken(outbox, &pending.taken);
         drop(snapshot);
@@ -166,7 +171,7 @@ impl Relay {
             return;
         }
         let PendingBatch { batch, taken, unsendable, .. } = pending;
-        self.last_batch = batch.gapless.extent();
+        self.last_batch = batch.part(Route::Gapless).extent();
         match self.producer.handle().map(|producer| producer.publish(batch)) {
             Some(true) => {
                 self.in_flight.hand_over(taken);

@@ -7,6 +7,7 @@ use crate::pg::watch::Watch;
 
 pub mod backlog;
 pub mod columns;
+pub mod delivery;
 pub mod idempotency;
 pub mod identity;
 pub mod outbox;
@@ -43,6 +44,8 @@ pub const DEAD_LETTERS: Member = member(c"dead_letters");
 pub const ARCHIVED_TOPICS: Member = member(c"archived_topics");
 /// The segments of the archive that hold events.
 pub const ARCHIVE_SEGMENT: Member = member(c"archive_segment");
+/// The deletions of events that are delivered at most once and not confirmed yet.
+pub const UNCONFIRMED: Member = member(c"unconfirmed");
 /// What became of dead letters.
 pub const DEAD_LETTER_LOG: Member = member(c"dead_letter_log");
 

@@ -121,9 +121,28 @@ pub fn delete(outbox: Outbox, published: &[RowIdentity]) -> Vec<i64> {
     changed
 }
 
+/// Deletes rows whose events are published afterwards. An ERROR if any of them is not as it was read, or cannot be deleted.
+pub fn delete_unchanged(outbox: Outbox, rows: &[RowIdentity]) {
+    let events = Events::open_to_delete(outbox.events);
+    let are_gone = if events.can_delete_in_place() {
+        events.delete_in_place(rows).is_empty()
+    } else {
+        lock(outbox, rows) == rows.len() && delete_in_sql(outbox, &events, rows).is_empty()
+    };
+    if !are_gone {
+        let text = "events have changed since they were read";
+        ereport!(ERROR, PgSqlErrorCode::ERRCODE_T_R_SERIALIZATION_FAILURE, text);
+    }
+}
+
+/// Locks these rows. Returns how many there still are.
+fn lock(outbox: Outbox, rows: &[RowIdentity]) -> usize {
+    as_owner(outbox, || spi::connected(|| LOCK.execute(&identities(rows), Access::Write, 0).len()))
+}
+
 fn delete_in_sql(outbox: Outbox, events: &Events, published: &[RowIdentity]) -> Vec<i64> {
     // Locked rows keep their places.
-    as_owner(outbox, || spi::connected(|| LOCK.execute(&identities(published), Access::Write, 0).len()));
+    lock(outbox, published);
     let _latest = Snapshot::take_latest();
     let (same, changed) = events.find_moved(published);
     as_owner(outbox, || {

@@ -10,51 +10,12 @@ use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 
+pub use super::candidate::{By, Candidate, Settled, Verdict};
 use super::lanes::{Freed, Lane, Lanes, Micros};
 use super::topic_ramp::{Admission, End, Route, TopicRamp};
 use super::window::{InFlightEvent, Limits, Room, Taken, Window};
 use crate::reading::backlog::{Backlog, Topic};
 use crate::reading::reread::Reread;
-
-/// The reader of a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum By {
-    /// The reader of new rows, or the safety net.
-    New,
-    /// The lookup of an event that is due.
-    Due,
-    /// The turn of a topic.
-    Turn(Topic),
-}
-
-/// What the reader of a row does next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It continues with the next row.
-    Next,
-    /// There is no room for the event.
-    NoRoom,
-    /// No more events of this topic may be in flight.
-    Denied {
-        /// Whether this applies to all keys of the topic, or only to that of this event.
-        for_all: bool,
-    },
-    /// No more events of this topic may wait.
-    Saturated,
-}
-
-/// The parts of a row that decide whether its event may be sent.
-#[derive(Debug, Clone, Copy)]
-pub struct Candidate {
-    /// The event.
-    pub id: i64,
-    /// Its topic, by [`InFlight::topic`].
-    pub topic: Topic,
-    /// When it may be retried, if it was refused.
-    pub not_before: Option<Micros>,
-    /// Whether an event of its topic was ever published. If so it is taken even when no more topics may fall behind.
-    pub is_known: bool,
-}
 
 /// An event that may be sent if there is room for it. The caller must pass it to [`InFlight::admit`], [`InFlight::refuse`] or
 /// [`InFlight::put_off`].
@@ -73,23 +34,6 @@ impl Offer {
     pub fn lane(&self) -> Lane {
         self.lane
     }
-}
-
-/// The outcome of an event in flight.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// It is published, and its row is gone.
-    Delivered,
-    /// It was refused at its last attempt.
-    Dead,
-    /// It was refused, and is retried at this time.
-    RetryAt(Micros),
-    /// It came back through no fault of its own, and waits until this time.
-    Returned(Micros),
-    /// It came back with a batch that was refused at this time.
-    Suspect(Micros),
-    /// It must be read and sent again: its producer stopped, or its row was changed.
-    GivenBack,
 }
 
 /// The events in flight, and those that must wait.
@@ -217,14 +161,13 @@ impl<R> InFlight<R> {
     /// The event may not be sent; the verdict says how the reader continues.
     pub fn admit(
         &mut self,
-        Offer { id, topic, lane, was_refused }: Offer,
+        offer: Offer,
         name: &Arc<str>,
         taken: &mut Taken<R>,
     ) -> Result<Admission, Verdict> {
+        let Offer { id, lane, was_refused, .. } = offer;
         let Some(mut admission) = self.ramp.try_admit(name, id, lane) else {
-            self.backlog.deny(topic, id);
-            self.await_turn(topic, lane, id);
-            return Err(Verdict::Denied { for_all: !self.ramp.takes_more(name) });
+            return Err(self.deny(offer, !self.ramp.takes_more(name)));
         };
         if was_refused && !taken.is_on_its_way(lane, &self.window) {
             // An event that was refused is likely to be refused again.
@@ -233,10 +176,41 @@ impl<R> InFlight<R> {
         Ok(admission)
     }
 
-    /// A row has the id of another event that is in flight, because the sequence was set back. It must wait.
-    pub fn rest(&mut self, topic: Topic, id: i64, until: Micros) {
+    /// Takes an event that is delivered at most once. Nothing of it comes back, so that no group has to be settled before
+    /// others may go. A topic of which nothing is heard is an exception: its events must not fill the window.
+    ///
+    /// # Errors
+    /// The event may not be sent; the verdict says how the reader continues.
+    pub fn admit_once(&mut self, offer: Offer, name: &Arc<str>) -> Result<Admission, Verdict> {
+        let Offer { id, lane, .. } = offer;
+        if self.ramp.is_quarantined(name) && self.ramp.try_admit(name, id, lane).is_none() {
+            return Err(self.deny(offer, !self.ramp.takes_more(name)));
+        }
+        Ok(Admission { route: Route::Once, sole_in_flight: false })
+    }
+
+    /// No event of the topic may be sent before [`allow_all`](Self::allow_all).
+    pub fn deny_all(&mut self, offer: Offer) -> Verdict {
+        self.deny(offer, true)
+    }
+
+    /// Events of topics that were denied may be sent.
+    pub fn allow_all(&mut self) -> Reread {
+        self.backlog.allow_all();
+        Reread::Turns
+    }
+
+    fn deny(&mut self, Offer { id, topic, lane, .. }: Offer, for_all: bool) -> Verdict {
+        self.backlog.deny(topic, id);
+        self.await_turn(topic, lane, id);
+        Verdict::Denied { for_all }
+    }
+
+    /// An event of a row that was read must wait: the row has the id of another event that is in flight, because the sequence
+    /// was set back, or it cannot be deleted now.
+    pub fn rest(&mut self, topic: Topic, lane: Lane, id: i64, until: Micros) {
         self.backlog.mark_behind(topic);
-        self.lanes.block(topic, None, id, until);
+        self.lanes.block(topic, lane, id, until);
     }
 
     /// The taken events were handed to the producer.
@@ -269,7 +243,7 @@ impl<R> InFlight<R> {
     /// An event is no longer in flight.
     pub fn settled(&mut self, id: i64, what: Settled) -> Reread {
         let end = match what {
-            Settled::Delivered | Settled::Returned(_) | Settled::GivenBack => End::Well,
+            Settled::Delivered | Settled::GivenUp | Settled::Returned(_) | Settled::GivenBack => End::Well,
             Settled::Dead | Settled::RetryAt(_) => End::Refused,
             Settled::Suspect(_) => End::Suspect,
         };
@@ -280,14 +254,14 @@ impl<R> InFlight<R> {
         match what {
             Settled::Delivered => self.backlog.answered(topic, true),
             Settled::Dead | Settled::RetryAt(_) | Settled::Suspect(_) => self.backlog.answered(topic, false),
-            Settled::Returned(_) | Settled::GivenBack => {}
+            Settled::GivenUp | Settled::Returned(_) | Settled::GivenBack => {}
         }
         let more = if is_open { self.end(&name, end) } else { Reread::Nothing };
         if !self.backlog.is_empty() {
             self.backlog.remove_if_caught_up(topic, self.lanes.has_closed(topic));
         }
         let again = match what {
-            Settled::Delivered | Settled::Dead => {
+            Settled::Delivered | Settled::Dead | Settled::GivenUp => {
                 let freed = self.lanes.release(lane, id);
                 self.freed(freed)
             }

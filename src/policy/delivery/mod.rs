@@ -3,6 +3,8 @@
 pub mod attempts;
 pub mod backlog_limit;
 pub mod bisection;
+pub mod candidate;
+pub mod claims;
 pub mod error_class;
 pub mod expiry;
 pub mod id_ring;

@@ -50,6 +50,13 @@ pub enum Route {
     Gapless,
     /// The producer of events that may be refused. It continues after a refusal.
     Quarantine,
+    /// The producer of events that are delivered at most once. It repeats nothing.
+    Once,
+}
+
+impl Route {
+    /// All routes, each at its number.
+    pub const ALL: [Self; 3] = [Self::Gapless, Self::Quarantine, Self::Once];
 }
 
 /// How an event may be sent.
@@ -161,7 +168,7 @@ impl Group {
     fn next_group(&mut self) -> bool {
         let (growth, most) = match self.route {
             Route::Gapless => (START_GROWTH, WARM),
-            Route::Quarantine => (GROWTH, FULL_SPEED),
+            Route::Quarantine | Route::Once => (GROWTH, FULL_SPEED),
         };
         if self.sent > 0 {
             self.clean_groups = if self.worst == End::Well { self.clean_groups + 1 } else { 0 };
@@ -174,7 +181,7 @@ impl Group {
         self.lanes.clear();
         let clean_groups = match self.route {
             Route::Gapless => 1,
-            Route::Quarantine => CLEAN_GROUPS << self.strikes.min(MAX_STRIKES),
+            Route::Quarantine | Route::Once => CLEAN_GROUPS << self.strikes.min(MAX_STRIKES),
         };
         self.most >= most && self.clean_groups >= clean_groups
     }

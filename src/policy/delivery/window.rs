@@ -33,6 +33,8 @@ pub struct InFlightEvent<R> {
     pub lane: Lane,
     /// Whether it was sent alone of its topic, so a refusal can only mean this event.
     pub sole_in_flight: bool,
+    /// Whether its row was deleted before it was handed over, so that it is delivered at most once.
+    pub is_row_gone: bool,
     /// Whether the broker has not answered for it yet.
     pub is_open: bool,
     /// Its position among all events that were handed over. The window sets it.
@@ -168,6 +170,12 @@ impl<R> Window<R> {
         first
     }
 
+    /// The number of events whose rows are gone, but for those in `kept`.
+    #[must_use]
+    pub fn count_rowless(&self, kept: &HashSet<i64>) -> usize {
+        self.events.values().filter(|entry| entry.is_row_gone && !kept.contains(&entry.id)).count()
+    }
+
     /// The topics of all events in flight, with repeats.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<str>> {
         self.events.values().map(|entry| &entry.topic)
@@ -195,6 +203,15 @@ impl<R> Taken<R> {
     #[must_use]
     pub fn events(&self) -> &[InFlightEvent<R>] {
         &self.events
+    }
+
+    /// Takes out the events that are delivered at most once.
+    #[must_use]
+    pub fn split_rowless(&mut self) -> Self {
+        let (rowless, others) =
+            std::mem::take(&mut self.events).into_iter().partition(|entry| entry.is_row_gone);
+        self.events = others;
+        Self { events: rowless, in_flight: None, ids: None }
     }
 
     /// Takes the events out.

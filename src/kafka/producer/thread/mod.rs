@@ -79,6 +79,8 @@ struct Session<'a> {
     quarantine: Option<Client>,
     /// When to close it, if it is idle then.
     quarantine_until: Instant,
+    /// Sends each event once and repeats nothing. Created when there are such events.
+    once: Option<Client>,
     /// Batches that were taken, and of which no event is produced yet.
     batches: VecDeque<ProduceBatch>,
     /// Events whose topics Kafka is asked about.
@@ -103,6 +105,7 @@ impl<'a> Session<'a> {
             gapless,
             quarantine: None,
             quarantine_until: Instant::now(),
+            once: None,
             batches: VecDeque::new(),
             held: HeldBatches::default(),
             stopped: false,
@@ -145,8 +148,7 @@ impl<'a> Session<'a> {
         if self.stale_check_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        let mut producers = std::iter::once(&self.gapless).chain(&self.quarantine);
-        if !self.held.is_empty() || producers.any(|producer| !producer.is_idle()) {
+        if !self.held.is_empty() || self.producers().any(|producer| !producer.is_idle()) {
             self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
             return Ok(());
         }
@@ -169,6 +171,19 @@ impl<'a> Session<'a> {
         self.quarantine.as_ref()
     }
 
+    /// The producer that sends each event once. Creates it if there is none.
+    fn once(&mut self) -> Option<&Client> {
+        if self.once.is_none() {
+            let config = config::for_once(&self.thread.config);
+            self.once = Client::open(&config, self.context.clone(), &self.thread.wakeup).ok();
+        }
+        self.once.as_ref()
+    }
+
+    fn producers(&self) -> impl Iterator<Item = &Client> {
+        std::iter::once(&self.gapless).chain(&self.quarantine).chain(&self.once)
+    }
+
     /// Purges the gapless producer's queue once it has stopped. Closes the quarantine producer when it has been idle for a
     /// while.
     fn clean_up(&mut self) {
@@ -182,8 +197,8 @@ impl<'a> Session<'a> {
 
     fn recover_brokers(&mut self) {
         let none_answers = self.probe.as_ref().is_some_and(Probe::is_overdue);
-        self.gapless.recover_brokers(none_answers);
-        self.quarantine.iter_mut().for_each(|quarantine| quarantine.recover_brokers(none_answers));
+        let producers = std::iter::once(&mut self.gapless).chain(&mut self.quarantine).chain(&mut self.once);
+        producers.for_each(|producer| producer.recover_brokers(none_answers));
     }
 
     /// Whether the gapless producer has stopped, and some of its events are not reported yet.
@@ -192,8 +207,7 @@ impl<'a> Session<'a> {
     }
 
     fn serve(&self) {
-        self.gapless.serve();
-        self.quarantine.iter().for_each(Client::serve);
+        self.producers().for_each(Client::serve);
     }
 
     /// Sends the callbacks' notes to the main thread.
@@ -272,7 +286,7 @@ impl<'a> Session<'a> {
     /// would learn of them only after minutes. The refused event's next attempt then finds them.
     fn refresh_topics(&mut self) {
         let mut producers: Vec<&mut Client> =
-            std::iter::once(&mut self.gapless).chain(&mut self.quarantine).collect();
+            std::iter::once(&mut self.gapless).chain(&mut self.quarantine).chain(&mut self.once).collect();
         // Topics that come up meanwhile go into the next question.
         if producers.iter_mut().any(|producer| producer.is_refreshing()) {
             return;
@@ -309,8 +323,7 @@ impl<'a> Session<'a> {
         let probe = self.probe.as_ref().map(Probe::due);
         let clean_up = self.quarantine.as_ref().map(|_| self.quarantine_until);
         let purge = self.is_stopping().then(|| Instant::now() + STOPPED_CHECK);
-        let recovery =
-            std::iter::once(&self.gapless).chain(&self.quarantine).filter_map(Client::next_recovery).min();
+        let recovery = self.producers().filter_map(Client::next_recovery).min();
         let next = [probe, clean_up, purge, recovery, self.stale_check_at].into_iter().flatten().min();
         self.thread.wakeup.wait(next.map(|until| until.saturating_duration_since(Instant::now())));
     }

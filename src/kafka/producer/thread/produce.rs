@@ -7,6 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::event::event_batch::EventBatch;
 use event_outbox_policy::kafka::known_topics::Knowledge;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -27,11 +28,11 @@ impl Session<'_> {
     pub(super) fn produce_batches(&mut self) -> Result<(), Closed> {
         while let Some(batch) = self.batches.pop_front() {
             self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
-            let gapless = self.fates(batch.gapless.topics());
-            let quarantine = self.fates(batch.quarantine.topics());
-            self.produce(&batch.gapless, &gapless, false)?;
-            self.produce(&batch.quarantine, &quarantine, true)?;
-            self.held.hold(batch, &gapless, &quarantine);
+            let fates = Route::ALL.map(|route| self.fates(batch.part(route).topics()));
+            for route in Route::ALL {
+                self.produce(batch.part(route), &fates[route as usize], route)?;
+            }
+            self.held.hold(batch, &fates);
         }
         Ok(())
     }
@@ -40,9 +41,7 @@ impl Session<'_> {
     pub(super) fn ask_about_topics(&mut self) -> Result<(), Closed> {
         if let Some(decided) = self.answer_about_topics() {
             let mut held = std::mem::take(&mut self.held);
-            held.release(&decided, |events, fates, is_quarantine| {
-                self.produce(events, fates, is_quarantine)
-            })?;
+            held.release(&decided, |events, fates, route| self.produce(events, fates, route))?;
             self.held = held;
         }
         if self.probe.is_none() && self.topic_question.is_none() {
@@ -82,7 +81,7 @@ impl Session<'_> {
     }
 
     /// Produces the events of existing topics, and refuses those of missing ones.
-    fn produce(&mut self, batch: &EventBatch, fates: &Fates, is_quarantine: bool) -> Result<(), Closed> {
+    fn produce(&mut self, batch: &EventBatch, fates: &Fates, route: Route) -> Result<(), Closed> {
         let (context, envelope) = (self.context.clone(), &self.thread.envelope);
         let mut events = batch.events().filter(|(place, _)| fates[*place] != Knowledge::Unknown).peekable();
         while events.peek().is_some() {
@@ -94,7 +93,7 @@ impl Session<'_> {
                 }
                 !is_missing
             });
-            match self.producer(is_quarantine) {
+            match self.producer(route) {
                 Some(producer) => producer.produce(some, batch.topics(), envelope),
                 None => some.for_each(|(_, event)| context.postponed(event.id)),
             }
@@ -105,7 +104,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn producer(&mut self, is_quarantine: bool) -> Option<&Client> {
-        if is_quarantine { self.quarantine() } else { Some(&self.gapless) }
+    fn producer(&mut self, route: Route) -> Option<&Client> {
+        match route {
+            Route::Gapless => Some(&self.gapless),
+            Route::Quarantine => self.quarantine(),
+            Route::Once => self.once(),
+        }
     }
 }

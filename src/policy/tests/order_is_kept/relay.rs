@@ -269,6 +269,7 @@ impl Source<'_> {
             record_time: 0,
             lane,
             sole_in_flight: true,
+            is_row_gone: false,
             is_open: !event.is_unsendable,
             place: 0,
             weight: 1,
