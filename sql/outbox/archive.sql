@@ -19,289 +19,57 @@ COMMENT ON COLUMN outbox.archive_segment.number IS 'Which of the tables archive_
 COMMENT ON COLUMN outbox.archive_segment.first_position IS 'Order of the segments.';
 COMMENT ON COLUMN outbox.archive_segment.opened_at IS 'When its first event was stored.';
 
-CREATE TABLE outbox.archive_0 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_0_index ON outbox.archive_0 (topic, published_at);
-COMMENT ON TABLE outbox.archive_0 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_0.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_0.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_0.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_0."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_0.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_0.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_0.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_0.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_0.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_0.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_0.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_0.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_0.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_1 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_1_index ON outbox.archive_1 (topic, published_at);
-COMMENT ON TABLE outbox.archive_1 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_1.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_1.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_1.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_1."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_1.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_1.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_1.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_1.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_1.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_1.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_1.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_1.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_1.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_2 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_2_index ON outbox.archive_2 (topic, published_at);
-COMMENT ON TABLE outbox.archive_2 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_2.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_2.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_2.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_2."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_2.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_2.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_2.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_2.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_2.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_2.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_2.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_2.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_2.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_3 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_3_index ON outbox.archive_3 (topic, published_at);
-COMMENT ON TABLE outbox.archive_3 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_3.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_3.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_3.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_3."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_3.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_3.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_3.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_3.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_3.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_3.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_3.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_3.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_3.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_4 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_4_index ON outbox.archive_4 (topic, published_at);
-COMMENT ON TABLE outbox.archive_4 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_4.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_4.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_4.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_4."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_4.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_4.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_4.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_4.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_4.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_4.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_4.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_4.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_4.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_5 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_5_index ON outbox.archive_5 (topic, published_at);
-COMMENT ON TABLE outbox.archive_5 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_5.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_5.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_5.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_5."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_5.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_5.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_5.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_5.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_5.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_5.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_5.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_5.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_5.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_6 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_6_index ON outbox.archive_6 (topic, published_at);
-COMMENT ON TABLE outbox.archive_6 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_6.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_6.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_6.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_6."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_6.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_6.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_6.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_6.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_6.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_6.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_6.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_6.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_6.content_type IS 'Media type of the payload.';
-
-CREATE TABLE outbox.archive_7 (
-    topic            text COLLATE "C" NOT NULL,
-    published_at     timestamptz NOT NULL,
-    partition        integer NOT NULL,
-    "offset"         bigint NOT NULL,
-    id               bigint NOT NULL,
-    event_id         uuid NOT NULL,
-    emitted_at       timestamptz NOT NULL,
-    chosen_partition integer,
-    key              bytea,
-    payload          bytea,
-    headers          json,
-    event_type       text,
-    content_type     text
-);
-CREATE INDEX archive_7_index ON outbox.archive_7 (topic, published_at);
-COMMENT ON TABLE outbox.archive_7 IS 'A segment of the archive. outbox.archive shows all.';
-COMMENT ON COLUMN outbox.archive_7.topic IS 'The topic.';
-COMMENT ON COLUMN outbox.archive_7.published_at IS 'When the acknowledgement of Kafka was settled.';
-COMMENT ON COLUMN outbox.archive_7.partition IS 'The partition in which the record lies.';
-COMMENT ON COLUMN outbox.archive_7."offset" IS 'The offset of the record.';
-COMMENT ON COLUMN outbox.archive_7.id IS 'Former position of the event in the outbox.';
-COMMENT ON COLUMN outbox.archive_7.event_id IS 'Identity of the event.';
-COMMENT ON COLUMN outbox.archive_7.emitted_at IS 'When the event was emitted.';
-COMMENT ON COLUMN outbox.archive_7.chosen_partition IS 'The partition that the event specified, if it did.';
-COMMENT ON COLUMN outbox.archive_7.key IS 'Record key.';
-COMMENT ON COLUMN outbox.archive_7.payload IS 'Record value.';
-COMMENT ON COLUMN outbox.archive_7.headers IS 'Headers of the event.';
-COMMENT ON COLUMN outbox.archive_7.event_type IS 'CloudEvents type, if the event specified one.';
-COMMENT ON COLUMN outbox.archive_7.content_type IS 'Media type of the payload.';
+-- The ring of segments.
+DO $once$
+BEGIN
+    FOR n IN 0..7 LOOP
+        EXECUTE pg_catalog.format($ddl$
+            CREATE TABLE outbox.archive_%1$s (
+                topic            text COLLATE "C" NOT NULL,
+                published_at     timestamptz NOT NULL,
+                partition        integer NOT NULL,
+                "offset"         bigint NOT NULL,
+                id               bigint NOT NULL,
+                event_id         uuid NOT NULL,
+                emitted_at       timestamptz NOT NULL,
+                chosen_partition integer,
+                key              bytea,
+                payload          bytea,
+                headers          json,
+                event_type       text,
+                content_type     text
+            );
+            CREATE INDEX archive_%1$s_index ON outbox.archive_%1$s (topic, published_at);
+            COMMENT ON TABLE outbox.archive_%1$s IS 'A segment of the archive. outbox.archive shows all.';
+            COMMENT ON COLUMN outbox.archive_%1$s.topic IS 'The topic.';
+            COMMENT ON COLUMN outbox.archive_%1$s.published_at IS 'When the acknowledgement of Kafka was settled.';
+            COMMENT ON COLUMN outbox.archive_%1$s.partition IS 'The partition in which the record lies.';
+            COMMENT ON COLUMN outbox.archive_%1$s."offset" IS 'The offset of the record.';
+            COMMENT ON COLUMN outbox.archive_%1$s.id IS 'Former position of the event in the outbox.';
+            COMMENT ON COLUMN outbox.archive_%1$s.event_id IS 'Identity of the event.';
+            COMMENT ON COLUMN outbox.archive_%1$s.emitted_at IS 'When the event was emitted.';
+            COMMENT ON COLUMN outbox.archive_%1$s.chosen_partition IS 'The partition that the event specified, if it did.';
+            COMMENT ON COLUMN outbox.archive_%1$s.key IS 'Record key.';
+            COMMENT ON COLUMN outbox.archive_%1$s.payload IS 'Record value.';
+            COMMENT ON COLUMN outbox.archive_%1$s.headers IS 'Headers of the event.';
+            COMMENT ON COLUMN outbox.archive_%1$s.event_type IS 'CloudEvents type, if the event specified one.';
+            COMMENT ON COLUMN outbox.archive_%1$s.content_type IS 'Media type of the payload.';
+        $ddl$, n);
+        PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('outbox.archive_%s', n)::pg_catalog.regclass, '');
+    END LOOP;
+END
+$once$;
 
 SELECT pg_catalog.pg_extension_config_dump('outbox.archived_topics', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.archive_segment', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_0', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_1', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_2', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_3', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_4', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_5', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_6', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.archive_7', '');
 
 CREATE VIEW outbox.archive AS
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_0 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_1 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_2 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_3 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_4 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_5 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_6 AS a
-    UNION ALL
-    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload, a.headers, a.event_type, a.content_type
-      FROM outbox.archive_7 AS a;
+    SELECT a.topic, a.partition, a."offset", a.published_at, a.event_id, a.emitted_at, a.id, a.chosen_partition, a.key, a.payload,
+           a.headers, a.event_type, a.content_type
+      FROM (          SELECT * FROM outbox.archive_0 UNION ALL SELECT * FROM outbox.archive_1
+            UNION ALL SELECT * FROM outbox.archive_2 UNION ALL SELECT * FROM outbox.archive_3
+            UNION ALL SELECT * FROM outbox.archive_4 UNION ALL SELECT * FROM outbox.archive_5
+            UNION ALL SELECT * FROM outbox.archive_6 UNION ALL SELECT * FROM outbox.archive_7) AS a;
 COMMENT ON VIEW outbox.archive IS 'The archived events, with their places in Kafka.';
 COMMENT ON COLUMN outbox.archive.topic IS 'The topic.';
 COMMENT ON COLUMN outbox.archive.partition IS 'The partition in which the record lies.';
