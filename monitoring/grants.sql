@@ -13,4 +13,5 @@ GRANT SELECT (deliver_at) ON outbox.scheduled TO metrics;
 GRANT USAGE ON SCHEMA inbox TO metrics;
 GRANT SELECT ON inbox.consumers, inbox.subscription, inbox.partition, inbox.segment, inbox.next_offset, inbox.unreceived TO metrics;
 GRANT EXECUTE ON FUNCTION inbox.end_offsets(interval) TO metrics;
+GRANT SELECT (subscription_id, ready_at, failing_since) ON inbox.projection TO metrics;
 GRANT SELECT (subscription_id) ON inbox.retry, inbox.dead_letters TO metrics;

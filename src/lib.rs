@@ -86,7 +86,18 @@ extension_sql_file!("../sql/inbox/views.sql", name = "inbox_views", requires = [
 extension_sql_file!("../sql/inbox/check.sql", name = "inbox_check", requires = ["inbox_views"]);
 extension_sql_file!("../sql/inbox/receive.sql", name = "inbox_receive", requires = ["inbox_check"]);
 extension_sql_file!("../sql/inbox/handlers.sql", name = "inbox_handlers", requires = ["inbox_receive"]);
-extension_sql_file!("../sql/inbox/peek.sql", name = "inbox_peek", requires = ["inbox_handlers"]);
+extension_sql_file!(
+    "../sql/inbox/projections.sql",
+    name = "inbox_projections",
+    requires = ["inbox_handlers"]
+);
+extension_sql_file!("../sql/inbox/rebuilds.sql", name = "inbox_rebuilds", requires = ["inbox_projections"]);
+extension_sql_file!(
+    "../sql/inbox/projection_views.sql",
+    name = "inbox_projection_views",
+    requires = ["inbox_rebuilds"]
+);
+extension_sql_file!("../sql/inbox/peek.sql", name = "inbox_peek", requires = ["inbox_projection_views"]);
 extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_peek"], finalize);
 
 /// The observers of utility commands, in the order in which they are called.

@@ -102,16 +102,18 @@ BEGIN
 
     subject := 'partition';
     FOR item IN
-        SELECT x.topic, x.partition, x.state, x.stop_reason, x.stopped_at, x.lost_from, x.lost_to, s.name
+        SELECT x.topic, x.partition, x.state, x.stop_reason, x.stopped_at, x.lost_from, x.lost_to, s.name,
+               EXISTS (SELECT FROM inbox.projection AS p WHERE p.subscription_id = s.id) AS is_projection
           FROM inbox.partition AS x JOIN inbox.subscription AS s ON s.id = x.source_id
          WHERE x.state = 'stopped' ORDER BY s.name, x.topic, x.partition
     LOOP
         verdict := 'error';
         finding := format('Subscription "%s" has not read partition %s of "%s" since %s: %s', item.name, item.partition, item.topic,
                           item.stopped_at::timestamptz(0), coalesce(item.stop_reason, 'data was lost.'));
-        hint := coalesce(substring(item.stop_reason FROM 'run (SELECT inbox\.seek\(.*\))\.$'),
-                         format('SELECT inbox.seek(%L, ''earliest'', %L, %s)', item.name, item.topic, item.partition))
-                || '; goes on with what Kafka still has.';
+        hint := CASE WHEN item.is_projection THEN format('SELECT inbox.rebuild(%L); fills the table again.', item.name)
+                     ELSE coalesce(substring(item.stop_reason FROM 'run (SELECT inbox\.seek\(.*\))\.$'),
+                                   format('SELECT inbox.seek(%L, ''earliest'', %L, %s)', item.name, item.topic, item.partition))
+                          || '; goes on with what Kafka still has.' END;
         RETURN NEXT;
     END LOOP;
 
@@ -146,9 +148,26 @@ BEGIN
         IF sub.dead > 0 THEN
             subject := 'dead letters'; verdict := 'warning';
             finding := format('"%s" has %s dead letters.', sub.name, sub.dead);
-            hint := format('See inbox.dead_letters. Fix the cause, then use inbox.redrive(%L, ...), or inbox.discard(%L, ...).', sub.name, sub.name);
+            hint := CASE WHEN EXISTS (SELECT FROM inbox.projection AS p WHERE p.subscription_id = sub.id)
+                         THEN format('See inbox.dead_letters. Produce the keys again, or correct the table and SELECT inbox.rebuild(%L); Then use inbox.discard(%1$L, ...).', sub.name)
+                         ELSE format('See inbox.dead_letters. Fix the cause, then use inbox.redrive(%L, ...), or inbox.discard(%L, ...).', sub.name, sub.name) END;
             RETURN NEXT;
         END IF;
+    END LOOP;
+
+    subject := 'projection';
+    FOR item IN
+        SELECT p.name, p."table", p.state, p.lag, p.last_error, p.failing_since, p.what_to_do
+          FROM inbox.projections AS p WHERE p.state NOT IN ('paused', 'stopped') ORDER BY p.name
+    LOOP
+        verdict := CASE WHEN item.state IN ('failing', 'dropped') THEN 'error' ELSE 'ok' END;
+        finding := CASE item.state
+            WHEN 'failing' THEN format('"%s" cannot write to %s since %s: %s.', item.name, item."table", item.failing_since::timestamptz(0), item.last_error)
+            WHEN 'dropped' THEN format('The table of "%s" is gone.', item.name)
+            WHEN 'following' THEN format('"%s" keeps %s.', item.name, item."table")
+            ELSE format('"%s" reads its topic from the beginning; %s offsets are stored and not yet applied.', item.name, item.lag) END;
+        hint := CASE WHEN verdict = 'error' THEN item.what_to_do END;
+        RETURN NEXT;
     END LOOP;
 
     -- A segment is emptied as a whole, when each event in it was received and is old enough.

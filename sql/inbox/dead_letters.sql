@@ -41,6 +41,8 @@ DECLARE
     first_position bigint;
     last_position  bigint;
 BEGIN
+    -- A later record of the key may have been applied since.
+    PERFORM inbox.refuse_projection(own.id, 'inbox.redrive()', 'Produce the key again, or SELECT inbox.rebuild(%L); inbox.discard() deletes dead letters.');
     WITH chosen AS MATERIALIZED (
         SELECT c.id FROM inbox.select_dead_letters(own, at_position, topic, since, max) AS c(id) LIMIT greatest(room, 0)
     ), dead AS (

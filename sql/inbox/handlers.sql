@@ -30,6 +30,7 @@ DECLARE
     function pg_proc;
     runs_as  pg_roles;
 BEGIN
+    PERFORM inbox.refuse_projection(handled.id, 'inbox.handle()', 'Subscribe to the topic by another name than %L.');
     IF (workers BETWEEN 1 AND 64 AND batch BETWEEN 1 AND 10000) IS NOT TRUE THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',

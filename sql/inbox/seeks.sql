@@ -18,6 +18,7 @@ BEGIN
             HINT = 'Call it in a READ COMMITTED transaction.';
     END IF;
     moved := inbox.own_subscription(caller, name, false);
+    PERFORM inbox.refuse_projection(moved.id, 'inbox.seek()', 'SELECT inbox.rebuild(%L); reads the topic again, from its beginning.');
     IF moved.source_id <> moved.id THEN
         RAISE EXCEPTION USING
             ERRCODE = 'wrong_object_type',
@@ -100,6 +101,7 @@ DECLARE
     suffix       text;
     new_name     text;
 BEGIN
+    PERFORM inbox.refuse_projection(replayed.id, 'inbox.replay()', 'SELECT inbox.rebuild(%L); reads the topic again, from its beginning.');
     IF (since < coalesce(until, 'infinity')) IS NOT TRUE THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',

@@ -202,6 +202,7 @@ DECLARE
     roles   regrole[];
     role    regrole;
 BEGIN
+    PERFORM inbox.refuse_projection(gone.id, 'inbox.unsubscribe()', 'SELECT inbox.unproject(%L); ends a projection.');
     IF replays IS NOT NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'dependent_objects_still_exist',

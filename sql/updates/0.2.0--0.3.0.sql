@@ -36,6 +36,8 @@ COMMENT ON EXTENSION event_outbox IS
 
 -- @create sql/inbox/handlers.sql
 
+-- @create sql/inbox/projections.sql
+
 -- @views
 
 ALTER TABLE outbox.events ADD COLUMN expires_at timestamptz;

@@ -8,6 +8,7 @@ pub mod arrivals;
 pub mod handlers;
 pub mod ingest;
 mod mistakes;
+pub mod project;
 pub mod receive;
 pub mod table;
 
@@ -23,4 +24,5 @@ pub fn init() {
     arrivals::init();
     ingest::metrics::init();
     receive::init();
+    project::init();
 }

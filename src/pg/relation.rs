@@ -25,6 +25,14 @@ impl OpenRelation {
         Self(unsafe { pg_sys::relation_open(relation, lock) })
     }
 
+    /// Opens a relation; `None` if there is none.
+    #[must_use]
+    pub fn try_open(relation: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Option<Self> {
+        // SAFETY: as above; the result is null if there is none.
+        let open = unsafe { pg_sys::try_relation_open(relation, lock) };
+        (!open.is_null()).then_some(Self(open))
+    }
+
     /// The relation, open as long as `self`.
     #[must_use]
     pub fn raw(&self) -> pg_sys::Relation {

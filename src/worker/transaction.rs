@@ -36,9 +36,7 @@ impl Failed {
     /// The code's five characters.
     #[must_use]
     pub fn sqlstate(&self) -> String {
-        // Six bits each, counted from '0', the first one lowest.
-        let character = |at: u32| ((self.code as u32 >> (6 * at) & 0x3f) as u8 + b'0') as char;
-        (0..5).map(character).collect()
+        sqlstate(self.code)
     }
 
     /// Rolls back the transaction of a caught error.
@@ -56,6 +54,14 @@ impl Failed {
             }
         }
     }
+}
+
+/// The five characters of an error's code.
+#[must_use]
+pub fn sqlstate(code: PgSqlErrorCode) -> String {
+    // Six bits each, counted from '0', the first one lowest.
+    let character = |at: u32| ((code as u32 >> (6 * at) & 0x3f) as u8 + b'0') as char;
+    (0..5).map(character).collect()
 }
 
 /// Runs `work` in a transaction of its own, shown as `activity` in `pg_stat_activity`.

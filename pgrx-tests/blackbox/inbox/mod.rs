@@ -16,6 +16,7 @@ mod operate;
 mod peek;
 mod poison;
 mod privileges;
+mod projections;
 mod receive;
 mod received;
 mod seeks;

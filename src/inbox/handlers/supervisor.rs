@@ -1,4 +1,5 @@
-//! Owns the processes of the handlers: starts them, restarts those that ended, and ends those that are not wanted any more.
+//! Owns the processes of handlers, or of projections: starts them, restarts those that ended, and ends those that are not
+//! wanted any more.
 //!
 //! Runs in: the ingest worker, main thread.
 
@@ -7,7 +8,6 @@ use std::time::{Duration, Instant};
 use event_outbox_policy::backoff::Backoff;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 
-use super::task::Task;
 use crate::pg::backend;
 
 /// The first and the longest pause before a process that ended, or could not be started, is started again.
@@ -16,37 +16,50 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 /// A process that lived as long as this did not fail at its start.
 const STEADY: Duration = Duration::from_secs(10);
 
-/// What `pg_stat_activity` calls the processes.
-const NAME: &str = "event_outbox handler";
+/// What a process does. Its text is handed to the process: up to 127 bytes.
+pub trait Task: Clone + PartialEq + std::fmt::Display {
+    /// What `pg_stat_activity` calls the processes.
+    const NAME: &'static str;
+    /// The function that they begin with.
+    const ENTRY: &'static str;
 
-/// A handler: its task, and the number of processes that share it.
+    /// What it is for, for a message.
+    fn purpose(&self) -> String;
+}
+
+/// A task, and the number of processes that share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Handler {
+pub struct Wanted<T> {
     /// The task of each process.
-    pub task: Task,
+    pub task: T,
     /// The number of processes.
     pub workers: usize,
 }
 
 /// The place of a process.
-struct Place {
-    task: Task,
+struct Place<T> {
+    task: T,
     process: Option<DynamicBackgroundWorker>,
     started_at: Instant,
     backoff: Backoff,
 }
 
-/// The processes of all handlers of this database.
-#[derive(Default)]
-pub struct Supervisor {
-    places: Vec<Place>,
+/// The processes of one kind in this database.
+pub struct Supervisor<T: Task> {
+    places: Vec<Place<T>>,
 }
 
-impl Supervisor {
-    /// The handlers that are wanted from now on. Processes with another task are asked to end after their transaction.
-    pub fn set(&mut self, handlers: &[Handler]) {
-        let mut wanted: Vec<&Task> =
-            handlers.iter().flat_map(|handler| std::iter::repeat_n(&handler.task, handler.workers)).collect();
+impl<T: Task> Default for Supervisor<T> {
+    fn default() -> Self {
+        Self { places: Vec::new() }
+    }
+}
+
+impl<T: Task> Supervisor<T> {
+    /// What is wanted from now on. Processes with another task are asked to end after their transaction.
+    pub fn set(&mut self, tasks: &[Wanted<T>]) {
+        let mut wanted: Vec<&T> =
+            tasks.iter().flat_map(|wanted| std::iter::repeat_n(&wanted.task, wanted.workers)).collect();
         let places = std::mem::take(&mut self.places);
         for place in places {
             match wanted.iter().position(|task| **task == place.task) {
@@ -80,14 +93,14 @@ impl Supervisor {
     }
 }
 
-impl Drop for Supervisor {
+impl<T: Task> Drop for Supervisor<T> {
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl Place {
-    fn new(task: Task) -> Self {
+impl<T: Task> Place<T> {
+    fn new(task: T) -> Self {
         Self { task, process: None, started_at: Instant::now(), backoff: Backoff::new(PAUSE.0, PAUSE.1) }
     }
 
@@ -110,10 +123,10 @@ impl Place {
     }
 
     fn start(&mut self) {
-        let started = BackgroundWorkerBuilder::new(NAME)
-            .set_type(NAME)
+        let started = BackgroundWorkerBuilder::new(T::NAME)
+            .set_type(T::NAME)
             .set_library("event_outbox")
-            .set_function("event_outbox_inbox_handler_main")
+            .set_function(T::ENTRY)
             .set_extra(&self.task.to_string())
             .set_restart_time(None)
             .set_notify_pid(backend::pid())
@@ -124,10 +137,8 @@ impl Place {
             Ok(process) => self.process = Some(process),
             Err(_) => {
                 if self.backoff.record_failure(Instant::now()) {
-                    tracing::warn!(
-                        "no background worker is left for the handler of subscription \"{}\": raise max_worker_processes",
-                        self.task.subscription
-                    );
+                    let purpose = self.task.purpose();
+                    tracing::warn!("no background worker is left for {purpose}: raise max_worker_processes");
                 }
             }
         }

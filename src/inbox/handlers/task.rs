@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use pgrx::pg_sys;
 
+use super::supervisor;
+
 /// What a handler process does. Two processes of a handler have the same task.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Task {
@@ -30,6 +32,15 @@ impl fmt::Display for Task {
         let Self { database, role, function, takes_array, batch, subscription } = self;
         let [database, role, function] = [database, role, function].map(|oid| oid.to_u32());
         write!(f, "{database} {role} {function} {} {batch} {subscription}", u8::from(*takes_array))
+    }
+}
+
+impl supervisor::Task for Task {
+    const NAME: &'static str = "event_outbox handler";
+    const ENTRY: &'static str = "event_outbox_inbox_handler_main";
+
+    fn purpose(&self) -> String {
+        format!("the handler of subscription \"{}\"", self.subscription)
     }
 }
 

@@ -6,7 +6,7 @@ use event_outbox_policy::inbox::data_loss::OnDataLoss;
 use event_outbox_policy::inbox::lanes::Ordering;
 use pgrx::prelude::*;
 
-use crate::inbox::handlers::supervisor::Handler;
+use crate::inbox::handlers::supervisor::Wanted;
 use crate::inbox::handlers::task::Task;
 use crate::inbox::table::{SUBSCRIPTION, as_owner};
 use crate::kafka::consumer::messages::LastRead;
@@ -32,6 +32,8 @@ pub struct Definition {
     pub pattern: Option<String>,
     /// Its share of the partitions: which, and of how many.
     pub share: (i32, i32),
+    /// Whether it is a projection.
+    pub is_projection: bool,
     /// The number of its last batch.
     pub batch: i64,
     /// Its partitions, by their numbers.
@@ -60,7 +62,8 @@ static SUBSCRIPTIONS: Statement = Statement::new(
              coalesce(p.batch, 0), CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.next_offsets END, \
              s.deduplicate IS NOT NULL, \
              CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.leader_epochs END, \
-             CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.epoch_ends END \
+             CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.epoch_ends END, \
+             EXISTS (SELECT FROM inbox.projection AS j WHERE j.subscription_id OPERATOR(pg_catalog.=) s.id) \
         FROM inbox.subscription AS s \
         LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets, p.leader_epochs, p.epoch_ends FROM inbox.progress AS p \
                             WHERE p.source_id OPERATOR(pg_catalog.=) s.id ORDER BY p.batch DESC LIMIT 1) AS p ON true \
@@ -89,7 +92,7 @@ static HANDLERS: Statement = Statement::new(
 
 /// The handlers of the subscriptions that are not paused, and whose function exists.
 #[must_use]
-pub fn handlers() -> Vec<Handler> {
+pub fn handlers() -> Vec<Wanted<Task>> {
     let handler = |row: Row| {
         let task = Task {
             database: backend::database(),
@@ -99,7 +102,7 @@ pub fn handlers() -> Vec<Handler> {
             batch: row.get(3)?,
             subscription: row.get(1)?,
         };
-        Some(Handler { task, workers: usize::try_from(row.get::<i32>(2)?).ok()? })
+        Some(Wanted { task, workers: usize::try_from(row.get::<i32>(2)?).ok()? })
     };
     as_owner(|| HANDLERS.execute(&[], Access::Read, 0).iter().filter_map(handler).collect())
 }
@@ -153,6 +156,7 @@ fn definition(row: &Row) -> Option<Definition> {
         ordering: row.get::<String>(3)?.parse().ok()?,
         on_data_loss: row.get::<String>(4)?.parse().ok()?,
         drops_duplicates: row.get(11)?,
+        is_projection: row.get(14)?,
         generation: row.get(5)?,
         pattern: row.get(6),
         share: (row.get(7)?, row.get(8)?),

@@ -244,5 +244,8 @@ fn describe(definition: &Definition, number: usize, loss: &Loss) -> String {
 /// What to type to have a stopped partition read again.
 fn remedy(definition: &Definition, number: usize, loss: &Loss) -> String {
     let partition = &definition.partitions[number];
+    if definition.is_projection {
+        return data_loss::projection_remedy(&definition.name);
+    }
     data_loss::remedy(loss, &definition.name, &partition.topic, partition.partition)
 }

@@ -14,6 +14,7 @@ use super::sources::{RETRY_PAUSE, Source};
 use super::store::{Batch, Stored};
 use super::{Ingest, catalog};
 use crate::failpoints::{self, Point};
+use crate::inbox::project::definition;
 use crate::inbox::{arrivals, mistakes};
 use crate::kafka::consumer::messages::{ConsumerEvent, Fetched};
 use crate::settings::consumer::Settings;
@@ -33,7 +34,7 @@ impl Ingest {
                 self.record_failures();
                 self.tend_segments();
             }
-            self.tend_handlers();
+            self.tend_processes();
             self.show();
             log::flush();
             self.rest();
@@ -41,6 +42,7 @@ impl Ingest {
         }
         metrics::of(self.slot).show(State::Stopping);
         self.handlers.stop();
+        self.projections.stop();
         self.sources.iter_mut().for_each(Source::stop);
         entry::set_not_installed(self.is_done);
         log::flush();
@@ -57,12 +59,13 @@ impl Ingest {
         }
         let read = || {
             catalog::has_subscriptions().then(|| {
-                (catalog::definitions(), catalog::last_position(), Segments::load(), catalog::handlers())
+                let processes = (catalog::handlers(), definition::wanted());
+                (catalog::definitions(), catalog::last_position(), Segments::load(), processes)
             })
         };
         match self.note(transaction::run(c"event_outbox: reading subscriptions", read)) {
-            Some(Some((definitions, last_position, segments, handlers))) => {
-                self.wanted_handlers = handlers;
+            Some(Some((definitions, last_position, segments, processes))) => {
+                (self.wanted_handlers, self.wanted_projections) = processes;
                 let ids: Vec<i32> = definitions.iter().map(|definition| definition.id).collect();
                 self.sources.retain_mut(|source| {
                     let stays = ids.contains(&source.definition.id);
@@ -114,11 +117,13 @@ impl Ingest {
         }
     }
 
-    /// Starts the processes of handlers that are missing, and ends those that are not wanted.
-    fn tend_handlers(&mut self) {
-        let wanted = if self.settings.enabled { &self.wanted_handlers[..] } else { &[] };
-        self.handlers.set(wanted);
+    /// Starts the processes of handlers and projections that are missing, and ends those that are not wanted.
+    fn tend_processes(&mut self) {
+        let is_enabled = self.settings.enabled;
+        self.handlers.set(if is_enabled { &self.wanted_handlers } else { &[] });
         self.handlers.tend();
+        self.projections.set(if is_enabled { &self.wanted_projections } else { &[] });
+        self.projections.tend();
     }
 
     /// Takes what the consumers have sent, and stores it.
@@ -304,6 +309,7 @@ impl Ingest {
             self.next_tending(),
             self.next_failures(),
             self.handlers.next_date(),
+            self.projections.next_date(),
         ];
         let stuck = self.sources.iter().filter_map(Source::stuck_at);
         starts.chain(retries).chain(stuck).chain(tasks.into_iter().flatten()).min()

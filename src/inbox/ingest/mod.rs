@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use event_outbox_policy::backoff::Backoff;
 
-use crate::inbox::handlers::supervisor::{Handler, Supervisor};
+use crate::inbox::handlers::supervisor::{Supervisor, Wanted};
+use crate::inbox::handlers::task::Task;
+use crate::inbox::project::task::Task as Projecting;
 use crate::kafka::wakeup_fd::WakeupFd;
 use crate::pg::wait_set::Sleep;
 use crate::settings::consumer::Settings;
@@ -47,9 +49,12 @@ pub struct Ingest {
     last_position: i64,
     segments: Segments,
     failures: Failures,
-    handlers: Supervisor,
+    handlers: Supervisor<Task>,
     /// The handlers as they are defined.
-    wanted_handlers: Vec<Handler>,
+    wanted_handlers: Vec<Wanted<Task>>,
+    projections: Supervisor<Projecting>,
+    /// The projections as they are defined.
+    wanted_projections: Vec<Wanted<Projecting>>,
     db_backoff: Backoff,
     /// There is no subscription any more.
     is_done: bool,
@@ -73,6 +78,8 @@ impl Ingest {
             failures: Failures::of_crash(),
             handlers: Supervisor::default(),
             wanted_handlers: Vec::new(),
+            projections: Supervisor::default(),
+            wanted_projections: Vec::new(),
             db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             is_done: false,
             sleep: Sleep::new(c"EventOutboxInbox", Some(kafka_wakeup.fd())),

@@ -32,7 +32,8 @@ macro_rules! subscription {
                             FROM (SELECT s.owner AS role UNION ALL \
                                   SELECT g.role FROM inbox.subscription_grants AS g \
                                    WHERE g.subscription_id OPERATOR(pg_catalog.=) s.id) AS m \
-                           WHERE inbox.is_marked(m.role, 'inbox.subscription_grants'::pg_catalog.regclass)) \
+                           WHERE inbox.is_marked(m.role, 'inbox.subscription_grants'::pg_catalog.regclass)), \
+                    EXISTS (SELECT FROM inbox.projection AS p WHERE p.subscription_id OPERATOR(pg_catalog.=) s.id) \
                FROM inbox.subscription AS s JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) s.tableoid \
               WHERE ",
             $condition
@@ -56,8 +57,13 @@ static PARTITIONS: Statement = Statement::ordered(
 pub static WATCHES: [Watch; READ.len()] = [const { Watch::over_table() }; READ.len()];
 
 /// In the order of their watches.
-const READ: [Member; 4] =
-    [SUBSCRIPTION, member(c"subscription_grants"), member(c"partition"), member(c"segment")];
+const READ: [Member; 5] = [
+    SUBSCRIPTION,
+    member(c"subscription_grants"),
+    member(c"partition"),
+    member(c"segment"),
+    member(c"projection"),
+];
 
 /// How many subscriptions a session remembers.
 const REMEMBERED: usize = 8;
@@ -117,6 +123,8 @@ pub struct Subscription {
     pub skipped_to: i64,
     /// In ascending numbers.
     partitions: Vec<Partition>,
+    /// Its events go to a table: no session receives them.
+    is_projection: bool,
     /// A role that may receive, and others, each with its members.
     owner_of_tables: pg_sys::Oid,
     receivers: Vec<pg_sys::Oid>,
@@ -131,6 +139,9 @@ impl Subscription {
         let found = found.unwrap_or_else(|| unknown(name).raise());
         if !found.may_be_received_by(caller) {
             refused(name, caller).raise();
+        }
+        if found.is_projection {
+            of_projection(name).raise();
         }
         found
     }
@@ -184,6 +195,7 @@ impl Subscription {
             partitions,
             owner_of_tables: row.get(11).unwrap_or(pg_sys::InvalidOid),
             receivers: row.get(12).unwrap_or_default(),
+            is_projection: row.get(13) == Some(true),
         }
     }
 }
@@ -236,6 +248,15 @@ fn unknown(name: &str) -> UserError {
         message: format!("subscription \"{}\" does not exist", shown(name)),
         detail: "No subscription of this database has this name.".into(),
         hint: "SELECT name FROM inbox.subscriptions; shows them. inbox.subscribe() creates one.".into(),
+    }
+}
+
+fn of_projection(name: &str) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+        message: format!("\"{}\" is a projection", shown(name)),
+        detail: "Its events go to its table. Whoever received one would take it from there.".into(),
+        hint: "Subscribe to the topic by another name, to receive its events as well.".into(),
     }
 }
 

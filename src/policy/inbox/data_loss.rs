@@ -132,6 +132,15 @@ pub fn remedy(loss: &Loss, subscription: &str, topic: &str, partition: i32) -> S
     )
 }
 
+/// What to type if a projection has lost records: its table may have rows of which a lost record was the end.
+#[must_use]
+pub fn projection_remedy(projection: &str) -> String {
+    format!(
+        "To fill the table again with what Kafka has, run SELECT inbox.rebuild('{}').",
+        projection.replace('\'', "''")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

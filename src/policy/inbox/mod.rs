@@ -10,6 +10,7 @@ pub mod lane;
 pub mod lanes;
 pub mod plan;
 pub mod progress;
+pub mod projection;
 pub mod records;
 pub mod retention;
 pub mod structured;

@@ -7,6 +7,9 @@ use event_outbox_policy::event::envelope::{Envelope, default_source};
 use event_outbox_policy::event::headers::{self, HeaderError, RESERVED_PREFIX};
 use event_outbox_policy::event::json;
 use event_outbox_policy::event::topic::{self, Pattern};
+use event_outbox_policy::inbox::projection::mapping::{Change, Column, Format, Mapping};
+use event_outbox_policy::inbox::projection::source::Source;
+use event_outbox_policy::inbox::records::RecordRef;
 use event_outbox_policy::kafka::properties::{self, PropertyError};
 use proptest::prelude::*;
 use serde_json::Value;
@@ -203,5 +206,32 @@ proptest! {
         let opens = Pattern::new(&pattern).matches(&topic);
         let prefix = pattern.strip_suffix('*');
         prop_assert_eq!(opens, prefix.map_or(pattern == topic, |prefix| topic.get(..prefix.len()) == Some(prefix)));
+    }
+
+    #[test]
+    fn any_record_is_a_change_or_says_why_not(
+        source in prop_oneof![near("$@.[]\"ab0key"), Just("$.a".to_owned()), Just("@key.a.b".to_owned())],
+        key in prop::option::of(nearly_json()), value in prop::option::of(nearly_json()), takes_json in any::<bool>(),
+        is_capture in any::<bool>(),
+    ) {
+        let Ok(source) = Source::parse(&source) else { return Ok(()) };
+        let column = |source| Column { source, takes_json };
+        let mapping = Mapping {
+            format: if is_capture { Format::Capture } else { Format::Json },
+            keys: vec![column(Source::Key)],
+            columns: vec![column(source)],
+            has_one_partition: true,
+        };
+        let (key, value) = (key.as_deref().map(str::as_bytes), value.as_deref().map(str::as_bytes));
+        let record = RecordRef { partition: 0, offset: 0, timestamp_ms: Some(i64::MAX), key, value, headers: &[] };
+        match mapping.change(&record) {
+            Ok(Change::Upsert(key, cells)) => {
+                let texts = key.iter().chain(&cells).flatten();
+                prop_assert!(key.iter().all(Option::is_some) && texts.into_iter().all(|text| !text.contains('\0')));
+            }
+            Ok(Change::Delete(key)) => prop_assert!(key.iter().all(Option::is_some)),
+            Ok(Change::Truncate) => prop_assert!(is_capture),
+            Err(fault) => prop_assert!(!fault.is_empty()),
+        }
     }
 }

@@ -1,0 +1,122 @@
+//! A table that one database captures and another one projects is the same in both.
+
+use event_outbox_lab::{Result, wait};
+use postgres::Client;
+
+use super::{PROJECTED, rows};
+use crate::support::database::TestDatabase;
+
+const TABLE: &str =
+    "CREATE TABLE mirrored (id int, part text, v int, note text, at timestamptz, amount numeric, tags int[],
+                                            doc jsonb, PRIMARY KEY (id, part))";
+
+const ALL: &str = "SELECT * FROM mirrored ORDER BY id, part";
+
+/// Random writes from a seed: inserts, updates, changed keys and deletes, some of which are rolled back.
+fn write(client: &mut Client, seed: i32, rounds: i32) -> Result<()> {
+    for round in 0..rounds {
+        let n = i64::from(seed * 1000 + round);
+        let sql = format!(
+            "INSERT INTO mirrored (id, part, v, note, at, amount, tags, doc)
+             SELECT (hashint4({n}::int + g) & 127), 'p' || (g % 3), g, repeat('x', g % 40) || E'\\n\"{n}\"', now(), g / 7.0,
+                    ARRAY[g, NULL, {n}], jsonb_build_object('g', g, 'deep', jsonb_build_array(1, 'a', NULL))
+               FROM generate_series(1, 40) AS g
+             ON CONFLICT (id, part) DO UPDATE SET v = excluded.v, note = NULL, tags = '{{}}';
+             UPDATE mirrored SET v = v + 1 WHERE id % 5 = {n} % 5;
+             UPDATE mirrored AS m SET id = m.id + 200
+              WHERE m.id % 11 = {n} % 11 AND NOT EXISTS (SELECT FROM mirrored AS o WHERE o.id = m.id + 200 AND o.part = m.part);
+             DELETE FROM mirrored WHERE id % 7 = {n} % 7;"
+        );
+        let mut transaction = client.transaction()?;
+        transaction.batch_execute(&sql)?;
+        if round % 4 == 3 {
+            transaction.rollback()?;
+        } else {
+            transaction.commit()?;
+        }
+    }
+    Ok(())
+}
+
+fn until_equal(source: &mut Client, target: &mut Client) -> Result<()> {
+    let mut last = (Vec::new(), Vec::new());
+    let equal = wait::until_ok("both tables to be equal", PROJECTED, || {
+        last = (rows(source, ALL)?, rows(target, ALL)?);
+        Ok((last.0 == last.1).then_some(()))
+    });
+    equal.map_err(|error| {
+        let (source, target) = &last;
+        let other: Vec<_> = source.iter().filter(|row| !target.contains(row)).take(5).collect();
+        error.context(format!("{} and {} rows, such as {other:?}", source.len(), target.len()))
+    })
+}
+
+#[test]
+fn a_table_is_mirrored_through_kafka_under_load_faults_and_changes() -> Result<()> {
+    let mut source = TestDatabase::new()?;
+    let topic = source.topic("mirrored");
+    source.broker.create_topic(&topic, 3, &[("cleanup.policy", "compact")])?;
+    source.client.batch_execute(TABLE)?;
+    source.client.execute("SELECT outbox.capture('mirrored', 'fat', topic => $1)", &[&topic])?;
+    write(&mut source.client, 1, 10)?;
+    let mut target = TestDatabase::new()?;
+    target.client.batch_execute(TABLE)?;
+    target.client.execute("SELECT inbox.project('m', $1, 'mirrored', format => 'capture')", &[&topic])?;
+    for round in 2..6 {
+        write(&mut source.client, round, 10)?;
+        // Each process on the way ends once.
+        target.client.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE datname = current_database() AND backend_type IN ('event_outbox projection', 'event_outbox inbox')",
+            &[],
+        )?;
+        source.client.execute("SELECT outbox.restart_relay()", &[])?;
+    }
+    until_equal(&mut source.client, &mut target.client)?;
+    // A column more: first where it is read.
+    for client in [&mut target.client, &mut source.client] {
+        client.batch_execute("ALTER TABLE mirrored ADD COLUMN later text")?;
+    }
+    source.client.batch_execute("UPDATE mirrored SET later = 'l' || id")?;
+    write(&mut source.client, 7, 8)?;
+    until_equal(&mut source.client, &mut target.client)?;
+    // A column less: last where it is read.
+    for client in [&mut source.client, &mut target.client] {
+        client.batch_execute("ALTER TABLE mirrored DROP COLUMN note, ADD COLUMN note text")?;
+    }
+    source.client.batch_execute("UPDATE mirrored SET note = 'again'")?;
+    until_equal(&mut source.client, &mut target.client)?;
+    let dead = rows(&mut target.client, "SELECT last_error FROM inbox.dead_letters LIMIT 3")?;
+    assert_eq!(dead, Vec::<String>::new());
+    // A rebuild finds nothing to do.
+    target.client.batch_execute(
+        "CREATE TABLE fired (n int);
+         CREATE FUNCTION fire() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.fired VALUES (1); RETURN NULL; END $$;
+         CREATE TRIGGER fire AFTER INSERT OR UPDATE OR DELETE ON mirrored FOR EACH ROW EXECUTE FUNCTION fire();
+         SELECT inbox.rebuild('m')",
+    )?;
+    wait::until_ok("the rebuild to end", PROJECTED, || {
+        let state = rows(&mut target.client, "SELECT name, ready FROM inbox.projections")?;
+        Ok((state == ["(m,t)"]).then_some(()))
+    })?;
+    until_equal(&mut source.client, &mut target.client)?;
+    assert_eq!(rows(&mut target.client, "SELECT count(*) FROM fired")?, ["(0)"]);
+    Ok(())
+}
+
+#[test]
+fn a_truncate_is_mirrored_where_it_has_an_order() -> Result<()> {
+    let mut source = TestDatabase::new()?;
+    let topic = source.own_topic("truncated")?;
+    source.client.batch_execute(TABLE)?;
+    source.client.execute("SELECT outbox.capture('mirrored', 'fat', topic => $1)", &[&topic])?;
+    let mut target = TestDatabase::new()?;
+    target.client.batch_execute(TABLE)?;
+    target.client.execute("SELECT inbox.project('m', $1, 'mirrored', format => 'capture')", &[&topic])?;
+    write(&mut source.client, 1, 3)?;
+    until_equal(&mut source.client, &mut target.client)?;
+    source.client.batch_execute("TRUNCATE mirrored; INSERT INTO mirrored (id, part) VALUES (1, 'after')")?;
+    until_equal(&mut source.client, &mut target.client)?;
+    assert_eq!(rows(&mut target.client, "SELECT id, part FROM mirrored")?, ["(1,after)"]);
+    Ok(())
+}

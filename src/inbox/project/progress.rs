@@ -1,0 +1,46 @@
+//! Owns what a projection's process notes of itself: whether it is ready, and what keeps it from its work.
+//!
+//! Runs in: the process of a projection, in a transaction, as the owner of the tables.
+
+use pgrx::prelude::*;
+
+use crate::pg::spi::{Access, Statement};
+
+static READY: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p SET ready_at = pg_catalog.now() \
+       WHERE p.subscription_id OPERATOR(pg_catalog.=) $1 AND p.ready_at IS NULL \
+         AND inbox.has_reached($1, p.ready_offsets) RETURNING true",
+    &[pg_sys::INT4OID],
+);
+
+static FAILING: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p \
+         SET failing_since = coalesce(p.failing_since, pg_catalog.now()), last_error = $2, \
+             last_error_at = CASE WHEN p.failing_since IS NULL OR p.last_error IS DISTINCT FROM $2 \
+                                  THEN pg_catalog.now() ELSE p.last_error_at END \
+       WHERE p.subscription_id OPERATOR(pg_catalog.=) $1 \
+         AND (p.failing_since IS NULL OR p.last_error IS DISTINCT FROM $2)",
+    &[pg_sys::INT4OID, pg_sys::TEXTOID],
+);
+
+static WELL: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p SET failing_since = NULL \
+       WHERE p.subscription_id OPERATOR(pg_catalog.=) $1 AND p.failing_since IS NOT NULL",
+    &[pg_sys::INT4OID],
+);
+
+/// Notes that the projection is ready, if it is since now. Returns whether it is.
+#[must_use]
+pub fn note_ready(subscription: i32) -> bool {
+    !READY.execute(&[subscription.into_datum()], Access::Write, 0).is_empty()
+}
+
+/// Notes an error that keeps the projection from its work.
+pub fn note_error(subscription: i32, error: &str) {
+    FAILING.execute(&[subscription.into_datum(), error.into_datum()], Access::Write, 0);
+}
+
+/// Notes that nothing keeps it from its work any more.
+pub fn note_recovery(subscription: i32) {
+    WELL.execute(&[subscription.into_datum()], Access::Write, 0);
+}

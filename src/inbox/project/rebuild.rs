@@ -1,0 +1,105 @@
+//! Owns what a rebuild does besides: it makes a table like that of its projection, and once it has filled it, gives that one
+//! the same rows, and takes the projection's place.
+//!
+//! Runs in: the process of a rebuild, in a transaction, as the owner of the table.
+
+use std::ffi::CString;
+
+use event_outbox_policy::inbox::lanes::LANES;
+use pgrx::prelude::*;
+
+use super::definition::Definition;
+use super::target::{Target, name_of};
+use super::task::Task;
+use crate::inbox::table::{as_owner, lane_lock};
+use crate::pg::relation::{self, OpenRelation};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::spi::{self, Access, Statement};
+
+static SET_TABLE: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p SET \"table\" = $2::pg_catalog.regclass \
+       WHERE p.subscription_id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT4OID, pg_sys::OIDOID],
+);
+
+/// Whether the rebuild has applied all that the projection has.
+static IS_LEVEL: Statement = Statement::new(
+    c"SELECT NOT EXISTS (SELECT FROM inbox.projected_offset AS o \
+              LEFT JOIN inbox.projected_offset AS n \
+                ON n.subscription_id OPERATOR(pg_catalog.=) $1 AND n.partition OPERATOR(pg_catalog.=) o.partition \
+             WHERE o.subscription_id OPERATOR(pg_catalog.=) $2 \
+               AND (n.next_offset OPERATOR(pg_catalog.>=) o.next_offset) IS NOT TRUE)",
+    &[pg_sys::INT4OID, pg_sys::INT4OID],
+);
+
+static FINISH: Statement = Statement::new(c"SELECT inbox.finish_rebuild($1)", &[pg_sys::INT4OID]);
+
+/// What became of an attempt to take the projection's place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// The projection is further: later.
+    NotYet,
+    /// It is done. The process has a projection of another name now.
+    Done,
+}
+
+/// Makes the table of a rebuild, beside the one that it is for.
+pub fn make_table(task: &Task, definition: &Definition) {
+    let Some((_, original)) = definition.rebuilds else { return };
+    let _open = OpenRelation::open(original, relation::READ);
+    // SAFETY: in a transaction; the results are C strings in its memory.
+    let (schema, name) = unsafe {
+        let text =
+            |text: *const std::ffi::c_char| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned();
+        (
+            text(pg_sys::quote_identifier(pg_sys::get_namespace_name(pg_sys::get_rel_namespace(original)))),
+            text(pg_sys::get_rel_name(original)),
+        )
+    };
+    let begin: String = name.chars().take(30).collect();
+    let shadow = format!("{begin}_rebuild_{}", task.subscription).replace('"', "\"\"");
+    let shadow = format!("{schema}.\"{shadow}\"");
+    let create = format!("CREATE TABLE {shadow} (LIKE {} INCLUDING ALL)", name_of(original));
+    let Ok(create) = CString::new(create) else { return };
+    spi::connected(|| spi::run(&create));
+    let Ok(find) =
+        CString::new(format!("SELECT '{}'::pg_catalog.regclass::pg_catalog.oid", shadow.replace('\'', "''")))
+    else {
+        return;
+    };
+    let made = spi::connected(|| {
+        let rows = spi::query(&find, Access::Write);
+        rows.iter().next().and_then(|row| row.get::<pg_sys::Oid>(1))
+    });
+    if let Some(made) = made {
+        as_owner(|| {
+            SET_TABLE.execute(&[task.subscription.into_datum(), made.into_datum()], Access::Write, 0)
+        });
+    }
+}
+
+/// Gives the table of the projection the rows of the rebuild's, if that has applied as much, and takes its place.
+#[must_use]
+pub fn take_place(task: &Task, target: &Target, rebuilt: i32, table: pg_sys::Oid) -> Attempt {
+    let _open = OpenRelation::open(table, relation::WRITE);
+    // The projection applies nothing meanwhile.
+    (0..LANES).for_each(|lane| lane_lock::wait(rebuilt, lane));
+    let ids = [task.subscription.into_datum(), rebuilt.into_datum()];
+    let is_level = as_owner(|| {
+        // What this transaction has acknowledged counts, too.
+        IS_LEVEL.execute(&ids, Access::Write, 1).iter().next().and_then(|row| row.get::<bool>(1))
+            == Some(true)
+    });
+    if !is_level {
+        return Attempt::NotYet;
+    }
+    let _snapshot = Snapshot::take_latest();
+    spi::connected(|| {
+        target.copy_to(table);
+        if let Ok(drop) = CString::new(format!("DROP TABLE {}", target.name())) {
+            spi::run(&drop);
+        }
+    });
+    as_owner(|| FINISH.execute(&[task.subscription.into_datum()], Access::Write, 0));
+    Attempt::Done
+}

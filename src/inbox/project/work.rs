@@ -1,0 +1,179 @@
+//! Owns one transaction of a projection: it takes events, applies them to the table, and acknowledges them.
+//!
+//! Runs in: the process of a projection, in a transaction.
+
+use std::rc::Rc;
+
+use event_outbox_policy::inbox::projection::narrowing::{Blame, Narrowing, Refusal, blame};
+use event_outbox_policy::inbox::projection::reduction::Reduced;
+use pgrx::pg_sys;
+use pgrx::pg_sys::panic::CaughtError;
+
+use super::definition::Definition;
+use super::progress;
+use super::rebuild::{self, Attempt};
+use super::taken::Taken;
+use super::target::Target;
+use super::task::Task;
+use crate::inbox::receive::subscription::Subscription;
+use crate::inbox::table::{as_owner, member};
+use crate::pg::snapshot::Snapshot;
+use crate::pg::watch;
+use crate::pg::{spi, subtransaction};
+use crate::worker::transaction::sqlstate;
+
+/// The most events of a transaction.
+const MOST_EVENTS: usize = 20_000;
+
+/// What a transaction has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Done {
+    /// Events were applied, or set aside.
+    Applied,
+    /// There was nothing to do.
+    Nothing,
+    /// The table refused the events: fewer of them come again.
+    Refused,
+    /// There is no such projection any more, or it is for another process.
+    Outdated,
+}
+
+/// What the process knows between transactions.
+pub struct Work {
+    task: Task,
+    narrowing: Narrowing,
+    /// The definition, and how many changes this process had received of its table when it was read.
+    definition: Option<(u64, Definition)>,
+    target: Option<Target>,
+}
+
+impl Work {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(task: &Task) -> Self {
+        Self { task: task.clone(), narrowing: Narrowing::new(MOST_EVENTS), definition: None, target: None }
+    }
+
+    /// What was remembered may be wrong, after an error.
+    pub fn forget(&mut self) {
+        (self.definition, self.target) = (None, None);
+    }
+
+    /// Applies the next events. An ERROR if the table or its definition keeps it from that.
+    pub fn run(&mut self) -> Done {
+        let _snapshot = Snapshot::take();
+        let Some(definition) = self.definition() else { return Done::Outdated };
+        let Some(table) = definition.table else {
+            rebuild::make_table(&self.task, &definition);
+            self.definition = None;
+            return Done::Applied;
+        };
+        // Before any lane: a table that is locked for long keeps nobody from anything else.
+        let Some(target) = Target::open(self.target.take(), table, &definition, self.task.role) else {
+            return Done::Outdated;
+        };
+        let done = self.apply(&definition, &target);
+        self.target = Some(target);
+        done
+    }
+
+    fn definition(&mut self) -> Option<Definition> {
+        let id = self.task.subscription;
+        // SAFETY: in a transaction, at a place where locks can be taken.
+        unsafe { pg_sys::AcceptInvalidationMessages() };
+        let read = [member(c"projection"), member(c"partition")];
+        let changes = read.iter().map(|table| watch::changes_of(table.existing())).sum();
+        if self.definition.as_ref().is_none_or(|(known, _)| *known != changes) {
+            self.definition = as_owner(|| Definition::of(id)).map(|definition| (changes, definition));
+        }
+        self.definition.as_ref().map(|(_, definition)| definition.clone())
+    }
+
+    fn apply(&mut self, definition: &Definition, target: &Target) -> Done {
+        let (id, limit) = (self.task.subscription, self.narrowing.limit());
+        let take = || {
+            let subscription = Subscription::with_id(id)?;
+            let taken =
+                if subscription.is_paused { Taken::default() } else { Taken::take(&subscription, limit) };
+            Some((subscription, taken))
+        };
+        let Some((subscription, taken)) = as_owner(take) else { return Done::Outdated };
+        if !taken.is_empty() {
+            match self.apply_taken(target, &subscription, &taken) {
+                Ok(()) => self.narrowing.applied(taken.len()),
+                Err(Refused) => return Done::Refused,
+            }
+        }
+        self.note(definition);
+        if let Some((rebuilt, table)) = definition.rebuilds
+            && self.is_ready()
+            && rebuild::take_place(&self.task, target, rebuilt, table) == Attempt::Done
+        {
+            return Done::Outdated;
+        }
+        if taken.is_empty() { Done::Nothing } else { Done::Applied }
+    }
+
+    fn apply_taken(
+        &mut self,
+        target: &Target,
+        subscription: &Rc<Subscription>,
+        taken: &Taken,
+    ) -> Result<(), Refused> {
+        let records = taken.records();
+        let reduced = Reduced::of(&records, target.mapping());
+        let mut faults = reduced.faults.clone();
+        if let Err(cause) = subtransaction::run(|| spi::connected(|| target.apply(&reduced))) {
+            let Some(report) = report_of(&cause).filter(|(code, _)| blame(code) == Blame::Record) else {
+                cause.rethrow()
+            };
+            if self.narrowing.refused(records.len()) == Refusal::Narrow {
+                return Err(Refused);
+            }
+            faults.push((0, report.1));
+        }
+        as_owner(|| {
+            faults.iter().for_each(|(place, error)| taken.bury(subscription, *place, error));
+            taken.acknowledge(subscription);
+        });
+        Ok(())
+    }
+
+    /// Notes that the projection has become ready, or well again.
+    fn note(&mut self, definition: &Definition) {
+        let id = self.task.subscription;
+        if !definition.is_ready
+            && as_owner(|| progress::note_ready(id))
+            && let Some((_, definition)) = &mut self.definition
+        {
+            definition.is_ready = true;
+        }
+        if definition.is_failing {
+            as_owner(|| progress::note_recovery(id));
+            if let Some((_, definition)) = &mut self.definition {
+                definition.is_failing = false;
+            }
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.definition.as_ref().is_some_and(|(_, definition)| definition.is_ready)
+    }
+}
+
+/// The table has refused several events.
+struct Refused;
+
+/// The SQLSTATE of an error, and its text for a dead letter.
+fn report_of(cause: &CaughtError) -> Option<(String, String)> {
+    match cause {
+        CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => {
+            let text = match report.detail() {
+                Some(detail) => format!("{}: {detail}", report.message()),
+                None => report.message().to_owned(),
+            };
+            Some((sqlstate(report.sql_error_code()), text))
+        }
+        CaughtError::RustPanic { .. } => None,
+    }
+}
