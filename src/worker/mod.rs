@@ -14,6 +14,7 @@ pub mod companions;
 pub mod databases;
 pub mod entry;
 mod error_text;
+pub mod failure_log;
 pub mod kind;
 pub mod launcher;
 pub mod lifecycle;

@@ -162,3 +162,33 @@ fn receivers_leave_old_segments_alone() -> Result<()> {
     session.batch_execute("COMMIT")?;
     Ok(())
 }
+
+/// What cannot be recorded is not a line of the log each.
+#[test]
+fn a_flood_of_failures_that_cannot_be_recorded_is_a_few_lines() -> Result<()> {
+    const FAILURES: i16 = 40;
+    let mut db = subscription("key")?;
+    db.client.batch_execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'no event may wait'; END $$;
+         CREATE TRIGGER refuse BEFORE INSERT ON inbox.retry FOR EACH ROW EXECUTE FUNCTION public.refuse()",
+    )?;
+    let events: Vec<(i64, i16, &str)> = (0..FAILURES).map(|lane| (i64::from(lane) + 1, lane, "k")).collect();
+    store(&mut db, &events)?;
+    let mut session = db.connect()?;
+    for _ in 0..FAILURES {
+        session.batch_execute("BEGIN")?;
+        assert_eq!(receive(&mut session, 1)?.len(), 1);
+        session.batch_execute("ROLLBACK")?;
+    }
+    let is_of_it = |line: &&str| line.contains("could not record that an event failed");
+    // The first is logged at once, the count of the others ten seconds later.
+    wait::until("the count", DEADLINE, || {
+        let log = db.server.log();
+        log.lines().filter(is_of_it).any(|line| line.contains("more time(s) (SQLSTATE P0001)")).then_some(())
+    })?;
+    let log = db.server.log();
+    let lines: Vec<&str> = log.lines().filter(is_of_it).collect();
+    assert!((2..6).contains(&lines.len()), "{lines:?}");
+    assert!(lines[0].contains("no event may wait"), "{lines:?}");
+    Ok(())
+}

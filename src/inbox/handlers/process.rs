@@ -10,13 +10,13 @@ use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
-use super::failure_log::FailureLog;
 use super::task::Task;
 use crate::failpoints::{self, Point};
 use crate::inbox::arrivals;
 use crate::inbox::receive::last_error;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
+use crate::worker::failure_log::FailureLog;
 use crate::worker::log;
 use crate::worker::process::{self, Exit};
 use crate::worker::transaction;
@@ -51,7 +51,8 @@ pub unsafe extern "C-unwind" fn event_outbox_inbox_handler_main(_argument: pg_sy
 /// Receives and calls until the process is asked to end.
 fn work(task: &Task) {
     let Some(call) = Call::of(task) else { return };
-    let mut failures = FailureLog::of(&task.subscription);
+    let mut failures =
+        FailureLog::of(format!("the handler of subscription \"{}\" failed", task.subscription));
     let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
     while !process::stop_requested() {
         process::reload_if_asked();
@@ -76,7 +77,7 @@ fn work(task: &Task) {
                 arrivals.sleep(left);
             }
         }
-        // A process without work comes here each second, so no count is late.
+        // A process without work comes here each second, so no count is late. All failures are in views besides.
         failures.log_counts();
         log::flush();
     }

@@ -15,6 +15,7 @@ use crate::inbox::receive::crashed;
 use crate::inbox::receive::failures::{self, Cause, Failure};
 use crate::inbox::table::as_owner;
 use crate::pg::{backend, durability};
+use crate::worker::failure_log::FailureLog;
 use crate::worker::{process, transaction};
 
 /// When to try again if another session holds the lock of a lane.
@@ -32,6 +33,7 @@ pub struct Failures {
     /// Each with the number of errors.
     waiting: Vec<(Failure, u32)>,
     next: Option<Instant>,
+    errors: FailureLog,
 }
 
 impl Failures {
@@ -41,7 +43,7 @@ impl Failures {
         let waiting: Vec<(Failure, u32)> =
             crashed::failures().into_iter().map(|failure| (failure, 0)).collect();
         let next = (!waiting.is_empty()).then(Instant::now);
-        Self { waiting, next }
+        Self { waiting, next, errors: FailureLog::of("could not record that an event failed".into()) }
     }
 
     fn put_off(&mut self, failure: Failure, errors: u32, pause: Duration) {
@@ -57,14 +59,15 @@ impl Ingest {
         failures::any(backend::database()) || self.failures.next.is_some_and(|next| next <= Instant::now())
     }
 
-    /// When failures that were put off are tried again.
+    /// When failures that were put off are tried again, or errors are to be logged.
     pub(super) fn next_failures(&self) -> Option<Instant> {
-        self.failures.next
+        self.failures.next.into_iter().chain(self.failures.errors.next_count()).min()
     }
 
     /// Records the failures that were noted. An error of one concerns no other, so it does not count as one of the worker.
     pub(super) fn record_failures(&mut self) {
         self.slot.take_notice(FAILURES);
+        self.failures.errors.log_counts();
         if !self.has_failures() {
             return;
         }
@@ -81,8 +84,8 @@ impl Ingest {
                 Ok(false) => self.failures.put_off(failure, errors, LOCKED_PAUSE),
                 Err(_) if process::stop_requested() => {}
                 Err(error) => {
+                    self.failures.errors.record(&error);
                     if errors == 0 {
-                        tracing::warn!("could not record that an event failed: {error}");
                         self.slot.show_error(&error.message);
                     }
                     if errors < TRIES {
