@@ -170,19 +170,27 @@ impl Reading {
 
     fn verify(&mut self, client: *mut rdsys::rd_kafka_t) -> Vec<Problem> {
         let mut problems = Vec::new();
+        let mut started = Vec::new();
         for assigned in std::mem::take(&mut self.unverified) {
-            let Some(last) = assigned.last_read else { continue };
-            let Some(topic) = self.topics.iter_mut().find(|topic| topic.name == assigned.topic) else {
-                continue;
-            };
+            let topic = self.topics.iter_mut().find(|topic| topic.name == assigned.topic);
+            let Some((topic, last)) = topic.zip(assigned.last_read) else { continue };
             // Between the last record and the offset to read next there are no records.
-            let begun = topic.start(&assigned, last.end, &self.queue).and_then(|()| {
-                seek::to_verified(client, &assigned, last).inspect_err(|_| topic.stop(&assigned))
-            });
-            if let Err(cause) = begun {
-                problems.push(Problem::Other(assigned.number, cause));
-                self.unverified.push(assigned);
+            match topic.start(&assigned, last.end, &self.queue) {
+                Ok(()) => started.push((assigned, last)),
+                Err(cause) => {
+                    problems.push(Problem::Other(assigned.number, cause));
+                    self.unverified.push(assigned);
+                }
             }
+        }
+        let begun = seek::to_verified(client, &started);
+        for ((assigned, _), begun) in started.into_iter().zip(begun) {
+            let Err(cause) = begun else { continue };
+            if let Some(topic) = self.topics.iter_mut().find(|topic| topic.name == assigned.topic) {
+                topic.stop(&assigned);
+            }
+            problems.push(Problem::Other(assigned.number, cause));
+            self.unverified.push(assigned);
         }
         problems
     }

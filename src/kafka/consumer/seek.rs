@@ -14,33 +14,40 @@ use super::messages::{Assigned, LastRead};
 /// How long librdkafka may take to begin. It does not wait for Kafka meanwhile.
 const BEGIN: Duration = Duration::from_secs(1);
 
-/// Has a partition that is being read from the end of its last record read from there anew, once Kafka has confirmed that
-/// record. Nothing is handed over before. If Kafka's log has others, the partition reports that.
-///
-/// # Errors
-/// librdkafka's reason, if it could not begin. It does not know the topic yet, mostly.
+/// Has partitions that are being read from the ends of their last records read from there anew, each once Kafka has confirmed
+/// its record. Nothing is handed over before. If Kafka's log has others, the partition reports that. Returns for each whether
+/// it has begun, or librdkafka's reason: it does not know the topic yet, mostly.
 pub fn to_verified(
     client: *mut rdsys::rd_kafka_t,
-    assigned: &Assigned,
-    last: LastRead,
-) -> Result<(), String> {
-    let name = CString::new(&*assigned.topic).map_err(|_| "the topic's name has a zero byte".to_owned())?;
+    partitions: &[(Assigned, LastRead)],
+) -> Vec<Result<(), String>> {
+    if partitions.is_empty() {
+        return Vec::new();
+    }
     let millis = i32::try_from(BEGIN.as_millis()).unwrap_or(i32::MAX);
-    // SAFETY: the client is alive. The list has one element, and is destroyed here, as is the error.
+    let length = i32::try_from(partitions.len()).unwrap_or(i32::MAX);
+    // SAFETY: the client is alive. The list is destroyed here, as is the error. Elements move when one is added, so none is
+    // kept; they are read by their places afterwards.
     unsafe {
-        let list = rdsys::rd_kafka_topic_partition_list_new(1);
-        let place = rdsys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), assigned.partition);
-        (*place).offset = last.end;
-        rdsys::rd_kafka_topic_partition_set_leader_epoch(place, last.leader_epoch);
+        let list = rdsys::rd_kafka_topic_partition_list_new(length);
+        for (assigned, last) in partitions {
+            // A topic that is open has a name without a zero byte.
+            let name = CString::new(&*assigned.topic).unwrap_or_default();
+            let place = rdsys::rd_kafka_topic_partition_list_add(list, name.as_ptr(), assigned.partition);
+            (*place).offset = last.end;
+            rdsys::rd_kafka_topic_partition_set_leader_epoch(place, last.leader_epoch);
+        }
         let error = rdsys::rd_kafka_seek_partitions(client, list, millis);
-        let code = match error.is_null() {
-            true => Code::from((*place).err),
-            false => Code::from(rdsys::rd_kafka_error_code(error)),
-        };
+        let failed = (!error.is_null()).then(|| Code::from(rdsys::rd_kafka_error_code(error)));
         if !error.is_null() {
             rdsys::rd_kafka_error_destroy(error);
         }
+        let begun = (0..partitions.len()).map(|place| {
+            let code = failed.unwrap_or_else(|| Code::from((*(*list).elems.add(place)).err));
+            if code == Code::NoError { Ok(()) } else { Err(code.to_string()) }
+        });
+        let begun = begun.collect();
         rdsys::rd_kafka_topic_partition_list_destroy(list);
-        if code == Code::NoError { Ok(()) } else { Err(code.to_string()) }
+        begun
     }
 }
