@@ -15,4 +15,5 @@ pub mod inbox;
 pub mod kafka;
 pub mod reading;
 pub mod registry;
+pub mod schema;
 pub mod worker;

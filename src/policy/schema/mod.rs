@@ -1,0 +1,19 @@
+//! Schemas of events: their definitions, payloads in their encodings, and what makes two of them compatible.
+//!
+//! [`compiled`] is the entry. Each format has a folder: [`json`] for JSON Schema, [`avro`], [`protobuf`]; each is a cargo
+//! feature, so a build without one of them refuses its schemas.
+
+#[cfg(feature = "avro")]
+pub mod avro;
+pub mod compatibility;
+pub mod compiled;
+pub mod document;
+pub mod fault;
+#[cfg(feature = "json-schema")]
+pub mod json;
+pub mod limits;
+pub mod numbers;
+pub mod output;
+#[cfg(feature = "protobuf")]
+pub mod protobuf;
+pub mod wire;
