@@ -94,7 +94,8 @@ make_lab() {
 }
 
 # The features the extension is compiled with for this PostgreSQL.
-features() { printf -- '--no-default-features --features pg%s%s' "$PG_MAJOR" "${1:+,$1}"; }
+codecs=json-schema,avro,protobuf
+features() { printf -- '--no-default-features --features pg%s,%s%s' "$PG_MAJOR" "$codecs" "${1:+,$1}"; }
 
 # cargo-pgrx overwrites the library in place, which breaks servers that have it mapped: leave the old file to them.
 # detach_library PG_CONFIG [sudo]

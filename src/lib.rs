@@ -56,7 +56,8 @@ extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["sc
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/outbox/lint.sql", name = "lint", requires = ["check"]);
 extension_sql_file!("../sql/schemas/tables.sql", name = "schema_tables", requires = ["lint"]);
-extension_sql_file!("../sql/schemas/views.sql", name = "schema_views", requires = ["schema_tables"]);
+extension_sql_file!("../sql/schemas/functions.sql", name = "schema_functions", requires = ["schema_tables"]);
+extension_sql_file!("../sql/schemas/views.sql", name = "schema_views", requires = ["schema_functions"]);
 extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["schema_views"]);
 extension_sql_file!("../sql/inbox/changed.sql", name = "inbox_changed", requires = ["inbox_tables"]);
 extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_changed"]);

@@ -10,6 +10,7 @@ pub mod inbox;
 pub mod latency;
 pub mod profile;
 pub mod scale;
+pub mod schemas;
 pub mod sustained;
 
 use std::fs;
@@ -56,7 +57,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 11] = [
+pub const ALL: [Scenario; 12] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
@@ -67,6 +68,7 @@ pub const ALL: [Scenario; 11] = [
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
     Scenario { name: "inbox", run: inbox::run },
+    Scenario { name: "schemas", run: schemas::run },
     Scenario { name: "profile", run: profile::run },
 ];
 

@@ -13,6 +13,7 @@ mod lifecycle;
 mod ordering;
 mod outbox;
 mod performance;
+mod schemas;
 mod security;
 mod smoke;
 mod support;

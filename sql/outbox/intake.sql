@@ -71,7 +71,7 @@ BEGIN
         event_id := outbox.emit(topic, payload::jsonb, key, event_type, headers, event_id, partition);
         status := 'stored';
     -- Errors of the message. Errors of the database are raised to the caller.
-    EXCEPTION WHEN data_exception OR invalid_name OR reserved_name OR program_limit_exceeded THEN
+    EXCEPTION WHEN data_exception OR invalid_name OR reserved_name OR program_limit_exceeded OR check_violation THEN
         event_id := NULL;
         status := CASE WHEN attempt < current_setting('event_outbox.max_attempts')::integer THEN 'invalid' ELSE 'rejected' END;
         error := SQLERRM;

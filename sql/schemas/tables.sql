@@ -1,5 +1,5 @@
 -- Owns the tables of schemas: definitions, the subjects whose versions they are, and the topics that are bound to subjects.
--- Sessions cache what they need of them (src/schemas).
+-- Sessions cache what they need of them (src/schemas/catalog.rs).
 
 -- A definition stays when its subject goes: records in Kafka name it by its id.
 CREATE TABLE outbox.schema_definition (
@@ -21,12 +21,14 @@ CREATE TABLE outbox.schema_subject (
     subject       text PRIMARY KEY CONSTRAINT subject_name CHECK (pg_catalog.octet_length(subject) BETWEEN 1 AND 500),
     format        text NOT NULL CHECK (format IN ('json', 'avro', 'protobuf')),
     compatibility text NOT NULL CHECK (compatibility IN ('none', 'backward', 'backward_transitive', 'forward', 'forward_transitive',
-                                                         'full', 'full_transitive'))
+                                                         'full', 'full_transitive')),
+    last_version  integer NOT NULL DEFAULT 0
 );
 COMMENT ON TABLE outbox.schema_subject IS 'The subjects: names whose versions are schemas.';
 COMMENT ON COLUMN outbox.schema_subject.subject IS 'The name.';
 COMMENT ON COLUMN outbox.schema_subject.format IS 'The format of all versions.';
 COMMENT ON COLUMN outbox.schema_subject.compatibility IS 'What a new version must be compatible with.';
+COMMENT ON COLUMN outbox.schema_subject.last_version IS 'The number of the newest version there was: none is used twice.';
 
 CREATE TABLE outbox.schema_version (
     subject       text        NOT NULL REFERENCES outbox.schema_subject ON DELETE CASCADE,

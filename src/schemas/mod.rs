@@ -1,10 +1,17 @@
 //! The schemas of events: what is registered, which topics are bound to it, and payloads in its encodings.
 //!
-//! The tables are in `sql/schemas/tables.sql`.
+//! [`catalog`] is what a session knows of the tables (`sql/schemas/tables.sql`), [`definitions`] are the compiled schemas,
+//! [`encode`] is for those who emit, [`decode`] for those who receive, and [`functions`] check what is registered.
 //!
 //! Runs in: client backends, and workers that emit.
 
+pub mod catalog;
+pub mod decode;
+pub mod definitions;
+pub mod encode;
+pub mod functions;
 pub mod table;
+pub mod wire_ids;
 
 use crate::pg::watch::Watch;
 

@@ -12,7 +12,7 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 29] = [
+const INTERNAL: [&str; 32] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -42,6 +42,9 @@ const INTERNAL: [&str; 29] = [
     "refuse_name",
     "consumer_status",
     "order_key",
+    "check_schema",
+    "check_schema_version",
+    "check_schema_message",
 ];
 
 #[test]

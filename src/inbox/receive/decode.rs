@@ -11,9 +11,11 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::output::Output;
-use super::stored::{HEADERS, KEY, Stored, VALUE};
+use super::stored::{HEADERS, KEY, Stored, TOPIC, VALUE};
 use crate::pg::compat::pg_timestamp;
 use crate::pg::varlena;
+use crate::schemas;
+use crate::schemas::decode::Decoded;
 
 /// How much longer headers can become as JSON.
 const LONGEST_ESCAPE: usize = 6;
@@ -31,6 +33,8 @@ struct Plain {
     is_utf8: bool,
     data: Vec<u8>,
     headers: Vec<u8>,
+    /// What a schema has made of a value.
+    document: Vec<u8>,
 }
 
 impl Default for Decoder {
@@ -38,7 +42,8 @@ impl Default for Decoder {
         // SAFETY: a plain question.
         let encoding = unsafe { pg_sys::GetDatabaseEncoding() };
         let is_utf8 = encoding == pg_sys::pg_enc::PG_UTF8 as i32;
-        let plain = Plain { is_utf8, data: Vec::new(), headers: Vec::new() };
+        let plain = Plain { is_utf8, data: Vec::new(), headers: Vec::new(), document: Vec::new() };
+        schemas::catalog::accept_changes();
         Self { memory: pgrx::PgMemoryContexts::new("inbox event"), plain }
     }
 }
@@ -67,7 +72,16 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) 
     } else {
         decoded(headers_json(records::headers(packed)).as_bytes(), None)
     };
-    let mut document = |json: &[u8]| decoded(json, plain.is_utf8.then_some(&mut plain.data));
+    let topic = event.get::<&str>(TOPIC).unwrap_or_default();
+    let event_type = found.event_type.as_deref();
+    let mut document = |value: &[u8]| {
+        let buffer = plain.is_utf8.then_some(&mut plain.data);
+        match schemas::decode::decode(topic, event_type, value, &mut plain.document) {
+            Decoded::AsItIs => decoded(value, buffer),
+            Decoded::Document => decoded(&plain.document, buffer),
+            Decoded::Refused(reason) => Err(reason),
+        }
+    };
     let (payload, data) = match &unfolded {
         Some(Unfolded { payload, content_type, .. }) => {
             found.content_type = content_type.as_deref().map(Cow::Borrowed);

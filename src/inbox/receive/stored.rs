@@ -101,7 +101,8 @@ const COLUMNS: usize = 8;
 
 /// The columns, counted from 1.
 const POSITION: usize = 1;
-const TOPIC: usize = 2;
+/// Its topic.
+pub const TOPIC: usize = 2;
 const PARTITION: usize = 3;
 /// The record's key.
 pub const KEY: usize = 6;

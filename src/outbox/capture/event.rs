@@ -11,6 +11,7 @@ use super::cache::Capture;
 use super::row::{Row, Weight};
 use crate::outbox::emit::additions::{self, Trace};
 use crate::outbox::emit::append::Values;
+use crate::outbox::emit::schemas;
 use crate::pg::compat;
 use crate::pg::function::new_uuid;
 use crate::pg::json_text::JsonText;
@@ -63,6 +64,12 @@ impl<'a> Change<'a> {
         let added = headers.map_or(0, |headers| unsafe { varlena::length(headers) });
         let rest = event_type.len() + JSON.len() + added;
         let (key, payload) = self.contents(events::max_event_bytes().saturating_sub(rest));
+        let topic = &self.capture.definition.topic;
+        let encoded = schemas::apply(topic, Some(event_type), Some(payload), Some(JSON));
+        let (payload, content_type) = match encoded {
+            Some(encoded) => (encoded.payload, encoded.content_type.into_datum()),
+            None => (payload, Some(self.capture.constants.content_type)),
+        };
         [
             new_uuid().into_datum(),
             Some(pg_sys::Datum::from(compat::pg_timestamp(crate::pg::now()))),
@@ -72,7 +79,7 @@ impl<'a> Change<'a> {
             Some(payload),
             headers,
             Some(self.capture.constants.types[self.action.place()]),
-            Some(self.capture.constants.content_type),
+            content_type,
         ]
     }
 

@@ -10,7 +10,9 @@ use pgrx::prelude::*;
 use super::additions::Trace;
 use super::append::{self, Table};
 use super::rights::{self, First};
-use super::{additions, backlog, idempotency, invalid, naming, options, scheduled, topic_grants, triggers};
+use super::{
+    additions, backlog, idempotency, invalid, naming, options, scheduled, schemas, topic_grants, triggers,
+};
 use crate::pg::function::{Arguments, new_uuid, sql_function};
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::UserContext;
@@ -106,17 +108,20 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
     let headers = additions::to_headers(new.headers, &new.trace);
     // SAFETY: arguments of variable length, alive until the call ends.
     let length = |value: Option<pg_sys::Datum>| value.map(|value| unsafe { varlena::length(value) });
-    invalid::check(&Draft {
-        topic: new.topic,
-        partition: new.partition,
-        key_bytes: length(new.key),
-        payload_bytes: length(new.payload),
-        // SAFETY: as above.
-        headers: headers.map(|value| unsafe { varlena::text(value) }),
-        event_type_bytes: length(new.event_type),
-        content_type: new.content_type,
-        emitted_at: None,
-    });
+    let check = |payload, content_type| {
+        invalid::check(&Draft {
+            topic: new.topic,
+            partition: new.partition,
+            key_bytes: length(new.key),
+            payload_bytes: length(payload),
+            // SAFETY: as above.
+            headers: headers.map(|value| unsafe { varlena::text(value) }),
+            event_type_bytes: length(new.event_type),
+            content_type,
+            emitted_at: None,
+        });
+    };
+    check(new.payload, new.content_type);
     // SAFETY: as above.
     let event_type = new.event_type.map(|value| unsafe { varlena::text(value) });
     naming::check(event_type, new.topic.unwrap_or_default());
@@ -124,6 +129,12 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
     let events = Table::open();
     let owner = events.owner();
     topic_grants::check(new.topic.unwrap_or_default(), owner);
+    let (mut payload, mut content_type) = (new.payload, new.content_type);
+    let encoded = schemas::apply(new.topic.unwrap_or_default(), event_type, payload, content_type);
+    if let Some(encoded) = encoded {
+        (payload, content_type) = (Some(encoded.payload), Some(encoded.content_type));
+        check(payload, content_type);
+    }
     let event_id = new.event_id.unwrap_or_else(new_uuid);
     if let Some(key) = new.idempotency_key
         && let Some(first) = idempotency::claim(new.topic.unwrap_or_default(), key, event_id)
@@ -140,11 +151,11 @@ fn store(new: &New<'_>) -> pg_sys::Datum {
         new.topic.into_datum(),
         new.partition.into_datum(),
         new.key,
-        new.payload,
+        payload,
         headers,
         new.event_type,
         // A tombstone has no content, and so no content type.
-        new.payload.and(new.content_type.into_datum()),
+        payload.and(content_type.into_datum()),
     ];
     match due {
         Some(due) => {

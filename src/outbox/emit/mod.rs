@@ -14,6 +14,7 @@ pub mod naming;
 pub mod options;
 pub mod rights;
 pub mod scheduled;
+pub mod schemas;
 pub mod sequences;
 pub mod topic_grants;
 mod topic_names;

@@ -11,7 +11,7 @@ use event_outbox_policy::event::draft::Draft;
 use pgrx::prelude::*;
 
 use super::additions::Trace;
-use super::{additions, backlog, invalid, sequences, topic_grants};
+use super::{additions, backlog, invalid, schemas, sequences, topic_grants};
 use crate::outbox::relay::registration;
 use crate::outbox::table::{EVENTS, EVENTS_ID_SEQ};
 use crate::pg::backend;
@@ -89,7 +89,24 @@ fn check_event(arguments: &Arguments) -> Option<pg_sys::Datum> {
     topic_grants::check(topic.unwrap_or_default(), owner);
     let id = row.named(c"id").unwrap_or(0);
     check_id(id, owner);
+    let tuple = encoded(&row, topic.unwrap_or_default()).unwrap_or(tuple);
+    let row = Row::of_trigger(firing, tuple);
     Some(pg_sys::Datum::from(numbered(&row, topic.unwrap_or_default(), id).unwrap_or(tuple)))
+}
+
+/// The row with its payload as the topic's schema has it, if the topic is bound to one. What the relay inserts was checked
+/// when it was emitted.
+fn encoded(row: &Row, topic: &str) -> Option<pg_sys::HeapTuple> {
+    if !additions::are_of_session() {
+        return None;
+    }
+    let payload = row.value(c"payload");
+    let encoded = schemas::apply(topic, row.named(c"event_type"), payload, row.named(c"content_type"))?;
+    let new = Some(encoded.payload);
+    if new.map(pg_sys::Datum::value) == payload.map(pg_sys::Datum::value) {
+        return None;
+    }
+    Some(row.with(&[(c"payload", new), (c"content_type", encoded.content_type.into_datum())]))
 }
 
 /// The row with its number, if its topic is numbered. An id that this statement has drawn is drawn again: ids have the order
