@@ -77,11 +77,14 @@ BEGIN
                                                   AND p.partition = ends_to_wait_for.partition)]) || ("offset" + 1);
     END IF;
     topic := (SELECT s.topics[1] FROM inbox.subscription AS s WHERE s.id = subscription_id);
-    RETURN ARRAY(SELECT o."offset" FROM inbox.list_offsets(ARRAY[topic], NULL, '"latest"', timeout) AS o ORDER BY o.partition);
+    RETURN inbox.topic_ends(topic, greatest(timeout, '1 second'));
+-- They are asked for again until the timeout.
+EXCEPTION WHEN connection_exception OR object_not_in_prerequisite_state THEN
+    RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION inbox.ends_to_wait_for(integer, bigint, integer, interval) IS
-    'Returns the offsets for which inbox.wait_projected() waits: those after the given record, or the ends that Kafka has now.';
+    'Returns the offsets for which inbox.wait_projected() waits: those after the given record, or the ends that Kafka has now; NULL if these are not known yet.';
 
 CREATE FUNCTION inbox.wait_projected(
     name      text,

@@ -219,6 +219,30 @@ $$;
 COMMENT ON FUNCTION inbox.projection_columns(regclass, jsonb, jsonb) IS
     'Returns the columns besides the key with their sources; an error if they cannot be written.';
 
+CREATE FUNCTION inbox.topic_ends(topic text, timeout interval) RETURNS bigint[]
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    ends   bigint[];
+    reason text;
+BEGIN
+    SELECT array_agg(o."offset" ORDER BY o.partition),
+           min(concat('Partition ' || o.partition || ': ', coalesce(o.error, 'Kafka did not tell its end'))) FILTER (WHERE o."offset" IS NULL)
+      INTO ends, reason
+      FROM inbox.list_offsets(ARRAY[topic], NULL, '"latest"', timeout) AS o;
+    IF ends IS NULL OR reason IS NOT NULL THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'connection_exception',
+            MESSAGE = format('the end of topic "%s" is not known', topic),
+            DETAIL = format('%s.', coalesce(rtrim(reason, '.'), 'It has no partitions')),
+            HINT = 'Try again. SELECT * FROM inbox.check(); examines the brokers and the topics.';
+    END IF;
+    RETURN ends;
+END
+$$;
+COMMENT ON FUNCTION inbox.topic_ends(text, interval) IS
+    'Asks Kafka for the ends of a topic''s partitions, in their order; an error if one is not known.';
+
 CREATE FUNCTION inbox.add_projection(
     caller regrole, name text, topic text, "table" regclass, format text, key jsonb, columns jsonb, rebuild_of integer, timeout interval
 ) RETURNS void
@@ -229,10 +253,9 @@ DECLARE
     ends  bigint[];
 BEGIN
     PERFORM inbox.subscribe_for(caller, name, ARRAY[topic], 'earliest', 'partition', '0', 1, 'stop', NULL, NULL, timeout);
-    SELECT array_agg(CASE WHEN o.error IS NULL THEN o."offset" END ORDER BY o.partition) INTO ends
-      FROM inbox.list_offsets(ARRAY[topic], NULL, '"latest"', greatest(until - clock_timestamp(), '1 second')) AS o;
+    ends := inbox.topic_ends(topic, greatest(until - clock_timestamp(), '1 second'));
     INSERT INTO inbox.projection (subscription_id, "table", format, key, columns, ready_offsets, rebuild_of)
-    SELECT s.id, add_projection."table", add_projection.format, add_projection.key, add_projection.columns, coalesce(ends, '{}'),
+    SELECT s.id, add_projection."table", add_projection.format, add_projection.key, add_projection.columns, ends,
            add_projection.rebuild_of
       FROM inbox.subscription AS s WHERE s.name = add_projection.name;
 END

@@ -23,8 +23,10 @@ use crate::worker::transaction::{self, Failed};
 /// The first and the longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// The longest sleep, for what becomes due without an arrival: the end of the topic may be reached without an event.
+/// The longest sleep, for what comes without an arrival: the end of the topic may be reached without an event, and later the
+/// table may get another owner, or go.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+const LOOK_SELDOM: Duration = Duration::from_secs(10);
 
 /// How long a lock of the table, or of a row of it, is waited for. Then the wait is shown as an error, and begins again.
 const LOCK_TIMEOUT: &std::ffi::CStr = c"10s";
@@ -62,6 +64,8 @@ fn prepare_session() {
     process::force_setting(c"lock_timeout", LOCK_TIMEOUT);
     // Rows that a policy hides would be missed in silence; so this is an error.
     process::force_setting(c"row_security", c"off");
+    // The rows of a transaction are sorted and kept in memory.
+    process::force_setting(c"work_mem", c"64MB");
     process::force_setting(c"jit", c"off");
     process::force_setting(c"default_transaction_isolation", c"read committed");
     process::force_setting(c"default_transaction_read_only", c"off");
@@ -83,11 +87,9 @@ fn follow(task: &Task) {
                     tracing::info!("projection \"{}\" goes on", task.name);
                 }
                 match done {
+                    // A broadcast ends the wait for arrivals, so none may come before the sleep.
                     Done::Applied => wait::projected(),
-                    Done::Nothing => {
-                        wait::projected();
-                        arrivals.sleep(LOOK_AGAIN);
-                    }
+                    Done::Nothing => arrivals.sleep(if work.is_ready() { LOOK_SELDOM } else { LOOK_AGAIN }),
                     Done::Refused => {}
                     Done::Outdated => {
                         drop(arrivals);

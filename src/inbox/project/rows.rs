@@ -27,6 +27,8 @@ pub struct TableColumn {
     pub is_made_of_json: bool,
     /// Nothing can be written to it.
     pub is_generated: bool,
+    /// Two values are the same if and only if their texts are.
+    pub is_exact: bool,
     /// The operator by which a unique index finds values of it, if it is in one.
     pub equals: Option<String>,
 }
@@ -111,9 +113,30 @@ impl Writer {
         keys.chain(others).chain([gone.into_datum()]).collect()
     }
 
-    /// The statement that upserts the rows that are not gone, and deletes those that are. Keys that are written differently can
-    /// be the same row: the last one counts.
+    /// The statement that upserts the rows that are not gone, and deletes those that are.
     fn text(&self, deletes: bool) -> String {
+        let count = self.columns().count();
+        let cells = list((1..=count).map(|number| format!("r.c{number}")));
+        let (rows, conflict) = (self.rows(), self.on_conflict());
+        let insertion = self.insertion(&self.table);
+        if !deletes {
+            return format!("{insertion} SELECT {cells} FROM ({rows}) AS r {conflict}");
+        }
+        let conditions = self.keys.iter().enumerate().map(|(at, key)| {
+            let equals = key.equals.as_deref().unwrap_or("OPERATOR(pg_catalog.=)");
+            format!("t.{} {equals} r.c{}", key.quoted(), at + 1)
+        });
+        format!(
+            "WITH r AS MATERIALIZED ({rows}), gone AS (DELETE FROM {} AS t USING r WHERE r.gone AND {}) \
+             {insertion} SELECT {cells} FROM r WHERE NOT r.gone {conflict}",
+            self.table,
+            conditions.collect::<Vec<_>>().join(" AND ")
+        )
+    }
+
+    /// The rows of the arguments, with values of the columns' types. Texts of keys that differ can be the same value of their
+    /// type, and so the same row: the last one counts.
+    fn rows(&self) -> String {
         let count = self.columns().count();
         let parameters = list((1..=count + 1).map(|number| format!("${number}")));
         let cells = list((1..=count).map(|number| format!("c{number}")));
@@ -121,24 +144,13 @@ impl Writer {
             let name = format!("c{}", at + 1);
             format!("{} AS {name}", column.value(&format!("u.{name}")))
         }));
+        if self.keys.iter().all(|key| key.is_exact) {
+            return format!("SELECT {values}, u.gone FROM unnest({parameters}) AS u({cells}, gone)");
+        }
         let keys = list((1..=self.keys.len()).map(|number| format!("v.c{number}")));
-        let deletion = if deletes {
-            let conditions = self.keys.iter().enumerate().map(|(at, key)| {
-                let equals = key.equals.as_deref().unwrap_or("OPERATOR(pg_catalog.=)");
-                format!("t.{} {equals} r.c{}", key.quoted(), at + 1)
-            });
-            let conditions = conditions.collect::<Vec<_>>().join(" AND ");
-            format!(", gone AS (DELETE FROM {} AS t USING r WHERE r.gone AND {conditions})", self.table)
-        } else {
-            String::new()
-        };
         format!(
-            "WITH r AS MATERIALIZED (SELECT DISTINCT ON ({keys}) v.* FROM (SELECT {values}, u.gone, u.n \
-             FROM unnest({parameters}) WITH ORDINALITY AS u({cells}, gone, n)) AS v ORDER BY {keys}, v.n DESC){deletion} \
-             {} SELECT {} FROM r WHERE NOT r.gone {}",
-            self.insertion(&self.table),
-            list((1..=count).map(|number| format!("r.c{number}"))),
-            self.on_conflict()
+            "SELECT DISTINCT ON ({keys}) v.* FROM (SELECT {values}, u.gone, u.n \
+             FROM unnest({parameters}) WITH ORDINALITY AS u({cells}, gone, n)) AS v ORDER BY {keys}, v.n DESC"
         )
     }
 

@@ -16,7 +16,10 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::varlena;
 
 /// A transaction takes no further event once it has this many bytes.
-const MOST_BYTES: usize = 8 << 20;
+const MOST_BYTES: usize = 16 << 20;
+
+/// For an event with more bytes than this, memory is asked for before it is copied.
+const LARGE: usize = 64 << 10;
 
 /// The columns of an event, counted from 1.
 const PARTITION: usize = 3;
@@ -27,6 +30,9 @@ const PRODUCED_AT: usize = 5;
 #[derive(Default)]
 pub struct Taken {
     records: RecordBatch,
+    /// How many bytes they have.
+    bytes: usize,
+    takes_headers: bool,
     /// The lane and the position of each.
     places: Vec<(u16, i64)>,
     /// The next state of each lane.
@@ -34,10 +40,10 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Takes up to `limit` events of a subscription. As the owner of the tables.
+    /// Takes up to `limit` events of a subscription, with their headers only if these are needed. As the owner of the tables.
     #[must_use]
-    pub fn take(subscription: &Subscription, limit: usize) -> Self {
-        let mut taken = Self::default();
+    pub fn take(subscription: &Subscription, limit: usize, takes_headers: bool) -> Self {
+        let mut taken = Self { takes_headers, ..Self::default() };
         lane::each_ready(subscription, 0, |lane| {
             if lane_lock::try_acquire(subscription.id, lane) {
                 taken.visit(subscription, lane, limit);
@@ -48,7 +54,7 @@ impl Taken {
     }
 
     fn has_room(&self, limit: usize) -> bool {
-        self.places.len() < limit && self.records.bytes() < MOST_BYTES
+        self.places.len() < limit && self.bytes < MOST_BYTES
     }
 
     /// Takes the events of a lane whose lock this transaction has.
@@ -74,9 +80,13 @@ impl Taken {
 
     fn push(&mut self, event: &Stored) {
         let bytes = |column: usize| event.get::<&[u8]>(column);
-        let (key, value, headers) = (bytes(KEY), bytes(VALUE), bytes(HEADERS).unwrap_or_default());
-        let parts = [key, value, Some(headers)];
-        varlena::require_memory(parts.into_iter().flatten().map(<[u8]>::len).sum::<usize>() * 2);
+        let (key, value) = (bytes(KEY), bytes(VALUE));
+        let headers = if self.takes_headers { bytes(HEADERS).unwrap_or_default() } else { &[] };
+        let length = [key, value, Some(headers)].into_iter().flatten().map(<[u8]>::len).sum::<usize>();
+        if length > LARGE {
+            varlena::require_memory(length * 2);
+        }
+        self.bytes += length;
         let at = event.get::<TimestampWithTimeZone>(PRODUCED_AT);
         self.records.push(RecordRef {
             partition: event.get(PARTITION).unwrap_or(0),

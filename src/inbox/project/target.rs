@@ -12,6 +12,7 @@ use pgrx::prelude::*;
 use super::definition::{Definition, Sourced};
 use super::rows::{TableColumn, Writer};
 use crate::pg::relation::{self, OpenRelation};
+use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_error::UserError;
 use crate::pg::watch;
@@ -32,7 +33,9 @@ static COLUMNS: Statement = Statement::new(
                      JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) o.oprnamespace \
                WHERE i.indrelid OPERATOR(pg_catalog.=) a.attrelid AND i.indisunique AND i.indisvalid AND i.indimmediate \
                  AND i.indpred IS NULL AND i.indexprs IS NULL AND k.number OPERATOR(pg_catalog.=) a.attnum \
-               LIMIT 1) \
+               LIMIT 1), \
+             EXISTS (SELECT FROM pg_catalog.pg_collation AS l \
+                      WHERE l.oid OPERATOR(pg_catalog.=) a.attcollation AND l.collisdeterministic) \
         FROM pg_catalog.pg_attribute AS a \
        WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attnum OPERATOR(pg_catalog.>) 0 AND NOT a.attisdropped \
        ORDER BY a.attnum",
@@ -139,16 +142,21 @@ fn by_name(columns: &[TableColumn], keys: &[Sourced]) -> Vec<(TableColumn, Sourc
 }
 
 fn columns_of(table: pg_sys::Oid) -> Vec<TableColumn> {
+    // The transaction's snapshot may be older than the change that was waited for.
+    let _snapshot = Snapshot::take_latest();
     spi::connected(|| {
         let rows = COLUMNS.execute(&[table.into_datum()], Access::Read, 0);
         let column = |row: spi::Row| {
-            let (type_name, takes_json, is_made_of_json) = describe_type(row.get(2)?);
+            let of: pg_sys::Oid = row.get(2)?;
+            let (type_name, takes_json, is_made_of_json) = describe_type(of);
+            let is_text = of == pg_sys::TEXTOID || of == pg_sys::VARCHAROID;
             Some(TableColumn {
                 name: row.get(1)?,
                 type_name,
                 takes_json,
                 is_made_of_json,
                 is_generated: row.get(3)?,
+                is_exact: is_text && row.get(5)?,
                 equals: row.get(4),
             })
         };

@@ -72,7 +72,9 @@ fn wait_projected(arguments: &Arguments) -> Option<pg_sys::Datum> {
                     [projection.into_datum(), arguments.datum(1), arguments.datum(2), arguments.datum(3)];
                 ends = one(&ENDS, &place);
             }
-            one(&HAS_REACHED, &[projection.into_datum(), ends.clone().into_datum()]) == Some(true)
+            // The ends may not be known yet.
+            ends.is_some()
+                && one(&HAS_REACHED, &[projection.into_datum(), ends.clone().into_datum()]) == Some(true)
         };
         let is_projected = as_tables_owner(look);
         let left = deadline.map_or(LOOK_AGAIN, |deadline| deadline.saturating_duration_since(Instant::now()));

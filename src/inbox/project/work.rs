@@ -23,7 +23,7 @@ use crate::pg::{spi, subtransaction};
 use crate::worker::transaction::sqlstate;
 
 /// The most events of a transaction.
-const MOST_EVENTS: usize = 20_000;
+const MOST_EVENTS: usize = 100_000;
 
 /// What a transaction has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,8 +93,11 @@ impl Work {
         let (id, limit) = (self.task.subscription, self.narrowing.limit());
         let take = || {
             let subscription = Subscription::with_id(id)?;
-            let taken =
-                if subscription.is_paused { Taken::default() } else { Taken::take(&subscription, limit) };
+            let taken = if subscription.is_paused {
+                Taken::default()
+            } else {
+                Taken::take(&subscription, limit, target.mapping().reads_headers())
+            };
             Some((subscription, taken))
         };
         let Some((subscription, taken)) = as_owner(take) else { return Done::Outdated };
@@ -156,7 +159,9 @@ impl Work {
         }
     }
 
-    fn is_ready(&self) -> bool {
+    /// Whether the table has had all records that there were when the projection was created.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
         self.definition.as_ref().is_some_and(|(_, definition)| definition.is_ready)
     }
 }

@@ -169,3 +169,29 @@ fn the_table_survives_its_processes_and_the_server() -> Result<()> {
     assert_eq!(rows(&mut client, "SELECT id, v FROM state ORDER BY id")?, expected);
     Ok(())
 }
+
+/// An idle process sleeps: it is woken by arrivals, and looks every ten seconds besides.
+#[test]
+fn an_idle_projection_sleeps() -> Result<()> {
+    let mut p = Projected::new(1)?;
+    p.sql("CREATE TABLE idle (id int PRIMARY KEY, v int)")?;
+    p.project("idle", "")?;
+    p.send(&[("1", Some(r#"{"v": 1}"#))])?;
+    p.settle()?;
+    p.until("SELECT ready FROM inbox.projections", &["(t)"])?;
+    let sql = "SELECT pid FROM pg_stat_activity
+                WHERE datname = current_database() AND backend_type = 'event_outbox projection'";
+    let pid: i32 = p.db.client.query_one(sql, &[])?.get(0);
+    // Ticks of 10 ms in user and kernel mode.
+    let ticks = || -> Result<u64> {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+    };
+    let (before, begin) = (ticks()?, std::time::Instant::now());
+    p.sql("SELECT pg_sleep(4)")?;
+    let (used, elapsed) = (ticks()? - before, begin.elapsed().as_millis() / 10);
+    // What other databases store meanwhile wakes it, too.
+    assert!(u128::from(used) < elapsed / 10, "{used} ticks of {elapsed}");
+    Ok(())
+}

@@ -18,7 +18,7 @@ fn write(client: &mut Client, seed: i32, rounds: i32) -> Result<()> {
         let n = i64::from(seed * 1000 + round);
         let sql = format!(
             "INSERT INTO mirrored (id, part, v, note, at, amount, tags, doc)
-             SELECT (hashint4({n}::int + g) & 127), 'p' || (g % 3), g, repeat('x', g % 40) || E'\\n\"{n}\"', now(), g / 7.0,
+             SELECT (({n} * 7 + g * 3) % 128)::int, 'p' || ({n} % 3), g, repeat('x', g % 40) || E'\\n\"{n}\"', now(), g / 7.0,
                     ARRAY[g, NULL, {n}], jsonb_build_object('g', g, 'deep', jsonb_build_array(1, 'a', NULL))
                FROM generate_series(1, 40) AS g
              ON CONFLICT (id, part) DO UPDATE SET v = excluded.v, note = NULL, tags = '{{}}';

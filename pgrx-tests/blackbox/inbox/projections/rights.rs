@@ -61,7 +61,7 @@ fn roles_project_topics_that_they_were_granted_into_tables_that_they_own() -> Re
     let mut own = p.db.connect_as(&role)?;
     own.batch_execute("CREATE TABLE mine (id int PRIMARY KEY, v int)")?;
     let project = |table: &str| format!("SELECT inbox.project('p', '{}', '{table}')", p.topic);
-    assert_eq!(refusal(&mut own, &project("of_admin")).0, "permission denied for table of_admin");
+    assert_eq!(refusal(&mut own, &project("of_admin")).0, "permission denied for table public.of_admin");
     assert_eq!(refusal(&mut own, &project("mine")).0, format!("permission denied for topic \"{}\"", p.topic));
     p.db.client.execute("SELECT inbox.grant_topic($1::text::regrole, $2)", &[&role, &p.topic])?;
     own.batch_execute(&project("mine"))?;

@@ -77,6 +77,18 @@ impl Mapping {
         self.keys.iter().all(|column| column.source.is_of_key())
     }
 
+    /// Whether records with different keys are about different rows, as far as texts go: the record's key is the row's.
+    #[must_use]
+    pub fn is_keyed_by_text(&self) -> bool {
+        self.keys.len() == 1 && self.keys.iter().all(|column| column.source == Source::Key)
+    }
+
+    /// Whether it looks at headers.
+    #[must_use]
+    pub fn reads_headers(&self) -> bool {
+        self.keys.iter().chain(&self.columns).any(|column| matches!(column.source, Source::Header(_)))
+    }
+
     /// What a record changes.
     ///
     /// # Errors

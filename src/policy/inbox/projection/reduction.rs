@@ -14,8 +14,8 @@ use crate::inbox::records::RecordRef;
 pub struct Reduced<'a> {
     /// Whether all rows go before anything else.
     pub truncates: bool,
-    /// The last change of each row, in their order: its key, and its values unless the row is gone. Keys that are written
-    /// differently and mean the same, such as `1` and `01`, are left to the table.
+    /// The last change of each row, in their order: its key, and its values unless the row is gone. Texts that mean the same
+    /// value of their type, such as `1` and `01`, are left to the table.
     pub rows: Vec<(Cells<'a>, Option<Cells<'a>>)>,
     /// The records that say nothing, by their places, each with the reason. Those that later ones of their row make
     /// meaningless are not looked at.
@@ -27,12 +27,15 @@ impl<'a> Reduced<'a> {
     #[must_use]
     pub fn of(records: &[RecordRef<'a>], mapping: &Mapping) -> Self {
         let record_key = |place: usize| records[place].key.filter(|_| mapping.is_keyed_by_record());
-        Self::from_last(records.len(), record_key, |place| mapping.change(&records[place]))
+        let change = |place: usize| mapping.change(&records[place]);
+        Self::from_last(records.len(), mapping.is_keyed_by_text(), record_key, change)
     }
 
-    /// The same with any changes. Those whose records have the same key are about the same row.
+    /// The same with any changes. Those whose records have the same key are about the same row; with `is_exact`, all others
+    /// are about others.
     fn from_last(
         count: usize,
+        is_exact: bool,
         record_key: impl Fn(usize) -> Option<&'a [u8]>,
         change: impl Fn(usize) -> Result<Change<'a>, String>,
     ) -> Self {
@@ -56,11 +59,8 @@ impl<'a> Reduced<'a> {
                     continue;
                 }
             };
-            let is_last = match key {
-                Some(key) => record_keys.insert(key),
-                None => row_keys.insert(row_key.clone()),
-            };
-            if is_last {
+            let is_known = key.is_some_and(|key| record_keys.insert(key)) && is_exact;
+            if is_known || row_keys.insert(row_key.clone()) {
                 reduced.rows.push((row_key, cells));
             }
         }
@@ -143,11 +143,18 @@ mod tests {
     }
 
     fn by_row(changes: &[Said]) -> Reduced<'static> {
-        Reduced::from_last(changes.len(), |_| None, |place| changes[place].clone())
+        Reduced::from_last(changes.len(), false, |_| None, |place| changes[place].clone())
     }
 
     fn by_record(changes: &[Said]) -> Reduced<'static> {
-        Reduced::from_last(changes.len(), |place| record_key(&changes[place]), |place| changes[place].clone())
+        let key = |place: usize| record_key(&changes[place]);
+        Reduced::from_last(changes.len(), true, key, |place| changes[place].clone())
+    }
+
+    /// Each second record writes its key in another way.
+    fn by_either(changes: &[Said]) -> Reduced<'static> {
+        let key = |place: usize| record_key(&changes[place]).filter(|_| place % 2 == 0);
+        Reduced::from_last(changes.len(), false, key, |place| changes[place].clone())
     }
 
     /// Wrong variants of the reduction, which a schedule must catch.
@@ -201,11 +208,12 @@ mod tests {
         fn a_reduced_batch_leaves_the_table_as_its_changes_do(batches in schedules()) {
             prop_assert!(is_right(&batches, by_row));
             prop_assert!(is_right(&batches, by_record));
+            prop_assert!(is_right(&batches, by_either));
         }
 
         #[test]
         fn each_row_is_left_once(changes in prop::collection::vec(change(), 0..60)) {
-            for reduced in [by_row(&changes), by_record(&changes)] {
+            for reduced in [by_row(&changes), by_record(&changes), by_either(&changes)] {
                 let keys: std::collections::BTreeSet<String> =
                     reduced.rows.iter().map(|(key, _)| text(key)).collect();
                 prop_assert_eq!(keys.len(), reduced.rows.len());
