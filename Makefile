@@ -1,6 +1,6 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long torture bench up down all install package package-test docker-test drivers-test debezium-test build fmt lint deny doc bootstrap clean
+.PHONY: help demo test test-long torture bench up down all install package package-test docker-test drivers-test debezium-test registry-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -41,6 +41,9 @@ drivers-test: build ## Run the programs of docs/guides/drivers.md and receivers.
 
 debezium-test: build ## Compare the layout of Debezium with what a real Debezium writes
 	@scripts/debezium-test
+
+registry-test: build ## Have deserializers of Python and Java read what is published with a Schema Registry
+	@scripts/registry-test
 
 package: ## A Debian package for that PostgreSQL, and the source archive for PGXN, in target/dist
 	@scripts/bootstrap build

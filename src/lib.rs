@@ -56,7 +56,12 @@ extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["sc
 extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
 extension_sql_file!("../sql/outbox/lint.sql", name = "lint", requires = ["check"]);
 extension_sql_file!("../sql/schemas/tables.sql", name = "schema_tables", requires = ["lint"]);
-extension_sql_file!("../sql/schemas/functions.sql", name = "schema_functions", requires = ["schema_tables"]);
+extension_sql_file!("../sql/schemas/registry.sql", name = "schema_registry", requires = ["schema_tables"]);
+extension_sql_file!(
+    "../sql/schemas/functions.sql",
+    name = "schema_functions",
+    requires = ["schema_registry"]
+);
 extension_sql_file!("../sql/schemas/views.sql", name = "schema_views", requires = ["schema_functions"]);
 extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["schema_views"]);
 extension_sql_file!("../sql/inbox/changed.sql", name = "inbox_changed", requires = ["inbox_tables"]);
@@ -129,6 +134,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::init();
     pg::watch::init(outbox::table::WATCHES.into_iter().chain(schemas::watches()).chain(inbox::watches()));
     pg::utility_hook::init(&OBSERVERS);
+    schemas::registry::init();
     outbox::init();
     inbox::init();
     worker::init(workers());

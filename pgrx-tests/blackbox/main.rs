@@ -13,6 +13,7 @@ mod lifecycle;
 mod ordering;
 mod outbox;
 mod performance;
+mod registry;
 mod schemas;
 mod security;
 mod smoke;

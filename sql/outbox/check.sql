@@ -306,6 +306,32 @@ BEGIN
         RETURN NEXT;
     END IF;
 
+    IF outbox.schema_registry() IS NOT NULL THEN
+        subject := 'schema registry';
+        SELECT count(*) FILTER (WHERE s.registry_state = 'registered') AS registered,
+               count(*) FILTER (WHERE s.registry_state = 'refused') AS refused,
+               count(*) FILTER (WHERE s.registry_state = 'waiting') AS waiting,
+               min(s.subject) FILTER (WHERE s.registry_state = 'refused') AS refused_subject,
+               min(s.registry_error) FILTER (WHERE s.registry_state = 'refused') AS refused_error,
+               coalesce(min(s.registry_error) FILTER (WHERE s.registry_state = 'waiting'),
+                        (SELECT min(f.error) FROM outbox.schema_fetch AS f
+                          WHERE f.registry = outbox.schema_registry() AND f.state = 'waiting')) AS unasked
+          INTO described FROM outbox.schemas AS s;
+        verdict := 'ok'; hint := NULL;
+        finding := format('%s has registered %s versions; %s are waiting, %s are refused.', outbox.schema_registry(),
+                          described.registered, described.waiting, described.refused);
+        IF described.unasked IS NOT NULL THEN
+            verdict := 'error';
+            finding := format('%s cannot be asked: %s.', outbox.schema_registry(), described.unasked);
+            hint := 'Check event_outbox.schema_registry_url, the schema.registry properties in event_outbox.kafka_properties_file, and the registry. The relay retries by itself.';
+        ELSIF described.refused > 0 THEN
+            verdict := 'error';
+            finding := finding || format(' Subject "%s": %s.', described.refused_subject, described.refused_error);
+            hint := 'Register a version that the registry accepts, or change the compatibility of the subject there; then SELECT outbox.retry_registration(). outbox.unregister_schema() removes a version.';
+        END IF;
+        RETURN NEXT;
+    END IF;
+
     IF EXISTS (SELECT FROM inbox.subscription) THEN
         subject := 'inbox';
         SELECT count(*) AS problems, min(c.verdict) AS verdict, (array_agg(c.finding ORDER BY c.verdict))[1] AS finding

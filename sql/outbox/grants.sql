@@ -14,7 +14,7 @@ DECLARE
         'outbox.uuid_v7()', 'outbox.channel(text)', 'outbox.readable(bytea)', 'inbox.channel(text)',
         'inbox.consumer_status(oid)',
         'outbox.is_topic_name(text)', 'outbox.is_topic_pattern(text)', 'outbox.relay_status(oid)',
-        'outbox.relay_delivery(oid)',
+        'outbox.relay_delivery(oid)', 'outbox.schema_registry()',
         'outbox.log_missing_copy(uuid, text, text, text)', 'outbox.capture_definition(bytea)',
         'outbox.emit(text, jsonb, outbox.as_text, text, jsonb, uuid, integer)',
         'outbox.emit(character varying, jsonb, text, text, jsonb, uuid, integer, timestamptz, timestamptz, text, text, text)',

@@ -66,10 +66,10 @@ BEGIN
 
     INSERT INTO outbox.schema_definition (format, definition, fingerprint)
         VALUES (register_schema.format, register_schema.definition,
-                sha256(convert_to(register_schema.format || ':' || register_schema.definition, 'UTF8')))
+                outbox.schema_fingerprint(register_schema.format, register_schema.definition))
         ON CONFLICT (fingerprint) DO NOTHING;
     SELECT d.id INTO found FROM outbox.schema_definition AS d
-     WHERE d.fingerprint = sha256(convert_to(register_schema.format || ':' || register_schema.definition, 'UTF8'));
+     WHERE d.fingerprint = outbox.schema_fingerprint(register_schema.format, register_schema.definition);
     IF EXISTS (SELECT FROM outbox.schema_version AS v WHERE v.subject = register_schema.subject AND v.schema_id = found) THEN
         RETURN found;
     END IF;

@@ -44,7 +44,7 @@ COMMENT ON COLUMN outbox.schema_version.version IS 'The number of the version in
 COMMENT ON COLUMN outbox.schema_version.schema_id IS 'The definition.';
 COMMENT ON COLUMN outbox.schema_version.registered_at IS 'When it was registered.';
 
--- The ids of a Schema Registry are its own: another registry has others.
+-- The ids of a Schema Registry are its own: another registry has others. So a dump does not have them; see registry.sql.
 CREATE TABLE outbox.schema_registry_id (
     registry  text    NOT NULL,
     id        integer NOT NULL,
@@ -80,7 +80,6 @@ SELECT pg_catalog.pg_extension_config_dump('outbox.schema_definition', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.schema_definition_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.schema_subject', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.schema_version', '');
-SELECT pg_catalog.pg_extension_config_dump('outbox.schema_registry_id', '');
 SELECT pg_catalog.pg_extension_config_dump('outbox.schema_binding', '');
 
 CREATE FUNCTION outbox.schemas_changed() RETURNS trigger

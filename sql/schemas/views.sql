@@ -2,10 +2,16 @@
 
 CREATE VIEW outbox.schemas AS
     SELECT v.subject, v.version, v.schema_id AS id, d.format, s.compatibility, d.definition,
-           v.version OPERATOR(pg_catalog.=) pg_catalog.max(v.version) OVER (PARTITION BY v.subject) AS is_latest, v.registered_at
+           v.version OPERATOR(pg_catalog.=) pg_catalog.max(v.version) OVER (PARTITION BY v.subject) AS is_latest, v.registered_at,
+           r.id AS registry_id,
+           CASE WHEN outbox.schema_registry() IS NOT NULL THEN coalesce(r.state, 'waiting') END AS registry_state,
+           r.error AS registry_error, r.retry_at AS registry_retry_at
       FROM outbox.schema_version AS v
       JOIN outbox.schema_subject AS s ON s.subject OPERATOR(pg_catalog.=) v.subject
-      JOIN outbox.schema_definition AS d ON d.id OPERATOR(pg_catalog.=) v.schema_id;
+      JOIN outbox.schema_definition AS d ON d.id OPERATOR(pg_catalog.=) v.schema_id
+      LEFT JOIN outbox.schema_registration AS r
+        ON r.registry OPERATOR(pg_catalog.=) outbox.schema_registry() AND r.subject OPERATOR(pg_catalog.=) v.subject
+       AND r.version OPERATOR(pg_catalog.=) v.version;
 COMMENT ON VIEW outbox.schemas IS 'The registered schemas: the versions of each subject.';
 COMMENT ON COLUMN outbox.schemas.subject IS 'The subject.';
 COMMENT ON COLUMN outbox.schemas.version IS 'The version, from 1.';
@@ -15,6 +21,11 @@ COMMENT ON COLUMN outbox.schemas.compatibility IS 'What the next version must be
 COMMENT ON COLUMN outbox.schemas.definition IS 'The schema as it was registered.';
 COMMENT ON COLUMN outbox.schemas.is_latest IS 'Whether it is the newest version of its subject.';
 COMMENT ON COLUMN outbox.schemas.registered_at IS 'When it was registered.';
+COMMENT ON COLUMN outbox.schemas.registry_id IS 'The id that the Schema Registry has given to the definition, which is that of the wire format.';
+COMMENT ON COLUMN outbox.schemas.registry_state IS
+    'registered if the Schema Registry has it; refused if it does not accept it; waiting if it was not asked yet, or does not answer; NULL without a registry.';
+COMMENT ON COLUMN outbox.schemas.registry_error IS 'Why it is not registered there.';
+COMMENT ON COLUMN outbox.schemas.registry_retry_at IS 'When the Schema Registry is asked again, after a refusal.';
 
 CREATE VIEW outbox.schema_bindings AS
     SELECT b.topic, nullif(b.event_type, '') AS event_type, b.subject, b.version, b.message, b.wire_format, s.format

@@ -29,6 +29,7 @@ COMMENT ON EXTENSION event_outbox IS
 -- @create sql/outbox/sequences.sql
 -- @create sql/outbox/delivery.sql
 -- @create sql/schemas/tables.sql
+-- @create sql/schemas/registry.sql
 
 -- @create sql/inbox/changed.sql
 

@@ -3,3 +3,4 @@
 //! Runs in: a thread of its own, which may wait for the registry as long as it takes.
 
 pub mod client;
+pub mod errand;

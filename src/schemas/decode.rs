@@ -3,13 +3,17 @@
 //!
 //! Runs in: client backends.
 
+use std::borrow::Cow;
+
 use event_outbox_policy::schema::compiled::{Format, Message};
 use event_outbox_policy::schema::limits::MEMORY_PER_BYTE;
 use event_outbox_policy::schema::wire;
 
 use super::catalog::{self, Found, Framing};
+use super::wire_ids::Meaning;
 use super::{definitions, wire_ids};
 use crate::pg::varlena;
+use crate::settings::registry;
 
 /// What a value is.
 pub enum Decoded {
@@ -19,6 +23,18 @@ pub enum Decoded {
     Document,
     /// An encoding that is not decoded, and why.
     Refused(String),
+}
+
+/// Whether a value can be decoded in a moment only: the relay is asking the Schema Registry for its schema. The caller has
+/// accepted invalidations.
+#[must_use]
+pub fn must_wait<'a>(topic: &str, event_type: impl FnOnce() -> Option<Cow<'a, str>>, value: &[u8]) -> bool {
+    let Some((id, _)) = wire::split(value) else { return false };
+    let is_plain = || match catalog::find(topic, event_type().as_deref()) {
+        Found::Bound(bound) => bound.framing == Framing::Plain,
+        _ => false,
+    };
+    registry::url().is_some() && !is_plain() && wire_ids::schema(id) == Meaning::Wanted
 }
 
 /// Decodes a record's value into the buffer. The caller has accepted invalidations.
@@ -33,9 +49,13 @@ pub fn decode(topic: &str, event_type: Option<&str>, value: &[u8], buffer: &mut 
         };
     }
     let Some((id, mut rest)) = wire::split(value) else { return Decoded::AsItIs };
-    let Some(schema_id) = wire_ids::schema(id).filter(|schema_id| definitions::with_id(*schema_id).is_some())
-    else {
-        return Decoded::Refused(format!("the schema with id {id} is not known"));
+    let schema_id = match wire_ids::schema(id) {
+        Meaning::Schema(schema_id) if definitions::with_id(schema_id).is_some() => schema_id,
+        Meaning::Schema(_) => return Decoded::Refused(format!("the schema with id {id} is not known")),
+        Meaning::Wanted => {
+            return Decoded::Refused(format!("the schema with id {id} is being fetched from the registry"));
+        }
+        Meaning::Unknown(reason) => return Decoded::Refused(reason),
     };
     let is_protobuf = definitions::with_id(schema_id)
         .and_then(Result::ok)

@@ -13,6 +13,8 @@ use event_outbox_policy::schema::wire;
 use pgrx::prelude::*;
 
 use super::catalog::{self, Bound, Found, Framing};
+use super::registry::registrations;
+use super::wire_ids::Meaning;
 use super::{definitions, wire_ids};
 use crate::pg::spi::{Access, Statement};
 use crate::pg::user_error::UserError;
@@ -89,9 +91,10 @@ fn check(bound: &Bound, payload: &[u8]) -> Result<(), Fault> {
             "it does not begin with a zero byte and the id of its schema, and its content type is not JSON",
         )
     })?;
-    let schema_id = wire_ids::schema(id).filter(|schema_id| is_version(&bound.subject, *schema_id));
-    let schema_id = schema_id
-        .ok_or_else(|| Fault::new(format!("the schema with id {id} is not a version of the subject")))?;
+    let schema_id = match wire_ids::schema(id) {
+        Meaning::Schema(schema_id) if is_version(&bound.subject, schema_id) => schema_id,
+        _ => return Err(Fault::new(format!("the schema with id {id} is not a version of the subject"))),
+    };
     let schema = compiled(schema_id)?;
     let indexes = match bound.format {
         Format::Protobuf => {
@@ -129,8 +132,9 @@ fn wire_id(bound: &Bound) -> i32 {
                 "schema \"{}\" version {} has no id in the Schema Registry yet",
                 bound.subject, bound.version
             ),
-            detail: "The relay registers schemas in the background.".into(),
-            hint: "Try again, or look into outbox.status for what keeps the relay from it.".into(),
+            detail: registrations::why_not(&bound.subject, bound.version),
+            hint: "Wait until it has: SELECT outbox.wait_registered(). outbox.schemas shows the state of each version."
+                .into(),
         }
         .raise()
     })

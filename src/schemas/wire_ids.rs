@@ -1,89 +1,105 @@
-//! Owns the ids of schemas in the wire format: those that the Schema Registry has given to their definitions, or without a
-//! registry those of the definitions in this database.
+//! Owns the ids of schemas in the wire format: those of a Schema Registry, or without one those of their definitions in this
+//! database.
 //!
 //! Runs in: client backends, and workers that emit.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use event_outbox_policy::registry::url::RegistryUrl;
 use pgrx::prelude::*;
 
 use super::catalog;
+use super::registry::fetches::{self, Prospect};
 use crate::pg::spi::{Access, Statement};
 use crate::settings::registry;
 
-/// How many ids a session keeps, and those that are unknown.
-const KEPT: usize = 1000;
+/// How many ids a session keeps.
+const KEPT: usize = 256;
 
 static OF_SCHEMA: Statement = Statement::new(
-    c"SELECT r.id FROM outbox.schema_registry_id AS r \
-       WHERE r.registry OPERATOR(pg_catalog.=) $1 AND r.schema_id OPERATOR(pg_catalog.=) $2 ORDER BY r.id",
+    c"SELECT i.id FROM outbox.schema_registry_id AS i \
+       WHERE i.registry OPERATOR(pg_catalog.=) $1 AND i.schema_id OPERATOR(pg_catalog.=) $2 ORDER BY i.id LIMIT 1",
     &[pg_sys::TEXTOID, pg_sys::INT4OID],
 );
 
 static SCHEMA: Statement = Statement::new(
-    c"SELECT r.schema_id FROM outbox.schema_registry_id AS r \
-       WHERE r.registry OPERATOR(pg_catalog.=) $1 AND r.id OPERATOR(pg_catalog.=) $2",
+    c"SELECT i.schema_id FROM outbox.schema_registry_id AS i \
+       WHERE i.registry OPERATOR(pg_catalog.=) $1 AND i.id OPERATOR(pg_catalog.=) $2",
     &[pg_sys::TEXTOID, pg_sys::INT4OID],
 );
 
-/// What is looked up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Question {
-    /// The id of a definition.
-    OfSchema(i32),
-    /// The definition of an id.
+/// What is known of an id of the wire format.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Meaning {
+    /// It is that of this definition.
     Schema(i32),
+    /// The relay is asking the registry.
+    Wanted,
+    /// It is unknown, for this reason.
+    Unknown(String),
 }
 
-/// The answers of a registry, as of the change numbered `age`.
+/// The ids of a registry as of the change numbered `age`.
+#[derive(Default)]
 struct Known {
     age: u64,
     registry: String,
-    answers: HashMap<Question, Option<i32>>,
+    of_schemas: HashMap<i32, i32>,
+    schemas: HashMap<i32, i32>,
 }
 
 thread_local! {
-    static KNOWN: RefCell<Known> =
-        RefCell::new(Known { age: u64::MAX, registry: String::new(), answers: HashMap::new() });
+    static KNOWN: RefCell<Known> = RefCell::new(Known::default());
 }
 
-/// The id in the wire format of a definition; `None` if the registry has not given it one.
+/// The id in the wire format of a definition; `None` if the registry has given it none yet.
 #[must_use]
 pub fn of_schema(schema_id: i32) -> Option<i32> {
-    registry::url().map_or(Some(schema_id), |url| answer(&url, Question::OfSchema(schema_id)))
+    let Some(registry) = registry::url() else { return Some(schema_id) };
+    find(&registry.to_string(), schema_id, &OF_SCHEMA, |known| &mut known.of_schemas)
 }
 
-/// The definition with this id in the wire format; `None` if it is unknown.
+/// The definition with this id in the wire format. If it is unknown, the relay fetches it.
 #[must_use]
-pub fn schema(wire_id: i32) -> Option<i32> {
-    registry::url().map_or(Some(wire_id), |url| answer(&url, Question::Schema(wire_id)))
+pub fn schema(wire_id: i32) -> Meaning {
+    let Some(registry) = registry::url() else { return Meaning::Schema(wire_id) };
+    let registry = registry.to_string();
+    if let Some(schema_id) = find(&registry, wire_id, &SCHEMA, |known| &mut known.schemas) {
+        return Meaning::Schema(schema_id);
+    }
+    match catalog::as_owner(|| fetches::prospect(&registry, wire_id)) {
+        Prospect::Wait => Meaning::Wanted,
+        Prospect::Unknown(reason) => Meaning::Unknown(reason),
+    }
 }
 
-fn answer(url: &RegistryUrl, question: Question) -> Option<i32> {
-    let (age, registry) = (catalog::age(), url.to_string());
-    let known = KNOWN.with_borrow_mut(|known| {
-        if known.age != age || known.registry != registry || known.answers.len() > KEPT {
-            *known = Known { age, registry: registry.clone(), answers: HashMap::new() };
+/// Looks an id up, first in one of the session's maps. What is not found is looked up again: it can come at any time.
+fn find(
+    registry: &str,
+    id: i32,
+    statement: &'static Statement,
+    map: impl Fn(&mut Known) -> &mut HashMap<i32, i32>,
+) -> Option<i32> {
+    let age = catalog::age();
+    let kept = KNOWN.with_borrow_mut(|known| {
+        if known.age != age || known.registry != registry || map(known).len() > KEPT {
+            *known = Known { age, registry: registry.to_owned(), ..Known::default() };
         }
-        known.answers.get(&question).copied()
+        map(known).get(&id).copied()
     });
-    if let Some(known) = known {
-        return known;
+    if kept.is_some() {
+        return kept;
     }
-    let (statement, id) = match question {
-        Question::OfSchema(id) => (&OF_SCHEMA, id),
-        Question::Schema(id) => (&SCHEMA, id),
-    };
-    let found = catalog::as_owner(|| {
+    let found: Option<i32> = catalog::as_owner(|| {
         let rows = statement.execute(&[registry.into_datum(), id.into_datum()], Access::Read, 1);
         rows.iter().next().and_then(|row| row.get(1))
     });
-    KNOWN.with_borrow_mut(|known| {
-        if known.age == age {
-            known.answers.insert(question, found);
-        }
-    });
+    if let Some(found) = found {
+        KNOWN.with_borrow_mut(|known| {
+            if known.age == age && known.registry == registry {
+                map(known).insert(id, found);
+            }
+        });
+    }
     found
 }

@@ -17,6 +17,9 @@ use crate::pg::varlena;
 use crate::schemas;
 use crate::schemas::decode::Decoded;
 
+/// As much of a value as says by which schema it was written.
+const WIRE_PREFIX: i32 = 6;
+
 /// How much longer headers can become as JSON.
 const LONGEST_ESCAPE: usize = 6;
 
@@ -114,6 +117,19 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) 
         event.attempts().saturating_add(1).cast_signed().into_datum(),
         lease.and_then(|token| pgrx::Uuid::from_bytes(token.to_be_bytes()).into_datum()),
     ]);
+}
+
+/// Whether an event can be decoded in a moment only: its schema is being fetched. The caller has accepted invalidations.
+#[must_use]
+pub fn must_wait(event: &Stored) -> bool {
+    let Some(value) = event.datum(VALUE) else { return false };
+    // SAFETY: a bytea of the row, which is alive. The slice is a copy.
+    let begin = unsafe {
+        let slice = pg_sys::pg_detoast_datum_slice(value.cast_mut_ptr(), 0, WIRE_PREFIX);
+        pgrx::varlena::varlena_to_byte_slice(slice)
+    };
+    let event_type = || Attributes::of(records::headers(event.get(HEADERS).unwrap_or_default())).event_type;
+    schemas::decode::must_wait(event.get::<&str>(TOPIC).unwrap_or_default(), event_type, begin)
 }
 
 /// The event of a record in the structured mode of CloudEvents, as binary mode would have it.

@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 
 use super::charge;
 use super::crashed;
-use super::decode::Decoder;
+use super::decode::{self, Decoder};
 use super::deliveries::{self, Delivery, Waited};
 use super::failures::{self, Cause, Failure};
 use super::lane::{self, Lane};
@@ -32,6 +32,7 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi;
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
+use crate::settings::registry;
 
 sql_function!(inbox_receive, pg_finfo_inbox_receive, receive);
 
@@ -248,6 +249,7 @@ impl Receiver {
         let mut lease = self.lease.map(|length| lease::new(&self.subscription, lane, 0, 0, length));
         let mut leased_from = None;
         let subscription = Rc::clone(&self.subscription);
+        let has_registry = registry::url().is_some();
         // Unless the end of the lane is reached.
         delivery.has_more =
             OpenLog::of(&subscription).each_event(lane_number(lane), passed, limit as usize, |event| {
@@ -264,6 +266,7 @@ impl Receiver {
                 match mistakes::step(new.consider(position, key.as_deref())) {
                     Step::Stop => return false,
                     Step::Park => event.park(&subscription, lane),
+                    Step::Receive if has_registry && decode::must_wait(event) => return false,
                     Step::Receive => {
                         leased_from = leased_from.or(lease.map(|_| passed));
                         delivery.upto = position;

@@ -3,6 +3,7 @@
 use event_outbox_policy::inbox::plan::{NewEvents, Step};
 
 use super::crashed;
+use super::decode;
 use super::lane;
 use super::open_log::OpenLog;
 use super::stored::{self, lane_number};
@@ -10,6 +11,7 @@ use super::subscription::Subscription;
 use crate::inbox::arrivals;
 use crate::inbox::table::lane_lock;
 use crate::pg::snapshot::Snapshot;
+use crate::settings::registry;
 
 /// Whether `inbox.receive()` would find something to do in a lane that no other session has locked.
 #[must_use]
@@ -70,7 +72,10 @@ fn has_something(subscription: &Subscription, lane: u16) -> bool {
         let is_skipped = event.is_skipped() && !subscription.is_replay;
         let key = event.order_key(subscription);
         let step = NewEvents::new(&waiting, found.from, 1, room).consider(event.position(), key.as_deref());
-        is_ready = is_skipped || step != Step::Stop && (!found.state.is_suspect() || may_take_suspects());
+        is_ready = is_skipped
+            || step != Step::Stop
+                && !(registry::url().is_some() && decode::must_wait(event))
+                && (!found.state.is_suspect() || may_take_suspects());
         false
     });
     is_ready

@@ -52,6 +52,7 @@ impl Relay {
             self.tend_producer();
             self.drain_producer_events();
             self.run_admin_tasks();
+            self.serve_registry();
             self.read_pause();
             self.read_delivery();
             self.settle();
@@ -187,6 +188,7 @@ impl Relay {
             self.stalled_topics.until(),
             self.next_watch(),
             self.tidying.until(),
+            self.next_registry(),
             self.next_count().filter(|_| self.db_backoff.is_over(Instant::now())),
         ];
         let producer = self.producer.next_start().filter(|_| self.settings.enabled);
@@ -229,6 +231,7 @@ impl Relay {
             self.producer.forgive();
             self.renew_soon();
         }
+        self.registry.reload();
         self.full_sweeps.bring_forward(self.age(), self.settings.sweep_interval);
         self.reader.note_new_rows();
     }

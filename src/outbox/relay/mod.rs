@@ -34,6 +34,7 @@ use self::faulty::Faulty;
 use self::listeners::Listeners;
 use self::locked_rows::LockedRows;
 use self::producer::ProducerSupervisor;
+use self::registry::SchemaRegistry;
 use self::stalled_topics::StalledTopics;
 use self::tidy::Tidying;
 use self::unflushed::Unflushed;
@@ -64,6 +65,7 @@ pub mod pause;
 pub mod producer;
 pub mod readiness;
 pub mod registration;
+pub mod registry;
 pub mod scheduled;
 pub mod settle;
 pub mod shown_state;
@@ -102,6 +104,7 @@ pub struct Relay {
     stalled: Option<Instant>,
     timestamps: Timestamps,
     stalled_topics: StalledTopics,
+    registry: SchemaRegistry,
     watch: Watch,
     /// Reports to be settled.
     reports: VecDeque<Report>,
@@ -164,6 +167,7 @@ impl Relay {
             stalled: None,
             timestamps: Timestamps::default(),
             settings,
+            registry: SchemaRegistry::default(),
             stalled_topics: StalledTopics::default(),
             watch: Watch::default(),
             reports: VecDeque::new(),

@@ -25,6 +25,8 @@ pub const PAUSE_CHANGED: Notice = Notice::new(1);
 pub const SCHEDULE_CHANGED: Notice = Notice::new(2);
 /// Topics may be delivered in another way: the relay must find out how.
 pub const DELIVERY_CHANGED: Notice = Notice::new(3);
+/// There may be something to ask the Schema Registry.
+pub const REGISTRY_CHANGED: Notice = Notice::new(4);
 
 /// The relay's registration.
 pub static RELAY: Registration = Registration {
@@ -33,7 +35,7 @@ pub static RELAY: Registration = Registration {
     noun: "relay",
     while_absent: "Its events wait in the outbox.",
     entry: "event_outbox_relay_main",
-    after_any_change: PAUSE_CHANGED.and(SCHEDULE_CHANGED).and(DELIVERY_CHANGED),
+    after_any_change: PAUSE_CHANGED.and(SCHEDULE_CHANGED).and(DELIVERY_CHANGED).and(REGISTRY_CHANGED),
     is_needed: None,
     reserved: |slot| metrics::of(slot).clear(),
     started: |slot| metrics::of(slot).show(State::Starting),
@@ -72,6 +74,11 @@ pub fn reread_pause_at_commit() {
 /// Makes the relay read again how topics are delivered when the current transaction commits, because it changes that.
 pub fn reread_delivery_at_commit() {
     at_commit::wake(KIND, DELIVERY_CHANGED);
+}
+
+/// Makes the relay look what it is to ask the Schema Registry when the current transaction commits.
+pub fn look_at_registry_at_commit() {
+    at_commit::wake(KIND, REGISTRY_CHANGED);
 }
 
 /// Tells the relay that an event was scheduled for this time, in microseconds since 1970, unless it will look by then anyway.

@@ -1,5 +1,7 @@
 //! Runs a Schema Registry: Apicurio Registry, through its Confluent-compatible interface. It keeps its schemas in memory.
 
+mod odd;
+
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -14,6 +16,8 @@ use serde_json::{Value, json};
 use crate::process::{Fate, Process};
 use crate::scratch::Scratch;
 use crate::{layout, ports, wait};
+
+pub use odd::{OddRegistry, Oddity};
 
 const START_DEADLINE: Duration = Duration::from_secs(120);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
