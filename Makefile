@@ -18,7 +18,7 @@ test-long: bootstrap ## Run what takes hours: teeth of the torture test, all ver
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"
 
-torture: bootstrap ## Writers, faults and a checker: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one) or mock (any error)
+torture: bootstrap ## Writers, faults and a checker: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one), mock (any error) or once (delivery at most once)
 	@scripts/build-failpoints
 	@scripts/lab torture "$(or $(MINUTES),10)" "$(or $(MODE),cluster)" "$(SEED)"
 

@@ -14,6 +14,9 @@ pub const UNFLUSHED: Millis = 3 * WAL_WRITER_DELAY;
 /// The server's `wal_writer_delay`, the longest that it allows.
 pub const WAL_WRITER_DELAY: Millis = 10_000;
 
+/// How long an event may be on its way when a fault begins.
+const ON_ITS_WAY: Millis = 3_000;
+
 /// Headers of the envelope that the extension adds.
 const ENVELOPE: [&str; 4] = ["ce_specversion", "ce_id", "ce_source", "ce_time"];
 
@@ -196,12 +199,20 @@ pub struct Evidence {
     pub disturbed: Vec<(Span, String)>,
     /// When writers wrote.
     pub lasted: Span,
+    /// Whether events were delivered at most once.
+    pub at_most_once: bool,
 }
 
 impl Evidence {
     /// Whether a crash may have undone an asynchronous commit of this time.
     pub fn crashed_soon_after(&self, at: Millis) -> bool {
         self.crashes.iter().any(|crash| (crash.from - UNFLUSHED..=crash.to).contains(&at))
+    }
+
+    /// Whether a fault may have lost an event that was deleted at this time, to be published at most once.
+    pub fn excuses_loss(&self, deleted: Option<&Millis>) -> bool {
+        let Some(at) = deleted.filter(|_| self.at_most_once) else { return false };
+        self.disturbed.iter().any(|(span, _)| (span.from - ON_ITS_WAY..=span.to).contains(at))
     }
 
     /// The share of the time without an active fault, in percent.

@@ -66,6 +66,8 @@ pub struct Options {
     pub habits: Habits,
     /// How many sessions receive, beside a handler. The mock cluster has none: it keeps few records.
     pub receivers: usize,
+    /// Whether events are delivered at most once.
+    pub at_most_once: bool,
     /// A mistake that the relay makes on purpose: see `src/failpoints.rs`.
     pub sabotage: Option<&'static str>,
     /// `event_outbox.sweep_interval`.
@@ -77,6 +79,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Delivery at most once, with three brokers: whatever happens, nothing arrives twice.
+    pub fn at_most_once(duration: Duration, seed: u64) -> Self {
+        let options = Self::new(Mode::Cluster, duration, seed);
+        let habits = Habits { poison: 0, oversized: false, lost: 0, ..options.habits };
+        Self { faults: faults::at_most_once(), habits, receivers: 0, at_most_once: true, ..options }
+    }
+
     /// All faults of a mode.
     pub fn new(mode: Mode, duration: Duration, seed: u64) -> Self {
         // The mock cluster takes events of any size, and creates each topic that it is asked for.
@@ -96,6 +105,7 @@ impl Options {
                 rest: 50,
             },
             receivers: if is_real { 4 } else { 0 },
+            at_most_once: false,
             sabotage: None,
             sweep_interval: "1min",
             recovery: Duration::from_secs(120),
@@ -146,7 +156,8 @@ pub fn run(options: &Options) -> Result<Report> {
         None => read_topics(&mut stage),
     })?;
     let aside = (stage.status(), stage.cluster.log());
-    let (injections, evidence) = collect(stage, journal, heard, (left, inbox))?;
+    let (injections, mut evidence) = collect(stage, journal, heard, (left, inbox))?;
+    evidence.at_most_once = options.at_most_once;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
     let report = Report::new(options, verdict, &injections, &evidence, failure, &aside);
     if !report.is_clean() {
@@ -188,6 +199,7 @@ fn collect(
         crashes,
         disturbed,
         lasted,
+        at_most_once: false,
     };
     Ok((injections, evidence))
 }

@@ -100,6 +100,7 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
         ("events", format!("{events} committed, {rolled_back} rolled back, {keys} keys with several")),
         ("calm", format!("{} % of the time, in which no event may arrive twice", evidence.calm_percent())),
         ("records", format!("{records}, of which {duplicates} duplicates")),
+        ("given up", format!("{} events of delivery at most once, around faults", grouped(verdict.given_up))),
         ("dead", format!("{dead} dead letters, {revived} sent again and published")),
         ("notifications", format!("{heard} events announced, {unheard_of} settled while nobody listened")),
         (

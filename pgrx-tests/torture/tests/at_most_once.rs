@@ -81,7 +81,7 @@ impl Run {
     fn emit(&self, client: &mut Client, from: i64, count: i64) -> Result<()> {
         client.batch_execute("SET synchronous_commit = on")?;
         client.execute(
-            "SELECT outbox.emit($1, to_jsonb(n), key => (n % $4)::text) FROM generate_series($2, $2 + $3 - 1) AS n",
+            "SELECT outbox.emit($1, to_jsonb(n), key => (n % $4)::text) FROM generate_series($2::int8, $2::int8 + $3::int8 - 1) AS n",
             &[&self.topic, &from, &count, &KEYS],
         )?;
         Ok(())
@@ -99,6 +99,7 @@ impl Run {
         self.server.reload()?;
         let path = self.server.data_dir().join(&failpoint);
         wait::until("the relay to come to the failpoint", DEADLINE, || (!path.exists()).then_some(()))?;
+        wait::until("the server to end all its sessions", DEADLINE, || client.simple_query("").err())?;
         let mut client = wait::until("the server to recover", DEADLINE, || {
             let mut client = self.connect().ok()?;
             client.simple_query("SELECT pid FROM outbox.status WHERE pid IS NOT NULL").ok()?;

@@ -360,3 +360,6 @@ impl<R> InFlight<R> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,6 +75,8 @@ pub struct Verdict {
     pub keys: usize,
     /// Rightful dead letters.
     pub dead: usize,
+    /// Events of delivery at most once that a fault has lost.
+    pub given_up: usize,
     /// Events that died and arrived later.
     pub revived: usize,
     /// Duplicates, by the fault that was active.
@@ -180,7 +182,12 @@ impl Verdict {
             Expected::Arrives | Expected::ArrivesLate | Expected::MayArrive if deaths > 0 => {
                 self.report(Violation::WronglyDead, case);
             }
-            Expected::Arrives | Expected::ArrivesLate if !arrived => self.report(Violation::Lost, case),
+            Expected::Arrives | Expected::ArrivesLate if !arrived => {
+                match evidence.excuses_loss(evidence.settled.get(&entry.event_id)) {
+                    true => self.given_up += 1,
+                    false => self.report(Violation::Lost, case),
+                }
+            }
             Expected::ArrivesLate => self.revived += 1,
             Expected::Dies if arrived || deaths != 1 => self.report(Violation::Undead, case),
             Expected::DiesOrArrivesLate if usize::from(arrived) + deaths != 1 => {
@@ -203,7 +210,7 @@ impl Verdict {
             let explains = |span: &Span| span.contains(at) || between.contains(span.from);
             // Of several faults, the last to begin.
             let fault = evidence.disturbed.iter().filter(|(span, _)| explains(span));
-            match fault.max_by_key(|(span, _)| span.from) {
+            match fault.max_by_key(|(span, _)| span.from).filter(|_| !evidence.at_most_once) {
                 Some((_, fault)) => *self.duplicates.entry(fault.clone()).or_default() += 1,
                 None => self.report(Violation::UnexplainedDuplicate, || format!("{event_id} again at {at}")),
             }
@@ -228,6 +235,8 @@ impl Verdict {
                 evidence.deaf.iter().any(|span| (span.from - LAST_MOMENT..=span.to).contains(&at))
             };
             match evidence.settled.get(event_id) {
+                // The notification follows the deletion, in another transaction.
+                at if evidence.excuses_loss(at) => self.unheard_of += 1,
                 Some(at) if was_deaf(*at) => self.unheard_of += 1,
                 settled => self.report(Violation::Unheard, || format!("{event_id}, settled {settled:?}")),
             }

@@ -24,6 +24,9 @@ use super::stage::{Harm, Stage};
 /// The relay's failpoints: see `src/failpoints.rs`.
 const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settle", "after_settle"];
 
+/// The relay's failpoints between the deletion of events and their publication at most once.
+const POINTS_OF_CLAIMS: [&str; 2] = ["in_claim", "after_claim"];
+
 /// The failpoints of the inbox worker, of sessions that receive and of handlers.
 const INBOX_POINTS: [&str; 7] =
     ["after_fetch", "in_store", "after_store", "in_failure", "after_receive", "in_lease", "in_handler"];
@@ -296,6 +299,21 @@ pub fn all(mode: Mode) -> Vec<Fault> {
         }
     }
     all
+}
+
+/// The faults under which delivery at most once is tested. Those are left out that make a broker refuse events: it refuses
+/// whole batches, and nothing of them is sent again.
+#[must_use]
+pub fn at_most_once() -> Vec<Fault> {
+    let refuses = |fault: &Fault| {
+        matches!(
+            fault,
+            Fault::Flood | Fault::HugeKey | Fault::DeleteTopic | Fault::RecreateTopic | Fault::CreateLate
+        ) || matches!(fault, Fault::InboxAt(..) | Fault::Inbox(_))
+    };
+    let actions = ["kill", "terminate", "error", "pause 1500"];
+    let of_claims = POINTS_OF_CLAIMS.iter().flat_map(|point| actions.map(|action| Fault::At(point, action)));
+    all(Mode::Cluster).into_iter().filter(|fault| !refuses(fault)).chain(of_claims).collect()
 }
 
 /// All faults of the inbox.
