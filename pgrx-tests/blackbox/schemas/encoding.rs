@@ -132,7 +132,7 @@ fn a_dead_letter_is_redriven() -> Result<()> {
     db.client.execute("SELECT outbox.emit('orders', $1::text::jsonb, 'k')", &[&GOOD])?;
     let before = stored(&mut db)?;
     db.client.batch_execute(
-        "SET event_outbox.max_attempts = 1; UPDATE outbox.events SET last_error = 'x', error_class = 'record_refused'",
+        "SET event_outbox.max_attempts = 1; UPDATE outbox.events SET last_error = 'x', error_class = 'invalid_record'",
     )?;
     assert!(db.client.query("SELECT FROM outbox.events", &[])?.is_empty());
     // A newer version is in use now.

@@ -38,7 +38,7 @@ fn what_cannot_be_decoded_says_why() -> Result<()> {
     let protobuf = bind_orders(&mut db, "elsewhere2", "protobuf", "confluent")?;
     let head = |id: i32| format!("\\x00{id:08x}");
     let values = [
-        (format!("{}020200", head(avro)), None),
+        (format!("{}020000", head(avro)), None),
         (format!("{}00", head(protobuf)), None),
         (format!("{}00", head(999)), Some("the schema with id 999 is not known")),
         (format!("{}00", head(-1)), Some("the schema with id -1 is not known")),
