@@ -17,7 +17,7 @@ use metered::Metered;
 const MAX_PATTERNS: usize = 200;
 
 /// How many steps a check may take, besides those for each byte of the document. A step takes some tens of nanoseconds.
-const FIRST_STEPS: u64 = 2_000_000;
+const FIRST_STEPS: u64 = 500_000;
 const STEPS_PER_BYTE: u64 = 20;
 
 /// A compiled schema.
