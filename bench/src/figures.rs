@@ -57,6 +57,14 @@ impl Rounds {
         self.0.entry(key.into()).or_default().push(sample);
     }
 
+    /// Adds by how much one measurement exceeds another, round by round.
+    pub fn difference(&mut self, key: impl Into<String>, minuend: &str, subtrahend: &str) {
+        let [minuend, subtrahend] = [minuend, subtrahend].map(|key| &self.0[key]);
+        assert_eq!(minuend.len(), subtrahend.len(), "measured in the same rounds");
+        let differences = minuend.iter().zip(subtrahend).map(|(a, b)| a - b).collect();
+        self.0.insert(key.into(), differences);
+    }
+
     /// Adds the quotient of two measurements, round by round. The machine's speed changes from round to round, but less
     /// between two measurements of the same round.
     pub fn ratio(&mut self, key: impl Into<String>, numerator: &str, denominator: &str) {

@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 28] = [
+const GOALS: [Goal; 32] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -40,6 +40,14 @@ const GOALS: [Goal; 28] = [
     goal("emit, 8 clients: share of INSERT's tps", "emit.ratio_insert_8", Bound::Least(0.95)),
     goal("emit, 1 client: times INSERT's CPU", "emit.cpu_ratio_1", Bound::Most(1.25)),
     goal("emit, 32 clients: times INSERT + NOTIFY", "emit.ratio_notify_32", Bound::Least(1.5)),
+    goal(
+        "additions, a million later: wake-ups a minute",
+        "additions.waiting.wakeups_per_min",
+        Bound::Most(2.0),
+    ),
+    goal("capture, TPC-B: by hand, times capture()", "capture.tpcb.ratio_by_hand", Bound::Least(1.5)),
+    goal("capture, bulk: by row, times by statement", "capture.bulk.ratio_row", Bound::Least(2.0)),
+    goal("capture, to Kafka: Debezium, times ours", "capture.kafka.ratio_debezium", Bound::Least(1.0)),
     goal("sustained: the backlog is bounded", "sustained.backlog_bounded", Bound::Least(1.0)),
     goal("flat: 10M pending", "flat.10m", Bound::Least(0.9)),
     goal("flat: xmin horizon held", "flat.held_xmin", Bound::Least(0.9)),

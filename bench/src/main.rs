@@ -17,6 +17,7 @@ mod queue;
 mod reader;
 mod scenario;
 mod stage;
+mod tpcb;
 
 use std::fs;
 use std::path::Path;

@@ -1,6 +1,7 @@
 //! pgbench, PostgreSQL's own load generator.
 
 use std::path::PathBuf;
+use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use event_outbox_lab::layout;
@@ -38,10 +39,17 @@ impl Pgbench {
         pgbench.args(["-c", &self.clients.to_string(), "-j", &self.clients.min(2).to_string()]);
         pgbench.args(["-D", &format!("payload={}", events::payload(1, events::PAYLOAD_BYTES))]);
         pgbench.args(["-D", &format!("headers={}", events::headers(1))]);
-        let output = pgbench.arg("-f").arg(script).output().context("pgbench")?;
+        Ran::of(pgbench.arg("-f").arg(script))
+    }
+}
+
+impl Ran {
+    /// Runs pgbench, and waits for its end.
+    pub fn of(pgbench: &mut Command) -> Result<Self> {
+        let output = pgbench.output().context("pgbench")?;
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(output.status.success(), "pgbench: {said}{}", String::from_utf8_lossy(&output.stderr));
-        let ran = Ran {
+        let ran = Self {
             tps: number(&said, "tps = ")?,
             latency_ms: number(&said, "latency average = ")?,
             transactions: number(&said, "number of transactions actually processed: ")? as u64,

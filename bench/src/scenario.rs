@@ -1,5 +1,7 @@
 //! The scenarios, and the state that they share.
 
+pub mod additions;
+pub mod capture;
 pub mod crash;
 pub mod delivery;
 pub mod drain;
@@ -57,18 +59,20 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 12] = [
+pub const ALL: [Scenario; 14] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
     Scenario { name: "delivery", run: delivery::run },
     Scenario { name: "crash", run: crash::run },
+    Scenario { name: "additions", run: additions::run },
     Scenario { name: "sustained", run: sustained::run },
     Scenario { name: "flat", run: flat::run },
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
     Scenario { name: "inbox", run: inbox::run },
     Scenario { name: "schemas", run: schemas::run },
+    Scenario { name: "capture", run: capture::run },
     Scenario { name: "profile", run: profile::run },
 ];
 

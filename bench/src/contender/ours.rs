@@ -61,12 +61,17 @@ impl<'a> Ours<'a> {
 
     /// Waits until the table is empty, and switches the relay off. Dead rows remain.
     pub fn rest(&mut self) -> Result<()> {
+        self.until_empty()?;
+        self.looking = None;
+        self.disable()
+    }
+
+    /// Waits until the table is empty.
+    pub fn until_empty(&mut self) -> Result<()> {
         let empty = "SELECT NOT EXISTS (SELECT FROM outbox.events)";
         wait::until_ok("outbox.events to be empty", SETTLE_DEADLINE, || {
             Ok(self.client.query_one(empty, &[])?.get::<_, bool>(0).then_some(()))
-        })?;
-        self.looking = None;
-        self.disable()
+        })
     }
 
     /// The process id of the relay.

@@ -113,6 +113,13 @@ impl Session {
         Ok(Self { statement: client.prepare(sql)?, client, backend: u32::try_from(backend)? })
     }
 
+    /// The same, after the session has run something else.
+    pub fn with(stage: &Stage, setting: &str, sql: &str) -> Result<Self> {
+        let mut session = Self::new(stage, sql)?;
+        session.client.batch_execute(setting)?;
+        Ok(session)
+    }
+
     /// The process id of the session.
     pub fn backend(&self) -> u32 {
         self.backend

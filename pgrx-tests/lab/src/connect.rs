@@ -37,7 +37,7 @@ status.storage.partitions=1
 /// A worker with its own directory and port. Dropping it ends it.
 pub struct Connect {
     // Fields are dropped in this order: the worker before its directory.
-    _process: Process,
+    process: Process,
     scratch: Scratch,
     port: u16,
 }
@@ -83,7 +83,7 @@ impl Connect {
             }
             Ok(ask(port, "GET", "/connectors", None).ok())
         });
-        let connect = Self { _process: process, scratch, port };
+        let connect = Self { process, scratch, port };
         waited.with_context(|| format!("its log ends with\n{}\n", connect.log_tail()))?;
         Ok(connect)
     }
@@ -99,6 +99,11 @@ impl Connect {
     pub fn delete(&self, name: &str) -> Result<()> {
         self.ask("DELETE", &format!("/connectors/{name}"), None)?;
         Ok(())
+    }
+
+    /// The worker's process id.
+    pub fn pid(&self) -> u32 {
+        self.process.pid()
     }
 
     /// The end of the worker's log.
