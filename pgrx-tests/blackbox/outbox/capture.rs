@@ -314,8 +314,13 @@ fn a_truncation_is_one_event() -> Result<()> {
 #[test]
 fn values_are_those_of_to_json() -> Result<()> {
     let mut db = TestDatabase::disabled()?;
-    db.client.batch_execute(
-        r#"CREATE TYPE mood AS ENUM ('sad', 'happy');
+    // A server that was built without libxml has the type, but no values of it.
+    let has_xml = match db.client.batch_execute("SELECT '<a/>'::xml") {
+        Ok(()) => true,
+        Err(error) if error.code() == Some(&SqlState::FEATURE_NOT_SUPPORTED) => false,
+        Err(error) => return Err(error.into()),
+    };
+    let sql = r#"CREATE TYPE mood AS ENUM ('sad', 'happy');
            CREATE TYPE pair AS (a int, b text);
            CREATE DOMAIN small AS int CHECK (VALUE < 10);
            CREATE TABLE kinds (
@@ -330,8 +335,13 @@ fn values_are_those_of_to_json() -> Result<()> {
            INSERT INTO kinds (id, f8, n, f4, ts, tz) VALUES (
                '00000000-0000-7000-8000-000000000001', 'NaN', 'Infinity', '-Infinity', 'infinity', '-infinity');
            SELECT outbox.capture('kinds', 'delta');
-           SET TimeZone = 'UTC'"#,
-    )?;
+           SET TimeZone = 'UTC'"#;
+    if has_xml {
+        db.client.batch_execute(sql)?;
+    } else {
+        eprintln!("PostgreSQL was built without libxml: values of the type xml are left out");
+        db.client.batch_execute(&sql.replace("'<a>b</a>'", "NULL"))?;
+    }
     let expected = "SELECT row_to_json(k)::jsonb::text FROM kinds AS k ORDER BY id";
     let expected: Vec<String> = db.client.query(expected, &[])?.iter().map(|row| row.get(0)).collect();
     let fires = "CREATE TABLE copied AS TABLE kinds; DELETE FROM kinds; DELETE FROM outbox.events;

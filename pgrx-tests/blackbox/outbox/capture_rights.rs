@@ -62,20 +62,31 @@ fn nobody_else_captures_a_table() -> Result<()> {
     Ok(())
 }
 
-/// The grants of the table's owner count, whoever writes, at each change.
 #[test]
 fn the_topic_is_granted_to_the_owner_of_the_table() -> Result<()> {
+    the_owners_grants_count("row")
+}
+
+#[test]
+fn so_it_is_by_statement() -> Result<()> {
+    the_owners_grants_count("statement")
+}
+
+/// Whoever writes, and at each change.
+fn the_owners_grants_count(mode: &str) -> Result<()> {
     let mut db = TestDatabase::disabled()?;
     let (owner, writer) = owner_and_writer(&mut db)?;
     let other = create_role(&mut db, "other", "")?;
     grant(&mut db, &writer, "orders.*")?;
-    let capture = "SELECT outbox.capture('orders', 'notification', topic => 'orders.changes')";
+    let capture = format!(
+        "SELECT outbox.capture('orders', 'notification', topic => 'orders.changes', mode => '{mode}')"
+    );
     let mut client = db.connect_as(&owner)?;
-    assert_eq!(refusal(&mut client, capture).0, SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(refusal(&mut client, &capture).0, SqlState::INSUFFICIENT_PRIVILEGE);
     // Nor does a superuser capture to a topic that the table's owner may not use.
-    assert_eq!(refusal(&mut db.client, capture).0, SqlState::INSUFFICIENT_PRIVILEGE);
+    assert_eq!(refusal(&mut db.client, &capture).0, SqlState::INSUFFICIENT_PRIVILEGE);
     grant(&mut db, &owner, "orders.changes")?;
-    client.batch_execute(capture)?;
+    client.batch_execute(&capture)?;
     let mut session = db.connect_as(&writer)?;
     session.batch_execute("INSERT INTO orders VALUES (1)")?;
     revoke(&mut db.client, &writer, None)?;

@@ -6,6 +6,7 @@ mod backlog;
 mod backlog_limit;
 mod by_hand;
 mod callers;
+mod cancel_race;
 mod capture;
 mod capture_moves;
 mod capture_rights;

@@ -11,6 +11,7 @@ fn with_a_faulty_row(name: &str, obstacle: &str, remedy: &str) -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.own_topic(name)?;
     db.configure("event_outbox.enabled", "off")?;
+    db.client.batch_execute("SELECT outbox.set_archive('*', '1 day')")?;
     for number in 1..=10 {
         emit(&mut db.client, &topic, number)?;
     }
@@ -31,9 +32,15 @@ fn with_a_faulty_row(name: &str, obstacle: &str, remedy: &str) -> Result<()> {
     let row = db.client.query_one(sql, &[])?;
     assert_eq!(row.get::<_, String>(0), "error");
     assert!(row.get::<_, String>(1).contains(&format!("event {id} ")), "{row:?}");
+    // The archive has what has left the outbox, once.
+    let archived = "SELECT count(*), count(DISTINCT event_id) FROM outbox.archive WHERE payload <> '2'";
+    let row = db.client.query_one(archived, &[])?;
+    assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (14, 14));
+    assert!(db.client.query("SELECT FROM outbox.archive WHERE payload = '2'", &[])?.is_empty());
     db.client.batch_execute(remedy)?;
     let published = db.drained_values(&topic)?;
     assert_eq!(published, (1..=15).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(db.client.query("SELECT FROM outbox.archive WHERE payload = '2'", &[])?.len(), 1);
     Ok(())
 }
 
