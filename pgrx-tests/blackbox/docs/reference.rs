@@ -12,7 +12,7 @@ use crate::support::database::TestDatabase;
 const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 33] = [
+const INTERNAL: [&str; 47] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -46,6 +46,20 @@ const INTERNAL: [&str; 33] = [
     "check_schema_version",
     "check_schema_message",
     "schema_fingerprint",
+    "refuse_projection",
+    "source_error",
+    "column_sources",
+    "require_projectable",
+    "projection_key",
+    "projection_columns",
+    "topic_ends",
+    "add_projection",
+    "end_projection",
+    "own_projection",
+    "finish_rebuild",
+    "has_reached",
+    "projection_to_wait_for",
+    "ends_to_wait_for",
 ];
 
 #[test]
