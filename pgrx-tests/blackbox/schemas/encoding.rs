@@ -138,7 +138,7 @@ fn a_dead_letter_is_redriven() -> Result<()> {
     // A newer version is in use now.
     let newer = ORDERS[1].1.replace("\"note\"", "\"remark\"");
     db.client.execute("SELECT outbox.register_schema('avro-orders', 'avro', $1)", &[&newer])?;
-    let redriven: i64 = db.client.query_one("SELECT outbox.redrive()", &[])?.get(0);
+    let redriven: i64 = db.client.query_one("SELECT outbox.redrive(topic => 'orders')", &[])?.get(0);
     assert_eq!((redriven, stored(&mut db)?), (1, before));
     Ok(())
 }
