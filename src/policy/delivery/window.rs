@@ -136,6 +136,7 @@ impl<R> Window<R> {
         Room {
             events: limits.events.saturating_sub(self.len()),
             bytes: limits.bytes.saturating_sub(self.bytes),
+            whole: limits.bytes,
             empty: self.is_empty(),
             reserved: (0, 0),
         }
@@ -252,6 +253,8 @@ impl<R> Taken<R> {
 pub struct Room {
     events: usize,
     bytes: usize,
+    /// The bytes of the whole window.
+    whole: usize,
     empty: bool,
     reserved: (usize, usize),
 }
@@ -267,11 +270,16 @@ impl Room {
         self.reserved = (0, 0);
     }
 
-    /// Whether there is room for one more event of this weight. An event that is larger than the whole window is taken alone.
+    /// Whether there is room for one more event of this weight. An event that is larger than the whole window needs it nearly
+    /// alone: if it had to wait until nothing at all is in flight, those of other topics would keep it waiting as long as more
+    /// of them come.
     #[must_use]
     pub fn fits(&self, weight: usize) -> bool {
         let (events, bytes) = self.reserved;
-        self.events > events && (self.empty || weight.saturating_add(bytes) <= self.bytes)
+        let is_nearly_alone =
+            || weight > self.whole && self.whole.saturating_sub(self.bytes) <= self.whole / 8;
+        self.events > events
+            && (self.empty || weight.saturating_add(bytes) <= self.bytes || is_nearly_alone())
     }
 
     /// Takes the room of an event.
@@ -279,5 +287,52 @@ impl Room {
         self.events = self.events.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(weight);
         self.empty = false;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits = Limits { events: 100, bytes: 8_000 };
+
+    fn event(id: i64, weight: usize) -> InFlightEvent<()> {
+        InFlightEvent {
+            id,
+            row: (),
+            topic: "t".into(),
+            emitted_at: 0,
+            record_time: 0,
+            lane: None,
+            sole_in_flight: false,
+            is_row_gone: false,
+            is_open: true,
+            place: 0,
+            weight,
+        }
+    }
+
+    #[test]
+    fn an_event_larger_than_the_window_goes_beside_small_ones_and_beside_no_other_large_one() {
+        let mut window = Window::default();
+        assert!(window.room(LIMITS).fits(20_000));
+        (1..=10).for_each(|id| window.add(event(id, 100)));
+        assert!(window.room(LIMITS).fits(20_000), "small ones are always in flight");
+        window.add(event(11, 100));
+        assert!(!window.room(LIMITS).fits(20_000), "they take too much");
+        assert!(window.room(LIMITS).fits(100));
+        window.remove(11);
+        let mut room = window.room(LIMITS);
+        room.take(20_000);
+        assert!(!room.fits(20_000) && !room.fits(100));
+        window.add(event(12, 20_000));
+        assert!(!window.room(LIMITS).fits(20_000) && !window.room(LIMITS).fits(1));
+    }
+
+    #[test]
+    fn an_event_that_would_fit_alone_waits_for_its_room() {
+        let mut window = Window::default();
+        window.add(event(1, 500));
+        assert!(window.room(LIMITS).fits(7_500) && !window.room(LIMITS).fits(7_501));
     }
 }
