@@ -65,7 +65,13 @@ impl Comparison {
         let answer = self.question.as_ref().and_then(|question| question.answer_within(Duration::ZERO));
         let standing = answer.and_then(|answer| {
             self.question = None;
-            self.compare(assigned, &answer)
+            let standing = self.compare(assigned, &answer);
+            if self.progress.is_behind() {
+                // Though it was quiet before.
+                let soon = Instant::now() + INTERVAL;
+                self.next = Some(self.next.map_or(soon, |next| next.min(soon)));
+            }
+            standing
         });
         if self.next.is_some_and(|next| next <= Instant::now()) {
             // An idle consumer compares seldom.
