@@ -31,7 +31,8 @@ def order_class():
 client = SchemaRegistryClient({"url": registry})
 deserializers = {
     avro: AvroDeserializer(client),
-    protobuf: ProtobufDeserializer(order_class(), {"use.deprecated.format": False}, client),
+    # Without the registry, which it would ask for the schema in a form that Apicurio does not give.
+    protobuf: ProtobufDeserializer(order_class(), {"use.deprecated.format": False}),
     json_schema: JSONDeserializer(None, schema_registry_client=client),
 }
 consumer = Consumer({"bootstrap.servers": brokers, "group.id": avro, "auto.offset.reset": "earliest"})
