@@ -1,5 +1,6 @@
 //! With a Schema Registry: a real one, and servers in trouble.
 
+mod compatibility;
 mod failure;
 mod receiving;
 mod registration;
