@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 32] = [
+const GOALS: [Goal; 38] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -55,11 +55,17 @@ const GOALS: [Goal; 32] = [
     goal("memory: MB over idle", "memory.peak_over_idle_mb", Bound::Most(64.0)),
     goal("idle: wake-ups a minute", "idle.wakeups_per_min", Bound::Most(1.0)),
     goal("idle: CPU, ms a minute", "idle.cpu_ms_per_min", Bound::Most(10.0)),
+    goal("inbox, ingest: times Debezium's JDBC sink", "inbox.ingest.ratio_jdbc_sink", Bound::Least(5.0)),
     goal("inbox, ingest: times a consumer in Rust", "inbox.ingest.ratio_rust_copy", Bound::Least(1.0)),
     goal("inbox, ingest: times a consumer in Python", "inbox.ingest.ratio_python_copy", Bound::Least(3.0)),
     goal("inbox, batches: times pgmq", "inbox.receive.batch.ratio_pgmq", Bound::Least(10.0)),
     goal("inbox, batches: times SKIP LOCKED", "inbox.receive.batch.ratio_skip_locked", Bound::Least(3.0)),
     goal("inbox, one by one: times pgmq", "inbox.receive.one.ratio_pgmq", Bound::Least(2.0)),
+    goal("inbox, 5 ms of work: times a group", "inbox.work.ratio_group", Bound::Least(12.0)),
+    goal("inbox, flat: xmin horizon held", "inbox.flat.ours.ratio", Bound::Least(0.9)),
+    goal("inbox, memory: MB over idle", "inbox.memory.over_idle_mb", Bound::Most(64.0)),
+    goal("inbox, idle: CPU, ms a minute", "inbox.idle.cpu_ms_per_min", Bound::Most(20.0)),
+    goal("inbox, relay's p99 beside: times alone", "inbox.beside.p99_ratio", Bound::Most(2.0)),
     goal("inbox, latency p50: times bare", "inbox.latency.p50_ratio_bare", Bound::Most(1.3)),
 ];
 

@@ -1,6 +1,7 @@
 //! The contenders that read a topic into a table, together with the offsets of what they have stored.
 
 pub mod copying;
+pub mod jdbc_sink;
 pub mod ours;
 pub mod python;
 pub mod table;
@@ -22,4 +23,9 @@ pub trait Reader {
 
     /// Stops, checks that each event of the load is stored exactly once and unchanged, and empties the table.
     fn close(&mut self, load: &Load) -> Result<()>;
+
+    /// A description of its state, for the message when it fails.
+    fn trouble(&self) -> String {
+        self.name().to_string()
+    }
 }

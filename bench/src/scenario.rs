@@ -59,7 +59,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 14] = [
+pub const ALL: [Scenario; 21] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
@@ -70,20 +70,38 @@ pub const ALL: [Scenario; 14] = [
     Scenario { name: "flat", run: flat::run },
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
-    Scenario { name: "inbox", run: inbox::run },
+    Scenario { name: "inbox-ingest", run: inbox::ingest::run },
+    Scenario { name: "inbox-receive", run: inbox::receive::run },
+    Scenario { name: "inbox-work", run: inbox::work::run },
+    Scenario { name: "inbox-latency", run: inbox::latency::run },
+    Scenario { name: "inbox-flat", run: inbox::flat::run },
+    Scenario { name: "inbox-memory", run: inbox::memory::run },
+    Scenario { name: "inbox-idle", run: inbox::idle::run },
+    Scenario { name: "inbox-beside", run: inbox::beside::run },
     Scenario { name: "schemas", run: schemas::run },
     Scenario { name: "capture", run: capture::run },
     Scenario { name: "profile", run: profile::run },
 ];
 
+impl Scenario {
+    /// Whether a name is this one's, or that of its group: the part before the hyphen.
+    fn is_called(&self, name: &str) -> bool {
+        let rest = self.name.strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    }
+}
+
 /// The scenarios in a comma-separated list, or all of them if it is empty.
 pub fn chosen(list: &str) -> Result<Vec<&'static Scenario>> {
     let names: Vec<_> = list.split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
-    if let Some(unknown) = names.iter().find(|name| ALL.iter().all(|scenario| scenario.name != **name)) {
+    let is_unknown = |name: &&&str| !ALL.iter().any(|scenario| scenario.is_called(name));
+    if let Some(unknown) = names.iter().find(is_unknown) {
         let known: Vec<_> = ALL.iter().map(|scenario| scenario.name).collect();
         bail!("unknown scenario \"{unknown}\"; the scenarios are {}", known.join(", "));
     }
-    Ok(ALL.iter().filter(|scenario| names.is_empty() || names.contains(&scenario.name)).collect())
+    let is_chosen =
+        |scenario: &&Scenario| names.is_empty() || names.iter().any(|name| scenario.is_called(name));
+    Ok(ALL.iter().filter(is_chosen).collect())
 }
 
 /// The directory for this machine's results.

@@ -4,11 +4,12 @@
 use anyhow::Result;
 use postgres::Client;
 
-use super::{OneStatement, Queue, Session};
+use super::{HANDLER, Handler, OneStatement, Queue, Session};
 use crate::events::{self, Load};
 use crate::stage::{PEERS, Stage};
 
-const TABLE: &str = "
+/// The table.
+pub const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS queue (
     id      bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     key     bytea,
@@ -26,18 +27,27 @@ DELETE FROM queue
  WHERE id = ANY (ARRAY(SELECT id FROM queue ORDER BY id LIMIT $1::integer FOR UPDATE SKIP LOCKED))
 RETURNING id, key, data, headers";
 
+const HANDLE: &str = "
+WITH taken AS (
+    DELETE FROM queue
+     WHERE id = ANY (ARRAY(SELECT id FROM queue ORDER BY id LIMIT $1::integer FOR UPDATE SKIP LOCKED))
+    RETURNING id, key, data, headers)
+SELECT array_agg(id) FILTER (WHERE handled(key, data, headers)) FROM taken";
+
 /// The table.
 pub struct Deleting<'a> {
     stage: &'a Stage,
     client: Client,
+    handler: Handler,
 }
 
 impl<'a> Deleting<'a> {
     /// Creates the table in the database of the peers.
-    pub fn new(stage: &'a Stage) -> Result<Self> {
+    pub fn new(stage: &'a Stage, handler: Handler) -> Result<Self> {
         let mut client = stage.connect(PEERS)?;
         client.batch_execute(TABLE)?;
-        Ok(Self { stage, client })
+        client.batch_execute(HANDLER)?;
+        Ok(Self { stage, client, handler })
     }
 }
 
@@ -53,7 +63,11 @@ impl Queue for Deleting<'_> {
     }
 
     fn session(&self) -> Result<Box<dyn Session>> {
-        Ok(Box::new(OneStatement::new(self.stage.connect(PEERS)?, TAKE)?))
+        let statement = match self.handler {
+            Handler::Client => TAKE,
+            Handler::Function => HANDLE,
+        };
+        Ok(Box::new(OneStatement::new(self.stage.connect(PEERS)?, statement, self.handler)?))
     }
 
     fn empty(&mut self) -> Result<()> {

@@ -5,7 +5,7 @@ use std::fs;
 use anyhow::{Context, Result};
 use postgres::{Client, Statement};
 
-use super::{Queue, Session};
+use super::{HANDLER, Handler, Queue, Session, backend_of, ids};
 use crate::events::{self, Load};
 use crate::stage::{PEERS, Stage};
 
@@ -16,6 +16,8 @@ SELECT count(*) FROM pgmq.send_batch('bench',
 
 /// The messages stay hidden for 30 seconds, as in its documentation.
 const READ: &str = "SELECT msg_id, message, headers FROM pgmq.read('bench', 30, $1)";
+const HANDLE: &str = "
+SELECT array_agg(msg_id) FILTER (WHERE handled(NULL, message, headers)) FROM pgmq.read('bench', 30, $1)";
 const ARCHIVE: &str = "SELECT pgmq.archive('bench', $1::bigint[])";
 const DELETE: &str = "SELECT pgmq.delete('bench', $1::bigint[])";
 
@@ -32,12 +34,13 @@ pub enum Handled {
 pub struct Pgmq<'a> {
     stage: &'a Stage,
     client: Client,
+    handler: Handler,
     handled: Handled,
 }
 
 impl<'a> Pgmq<'a> {
     /// Creates its schema and a queue. `None` if `scripts/bench` did not find its SQL.
-    pub fn new(stage: &'a Stage, handled: Handled) -> Result<Option<Self>> {
+    pub fn new(stage: &'a Stage, handler: Handler, handled: Handled) -> Result<Option<Self>> {
         let Some(file) = std::env::var_os("EVENT_OUTBOX_PGMQ_SQL") else { return Ok(None) };
         let mut client = stage.connect(PEERS)?;
         if client.query_opt("SELECT FROM pg_namespace WHERE nspname = 'pgmq'", &[])?.is_none() {
@@ -45,7 +48,8 @@ impl<'a> Pgmq<'a> {
             client.batch_execute(&sql).context("the SQL of pgmq")?;
             client.batch_execute("SELECT pgmq.create('bench')")?;
         }
-        Ok(Some(Self { stage, client, handled }))
+        client.batch_execute(HANDLER)?;
+        Ok(Some(Self { stage, client, handler, handled }))
     }
 }
 
@@ -62,12 +66,16 @@ impl Queue for Pgmq<'_> {
 
     fn session(&self) -> Result<Box<dyn Session>> {
         let mut client = self.stage.connect(PEERS)?;
-        let read = client.prepare(READ)?;
+        let backend = backend_of(&mut client)?;
+        let read = client.prepare(match self.handler {
+            Handler::Client => READ,
+            Handler::Function => HANDLE,
+        })?;
         let finish = client.prepare(match self.handled {
             Handled::Archived => ARCHIVE,
             Handled::Deleted => DELETE,
         })?;
-        Ok(Box::new(Reading { client, read, finish }))
+        Ok(Box::new(Reading { client, read, finish, handler: self.handler, backend }))
     }
 
     fn empty(&mut self) -> Result<()> {
@@ -79,16 +87,22 @@ struct Reading {
     client: Client,
     read: Statement,
     finish: Statement,
+    handler: Handler,
+    backend: u32,
 }
 
 impl Session for Reading {
     fn take(&mut self, most: i32) -> Result<Vec<i64>> {
         let mut transaction = self.client.transaction()?;
-        let ids: Vec<i64> = transaction.query(&self.read, &[&most])?.iter().map(|row| row.get(0)).collect();
+        let ids = ids(self.handler, &transaction.query(&self.read, &[&most])?);
         if !ids.is_empty() {
             transaction.query(&self.finish, &[&ids])?;
         }
         transaction.commit()?;
         Ok(ids)
+    }
+
+    fn backend(&self) -> u32 {
+        self.backend
     }
 }

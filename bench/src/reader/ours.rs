@@ -47,6 +47,12 @@ impl Inbox {
         })
     }
 
+    /// The process id of the worker.
+    pub fn pid(&mut self) -> Result<u32> {
+        let pid = "SELECT pid FROM inbox.consumers WHERE database = current_database()";
+        Ok(u32::try_from(self.client.query_one(pid, &[])?.get::<_, i32>(0))?)
+    }
+
     /// Ends the subscription, and empties the log.
     pub fn end(&mut self) -> Result<()> {
         self.client.batch_execute("SELECT inbox.unsubscribe('bench')")?;

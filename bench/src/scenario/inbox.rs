@@ -1,29 +1,30 @@
 //! `inbox`: the way from Kafka into the database, and from the inbox to those who receive.
 
-mod ingest;
-mod latency;
-mod receive;
+pub mod beside;
+pub mod flat;
+pub mod idle;
+pub mod ingest;
+pub mod latency;
+pub mod memory;
+pub mod receive;
+pub mod work;
 
 use std::time::SystemTime;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-use super::Bench;
 use crate::contender::producer::{Outgoing, Producer};
 use crate::events::{self, Load};
-use crate::stage::{Stage, Wal};
-
-/// Measures storing, receiving and the latency of both.
-pub fn run(bench: &mut Bench) -> Result<()> {
-    bench.stage.restart(Wal::Replica)?;
-    ingest::run(bench).context("ingest")?;
-    receive::run(bench).context("receive")?;
-    latency::run(bench).context("latency")
-}
+use crate::stage::{PARTITIONS, Stage};
 
 /// Creates the load's topic and fills it.
-fn produce(stage: &Stage, load: &Load) -> Result<()> {
-    stage.topic(&load.topic)?;
+pub fn produce(stage: &Stage, load: &Load) -> Result<()> {
+    produce_into(stage, load, PARTITIONS)
+}
+
+/// The same with this number of partitions.
+fn produce_into(stage: &Stage, load: &Load, partitions: i32) -> Result<()> {
+    stage.broker().create_topic(&load.topic, partitions, &[])?;
     let mut producer = Producer::new(&stage.bootstrap_servers())?;
     producer.connect(&load.topic)?;
     let now_ms = i64::try_from(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_millis())?;

@@ -21,7 +21,7 @@ const RATES: [(u64, usize); 2] = [(100, 1), (2000, 8)];
 const ROUNDS: usize = 3;
 const SECONDS: u64 = 8;
 /// The beginning of each run does not count: connections are opened and plans cached.
-const WARM_UP_SECONDS: u64 = 2;
+pub const WARM_UP_SECONDS: u64 = 2;
 
 /// The row that is written beside the bare loop.
 const BESIDE_TABLE: &str = "CREATE TABLE IF NOT EXISTS beside (topic text, n bigint, filling text)";
@@ -29,8 +29,9 @@ const BESIDE: &str = "INSERT INTO beside VALUES ($1, $2, repeat('x', 400))";
 
 /// The milliseconds of each event from COMMIT's return to the consumer. For the bare loop they begin with the call that
 /// produces the record, and a second series ends with the acknowledgement.
-pub(super) struct Run {
-    pub(super) visible: Vec<f64>,
+pub struct Run {
+    /// To the consumer.
+    pub visible: Vec<f64>,
     acknowledged: Option<Vec<f64>>,
 }
 
@@ -106,7 +107,7 @@ pub fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
 }
 
 /// Commits events at this pace, and reads them from Kafka.
-pub(super) fn through(
+pub fn through(
     stage: &Stage,
     outbox: &mut dyn Outbox,
     watch: &Watch,

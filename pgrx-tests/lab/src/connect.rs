@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -43,17 +43,22 @@ pub struct Connect {
 }
 
 impl Connect {
-    /// Starts a worker without connectors, and waits until it answers.
+    /// Starts a worker with Debezium's connector for PostgreSQL, and waits until it answers. No connector runs yet.
     pub fn start(bootstrap_servers: &str) -> Result<Self> {
-        Self::with(bootstrap_servers, "ConnectStandalone", "")
+        Self::with(&libs()?, bootstrap_servers, "ConnectStandalone", "")
     }
 
     /// The same in distributed mode, which exactly-once support of sources needs.
     pub fn start_exactly_once(bootstrap_servers: &str) -> Result<Self> {
-        Self::with(bootstrap_servers, "ConnectDistributed", DISTRIBUTED)
+        Self::with(&libs()?, bootstrap_servers, "ConnectDistributed", DISTRIBUTED)
     }
 
-    fn with(bootstrap_servers: &str, class: &str, further: &str) -> Result<Self> {
+    /// A worker with the jars of this directory.
+    pub fn start_with(libs: &Path, bootstrap_servers: &str) -> Result<Self> {
+        Self::with(libs, bootstrap_servers, "ConnectStandalone", "")
+    }
+
+    fn with(libs: &Path, bootstrap_servers: &str, class: &str, further: &str) -> Result<Self> {
         let scratch = Scratch::new("connect", Fate::DiesWithUs)?;
         let port = ports::free()?;
         let properties = scratch.path().join("worker.properties");
@@ -72,7 +77,7 @@ impl Connect {
         )?;
         let log = File::create(scratch.path().join("connect.log"))?;
         let mut command = Command::new("java");
-        let class_path = format!("{}/*:{}", libs()?.display(), layout::kafka_logging().display());
+        let class_path = format!("{}/*:{}", libs.display(), layout::kafka_logging().display());
         let class = format!("org.apache.kafka.connect.cli.{class}");
         command.args(JAVA).args(["-cp", &class_path, &class]);
         command.arg(&properties).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
@@ -110,6 +115,14 @@ impl Connect {
     pub fn log_tail(&self) -> String {
         let log = fs::read_to_string(self.scratch.path().join("connect.log")).unwrap_or_default();
         let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+
+    /// What has gone wrong, by the worker's log.
+    pub fn errors(&self) -> String {
+        let log = fs::read_to_string(self.scratch.path().join("connect.log")).unwrap_or_default();
+        let is_error = |line: &&str| line.contains(" ERROR ") || line.starts_with("Caused by:");
+        let lines: Vec<_> = log.lines().filter(is_error).collect();
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
     }
 

@@ -11,10 +11,11 @@ use crate::events::Load;
 use crate::figures::Rounds;
 use crate::reader::Reader;
 use crate::reader::copying::Copying;
+use crate::reader::jdbc_sink::JdbcSink;
 use crate::reader::ours::Inbox;
 use crate::reader::python::Python;
 use crate::scenario::drain;
-use crate::stage::Stage;
+use crate::stage::{Stage, Wal};
 
 const ROUNDS: usize = 3;
 /// The number of events, of a full run and a quick one.
@@ -25,6 +26,7 @@ const TOPIC: &str = "inbox-ingest";
 pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.rounds(ROUNDS);
     let count = bench.inbox_events.unwrap_or_else(|| bench.size(EVENTS.0, EVENTS.1));
+    bench.stage.restart(Wal::Replica)?;
     let stage = &bench.stage;
     let load = Load::new(TOPIC, count);
     super::produce(stage, &load).context("filling the topic")?;
@@ -33,6 +35,10 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     match Python::new(stage)? {
         Some(python) => readers.push(Box::new(python)),
         None => eprintln!("    without Python: its packages are not installed"),
+    }
+    match JdbcSink::new(stage)? {
+        Some(sink) => readers.push(Box::new(sink)),
+        None => eprintln!("    without Debezium's JDBC sink: Maven did not fetch it"),
     }
     let mut measured = Rounds::default();
     for round in 0..=rounds {
@@ -74,7 +80,7 @@ fn store(stage: &Stage, reader: &mut dyn Reader, load: &Load) -> Result<Arrival>
         },
     );
     passed();
-    let arrival = arrival?;
+    let arrival = arrival.with_context(|| reader.trouble())?;
     reader.close(load).context("close")?;
     Ok(arrival)
 }

@@ -17,7 +17,7 @@ use crate::pace::{Pace, Times};
 use crate::reader::Reader;
 use crate::reader::copying;
 use crate::reader::ours::Inbox;
-use crate::stage::{OURS, Stage};
+use crate::stage::{OURS, Stage, Wal};
 
 const ROUNDS: usize = 3;
 const RATE: u64 = 100;
@@ -45,6 +45,7 @@ enum Way {
 pub fn run(bench: &mut Bench) -> Result<()> {
     let rounds = bench.rounds(ROUNDS);
     let seconds = bench.size(SECONDS.0, SECONDS.1);
+    bench.stage.restart(Wal::Replica)?;
     let stage = &bench.stage;
     let mut inbox = Inbox::new(stage)?;
     stage.connect(OURS)?.batch_execute(TABLE)?;
