@@ -22,8 +22,11 @@ use super::seek;
 use crate::kafka::question::{At, Question};
 use crate::kafka::wakeup_fd::WakeupFd;
 
-/// How many messages are taken from librdkafka's queue at once.
+/// How many messages are taken from librdkafka's queue at once, at most.
 const MESSAGES: usize = 500;
+
+/// What a message is taken for until some have come: as large as Kafka allows by default.
+const LARGE: usize = 1 << 20;
 
 /// A consumer that sets a wakeup when it has records or callbacks to serve.
 pub struct Client {
@@ -54,7 +57,7 @@ impl Client {
         let client = self.consumer.client().native_ptr();
         // SAFETY: the client is alive, and outlives the queue.
         let queue = unsafe { Queue::of(rdsys::rd_kafka_queue_new(client), wakeup) };
-        let mut reading = Reading { topics: Vec::new(), queue, unverified: Vec::new() };
+        let mut reading = Reading { topics: Vec::new(), queue, unverified: Vec::new(), largest: LARGE };
         let start = |assigned: &Assigned| match reading.assign(client, assigned) {
             Ok(()) => None,
             Err(cause) => Some(Problem::Other(assigned.number, cause)),
@@ -76,9 +79,10 @@ impl Client {
     /// nothing is left.
     pub fn read(&mut self, fetched: &mut Fetched, bytes: usize) -> (Vec<Problem>, bool) {
         let mut problems = Vec::new();
-        let Some(reading) = &self.reading else { return (problems, true) };
+        let Some(reading) = &mut self.reading else { return (problems, true) };
         while fetched.records.bytes() < bytes {
-            if !reading.read_some(fetched, &mut problems) {
+            let room = bytes - fetched.records.bytes();
+            if !reading.read_some(fetched, room, &mut problems) {
                 return (problems, true);
             }
         }
@@ -149,6 +153,8 @@ struct Reading {
     queue: Queue,
     /// The partitions that are read once Kafka has confirmed the last record.
     unverified: Vec<Assigned>,
+    /// The bytes of the largest of the last messages, about.
+    largest: usize,
 }
 
 impl Reading {
@@ -195,17 +201,20 @@ impl Reading {
         problems
     }
 
-    /// Takes some messages. Returns whether there were any.
-    fn read_some(&self, fetched: &mut Fetched, problems: &mut Vec<Problem>) -> bool {
+    /// Takes some messages: as many as there is room for if they are like the last ones. Returns whether there were any.
+    fn read_some(&mut self, fetched: &mut Fetched, room: usize, problems: &mut Vec<Problem>) -> bool {
         let mut messages: [*mut rdsys::rd_kafka_message_t; MESSAGES] = [ptr::null_mut(); MESSAGES];
+        let most = (room / self.largest.max(1)).clamp(1, MESSAGES);
         // SAFETY: the queue is alive, and the array has room for this many messages. Each is destroyed below.
-        let count = unsafe {
-            rdsys::rd_kafka_consume_batch_queue(self.queue.0, 0, messages.as_mut_ptr(), messages.len())
-        };
+        let count =
+            unsafe { rdsys::rd_kafka_consume_batch_queue(self.queue.0, 0, messages.as_mut_ptr(), most) };
         let count = usize::try_from(count).unwrap_or(0);
+        // Ends of partitions, which are small, may come between large records.
+        self.largest /= 2;
         for message in &messages[..count] {
             // SAFETY: librdkafka has returned this message, which is alive until it is destroyed.
             unsafe {
+                self.largest = self.largest.max((**message).len.saturating_add((**message).key_len));
                 if let Some(number) = self.number_of(&**message) {
                     message::take(*message, number, fetched, problems);
                 }

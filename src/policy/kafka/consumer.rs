@@ -38,19 +38,24 @@ const RESPONSE_BYTES: usize = 200_000_000;
 /// librdkafka's default for the largest message of a producer.
 const LARGEST_MESSAGE: usize = 1_000_000;
 
-/// The librdkafka properties that keep a consumer within `memory` bytes: a third for records that wait in librdkafka, of
-/// which a response may be half, since librdkafka asks for more as long as there is room, and as much for those on their way
-/// to the table.
+/// How many times larger a response becomes when it is decompressed, which librdkafka does with all of it at once. JSON
+/// seldom compresses better.
+const COMPRESSION: usize = 10;
+
+/// The librdkafka properties that keep a consumer within `memory` bytes: a quarter for records that wait in librdkafka, half
+/// of it for a response, since librdkafka asks for more as long as there is room, and half of it for those on their way to the
+/// table. The rest is for what the allocator does not give back.
 #[must_use]
 pub fn memory_properties(memory: usize) -> [(&'static str, usize); 5] {
-    let queued = (memory / 3).max(2 * PARTITION_BYTES);
+    let queued = (memory / 4).max(2 * PARTITION_BYTES);
+    let response = (queued / 2 / COMPRESSION).max(PARTITION_BYTES);
     [
         ("queued.max.messages.kbytes", queued / KILOBYTE),
-        ("fetch.max.bytes", queued / 2),
+        ("fetch.max.bytes", response),
         // A property of producers, which librdkafka requires to be no larger.
-        ("message.max.bytes", LARGEST_MESSAGE.min(queued / 2)),
-        ("fetch.message.max.bytes", PARTITION_BYTES.min(queued / 2)),
-        ("receive.message.max.bytes", RESPONSE_BYTES.max(queued / 2 + KILOBYTE)),
+        ("message.max.bytes", LARGEST_MESSAGE.min(response)),
+        ("fetch.message.max.bytes", PARTITION_BYTES.min(response)),
+        ("receive.message.max.bytes", RESPONSE_BYTES.max(response + KILOBYTE)),
     ]
 }
 
@@ -60,7 +65,7 @@ const LARGEST_BATCH: usize = 64 << 20;
 /// How many bytes of records are handed over at once, at most, unless a single record is larger.
 #[must_use]
 pub fn batch_bytes(memory: usize) -> usize {
-    (memory / 12).clamp(PARTITION_BYTES, LARGEST_BATCH)
+    (memory / 16).clamp(PARTITION_BYTES, LARGEST_BATCH)
 }
 
 #[cfg(test)]
@@ -73,7 +78,8 @@ mod tests {
             let properties = memory_properties(memory);
             let value = |name| properties.iter().find(|(other, _)| *other == name).unwrap().1;
             let queued = value("queued.max.messages.kbytes") * KILOBYTE;
-            assert!(queued + value("fetch.max.bytes") + 2 * batch_bytes(memory) <= memory, "{memory}");
+            let response = COMPRESSION * value("fetch.max.bytes");
+            assert!(queued + response + 2 * batch_bytes(memory) <= memory * 3 / 4, "{memory}");
         }
         // Many subscriptions share the memory: each has a little more than its part then.
         for memory in [0, 100_000, 1 << 20, 8 << 20, 64 << 20, 1 << 30] {
