@@ -10,6 +10,8 @@
 //! them, and none if all were on disk before they became visible. So a flush up to that place costs nothing
 //! if all commits are synchronous.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use pgrx::prelude::*;
 
 use super::compat;
@@ -17,6 +19,22 @@ use super::compat;
 /// A place in the write-ahead log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Place(pg_sys::XLogRecPtr);
+
+/// A place in shared memory that only grows.
+#[derive(Debug, Default)]
+pub struct AtomicPlace(AtomicU64);
+
+impl AtomicPlace {
+    /// Sets it to this place, unless it is beyond already.
+    pub fn raise(&self, place: Place) {
+        self.0.fetch_max(place.0, Ordering::AcqRel);
+    }
+
+    /// Takes the place, if it was raised since the last call.
+    pub fn take(&self) -> Option<Place> {
+        Some(self.0.swap(0, Ordering::AcqRel)).filter(|place| *place > 0).map(Place)
+    }
+}
 
 impl Place {
     /// The end of this process's last commit.
@@ -43,7 +61,7 @@ pub struct Commits {
     end: Place,
 }
 
-/// Flushes the log to disk up to this place, if that has not happened yet. Call it in a transaction: an ERROR if it fails.
+/// Flushes the log to disk up to this place, if that has not happened yet. An ERROR if it fails.
 pub fn flush(place: Place) {
     // SAFETY: a place up to which the log has been written.
     unsafe { pg_sys::XLogFlush(place.0) }

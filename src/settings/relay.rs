@@ -48,8 +48,8 @@ static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 // Loses nothing and needs nothing of consumers or brokers.
 static DELIVERY: GucSetting<DeliverySetting> =
     GucSetting::<DeliverySetting>::new(DeliverySetting::AtLeastOnce);
-// Enough to keep five requests with full batches in flight to each of several brokers.
-static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(50_000);
+// A smaller window makes a backlog slower, a larger one makes it no faster and a crash repeat more.
+static MAX_IN_FLIGHT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 // Half of it is for events in flight; a batch takes the other half while it is read and settled.
 static RELAY_MEMORY: GucSetting<i32> = GucSetting::<i32>::new(64);
 // Reading and settling a batch take some ten milliseconds each: long enough to be cheap per event, short

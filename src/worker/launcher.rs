@@ -23,6 +23,7 @@ use super::registration::Registration;
 use super::slot::Slot;
 use super::{databases, log, process, registration, slots, transaction};
 use crate::pg::backend;
+use crate::pg::durability;
 use crate::pg::user_error::UserError;
 use crate::pg::wait_set::Sleep;
 use crate::settings::workers;
@@ -176,6 +177,7 @@ impl Launcher {
     fn run(mut self) {
         while !process::stop_requested() {
             slots::all().launcher.take();
+            slots::all().take_flush().into_iter().for_each(durability::flush);
             process::reload_if_asked();
             process::answer_interrupts();
             self.rescan();

@@ -11,6 +11,7 @@ use super::kind::WorkerKey;
 use super::slot::Slot;
 use super::wakeup::Wakeup;
 use super::{error_text, registration};
+use crate::pg::durability::{AtomicPlace, Place};
 use crate::pg::shmem::{SharedArray, shareable};
 use crate::settings::workers;
 
@@ -38,6 +39,8 @@ struct LauncherInbox {
     rescan_requested: AtomicBool,
     /// A database for which no slot was left; 0 if none.
     left_out: AtomicU32,
+    /// The place up to which the log is to be flushed.
+    flush: AtomicPlace,
 }
 
 /// The slots of all workers.
@@ -124,6 +127,17 @@ impl WorkerSlots {
     pub fn request_rescan(self) {
         self.inbox.rescan_requested.store(true, Ordering::SeqCst);
         self.launcher.set();
+    }
+
+    /// Has the launcher flush the log up to this place, so that the caller need not wait for the disk.
+    pub fn request_flush(self, place: Place) {
+        self.inbox.flush.raise(place);
+        self.launcher.set();
+    }
+
+    /// Up to which place a flush was requested since the last call.
+    pub fn take_flush(self) -> Option<Place> {
+        self.inbox.flush.take()
     }
 
     /// Whether a rescan was requested and is still to be done.

@@ -93,7 +93,7 @@ fn the_relays_of_all_databases_are_seen_from_each() -> Result<()> {
     let seen = wait::until_ok("the other relay", DEADLINE, || {
         Ok(one.client.query_opt(sql, &[&other.database])?.filter(|row| row.get::<_, i64>(1) == 1))
     })?;
-    assert_eq!((seen.get(0), seen.get(2), seen.get(3)), (pid, true, 50_000_i64));
+    assert_eq!((seen.get(0), seen.get(2), seen.get(3)), (pid, true, 5_000_i64));
     // The list has this database, and none without a relay.
     let sql = "SELECT count(*), count(*) FILTER (WHERE database = $1), count(*) FILTER (WHERE database = 'template1')
                  FROM outbox.relays";

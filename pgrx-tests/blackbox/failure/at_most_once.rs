@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use event_outbox_lab::{Result, StopMode, wait};
+use event_outbox_lab::{Broker, Cluster, Consumer, Result, StopMode, wait};
 use postgres::Client;
 
 use crate::support::broker::FaultyBroker;
 use crate::support::database::{DEADLINE, TestDatabase, values};
-use crate::support::relay::{until_drained, until_status};
+use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
 
 const EMIT: &str =
@@ -116,7 +116,7 @@ fn events_wait_out_an_outage() -> Result<()> {
     assert_eq!(waiting, 1000);
     broker.start()?;
     until_settled(&mut client)?;
-    let records = event_outbox_lab::Consumer::read_all(&broker.bootstrap_servers(), &["once.outage"])?;
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &["once.outage"])?;
     assert_eq!(records.len(), 1000);
     assert_eq!(given_up(&mut client)?, 0);
     Ok(())
@@ -254,11 +254,45 @@ fn a_crash_in_a_drain_publishes_nothing_twice() -> Result<()> {
     let mut client = dedicated.connect()?;
     until_drained(&mut client)?;
     until_settled(&mut client)?;
-    let records = event_outbox_lab::Consumer::read_all(&broker.bootstrap_servers(), &["once.crash"])?;
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &["once.crash"])?;
     let distinct: std::collections::HashSet<_> = records.iter().map(|record| record.value.clone()).collect();
     assert_eq!(distinct.len(), records.len(), "an event arrived twice");
     let lost = 100_000 - distinct.len() as i64;
     let counted = given_up(&mut client)?;
     assert!(lost <= counted, "{lost} lost, {counted} counted");
+    Ok(())
+}
+
+/// The deletion is on the standby before the event is in Kafka: otherwise a failover would publish it again.
+#[test]
+fn a_required_standby_has_the_deletion_first() -> Result<()> {
+    const TOPIC: &str = "once.replicated";
+    let broker = Broker::shared()?;
+    broker.create_topic(TOPIC, 1, &[])?;
+    let mut primary = DedicatedServer::start(&broker.bootstrap_servers())?;
+    primary.server.set("event_outbox.delivery", "at_most_once")?;
+    primary.server.reload()?;
+    let mut client = primary.connect()?;
+    until_idle(&mut client)?;
+    let mut standby = Cluster::options("once_required").start_standby_of(&primary.server)?;
+    primary.server.set("synchronous_standby_names", "*")?;
+    primary.server.reload()?;
+    wait::until_ok("the standby to be synchronous", DEADLINE, || {
+        Ok(client.query_opt("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'", &[])?.map(drop))
+    })?;
+    client.execute(EMIT, &[&TOPIC, &1_i64, &3_i64])?;
+    until_settled(&mut client)?;
+    standby.stop(StopMode::Fast)?;
+    client.batch_execute("SET synchronous_commit = local")?;
+    client.execute(EMIT, &[&TOPIC, &4_i64, &6_i64])?;
+    until_status(&mut client, "the relay to wait for the standby", |status| {
+        status.state == "waiting" && status.error().contains("synchronous standby")
+    })?;
+    assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?.len(), 3);
+    standby.start()?;
+    until_settled(&mut client)?;
+    assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?.len(), 6);
+    drop(client);
+    primary.server.stop(StopMode::Fast)?;
     Ok(())
 }

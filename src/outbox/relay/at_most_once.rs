@@ -18,6 +18,7 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::candidates::PendingBatch;
 use super::registration::DELIVERY_CHANGED;
+use super::unreplicated::{REPORT_AFTER, WAITS};
 use super::{Relay, metrics, mistakes};
 use crate::failpoints::{self, Point};
 use crate::kafka::producer::handle::ProducerHandle;
@@ -58,8 +59,11 @@ struct Claimed {
     pending: PendingBatch,
     /// The place up to which the standbys must have the log, if any are required.
     place: Option<Place>,
+    since: Instant,
     next_look: Instant,
     pause: Duration,
+    /// The wait for standbys has taken so long that it was reported.
+    is_reported: bool,
 }
 
 impl Default for AtMostOnce {
@@ -81,6 +85,12 @@ impl AtMostOnce {
     #[must_use]
     pub fn has_claimed(&self) -> bool {
         self.claimed.is_some()
+    }
+
+    /// Whether deleted events have waited for a standby so long that it was reported.
+    #[must_use]
+    pub fn is_reported(&self) -> bool {
+        self.claimed.as_ref().is_some_and(|claimed| claimed.is_reported)
     }
 
     /// When to look again whether they can be handed over.
@@ -172,8 +182,9 @@ impl Relay {
                 self.count_gone(rows.iter());
                 published::condition().broadcast();
                 let place = durability::are_standbys_required().then(Place::of_last_commit);
-                let (next_look, pause) = (Instant::now(), PAUSE.0);
-                self.once.claimed = Some(Claimed { pending, place, next_look, pause });
+                let (since, pause) = (Instant::now(), PAUSE.0);
+                self.once.claimed =
+                    Some(Claimed { pending, place, since, next_look: since, pause, is_reported: false });
                 self.hand_over_claimed();
             }
             Ok(None) => self.extension_dropped = true,
@@ -188,11 +199,17 @@ impl Relay {
     pub(super) fn hand_over_claimed(&mut self) {
         let Some(mut claimed) = self.once.claimed.take() else { return };
         let has_room = self.producer.handle().is_some_and(ProducerHandle::has_room);
-        if self.may_publish() && has_room && claimed.place.is_none_or(durability::is_on_standbys) {
+        let is_durable = claimed.place.is_none_or(durability::is_on_standbys);
+        if self.may_publish() && has_room && is_durable {
             self.hand_over(claimed.pending);
             return;
         }
         let now = Instant::now();
+        if !is_durable && !claimed.is_reported && now >= claimed.since + REPORT_AFTER {
+            claimed.is_reported = true;
+            tracing::warn!("{WAITS}");
+            self.slot.show_error(WAITS);
+        }
         if now >= claimed.next_look {
             claimed.pause = (claimed.pause * 2).min(PAUSE.1);
             claimed.next_look = now + claimed.pause;

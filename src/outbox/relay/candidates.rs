@@ -257,9 +257,7 @@ impl Candidates<'_> {
             Ok(admission) => admission,
             Err(verdict) => return verdict,
         };
-        if let Some(commits) = self.commits.as_mut().filter(|commits| commits.matter()) {
-            commits.add(row.writer());
-        }
+        self.require_commit(row, route);
         pass.room.take(weight);
         if self.batch.part_mut(route).push(&event).is_err() {
             in_flight.withdraw_one(&topic, lane);
@@ -279,6 +277,14 @@ impl Candidates<'_> {
             topic,
         });
         Verdict::Next
+    }
+
+    /// Has the commit of the row flushed. With the deletion of an event that is delivered at most once, all before it is.
+    fn require_commit(&mut self, row: &EventRow<'_>, route: Route) {
+        let commits = self.commits.as_mut().filter(|commits| commits.matter() && route != Route::Once);
+        if let Some(commits) = commits {
+            commits.add(row.writer());
+        }
     }
 
     /// Decides whether an event may be sent now, and how.

@@ -21,7 +21,8 @@ impl Relay {
             State::Misconfigured
         } else if self.db_backoff.until().is_some() {
             State::Failing
-        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_reported) {
+        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_reported) || self.once.is_reported()
+        {
             State::Waiting
         } else if self.in_flight.window().is_empty() {
             State::Idle

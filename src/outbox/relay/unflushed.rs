@@ -3,10 +3,11 @@
 //! Runs in: a relay's background worker, main thread.
 //!
 //! Settlements do not wait for the disk. Left alone, they would reach it within three times `wal_writer_delay`: at full
-//! speed that is more events than are ever in flight. So a settlement first flushes the one before, if both together
-//! would exceed the bound. By then most of that has been written, and under other load all of it is on disk.
+//! speed that is more events than are ever in flight. So the launcher is asked to flush them, and a settlement waits for
+//! that, or flushes by itself, if it would exceed the bound together with those before.
 
 use crate::pg::durability::{self, Place};
+use crate::worker::slots;
 
 /// The settlements that are not known to be on disk.
 #[derive(Debug, Default)]
@@ -30,6 +31,10 @@ impl Unflushed {
     pub fn add(&mut self, events: usize, most: usize) {
         let has_flushed = self.events + events > most;
         self.events = if has_flushed { events } else { self.events + events };
-        self.end = Some(Place::of_last_commit());
+        let end = Place::of_last_commit();
+        self.end = Some(end);
+        if self.events > most / 2 {
+            slots::all().request_flush(end);
+        }
     }
 }

@@ -17,7 +17,11 @@ use crate::pg::durability::{self, Place};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(250));
 
 /// A wait that is longer than this is reported.
-const REPORT_AFTER: Duration = Duration::from_secs(1);
+pub(super) const REPORT_AFTER: Duration = Duration::from_secs(1);
+
+/// How a long wait is reported.
+pub(super) const WAITS: &str = "waiting for a synchronous standby: events are committed here, but not on the \
+                                standbys that synchronous_standby_names requires";
 
 /// The batch, and what it waits for.
 pub struct Unreplicated {
@@ -74,10 +78,8 @@ impl Relay {
         let now = Instant::now();
         if !batch.reported && now >= batch.since + REPORT_AFTER {
             batch.reported = true;
-            let text = "waiting for a synchronous standby: events are committed here, but not on the standbys that \
-                        synchronous_standby_names requires";
-            tracing::warn!("{text}");
-            self.slot.show_error(text);
+            tracing::warn!("{WAITS}");
+            self.slot.show_error(WAITS);
         }
         if now >= batch.next_look {
             batch.pause = (batch.pause * 2).min(PAUSE.1);

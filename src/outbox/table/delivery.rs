@@ -32,6 +32,10 @@ const TOPIC_DELIVERY: Member = member(c"topic_delivery");
 
 /// Records a deletion. Within its transaction.
 pub fn add(claim: i64, events: usize) {
+    // Objects of an earlier version have no such table.
+    if UNCONFIRMED.oid() == pg_sys::InvalidOid {
+        return;
+    }
     let _owner = UserContext::confined_to(Owner::of(UNCONFIRMED));
     let events = i64::try_from(events).unwrap_or(i64::MAX);
     spi::connected(|| {
@@ -41,6 +45,9 @@ pub fn add(claim: i64, events: usize) {
 
 /// Records that all deletions up to this one are confirmed.
 pub fn confirm(upto: i64) {
+    if UNCONFIRMED.oid() == pg_sys::InvalidOid {
+        return;
+    }
     let _owner = UserContext::confined_to(Owner::of(UNCONFIRMED));
     spi::connected(|| {
         CONFIRM.execute(&[upto.into_datum()], Access::Write, 0);
