@@ -3,6 +3,9 @@
 //! [`compiled`] is the entry. Each format has a folder: [`json`] for JSON Schema, [`avro`], [`protobuf`]; each is a cargo
 //! feature, so a build without one of them refuses its schemas.
 
+#[cfg(not(any(feature = "json-schema", feature = "avro", feature = "protobuf")))]
+compile_error!("choose at least one of the features json-schema, avro and protobuf");
+
 #[cfg(feature = "avro")]
 pub mod avro;
 pub mod compatibility;
