@@ -52,7 +52,7 @@ fn what_cannot_be_decoded_says_why() -> Result<()> {
     for (at, (value, _)) in values.iter().enumerate() {
         let sql =
             "INSERT INTO inbox.log_0 (source_id, lane, position, partition, \"offset\", key, value, headers)
-                   VALUES (1000, 3, $1 + 1, 0, $1, '\\xff00', $2::text::bytea, '')";
+                   VALUES (1000, 3, $1::bigint + 1, 0, $1, '\\xff00', $2::text::bytea, '')";
         db.client.execute(sql, &[&i64::try_from(at)?, value])?;
     }
     let sql = "SELECT data::text, decode_error FROM inbox.receive('s') ORDER BY position";
