@@ -30,7 +30,7 @@ impl OpenRelation {
     pub fn try_open(relation: pg_sys::Oid, lock: pg_sys::LOCKMODE) -> Option<Self> {
         // SAFETY: as above; the result is null if there is none.
         let open = unsafe { pg_sys::try_relation_open(relation, lock) };
-        (!open.is_null()).then_some(Self(open))
+        (!open.is_null()).then(|| Self(open))
     }
 
     /// The relation, open as long as `self`.
