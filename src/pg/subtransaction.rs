@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 ///
 /// # Errors
 /// The error that `work` raised; what it did is rolled back.
-pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, CaughtError> {
+pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, Box<CaughtError>> {
     // SAFETY: in a transaction. Begin is paired with release or rollback, both of which forget the subtransaction's memory
     // and resources, so those of before are restored.
     unsafe {
@@ -31,7 +31,7 @@ pub fn run<R>(work: impl FnOnce() -> R) -> Result<R, CaughtError> {
         .catch_others(move |cause| {
             pg_sys::RollbackAndReleaseCurrentSubTransaction();
             restore();
-            Err(cause)
+            Err(Box::new(cause))
         })
         .execute()
     }

@@ -14,6 +14,7 @@ use super::{Guc, envelope, kafka, millis, seconds, secret, size};
 
 /// `event_outbox.delivery`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(clippy::enum_variant_names, reason = "these are the names of the field")]
 enum DeliverySetting {
     #[name = c"at_least_once"]
     AtLeastOnce,

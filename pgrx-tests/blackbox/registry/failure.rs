@@ -79,7 +79,7 @@ fn wait_for(client: &mut postgres::Client, subject: &str, state: &str, clue: &st
 }
 
 fn wait_until_registered(client: &mut postgres::Client, subject: &str) -> Result<()> {
-    event_outbox_lab::wait::until_ok(subject, Duration::from_secs(60), || Ok(id(client, subject, 1)?))?;
+    event_outbox_lab::wait::until_ok(subject, Duration::from_secs(60), || id(client, subject, 1))?;
     Ok(())
 }
 
