@@ -1,12 +1,14 @@
 //! A producer of raw records: with and without keys, values and headers, and in transactions.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rdkafka::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
-use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
+use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 use rdkafka::types::RDKafkaErrorCode;
 
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -30,18 +32,35 @@ pub struct NewRecord<'a> {
     pub timestamp_ms: Option<i64>,
 }
 
+/// The first refusal since the last look: a broker refuses whole batches, and a test would wait for what is nowhere.
+#[derive(Default)]
+struct Refusals(Mutex<Option<KafkaError>>);
+
+impl ClientContext for Refusals {}
+
+impl ProducerContext for Refusals {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, report: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = report {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
 /// A producer.
-pub struct Producer(BaseProducer);
+pub struct Producer(BaseProducer<Refusals>);
 
 impl Producer {
     /// A producer outside transactions.
     pub fn new(bootstrap_servers: &str) -> Result<Self> {
-        Ok(Self(config(bootstrap_servers).create()?))
+        Ok(Self(config(bootstrap_servers).create_with_context(Refusals::default())?))
     }
 
     /// A producer whose records belong to transactions.
     pub fn transactional(bootstrap_servers: &str, id: &str) -> Result<Self> {
-        let producer: BaseProducer = config(bootstrap_servers).set("transactional.id", id).create()?;
+        let producer: BaseProducer<_> =
+            config(bootstrap_servers).set("transactional.id", id).create_with_context(Refusals::default())?;
         producer.init_transactions(DEADLINE)?;
         Ok(Self(producer))
     }
@@ -84,7 +103,10 @@ impl Producer {
         if self.0.in_flight_count() > 0 {
             bail!("{} records were not delivered", self.0.in_flight_count());
         }
-        Ok(())
+        match self.0.context().0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            Some(refusal) => bail!("Kafka refused a record: {refusal}"),
+            None => Ok(()),
+        }
     }
 
     /// Begins a transaction.

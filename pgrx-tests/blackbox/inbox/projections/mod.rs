@@ -26,9 +26,18 @@ struct Projected {
 
 impl Projected {
     fn new(partitions: i32) -> Result<Self> {
+        Self::of_topic(partitions, &[("cleanup.policy", "compact")])
+    }
+
+    /// Kafka refuses records without a key if the topic is compacted.
+    fn not_compacted(partitions: i32) -> Result<Self> {
+        Self::of_topic(partitions, &[])
+    }
+
+    fn of_topic(partitions: i32, config: &[(&str, &str)]) -> Result<Self> {
         let db = TestDatabase::new()?;
         let topic = db.topic("state");
-        db.broker.create_topic(&topic, partitions, &[("cleanup.policy", "compact")])?;
+        db.broker.create_topic(&topic, partitions, config)?;
         let producer = Producer::new(&db.broker.bootstrap_servers())?;
         Ok(Self { db, topic, producer })
     }

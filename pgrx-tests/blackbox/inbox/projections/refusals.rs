@@ -6,7 +6,7 @@ use super::{Projected, refusal};
 
 #[test]
 fn records_that_the_table_refuses_are_dead_letters_alone() -> Result<()> {
-    let mut p = Projected::new(1)?;
+    let mut p = Projected::not_compacted(1)?;
     p.sql("CREATE TABLE strict (id int PRIMARY KEY, v int CHECK (v < 1000000), name varchar(5))")?;
     let good: Vec<String> = (0..3000).map(|n| n.to_string()).collect();
     for key in &good {
