@@ -44,9 +44,7 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
             MESSAGE = 'invalid delivery',
-            DETAIL = CASE delivery WHEN 'exactly_once'
-                     THEN 'Exactly once is a mode of the whole database: a transaction of Kafka covers all topics of a batch.'
-                     ELSE format('There is no delivery "%s".', delivery) END,
+            DETAIL = format('There is no delivery "%s".', delivery),
             HINT = 'Pass ''at_least_once'' or ''at_most_once'', or NULL for what event_outbox.delivery says.';
     END IF;
     PERFORM outbox.act_as_owner('outbox.topic_delivery');

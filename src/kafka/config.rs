@@ -5,7 +5,6 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use event_outbox_policy::delivery::mode::DeliveryMode;
 use event_outbox_policy::kafka::consumer::{self, ConsumerConfig};
 use event_outbox_policy::kafka::producer::ProducerConfig;
 use event_outbox_policy::kafka::properties::{self, Properties, PropertyError, Role};
@@ -19,8 +18,6 @@ use rdkafka::types::RDKafkaConfRes;
 pub enum ConfigError {
     /// The setting names no broker.
     NoServers,
-    /// No producer delivers in this mode yet.
-    Mode(DeliveryMode),
     /// The setting `event_outbox.kafka_properties` is invalid.
     Setting(PropertyError),
     /// The properties file is invalid.
@@ -33,9 +30,6 @@ impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoServers => f.write_str("event_outbox.bootstrap_servers is empty"),
-            Self::Mode(mode) => {
-                write!(f, "event_outbox.delivery = {mode} is not available in this version; events wait")
-            }
             Self::Setting(error) => write!(f, "event_outbox.kafka_properties: {error}"),
             Self::File(_, error) => write!(f, "event_outbox.kafka_properties_file: {error}"),
             Self::Unreadable(_, error) => write!(f, "event_outbox.kafka_properties_file: {error}"),
@@ -49,7 +43,7 @@ impl ConfigError {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::File(path, _) | Self::Unreadable(path, _) => Some(path),
-            Self::NoServers | Self::Mode(_) | Self::Setting(_) => None,
+            Self::NoServers | Self::Setting(_) => None,
         }
     }
 }
@@ -176,9 +170,6 @@ pub fn describe_error(config: &ClientConfig, error: &KafkaError) -> String {
 /// # Errors
 /// The settings or the file are invalid.
 pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
-    if producer.delivery == DeliveryMode::ExactlyOnce {
-        return Err(ConfigError::Mode(producer.delivery));
-    }
     let connection = Connection {
         servers: &producer.bootstrap_servers,
         properties: &producer.properties,

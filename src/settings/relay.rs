@@ -20,8 +20,6 @@ enum DeliverySetting {
     AtLeastOnce,
     #[name = c"at_most_once"]
     AtMostOnce,
-    #[name = c"exactly_once"]
-    ExactlyOnce,
 }
 
 /// `event_outbox.notify`.
@@ -82,7 +80,7 @@ pub(super) fn init() {
     Guc::new(
         c"event_outbox.delivery",
         c"What a crash may do to events on their way.",
-        c"\"at_least_once\": repeat them; \"at_most_once\": lose them; \"exactly_once\": neither, for consumers that read committed records.",
+        c"\"at_least_once\": repeat them; \"at_most_once\": lose them.",
     )
     .choice(&DELIVERY);
     Guc::new(
@@ -206,7 +204,6 @@ impl Settings {
                 delivery: match DELIVERY.get() {
                     DeliverySetting::AtLeastOnce => DeliveryMode::AtLeastOnce,
                     DeliverySetting::AtMostOnce => DeliveryMode::AtMostOnce,
-                    DeliverySetting::ExactlyOnce => DeliveryMode::ExactlyOnce,
                 },
                 ordered: ORDERING.get() == OrderingSetting::Key,
                 max_in_flight,

@@ -75,6 +75,13 @@ fn named_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
+/// Creates a projection of the topic.
+fn project(client: &mut Client, topic: &str) -> Result<()> {
+    client.batch_execute("CREATE TABLE projected (id text PRIMARY KEY, v jsonb)")?;
+    client.execute("SELECT inbox.project('projected', $1, 'projected')", &[&topic])?;
+    Ok(())
+}
+
 #[test]
 fn the_exporters_user_can_run_its_queries() -> Result<()> {
     let mut db = TestDatabase::new()?;
@@ -88,6 +95,7 @@ fn the_exporters_user_can_run_its_queries() -> Result<()> {
         Ok((dead == 1).then_some(()))
     })?;
     subscribe(&mut db.client, "s", &[&topic], "earliest")?;
+    project(&mut db.client, &topic)?;
     let queries = queries()?;
     assert!(queries.len() >= 8, "{}", queries.len());
 
@@ -205,6 +213,7 @@ fn without_kafka_the_other_metrics_are_there_in_time() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let topic = db.own_topic("t")?;
     subscribe(&mut db.client, "s", &[&topic], "earliest")?;
+    project(&mut db.client, &topic)?;
     db.configure("event_outbox.bootstrap_servers", "127.0.0.1:1")?;
     let begin = Instant::now();
     for query in queries()?.iter().filter(|query| query.sql.contains("inbox.")) {

@@ -69,29 +69,6 @@ fn brokers_that_never_answered() -> Result<()> {
     Ok(())
 }
 
-/// A mode that this version cannot keep publishes nothing, and says so.
-#[test]
-fn a_delivery_that_is_not_available() -> Result<()> {
-    let broker = Broker::shared()?;
-    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
-    let mut client = dedicated.connect()?;
-    until_idle(&mut client)?;
-    set_and_reload(&dedicated.server, "delivery", "exactly_once")?;
-    let shown = "SELECT delivery, state, coalesce(last_error, '') FROM outbox.status";
-    let error = wait::until_ok("a refusal of the mode", DEADLINE, || {
-        let row = client.query_one(shown, &[])?;
-        let (delivery, state): (Option<String>, String) = (row.get(0), row.get(1));
-        let is_refused = delivery.as_deref() == Some("exactly_once") && state == "misconfigured";
-        Ok(is_refused.then(|| row.get::<_, String>(2)))
-    })?;
-    assert!(error.contains("event_outbox.delivery = exactly_once is not available"), "{error}");
-    client.query_one(EMIT, &[&"settings.delivery"])?;
-    set_and_reload(&dedicated.server, "delivery", "at_least_once")?;
-    until_drained(&mut client)?;
-    assert_eq!(Consumer::read_all(&broker.bootstrap_servers(), &["settings.delivery"])?.len(), 1);
-    Ok(())
-}
-
 #[test]
 fn envelope() -> Result<()> {
     let broker = Broker::shared()?;

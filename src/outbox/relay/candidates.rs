@@ -299,9 +299,7 @@ impl Candidates<'_> {
             // What is in the table is not lost in an outage.
             DeliveryMode::AtMostOnce if !self.is_connected => Err(in_flight.deny_all(offer)),
             DeliveryMode::AtMostOnce => in_flight.admit_once(offer, topic),
-            DeliveryMode::AtLeastOnce | DeliveryMode::ExactlyOnce => {
-                in_flight.admit(offer, topic, pass.taken)
-            }
+            DeliveryMode::AtLeastOnce => in_flight.admit(offer, topic, pass.taken),
         }
     }
 

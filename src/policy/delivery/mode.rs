@@ -12,13 +12,11 @@ pub enum DeliveryMode {
     AtLeastOnce,
     /// Deleted, then published, once: a crash between the two loses.
     AtMostOnce,
-    /// Published in a transaction of Kafka that also says what was published.
-    ExactlyOnce,
 }
 
 impl DeliveryMode {
     /// All modes.
-    pub const ALL: &'static [Self] = &[Self::AtLeastOnce, Self::AtMostOnce, Self::ExactlyOnce];
+    pub const ALL: &'static [Self] = &[Self::AtLeastOnce, Self::AtMostOnce];
 
     /// The mode that SQL shows as `text`.
     #[must_use]
@@ -32,7 +30,6 @@ impl DeliveryMode {
         match self {
             Self::AtLeastOnce => "at_least_once",
             Self::AtMostOnce => "at_most_once",
-            Self::ExactlyOnce => "exactly_once",
         }
     }
 }
@@ -97,7 +94,7 @@ mod tests {
         ];
         let own = own.map(|(pattern, mode)| (Pattern::new(pattern), DeliveryMode::parse(mode).unwrap()));
         let deliveries = Deliveries::new(own.to_vec());
-        let of = |topic| deliveries.of(topic, DeliveryMode::ExactlyOnce).as_str();
+        let of = |topic| deliveries.of(topic, DeliveryMode::AtMostOnce).as_str();
         assert_eq!(
             ["log.web", "log.audit", "lag", "orders"].map(of),
             ["at_most_once", "at_least_once", "at_least_once", "at_least_once"]
