@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 use std::{env, sync::Arc};
 
+use event_outbox_lab::postgres::ClusterOptions;
 use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 use rdkafka::mocking::MockCluster;
@@ -113,10 +114,15 @@ fn a_large_backlog() -> Result<()> {
     Ok(())
 }
 
+/// With more events in flight than by default: it is the memory that bounds them.
+fn wide_window() -> ClusterOptions {
+    Cluster::options("memory").set("event_outbox.max_in_flight", "50000")
+}
+
 /// Kafka acknowledges nothing, so the window is full; the events of `fill` must fit all the same.
 fn in_an_outage(what: &str, fill: impl FnOnce(&mut Client) -> Result<()>) -> Result<()> {
     // With ordering, a producer whose topic has no answer yet would get only one event of it.
-    let options = Cluster::options("memory").set("event_outbox.ordering", "none");
+    let options = wide_window().set("event_outbox.ordering", "none");
     // Brokers that answered once: before that, events do not reach librdkafka's queue.
     let brokers = MockCluster::new(1)?;
     brokers.create_topic("memory.warm", 1, 1)?;
@@ -188,7 +194,7 @@ fn large_events() -> Result<()> {
 /// The relay keeps freed memory for the next batch, but not for ever.
 #[test]
 fn memory_goes_back_when_there_is_nothing_to_do() -> Result<()> {
-    let options = Cluster::options("memory").set("event_outbox.sweep_interval", "10");
+    let options = wide_window().set("event_outbox.sweep_interval", "10");
     let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
     let watch = warm(&mut client)?;
