@@ -35,7 +35,7 @@ pub enum Verdict {
 pub struct Candidate {
     /// The event.
     pub id: i64,
-    /// Its topic, by [`InFlight::topic`].
+    /// Its topic, by [`InFlight::topic`](super::in_flight::InFlight::topic).
     pub topic: Topic,
     /// When it may be retried, if it was refused.
     pub not_before: Option<Micros>,
