@@ -84,7 +84,7 @@ BEGIN
 
     subject := 'position'; verdict := 'error';
     FOR item IN
-        SELECT x.name, x.on_data_loss, n.topic, n.partition, n.next_offset, o.low, o.high
+        SELECT x.name, x.on_data_loss, EXISTS (SELECT FROM inbox.projection AS q WHERE q.subscription_id = x.id) AS is_projection, n.topic, n.partition, n.next_offset, o.low, o.high
           FROM json_to_recordset(listed) AS o(topic text, partition integer, low bigint, high bigint)
                JOIN inbox.next_offset AS n ON n.topic = o.topic AND n.partition = o.partition
                JOIN inbox.partition AS p ON p.source_id = n.source_id AND p.number = n.number AND p.state = 'reading'
@@ -93,8 +93,9 @@ BEGIN
     LOOP
         finding := format('Subscription "%s" is at offset %s of partition %s of "%s", but Kafka has %s to %s.',
                           item.name, item.next_offset, item.partition, item.topic, item.low, item.high);
-        hint := CASE item.on_data_loss
-                WHEN 'stop' THEN format('SELECT inbox.seek(%L, ''earliest'', %L, %s); goes on with what Kafka still has.',
+        hint := CASE
+                WHEN item.is_projection THEN format('SELECT inbox.rebuild(%L); fills the table again.', item.name)
+                WHEN item.on_data_loss = 'stop' THEN format('SELECT inbox.seek(%L, ''earliest'', %L, %s); goes on with what Kafka still has.',
                                         item.name, item.topic, item.partition)
                 ELSE format('The worker goes on with the %s by itself.', item.on_data_loss) END;
         RETURN NEXT;
@@ -163,7 +164,7 @@ BEGIN
         verdict := CASE WHEN item.state IN ('failing', 'dropped') THEN 'error' ELSE 'ok' END;
         finding := CASE item.state
             WHEN 'failing' THEN format('"%s" cannot write to %s since %s: %s.', item.name, item."table", item.failing_since::timestamptz(0), item.last_error)
-            WHEN 'dropped' THEN format('The table of "%s" is gone.', item.name)
+            WHEN 'dropped' THEN format('The table of "%s" was dropped%s.', item.name, coalesce(': ' || item."table", ''))
             WHEN 'following' THEN format('"%s" keeps %s.', item.name, item."table")
             ELSE format('"%s" reads its topic from the beginning; %s offsets are stored and not yet applied.', item.name, item.lag) END;
         hint := CASE WHEN verdict = 'error' THEN item.what_to_do END;

@@ -108,10 +108,10 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                     END
            END AS what_to_do
       FROM (SELECT s.name,
-                   p."table",
+                   CASE WHEN c.oid IS NULL THEN p.table_name ELSE p."table"::text END AS "table",
                    s.topics[1] AS topic,
                    CASE WHEN s.paused_at IS NOT NULL THEN 'paused'
-                        WHEN p."table" IS NOT NULL AND c.oid IS NULL THEN 'dropped'
+                        WHEN c.oid IS NULL AND p.table_name IS NOT NULL OR b.subscription_id IS NOT NULL AND bc.oid IS NULL THEN 'dropped'
                         WHEN s.stopped > 0 THEN 'stopped'
                         WHEN p.failing_since IS NOT NULL THEN 'failing'
                         WHEN p.rebuild_of IS NOT NULL THEN 'rebuilding'
@@ -138,15 +138,17 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                    JOIN inbox.subscriptions AS s ON s.id = p.subscription_id
                    JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database()
                    LEFT JOIN pg_catalog.pg_class AS c ON c.oid = p."table"
+                   LEFT JOIN inbox.projection AS b ON b.subscription_id = p.rebuild_of
+                   LEFT JOIN pg_catalog.pg_class AS bc ON bc.oid = b."table"
                    CROSS JOIN LATERAL (SELECT pg_catalog.jsonb_object_agg(o.partition, o.next_offset) AS offsets,
                                               coalesce(pg_catalog.sum(o.stored_offset - o.next_offset), 0)::bigint AS lag
                                          FROM inbox.projected_offset AS o WHERE o.subscription_id = p.subscription_id) AS o) AS x;
 COMMENT ON VIEW inbox.projections IS 'The projections whose subscription the current user may receive.';
 COMMENT ON COLUMN inbox.projections.name IS 'The name.';
-COMMENT ON COLUMN inbox.projections."table" IS 'The table that it fills; NULL until that of a rebuild is made.';
+COMMENT ON COLUMN inbox.projections."table" IS 'The name of the table that it fills, or filled until it was dropped; NULL until that of a rebuild is made.';
 COMMENT ON COLUMN inbox.projections.topic IS 'The topic.';
 COMMENT ON COLUMN inbox.projections.state IS
-    'filling (from the beginning), following (it has reached the end as of its creation), rebuilding, failing (nothing can be applied), stopped (Kafka has lost records), paused, or dropped (the table is gone).';
+    'filling (from the beginning), following (it has reached the end as of its creation), rebuilding, failing (nothing can be applied, or a schema has not come), stopped (Kafka has lost records), paused, or dropped (the table is gone).';
 COMMENT ON COLUMN inbox.projections.ready IS 'Whether the table has had all records that the topic had when the projection was created, and nothing was lost since.';
 COMMENT ON COLUMN inbox.projections.ready_at IS 'Since when it has; NULL if it has not.';
 COMMENT ON COLUMN inbox.projections.offsets IS 'The next offset of each partition to be applied. It is of the same snapshot as the table''s rows.';
@@ -155,7 +157,7 @@ COMMENT ON COLUMN inbox.projections.dead_letters IS 'How many records the table 
 COMMENT ON COLUMN inbox.projections.last_error IS 'Why nothing could be applied last.';
 COMMENT ON COLUMN inbox.projections.last_error_at IS 'When that was first seen.';
 COMMENT ON COLUMN inbox.projections.failing_since IS 'Since when nothing can be applied; NULL while it can.';
-COMMENT ON COLUMN inbox.projections.format IS 'What a record''s value is: the row as json, or a change as outbox.capture() writes it.';
+COMMENT ON COLUMN inbox.projections.format IS 'What a record''s value is, decoded: the row as json, or a change as outbox.capture() writes it.';
 COMMENT ON COLUMN inbox.projections.key IS 'The columns that identify a row, each with the source of its value.';
 COMMENT ON COLUMN inbox.projections.columns IS 'The other columns with their sources; NULL for all columns, by their names.';
 COMMENT ON COLUMN inbox.projections.role IS 'The role that its worker is connected as: the owner of the table.';

@@ -5,6 +5,7 @@
 CREATE TABLE inbox.projection (
     subscription_id integer     PRIMARY KEY,
     "table"         regclass    UNIQUE,
+    table_name      text,
     format          text        NOT NULL CHECK (format IN ('json', 'capture')),
     key             jsonb       NOT NULL,
     columns         jsonb,
@@ -18,7 +19,8 @@ CREATE TABLE inbox.projection (
 );
 COMMENT ON TABLE inbox.projection IS 'The projections. Changed only through the functions of the schema inbox, and by their workers.';
 COMMENT ON COLUMN inbox.projection.subscription_id IS 'The subscription whose events are applied.';
-COMMENT ON COLUMN inbox.projection."table" IS 'The table; NULL until that of a rebuild is made.';
+COMMENT ON COLUMN inbox.projection."table" IS 'The table; NULL until that of a rebuild is made, and when it is gone.';
+COMMENT ON COLUMN inbox.projection.table_name IS 'Its name when the worker last opened it.';
 COMMENT ON COLUMN inbox.projection.format IS 'What a record''s value is: the row as json, or a change as outbox.capture() writes it.';
 COMMENT ON COLUMN inbox.projection.key IS 'The columns that identify a row, each with the source of its value.';
 COMMENT ON COLUMN inbox.projection.columns IS 'The other columns, each with the source of its value; NULL for all columns, by their names.';
@@ -30,7 +32,10 @@ COMMENT ON COLUMN inbox.projection.last_error_at IS 'When that was first seen.';
 COMMENT ON COLUMN inbox.projection.failing_since IS 'Since when nothing can be applied; NULL while it can.';
 COMMENT ON COLUMN inbox.projection.created_at IS 'When it was created.';
 
-SELECT pg_catalog.pg_extension_config_dump('inbox.projection', '');
+-- A restore must not take the number of a table that is gone for that of another one.
+SELECT pg_catalog.pg_extension_config_dump(
+    'inbox.projection',
+    'WHERE "table" IS NULL OR EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) "table")');
 
 CREATE TRIGGER projection_changed
     AFTER INSERT OR DELETE OR TRUNCATE OR UPDATE OF "table", format, key, columns, rebuild_of ON inbox.projection
@@ -111,7 +116,7 @@ BEGIN
         RAISE EXCEPTION USING
             ERRCODE = 'undefined_table',
             MESSAGE = 'the table does not exist',
-            DETAIL = format('The table is %s.', coalesce("table"::text, 'NULL')),
+            DETAIL = CASE WHEN "table" IS NULL THEN 'The table is NULL.' ELSE 'It was dropped.' END,
             HINT = 'Create it with a primary key that is the key of the topic''s records.';
     END IF;
     IF NOT pg_has_role(caller::oid, target.relowner, 'USAGE') THEN
@@ -254,8 +259,8 @@ DECLARE
 BEGIN
     PERFORM inbox.subscribe_for(caller, name, ARRAY[topic], 'earliest', 'partition', '0', 1, 'stop', NULL, NULL, timeout);
     ends := inbox.topic_ends(topic, greatest(until - clock_timestamp(), '1 second'));
-    INSERT INTO inbox.projection (subscription_id, "table", format, key, columns, ready_offsets, rebuild_of)
-    SELECT s.id, add_projection."table", add_projection.format, add_projection.key, add_projection.columns, ends,
+    INSERT INTO inbox.projection (subscription_id, "table", table_name, format, key, columns, ready_offsets, rebuild_of)
+    SELECT s.id, add_projection."table", add_projection."table"::text, add_projection.format, add_projection.key, add_projection.columns, ends,
            add_projection.rebuild_of
       FROM inbox.subscription AS s WHERE s.name = add_projection.name;
 END

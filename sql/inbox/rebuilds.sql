@@ -19,6 +19,13 @@ BEGIN
             DETAIL = 'A rebuild takes the place of its projection when it is ready.',
             HINT = 'Wait until inbox.projections shows it no more, or end it with inbox.unproject().';
     END IF;
+    IF NOT EXISTS (SELECT FROM pg_class AS c WHERE c.oid = present."table") THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'undefined_table',
+            MESSAGE = format('table %s of projection "%s" was dropped', present.table_name, name),
+            DETAIL = 'A rebuild fills the table that there is.',
+            HINT = format('SELECT inbox.unproject(%L); ends the projection. Then create the table, and call inbox.project().', name);
+    END IF;
     PERFORM inbox.require_projectable(caller, present."table");
     keys := inbox.projection_key(present."table", coalesce(key, present.key));
     columns := inbox.projection_columns(present."table", keys, coalesce(columns, present.columns));
@@ -59,7 +66,7 @@ BEGIN
     DELETE FROM inbox.projection AS p WHERE p.subscription_id = old.id;
     PERFORM inbox.unsubscribe_for(admin, old.name);
     UPDATE inbox.subscription AS s SET name = old.name WHERE s.id = rebuild;
-    UPDATE inbox.projection AS p SET "table" = target WHERE p.subscription_id = rebuild;
+    UPDATE inbox.projection AS p SET "table" = target, table_name = target::text WHERE p.subscription_id = rebuild;
 END
 $$;
 COMMENT ON FUNCTION inbox.finish_rebuild(integer) IS 'Lets a rebuild take the place of its projection.';

@@ -99,6 +99,15 @@ pub fn find(topic: &str, event_type: Option<&str>) -> Found {
     })
 }
 
+/// Whether any events of a topic are bound. As for [`find`].
+#[must_use]
+pub fn has_any(topic: &str) -> bool {
+    refresh();
+    KNOWN.with_borrow(|known| {
+        known.as_ref().is_some_and(|known| known.bindings.iter().any(|binding| binding.topics.matches(topic)))
+    })
+}
+
 /// The number of the last change of the tables that this session has received.
 #[must_use]
 pub fn age() -> u64 {

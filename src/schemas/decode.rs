@@ -4,12 +4,14 @@
 //! Runs in: client backends.
 
 use std::borrow::Cow;
+use std::fmt;
 
 use event_outbox_policy::schema::compiled::{Format, Message};
 use event_outbox_policy::schema::limits::MEMORY_PER_BYTE;
 use event_outbox_policy::schema::wire;
 
 use super::catalog::{self, Found, Framing};
+use super::registry::fetches::Fetching;
 use super::wire_ids::Meaning;
 use super::{definitions, wire_ids};
 use crate::pg::varlena;
@@ -25,16 +27,62 @@ pub enum Decoded {
     Refused(String),
 }
 
-/// Whether a value can be decoded in a moment only: the relay is asking the Schema Registry for its schema. The caller has
-/// accepted invalidations.
+/// The schema of a value, which the relay is fetching from the Schema Registry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Awaited {
+    id: i32,
+    fetching: Fetching,
+}
+
+impl Awaited {
+    /// Whether the registry has not answered for longer than a receiver waits.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.fetching.is_overdue()
+    }
+
+    /// Whether the registry was asked, and did not give it.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.fetching.error.is_some()
+    }
+}
+
+impl fmt::Display for Awaited {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, fetching } = self;
+        match &fetching.error {
+            Some(error) => write!(f, "the schema with id {id} could not be fetched: {error}"),
+            None => write!(f, "the schema with id {id} is being fetched from the registry"),
+        }
+    }
+}
+
+/// The schema without which a value cannot be decoded, if the relay is fetching it: the value can be decoded later. The caller
+/// has accepted invalidations.
 #[must_use]
-pub fn must_wait<'a>(topic: &str, event_type: impl FnOnce() -> Option<Cow<'a, str>>, value: &[u8]) -> bool {
-    let Some((id, _)) = wire::split(value) else { return false };
-    let is_plain = || match catalog::find(topic, event_type().as_deref()) {
-        Found::Bound(bound) => bound.framing == Framing::Plain,
-        _ => false,
-    };
-    registry::url().is_some() && !is_plain() && wire_ids::schema(id) == Meaning::Wanted
+pub fn awaited<'a>(
+    topic: &str,
+    event_type: impl FnOnce() -> Option<Cow<'a, str>>,
+    value: &[u8],
+) -> Option<Awaited> {
+    let (id, _) = wire::split(value)?;
+    registry::url()?;
+    if let Found::Bound(bound) = catalog::find(topic, event_type().as_deref())
+        && bound.framing == Framing::Plain
+    {
+        return None;
+    }
+    match wire_ids::schema(id) {
+        Meaning::Wanted(fetching) => Some(Awaited { id, fetching }),
+        _ => None,
+    }
+}
+
+/// Whether a value may be in an encoding that is known, for which its type is needed. The caller has accepted invalidations.
+#[must_use]
+pub fn may_be_encoded(topic: &str, value: &[u8]) -> bool {
+    wire::split(value).is_some() || catalog::has_any(topic)
 }
 
 /// Decodes a record's value into the buffer. The caller has accepted invalidations.
@@ -52,9 +100,7 @@ pub fn decode(topic: &str, event_type: Option<&str>, value: &[u8], buffer: &mut 
     let schema_id = match wire_ids::schema(id) {
         Meaning::Schema(schema_id) if definitions::with_id(schema_id).is_some() => schema_id,
         Meaning::Schema(_) => return Decoded::Refused(format!("the schema with id {id} is not known")),
-        Meaning::Wanted => {
-            return Decoded::Refused(format!("the schema with id {id} is being fetched from the registry"));
-        }
+        Meaning::Wanted(fetching) => return Decoded::Refused(Awaited { id, fetching }.to_string()),
         Meaning::Unknown(reason) => return Decoded::Refused(reason),
     };
     let is_protobuf = definitions::with_id(schema_id)

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use pgrx::prelude::*;
 
 use super::catalog;
-use super::registry::fetches::{self, Prospect};
+use super::registry::fetches::{self, Fetching, Prospect};
 use crate::pg::spi::{Access, Statement};
 use crate::settings::registry;
 
@@ -34,7 +34,7 @@ pub enum Meaning {
     /// It is that of this definition.
     Schema(i32),
     /// The relay is asking the registry.
-    Wanted,
+    Wanted(Fetching),
     /// It is unknown, for this reason.
     Unknown(String),
 }
@@ -68,7 +68,7 @@ pub fn schema(wire_id: i32) -> Meaning {
         return Meaning::Schema(schema_id);
     }
     match catalog::as_owner(|| fetches::prospect(&registry, wire_id)) {
-        Prospect::Wait => Meaning::Wanted,
+        Prospect::Wait(fetching) => Meaning::Wanted(fetching),
         Prospect::Unknown(reason) => Meaning::Unknown(reason),
     }
 }

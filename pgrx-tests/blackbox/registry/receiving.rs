@@ -96,6 +96,44 @@ fn events_wait_while_the_registry_does_not_answer() -> Result<()> {
     Ok(())
 }
 
+/// Nor does an event that waits behind another one of its key come without its schema.
+#[test]
+fn a_parked_event_waits_for_its_schema() -> Result<()> {
+    let registry = OddRegistry::start(Oddity::Answers(503, String::new()))?;
+    let mut db = database_with(&registry.url())?;
+    let topic = db.own_topic("orders")?;
+    db.client
+        .execute("SELECT inbox.subscribe('s', ARRAY[$1], 'earliest', max_attempts => 100)", &[&topic])?;
+    produce(&db.broker.bootstrap_servers(), &topic, &[b"{\"id\": 1}", &order(7, 2), b"{\"id\": 3}"])?;
+    until_stored(&mut db.client, 3)?;
+    // The first one fails, so those behind it are parked.
+    wait::until_ok("the first to be given back", DEADLINE, || {
+        let sql = "SELECT inbox.nack('s', e.position, 'later', '1 s') FROM inbox.receive('s', 1) AS e";
+        Ok(db.client.query_opt(sql, &[])?.map(|_| ()))
+    })?;
+    wait::until_ok("both others to be parked", DEADLINE, || {
+        let all = db.client.query("SELECT data, decode_error FROM inbox.receive('s', 1)", &[])?;
+        assert!(all.is_empty(), "{all:?}");
+        let parked = db.client.query_one("SELECT count(*) FROM inbox.retry WHERE attempts = 0", &[])?;
+        Ok((parked.get::<_, i64>(0) == 2).then_some(()))
+    })?;
+    let mut all = until_decoded(&mut db.client, 1)?;
+    assert_eq!(all, [(Some(json!({"id": 1})), None)]);
+    wait::until_ok("the schema to be asked for", DEADLINE, || {
+        all.extend(until_decoded(&mut db.client, 0)?);
+        let sql =
+            "SELECT 1 FROM outbox.schema_fetch WHERE id = 7 AND state = 'waiting' AND error LIKE '%503%'";
+        Ok(db.client.query_opt(sql, &[])?.map(|_| ()))
+    })?;
+    let is_ready: bool = db.client.query_one("CALL inbox.await('s', '0 s')", &[])?.get(0);
+    assert!(!is_ready, "nothing can be received");
+    assert_eq!(all.len(), 1, "{all:?}");
+    registry.becomes(Oddity::Answers(200, json!({"schema": ORDER}).to_string()));
+    all.extend(until_decoded(&mut db.client, 2)?);
+    assert_eq!(all, [1, 2, 3].map(|id| (Some(json!({"id": id})), None)));
+    Ok(())
+}
+
 /// A waiting session is woken when the schema has come.
 #[test]
 fn await_ends_when_the_schema_has_come() -> Result<()> {

@@ -2,8 +2,8 @@
 
 use event_outbox_lab::Result;
 
-use super::support::{refused, register};
 use crate::support::database::TestDatabase;
+use crate::support::schemas::{refused, register};
 
 fn subjects(db: &mut TestDatabase) -> Result<()> {
     for (subject, of) in [("ints", "\"int\""), ("strings", "\"string\""), ("bools", "\"boolean\"")] {

@@ -3,8 +3,8 @@
 use event_outbox_lab::Result;
 use postgres::error::SqlState;
 
-use super::support::{ORDERS, bind_orders, refused};
 use crate::support::database::TestDatabase;
+use crate::support::schemas::{ORDERS, bind_orders, refused};
 
 const GOOD: &str = r#"{"id": 9007199254740993, "note": "ü", "amounts": [0.1, 2]}"#;
 

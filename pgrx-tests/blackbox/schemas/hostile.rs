@@ -4,8 +4,8 @@ use std::time::{Duration, Instant};
 
 use event_outbox_lab::Result;
 
-use super::support::refused;
 use crate::support::database::TestDatabase;
+use crate::support::schemas::refused;
 
 /// How long a statement may take on a busy machine.
 const SOON: Duration = Duration::from_secs(20);
@@ -49,6 +49,35 @@ fn the_server_outlives_any_schema() -> Result<()> {
     let _ = db.client.batch_execute(circle);
     let same: i32 = db.client.query_one("SELECT pg_backend_pid()", &[])?.get(0);
     assert_eq!(same, server);
+    Ok(())
+}
+
+/// A check that takes long ends when its session is told to.
+#[test]
+fn a_long_check_can_be_cancelled() -> Result<()> {
+    let mut db = TestDatabase::disabled()?;
+    // The alternatives double at each level, and a long document may have many steps.
+    db.client.batch_execute(
+        r##"SELECT outbox.register_schema('long', 'json', '{"items": {"anyOf": [
+                {"$ref": "#/$defs/t"}, {"$ref": "#/$defs/t"}]}, "$defs": {"t": {"anyOf": [
+                {"required": ["x"], "properties": {"a": {"$ref": "#/$defs/t"}}},
+                {"required": ["y"], "properties": {"a": {"$ref": "#/$defs/t"}}}]}}}');
+            SELECT outbox.bind_schema('long', NULL, 'long');
+            SET event_outbox.max_event_bytes = '8MB'"##,
+    )?;
+    // The padding allows some 100 million steps.
+    let emit = "SELECT outbox.emit('long', jsonb_build_array(
+                    (repeat('{\"a\":', 50) || '1' || repeat('}', 50))::jsonb, repeat('x', 7000000)))";
+    db.client.batch_execute("SET statement_timeout = '300 ms'")?;
+    let begin = Instant::now();
+    let error = db.client.batch_execute(emit).expect_err("it takes long");
+    let elapsed = begin.elapsed();
+    assert_eq!(error.code(), Some(&postgres::error::SqlState::QUERY_CANCELED), "{error:?}");
+    assert!(elapsed < Duration::from_millis(1500), "{elapsed:?}");
+    // The session goes on, and checks as before.
+    db.client.batch_execute("SET statement_timeout = 0; SELECT outbox.emit('long', '[{\"x\": 1}, 2]')")?;
+    let error = refused(&mut db.client, "SELECT outbox.emit('long', '[{}]')");
+    assert!(error.message().contains("violates schema"), "{error:?}");
     Ok(())
 }
 

@@ -6,4 +6,3 @@ mod hostile;
 mod receiving;
 mod registering;
 mod rights;
-mod support;

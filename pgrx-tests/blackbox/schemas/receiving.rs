@@ -3,9 +3,9 @@
 use event_outbox_lab::{Result, wait};
 use serde_json::{Value, json};
 
-use super::support::{ORDERS, bind_orders};
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::inbox_log::subscription;
+use crate::support::schemas::{ORDERS, bind_orders};
 
 #[test]
 fn each_format_comes_back_through_kafka() -> Result<()> {

@@ -3,9 +3,9 @@
 use event_outbox_lab::Result;
 use postgres::error::SqlState;
 
-use super::support::{ORDERS, bind, refused, register};
 use crate::support::database::TestDatabase;
 use crate::support::dump::dump_and_restore;
+use crate::support::schemas::{ORDERS, bind, refused, register};
 
 fn versions(db: &mut TestDatabase, subject: &str) -> Result<Vec<(i32, i32, bool)>> {
     let sql = "SELECT version, id, is_latest FROM outbox.schemas WHERE subject = $1 ORDER BY version";

@@ -2,9 +2,9 @@
 
 use event_outbox_lab::Result;
 
-use super::support::bind_orders;
 use crate::support::database::TestDatabase;
 use crate::support::roles::{assert_denied, create_emitter, create_role};
+use crate::support::schemas::bind_orders;
 
 #[test]
 fn nobody_registers_or_binds_without_a_grant() -> Result<()> {

@@ -11,6 +11,7 @@ pub mod inbox_log;
 pub mod ledger;
 pub mod relay;
 pub mod roles;
+pub mod schemas;
 pub mod server;
 pub mod subscriptions;
 pub mod topic_grants;

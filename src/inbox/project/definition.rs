@@ -34,10 +34,24 @@ static DEFINITION: Statement = Statement::new(
              p.ready_at IS NOT NULL, p.failing_since IS NOT NULL, p.rebuild_of, \
              (SELECT pg_catalog.count(*) FROM inbox.partition AS q \
                WHERE q.source_id OPERATOR(pg_catalog.=) p.subscription_id), \
-             o.\"table\"::pg_catalog.oid \
+             o.\"table\"::pg_catalog.oid, p.table_name \
         FROM inbox.projection AS p \
              LEFT JOIN inbox.projection AS o ON o.subscription_id OPERATOR(pg_catalog.=) p.rebuild_of \
        WHERE p.subscription_id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT4OID],
+);
+
+/// Forgets tables that are gone: their numbers can be those of other tables one day, and in a dump they would be. That of a rebuild
+/// is told by its number that it is gone, and must not be made anew.
+static DROPPED: Statement = Statement::new(
+    c"SELECT p.subscription_id FROM inbox.projection AS p \
+       WHERE p.\"table\" IS NOT NULL AND p.rebuild_of IS NULL \
+         AND NOT EXISTS (SELECT FROM pg_catalog.pg_class AS c WHERE c.oid OPERATOR(pg_catalog.=) p.\"table\"::pg_catalog.oid)",
+    &[],
+);
+
+static FORGET_TABLE: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p SET \"table\" = NULL WHERE p.subscription_id OPERATOR(pg_catalog.=) $1",
     &[pg_sys::INT4OID],
 );
 
@@ -53,6 +67,13 @@ pub fn wanted() -> Vec<Wanted<Task>> {
         };
         Some(Wanted { task, workers: 1 })
     };
+    as_owner(|| {
+        let dropped: Vec<i32> =
+            DROPPED.execute(&[], Access::Read, 0).iter().filter_map(|row| row.get(1)).collect();
+        for subscription in dropped {
+            FORGET_TABLE.execute(&[subscription.into_datum()], Access::Write, 0);
+        }
+    });
     as_owner(|| WANTED.execute(&[], Access::Read, 0).iter().filter_map(task).collect())
 }
 
@@ -64,6 +85,8 @@ pub type Sourced = (String, Source);
 pub struct Definition {
     /// Its table; `None` for a rebuild that has none yet.
     pub table: Option<pg_sys::Oid>,
+    /// The table's name, as it is shown when it is gone.
+    pub table_name: Option<String>,
     /// What a record's value is.
     pub format: Format,
     /// The columns of the key.
@@ -99,6 +122,7 @@ impl Definition {
         let columns = if row.get::<Vec<String>>(5).is_some() { Some(sourced(5, 6)?) } else { None };
         Some(Self {
             table: row.get(1),
+            table_name: row.get(12),
             format: Format::named(row.get(2)?)?,
             keys: sourced(3, 4)?,
             columns,

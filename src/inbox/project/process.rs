@@ -9,6 +9,7 @@ use event_outbox_policy::backoff::Backoff;
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::prelude::*;
 
+use super::crash;
 use super::progress;
 use super::task::Task;
 use super::wait;
@@ -23,8 +24,8 @@ use crate::worker::transaction::{self, Failed};
 /// The first and the longest pause after a failure.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// The longest sleep, for what comes without an arrival: the end of the topic may be reached without an event, and later the
-/// table may get another owner, or go.
+/// The longest sleep, for what comes without an arrival: the end of the topic may be reached without an event, or a schema may
+/// come; and later the table may get another owner, or go.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_SELDOM: Duration = Duration::from_secs(10);
 
@@ -54,6 +55,7 @@ pub unsafe extern "C-unwind" fn event_outbox_inbox_projection_main(_argument: pg
     process::reload_if_asked();
     log::init();
     prepare_session();
+    crash::init_process();
     follow(&task);
     log::flush();
     process::exit(Exit::Done)
@@ -90,6 +92,7 @@ fn follow(task: &Task) {
                     // A broadcast ends the wait for arrivals, so none may come before the sleep.
                     Done::Applied => wait::projected(),
                     Done::Nothing => arrivals.sleep(if work.is_ready() { LOOK_SELDOM } else { LOOK_AGAIN }),
+                    Done::Waiting => arrivals.sleep(LOOK_AGAIN),
                     Done::Refused => {}
                     Done::Outdated => {
                         drop(arrivals);

@@ -29,6 +29,16 @@ static WELL: Statement = Statement::new(
     &[pg_sys::INT4OID],
 );
 
+static TABLE_NAME: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p SET table_name = $2 WHERE p.subscription_id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT4OID, pg_sys::TEXTOID],
+);
+
+/// Notes the name of the table.
+pub fn note_table_name(subscription: i32, name: &str) {
+    TABLE_NAME.execute(&[subscription.into_datum(), name.into_datum()], Access::Write, 0);
+}
+
 /// Notes that the projection is ready, if it is since now. Returns whether it is.
 #[must_use]
 pub fn note_ready(subscription: i32) -> bool {

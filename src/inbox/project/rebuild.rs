@@ -17,18 +17,23 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
 
 static SET_TABLE: Statement = Statement::new(
-    c"UPDATE inbox.projection AS p SET \"table\" = $2::pg_catalog.regclass \
+    c"UPDATE inbox.projection AS p SET \"table\" = $2::pg_catalog.regclass, \
+             table_name = $2::pg_catalog.regclass::pg_catalog.text \
        WHERE p.subscription_id OPERATOR(pg_catalog.=) $1",
     &[pg_sys::INT4OID, pg_sys::OIDOID],
 );
 
-/// Whether the rebuild has applied all that the projection has.
+/// Whether the rebuild has applied all that the projection has. Where that one has stopped, Kafka no longer has the records, or
+/// others at their offsets.
 static IS_LEVEL: Statement = Statement::new(
     c"SELECT NOT EXISTS (SELECT FROM inbox.projected_offset AS o \
               LEFT JOIN inbox.projected_offset AS n \
                 ON n.subscription_id OPERATOR(pg_catalog.=) $1 AND n.partition OPERATOR(pg_catalog.=) o.partition \
              WHERE o.subscription_id OPERATOR(pg_catalog.=) $2 \
-               AND (n.next_offset OPERATOR(pg_catalog.>=) o.next_offset) IS NOT TRUE)",
+               AND (n.next_offset OPERATOR(pg_catalog.>=) o.next_offset) IS NOT TRUE \
+               AND NOT EXISTS (SELECT FROM inbox.partition AS q \
+                                WHERE q.source_id OPERATOR(pg_catalog.=) $2 AND q.number OPERATOR(pg_catalog.=) o.number \
+                                  AND q.state OPERATOR(pg_catalog.=) 'stopped'))",
     &[pg_sys::INT4OID, pg_sys::INT4OID],
 );
 
@@ -43,11 +48,18 @@ pub enum Attempt {
     Done,
 }
 
-/// Makes the table of a rebuild, beside the one that it is for.
-pub fn make_table(task: &Task, definition: &Definition) {
-    let Some((_, original)) = definition.rebuilds else { return };
-    let _open = OpenRelation::open(original, relation::READ);
-    // SAFETY: in a transaction; the results are C strings in its memory.
+/// Makes the table of a rebuild, beside the one that it is for. `false` if there is nothing that it is for any more.
+#[must_use]
+pub fn make_table(task: &Task, definition: &Definition) -> bool {
+    let Some((_, original)) = definition.rebuilds else { return false };
+    let Some(_open) = OpenRelation::try_open(original, relation::READ) else { return false };
+    let made = create_like(task, original);
+    as_owner(|| SET_TABLE.execute(&[task.subscription.into_datum(), made.into_datum()], Access::Write, 0));
+    true
+}
+
+fn create_like(task: &Task, original: pg_sys::Oid) -> Option<pg_sys::Oid> {
+    // SAFETY: in a transaction, with a lock of the table; the results are C strings in its memory.
     let (schema, name) = unsafe {
         let text =
             |text: *const std::ffi::c_char| std::ffi::CStr::from_ptr(text).to_string_lossy().into_owned();
@@ -59,29 +71,20 @@ pub fn make_table(task: &Task, definition: &Definition) {
     let begin: String = name.chars().take(30).collect();
     let shadow = format!("{begin}_rebuild_{}", task.subscription).replace('"', "\"\"");
     let shadow = format!("{schema}.\"{shadow}\"");
-    let create = format!("CREATE TABLE {shadow} (LIKE {} INCLUDING ALL)", name_of(original));
-    let Ok(create) = CString::new(create) else { return };
+    let create = CString::new(format!("CREATE TABLE {shadow} (LIKE {} INCLUDING ALL)", name_of(original)));
+    let find = format!("SELECT '{}'::pg_catalog.regclass::pg_catalog.oid", shadow.replace('\'', "''"));
+    let (create, find) = (create.ok()?, CString::new(find).ok()?);
     spi::connected(|| spi::run(&create));
-    let Ok(find) =
-        CString::new(format!("SELECT '{}'::pg_catalog.regclass::pg_catalog.oid", shadow.replace('\'', "''")))
-    else {
-        return;
-    };
-    let made = spi::connected(|| {
+    spi::connected(|| {
         let rows = spi::query(&find, Access::Write);
         rows.iter().next().and_then(|row| row.get::<pg_sys::Oid>(1))
-    });
-    if let Some(made) = made {
-        as_owner(|| {
-            SET_TABLE.execute(&[task.subscription.into_datum(), made.into_datum()], Access::Write, 0)
-        });
-    }
+    })
 }
 
 /// Gives the table of the projection the rows of the rebuild's, if that has applied as much, and takes its place.
 #[must_use]
 pub fn take_place(task: &Task, target: &Target, rebuilt: i32, table: pg_sys::Oid) -> Attempt {
-    let _open = OpenRelation::open(table, relation::WRITE);
+    let Some(_open) = OpenRelation::try_open(table, relation::WRITE) else { return Attempt::NotYet };
     // The projection applies nothing meanwhile.
     (0..LANES).for_each(|lane| lane_lock::wait(rebuilt, lane));
     let ids = [task.subscription.into_datum(), rebuilt.into_datum()];

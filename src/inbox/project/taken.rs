@@ -2,18 +2,24 @@
 //!
 //! Runs in: the process of a projection, in a transaction.
 
+use std::collections::HashMap;
+
+use event_outbox_policy::inbox::in_flight::InFlight;
 use event_outbox_policy::inbox::lane::LaneState;
 use event_outbox_policy::inbox::records::{RecordBatch, RecordRef};
 use pgrx::prelude::*;
 
-use crate::inbox::receive::lane;
+use super::crash;
 use crate::inbox::receive::open_log::OpenLog;
 use crate::inbox::receive::stored::{HEADERS, KEY, Stored, VALUE, lane_number};
 use crate::inbox::receive::subscription::Subscription;
+use crate::inbox::receive::{crashed, decode, in_flight, lane, ready};
 use crate::inbox::table::{lane_lock, lanes};
-use crate::pg::compat;
 use crate::pg::snapshot::Snapshot;
-use crate::pg::varlena;
+use crate::pg::{compat, varlena};
+use crate::schemas;
+use crate::schemas::decode::{Awaited, Decoded};
+use crate::settings::registry;
 
 /// A transaction takes no further event once it has this many bytes.
 const MOST_BYTES: usize = 16 << 20;
@@ -35,20 +41,38 @@ pub struct Taken {
     takes_headers: bool,
     /// The lane and the position of each.
     places: Vec<(u16, i64)>,
-    /// The next state of each lane.
-    states: Vec<(u16, LaneState)>,
+    lanes: Vec<TakenLane>,
+    /// Why values could not be decoded, by the places of their records.
+    faults: HashMap<usize, String>,
+    /// What a schema has made of a value.
+    document: Vec<u8>,
+    awaited: Option<String>,
+    has_failed: bool,
+    /// The events may have crashed the server; they come from one lane.
+    are_suspect: bool,
+    postponed: Option<u16>,
+}
+
+/// A lane of which events were taken, or passed.
+struct TakenLane {
+    lane: u16,
+    before: LaneState,
+    after: LaneState,
+    count: usize,
 }
 
 impl Taken {
-    /// Takes up to `limit` events of a subscription, with their headers only if these are needed. As the owner of the tables.
+    /// Takes up to `limit` events of a subscription, with their headers only if these are needed, beginning with the lane
+    /// `first`. As the owner of the tables.
     #[must_use]
-    pub fn take(subscription: &Subscription, limit: usize, takes_headers: bool) -> Self {
+    pub fn take(subscription: &Subscription, first: u16, limit: usize, takes_headers: bool) -> Self {
         let mut taken = Self { takes_headers, ..Self::default() };
-        lane::each_ready(subscription, 0, |lane| {
-            if lane_lock::try_acquire(subscription.id, lane) {
+        schemas::catalog::accept_changes();
+        lane::each_ready(subscription, first, |lane| {
+            if !crashed::holds(subscription.id, lane) && lane_lock::try_acquire(subscription.id, lane) {
                 taken.visit(subscription, lane, limit);
             }
-            taken.has_room(limit)
+            taken.has_room(limit) && !taken.are_suspect
         });
         taken
     }
@@ -61,27 +85,82 @@ impl Taken {
     fn visit(&mut self, subscription: &Subscription, lane: u16, limit: usize) {
         let _snapshot = Snapshot::take_latest();
         let found = lane::newest(subscription, lane);
-        let (begin, mut passed) = (self.places.len(), found.from);
-        let wanted = limit - begin;
+        let (mut limit, mut last) = (limit, i64::MAX);
+        if found.state.is_suspect() {
+            if !self.is_empty() {
+                self.postponed = Some(lane);
+                return;
+            }
+            if !ready::try_suspects() {
+                return;
+            }
+            self.are_suspect = true;
+            limit = limit.min(found.state.suspects_to_apply() as usize);
+            last = found.state.suspect_upto;
+        }
+        let begin = self.places.len();
+        let passed = self.read(subscription, lane, (found.from, last), limit);
+        if passed > found.state.upto {
+            let (before, after) = (found.state, found.state.applied(passed));
+            self.lanes.push(TakenLane { lane, before, after, count: self.places.len() - begin });
+        } else if self.are_suspect {
+            self.are_suspect = false;
+            lane_lock::release_suspects();
+        }
+    }
+
+    /// Takes the events of a lane between two positions, and returns the one that the lane has passed then.
+    fn read(
+        &mut self,
+        subscription: &Subscription,
+        lane: u16,
+        (mut passed, last): (i64, i64),
+        limit: usize,
+    ) -> i64 {
+        let has_registry = registry::url().is_some();
+        let wanted = limit - self.places.len();
         OpenLog::of(subscription).each_event(lane_number(lane), passed, wanted, |event| {
             let position = event.position();
+            if position > last {
+                return false;
+            }
             if !event.is_skipped() {
+                if has_registry && let Some(awaited) = decode::awaited(event) {
+                    self.wait_for(event, &awaited);
+                    return false;
+                }
                 self.push(event);
                 self.places.push((lane, position));
             }
             passed = position;
             self.has_room(limit)
         });
-        if passed > found.state.upto {
-            let count = u32::try_from(self.places.len() - begin).unwrap_or(u32::MAX);
-            self.states.push((lane, found.state.acknowledged(passed, count)));
-        }
+        passed
+    }
+
+    /// Its lane is left alone until there is this schema.
+    fn wait_for(&mut self, event: &Stored, awaited: &Awaited) {
+        let (partition, offset) = (event.get::<i32>(PARTITION), event.get::<i64>(OFFSET));
+        let (partition, offset) = (partition.unwrap_or(0), offset.unwrap_or(0));
+        self.awaited = Some(format!("cannot decode offset {offset} of partition {partition} yet: {awaited}"));
+        self.has_failed |= awaited.has_failed();
     }
 
     fn push(&mut self, event: &Stored) {
+        pgrx::check_for_interrupts!();
         let bytes = |column: usize| event.get::<&[u8]>(column);
-        let (key, value) = (bytes(KEY), bytes(VALUE));
+        let (key, stored) = (bytes(KEY), bytes(VALUE));
         let headers = if self.takes_headers { bytes(HEADERS).unwrap_or_default() } else { &[] };
+        let mut value = stored;
+        if let Some(stored) = stored {
+            match decode::decode_value(event, stored, &mut self.document) {
+                Decoded::AsItIs => {}
+                Decoded::Document => value = Some(&self.document),
+                Decoded::Refused(reason) => {
+                    self.faults.insert(self.places.len(), format!("the value cannot be decoded: {reason}"));
+                }
+            }
+        }
         let length = [key, value, Some(headers)].into_iter().flatten().map(<[u8]>::len).sum::<usize>();
         if length > LARGE {
             varlena::require_memory(length * 2);
@@ -104,6 +183,30 @@ impl Taken {
         self.records.iter().collect()
     }
 
+    /// Why the value of one could not be decoded.
+    #[must_use]
+    pub fn fault(&self, place: usize) -> Option<String> {
+        self.faults.get(&place).cloned()
+    }
+
+    /// Why a lane was left alone: the schema of its next event is being fetched.
+    #[must_use]
+    pub fn awaited(&self) -> Option<&str> {
+        self.awaited.as_deref()
+    }
+
+    /// Whether the registry has not given a schema for which a lane was left alone.
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.has_failed
+    }
+
+    /// A lane whose turn it is, if one could not be taken from beside others.
+    #[must_use]
+    pub fn postponed(&self) -> Option<u16> {
+        self.postponed
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -113,13 +216,35 @@ impl Taken {
     /// Whether no lane is to be moved.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.states.is_empty()
+        self.lanes.is_empty()
+    }
+
+    /// Writes down what would be to blame, or suspect, if the server crashed, before any code of the table's runs.
+    pub fn write_down(&self, subscription: &Subscription) {
+        let of_lane = |lane: &TakenLane| {
+            let is_to_blame = lane.before.next_is_to_blame();
+            // One that is alone by chance is not to blame: it has no further attempt.
+            let count = if is_to_blame { lane.count } else { lane.count.max(2) };
+            InFlight {
+                database: in_flight::database(),
+                subscription: subscription.id,
+                lane: lane.lane,
+                based_on: lane.before.seq,
+                upto: lane.after.upto,
+                count: u32::try_from(count).unwrap_or(u32::MAX),
+                retried: None,
+                has_waited: false,
+                is_to_blame,
+            }
+        };
+        let records: Vec<InFlight> = self.lanes.iter().filter(|lane| lane.count > 0).map(of_lane).collect();
+        crash::write_down(&records, self.are_suspect);
     }
 
     /// Acknowledges them. As the owner of the tables.
     pub fn acknowledge(&self, subscription: &Subscription) {
-        for (lane, state) in &self.states {
-            lanes::insert(subscription.id, *lane, state);
+        for lane in &self.lanes {
+            lanes::insert(subscription.id, lane.lane, &lane.after);
         }
     }
 

@@ -3,6 +3,7 @@
 //! Runs in: the process of a projection, in a transaction.
 
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use event_outbox_policy::inbox::projection::narrowing::{Blame, Narrowing, Refusal, blame};
 use event_outbox_policy::inbox::projection::reduction::Reduced;
@@ -25,6 +26,9 @@ use crate::worker::transaction::sqlstate;
 /// The most events of a transaction.
 const MOST_EVENTS: usize = 100_000;
 
+/// How long a schema is waited for before that is shown, if the registry has reported no error.
+const SILENT: Duration = Duration::from_secs(10);
+
 /// What a transaction has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Done {
@@ -32,6 +36,8 @@ pub enum Done {
     Applied,
     /// There was nothing to do.
     Nothing,
+    /// There is nothing to do until a schema has come.
+    Waiting,
     /// The table refused the events: fewer of them come again.
     Refused,
     /// There is no such projection any more, or it is for another process.
@@ -45,13 +51,24 @@ pub struct Work {
     /// The definition, and how many changes this process had received of its table when it was read.
     definition: Option<(u64, Definition)>,
     target: Option<Target>,
+    /// The lane that is looked at first.
+    first: u16,
+    /// Since when a schema is waited for, and whether that is shown.
+    waiting: Option<(Instant, bool)>,
 }
 
 impl Work {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(task: &Task) -> Self {
-        Self { task: task.clone(), narrowing: Narrowing::new(MOST_EVENTS), definition: None, target: None }
+        Self {
+            task: task.clone(),
+            narrowing: Narrowing::new(MOST_EVENTS),
+            definition: None,
+            target: None,
+            first: 0,
+            waiting: None,
+        }
     }
 
     /// What was remembered may be wrong, after an error.
@@ -64,7 +81,9 @@ impl Work {
         let _snapshot = Snapshot::take();
         let Some(definition) = self.definition() else { return Done::Outdated };
         let Some(table) = definition.table else {
-            rebuild::make_table(&self.task, &definition);
+            if !rebuild::make_table(&self.task, &definition) {
+                return Done::Outdated;
+            }
             self.definition = None;
             return Done::Applied;
         };
@@ -72,9 +91,22 @@ impl Work {
         let Some(target) = Target::open(self.target.take(), table, &definition, self.task.role) else {
             return Done::Outdated;
         };
+        self.note_table_name(&definition, &target);
         let done = self.apply(&definition, &target);
         self.target = Some(target);
         done
+    }
+
+    /// A table that is gone has no name any more, so it is kept while there is one.
+    fn note_table_name(&mut self, definition: &Definition, target: &Target) {
+        let name = target.name();
+        if definition.table_name.as_deref() == Some(&name) {
+            return;
+        }
+        as_owner(|| progress::note_table_name(self.task.subscription, &name));
+        if let Some((_, known)) = &mut self.definition {
+            known.table_name = Some(name);
+        }
     }
 
     fn definition(&mut self) -> Option<Definition> {
@@ -90,31 +122,37 @@ impl Work {
     }
 
     fn apply(&mut self, definition: &Definition, target: &Target) -> Done {
-        let (id, limit) = (self.task.subscription, self.narrowing.limit());
+        let (id, first, limit) = (self.task.subscription, self.first, self.narrowing.limit());
         let take = || {
             let subscription = Subscription::with_id(id)?;
             let taken = if subscription.is_paused {
                 Taken::default()
             } else {
-                Taken::take(&subscription, limit, target.mapping().reads_headers())
+                Taken::take(&subscription, first, limit, target.mapping().reads_headers())
             };
             Some((subscription, taken))
         };
         let Some((subscription, taken)) = as_owner(take) else { return Done::Outdated };
+        self.first = taken.postponed().unwrap_or(0);
         if !taken.is_empty() {
+            taken.write_down(&subscription);
             match self.apply_taken(target, &subscription, &taken) {
                 Ok(()) => self.narrowing.applied(taken.len()),
                 Err(Refused) => return Done::Refused,
             }
         }
-        self.note(definition);
+        self.note(definition, &taken);
         if let Some((rebuilt, table)) = definition.rebuilds
             && self.is_ready()
             && rebuild::take_place(&self.task, target, rebuilt, table) == Attempt::Done
         {
             return Done::Outdated;
         }
-        if taken.is_empty() { Done::Nothing } else { Done::Applied }
+        match taken.is_empty() {
+            true if taken.awaited().is_some() => Done::Waiting,
+            true => Done::Nothing,
+            false => Done::Applied,
+        }
     }
 
     fn apply_taken(
@@ -124,7 +162,7 @@ impl Work {
         taken: &Taken,
     ) -> Result<(), Refused> {
         let records = taken.records();
-        let reduced = Reduced::of(&records, target.mapping());
+        let reduced = Reduced::of(&records, target.mapping(), |place| taken.fault(place));
         let mut faults = reduced.faults.clone();
         if let Err(cause) = subtransaction::run(|| spi::connected(|| target.apply(&reduced))) {
             let Some(report) = report_of(&cause).filter(|(code, _)| blame(code) == Blame::Record) else {
@@ -142,8 +180,8 @@ impl Work {
         Ok(())
     }
 
-    /// Notes that the projection has become ready, or well again.
-    fn note(&mut self, definition: &Definition) {
+    /// Notes that the projection has become ready, or well again, or what it waits for.
+    fn note(&mut self, definition: &Definition, taken: &Taken) {
         let id = self.task.subscription;
         if !definition.is_ready
             && as_owner(|| progress::note_ready(id))
@@ -151,11 +189,35 @@ impl Work {
         {
             definition.is_ready = true;
         }
+        if let Some(awaited) = taken.awaited() {
+            self.note_awaited(awaited, taken.has_failed());
+            return;
+        }
+        if self.waiting.take().is_some_and(|(_, is_shown)| is_shown) {
+            tracing::info!("projection \"{}\" goes on: the schema has come", self.task.name);
+        }
         if definition.is_failing {
             as_owner(|| progress::note_recovery(id));
             if let Some((_, definition)) = &mut self.definition {
                 definition.is_failing = false;
             }
+        }
+    }
+
+    /// Shows for which schema the projection waits, unless it has just begun to.
+    fn note_awaited(&mut self, awaited: &str, has_failed: bool) {
+        let (since, is_shown) = self.waiting.unwrap_or((Instant::now(), false));
+        let shows = is_shown || has_failed || since.elapsed() > SILENT;
+        self.waiting = Some((since, shows));
+        if !shows {
+            return;
+        }
+        if !is_shown {
+            tracing::warn!("projection \"{}\" waits for a schema: {awaited}", self.task.name);
+        }
+        as_owner(|| progress::note_error(self.task.subscription, awaited));
+        if let Some((_, definition)) = &mut self.definition {
+            definition.is_failing = true;
         }
     }
 

@@ -2,6 +2,7 @@
 //! NULL, and `decode_error` says why.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::ffi::c_char;
 
 use event_outbox_policy::inbox::attributes::{Attributes, headers_json};
@@ -11,11 +12,13 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::output::Output;
-use super::stored::{HEADERS, KEY, Stored, TOPIC, VALUE};
+use super::stored::{self, HEADERS, KEY, Stored, TOPIC, VALUE};
+use super::subscription::Subscription;
 use crate::pg::compat::pg_timestamp;
 use crate::pg::varlena;
 use crate::schemas;
-use crate::schemas::decode::Decoded;
+use crate::schemas::decode::{Awaited, Decoded};
+use crate::settings::registry;
 
 /// As much of a value as says by which schema it was written.
 const WIRE_PREFIX: i32 = 6;
@@ -122,14 +125,51 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) 
 /// Whether an event can be decoded in a moment only: its schema is being fetched. The caller has accepted invalidations.
 #[must_use]
 pub fn must_wait(event: &Stored) -> bool {
-    let Some(value) = event.datum(VALUE) else { return false };
+    awaited(event).is_some_and(|awaited| !awaited.is_overdue())
+}
+
+/// The schema without which an event cannot be decoded, if it is being fetched. The caller has accepted invalidations.
+#[must_use]
+pub fn awaited(event: &Stored) -> Option<Awaited> {
+    let value = event.datum(VALUE)?;
     // SAFETY: a bytea of the row, which is alive. The slice is a copy.
     let begin = unsafe {
         let slice = pg_sys::pg_detoast_datum_slice(value.cast_mut_ptr(), 0, WIRE_PREFIX);
         pgrx::varlena::varlena_to_byte_slice(slice)
     };
     let event_type = || Attributes::of(records::headers(event.get(HEADERS).unwrap_or_default())).event_type;
-    schemas::decode::must_wait(event.get::<&str>(TOPIC).unwrap_or_default(), event_type, begin)
+    schemas::decode::awaited(event.get::<&str>(TOPIC).unwrap_or_default(), event_type, begin)
+}
+
+/// Decodes the value of an event by its schema into the buffer; what has none is left as it is. The caller has accepted
+/// invalidations.
+pub fn decode_value(event: &Stored, value: &[u8], buffer: &mut Vec<u8>) -> Decoded {
+    let topic = event.get::<&str>(TOPIC).unwrap_or_default();
+    if !schemas::decode::may_be_encoded(topic, value) {
+        return Decoded::AsItIs;
+    }
+    let event_type = Attributes::of(records::headers(event.get(HEADERS).unwrap_or_default())).event_type;
+    schemas::decode::decode(topic, event_type.as_deref(), value, buffer)
+}
+
+/// Those of the waiting events that can be decoded: one whose schema is being fetched keeps later ones of its order key.
+#[must_use]
+pub fn decodable(subscription: &Subscription, due: Vec<i64>) -> Vec<i64> {
+    if due.is_empty() || registry::url().is_none() {
+        return due;
+    }
+    schemas::catalog::accept_changes();
+    let mut held = HashSet::new();
+    let mut left = Vec::with_capacity(due.len());
+    for event in stored::waited(subscription, &due) {
+        let key = event.order_key(subscription);
+        if must_wait(&event) || key.as_ref().is_some_and(|key| held.contains(key)) {
+            held.extend(key);
+        } else {
+            left.push(event.position());
+        }
+    }
+    left
 }
 
 /// The event of a record in the structured mode of CloudEvents, as binary mode would have it.

@@ -174,7 +174,7 @@ impl Receiver {
             return Vec::new();
         }
         let limit = if self.lease.is_some() { 1 } else { state.limit(self.left) };
-        waiting.due(limit, crate::pg::now())
+        decode::decodable(&self.subscription, waiting.due(limit, crate::pg::now()))
     }
 
     fn receive_waiting(&mut self, lane: u16, based_on: i64, state: &LaneState, due: &[i64]) -> Visit {

@@ -13,6 +13,9 @@ use crate::inbox::table::lane_lock;
 use crate::pg::snapshot::Snapshot;
 use crate::settings::registry;
 
+/// How many of the waiting events are looked at for one that can be decoded.
+const LOOKED_AT: u32 = 100;
+
 /// Whether `inbox.receive()` would find something to do in a lane that no other session has locked.
 #[must_use]
 pub fn is_any(subscription: &Subscription) -> bool {
@@ -62,7 +65,10 @@ fn has_something(subscription: &Subscription, lane: u16) -> bool {
     if !skipped.is_empty() {
         return true;
     }
-    if let Some(position) = waiting.due(1, crate::pg::now()).first() {
+    // More than one, since the first may have to wait for its schema.
+    let looked_at = if registry::url().is_some() { LOOKED_AT } else { 1 };
+    let due = waiting.due(found.state.limit(looked_at), crate::pg::now());
+    if let Some(position) = decode::decodable(subscription, due).first() {
         let is_suspect = stored::waited(subscription, &[*position]).iter().any(stored::Stored::is_suspect);
         return !is_suspect || may_take_suspects();
     }

@@ -22,6 +22,10 @@ use crate::delivery::lanes::Micros;
 /// The batch limit at which a lane that has failed counts as recovered.
 const RECOVERED: u32 = 256;
 
+/// How many suspect events are applied to a table at once, at first: few enough for the next crash to leave few, and enough
+/// for a crash that is nobody's fault to cost little.
+const SUSPECTS: u32 = 256;
+
 /// A lease: events that a session handles outside of a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
@@ -129,11 +133,32 @@ impl LaneState {
     }
 
     /// Events were being received when the server crashed, and it is not known which is to blame. `None` if the lane has
-    /// another state meanwhile.
+    /// another state meanwhile. If several suspect ones were, each comes alone from now on.
     #[must_use]
-    pub fn suspected(&self, Failed { based_on, upto, .. }: Failed) -> Option<Self> {
-        (based_on == self.seq)
-            .then(|| Self { suspect_upto: upto.max(self.suspect_upto), ..self.moved(self.upto) })
+    pub fn suspected(&self, Failed { based_on, upto, count }: Failed) -> Option<Self> {
+        let batch_limit = if self.is_suspect() && count > 1 { 1 } else { self.batch_limit };
+        let suspect_upto = upto.max(self.suspect_upto);
+        (based_on == self.seq).then(|| Self { suspect_upto, batch_limit, ..self.moved(self.upto) })
+    }
+
+    /// How many suspect events are applied to a table at once: some, and after a crash with them one.
+    #[must_use]
+    pub const fn suspects_to_apply(&self) -> u32 {
+        if self.batch_limit == 1 { 1 } else { SUSPECTS }
+    }
+
+    /// Whether a crash while the next event is applied to a table is this event's fault.
+    #[must_use]
+    pub const fn next_is_to_blame(&self) -> bool {
+        self.is_suspect() && self.batch_limit == 1
+    }
+
+    /// New events up to this position were applied to a table, or set aside. There, only suspect ones have a limit here.
+    #[must_use]
+    pub fn applied(&self, upto: i64) -> Self {
+        let next = self.moved(upto.max(self.upto));
+        let batch_limit = if next.is_suspect() { self.batch_limit } else { 0 };
+        Self { batch_limit, ..next }
     }
 
     /// The next events are leased.
@@ -250,6 +275,58 @@ mod tests {
         let Consequence::Charge(next) = failed(&next, 12, 1) else { panic!("an event alone") };
         assert_eq!((next.limit(100), next.is_alone()), (100, false));
         assert!(!suspect.sought(10).is_alone());
+    }
+
+    /// Applies the events 1 to `last` to a table. Those in `poison` crash the server each time, and `once` at its first time.
+    /// Returns who was charged, and the number of crashes and of transactions.
+    fn apply(last: i64, poison: &[i64], mut once: Option<i64>) -> (Vec<i64>, u32, u32) {
+        let (mut state, mut charged, mut crashes, mut transactions) = (LaneState::first(0), Vec::new(), 0, 0);
+        while state.upto < last {
+            transactions += 1;
+            let most =
+                if state.is_suspect() { i64::from(state.suspects_to_apply()) } else { last - state.upto };
+            let upto = if state.is_suspect() { state.suspect_upto } else { last }.min(state.upto + most);
+            let taken = state.upto + 1..=upto;
+            let is_once = once.is_some_and(|event| taken.contains(&event));
+            if !is_once && !poison.iter().any(|event| taken.contains(event)) {
+                state = state.applied(upto);
+                continue;
+            }
+            crashes += 1;
+            if is_once {
+                once = None;
+            }
+            let count = if state.next_is_to_blame() { 1 } else { 2 };
+            let crash = Failed { based_on: state.seq, upto, count };
+            if count > 1 {
+                state = state.suspected(crash).unwrap();
+            } else {
+                let Consequence::Charge(next) = state.failed(crash) else { panic!("an event alone") };
+                charged.push(upto);
+                state = next;
+            }
+        }
+        assert_eq!((state.is_suspect(), state.suspects_to_apply()), (false, SUSPECTS), "{state:?}");
+        (charged, crashes, transactions)
+    }
+
+    #[test]
+    fn an_event_whose_row_crashes_the_server_is_charged_at_the_third_crash_alone() {
+        for poison in [1, 2, 255, 256, 257, 4_000, 9_999] {
+            let (charged, crashes, transactions) = apply(10_000, &[poison], None);
+            assert_eq!((charged, crashes), (vec![poison], 3), "{poison}");
+            assert!(transactions <= 10_005, "{transactions}");
+        }
+        assert_eq!(apply(600, &[5, 6, 300], None), (vec![5, 6, 300], 5, 602));
+    }
+
+    #[test]
+    fn a_crash_that_is_nobodys_fault_charges_nobody_and_costs_little() {
+        for event in [1, 300, 100_000] {
+            let (charged, crashes, transactions) = apply(100_000, &[], Some(event));
+            assert_eq!((charged, crashes), (vec![], 1));
+            assert!(transactions < 400, "{transactions}");
+        }
     }
 
     #[test]

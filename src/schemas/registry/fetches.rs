@@ -102,9 +102,26 @@ pub struct Fetch {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prospect {
     /// The relay fetches the schema: the event can be received in a moment.
-    Wait,
+    Wait(Fetching),
     /// The event cannot be decoded, for this reason.
     Unknown(String),
+}
+
+/// A schema that the relay is fetching.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Fetching {
+    /// Why the registry has not given it yet, if it was asked.
+    pub error: Option<String>,
+    /// Since when it is wanted, in microseconds since 1970.
+    wanted_at: i64,
+}
+
+impl Fetching {
+    /// Whether the registry has not answered for longer than a receiver waits.
+    #[must_use]
+    pub fn is_overdue(&self) -> bool {
+        self.error.is_some() && crate::pg::now().saturating_sub(self.wanted_at) > PATIENCE
+    }
 }
 
 /// What becomes of an event of a schema with this id, which no table has. Has the relay fetch it. In a session, with a snapshot.
@@ -122,13 +139,10 @@ pub fn prospect(registry: &str, id: i32) -> Prospect {
         Some((state, error, _)) if state == "missing" => {
             Prospect::Unknown(format!("schema {id}: {}", error.unwrap_or_default()))
         }
-        Some((_, Some(error), since)) if crate::pg::now().saturating_sub(since) > PATIENCE => {
-            Prospect::Unknown(format!("schema {id} could not be fetched: {error}"))
-        }
-        Some(_) => Prospect::Wait,
+        Some((_, error, wanted_at)) => Prospect::Wait(Fetching { error, wanted_at }),
         None => {
             wanted::tell(id);
-            Prospect::Wait
+            Prospect::Wait(Fetching::default())
         }
     }
 }

@@ -1,10 +1,15 @@
 //! A table that one database captures and another one projects is the same in both.
 
-use event_outbox_lab::{Result, wait};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use event_outbox_lab::{Broker, Result, wait};
 use postgres::Client;
 
 use super::{PROJECTED, rows};
 use crate::support::database::TestDatabase;
+use crate::support::relay::{Status, until_status};
+use crate::support::server::DedicatedServer;
 
 const TABLE: &str =
     "CREATE TABLE mirrored (id int, part text, v int, note text, at timestamptz, amount numeric, tags int[],
@@ -118,5 +123,95 @@ fn a_truncate_is_mirrored_where_it_has_an_order() -> Result<()> {
     source.client.batch_execute("TRUNCATE mirrored; INSERT INTO mirrored (id, part) VALUES (1, 'after')")?;
     until_equal(&mut source.client, &mut target.client)?;
     assert_eq!(rows(&mut target.client, "SELECT id, part FROM mirrored")?, ["(1,after)"]);
+    Ok(())
+}
+
+/// Writes until it is told to stop; the columns that change meanwhile are written by others. Returns how many rounds it wrote.
+fn keep_writing(source: &DedicatedServer, stop: &AtomicBool) -> Result<i64> {
+    let mut client = source.connect()?;
+    let mut round = 0_i64;
+    while !stop.load(Ordering::Relaxed) {
+        round += 1;
+        let mut transaction = client.transaction()?;
+        transaction.batch_execute(&format!(
+            "INSERT INTO mirrored (id, part, v) SELECT ({round} * 7 + g * 3) % 500, 'p' || g % 3, {round} FROM generate_series(1, 20) AS g
+             ON CONFLICT (id, part) DO UPDATE SET v = excluded.v;
+             DELETE FROM mirrored WHERE id % 97 = {round} % 97"
+        ))?;
+        if round % 5 == 4 {
+            transaction.rollback()?;
+        } else {
+            transaction.commit()?;
+        }
+    }
+    Ok(round)
+}
+
+/// What happens to the two databases, and to Kafka between them, while rows are written.
+fn trouble(source: &DedicatedServer, target: &mut DedicatedServer, broker: &mut Broker) -> Result<()> {
+    let change = |of: &DedicatedServer, sql: &str| Ok(of.connect()?.batch_execute(sql)?) as Result<()>;
+    // A new column and a wider type: first where they are read.
+    for of in [&*target, source] {
+        change(of, "ALTER TABLE mirrored ADD COLUMN later text DEFAULT 'none', ALTER COLUMN v TYPE bigint")?;
+    }
+    change(source, "UPDATE mirrored SET later = 'l' || id, v = v + 3000000000 WHERE id % 2 = 0")?;
+    target.server.kill()?;
+    change(source, "UPDATE mirrored SET note = 'while it was dead' WHERE id % 3 = 0")?;
+    target.server.start()?;
+    broker.kill()?;
+    until_status(&mut source.connect()?, "Kafka to be missed", Status::is_disconnected)?;
+    change(source, "UPDATE mirrored SET note = 'without Kafka' WHERE id % 3 = 1")?;
+    broker.start()?;
+    change(
+        target,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+          WHERE backend_type IN ('event_outbox projection', 'event_outbox inbox')",
+    )?;
+    // One killed process takes the server down, and it comes up by itself.
+    let killed = wait::until_ok("a projection to kill", PROJECTED, || {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'event_outbox projection'";
+        Ok(target.connect()?.query_opt(sql, &[])?.map(|row| row.get::<_, i32>(0)))
+    })?;
+    event_outbox_lab::process::send(u32::try_from(killed)?, 9)?;
+    wait::until_ok("the server to be back", PROJECTED, || Ok(target.connect().ok().map(drop)))?;
+    // Another name: rows that were captured under the old one come once more.
+    for of in [&*target, source] {
+        change(of, "ALTER TABLE mirrored RENAME COLUMN note TO remark")?;
+    }
+    change(source, "UPDATE mirrored SET remark = 'renamed' WHERE id % 3 = 2")?;
+    // A column less: last where it is read.
+    for of in [source, &*target] {
+        change(of, "ALTER TABLE mirrored DROP COLUMN at")?;
+    }
+    change(source, "CALL outbox.emit_snapshot('mirrored')")
+}
+
+#[test]
+fn a_mirror_stays_equal_through_crashes_outages_and_schema_changes() -> Result<()> {
+    let mut broker = Broker::options().start()?;
+    let source = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let mut target = DedicatedServer::start(&broker.bootstrap_servers())?;
+    broker.create_topic("mirrored", 3, &[("cleanup.policy", "compact")])?;
+    for of in [&source, &target] {
+        of.connect()?.batch_execute(TABLE)?;
+    }
+    source.connect()?.batch_execute("SELECT outbox.capture('mirrored', 'fat', topic => 'mirrored')")?;
+    let project = "SELECT inbox.project('m', 'mirrored', 'mirrored', format => 'capture')";
+    target.connect()?.batch_execute(project)?;
+    let stop = AtomicBool::new(false);
+    let (rounds, troubled) = thread::scope(|scope| {
+        let writer = scope.spawn(|| keep_writing(&source, &stop));
+        let troubled = trouble(&source, &mut target, &mut broker);
+        stop.store(true, Ordering::Relaxed);
+        (writer.join(), troubled)
+    });
+    let rounds = rounds.map_err(|_| anyhow::anyhow!("the writer panicked"))??;
+    troubled?;
+    assert!(rounds > 50, "{rounds}");
+    let (mut source, mut target) = (source.connect()?, target.connect()?);
+    until_equal(&mut source, &mut target)?;
+    let dead = rows(&mut target, "SELECT last_error FROM inbox.dead_letters LIMIT 3")?;
+    assert_eq!(dead, Vec::<String>::new());
+    assert!(rows(&mut source, ALL)?.len() > 100);
     Ok(())
 }

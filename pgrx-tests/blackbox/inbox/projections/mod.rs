@@ -1,10 +1,13 @@
 //! Topics as tables: what a projection writes, when, and as whom.
 
+mod crashes;
 mod keeping;
+mod losses;
 mod mirror;
 mod rebuilds;
 mod refusals;
 mod rights;
+mod schemas;
 
 use std::time::Duration;
 

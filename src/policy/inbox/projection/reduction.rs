@@ -23,11 +23,11 @@ pub struct Reduced<'a> {
 }
 
 impl<'a> Reduced<'a> {
-    /// What is left of records by a mapping.
+    /// What is left of records by a mapping. `fault` says why a record has no value that can be looked at, if so.
     #[must_use]
-    pub fn of(records: &[RecordRef<'a>], mapping: &Mapping) -> Self {
+    pub fn of(records: &[RecordRef<'a>], mapping: &Mapping, fault: impl Fn(usize) -> Option<String>) -> Self {
         let record_key = |place: usize| records[place].key.filter(|_| mapping.is_keyed_by_record());
-        let change = |place: usize| mapping.change(&records[place]);
+        let change = |place: usize| fault(place).map_or_else(|| mapping.change(&records[place]), Err);
         Self::from_last(records.len(), mapping.is_keyed_by_text(), record_key, change)
     }
 
