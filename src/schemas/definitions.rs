@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use event_outbox_policy::schema::compiled::{Compiled, Format};
+use event_outbox_policy::schema::interrupt;
 use event_outbox_policy::schema::limits::MEMORY_PER_BYTE;
 use pgrx::prelude::*;
 
@@ -38,6 +39,7 @@ thread_local! {
 /// The schema with this id; `None` if there is none.
 #[must_use]
 pub fn with_id(id: i32) -> Option<Outcome> {
+    interrupt::ask(answer_interrupts);
     let age = catalog::age();
     let kept = KNOWN.with_borrow_mut(|known| {
         if known.age != age || known.compiled.len() > KEPT {
@@ -59,6 +61,11 @@ pub fn with_id(id: i32) -> Option<Outcome> {
         }
     });
     found
+}
+
+/// What long work asks. An ERROR unwinds.
+pub fn answer_interrupts() {
+    pgrx::check_for_interrupts!();
 }
 
 fn compile(format: &str, definition: &str) -> Outcome {

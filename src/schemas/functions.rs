@@ -5,9 +5,11 @@
 use event_outbox_policy::schema::compatibility::{self, Incompatible, Level};
 use event_outbox_policy::schema::compiled::{Compiled, Format, Message};
 use event_outbox_policy::schema::fault::{Fault, shown};
+use event_outbox_policy::schema::interrupt;
 use event_outbox_policy::schema::limits::{MAX_DEFINITION_BYTES, MEMORY_PER_BYTE};
 use pgrx::prelude::*;
 
+use super::definitions;
 use super::encode::sentence;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::user_error::UserError;
@@ -58,6 +60,7 @@ fn check_schema_message(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// Arguments: format and definition.
 fn compiled(arguments: &Arguments) -> Compiled {
+    interrupt::ask(definitions::answer_interrupts);
     let name = arguments.text(0).unwrap_or_default();
     let format = Format::parse(name).unwrap_or_else(|| wrong_format(name));
     if !format.is_built() {

@@ -3,8 +3,10 @@
 mod compatibility;
 mod failure;
 mod receiving;
+mod references;
 mod registration;
 mod secrets;
+mod tls;
 
 use event_outbox_lab::{Result, wait};
 use postgres::Client;

@@ -34,4 +34,4 @@ pub use kafka::{Broker, KafkaCluster};
 pub use notify_queue::FullQueue;
 pub use postgres::{Cluster, StopMode};
 pub use producer::{NewRecord, Producer};
-pub use registry::{OddRegistry, Oddity, SchemaRegistry};
+pub use registry::{OddRegistry, Oddity, SchemaRegistry, TlsRegistry};

@@ -347,13 +347,6 @@ fn store(registry: &str, task: &Task, answer: &Result<Answer, Failure>) -> bool 
 
 /// Why a schema cannot be used, if so.
 fn obstacle(found: &Found) -> Option<Failure> {
-    if let Some(reference) = found.references.first() {
-        let text = format!(
-            "it refers to another schema (\"{}\", version {} of subject \"{}\"), which is not supported",
-            reference.name, reference.version, reference.subject
-        );
-        return Some(unreadable(&text));
-    }
     found.definition.contains('\0').then(|| unreadable("its definition has a zero byte"))
 }
 

@@ -4,5 +4,6 @@
 pub mod answer;
 pub mod connection;
 pub mod failure;
+pub mod references;
 pub mod request;
 pub mod url;

@@ -8,15 +8,18 @@ compile_error!("choose at least one of the features json-schema, avro and protob
 
 #[cfg(feature = "avro")]
 pub mod avro;
+pub mod bundle;
 pub mod compatibility;
 pub mod compiled;
 pub mod document;
 pub mod fault;
+pub mod interrupt;
 #[cfg(feature = "json-schema")]
 pub mod json;
 pub mod limits;
 pub mod numbers;
 pub mod output;
+pub mod proto_files;
 #[cfg(feature = "protobuf")]
 pub mod protobuf;
 pub mod wire;

@@ -1,6 +1,7 @@
 //! Runs a Schema Registry: Apicurio Registry, through its Confluent-compatible interface. It keeps its schemas in memory.
 
 mod odd;
+mod tls;
 
 use std::fs::{self, OpenOptions};
 use std::io::{Read, Write};
@@ -18,6 +19,7 @@ use crate::scratch::Scratch;
 use crate::{layout, ports, wait};
 
 pub use odd::{OddRegistry, Oddity};
+pub use tls::TlsRegistry;
 
 const START_DEADLINE: Duration = Duration::from_secs(120);
 const STOP_DEADLINE: Duration = Duration::from_secs(20);
@@ -110,6 +112,21 @@ impl SchemaRegistry {
     /// Registers a schema (`AVRO`, `PROTOBUF`, `JSON`); returns its id.
     pub fn register(&self, subject: &str, schema_type: &str, definition: &str) -> Result<i64> {
         let (status, answer) = self.try_register(subject, schema_type, definition)?;
+        answer["id"].as_i64().with_context(|| format!("{status} {answer}"))
+    }
+
+    /// Registers a schema that refers to others: by a name, to a version of a subject. Returns its id.
+    pub fn register_with(
+        &self,
+        subject: &str,
+        schema_type: &str,
+        definition: &str,
+        references: &[(&str, &str, i32)],
+    ) -> Result<i64> {
+        let reference = |(name, subject, version): &(&str, &str, i32)| json!({"name": name, "subject": subject, "version": version});
+        let references: Vec<Value> = references.iter().map(reference).collect();
+        let body = json!({"schema": definition, "schemaType": schema_type, "references": references});
+        let (status, answer) = self.ask("POST", &format!("/subjects/{subject}/versions"), Some(&body))?;
         answer["id"].as_i64().with_context(|| format!("{status} {answer}"))
     }
 

@@ -4,6 +4,7 @@
 use super::logical;
 use super::types::{Place, Type, Types};
 use crate::schema::fault::{Fault, Path};
+use crate::schema::interrupt;
 use crate::schema::limits::{MAX_DEPTH, MAX_VALUES};
 use crate::schema::numbers;
 use crate::schema::output::Output;
@@ -38,6 +39,7 @@ impl<'a> Decoder<'a> {
     }
 
     fn value(&mut self, of: Place, path: &Path<'_>, depth: usize) -> Result<(), Fault> {
+        interrupt::after(self.left as u64, 1);
         self.left = self.left.checked_sub(1).ok_or_else(|| path.fault("it has too many values"))?;
         if depth > MAX_DEPTH {
             return Err(path.fault(format!("it is nested more than {MAX_DEPTH} levels deep")));

@@ -5,6 +5,7 @@ use super::types::{Field, Place, Record, Type, Types};
 use crate::base64;
 use crate::schema::document::Json;
 use crate::schema::fault::{Fault, Path, shown};
+use crate::schema::interrupt;
 use crate::schema::limits::{MAX_DEPTH, MAX_VALUES};
 use crate::schema::numbers;
 use crate::schema::output::Output;
@@ -38,6 +39,7 @@ impl<'a> Encoder<'a> {
     /// # Errors
     /// The first value that does not fit.
     pub fn value(&mut self, of: Place, json: &Json<'_>, path: &Path<'_>) -> Result<(), Fault> {
+        interrupt::after(self.left as u64, 1);
         self.left = self.left.checked_sub(1).ok_or_else(|| path.fault("it has too many values"))?;
         match (self.types.at(of), json) {
             (Type::Null, Json::Null) => Ok(()),

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value};
 
 use crate::schema::fault::{Fault, Path};
+use crate::schema::interrupt;
 use crate::schema::limits::{MAX_DEPTH, MAX_VALUES};
 
 /// Says nothing about what is accepted, or is compared with the keyword that it belongs to.
@@ -60,6 +61,7 @@ struct Check<'a> {
 
 impl<'a> Check<'a> {
     fn pair(&mut self, new: &'a Value, old: &'a Value, path: &Path<'_>) -> Result<(), Fault> {
+        interrupt::after(self.left as u64, 1);
         self.left =
             self.left.checked_sub(1).ok_or_else(|| path.fault("comparing the schemas takes too long"))?;
         if path.depth() > MAX_DEPTH {

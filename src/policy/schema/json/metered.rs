@@ -1,5 +1,5 @@
 //! Documents for the validator that count each look at a value. A check that looks too often ends: a schema may ask for work
-//! that grows with the power of a document's depth, and nothing else could interrupt it.
+//! that grows with the power of a document's depth.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -8,6 +8,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use jsonschema::json::{Array, Json, NodeIdentity, Object};
 use jsonschema::types::JsonType;
 use serde_json::{Map, Number, Value};
+
+use crate::schema::interrupt;
 
 thread_local! {
     /// How many further steps may be taken.
@@ -29,8 +31,12 @@ pub fn limited<R>(steps: u64, work: impl FnOnce() -> R) -> Option<R> {
 
 fn step(cost: usize) {
     let cost = cost as u64 + 1;
-    match LEFT.get().checked_sub(cost) {
-        Some(left) => LEFT.set(left),
+    let before = LEFT.get();
+    match before.checked_sub(cost) {
+        Some(left) => {
+            LEFT.set(left);
+            interrupt::after(before, cost);
+        }
         None => resume_unwind(Box::new(Exhausted)),
     }
 }

@@ -6,6 +6,7 @@ use prost_reflect::{DynamicMessage, MessageDescriptor, SerializeOptions};
 use serde_json::Serializer;
 
 use crate::schema::fault::Fault;
+use crate::schema::interrupt;
 use crate::schema::output::Output;
 
 /// Decodes bytes as a message.
@@ -19,7 +20,7 @@ pub fn decode(message: &MessageDescriptor, bytes: &[u8], out: Output<'_>) -> Res
         .stringify_64_bit_integers(false)
         .use_proto_field_name(true)
         .skip_default_fields(false);
-    let mut writer = Writer { out, fault: None };
+    let mut writer = Writer { out, fault: None, writes: 0 };
     let written = found.serialize_with_options(&mut Serializer::new(&mut writer), &options);
     match (writer.fault, written) {
         (Some(fault), _) => Err(fault),
@@ -34,10 +35,13 @@ pub fn decode(message: &MessageDescriptor, bytes: &[u8], out: Output<'_>) -> Res
 struct Writer<'a> {
     out: Output<'a>,
     fault: Option<Fault>,
+    writes: u64,
 }
 
 impl io::Write for Writer<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.writes += 1;
+        interrupt::after(self.writes, 1);
         self.out.put(bytes).map_err(|fault| {
             self.fault = Some(fault);
             io::Error::from(io::ErrorKind::OutOfMemory)

@@ -14,6 +14,8 @@ use protox::file::{File, FileResolver, GoogleFileResolver};
 
 use super::fault::{Fault, shown};
 use super::limits::{MAX_DEPTH, MAX_PARTS};
+use super::proto_files;
+use crate::base64;
 
 /// The name under which the definition is compiled.
 const FILE: &str = "schema.proto";
@@ -25,7 +27,8 @@ pub struct Schema {
 }
 
 impl Schema {
-    /// Compiles a definition: the text of a file, which may import the well-known types of Google's.
+    /// Compiles a definition: the text of a file, which may import the well-known types of Google's and those that follow it, or
+    /// its descriptor in base64.
     ///
     /// # Errors
     /// It is no Protobuf schema, has no message, or exceeds a limit.
@@ -85,7 +88,7 @@ pub fn indexes(message: &MessageDescriptor) -> Vec<i32> {
     message.path().iter().skip(1).step_by(2).copied().collect()
 }
 
-/// Knows the definition, and Google's well-known files. Nothing is read from a disk.
+/// Knows the files of the definition, and Google's well-known ones. Nothing is read from a disk.
 struct Definition(String);
 
 impl FileResolver for Definition {
@@ -94,11 +97,24 @@ impl FileResolver for Definition {
     }
 
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        match name {
-            FILE => File::from_source(FILE, &self.0),
-            name => GoogleFileResolver::new().open_file(name),
+        let (first, others) = proto_files::split(&self.0);
+        match others.iter().find(|(of, _)| *of == name) {
+            _ if name == FILE => file(name, first),
+            Some((_, other)) => file(name, other),
+            None => GoogleFileResolver::new().open_file(name),
         }
     }
+}
+
+/// A file, as text or as its descriptor in base64, which some clients register.
+fn file(name: &str, definition: &str) -> Result<File, protox::Error> {
+    let descriptor = base64::decode(definition.trim().as_bytes())
+        .and_then(|bytes| File::decode_file_descriptor_proto(&*bytes).ok());
+    let Some(descriptor) = descriptor else { return File::from_source(name, definition) };
+    let mut proto = descriptor.file_descriptor_proto().clone();
+    // It is known by the name of its reference.
+    proto.name = Some(name.to_owned());
+    Ok(File::from_file_descriptor_proto(proto))
 }
 
 /// Bounds what the parser and the compiler recurse into and build, before they run.
