@@ -9,6 +9,9 @@ GRANT SELECT ON outbox.status, outbox.backlog TO metrics;
 GRANT SELECT (topic, error_class) ON outbox.dead_letters TO metrics;
 -- When events are scheduled, but not what they say.
 GRANT SELECT (deliver_at) ON outbox.scheduled TO metrics;
+-- Whether the Schema Registry has the schemas, but not what they say.
+GRANT SELECT (registry_state) ON outbox.schemas TO metrics;
+GRANT SELECT (registry, state) ON outbox.schema_fetch TO metrics;
 -- The same for the inbox, of which it sees what is subscribed, and how far.
 GRANT USAGE ON SCHEMA inbox TO metrics;
 GRANT SELECT ON inbox.consumers, inbox.subscription, inbox.partition, inbox.segment, inbox.next_offset, inbox.unreceived TO metrics;
