@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 38] = [
+const GOALS: [Goal; 39] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -58,6 +58,7 @@ const GOALS: [Goal; 38] = [
     goal("inbox, ingest: times Debezium's JDBC sink", "inbox.ingest.ratio_jdbc_sink", Bound::Least(5.0)),
     goal("inbox, ingest: times a consumer in Rust", "inbox.ingest.ratio_rust_copy", Bound::Least(1.0)),
     goal("inbox, ingest: times a consumer in Python", "inbox.ingest.ratio_python_copy", Bound::Least(3.0)),
+    goal("projection: times Debezium's JDBC sink", "inbox.projection.ratio_jdbc_sink", Bound::Least(5.0)),
     goal("inbox, batches: times pgmq", "inbox.receive.batch.ratio_pgmq", Bound::Least(10.0)),
     goal("inbox, batches: times SKIP LOCKED", "inbox.receive.batch.ratio_skip_locked", Bound::Least(3.0)),
     goal("inbox, one by one: times pgmq", "inbox.receive.one.ratio_pgmq", Bound::Least(2.0)),

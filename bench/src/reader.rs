@@ -5,6 +5,7 @@ pub mod jdbc_sink;
 pub mod ours;
 pub mod python;
 pub mod table;
+pub mod upsert;
 
 use anyhow::Result;
 

@@ -59,7 +59,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 21] = [
+pub const ALL: [Scenario; 22] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
@@ -71,6 +71,7 @@ pub const ALL: [Scenario; 21] = [
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
     Scenario { name: "inbox-ingest", run: inbox::ingest::run },
+    Scenario { name: "inbox-projection", run: inbox::projection::run },
     Scenario { name: "inbox-receive", run: inbox::receive::run },
     Scenario { name: "inbox-work", run: inbox::work::run },
     Scenario { name: "inbox-latency", run: inbox::latency::run },

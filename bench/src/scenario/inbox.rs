@@ -6,6 +6,7 @@ pub mod idle;
 pub mod ingest;
 pub mod latency;
 pub mod memory;
+pub mod projection;
 pub mod receive;
 pub mod work;
 
