@@ -7,6 +7,30 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+/// Whether Kafka, or librdkafka, gives this answer only for a moment, so that the question is worth asking again: a leader is
+/// being elected, or a broker has not heard yet of a topic that has just been created.
+#[must_use]
+pub fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::ReplicaNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::OffsetNotAvailable
+            | Code::KafkaStorageError
+            | Code::UnknownTopicId
+            | Code::BrokerNotAvailable
+            | Code::BrokerDestroy
+            | Code::DestroyBroker
+            | Code::NetworkException
+            | Code::RequestTimedOut
+            | Code::NotController
+            | Code::RebootstrapRequired
+    )
+}
+
 /// The kind of failure that an error of one message is.
 #[allow(clippy::too_many_lines, reason = "a table")]
 #[must_use]

@@ -21,7 +21,7 @@ pub struct PartitionOffset {
     /// The partition.
     pub partition: i32,
     /// The offset.
-    pub offset: Result<Option<i64>, String>,
+    pub offset: Result<Option<i64>, Code>,
 }
 
 /// The offsets of partitions.
@@ -65,7 +65,7 @@ pub fn read(answer: &Answer) -> Result<Vec<PartitionOffset>, KafkaError> {
                 offset: if code == Code::NoError {
                     Ok(Some(partition.offset).filter(|offset| *offset >= 0))
                 } else {
-                    Err(code.to_string())
+                    Err(code)
                 },
             }
         };

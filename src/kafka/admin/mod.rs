@@ -19,9 +19,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, Top
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::metadata::{MetadataPartition, MetadataTopic};
+use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 
-use self::patience::Patience;
+use self::patience::{Patience, Trust};
 use super::config::{self, ConfigError};
 use super::error_class::describe;
 use super::probe::query_any_broker;
@@ -200,10 +200,18 @@ impl<'a> Admin<'a> {
     }
 
     fn describe(&self, name: &str) -> Result<TopicDescription, Failed> {
-        let metadata = self
-            .patience
-            .retry_until_answered(|timeout| self.client.inner().fetch_metadata(Some(name), timeout))?;
-        let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+        fn find<'a>(metadata: &'a Metadata, name: &str) -> Option<&'a MetadataTopic> {
+            metadata.topics().iter().find(|topic| topic.name() == name)
+        }
+        let metadata = self.patience.retry_until_trusted(
+            |timeout| self.client.inner().fetch_metadata(Some(name), timeout),
+            |metadata| match find(metadata, name).and_then(MetadataTopic::error).map(Code::from) {
+                // An outage of the topic is what is to be told.
+                Some(code) if Trust::of([code]) != Trust::Final => Trust::NotAtFirst,
+                _ => Trust::Final,
+            },
+        )?;
+        let topic = find(&metadata, name);
         let error = topic.and_then(|topic| topic.error()).map(|error| describe(Code::from(error)));
         let Some(topic) = topic.filter(|topic| !topic.partitions().is_empty()) else {
             let error = error.unwrap_or_else(|| describe(Code::UnknownTopicOrPartition));

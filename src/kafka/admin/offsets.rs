@@ -7,12 +7,13 @@ use std::collections::{BTreeSet, HashMap};
 use event_outbox_policy::kafka::admin::{ListedOffset, OffsetAt, OffsetsOf};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
+use super::patience::Trust;
 use super::{Admin, Failed};
 use crate::kafka::offsets::{self, At};
 use crate::kafka::probe::query_any_broker;
 use crate::kafka::topics::{self, FoundTopic};
 
-type Offsets = HashMap<(String, i32), Result<Option<i64>, String>>;
+type Offsets = HashMap<(String, i32), Result<Option<i64>, Code>>;
 
 impl Admin<'_> {
     pub(super) fn list_offsets(&self, of: &OffsetsOf) -> Result<Vec<ListedOffset>, Failed> {
@@ -25,10 +26,7 @@ impl Admin<'_> {
             );
         }
         let names: Vec<String> = names.into_iter().collect();
-        let (found, missing) = self.patience.retry_until_answered(|timeout| {
-            topics::describe(self.client.inner(), &names, timeout)
-                .ok_or(KafkaError::AdminOp(Code::OperationTimedOut))
-        })?;
+        let (found, missing) = self.patience.describe(self.client.inner(), &names)?;
         let partitions: Vec<(String, i32)> = found.iter().flat_map(partitions_of).collect();
         let (low, high) = (self.offsets(&partitions, At::Earliest)?, self.offsets(&partitions, At::Latest)?);
         let at_time = match of.at {
@@ -48,10 +46,10 @@ impl Admin<'_> {
                         at_time.filter(|offset| !matches!(offset, Ok(None))).or(high)
                     }
                 };
-                let known = |offset: Option<&Result<Option<i64>, String>>| {
-                    offset.and_then(|offset| offset.as_ref().ok().copied().flatten())
+                let known = |offset: Option<&Result<Option<i64>, Code>>| {
+                    offset.and_then(|offset| offset.ok().flatten())
                 };
-                let error = [low, high, offset].into_iter().flatten().find_map(|offset| offset.clone().err());
+                let error = [low, high, offset].into_iter().flatten().find_map(|offset| offset.err());
                 ListedOffset {
                     topic: key.0,
                     topic_id: topic.id.clone(),
@@ -59,7 +57,7 @@ impl Admin<'_> {
                     offset: known(offset),
                     low: known(low),
                     high: known(high),
-                    error,
+                    error: error.map(|code| code.to_string()),
                 }
             })
             .collect();
@@ -72,7 +70,7 @@ impl Admin<'_> {
     }
 
     fn offsets(&self, partitions: &[(String, i32)], at: At) -> Result<Offsets, Failed> {
-        self.patience.retry_until_answered(|timeout| {
+        let ask = |timeout| {
             let listed = offsets::list(self.client.inner(), partitions, at, timeout)?;
             let found: Offsets =
                 listed.into_iter().map(|found| ((found.topic, found.partition), found.offset)).collect();
@@ -83,7 +81,13 @@ impl Admin<'_> {
             };
             let is_whole = partitions.iter().all(is_told);
             if is_whole { Ok(found) } else { Err(KafkaError::OffsetFetch(Code::OperationTimedOut)) }
-        })
+        };
+        // The partitions exist, so a leader that does not know one has not heard of it yet.
+        let trust = |found: &Offsets| match Trust::of(found.values().filter_map(|offset| offset.err())) {
+            Trust::Final => Trust::Final,
+            Trust::ForNow | Trust::NotAtFirst => Trust::ForNow,
+        };
+        self.patience.retry_until_trusted(ask, trust)
     }
 }
 

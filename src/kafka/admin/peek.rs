@@ -8,14 +8,13 @@ use rdkafka::config::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 
 use super::Failed;
-use super::patience::{Patience, WANTED_CHECK};
+use super::patience::{Patience, Trust, WANTED_CHECK};
 use crate::kafka::config;
 use crate::kafka::consumer::callbacks::Context;
 use crate::kafka::consumer::client::Client;
 use crate::kafka::consumer::message::Problem;
 use crate::kafka::consumer::messages::{Assigned, Fetched};
 use crate::kafka::probe::query_any_broker;
-use crate::kafka::topics;
 use crate::kafka::wakeup_fd::WakeupFd;
 
 /// The number of the only partition.
@@ -34,8 +33,7 @@ pub(super) fn run(config: &ClientConfig, peek: &Peek, patience: &Patience<'_>) -
         Client::open(config, context.clone(), &wakeup).map_err(|error| Failed::to_open(config, &error))?;
     patience.retry_until_answered(|timeout| query_any_broker(client.inner(), timeout))?;
     require_partition(&client, peek, patience)?;
-    let (low, high) =
-        patience.retry_until_answered(|timeout| client.watermarks(&peek.topic, peek.partition, timeout))?;
+    let (low, high) = watermarks(&client, peek, patience)?;
     if peek.offset < low || peek.offset > high {
         return Err(out_of_range(peek.offset, low, high));
     }
@@ -69,6 +67,22 @@ pub(super) fn run(config: &ClientConfig, peek: &Peek, patience: &Patience<'_>) -
     }
 }
 
+/// The first offset that Kafka has, and the next one.
+fn watermarks(client: &Client, peek: &Peek, patience: &Patience<'_>) -> Result<(i64, i64), Failed> {
+    let code = |error: &KafkaError| error.rdkafka_error_code();
+    let asked = patience.retry_until_trusted(
+        |timeout| match client.watermarks(&peek.topic, peek.partition, timeout) {
+            // The partition exists, so its leader has not heard of it yet.
+            Err(error) if code(&error).is_some_and(|code| Trust::of([code]) == Trust::NotAtFirst) => {
+                Ok(Err(error))
+            }
+            answer => answer.map(Ok),
+        },
+        |asked| if asked.is_ok() { Trust::Final } else { Trust::ForNow },
+    )?;
+    Ok(asked?)
+}
+
 /// Reads until there are enough records, the partition ends, or waiting for more makes no sense. Returns the records, and a
 /// problem that kept it from reading more.
 fn fetch(
@@ -94,10 +108,7 @@ fn fetch(
 
 /// Otherwise librdkafka would wait for a topic or partition that does not exist.
 fn require_partition(client: &Client, peek: &Peek, patience: &Patience<'_>) -> Result<(), Failed> {
-    let names = [peek.topic.clone()];
-    let (found, missing) = patience.retry_until_answered(|timeout| {
-        topics::describe(client.inner(), &names, timeout).ok_or(KafkaError::AdminOp(Code::OperationTimedOut))
-    })?;
+    let (found, missing) = patience.describe(client.inner(), &[peek.topic.clone()])?;
     match found.first() {
         Some(topic) if (0..topic.partitions).contains(&peek.partition) => Ok(()),
         Some(topic) => Err(unreadable(format!("The topic has {} partitions, from 0 on.", topic.partitions))),

@@ -90,10 +90,8 @@ impl Comparison {
             assigned.iter().find(|of| of.partition == partition && of.topic == topic).map(|of| of.number)
         };
         let told = offsets::read(answer).unwrap_or_default();
-        let ends: Vec<(i32, i64)> = told
-            .iter()
-            .filter_map(|of| Some((number(&of.topic, of.partition)?, of.offset.clone().ok()??)))
-            .collect();
+        let ends: Vec<(i32, i64)> =
+            told.iter().filter_map(|of| Some((number(&of.topic, of.partition)?, of.offset.ok()??))).collect();
         match ends.is_empty() {
             true => self.progress.told_nothing().then_some(None),
             false => self.progress.compare(ends.into_iter()).map(Some),

@@ -106,5 +106,5 @@ impl Lost {
 
 fn of_partition(told: &[PartitionOffset], of: &Assigned) -> Option<i64> {
     let told = told.iter().find(|told| told.partition == of.partition && told.topic == of.topic)?;
-    told.offset.clone().ok()?
+    told.offset.ok()?
 }
