@@ -104,6 +104,34 @@ fn a_locked_log_stops_ingest_alone() -> Result<()> {
     Ok(())
 }
 
+/// A dump reads all tables, and may take hours. The tables of known ids are emptied when nobody reads them.
+#[test]
+fn a_reader_of_known_ids_holds_up_nothing() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    let topic = db.own_topic("known")?;
+    db.client
+        .execute("SELECT inbox.subscribe('s', ARRAY[$1], 'earliest', deduplicate => '1 ms')", &[&topic])?;
+    let mut reader = db.connect()?;
+    reader.batch_execute("BEGIN; LOCK inbox.seen_0, inbox.seen_1 IN ACCESS SHARE MODE")?;
+    // Outdated rows are removed all the same: of a hundred batches the last are kept.
+    let mut sent = 0;
+    wait::until_ok("old progress to be removed", DEADLINE, || {
+        for _ in 0..10 {
+            db.client.execute("SELECT outbox.emit($1, to_jsonb($2::int))", &[&topic, &sent])?;
+            sent += 1;
+            until_stored(&mut db.client, sent.into())?;
+        }
+        let sql = "SELECT max(batch) > 120 AND min(batch) > 1 FROM inbox.progress";
+        Ok(db.client.query_one(sql, &[])?.get::<_, bool>(0).then_some(()))
+    })?;
+    let known = "SELECT count(*) FROM inbox.seen WHERE number = 1";
+    assert_eq!(db.client.query_one(known, &[])?.get::<_, i64>(0), 0, "a table that is read was emptied");
+    reader.batch_execute("ROLLBACK")?;
+    wait::until_ok("the other table to be used", DEADLINE, || {
+        Ok((db.client.query_one(known, &[])?.get::<_, i64>(0) == 1).then_some(()))
+    })
+}
+
 /// A worker that waits for a lock ends when the server asks it to.
 #[test]
 fn a_worker_that_waits_for_a_lock_ends() -> Result<()> {

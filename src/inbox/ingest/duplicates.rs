@@ -48,6 +48,12 @@ static OUTDATED: Statement = Statement::new(
 static EMPTY: [Statement; 2] =
     [Statement::new(c"TRUNCATE inbox.seen_0", &[]), Statement::new(c"TRUNCATE inbox.seen_1", &[])];
 
+/// Fails at once if somebody reads the table, such as a dump.
+static LOCK: [Statement; 2] = [
+    Statement::new(c"LOCK TABLE inbox.seen_0 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+    Statement::new(c"LOCK TABLE inbox.seen_1 IN ACCESS EXCLUSIVE MODE NOWAIT", &[]),
+];
+
 static USE: Statement = Statement::new(
     c"INSERT INTO inbox.seen (number) VALUES ($1) \
       ON CONFLICT (is_only) DO UPDATE SET number = excluded.number, opened_at = excluded.opened_at",
@@ -92,11 +98,12 @@ fn event_id(record: &RecordRef<'_>) -> Option<String> {
     Attributes::of(records::headers(packed)).event_id.map(Cow::into_owned)
 }
 
-/// Forgets the ids that were remembered for long enough. As the owner of the tables.
+/// Forgets the ids that were remembered for long enough. As the owner of the tables. An ERROR if somebody reads the table.
 pub fn forget() {
     BEGIN.execute(&[], Access::Write, 0);
     let outdated = OUTDATED.execute(&[], Access::Write, 1).iter().next().and_then(|row| row.get::<i32>(1));
     if let Some(table) = outdated.filter(|table| (0..2).contains(table)) {
+        LOCK[table as usize].execute(&[], Access::Write, 0);
         EMPTY[table as usize].execute(&[], Access::Write, 0);
         USE.execute(&[table.into_datum()], Access::Write, 0);
     }
