@@ -1,8 +1,8 @@
 //! Notes of what was received and not acknowledged, because the transaction was rolled back. Runs in: backends leave them at the
 //! end of a transaction, where nothing may fail; the ingest worker takes them.
 //!
-//! There is room for a fixed number. A note for which none is left is lost: the events are received again all the same, but this
-//! failure is not counted.
+//! There is room for a fixed number. A note for which none is left, beside those that nobody will take, is lost: the events are
+//! received again all the same, but this failure is not counted.
 
 use std::sync::atomic::{AtomicI32, AtomicI64, AtomicU8, AtomicU32, AtomicUsize, Ordering};
 
@@ -180,7 +180,16 @@ pub fn require_worker() {
 
 /// Leaves a note for the worker of `database`, and wakes it. Cannot fail.
 pub fn leave(database: pg_sys::Oid, note: Note<'_>) {
-    if let Some(place) = NOTES.elements().iter().find(|place| place.advance(FREE, BUSY)) {
+    let places = || NOTES.elements().iter();
+    // Nobody takes the notes for a database that was dropped.
+    let is_abandoned = |place: &&Place| {
+        let database = pg_sys::Oid::from(place.database.load(Ordering::Relaxed));
+        slots::all().find(WorkerKey { database, kind: WORKER }).is_none()
+    };
+    let free = places().find(|place| place.advance(FREE, BUSY));
+    if let Some(place) =
+        free.or_else(|| places().filter(is_abandoned).find(|place| place.advance(FULL, BUSY)))
+    {
         place.write(database, note);
         place.state.store(FULL, Ordering::Release);
     }
