@@ -6,6 +6,7 @@ use event_outbox_lab::{Result, wait};
 use postgres::Client;
 
 use crate::support::database::TestDatabase;
+use crate::support::inbox::until_consumer;
 use crate::support::subscriptions::subscribe;
 
 const HANDLED: Duration = Duration::from_secs(30);
@@ -183,5 +184,28 @@ fn what_cannot_be_a_handler_says_why() -> Result<()> {
     ] {
         assert_eq!(refusal(&mut db.client, &format!("SELECT {call}"))?.0, message, "{call}");
     }
+    Ok(())
+}
+
+/// Offsets are copied with the events, so each of the two handles what the template has not handled, unless it is told not to.
+#[test]
+fn a_copy_from_a_template_handles_nothing_while_it_is_disabled() -> Result<()> {
+    let (mut db, topic) = subscribed("template")?;
+    db.client.batch_execute(ONE)?;
+    db.client.execute("SELECT inbox.handle('s', 'handle(inbox.event)')", &[])?;
+    let emit = "SELECT outbox.emit($1, to_jsonb(n), key => n::text) FROM generate_series(1, $2::int) AS n";
+    db.client.execute(emit, &[&topic, &100])?;
+    until(&mut db.client, "SELECT count(*) FROM handled", 100)?;
+    let mut copy = db.copy()?;
+    copy.client.batch_execute(&format!("ALTER DATABASE {} SET event_outbox.enabled = off", copy.database))?;
+    // Its worker starts with the first session that receives.
+    copy.client.batch_execute("SELECT count(*) FROM inbox.receive('s')")?;
+    until_consumer(&mut copy.client, "disabled")?;
+    db.client.execute(emit, &[&topic, &50])?;
+    until(&mut db.client, "SELECT count(*) FROM handled", 150)?;
+    assert_eq!(number(&mut copy.client, "SELECT count(*) FROM handled")?, 100);
+    copy.client.batch_execute(&format!("ALTER DATABASE {} SET event_outbox.enabled = on", copy.database))?;
+    until(&mut copy.client, "SELECT count(*) FROM handled", 150)?;
+    assert_eq!(number(&mut copy.client, "SELECT count(DISTINCT (key, id > 100)) FROM handled")?, 150);
     Ok(())
 }

@@ -50,6 +50,17 @@ impl TestDatabase {
         Ok(Self { server, broker, database, client })
     }
 
+    /// A database with this one as its template.
+    pub fn copy(&mut self) -> Result<Self> {
+        let name = format!("{}_copy", self.database);
+        let copy = format!("CREATE DATABASE {name} TEMPLATE {}", self.database);
+        // A template must have no connections; its workers make way by themselves.
+        self.client = self.server.connect("postgres")?;
+        self.client.batch_execute(&copy)?;
+        self.client = self.connect()?;
+        Self::of(name)
+    }
+
     /// The full name of a topic that no other test uses.
     pub fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.database)

@@ -36,17 +36,6 @@ fn a_dump_of_a_paused_outbox_is_paused_before_its_events_are_there() -> Result<(
     Ok(())
 }
 
-/// A database with this one as its template.
-fn copy_of(db: &mut TestDatabase) -> Result<TestDatabase> {
-    let name = format!("{}_copy", db.database);
-    let copy = format!("CREATE DATABASE {name} TEMPLATE {}", db.database);
-    // A template must have no connections; its relay makes way by itself.
-    db.client = db.server.connect("postgres")?;
-    db.client.batch_execute(&copy)?;
-    db.client = db.connect()?;
-    TestDatabase::of(name)
-}
-
 /// Emits what a dump could spoil: bytes, nulls, tombstones, headers, and gaps in the sequence.
 fn emit_some(db: &mut TestDatabase, topic: &str) -> Result<()> {
     db.client.execute(
@@ -194,7 +183,7 @@ fn a_copied_database_has_its_own_relay() -> Result<()> {
     db.configure("event_outbox.enabled", "off")?;
     emit_some(&mut db, &topic)?;
     let before = pending(&mut db.client)?;
-    let mut copy = copy_of(&mut db)?;
+    let mut copy = db.copy()?;
     // The copy does not have the settings of the original: its relay is on.
     copy.client.execute("SELECT outbox.emit($1, '\"last\"', key => 'k')", &[&topic])?;
     assert_eq!(copy.drained(&topic)?.len(), 93);
