@@ -138,3 +138,63 @@ fn what_is_redriven_while_a_subscription_ends_goes_with_it() -> Result<()> {
     assert_eq!(count(&mut db.client, "inbox.retry")? + count(&mut db.client, "inbox.dead_letters")?, 0);
     Ok(())
 }
+
+/// What was read before a seek, and is still on its way, does not count. `EVENT_OUTBOX_SEEKS` sets the number of seeks.
+#[test]
+fn after_each_of_many_seeks_reading_goes_on_there() -> Result<()> {
+    const PARTITIONS: usize = 2;
+    let seeks = std::env::var("EVENT_OUTBOX_SEEKS").map_or(Ok(60), |count| count.parse())?;
+    let mut db = TestDatabase::new()?;
+    let topic = db.topic("load");
+    db.broker.create_topic(&topic, i32::try_from(PARTITIONS)?, &[])?;
+    let fill = |producer: &Producer, offsets: std::ops::Range<i64>| {
+        (0..PARTITIONS).try_for_each(|partition| {
+            producer.send_numbers(&topic, i32::try_from(partition)?, offsets.clone(), |_| None)
+        })
+    };
+    let producer = Producer::new(&db.broker.bootstrap_servers())?;
+    fill(&producer, 0..5000)?;
+    db.client
+        .execute("SELECT inbox.subscribe('s', ARRAY[$1], 'earliest', ordering => 'partition')", &[&topic])?;
+    let mut next = [0; PARTITIONS];
+    let mut end = 5000;
+    // Any numbers, the same ones each time.
+    let mut random = 1_u64;
+    let mut below = |limit: i64| -> Result<i64> {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        Ok(i64::try_from(random >> 33)? % limit)
+    };
+    for _ in 0..seeks {
+        // New records are on their way meanwhile.
+        fill(&producer, end..end + 50)?;
+        end += 50;
+        let partition = usize::try_from(below(i64::try_from(PARTITIONS)?)?)?;
+        let offset = below(end)?;
+        db.client.execute(
+            "SELECT inbox.seek('s', $1, $2, $3)",
+            &[&offset.to_string(), &topic, &i32::try_from(partition)?],
+        )?;
+        next[partition] = offset;
+        // Between some seeks nothing is received, or only what comes at once.
+        let patience = below(3)?;
+        wait::until_ok("an event of the partition", DEADLINE, || {
+            let received = if patience == 0 { Vec::new() } else { receive(&mut db.client, "s", 500)? };
+            let mut is_there = patience < 2;
+            for event in &received {
+                let of = usize::try_from(event.partition)?;
+                assert_eq!(event.offset, next[of], "partition {of}");
+                next[of] += 1;
+                is_there |= of == partition;
+            }
+            Ok(is_there.then_some(()))
+        })?;
+    }
+    wait::until_ok("the ends", DEADLINE, || {
+        for event in receive(&mut db.client, "s", 1000)? {
+            let of = usize::try_from(event.partition)?;
+            assert_eq!(event.offset, next[of], "partition {of}");
+            next[of] += 1;
+        }
+        Ok((next == [end; PARTITIONS]).then_some(()))
+    })
+}

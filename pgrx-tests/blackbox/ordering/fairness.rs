@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
-use event_outbox_lab::{Broker, Cluster, Consumer, Result, wait};
+use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, wait};
 
 use crate::support::database::{DEADLINE, PROMPTLY, TestDatabase, values};
 use crate::support::events::{emit, pending_count};
+use crate::support::relay::until_drained;
 use crate::support::server::DedicatedServer;
 
 /// Stores events with a partition that the topic does not have.
@@ -107,4 +108,41 @@ fn ten_thousand_topics_that_are_missing_let_others_through() -> Result<()> {
     arrived(good, 10, promptly)?;
     emit(&mut client, fresh, 1)?;
     arrived(fresh, 1, promptly)
+}
+
+/// Events of other topics are in flight all the time. An event that needs more memory than there is for all of them does not
+/// wait until they are published.
+#[test]
+fn an_event_larger_than_the_window_is_published_amid_a_backlog() -> Result<()> {
+    const BACKLOG: i64 = 300_000;
+    let broker = Broker::shared()?;
+    let (small, large) = ("fairness.small", "fairness.large");
+    broker.create_topic(small, 1, &[])?;
+    broker.create_topic(large, 1, &[("max.message.bytes", "90000000")])?;
+    // The least memory that a relay can have.
+    let options = Cluster::options("fairness")
+        .set("event_outbox.relay_memory", "8MB")
+        .set("event_outbox.max_event_bytes", 20_000_000)
+        .set("event_outbox.enabled", "off");
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    let fill =
+        "INSERT INTO outbox.events (topic, payload) SELECT $1, 'x' FROM generate_series(1, $2::bigint)";
+    client.execute(fill, &[&small, &(BACKLOG / 10)])?;
+    // The second one waits for the first one, and so does what follows them.
+    let emit_large = "SELECT outbox.emit_bytes($1, convert_to(repeat($2, 10000000), 'UTF8'), key => 'k')";
+    for letter in ["a", "b"] {
+        client.execute(emit_large, &[&large, &letter])?;
+    }
+    client.execute("SELECT outbox.emit_bytes($1, 'c', key => 'k')", &[&large])?;
+    client.execute(fill, &[&small, &BACKLOG])?;
+    dedicated.alter("enabled", "on")?;
+
+    let mut consumer = Consumer::new(&broker.bootstrap_servers(), &[large])?;
+    let arrived = consumer.read_until(3, DEADLINE)?;
+    let first = |record: &Record| record.value_text().and_then(|text| text.chars().next());
+    assert_eq!(arrived.iter().map(first).collect::<Vec<_>>(), ['a', 'b', 'c'].map(Some));
+    let left = pending_count(&mut client)?;
+    assert!(left > BACKLOG / 3, "only {left} events were left");
+    until_drained(&mut client)
 }
