@@ -118,6 +118,23 @@ BEGIN
         RETURN NEXT;
     END LOOP;
 
+    verdict := 'warning';
+    FOR item IN
+        SELECT s.name, x.topic, x.partition
+          FROM inbox.partition AS x JOIN inbox.subscription AS s ON s.id = x.source_id
+         WHERE x.state = 'reading'
+           AND EXISTS (SELECT FROM json_to_recordset(listed) AS o(topic text, partition integer)
+                        WHERE o.topic = x.topic AND o.partition IS NOT NULL)
+           AND NOT EXISTS (SELECT FROM json_to_recordset(listed) AS o(topic text, partition integer)
+                            WHERE o.topic = x.topic AND o.partition = x.partition)
+         ORDER BY s.name, x.topic, x.partition
+    LOOP
+        finding := format('Subscription "%s" reads partition %s of "%s", which the topic does not have any more.',
+                          item.name, item.partition, item.topic);
+        hint := 'The topic was created again with fewer partitions. Nothing is to be done: the partition is read from its beginning if it is added.';
+        RETURN NEXT;
+    END LOOP;
+
     FOR sub IN
         SELECT x.*, (SELECT count(*) FROM inbox.retry AS r WHERE r.subscription_id = x.id) AS retries,
                (SELECT count(*) FROM inbox.dead_letters AS d WHERE d.subscription_id = x.id) AS dead,

@@ -44,10 +44,17 @@ BEGIN
     IF partition IS NOT NULL AND "to" ~ '^[0-9]{1,18}$' THEN
         "to" := jsonb_build_object(topic, jsonb_build_object(partition::text, "to"::bigint))::text;
     END IF;
-    resolved := (SELECT json_agg(r) FROM inbox.resolve(topics, NULL, moved.share_index, moved.share_count, "to", false, timeout) AS r
-               WHERE (seek_for.partition IS NULL OR r.partition = seek_for.partition)
-                 AND EXISTS (SELECT FROM inbox.partition AS p
-                              WHERE p.source_id = moved.id AND p.topic = r.topic AND p.partition = r.partition));
+    -- A topic that was created again may have fewer partitions: one that is missing is read from its beginning if it is added.
+    resolved := (
+        WITH listed AS MATERIALIZED (
+            SELECT r.* FROM inbox.resolve(topics, NULL, moved.share_index, moved.share_count, "to", false, timeout) AS r)
+        SELECT json_agg(f)
+          FROM (SELECT p.topic, coalesce(l.topic_id, (SELECT o.topic_id FROM listed AS o WHERE o.topic = p.topic LIMIT 1), p.topic_id) AS topic_id,
+                       p.partition, CASE WHEN l.topic IS NULL THEN 0 ELSE l."offset" END AS "offset"
+                  FROM inbox.partition AS p LEFT JOIN listed AS l ON l.topic = p.topic AND l.partition = p.partition
+                 WHERE p.source_id = moved.id AND p.topic = ANY (topics)
+                   AND (seek_for.partition IS NULL OR p.partition = seek_for.partition)
+                   AND (l.topic IS NOT NULL OR inbox.start_of("to") -> 'offsets' IS NULL)) AS f);
     IF resolved IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',

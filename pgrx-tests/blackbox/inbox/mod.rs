@@ -19,6 +19,7 @@ mod privileges;
 mod projections;
 mod receive;
 mod received;
+mod recreated;
 mod seeks;
 mod start;
 mod subscribe;

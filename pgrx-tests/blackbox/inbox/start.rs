@@ -140,3 +140,52 @@ fn databases_share_a_topic() -> Result<()> {
     }
     Ok(())
 }
+
+/// Also those of a topic that had none for some of the shares before.
+#[test]
+fn partitions_that_are_added_belong_to_one_share() -> Result<()> {
+    const SHARES: i32 = 3;
+    let mut db = TestDatabase::new()?;
+    let (wide, narrow) = (db.topic("wide"), db.own_topic("narrow")?);
+    db.broker.create_topic(&wide, 3, &[])?;
+    for share in 1..=SHARES {
+        db.client.execute(
+            "SELECT inbox.subscribe('s' || $1, ARRAY[$2, $3], 'latest', share => $1 || '/3')",
+            &[&share.to_string(), &wide, &narrow],
+        )?;
+    }
+    let (database, broker) = (db.database.clone(), db.broker);
+    let number = |topic: i32, partition: i32| i64::from(100 * topic + 10 * partition);
+    let topics: [(&String, usize); 2] = [(&wide, 5), (&narrow, 6)];
+    let numbers_of = |share: i32, count: i64| -> Vec<i64> {
+        let partitions =
+            (0..).zip(topics).flat_map(|(at, (_, count))| (0..count as i32).map(move |of| (at, of)));
+        let own = partitions.filter(|(_, partition)| partition % SHARES == share - 1);
+        own.flat_map(|(topic, partition)| (0..count).map(move |event| number(topic, partition) + event))
+            .collect()
+    };
+    while_disabled(&mut db.client, &database, |_| {
+        for (topic, partitions) in topics {
+            broker.add_partitions(topic, partitions)?;
+        }
+        let producer = Producer::new(&broker.bootstrap_servers())?;
+        for (at, (topic, partitions)) in (0..).zip(topics) {
+            for partition in 0..i32::try_from(partitions)? {
+                let first = number(at, partition);
+                producer.send_numbers(topic, partition, first..first + 2, no_key)?;
+            }
+        }
+        Ok(())
+    })?;
+    for share in 1..=SHARES {
+        let name = format!("s{share}");
+        let expected = numbers_of(share, 2);
+        assert_eq!(until_numbers(&mut db.client, &name, expected.len())?, expected);
+        // A subscription that is moved keeps to its share.
+        db.client.execute("SELECT inbox.seek($1, 'earliest')", &[&name])?;
+        assert_eq!(until_numbers(&mut db.client, &name, expected.len())?, expected);
+        until_no_lag(&mut db.client, &name)?;
+        assert_eq!(receive(&mut db.client, &name, 10)?, []);
+    }
+    Ok(())
+}

@@ -28,6 +28,8 @@ pub struct Definition {
     pub drops_duplicates: bool,
     /// Raised by each seek.
     pub generation: i64,
+    /// Its topics, without those that its pattern has found.
+    pub topics: Vec<String>,
     /// The pattern of its topics, if it has one.
     pub pattern: Option<String>,
     /// Its share of the partitions: which, and of how many.
@@ -55,6 +57,16 @@ pub struct Partition {
     pub last_read: Option<LastRead>,
     /// It stopped because of lost data.
     pub is_stopped: bool,
+    /// The topic has it, as far as is known. It has not if it was created again with fewer partitions.
+    pub exists: bool,
+}
+
+impl Partition {
+    /// Whether it is read.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.exists && !self.is_stopped
+    }
 }
 
 static SUBSCRIPTIONS: Statement = Statement::new(
@@ -63,7 +75,7 @@ static SUBSCRIPTIONS: Statement = Statement::new(
              s.deduplicate IS NOT NULL, \
              CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.leader_epochs END, \
              CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.epoch_ends END, \
-             EXISTS (SELECT FROM inbox.projection AS j WHERE j.subscription_id OPERATOR(pg_catalog.=) s.id) \
+             EXISTS (SELECT FROM inbox.projection AS j WHERE j.subscription_id OPERATOR(pg_catalog.=) s.id), s.topics \
         FROM inbox.subscription AS s \
         LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets, p.leader_epochs, p.epoch_ends FROM inbox.progress AS p \
                             WHERE p.source_id OPERATOR(pg_catalog.=) s.id ORDER BY p.batch DESC LIMIT 1) AS p ON true \
@@ -148,6 +160,7 @@ fn definition(row: &Row) -> Option<Definition> {
             next_offset: stored.or(row.get(5))?,
             last_read: last_read(place),
             is_stopped: row.get(6)?,
+            exists: true,
         })
     };
     Some(Definition {
@@ -158,6 +171,7 @@ fn definition(row: &Row) -> Option<Definition> {
         drops_duplicates: row.get(11)?,
         is_projection: row.get(14)?,
         generation: row.get(5)?,
+        topics: row.get(15).unwrap_or_default(),
         pattern: row.get(6),
         share: (row.get(7)?, row.get(8)?),
         batch: row.get(9)?,

@@ -14,6 +14,7 @@ use super::registration::SUBSCRIPTIONS_CHANGED;
 use super::store::{self, Stored};
 use crate::inbox::table::as_owner;
 use crate::kafka::consumer::messages::{LastRead, OutOfRange, Topics};
+use crate::kafka::topics::FoundTopic;
 use crate::pg::spi::{Access, Statement};
 use crate::worker::transaction;
 
@@ -168,31 +169,49 @@ impl Ingest {
             let name = &self.sources[place].definition.name;
             self.slot.show_error(&format!("subscription \"{name}\" cannot read topic \"{topic}\": {reason}"));
         }
+        let mut has_changed = false;
         for found in &topics.found {
-            if let Some(id) = &found.id {
-                self.compare_id(place, &found.topic, id);
+            if !self.compare_id(place, found) {
+                return;
             }
+            has_changed |= self.sources[place].note_partitions(&found.topic, found.partitions);
             self.add_partitions(place, &found.topic, found.id.as_deref(), found.partitions);
+        }
+        if has_changed {
+            self.sources[place].assign();
         }
     }
 
-    /// Reacts if a topic has another id than before.
-    fn compare_id(&mut self, place: usize, topic: &str, id: &str) {
+    /// Reacts if a topic has another id than before. Returns whether its id is certain; if not, another consumer is to say it.
+    fn compare_id(&mut self, place: usize, found: &FoundTopic) -> bool {
+        let Some(id) = &found.id else { return true };
         let definition = &self.sources[place].definition;
-        let of_topic = |(_, partition): &(usize, &Partition)| partition.topic == topic;
-        let mut known = definition.partitions.iter().enumerate().filter(of_topic).peekable();
-        let Some(before) = known.peek().map(|(_, partition)| partition.topic_id.as_deref()) else { return };
-        if before == Some(id) {
-            return;
+        let is_other =
+            |(_, of): &(usize, &Partition)| of.topic == found.topic && of.topic_id.as_ref() != Some(id);
+        // Not all have the same id if one was sought that was stopped.
+        let others: Vec<usize> =
+            definition.partitions.iter().enumerate().filter(is_other).map(|(number, _)| number).collect();
+        if others.is_empty() {
+            self.sources[place].other_ids.remove(&found.topic);
+            return true;
         }
-        let mut reaction = Reaction { id: Some((topic.into(), id.into())), ..Reaction::default() };
-        if before.is_some() {
-            for (number, partition) in known.filter(|(_, partition)| !partition.is_stopped) {
+        let is_recreated = others.iter().any(|number| definition.partitions[*number].topic_id.is_some());
+        if is_recreated && !self.sources[place].confirms(&found.topic, id) {
+            return false;
+        }
+        let definition = &self.sources[place].definition;
+        let mut reaction = Reaction { id: Some((found.topic.clone(), id.clone())), ..Reaction::default() };
+        for number in others {
+            let partition = &definition.partitions[number];
+            if partition.topic_id.is_some() && !partition.is_stopped {
                 let loss = Loss::Recreated(partition.next_offset);
-                reaction.add(number, loss, definition.on_data_loss.continuation(0, BEYOND));
+                // One that does not exist is read from its beginning if it is added.
+                let end = if partition.partition < found.partitions { BEYOND } else { 0 };
+                reaction.add(number, loss, definition.on_data_loss.continuation(0, end));
             }
         }
         self.react(place, &reaction);
+        true
     }
 
     /// Adds the partitions of a topic that are new, from their beginning.

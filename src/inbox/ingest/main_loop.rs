@@ -149,7 +149,7 @@ impl Ingest {
             ConsumerEvent::Fetched(fetched) => self.store(place, fetched),
             ConsumerEvent::OutOfRange(found) => self.lost_data(place, &found),
             ConsumerEvent::Topics(topics) => self.found_topics(place, &topics),
-            ConsumerEvent::OtherTopics(_) => source.put_off(),
+            ConsumerEvent::OtherTopics(_) => source.renew(),
             ConsumerEvent::StandsStill(number) => source.replace_standing(number),
             ConsumerEvent::Trouble(number, text) => {
                 let name = &source.definition.name;
@@ -301,7 +301,8 @@ impl Ingest {
             let left = u64::try_from(date - crate::pg::now()).unwrap_or(0);
             Instant::now() + Duration::from_micros(left)
         });
-        let starts = self.sources.iter().filter_map(Source::next_start).filter(|_| self.settings.enabled);
+        let may_start = self.settings.enabled && self.db_backoff.until().is_none();
+        let starts = self.sources.iter().filter_map(Source::next_start).filter(|_| may_start);
         let retries = self.sources.iter().filter_map(|source| source.retry_at);
         let tasks = [
             self.db_backoff.until(),

@@ -2,7 +2,7 @@
 //!
 //! Runs in: an ingest worker, main thread.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,6 +26,9 @@ pub const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// comes back at another address; a new consumer starts from the bootstrap servers. Each consumer gets twice as long as the
 /// one before, because a broker far away answers late.
 const STUCK: (Duration, Duration) = (Duration::from_secs(15), Duration::from_secs(240));
+
+/// Two consumers that are replaced because of topics are at least so far apart, or a pause is made.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 
 /// How long librdkafka may take to end.
 const THREAD_END: Duration = Duration::from_millis(500);
@@ -54,6 +57,10 @@ pub struct Source {
     assignment: u64,
     /// The partitions that were read to their end, by their numbers.
     at_end: BTreeSet<i32>,
+    /// Topics that have another id than the one that is stored, each with the id. A new consumer is to confirm it.
+    pub other_ids: BTreeMap<String, String>,
+    /// When the consumer was last replaced because of topics.
+    renewed_at: Option<Instant>,
 }
 
 impl Source {
@@ -74,6 +81,8 @@ impl Source {
             backoff: Backoff::new(PAUSE.0, PAUSE.1),
             assignment: 0,
             at_end: BTreeSet::new(),
+            other_ids: BTreeMap::new(),
+            renewed_at: None,
         }
     }
 
@@ -82,11 +91,14 @@ impl Source {
     pub fn redefine(&mut self, mut definition: Definition) {
         let has_moved =
             definition.generation != self.definition.generation || definition.batch > self.definition.batch;
-        if !has_moved {
-            for (new, old) in definition.partitions.iter_mut().zip(&self.definition.partitions) {
+        for (new, old) in definition.partitions.iter_mut().zip(&self.definition.partitions) {
+            new.exists = old.exists;
+            if !has_moved {
                 // What is pending was not stored yet.
                 (new.next_offset, new.last_read) = (old.next_offset, old.last_read);
             }
+        }
+        if !has_moved {
             definition.batch = self.definition.batch;
         }
         let is_same = |new: &Partition, old: &Partition| {
@@ -95,6 +107,7 @@ impl Source {
         let (new, old) = (&definition.partitions, &self.definition.partitions);
         let reads_the_same = !has_moved
             && definition.pattern == self.definition.pattern
+            && definition.topics == self.definition.topics
             && new.len() == old.len()
             && new.iter().zip(old).all(|(new, old)| is_same(new, old));
         self.definition = definition;
@@ -135,7 +148,7 @@ impl Source {
         self.retry_at.is_none_or(|at| at <= Instant::now())
     }
 
-    /// A reaction to Kafka could not be stored, or topics were created again: the partitions are assigned again later, and Kafka says the same again.
+    /// A reaction to Kafka could not be stored: the partitions are assigned again later, and Kafka says the same again.
     pub fn put_off(&mut self) {
         self.must_reassign = true;
         self.retry_at = Some(Instant::now() + RETRY_PAUSE);
@@ -149,7 +162,7 @@ impl Source {
         let Some(consumer) = &self.consumer else { return };
         let partitions = self.definition.partitions.iter().enumerate();
         let assigned =
-            partitions.filter(|(_, partition)| !partition.is_stopped).map(|(number, partition)| Assigned {
+            partitions.filter(|(_, partition)| partition.is_read()).map(|(number, partition)| Assigned {
                 number: i32::try_from(number).unwrap_or(i32::MAX),
                 topic: partition.topic.clone(),
                 topic_id: partition.topic_id.clone(),
@@ -160,6 +173,7 @@ impl Source {
         consumer.assign(Assignment {
             generation: self.assignment,
             partitions: assigned.collect(),
+            topics: self.definition.topics.clone(),
             pattern: self.definition.pattern.clone(),
         });
     }
@@ -237,7 +251,7 @@ impl Source {
     /// Whether all partitions that are read were read to their end.
     #[must_use]
     pub fn is_at_end(&self) -> bool {
-        let reading = self.definition.partitions.iter().filter(|partition| !partition.is_stopped).count();
+        let reading = self.definition.partitions.iter().filter(|partition| partition.is_read()).count();
         self.at_end.len() >= reading
     }
 
@@ -298,6 +312,36 @@ impl Source {
         self.stop();
     }
 
+    /// Ends a consumer whose topics were created again; another one is started at once, or after a moment if that is not the
+    /// first one: brokers learn of topics one after the other. librdkafka goes on with what it knows of the old topics.
+    pub fn renew(&mut self) {
+        let now = Instant::now();
+        if self.renewed_at.replace(now).is_some_and(|last| last + RENEWAL_PAUSE > now) {
+            self.backoff.record_end(now);
+        }
+        self.stop();
+    }
+
+    /// Whether this consumer was started since a topic was first said to have this id. If not, it is replaced by one that says
+    /// which id the topic has: a broker that is late to hear of topics may have answered.
+    pub fn confirms(&mut self, topic: &str, id: &str) -> bool {
+        let is_confirmed = self.other_ids.insert(topic.into(), id.into()).is_some_and(|known| known == id);
+        if !is_confirmed {
+            self.renew();
+        }
+        is_confirmed
+    }
+
+    /// Takes note of the number of a topic's partitions. Returns whether others than before exist.
+    pub fn note_partitions(&mut self, topic: &str, count: i32) -> bool {
+        let mut is_changed = false;
+        for partition in self.definition.partitions.iter_mut().filter(|known| known.topic == topic) {
+            let exists = partition.partition < count;
+            is_changed |= std::mem::replace(&mut partition.exists, exists) != exists;
+        }
+        is_changed
+    }
+
     /// A broker has answered.
     pub fn connected(&mut self) {
         self.unanswered = None;
@@ -324,6 +368,6 @@ impl Source {
     /// When the next consumer may be started, if there is none.
     #[must_use]
     pub fn next_start(&self) -> Option<Instant> {
-        self.backoff.until().filter(|_| self.consumer.is_none())
+        self.consumer.is_none().then(|| self.backoff.until().unwrap_or_else(Instant::now))
     }
 }

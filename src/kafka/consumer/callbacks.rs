@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use event_outbox_policy::inbox::topics;
+use event_outbox_policy::inbox::topics::{self, ChangedId};
 use event_outbox_policy::kafka::redactor::Redactor;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -19,8 +19,16 @@ use crate::kafka::client_log::ClientLog;
 #[derive(Debug, Default, Clone)]
 pub struct Context {
     log: Arc<Mutex<ClientLog>>,
-    topic_ids: Arc<Mutex<HashMap<String, String>>>,
+    topic_ids: Arc<Mutex<HashMap<String, TopicId>>>,
     redactor: Arc<Redactor>,
+}
+
+/// The id by which librdkafka reads a topic.
+#[derive(Debug)]
+struct TopicId {
+    id: String,
+    /// It has read the topic by another id before.
+    is_recreated: bool,
 }
 
 impl Context {
@@ -35,11 +43,15 @@ impl Context {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether librdkafka reads a topic by another id than this one. It tells of an id in its log before it reads by it.
+    /// Whether librdkafka reads a topic by another id than this one, or has ever read it by another. It tells of an id in its
+    /// log before it reads by it.
+    ///
+    /// Of a topic that was created again it remembers the leader epochs of the old one, and stops reading in silence where
+    /// those of the new one are lower. So this client is of no use for the topic any more.
     #[must_use]
-    pub fn has_other_id(&self, topic: &str, id: &str) -> bool {
+    pub fn is_outdated(&self, topic: &str, id: &str) -> bool {
         let ids = self.topic_ids.lock().unwrap_or_else(PoisonError::into_inner);
-        ids.get(topic).is_some_and(|known| known != id)
+        ids.get(topic).is_some_and(|known| known.is_recreated || known.id != id)
     }
 }
 
@@ -47,9 +59,11 @@ impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if matches!(level, RDKafkaLogLevel::Debug) {
             // These lines are only for us: see `config::telling_topic_ids`.
-            if let Some((topic, id)) = topics::changed_id(message) {
+            if let Some(ChangedId { topic, id, is_recreated }) = topics::changed_id(message) {
                 let mut ids = self.topic_ids.lock().unwrap_or_else(PoisonError::into_inner);
-                ids.insert(topic.to_owned(), id.to_owned());
+                // A topic that is missing for a while loses its id, and with it the sign that it was created again.
+                let is_recreated = is_recreated || ids.get(topic).is_some_and(|known| known.id != id);
+                ids.insert(topic.to_owned(), TopicId { id: id.to_owned(), is_recreated });
             }
             return;
         }

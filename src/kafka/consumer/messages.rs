@@ -40,7 +40,9 @@ pub struct Assignment {
     pub generation: u64,
     /// The partitions.
     pub partitions: Vec<Assigned>,
-    /// A pattern of topics to look for, besides those of the partitions.
+    /// Topics to look up, besides those of the partitions: they may get further partitions.
+    pub topics: Vec<String>,
+    /// A pattern of topics to look for, besides these.
     pub pattern: Option<String>,
 }
 
@@ -112,7 +114,8 @@ pub enum ConsumerEvent {
     OutOfRange(OutOfRange),
     /// The topics were looked up.
     Topics(Topics),
-    /// Topics were created again since they were looked up for this assignment: what was read may be of others.
+    /// Topics were created again since they were looked up for this assignment, or since this consumer has begun to read them:
+    /// what was read may be of others.
     OtherTopics(u64),
     /// The consumer reads nothing of a partition, by its number, though Kafka has more of it; or it does not learn the end of
     /// any.

@@ -37,6 +37,9 @@ const LOOK_AT_TOPICS: Duration = Duration::from_secs(60);
 /// When to look again if Kafka did not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// When to look again while a topic is missing, at first and at most.
+const LOOK_FOR_MISSING: (Duration, Duration) = (LOOK_AGAIN, Duration::from_secs(15));
+
 /// The thread's arguments: its ends of both channels, its own wakeup, and that of the main thread.
 pub struct KafkaThread {
     pub(super) config: ClientConfig,
@@ -83,6 +86,8 @@ struct Session<'a> {
     waiting: VecDeque<ConsumerEvent>,
     /// When to look at the topics.
     look_at: Option<Instant>,
+    /// When to look again for topics that are missing.
+    missing: Doubling,
     /// How long the next request may take that is waited for.
     timeout: Doubling,
     /// librdkafka's queue may hold records that were not taken.
@@ -111,6 +116,7 @@ impl<'a> Session<'a> {
             assignment: Assignment::default(),
             waiting: VecDeque::new(),
             look_at: None,
+            missing: Doubling::new(LOOK_FOR_MISSING.0, LOOK_FOR_MISSING.1),
             timeout: Doubling::new(TIMEOUT.0, TIMEOUT.1),
             has_more: false,
             knows_topics: false,
@@ -177,7 +183,7 @@ impl<'a> Session<'a> {
         let (problems, is_all) = self.client.read(&mut fetched, self.thread.batch_bytes);
         // What librdkafka said before these records is heard before they count.
         self.client.serve();
-        if self.known_ids.iter().any(|(topic, id)| self.context.has_other_id(topic, id)) {
+        if self.known_ids.iter().any(|(topic, id)| self.context.is_outdated(topic, id)) {
             (self.is_over, self.has_more) = (true, false);
             self.waiting.push_back(ConsumerEvent::OtherTopics(self.assignment.generation));
             return;
@@ -207,7 +213,11 @@ impl<'a> Session<'a> {
     }
 
     fn look_soon(&mut self) {
-        let soon = Instant::now() + LOOK_AGAIN;
+        self.look_within(LOOK_AGAIN);
+    }
+
+    fn look_within(&mut self, time: Duration) {
+        let soon = Instant::now() + time;
         self.look_at = Some(self.look_at.map_or(soon, |at| at.min(soon)));
     }
 
@@ -230,8 +240,8 @@ impl<'a> Session<'a> {
         if self.topic_question.is_some() {
             return true;
         }
-        let mut names: BTreeSet<String> =
-            self.assignment.partitions.iter().map(|assigned| assigned.topic.clone()).collect();
+        let assigned = self.assignment.partitions.iter().map(|assigned| &assigned.topic);
+        let mut names: BTreeSet<String> = assigned.chain(&self.assignment.topics).cloned().collect();
         if let Some(pattern) = &self.assignment.pattern {
             let Ok(matching) = topics::matching(self.client.inner(), pattern, self.timeout.peek()) else {
                 return false;
@@ -259,6 +269,12 @@ impl<'a> Session<'a> {
         let generation = self.assignment.generation;
         // A topic that is missing keeps its id: it may be created again.
         self.known_ids.extend(found.iter().filter_map(|of| Some((of.topic.clone(), of.id.clone()?))));
+        if missing.is_empty() {
+            self.missing.reset();
+        } else {
+            let pause = self.missing.take();
+            self.look_within(pause);
+        }
         let missing = missing.into_iter().map(|(topic, code)| (topic, code.to_string())).collect();
         self.waiting.push_back(ConsumerEvent::Topics(Topics { generation, found, missing }));
         self.knows_topics = true;

@@ -19,28 +19,49 @@ pub fn matches(pattern: &str, name: &str) -> bool {
     last.map_or(rest.is_empty(), |last| rest.ends_with(last))
 }
 
-/// The topic and its new id, if librdkafka says in this line of its log that it has learnt of another id of a topic.
+/// What librdkafka says of the id of a topic.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChangedId<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// Its id.
+    pub id: &'a str,
+    /// It had another id before: the topic was deleted and created again. Otherwise this is the first one that is known.
+    pub is_recreated: bool,
+}
+
+/// The id of a topic that librdkafka did not know before.
+const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
+
+/// What librdkafka says of the id of a topic in this line of its log, if that is what the line is about.
 #[must_use]
-pub fn changed_id(line: &str) -> Option<(&str, &str)> {
+pub fn changed_id(line: &str) -> Option<ChangedId<'_>> {
     let (start, ids) = line.split_once(" changed id from ")?;
     let (_, topic) = start.rsplit_once("Topic ")?;
-    let (_, id) = ids.split_once(" to ")?;
-    (!topic.is_empty() && !id.is_empty()).then_some((topic, id))
+    let (before, id) = ids.split_once(" to ")?;
+    // A broker that is too old for ids does not tell one.
+    let is_whole = ![topic, before, id].contains(&"") && id != NO_ID;
+    is_whole.then_some(ChangedId { topic, id, is_recreated: before != NO_ID })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{changed_id, matches};
+    use super::{ChangedId, NO_ID, changed_id, matches};
 
     #[test]
     fn librdkafka_tells_of_another_id() {
         let line =
             "[thrd:main]: Topic shop.orders changed id from AAAAAAAAAAAAAAAAAAAAAA to khHpCg3zRzaKhJx4aifzFQ";
-        assert_eq!(changed_id(line), Some(("shop.orders", "khHpCg3zRzaKhJx4aifzFQ")));
+        let first = ChangedId { topic: "shop.orders", id: "khHpCg3zRzaKhJx4aifzFQ", is_recreated: false };
+        assert_eq!(changed_id(line), Some(first));
+        let line = line.replace(NO_ID, "0uXh2aTbTm6Zr1xkQ3WcVg");
+        assert_eq!(changed_id(&line), Some(ChangedId { is_recreated: true, ..first }));
         for other in [
             "[thrd:main]: Topic shop.orders [0] Leader 1 Epoch 0",
             "Topic shop.orders changed id from x",
             " changed id from x to y",
+            "Topic shop changed id from  to x",
+            "Topic shop changed id from x to AAAAAAAAAAAAAAAAAAAAAA",
             "Topic  changed id from x to y",
             "Topic shop changed id from x to ",
         ] {
