@@ -13,8 +13,10 @@ pub struct Progress {
     next: BTreeMap<i32, i64>,
     /// The partitions of which Kafka had more at the last look: the next offset then, and at how many looks it was the same.
     behind: BTreeMap<i32, (i64, u32)>,
-    /// At how many looks in a row Kafka told no end.
+    /// At how many looks in a row Kafka told no end, and nothing was read.
     untold: u32,
+    /// Something was read since the last look.
+    has_advanced: bool,
 }
 
 impl Progress {
@@ -26,12 +28,15 @@ impl Progress {
 
     /// A partition was read up to this next offset.
     pub fn reached(&mut self, number: i32, next: i64) {
-        self.next.entry(number).and_modify(|known| *known = next.max(*known));
+        self.next.entry(number).and_modify(|known| {
+            self.has_advanced |= next > *known;
+            *known = next.max(*known);
+        });
     }
 
     /// Compares with the ends of partitions in Kafka. Returns a partition that stands still, if there is one.
     pub fn compare(&mut self, ends: impl Iterator<Item = (i32, i64)>) -> Option<i32> {
-        self.untold = 0;
+        (self.untold, self.has_advanced) = (0, false);
         let behind = ends.filter_map(|(number, end)| {
             let next = *self.next.get(&number)?;
             let looks =
@@ -48,11 +53,12 @@ impl Progress {
         !self.behind.is_empty() || self.untold > 0
     }
 
-    /// Kafka told no end: that nothing was read meanwhile says nothing of a partition. Returns whether it has told none for so
-    /// long that the consumer may be the reason.
+    /// Kafka told no end: that nothing was read meanwhile says nothing of a partition. Returns whether it has told none, and
+    /// nothing was read, for so long that the consumer may be the reason. One that reads is not: no end is told either while a
+    /// single partition has no leader.
     pub fn told_nothing(&mut self) -> bool {
         self.behind.clear();
-        self.untold += 1;
+        self.untold = if std::mem::take(&mut self.has_advanced) { 0 } else { self.untold + 1 };
         self.untold >= LOOKS
     }
 }
@@ -92,6 +98,17 @@ mod tests {
         assert!(!progress.told_nothing() && progress.is_behind());
         assert!(!progress.told_nothing());
         assert!(progress.told_nothing());
+    }
+
+    #[test]
+    fn one_that_reads_may_learn_no_end() {
+        let mut progress = progress();
+        for next in 6..20 {
+            progress.reached(1, next);
+            assert!(!progress.told_nothing());
+            progress.reached(1, next);
+            assert!(!progress.told_nothing());
+        }
     }
 
     #[test]
