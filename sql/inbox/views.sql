@@ -166,7 +166,7 @@ COMMENT ON COLUMN inbox.lag.subscription IS 'The subscription.';
 COMMENT ON COLUMN inbox.lag.topic IS 'The topic.';
 COMMENT ON COLUMN inbox.lag.partition IS 'The partition of the topic.';
 COMMENT ON COLUMN inbox.lag.next_offset IS 'The offset of the next event to be stored.';
-COMMENT ON COLUMN inbox.lag.end_offset IS 'Where Kafka''s partition ends; NULL if Kafka did not answer.';
+COMMENT ON COLUMN inbox.lag.end_offset IS 'Where Kafka''s partition ends; NULL if Kafka did not answer, or does not have the partition any more.';
 COMMENT ON COLUMN inbox.lag.to_store IS 'How many offsets lie between; not each needs to be an event. NULL if Kafka did not answer.';
 COMMENT ON COLUMN inbox.lag.to_receive IS 'How many stored events were not received yet. It counts up to 1,000 of each of the 64 lanes.';
 COMMENT ON COLUMN inbox.lag.oldest_event_at IS 'The timestamp of the oldest of these; NULL if there is none.';

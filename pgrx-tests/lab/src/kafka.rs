@@ -26,7 +26,7 @@ use crate::{layout, wait};
 pub use cluster::KafkaCluster;
 pub use options::BrokerOptions;
 
-const START_DEADLINE: Duration = Duration::from_secs(90);
+const START_DEADLINE: Duration = Duration::from_secs(240);
 const STOP_DEADLINE: Duration = Duration::from_secs(30);
 const ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
