@@ -153,7 +153,7 @@ fn kind(statement: &str) -> Option<Kind> {
         ["CREATE", "FUNCTION" | "PROCEDURE"] => Some(Kind::Function),
         ["CREATE", "VIEW"] => Some(Kind::View),
         ["COMMENT", "ON"] | ["DO", "$always$"] => Some(Kind::Description),
-        ["CREATE", "SCHEMA" | "TABLE" | "INDEX" | "TRIGGER" | "TYPE" | "DOMAIN" | "CAST"]
+        ["CREATE", "SCHEMA" | "TABLE" | "INDEX" | "UNIQUE" | "TRIGGER" | "TYPE" | "DOMAIN" | "CAST"]
         | ["ALTER", "TABLE"]
         | ["DO", "$once$"]
         | ["SELECT", _] => Some(Kind::Once),

@@ -21,6 +21,7 @@ pub mod pg;
 pub mod registry;
 pub mod schemas;
 pub mod settings;
+pub mod store;
 #[cfg(feature = "failpoints")]
 mod test_worker;
 pub mod worker;
@@ -63,7 +64,14 @@ extension_sql_file!(
     requires = ["schema_registry"]
 );
 extension_sql_file!("../sql/schemas/views.sql", name = "schema_views", requires = ["schema_functions"]);
-extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["schema_views"]);
+extension_sql_file!("../sql/store/tables.sql", name = "store_tables", requires = ["schema_views"]);
+extension_sql_file!("../sql/store/writers.sql", name = "store_writers", requires = ["store_tables"]);
+extension_sql_file!("../sql/store/rights.sql", name = "store_rights", requires = ["store_writers"]);
+extension_sql_file!("../sql/store/append.sql", name = "store_append", requires = ["store_rights"]);
+extension_sql_file!("../sql/store/read.sql", name = "store_read", requires = ["store_append"]);
+extension_sql_file!("../sql/store/snapshots.sql", name = "store_snapshots", requires = ["store_read"]);
+extension_sql_file!("../sql/store/views.sql", name = "store_views", requires = ["store_snapshots"]);
+extension_sql_file!("../sql/inbox/tables.sql", name = "inbox_tables", requires = ["store_views"]);
 extension_sql_file!("../sql/inbox/changed.sql", name = "inbox_changed", requires = ["inbox_tables"]);
 extension_sql_file!("../sql/inbox/rights.sql", name = "inbox_rights", requires = ["inbox_changed"]);
 extension_sql_file!("../sql/inbox/starts.sql", name = "inbox_starts", requires = ["inbox_rights"]);
@@ -132,10 +140,17 @@ fn workers() -> &'static [&'static Registration] {
 pub extern "C-unwind" fn _PG_init() {
     pg::require_preloading();
     settings::init();
-    pg::watch::init(outbox::table::WATCHES.into_iter().chain(schemas::watches()).chain(inbox::watches()));
+    pg::watch::init(
+        outbox::table::WATCHES
+            .into_iter()
+            .chain(schemas::watches())
+            .chain(inbox::watches())
+            .chain(store::WATCHES),
+    );
     pg::utility_hook::init(&OBSERVERS);
     schemas::registry::init();
     outbox::init();
     inbox::init();
+    store::init(inbox::ingest::registration::wake_for_events);
     worker::init(workers());
 }

@@ -17,6 +17,7 @@ CREATE DOMAIN outbox.event_time AS timestamptz;
 COMMENT ON EXTENSION event_outbox IS
     'Transactional outbox and inbox: events reach Apache Kafka if and only if their transaction commits, and are received exactly once';
 
+-- @create sql/store/tables.sql
 -- @create sql/inbox/tables.sql
 -- @create sql/inbox/receive.sql
 
@@ -30,6 +31,8 @@ COMMENT ON EXTENSION event_outbox IS
 -- @create sql/outbox/delivery.sql
 -- @create sql/schemas/tables.sql
 -- @create sql/schemas/registry.sql
+
+-- @create sql/store/writers.sql
 
 -- @create sql/inbox/changed.sql
 

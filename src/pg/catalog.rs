@@ -43,6 +43,12 @@ impl Member {
         Self { schema, name }
     }
 
+    /// Its schema.
+    #[must_use]
+    pub const fn schema(&self) -> &'static CStr {
+        self.schema
+    }
+
     /// Its name without the schema.
     #[must_use]
     pub const fn name(&self) -> &'static CStr {

@@ -16,4 +16,5 @@ pub mod kafka;
 pub mod reading;
 pub mod registry;
 pub mod schema;
+pub mod store;
 pub mod worker;

@@ -1,77 +1,14 @@
-//! Functions that write the inbox's tables for users who may not.
-//!
-//! `SECURITY DEFINER` would hide who calls, and these functions have to know: a role may subscribe only to the topics granted to
-//! it, and change only its own subscriptions. So `inbox.f(…)` is declared with the symbol `inbox_for_caller`, and calls
-//! `inbox.f_for(caller, …)`, written in `sql/inbox`, as the owner of the tables. Nobody has the right to call that one.
+//! Functions that write the inbox's tables for users who may not: a role may subscribe only to the topics granted to it, and
+//! change only its own subscriptions. See [`crate::pg::for_caller`].
 
 use pgrx::prelude::*;
 
 use crate::inbox::table::SUBSCRIPTION;
-use crate::pg::backend;
+use crate::pg::for_caller::call_for_caller;
 use crate::pg::function::{Arguments, sql_function};
-use crate::pg::spi::{self, Access, Statement};
-use crate::pg::user_context::{Owner, UserContext};
-use crate::pg::user_error::UserError;
 
 sql_function!(inbox_for_caller, pg_finfo_inbox_for_caller, for_caller);
 
-/// The function that is named after `$1`, in its schema and extension, and takes the caller before the arguments of `$1`; and
-/// how many roles own relations of the schema. It writes several of them, and must lend the rights of one owner to no other.
-static IMPLEMENTATION: Statement = Statement::new(
-    c"SELECT i.oid, \
-             (SELECT pg_catalog.count(DISTINCT c.relowner) FROM pg_catalog.pg_class AS c \
-               WHERE c.relnamespace OPERATOR(pg_catalog.=) f.pronamespace) \
-        FROM pg_catalog.pg_proc AS f \
-        JOIN pg_catalog.pg_proc AS i ON i.pronamespace OPERATOR(pg_catalog.=) f.pronamespace \
-             AND i.proname OPERATOR(pg_catalog.=) pg_catalog.concat(f.proname, '_for')::pg_catalog.name \
-             AND i.proargtypes::pg_catalog.text OPERATOR(pg_catalog.=) pg_catalog.rtrim(pg_catalog.concat_ws( \
-                     ' ', 'pg_catalog.regrole'::pg_catalog.regtype::pg_catalog.oid, f.proargtypes::pg_catalog.text)) \
-             AND i.prorettype OPERATOR(pg_catalog.=) f.prorettype \
-             AND i.proretset OPERATOR(pg_catalog.=) f.proretset \
-        JOIN pg_catalog.pg_depend AS d ON d.classid OPERATOR(pg_catalog.=) f.tableoid \
-             AND d.objid OPERATOR(pg_catalog.=) f.oid AND d.deptype OPERATOR(pg_catalog.=) 'e' \
-        JOIN pg_catalog.pg_depend AS e ON e.classid OPERATOR(pg_catalog.=) i.tableoid \
-             AND e.objid OPERATOR(pg_catalog.=) i.oid AND e.deptype OPERATOR(pg_catalog.=) 'e' \
-             AND e.refobjid OPERATOR(pg_catalog.=) d.refobjid \
-       WHERE f.oid OPERATOR(pg_catalog.=) $1",
-    &[pg_sys::OIDOID],
-);
-
 fn for_caller(arguments: &Arguments) -> Option<pg_sys::Datum> {
-    let function = arguments.function();
-    let (implementation, owners) = implementation(function).unwrap_or_else(|| unknown(function).raise());
-    if owners != 1 {
-        several_owners().raise();
-    }
-    let caller = backend::user();
-    let _owner = UserContext::switch_to(Owner::of(SUBSCRIPTION));
-    // SAFETY: the statement above has compared the arguments and the result; the first argument is a role.
-    unsafe { arguments.call_with(implementation, caller.into()) }
-}
-
-fn implementation(function: pg_sys::Oid) -> Option<(pg_sys::Oid, i64)> {
-    spi::connected(|| {
-        let rows = IMPLEMENTATION.execute(&[function.into_datum()], Access::Write, 1);
-        let row = rows.iter().next()?;
-        Some((row.get(1)?, row.get(2)?))
-    })
-}
-
-fn several_owners() -> UserError {
-    UserError {
-        code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        message: "the tables of the inbox belong to different roles".into(),
-        detail: "The functions of the schema inbox use the rights of the owner of all of them.".into(),
-        hint: "Use ALTER ... OWNER TO to give all tables and views of the schema inbox to one role.".into(),
-    }
-}
-
-/// Only a function of someone else's could be without: it was declared with this symbol.
-fn unknown(function: pg_sys::Oid) -> UserError {
-    UserError {
-        code: PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-        message: "this function does not belong to the inbox".into(),
-        detail: format!("The function with the oid {} calls the library of the inbox.", function.to_u32()),
-        hint: "Call the functions of the schema inbox.".into(),
-    }
+    call_for_caller(arguments, SUBSCRIPTION)
 }

@@ -22,6 +22,8 @@ pub const KIND: Kind = Kind::new(1);
 pub const SUBSCRIPTIONS_CHANGED: Notice = Notice::new(0);
 /// Sessions have noted failures.
 pub const FAILURES: Notice = Notice::new(1);
+/// Events were appended to the event store.
+pub const EVENTS_APPENDED: Notice = Notice::new(2);
 
 /// The ingest worker's registration.
 pub static INGEST: Registration = Registration {
@@ -30,7 +32,7 @@ pub static INGEST: Registration = Registration {
     noun: "inbox worker",
     while_absent: "Its subscriptions receive no new events.",
     entry: "event_outbox_inbox_main",
-    after_any_change: SUBSCRIPTIONS_CHANGED,
+    after_any_change: SUBSCRIPTIONS_CHANGED.and(EVENTS_APPENDED),
     is_needed: Some(catalog::has_subscriptions),
     reserved: |slot| metrics::of(slot).clear(),
     started: |slot| metrics::of(slot).show(State::Starting),
@@ -48,4 +50,12 @@ pub fn slot_of(database: pg_sys::Oid) -> Option<&'static Slot> {
 fn after_change(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     at_commit::wake(KIND, SUBSCRIPTIONS_CHANGED);
     Some(pg_sys::Datum::from(0_usize))
+}
+
+/// Has the worker look for new events of the event store when the current transaction commits. Without a worker there is no
+/// subscription that could want them.
+pub fn wake_for_events() {
+    if slots::all().find(WorkerKey::here(KIND)).is_some() {
+        at_commit::wake(KIND, EVENTS_APPENDED);
+    }
 }
