@@ -112,7 +112,8 @@ extension_sql_file!(
     requires = ["inbox_rebuilds"]
 );
 extension_sql_file!("../sql/inbox/peek.sql", name = "inbox_peek", requires = ["inbox_projection_views"]);
-extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["inbox_peek"], finalize);
+extension_sql_file!("../sql/store/subscribe.sql", name = "store_subscribe", requires = ["inbox_peek"]);
+extension_sql_file!("../sql/outbox/grants.sql", name = "grants", requires = ["store_subscribe"], finalize);
 
 /// The observers of utility commands, in the order in which they are called.
 static OBSERVERS: [&dyn Observer; 3] =

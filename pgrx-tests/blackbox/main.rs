@@ -17,6 +17,7 @@ mod registry;
 mod schemas;
 mod security;
 mod smoke;
+mod store;
 mod support;
 mod upgrade;
 mod versions;

@@ -56,10 +56,14 @@ BEGIN
     subject := 'brokers'; hint := NULL;
     BEGIN
         listed := (SELECT coalesce(json_agg(o), '[]')
-                     FROM inbox.list_offsets(ARRAY(SELECT p.topic FROM inbox.partition AS p
-                                                   UNION SELECT unnest(x.topics) FROM inbox.subscription AS x ORDER BY 1),
+                     FROM inbox.list_offsets(ARRAY(SELECT p.topic FROM inbox.partition AS p JOIN inbox.subscription AS x ON x.id = p.source_id
+                                                    WHERE NOT x.is_local
+                                                   UNION SELECT unnest(x.topics) FROM inbox.subscription AS x WHERE NOT x.is_local ORDER BY 1),
                                              NULL, '"earliest"', '10 seconds') AS o);
-        verdict := 'ok'; finding := format('Kafka answers at %s.', current_setting('event_outbox.bootstrap_servers'));
+        verdict := 'ok';
+        finding := CASE WHEN EXISTS (SELECT FROM inbox.subscription AS x WHERE NOT x.is_local)
+                        THEN format('Kafka answers at %s.', current_setting('event_outbox.bootstrap_servers'))
+                        ELSE 'No subscription reads Kafka.' END;
     EXCEPTION WHEN OTHERS THEN
         GET STACKED DIAGNOSTICS trouble = MESSAGE_TEXT, detail = PG_EXCEPTION_DETAIL, hint = PG_EXCEPTION_HINT;
         verdict := 'error'; finding := format('At %s: %s. %s', current_setting('event_outbox.bootstrap_servers'), trouble, detail);
@@ -88,7 +92,7 @@ BEGIN
           FROM json_to_recordset(listed) AS o(topic text, partition integer, low bigint, high bigint)
                JOIN inbox.next_offset AS n ON n.topic = o.topic AND n.partition = o.partition
                JOIN inbox.partition AS p ON p.source_id = n.source_id AND p.number = n.number AND p.state = 'reading'
-               JOIN inbox.subscription AS x ON x.id = n.source_id
+               JOIN inbox.subscription AS x ON x.id = n.source_id AND NOT x.is_local
          WHERE n.next_offset NOT BETWEEN o.low AND o.high ORDER BY x.name, n.topic, n.partition
     LOOP
         finding := format('Subscription "%s" is at offset %s of partition %s of "%s", but Kafka has %s to %s.',

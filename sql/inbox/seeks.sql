@@ -44,17 +44,29 @@ BEGIN
     IF partition IS NOT NULL AND "to" ~ '^[0-9]{1,18}$' THEN
         "to" := jsonb_build_object(topic, jsonb_build_object(partition::text, "to"::bigint))::text;
     END IF;
-    -- A topic that was created again may have fewer partitions: one that is missing is read from its beginning if it is added.
-    resolved := (
-        WITH listed AS MATERIALIZED (
-            SELECT r.* FROM inbox.resolve(topics, NULL, moved.share_index, moved.share_count, "to", false, timeout) AS r)
-        SELECT json_agg(f)
-          FROM (SELECT p.topic, coalesce(l.topic_id, (SELECT o.topic_id FROM listed AS o WHERE o.topic = p.topic LIMIT 1), p.topic_id) AS topic_id,
-                       p.partition, CASE WHEN l.topic IS NULL THEN 0 ELSE l."offset" END AS "offset"
-                  FROM inbox.partition AS p LEFT JOIN listed AS l ON l.topic = p.topic AND l.partition = p.partition
-                 WHERE p.source_id = moved.id AND p.topic = ANY (topics)
-                   AND (seek_for.partition IS NULL OR p.partition = seek_for.partition)
-                   AND (l.topic IS NOT NULL OR inbox.start_of("to") -> 'offsets' IS NULL)) AS f);
+    IF moved.is_local AND (topic IS NOT NULL OR partition IS NOT NULL) THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'feature_not_supported',
+            MESSAGE = format('subscription "%s" can only be moved as a whole', name),
+            DETAIL = 'It takes the events of its categories in the order of their commits.',
+            HINT = 'Leave out topic and partition.';
+    END IF;
+    IF moved.is_local THEN
+        resolved := (SELECT json_agg(json_build_object('topic', p.topic, 'partition', p.partition, 'offset', s.start))
+                       FROM inbox.partition AS p CROSS JOIN event_store.start_of(topics, "to") AS s(start) WHERE p.source_id = moved.id);
+    ELSE
+        -- A topic that was created again may have fewer partitions: one that is missing is read from its beginning if it is added.
+        resolved := (
+            WITH listed AS MATERIALIZED (
+                SELECT r.* FROM inbox.resolve(topics, NULL, moved.share_index, moved.share_count, "to", false, timeout) AS r)
+            SELECT json_agg(f)
+              FROM (SELECT p.topic, coalesce(l.topic_id, (SELECT o.topic_id FROM listed AS o WHERE o.topic = p.topic LIMIT 1), p.topic_id) AS topic_id,
+                           p.partition, CASE WHEN l.topic IS NULL THEN 0 ELSE l."offset" END AS "offset"
+                      FROM inbox.partition AS p LEFT JOIN listed AS l ON l.topic = p.topic AND l.partition = p.partition
+                     WHERE p.source_id = moved.id AND p.topic = ANY (topics)
+                       AND (seek_for.partition IS NULL OR p.partition = seek_for.partition)
+                       AND (l.topic IS NOT NULL OR inbox.start_of("to") -> 'offsets' IS NULL)) AS f);
+    END IF;
     IF resolved IS NULL THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',

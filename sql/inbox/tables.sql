@@ -26,6 +26,7 @@ CREATE TABLE inbox.subscription (
     first_position bigint      NOT NULL,
     last_position  bigint,
     generation     bigint      NOT NULL DEFAULT 1,
+    is_local       boolean     NOT NULL DEFAULT false,
     paused_at      timestamptz,
     pause_reason   text,
     created_at     timestamptz NOT NULL DEFAULT pg_catalog.now()
@@ -47,6 +48,7 @@ COMMENT ON COLUMN inbox.subscription.share_count IS 'Among how many databases th
 COMMENT ON COLUMN inbox.subscription.first_position IS 'It receives events of the log after this position.';
 COMMENT ON COLUMN inbox.subscription.last_position IS 'It receives events of the log up to this position; NULL for no end.';
 COMMENT ON COLUMN inbox.subscription.generation IS 'Raised by each seek: what was read from Kafka before it is not stored any more.';
+COMMENT ON COLUMN inbox.subscription.is_local IS 'Whether its topics are categories of the event store of this database, and no Kafka is read.';
 COMMENT ON COLUMN inbox.subscription.paused_at IS 'Since when nothing is received; NULL while it is not paused.';
 COMMENT ON COLUMN inbox.subscription.pause_reason IS 'Why it is paused.';
 COMMENT ON COLUMN inbox.subscription.created_at IS 'When it was created.';
@@ -90,6 +92,7 @@ CREATE TABLE inbox.progress (
     last_position bigint      NOT NULL,
     leader_epochs integer[]   NOT NULL,
     epoch_ends    bigint[]    NOT NULL,
+    undecided     bigint[],
     stored_at     timestamptz NOT NULL DEFAULT pg_catalog.now(),
     PRIMARY KEY (source_id, batch)
 );
@@ -103,6 +106,8 @@ COMMENT ON COLUMN inbox.progress.last_position IS 'The last position that was gi
 COMMENT ON COLUMN inbox.progress.leader_epochs IS
     'The leader epoch of the last record that was read of each partition, by its number plus 1; NULL where there is none. Kafka must have that record still.';
 COMMENT ON COLUMN inbox.progress.epoch_ends IS 'The offset after that record.';
+COMMENT ON COLUMN inbox.progress.undecided IS
+    'Ranges of positions of the event store, each by its first and last, at which events may have been committed late; NULL for Kafka.';
 COMMENT ON COLUMN inbox.progress.stored_at IS 'When the batch was stored.';
 
 -- The ring of segments.

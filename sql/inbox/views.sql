@@ -70,7 +70,8 @@ CREATE VIEW inbox.subscriptions WITH (security_barrier) AS
            (SELECT pg_catalog.count(*) FROM inbox.dead_letters AS d WHERE d.subscription_id = s.id) AS dead_letters,
            s.paused_at,
            s.pause_reason,
-           s.created_at
+           s.created_at,
+           source.is_local
       FROM inbox.subscription AS s
            JOIN inbox.subscription AS source ON source.id = s.source_id
            JOIN pg_catalog.pg_class AS c ON c.oid = 'inbox.subscription_grants'::pg_catalog.regclass
@@ -100,6 +101,7 @@ COMMENT ON COLUMN inbox.subscriptions.dead_letters IS 'How many dead letters it 
 COMMENT ON COLUMN inbox.subscriptions.paused_at IS 'Since when nothing is received; NULL while it is not paused.';
 COMMENT ON COLUMN inbox.subscriptions.pause_reason IS 'Why it is paused.';
 COMMENT ON COLUMN inbox.subscriptions.created_at IS 'When it was created.';
+COMMENT ON COLUMN inbox.subscriptions.is_local IS 'Whether its topics are categories of the event store of this database, and no Kafka is read.';
 
 CREATE VIEW inbox.partitions WITH (security_barrier) AS
     SELECT s.name AS subscription,
@@ -132,7 +134,8 @@ CREATE FUNCTION inbox.end_offsets(timeout interval DEFAULT '10 seconds')
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 100
     AS $$
 DECLARE
-    topics CONSTANT text[] := ARRAY(SELECT DISTINCT p.topic FROM inbox.partition AS p ORDER BY p.topic);
+    topics CONSTANT text[] := ARRAY(SELECT DISTINCT p.topic FROM inbox.partition AS p JOIN inbox.subscription AS s ON s.id = p.source_id
+                                     WHERE NOT s.is_local ORDER BY p.topic);
 BEGIN
     RETURN QUERY SELECT o.topic, o.partition, o."offset", o.error
                    FROM inbox.list_offsets(topics, NULL, '"latest"', coalesce(timeout, '10 seconds')) AS o;
@@ -145,7 +148,8 @@ COMMENT ON FUNCTION inbox.end_offsets(interval) IS
     'Asks Kafka for the ends of the partitions that are read. Nothing if it does not answer.';
 
 CREATE VIEW inbox.lag WITH (security_barrier) AS
-      WITH unreceived AS MATERIALIZED (SELECT * FROM inbox.unreceived)
+      WITH unreceived AS MATERIALIZED (SELECT * FROM inbox.unreceived),
+           kafka AS MATERIALIZED (SELECT k.topic, k.partition, k.end_offset FROM inbox.end_offsets() AS k)
     SELECT s.name AS subscription,
            n.topic,
            n.partition,
@@ -160,13 +164,19 @@ CREATE VIEW inbox.lag WITH (security_barrier) AS
            JOIN inbox.subscription AS d ON d.id = s.id
            JOIN inbox.next_offset AS n ON n.source_id = d.source_id
            LEFT JOIN unreceived AS u ON u.subscription_id = s.id AND u.number = n.number
-           LEFT JOIN inbox.end_offsets() AS k ON k.topic = n.topic AND k.partition = n.partition;
+           JOIN inbox.subscription AS source ON source.id = d.source_id
+           LEFT JOIN LATERAL (SELECT k.end_offset FROM kafka AS k
+                               WHERE NOT source.is_local AND k.topic = n.topic AND k.partition = n.partition
+                              UNION ALL
+                              SELECT coalesce(pg_catalog.max(e.position) + 1, 0) FROM event_store.event AS e
+                               WHERE source.is_local AND e.category = n.topic HAVING source.is_local) AS k ON true;
 COMMENT ON VIEW inbox.lag IS 'How far the subscriptions are behind Kafka, by partition. Each query asks Kafka.';
 COMMENT ON COLUMN inbox.lag.subscription IS 'The subscription.';
 COMMENT ON COLUMN inbox.lag.topic IS 'The topic.';
 COMMENT ON COLUMN inbox.lag.partition IS 'The partition of the topic.';
 COMMENT ON COLUMN inbox.lag.next_offset IS 'The offset of the next event to be stored.';
-COMMENT ON COLUMN inbox.lag.end_offset IS 'Where Kafka''s partition ends; NULL if Kafka did not answer, or does not have the partition any more.';
+COMMENT ON COLUMN inbox.lag.end_offset IS
+    'Where Kafka''s partition, or the category of the event store, ends; NULL if Kafka did not answer, or does not have the partition any more.';
 COMMENT ON COLUMN inbox.lag.to_store IS 'How many offsets lie between; not each needs to be an event. NULL if Kafka did not answer.';
 COMMENT ON COLUMN inbox.lag.to_receive IS 'How many stored events were not received yet. It counts up to 1,000 of each of the 64 lanes.';
 COMMENT ON COLUMN inbox.lag.oldest_event_at IS 'The timestamp of the oldest of these; NULL if there is none.';

@@ -30,34 +30,6 @@ CREATE FUNCTION event_store.append(
 COMMENT ON FUNCTION event_store.append(text, bigint, jsonb, text, text, uuid, uuid) IS
     'Appends events to a stream whose last event has this version; 0 for a stream without events. It requires only the right to call the form for words.';
 
-CREATE FUNCTION event_store.refuse_append(code text, stream text, expected text, version bigint) RETURNS void
-    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-    AS $$
-BEGIN
-    CASE code
-    WHEN 'OE001' THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'OE001',
-            MESSAGE = format('stream "%s" does not have %s, as expected', stream, expected),
-            DETAIL = format('The version is %s.', version),
-            HINT = 'Another transaction may have appended events. Read them, decide again, and append with this version.';
-    WHEN 'OE002' THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'OE002',
-            MESSAGE = format('stream "%s" has ended', stream),
-            DETAIL = 'It has a tombstone: nothing can be appended to it any more.',
-            HINT = 'Use another stream.';
-    ELSE
-        RAISE EXCEPTION USING
-            ERRCODE = 'OE003',
-            MESSAGE = format('stream "%s" has some of these events already', stream),
-            DETAIL = 'Their ids are in the stream, but they are not these events in this order where they were to be appended.',
-            HINT = 'Append the same events with the same ids, or give new events new ids.';
-    END CASE;
-END
-$$;
-COMMENT ON FUNCTION event_store.refuse_append(text, text, text, bigint) IS 'Raises one of the errors of event_store.append().';
-
 CREATE FUNCTION event_store.command_version_for(caller regrole, stream text, command_id text) RETURNS bigint
     LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -131,7 +103,7 @@ END
 $$;
 COMMENT ON FUNCTION event_store.lock_stream(text) IS 'Returns a stream, locked until the end of the transaction; an error if there is none.';
 
-CREATE FUNCTION event_store.tombstone_for(caller regrole, stream text, expected text) RETURNS bigint
+CREATE FUNCTION event_store.tombstone_for(caller regrole, stream text) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -140,27 +112,17 @@ DECLARE
 BEGIN
     PERFORM event_store.require_administrator(caller, 'event_store.tombstone()');
     PERFORM event_store.require_read_committed('event_store.tombstone()');
-    IF (expected = 'any' OR expected ~ '^[0-9]{1,18}$') IS NOT TRUE THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'invalid expectation',
-            DETAIL = format('It is %s.', coalesce(quote_literal(left(expected, 100)), 'NULL')),
-            HINT = 'Pass ''any'', or the version of the stream.';
-    END IF;
     ended := event_store.lock_stream(stream);
     last := coalesce((SELECT max(e.version) FROM event_store.event AS e WHERE e.stream_id = ended.id), 0);
-    IF expected <> 'any' AND expected::bigint <> last THEN
-        PERFORM event_store.refuse_append('OE001', stream, 'version ' || expected, last);
-    END IF;
     UPDATE event_store.stream AS s SET tombstoned_at = clock_timestamp() WHERE s.id = ended.id AND s.tombstoned_at IS NULL;
     RETURN last;
 END
 $$;
-COMMENT ON FUNCTION event_store.tombstone_for(regrole, text, text) IS 'Does the work of event_store.tombstone() for the caller.';
+COMMENT ON FUNCTION event_store.tombstone_for(regrole, text) IS 'Does the work of event_store.tombstone() for the caller.';
 
-CREATE FUNCTION event_store.tombstone(stream text, expected text DEFAULT 'any') RETURNS bigint
+CREATE FUNCTION event_store.tombstone(stream text) RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'event_store_for_caller';
-COMMENT ON FUNCTION event_store.tombstone(text, text) IS
+COMMENT ON FUNCTION event_store.tombstone(text) IS
     'Ends a stream: nothing can be appended to it any more; its events can be read. Returns its version. Only for administrators.';
 
 CREATE FUNCTION event_store.erase_for(caller regrole, stream text) RETURNS bigint

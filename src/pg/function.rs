@@ -57,6 +57,15 @@ pub unsafe fn call(
 pub struct Arguments(pg_sys::FunctionCallInfo);
 
 impl Arguments {
+    /// Those of a call.
+    ///
+    /// # Safety
+    /// The call is alive as long as these.
+    #[must_use]
+    pub unsafe fn of_call(call: pg_sys::FunctionCallInfo) -> Self {
+        Self(call)
+    }
+
     /// An argument of any type.
     #[must_use]
     pub fn datum(&self, at: usize) -> Option<pg_sys::Datum> {

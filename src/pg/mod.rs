@@ -20,6 +20,7 @@ pub mod json_value;
 pub mod jsonb;
 pub mod plan;
 pub mod prepared;
+pub mod refusal;
 pub mod relation;
 mod server;
 pub mod session_format;

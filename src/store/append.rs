@@ -14,14 +14,15 @@ use super::new_events::{self, NewEvent};
 use super::publish::{Publication, Recorded};
 use super::{STREAM, writers};
 use crate::pg::compat;
-use crate::pg::function::{Arguments, new_uuid, sql_function};
+use crate::pg::function::{Arguments, new_uuid};
+use crate::pg::refusal::{Refusal, refusing_function};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, OrderedScans, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
 
-sql_function!(event_store_append, pg_finfo_event_store_append, append);
-sql_function!(event_store_append_at, pg_finfo_event_store_append_at, append_at);
+refusing_function!(event_store_append, pg_finfo_event_store_append, append);
+refusing_function!(event_store_append_at, pg_finfo_event_store_append_at, append_at);
 
 /// The longest id of a command, in bytes. It lies in an index.
 const MAX_COMMAND_BYTES: usize = 255;
@@ -79,21 +80,18 @@ static REMEMBER: Statement = Statement::new(
     &[pg_sys::INT8OID, pg_sys::TEXTOID, pg_sys::INT8OID],
 );
 
-static REFUSE: Statement = Statement::new(
-    c"SELECT event_store.refuse_append($1, $2, $3, $4)",
-    &[pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::INT8OID],
-);
+type Value = Result<Option<pg_sys::Datum>, Refusal>;
 
-fn append(arguments: &Arguments) -> Option<pg_sys::Datum> {
+fn append(arguments: &Arguments) -> Value {
     let text = required(arguments.text(1), "expected");
     let expected = text.parse().unwrap_or_else(|_| refuse_expectation(text));
-    run(arguments, expected).into_datum()
+    run(arguments, expected).map(IntoDatum::into_datum)
 }
 
-fn append_at(arguments: &Arguments) -> Option<pg_sys::Datum> {
+fn append_at(arguments: &Arguments) -> Value {
     let version = required(arguments.bigint(1), "expected");
     let expected = Expected::of_version(version).unwrap_or_else(|_| refuse_expectation(&version.to_string()));
-    run(arguments, expected).into_datum()
+    run(arguments, expected).map(IntoDatum::into_datum)
 }
 
 fn required<T>(value: Option<T>, name: &str) -> T {
@@ -131,7 +129,7 @@ struct Append<'a> {
 }
 
 /// Appends, and returns the version of the last event.
-fn run(arguments: &Arguments, expected: Expected) -> i64 {
+fn run(arguments: &Arguments, expected: Expected) -> Result<i64, Refusal> {
     let stream = required(arguments.text(0), "stream");
     let category = name::category_of(stream).unwrap_or_else(|| refuse_name(stream));
     let document = required(arguments.datum(2), "events");
@@ -159,14 +157,26 @@ fn run(arguments: &Arguments, expected: Expected) -> i64 {
         causation_id: arguments.uuid(5),
         correlation_id: arguments.uuid(6),
     };
-    let (version, recorded) = {
+    let stored = {
         let _owner = UserContext::switch_to(owner);
         // Statements that are kept must not scan tables, which were small when they were planned.
         let _plans = OrderedScans::only();
         spi::connected(|| append.store())
     };
+    let (version, recorded) = stored.map_err(|refused| append.refusal(refused))?;
     publication.publish(&append.events, &recorded);
-    version
+    Ok(version)
+}
+
+/// Why nothing can be appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    /// The stream has another version than expected: this one.
+    WrongVersion(i64),
+    /// The stream has a tombstone.
+    Tombstoned,
+    /// Some of the events are in the stream, but not where they were to be.
+    IdConflict,
 }
 
 /// A stream that is locked until the end of the transaction.
@@ -178,12 +188,12 @@ struct Locked {
 
 impl Append<'_> {
     /// Stores the events, unless they are stored. Returns the version of the last one, and what was stored now.
-    fn store(&self) -> (i64, Vec<Recorded>) {
-        let Some(locked) = self.lock() else { self.refuse("OE001", 0) };
+    fn store(&self) -> Result<(i64, Vec<Recorded>), Refused> {
+        let locked = self.lock()?;
         if !locked.is_new
-            && let Some(version) = self.stored_before(&locked)
+            && let Some(version) = self.stored_before(&locked)?
         {
-            return (version, Vec::new());
+            return Ok((version, Vec::new()));
         }
         let recorded = self.insert(&locked);
         let version = locked.version + count(self.events.len());
@@ -194,27 +204,27 @@ impl Append<'_> {
                 0,
             );
         }
-        (version, recorded)
+        Ok((version, recorded))
     }
 
-    /// Locks the stream, or creates it. `None` if there is none, but should be.
-    fn lock(&self) -> Option<Locked> {
+    /// Locks the stream, or creates it.
+    fn lock(&self) -> Result<Locked, Refused> {
         let name = self.stream.into_datum();
         loop {
             let rows = LOCK.execute(&[name], Access::Write, 1);
             if let Some(row) = rows.iter().next() {
                 if row.get(2) == Some(true) {
-                    self.refuse("OE002", 0);
+                    return Err(Refused::Tombstoned);
                 }
-                let id: i64 = row.get(1)?;
-                return Some(Locked { id, version: self.last_version(id), is_new: false });
+                let id = row.get(1).unwrap_or(0);
+                return Ok(Locked { id, version: self.last_version(id), is_new: false });
             }
             if self.expected.needs_events() {
-                return None;
+                return Err(Refused::WrongVersion(0));
             }
             let created = CREATE.execute(&[name, self.category.into_datum()], Access::Write, 1);
             if let Some(id) = created.iter().next().and_then(|row| row.get(1)) {
-                return Some(Locked { id, version: 0, is_new: true });
+                return Ok(Locked { id, version: 0, is_new: true });
             }
             // Another transaction has created it meanwhile.
             pgrx::check_for_interrupts!();
@@ -229,21 +239,21 @@ impl Append<'_> {
         rows.iter().next().and_then(|row| row.get(1)).unwrap_or(0)
     }
 
-    /// The version that this append has had before, if it was stored before. An ERROR if it cannot be stored.
-    fn stored_before(&self, locked: &Locked) -> Option<i64> {
+    /// The version that this append has had before, if it was stored before.
+    fn stored_before(&self, locked: &Locked) -> Result<Option<i64>, Refused> {
         let _snapshot = Snapshot::take_latest();
         if let Some(id) = self.command_id {
             let rows = COMMAND.execute(&[locked.id.into_datum(), id.into_datum()], Access::Read, 1);
             if let Some(row) = rows.iter().next() {
-                return row.get(1);
+                return Ok(row.get(1));
             }
         }
         let known = self.events.iter().map(|event| self.known(locked, event));
         match decide(self.expected, locked.version, &known.collect::<Vec<_>>()) {
-            Decision::Store => None,
-            Decision::Stored(version) => Some(version),
-            Decision::WrongVersion => self.refuse("OE001", locked.version),
-            Decision::IdConflict => self.refuse("OE003", locked.version),
+            Decision::Store => Ok(None),
+            Decision::Stored(version) => Ok(Some(version)),
+            Decision::WrongVersion => Err(Refused::WrongVersion(locked.version)),
+            Decision::IdConflict => Err(Refused::IdConflict),
         }
     }
 
@@ -286,15 +296,30 @@ impl Append<'_> {
         recorded
     }
 
-    /// Raises one of the errors that drivers tell apart by their SQLSTATE.
-    fn refuse(&self, code: &str, version: i64) -> ! {
-        let expected = self.expected.to_string();
-        REFUSE.execute(
-            &[code.into_datum(), self.stream.into_datum(), expected.into_datum(), version.into_datum()],
-            Access::Write,
-            0,
-        );
-        error!("an append was refused with {code}")
+    /// The error that says so, with an SQLSTATE by which applications tell it apart.
+    fn refusal(&self, refused: Refused) -> Refusal {
+        let stream = self.stream;
+        match refused {
+            Refused::WrongVersion(version) => Refusal::new(
+                *b"OE001",
+                &format!("stream \"{stream}\" does not have {}, as expected", self.expected),
+                // Drivers read it.
+                &format!("The version is {version}."),
+                "Another transaction may have appended events. Read them, decide again, and append with this version.",
+            ),
+            Refused::Tombstoned => Refusal::new(
+                *b"OE002",
+                &format!("stream \"{stream}\" has ended"),
+                "It has a tombstone: nothing can be appended to it any more.",
+                "Use another stream.",
+            ),
+            Refused::IdConflict => Refusal::new(
+                *b"OE003",
+                &format!("stream \"{stream}\" has some of these events already"),
+                "Their ids are in the stream, but they are not these events in this order where they were to be appended.",
+                "Append the same events with the same ids, or give new events new ids.",
+            ),
+        }
     }
 }
 

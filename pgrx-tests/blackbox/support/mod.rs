@@ -13,5 +13,6 @@ pub mod relay;
 pub mod roles;
 pub mod schemas;
 pub mod server;
+pub mod streams;
 pub mod subscriptions;
 pub mod topic_grants;

@@ -4,6 +4,7 @@
 
 use event_outbox_policy::inbox::data_loss::OnDataLoss;
 use event_outbox_policy::inbox::lanes::Ordering;
+use event_outbox_policy::store::cursor::Cursor;
 use pgrx::prelude::*;
 
 use crate::inbox::handlers::supervisor::Wanted;
@@ -38,8 +39,10 @@ pub struct Definition {
     pub is_projection: bool,
     /// The number of its last batch.
     pub batch: i64,
-    /// Its partitions, by their numbers.
+    /// Its partitions, by their numbers; the categories of one of the event store.
     pub partitions: Vec<Partition>,
+    /// What was taken, if it takes events of the event store.
+    pub cursor: Option<Cursor>,
 }
 
 /// A partition of a subscription.
@@ -75,9 +78,11 @@ static SUBSCRIPTIONS: Statement = Statement::new(
              s.deduplicate IS NOT NULL, \
              CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.leader_epochs END, \
              CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.epoch_ends END, \
-             EXISTS (SELECT FROM inbox.projection AS j WHERE j.subscription_id OPERATOR(pg_catalog.=) s.id), s.topics \
+             EXISTS (SELECT FROM inbox.projection AS j WHERE j.subscription_id OPERATOR(pg_catalog.=) s.id), s.topics, s.is_local, \
+             CASE WHEN p.generation OPERATOR(pg_catalog.=) s.generation THEN p.undecided END \
         FROM inbox.subscription AS s \
-        LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets, p.leader_epochs, p.epoch_ends FROM inbox.progress AS p \
+        LEFT JOIN LATERAL (SELECT p.batch, p.generation, p.next_offsets, p.leader_epochs, p.epoch_ends, p.undecided \
+                             FROM inbox.progress AS p \
                             WHERE p.source_id OPERATOR(pg_catalog.=) s.id ORDER BY p.batch DESC LIMIT 1) AS p ON true \
        WHERE s.source_id OPERATOR(pg_catalog.=) s.id ORDER BY s.id",
     &[],
@@ -132,7 +137,7 @@ pub fn last_position() -> i64 {
         .unwrap_or(0)
 }
 
-/// The subscriptions that read topics.
+/// The subscriptions that read topics, or categories of the event store.
 #[must_use]
 pub fn definitions() -> Vec<Definition> {
     as_owner(|| {
@@ -163,8 +168,17 @@ fn definition(row: &Row) -> Option<Definition> {
             exists: true,
         })
     };
+    let partitions: Vec<Partition> = rows.iter().enumerate().map_while(partition).collect();
+    let is_local: bool = row.get(16)?;
+    let cursor = is_local.then(|| {
+        let undecided: Vec<i64> = row.get(17).unwrap_or_default();
+        let next = partitions.iter().map(|partition| partition.next_offset).min().unwrap_or(1);
+        let ranges = undecided.chunks_exact(2).map(|range| (range[0], range[1]));
+        Cursor::new(next - 1, ranges.collect())
+    });
     Some(Definition {
         id,
+        cursor,
         name: row.get(2)?,
         ordering: row.get::<String>(3)?.parse().ok()?,
         on_data_loss: row.get::<String>(4)?.parse().ok()?,
@@ -175,6 +189,6 @@ fn definition(row: &Row) -> Option<Definition> {
         pattern: row.get(6),
         share: (row.get(7)?, row.get(8)?),
         batch: row.get(9)?,
-        partitions: rows.iter().enumerate().map_while(partition).collect(),
+        partitions,
     })
 }

@@ -86,7 +86,7 @@ impl Reaction {
                 for (number, offset, _) in &self.moves {
                     (next[*number], last[*number]) = (Some(*offset), None);
                 }
-                store::insert_progress(definition, definition.batch + 1, &next, &last, after);
+                store::insert_progress(definition, definition.batch + 1, &next, &last, None, after);
             }
             None
         })

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::local::Local;
 use super::metrics::{self, State};
 use super::registration::SUBSCRIPTIONS_CHANGED;
 use super::segments::Segments;
@@ -31,6 +32,7 @@ impl Ingest {
                 self.read_definitions();
                 self.tend_sources();
                 self.take_events();
+                self.take_local_events();
                 self.record_failures();
                 self.tend_segments();
             }
@@ -66,6 +68,9 @@ impl Ingest {
         match self.note(transaction::run(c"event_outbox: reading subscriptions", read)) {
             Some(Some((definitions, last_position, segments, processes))) => {
                 (self.wanted_handlers, self.wanted_projections) = processes;
+                let (local, definitions): (Vec<_>, Vec<_>) =
+                    definitions.into_iter().partition(|definition| definition.cursor.is_some());
+                self.redefine_locals(local);
                 let ids: Vec<i32> = definitions.iter().map(|definition| definition.id).collect();
                 self.sources.retain_mut(|source| {
                     let stays = ids.contains(&source.definition.id);
@@ -211,6 +216,7 @@ impl Ingest {
             last_reads: self.sources[place].last_after(&fetched),
             after: self.last_position,
             segment: self.segments.current(),
+            undecided: None,
             notifies: self.settings.notifies,
         };
         let segments = &self.segments;
@@ -288,6 +294,7 @@ impl Ingest {
         let has_work = self.db_backoff.is_over(Instant::now())
             && (self.slot.has_notice(SUBSCRIPTIONS_CHANGED)
                 || self.has_failures()
+                || self.has_local_work()
                 || self.sources.iter().any(Source::has_event));
         if has_work || self.must_end() || process::has_orders() || self.slot.wakeup.is_set() {
             return;
@@ -303,7 +310,8 @@ impl Ingest {
         });
         let may_start = self.settings.enabled && self.db_backoff.until().is_none();
         let starts = self.sources.iter().filter_map(Source::next_start).filter(|_| may_start);
-        let retries = self.sources.iter().filter_map(|source| source.retry_at);
+        let looks = self.locals.iter().filter_map(Local::next_look).filter(|_| may_start);
+        let retries = self.sources.iter().filter_map(|source| source.retry_at).chain(looks);
         let tasks = [
             self.db_backoff.until(),
             restart,

@@ -19,6 +19,7 @@ use crate::worker::process;
 use crate::worker::slot::Slot;
 use crate::worker::transaction::Failed;
 use failures::Failures;
+use local::Local;
 use registration::SUBSCRIPTIONS_CHANGED;
 use segments::Segments;
 use sources::Source;
@@ -27,6 +28,7 @@ pub mod catalog;
 pub mod changes;
 pub mod duplicates;
 pub mod failures;
+pub mod local;
 pub mod main;
 pub mod main_loop;
 pub mod metrics;
@@ -43,6 +45,8 @@ pub struct Ingest {
     slot: &'static Slot,
     settings: Settings,
     sources: Vec<Source>,
+    /// The subscriptions to categories of the event store.
+    locals: Vec<Local>,
     /// The memory of each consumer, in bytes.
     memory_of_each: usize,
     /// The last position that was given to an event.
@@ -72,6 +76,7 @@ impl Ingest {
             slot,
             settings: Settings::read(),
             sources: Vec::new(),
+            locals: Vec::new(),
             memory_of_each: 0,
             last_position: 0,
             segments: Segments::default(),

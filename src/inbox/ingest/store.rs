@@ -29,6 +29,8 @@ pub struct Batch<'a> {
     pub next_offsets: Vec<Option<i64>>,
     /// The last record that was read of each partition after it.
     pub last_reads: Vec<Option<LastRead>>,
+    /// The ranges of undecided positions after it, each by its ends, if it is of the event store.
+    pub undecided: Option<Vec<i64>>,
     /// The position before its first event.
     pub after: i64,
     /// The segment to store it in.
@@ -54,8 +56,9 @@ static GENERATION: Statement = Statement::new(
 );
 
 static PROGRESS: Statement = Statement::new(
-    c"INSERT INTO inbox.progress (source_id, batch, generation, next_offsets, last_position, leader_epochs, epoch_ends) \
-      VALUES ($1, $2, $3, $4, $5, $6, $7)",
+    c"INSERT INTO inbox.progress (source_id, batch, generation, next_offsets, last_position, leader_epochs, epoch_ends, \
+                               undecided) \
+      VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
     &[
         pg_sys::INT4OID,
         pg_sys::INT8OID,
@@ -63,6 +66,7 @@ static PROGRESS: Statement = Statement::new(
         pg_sys::INT8ARRAYOID,
         pg_sys::INT8OID,
         pg_sys::INT4ARRAYOID,
+        pg_sys::INT8ARRAYOID,
         pg_sys::INT8ARRAYOID,
     ],
 );
@@ -141,6 +145,7 @@ pub fn insert_progress(
     batch: i64,
     next_offsets: &[Option<i64>],
     last_reads: &[Option<LastRead>],
+    undecided: Option<&[i64]>,
     last_position: i64,
 ) {
     let leader_epochs: Vec<Option<i32>> =
@@ -154,6 +159,7 @@ pub fn insert_progress(
         last_position.into_datum(),
         leader_epochs.into_datum(),
         epoch_ends.into_datum(),
+        undecided.map(<[i64]>::to_vec).into_datum(),
     ];
     PROGRESS.execute(&arguments, Access::Write, 0);
 }
@@ -171,35 +177,41 @@ impl Batch<'_> {
             if let Some(obstacle) = obstacle(self.definition.id, self.definition.generation) {
                 return obstacle;
             }
-            let mut records: Vec<RecordRef<'_>> = self.records.iter().collect();
-            if self.definition.drops_duplicates {
-                records = duplicates::without(self.definition.id, records);
-            }
-            let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
-            let last = self.after + count;
-            if count > 0 {
-                self.insert_events(&records);
-            }
-            failpoints::reach(Point::InStore);
-            if !mistakes::stores_offsets_first() {
-                self.insert_progress(last);
-            }
-            if self.notifies && count > 0 {
-                let name = self.definition.name.as_str();
-                let first = self.after + 1;
-                NOTIFY.execute(
-                    &[name.into_datum(), first.into_datum(), last.into_datum(), count.into_datum()],
-                    Access::Write,
-                    0,
-                );
-            }
-            Stored::UpTo(last)
+            self.insert_all()
         })
+    }
+
+    /// Stores it, if there is no obstacle, as the owner of the tables.
+    pub fn insert_all(&self) -> Stored {
+        let mut records: Vec<RecordRef<'_>> = self.records.iter().collect();
+        if self.definition.drops_duplicates {
+            records = duplicates::without(self.definition.id, records);
+        }
+        let count = i64::try_from(records.len()).unwrap_or(i64::MAX);
+        let last = self.after + count;
+        if count > 0 {
+            self.insert_events(&records);
+        }
+        failpoints::reach(Point::InStore);
+        if !mistakes::stores_offsets_first() {
+            self.insert_progress(last);
+        }
+        if self.notifies && count > 0 {
+            let name = self.definition.name.as_str();
+            let first = self.after + 1;
+            NOTIFY.execute(
+                &[name.into_datum(), first.into_datum(), last.into_datum(), count.into_datum()],
+                Access::Write,
+                0,
+            );
+        }
+        Stored::UpTo(last)
     }
 
     fn insert_progress(&self, last: i64) {
         let batch = self.definition.batch + 1;
-        insert_progress(self.definition, batch, &self.next_offsets, &self.last_reads, last);
+        let undecided = self.undecided.as_deref();
+        insert_progress(self.definition, batch, &self.next_offsets, &self.last_reads, undecided, last);
     }
 
     fn insert_events(&self, records: &[RecordRef<'_>]) {

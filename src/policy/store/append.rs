@@ -43,8 +43,8 @@ impl fmt::Display for Expected {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Any => f.write_str("any"),
-            Self::NoStream => f.write_str("no events"),
-            Self::StreamExists => f.write_str("events"),
+            Self::NoStream => f.write_str("version 0"),
+            Self::StreamExists => f.write_str("any event"),
             Self::Version(version) => write!(f, "version {version}"),
         }
     }
