@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 39] = [
+const GOALS: [Goal; 41] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -67,6 +67,8 @@ const GOALS: [Goal; 39] = [
     goal("inbox, memory: MB over idle", "inbox.memory.over_idle_mb", Bound::Most(64.0)),
     goal("inbox, idle: CPU, ms a minute", "inbox.idle.cpu_ms_per_min", Bound::Most(20.0)),
     goal("inbox, relay's p99 beside: times alone", "inbox.beside.p99_ratio", Bound::Most(2.0)),
+    goal("store, 8 streams: times message-db", "store.distinct.ratio_message_db", Bound::Least(4.0)),
+    goal("store, one stream: times message-db", "store.one.ratio_message_db", Bound::Least(1.0)),
     goal("inbox, latency p50: times bare", "inbox.latency.p50_ratio_bare", Bound::Most(1.3)),
 ];
 

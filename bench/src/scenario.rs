@@ -13,6 +13,7 @@ pub mod latency;
 pub mod profile;
 pub mod scale;
 pub mod schemas;
+pub mod store;
 pub mod sustained;
 
 use std::fs;
@@ -81,6 +82,7 @@ pub const ALL: [Scenario; 22] = [
     Scenario { name: "inbox-beside", run: inbox::beside::run },
     Scenario { name: "schemas", run: schemas::run },
     Scenario { name: "capture", run: capture::run },
+    Scenario { name: "store", run: store::run },
     Scenario { name: "profile", run: profile::run },
 ];
 

@@ -35,7 +35,7 @@ fn words_after(text: &str, prefix: &str) -> BTreeSet<String> {
 fn sql_objects_exist() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let mut faults = Vec::new();
-    for schema in ["outbox", "inbox"] {
+    for schema in ["outbox", "inbox", "event_store"] {
         let sql = "SELECT proname::text FROM pg_proc WHERE pronamespace = $1::text::regnamespace
                    UNION SELECT relname::text FROM pg_class WHERE relnamespace = $1::text::regnamespace
                    UNION SELECT typname::text FROM pg_type WHERE typnamespace = $1::text::regnamespace";

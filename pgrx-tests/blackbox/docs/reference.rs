@@ -9,10 +9,14 @@ use super::{document, documents};
 use crate::support::database::TestDatabase;
 
 /// The schemas, and the pages that have their objects.
-const PAGES: [(&str, &str); 2] = [("outbox", "docs/reference/sql.md"), ("inbox", "docs/reference/inbox.md")];
+const PAGES: [(&str, &str); 3] = [
+    ("outbox", "docs/reference/sql.md"),
+    ("inbox", "docs/reference/inbox.md"),
+    ("event_store", "docs/reference/event-store.md"),
+];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 47] = [
+const INTERNAL: [&str; 57] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -60,6 +64,16 @@ const INTERNAL: [&str; 47] = [
     "has_reached",
     "projection_to_wait_for",
     "ends_to_wait_for",
+    "is_category_pattern",
+    "category_of",
+    "is_granted",
+    "require_grant",
+    "require_administrator",
+    "check_grant",
+    "require_read_committed",
+    "lock_stream",
+    "find_stable_position",
+    "check_page",
 ];
 
 #[test]

@@ -375,7 +375,7 @@ fn notifications_are_not_broken_out_of() -> Result<()> {
 fn every_function_in_sql_has_a_search_path_of_its_own() -> Result<()> {
     let mut db = TestDatabase::new()?;
     let sql = "SELECT p.oid::regprocedure::text FROM pg_proc AS p JOIN pg_language AS l ON l.oid = p.prolang
-                WHERE p.pronamespace IN ('outbox'::regnamespace, 'inbox'::regnamespace) AND l.lanname IN ('sql', 'plpgsql')
+                WHERE p.pronamespace IN ('outbox'::regnamespace, 'inbox'::regnamespace, 'event_store'::regnamespace) AND l.lanname IN ('sql', 'plpgsql')
                   AND p.prosqlbody IS NULL AND NOT coalesce('search_path=pg_catalog, pg_temp' = ANY (p.proconfig), false)";
     let without: Vec<String> = db.client.query(sql, &[])?.iter().map(|row| row.get(0)).collect();
     assert_eq!(without, [] as [String; 0]);

@@ -3,6 +3,8 @@
 mod aggregates;
 mod append;
 mod concurrency;
+mod dumps;
 mod publish;
 mod reading;
 mod rights;
+mod subscriptions;

@@ -132,7 +132,7 @@ fn a_database_restored_into_a_fresh_cluster_is_the_same() -> Result<()> {
         .client
         .batch_execute(&format!("CREATE ROLE {app}; GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO {app}"))?;
     let before = everything(&mut db.client)?;
-    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>()[..5], [93, 3, 1, 6, 2]);
+    assert_eq!(before.iter().map(Vec::len).collect::<Vec<_>>()[..5], [93, 3, 1, 8, 2]);
 
     let options = Cluster::options("fresh")
         .set("event_outbox.bootstrap_servers", Broker::shared()?.bootstrap_servers())
