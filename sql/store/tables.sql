@@ -84,7 +84,7 @@ COMMENT ON COLUMN event_store.snapshot.saved_at IS 'When it was saved.';
 
 CREATE TABLE event_store.category_binding (
     category text PRIMARY KEY,
-    topic    text NOT NULL CONSTRAINT topic_name CHECK (outbox.is_topic_name(topic))
+    topic    text NOT NULL
 );
 COMMENT ON TABLE event_store.category_binding IS 'The categories whose events are published. event_store.bind_category() and unbind_category() change it.';
 COMMENT ON COLUMN event_store.category_binding.category IS 'The category.';
@@ -112,14 +112,6 @@ BEGIN
     FOREACH config IN ARRAY ARRAY['stream', 'stream_id_seq', 'event', 'event_position_seq', 'command', 'snapshot', 'category_binding',
                                   'category_grants'] LOOP
         PERFORM pg_catalog.pg_extension_config_dump(pg_catalog.format('event_store.%I', config)::pg_catalog.regclass, '');
-    END LOOP;
-    -- The function invalidates what sessions know of the table on which it fires, whichever that is.
-    FOREACH config IN ARRAY ARRAY['category_binding', 'category_grants'] LOOP
-        EXECUTE pg_catalog.format($ddl$
-            CREATE TRIGGER changed AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON event_store.%1$I
-                FOR EACH STATEMENT EXECUTE FUNCTION outbox.topic_grants_changed();
-            ALTER TABLE event_store.%1$I ENABLE ALWAYS TRIGGER changed;
-        $ddl$, config);
     END LOOP;
 END
 $once$;
