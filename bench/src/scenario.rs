@@ -60,7 +60,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 22] = [
+pub const ALL: [Scenario; 23] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
