@@ -1,6 +1,6 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long torture bench up down all install package package-test docker-test drivers-test debezium-test registry-test build fmt lint deny doc bootstrap clean
+.PHONY: help demo example test test-long torture bench up down all install package package-test docker-test drivers-test debezium-test registry-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
@@ -8,6 +8,9 @@ help: ## List the targets
 
 demo: build ## Real PostgreSQL, real Kafka, pgbench with rollbacks: count what arrived, then stop everything
 	@scripts/lab demo
+
+example: build ## A small bank to try out in a browser: see examples/bank. PORT=8080; STOP_AFTER=60 closes it by itself
+	@scripts/example "$(PORT)" "$(STOP_AFTER)"
 
 test: bootstrap ## Run everything: format, lints, documentation, all tests
 	@scripts/test

@@ -1,4 +1,5 @@
-//! Compares the documents with the product: the README, CONTRIBUTING, the changelog and all of `docs/`.
+//! Compares the documents with the product: the README, CONTRIBUTING, the changelog, all of `docs/` and those of the
+//! examples.
 //!
 //! [`examples`] runs examples, [`reference`] compares the tables of settings and SQL objects with the server, [`names`]
 //! looks up names in the text, [`links`] follows links, [`form`] checks the Markdown itself.
@@ -31,6 +32,7 @@ pub struct Block {
 pub fn documents() -> Result<Vec<Document>> {
     let mut paths = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"].map(str::to_owned).to_vec();
     find("docs", &mut paths)?;
+    find("examples", &mut paths)?;
     paths.sort();
     paths.into_iter().map(|path| document(&path)).collect()
 }
