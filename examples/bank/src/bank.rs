@@ -226,7 +226,7 @@ impl Bank {
 
     /// All events of an account, the newest first.
     pub async fn statement(&self, number: i64) -> Result<Vec<Entry>> {
-        let sql = "SELECT version, type, data, coalesce(command::text, ''), to_char(recorded_at, 'YYYY-MM-DD HH24:MI:SS'),
+        let sql = "SELECT version, type, data, coalesce(command::text, ''), to_char(recorded_at, 'FMDD Mon HH24:MI:SS'),
                           to_char((data->>'amount')::numeric, $2), to_char(balance, $2)
                      FROM transactions.statement($1)";
         let rows = self.pool.get().await?.query(sql, &[&number, &MONEY]).await?;

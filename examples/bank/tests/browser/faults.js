@@ -3,9 +3,13 @@
   const isShown = (element) => element.checkVisibility() && !element.closest('.hidden, .skip');
   const name = (element) => `${element.tagName.toLowerCase()}#${element.id} "${element.textContent.trim().slice(0, 30)}"`;
 
-  // Nothing is wider than the screen.
-  if (document.documentElement.scrollWidth > innerWidth) {
-    faults.push(`the page is ${document.documentElement.scrollWidth} wide, the screen ${innerWidth}`);
+  // Nothing sticks out of the screen, or of its card. A phone's innerWidth grows with what does.
+  const width = document.documentElement.clientWidth;
+  for (const element of document.querySelectorAll('body *')) {
+    const edge = Math.min(width, element.closest('.card')?.getBoundingClientRect().right ?? width);
+    if (isShown(element) && element.getBoundingClientRect().right > edge + 1) {
+      faults.push(`${name(element)} ends at ${element.getBoundingClientRect().right}, beyond ${edge}`);
+    }
   }
 
   // Each field has a label, each control a name and an id that is unique, and is large enough for a finger.
