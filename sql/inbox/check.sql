@@ -162,7 +162,7 @@ BEGIN
         IF sub.retries > 0 THEN
             subject := 'retries';
             verdict := CASE WHEN sub.retries >= most THEN 'error' ELSE 'warning' END;
-            finding := format('%s events of "%s" wait, because some have failed%sub.', sub.retries, sub.name,
+            finding := format('%s events of "%s" wait, because some have failed%s.', sub.retries, sub.name,
                               CASE WHEN sub.retries >= most THEN '; these are the most, and lanes with such keys stand still' ELSE '' END);
             hint := 'SELECT last_error, count(*) FROM inbox.retries WHERE attempts > 0 GROUP BY last_error; shows why.';
             RETURN NEXT;

@@ -159,7 +159,7 @@ DECLARE
     version CONSTANT bigint := event.headers ->> 'version';
 BEGIN
     INSERT INTO transactions.balance AS b (number, balance, version, changed_at)
-    VALUES (number, CASE event.event_type WHEN 'transfer.sent' THEN -amount ELSE amount END, version, event.event_time)
+    VALUES (number, CASE event.event_type WHEN 'transfer.sent' THEN -amount ELSE amount END, version, event.produced_at)
     ON CONFLICT ON CONSTRAINT balance_pkey DO UPDATE
        SET balance = b.balance + excluded.balance, version = excluded.version, changed_at = excluded.changed_at
      -- After a rebuild begins anew, what is already counted comes again.
