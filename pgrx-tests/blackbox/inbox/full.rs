@@ -39,6 +39,12 @@ fn is_full(error: &postgres::Error) -> bool {
 #[test]
 fn a_lane_whose_events_fail_stands_still_when_all_places_are_taken() -> Result<()> {
     let mut db = waiting(MOST)?;
+    let sql = "SELECT finding FROM inbox.check() WHERE subject = 'retries'";
+    let finding: String = db.client.query_one(sql, &[])?.get(0);
+    assert_eq!(
+        finding,
+        "10000 events of \"s\" wait, because some have failed; these are the most, and lanes with such keys stand still."
+    );
     store(&mut db, &[(20_001, 3, "a"), (20_002, 3, "b"), (20_003, 3, "c")])?;
     let mut session = db.connect()?;
     for failed in 1..=2 {
