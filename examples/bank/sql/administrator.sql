@@ -44,10 +44,10 @@ GRANT EXECUTE ON FUNCTION inbox.handle, inbox.receive TO transactions_service;
 GRANT EXECUTE ON FUNCTION outbox.emit(text, jsonb, text, text, jsonb, uuid, integer) TO transactions_service;
 SELECT outbox.grant_topic('transactions_service', 'bank.transfers');
 
--- Who watches the relay, stops and starts it, and sends dead letters again.
+-- Who watches the relay, and stops and starts it.
 GRANT USAGE ON SCHEMA outbox TO operator;
-GRANT SELECT ON outbox.status, outbox.backlog, outbox.paused, outbox.pending, outbox.dead_letters TO operator;
-GRANT EXECUTE ON FUNCTION outbox.pause, outbox.resume, outbox.redrive TO operator;
+GRANT SELECT ON outbox.status, outbox.paused, outbox.pending TO operator;
+GRANT EXECUTE ON FUNCTION outbox.pause, outbox.resume TO operator;
 
 -- The second database belongs to the reactor.
 \connect reactor

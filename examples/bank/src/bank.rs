@@ -63,6 +63,11 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// Its type in two parts, between which a line may break.
+    pub fn kind_parts(&self) -> (&str, &str) {
+        self.kind.split_at(self.kind.find('.').map_or(0, |dot| dot + 1))
+    }
+
     /// What the transfer was for, if that was said.
     pub fn reference(&self) -> Option<&str> {
         self.data.get("reference")?.as_str().filter(|reference| !reference.is_empty())

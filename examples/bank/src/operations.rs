@@ -21,16 +21,10 @@ pub struct Relay {
     pub state: String,
     /// Its connection to Kafka.
     pub connection: String,
-    /// What went wrong last, if it still does.
-    pub trouble: Option<String>,
     /// Whether publishing was stopped.
     pub is_paused: bool,
     /// Events that wait in the outbox.
     pub waiting: i64,
-    /// Events that Kafka refused.
-    pub dead_letters: i64,
-    /// Events that were published since the relay started.
-    pub published: i64,
 }
 
 impl Operations {
@@ -41,20 +35,10 @@ impl Operations {
 
     /// How the relay is.
     pub async fn relay(&self) -> Result<Relay> {
-        let sql = "SELECT s.state, s.connection, CASE WHEN s.recovered_at IS NULL THEN s.last_error END,
-                          EXISTS (SELECT FROM outbox.paused), (SELECT count(*) FROM outbox.pending),
-                          b.dead_letters, s.published
-                     FROM outbox.backlog AS b CROSS JOIN outbox.status AS s";
+        let sql = "SELECT s.state, s.connection, EXISTS (SELECT FROM outbox.paused), (SELECT count(*) FROM outbox.pending)
+                     FROM outbox.status AS s";
         let row = self.pool.get().await?.query_one(sql, &[]).await.context("state of the relay")?;
-        Ok(Relay {
-            state: row.get(0),
-            connection: row.get(1),
-            trouble: row.get(2),
-            is_paused: row.get(3),
-            waiting: row.get(4),
-            dead_letters: row.get(5),
-            published: row.get(6),
-        })
+        Ok(Relay { state: row.get(0), connection: row.get(1), is_paused: row.get(2), waiting: row.get(3) })
     }
 
     /// Those of these events that wait in the outbox, with the error of the last attempt.

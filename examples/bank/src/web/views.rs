@@ -55,13 +55,17 @@ impl Pulse {
         self.kafka == Kafka::Running
     }
 
+    pub fn is_disconnected(&self) -> bool {
+        self.relay.connection == "disconnected"
+    }
+
     pub fn is_kafka_changing(&self) -> bool {
         self.kafka == Kafka::Changing
     }
 
     pub fn kafka_text(&self) -> &'static str {
         match self.kafka {
-            Kafka::Running if self.relay.connection == "disconnected" => "connecting",
+            Kafka::Running if self.is_disconnected() => "connecting",
             Kafka::Running => "running",
             Kafka::Stopped => "stopped",
             Kafka::Changing => "one moment",
