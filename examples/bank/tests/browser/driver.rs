@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use thirtyfour::prelude::*;
 
 const START: Duration = Duration::from_secs(60);
-const SHOWN: Duration = Duration::from_secs(30);
+const SHOWN: Duration = Duration::from_secs(60);
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Chromium with its driver. Dropping it ends both.

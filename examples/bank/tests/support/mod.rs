@@ -12,10 +12,10 @@ use event_outbox_lab::scratch::Scratch;
 use event_outbox_lab::wait;
 use uuid::Uuid;
 
-const OPEN: Duration = Duration::from_secs(120);
-const ANSWER: Duration = Duration::from_secs(30);
+const OPEN: Duration = Duration::from_secs(300);
+const ANSWER: Duration = Duration::from_secs(60);
 /// What the page shows is there within this time.
-pub const SHOWN: Duration = Duration::from_secs(30);
+pub const SHOWN: Duration = Duration::from_secs(60);
 
 /// A running bank. Dropping it ends it.
 pub struct Bank {
