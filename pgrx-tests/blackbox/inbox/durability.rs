@@ -90,7 +90,8 @@ fn crashes_lose_nothing_and_repeat_nothing() -> Result<()> {
     handle_all(&mut client, EVENTS)
 }
 
-/// The standby does not have the last batches, nor the last of what was handled. It reads them again from Kafka.
+/// The standbys do not have the last batches, nor the last of what was handled. Each that is promoted reads them again from
+/// Kafka.
 #[test]
 fn an_asynchronous_failover_goes_back_in_kafka() -> Result<()> {
     let topic = "inbox.failover";
@@ -106,24 +107,20 @@ fn an_asynchronous_failover_goes_back_in_kafka() -> Result<()> {
         handle(&mut client)?;
         Ok((handled(&mut client)? >= 300).then_some(()))
     })?;
-    let standby = Cluster::options("standby")
-        .set("event_outbox.bootstrap_servers", &servers)
-        .start_standby_of(&primary.server)?;
-    let mut reader = standby.connect(&primary.database)?;
-    let has = handled(&mut reader)?;
-    assert!(has >= 300);
-    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'event_outbox%'";
-    assert_eq!(reader.query_one(workers, &[])?.get::<_, i64>(0), 0);
-    for view in ["subscriptions", "partitions", "retries", "consumers", "check()"] {
-        reader
-            .query(&format!("SELECT * FROM inbox.{view}"), &[])
-            .map_err(|error| anyhow::anyhow!("{view}: {error:?}"))?;
+    let start = |name: &str| -> Result<(Cluster, Client)> {
+        let options = Cluster::options(name).set("event_outbox.bootstrap_servers", &servers);
+        let standby = options.start_standby_of(&primary.server)?;
+        let reader = standby.connect(&primary.database)?;
+        Ok((standby, reader))
+    };
+    let mut standbys = [start("standby")?, start("standby2")?];
+    // From here on the standbys get nothing more.
+    for (standby, reader) in &mut standbys {
+        assert_serves_readers(reader)?;
+        reader.batch_execute("ALTER SYSTEM SET primary_conninfo = ''")?;
+        standby.reload()?;
     }
-
-    // From here on the standby gets nothing more.
-    reader.batch_execute("ALTER SYSTEM SET primary_conninfo = ''")?;
-    standby.reload()?;
-    wait::until_ok("the standby to be cut off", DEADLINE, || {
+    wait::until_ok("the standbys to be cut off", DEADLINE, || {
         let sql = "SELECT count(*) FROM pg_stat_replication";
         Ok((client.query_one(sql, &[])?.get::<_, i64>(0) == 0).then_some(()))
     })?;
@@ -135,11 +132,25 @@ fn an_asynchronous_failover_goes_back_in_kafka() -> Result<()> {
     drop(client);
     primary.server.stop(StopMode::Immediate)?;
 
-    standby.promote()?;
-    let went_back = handled(&mut reader)?;
-    assert!(went_back < 1000, "the standby has everything");
+    for (standby, reader) in &mut standbys {
+        standby.promote()?;
+        assert!(handled(reader)? < 1000, "the standby has everything");
+    }
     producer.send_numbers(topic, 0, 1000..1100, |number| Some(number.to_string()))?;
-    handle_all(&mut reader, 1100)
+    standbys.iter_mut().try_for_each(|(_, reader)| handle_all(reader, 1100))
+}
+
+/// On a standby the views can be read, and no worker runs.
+fn assert_serves_readers(reader: &mut Client) -> Result<()> {
+    assert!(handled(reader)? >= 300);
+    let workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE 'event_outbox%'";
+    assert_eq!(reader.query_one(workers, &[])?.get::<_, i64>(0), 0);
+    for view in ["subscriptions", "partitions", "retries", "consumers", "check()"] {
+        reader
+            .query(&format!("SELECT * FROM inbox.{view}"), &[])
+            .map_err(|error| anyhow::anyhow!("{view}: {error:?}"))?;
+    }
+    Ok(())
 }
 
 /// What is stored and not received, and where reading goes on, is in a dump.

@@ -23,4 +23,5 @@ mod recreated;
 mod seeks;
 mod start;
 mod subscribe;
+mod transient;
 mod unclean;
