@@ -38,6 +38,42 @@ pub unsafe fn is_packed(stored: *const pg_sys::varlena) -> bool {
     unsafe { pgrx::varlena::varatt_is_1b_e(stored) || pgrx::varlena::varatt_is_4b_c(stored) }
 }
 
+/// The bytes of a value of type text, bytea or the like, detoasted if necessary.
+///
+/// # Safety
+/// The value has such a type. The value and the memory context live as long as the bytes are used.
+#[must_use]
+pub unsafe fn bytes<'a>(value: pg_sys::Datum) -> &'a [u8] {
+    let stored = value.cast_mut_ptr::<pg_sys::varlena>();
+    // SAFETY: as promised by the caller.
+    unsafe {
+        let plain = if is_packed(stored) { pg_sys::pg_detoast_datum_packed(stored) } else { stored };
+        pgrx::varlena::varlena_to_byte_slice(plain)
+    }
+}
+
+/// A value of type text that a process keeps.
+#[derive(Debug)]
+pub struct KeptText(Box<[u8]>);
+
+impl KeptText {
+    /// The value with this text.
+    #[must_use]
+    pub fn of(text: &str) -> Self {
+        let mut value = vec![0; pg_sys::VARHDRSZ + text.len()].into_boxed_slice();
+        value[pg_sys::VARHDRSZ..].copy_from_slice(text.as_bytes());
+        // SAFETY: the memory begins with room for the header.
+        unsafe { pgrx::set_varsize_4b(value.as_mut_ptr().cast(), value.len() as i32) };
+        Self(value)
+    }
+
+    /// The value. It lives as long as `self`.
+    #[must_use]
+    pub fn datum(&self) -> pg_sys::Datum {
+        pg_sys::Datum::from(self.0.as_ptr())
+    }
+}
+
 /// The text of a value of type text or json, detoasted if necessary.
 ///
 /// # Safety
@@ -46,11 +82,7 @@ pub unsafe fn is_packed(stored: *const pg_sys::varlena) -> bool {
 #[must_use]
 pub unsafe fn text<'a>(value: pg_sys::Datum) -> &'a str {
     // SAFETY: as promised by the caller.
-    let bytes = unsafe {
-        let unpacked = pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr());
-        pgrx::varlena::varlena_to_byte_slice(unpacked)
-    };
-    let Ok(text) = std::str::from_utf8(bytes) else {
+    let Ok(text) = std::str::from_utf8(unsafe { bytes(value) }) else {
         ereport!(
             ERROR,
             PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,

@@ -12,7 +12,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 
 use super::output::Output;
-use super::stored::{self, HEADERS, KEY, Stored, TOPIC, VALUE};
+use super::stored::{self, HEADERS, KEY, Stored, VALUE};
 use super::subscription::Subscription;
 use crate::pg::compat::pg_timestamp;
 use crate::pg::varlena;
@@ -66,9 +66,8 @@ impl Decoder {
 }
 
 fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) {
-    let packed = event.get::<&[u8]>(HEADERS).unwrap_or_default();
-    // SAFETY: a bytea of the row, which is alive.
-    let value = event.datum(VALUE).map(|value| unsafe { bytes(value) });
+    let packed = event.bytes(HEADERS).unwrap_or_default();
+    let value = event.bytes(VALUE);
     let unfolded = unfold(packed, value);
     let packed = unfolded.as_ref().map_or(packed, |unfolded| &unfolded.headers);
     varlena::require_memory(packed.len().saturating_mul(LONGEST_ESCAPE));
@@ -78,7 +77,7 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) 
     } else {
         decoded(headers_json(records::headers(packed)).as_bytes(), None)
     };
-    let topic = event.get::<&str>(TOPIC).unwrap_or_default();
+    let topic = event.topic();
     let event_type = found.event_type.as_deref();
     let mut document = |value: &[u8]| {
         let buffer = plain.is_utf8.then_some(&mut plain.data);
@@ -137,18 +136,18 @@ pub fn awaited(event: &Stored) -> Option<Awaited> {
         let slice = pg_sys::pg_detoast_datum_slice(value.cast_mut_ptr(), 0, WIRE_PREFIX);
         pgrx::varlena::varlena_to_byte_slice(slice)
     };
-    let event_type = || Attributes::of(records::headers(event.get(HEADERS).unwrap_or_default())).event_type;
-    schemas::decode::awaited(event.get::<&str>(TOPIC).unwrap_or_default(), event_type, begin)
+    let event_type = || Attributes::of(records::headers(event.bytes(HEADERS).unwrap_or_default())).event_type;
+    schemas::decode::awaited(event.topic(), event_type, begin)
 }
 
 /// Decodes the value of an event by its schema into the buffer; what has none is left as it is. The caller has accepted
 /// invalidations.
 pub fn decode_value(event: &Stored, value: &[u8], buffer: &mut Vec<u8>) -> Decoded {
-    let topic = event.get::<&str>(TOPIC).unwrap_or_default();
+    let topic = event.topic();
     if !schemas::decode::may_be_encoded(topic, value) {
         return Decoded::AsItIs;
     }
-    let event_type = Attributes::of(records::headers(event.get(HEADERS).unwrap_or_default())).event_type;
+    let event_type = Attributes::of(records::headers(event.bytes(HEADERS).unwrap_or_default())).event_type;
     schemas::decode::decode(topic, event_type.as_deref(), value, buffer)
 }
 
@@ -177,15 +176,6 @@ fn unfold<'a>(packed: &[u8], value: Option<&'a [u8]>) -> Option<Unfolded<'a>> {
     let value = value.filter(|_| structured::is_structured(records::headers(packed)))?;
     varlena::require_memory((packed.len() + value.len()).saturating_mul(structured::MEMORY));
     structured::unfold(packed, value)
-}
-
-/// The bytes of a bytea.
-///
-/// # Safety
-/// The value is one, and it and the memory context live as long as the bytes are used.
-unsafe fn bytes<'a>(value: pg_sys::Datum) -> &'a [u8] {
-    // SAFETY: as promised by the caller.
-    unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(value.cast_mut_ptr())) }
 }
 
 /// A value that was made in a buffer. It lives as long as what is in the buffer.

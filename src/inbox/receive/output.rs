@@ -25,8 +25,12 @@ impl Output {
 
     /// Adds a row, whose values have the types of the columns.
     pub fn add<const N: usize>(&self, row: [Option<pg_sys::Datum>; N]) {
-        let mut values = row.map(|value| value.unwrap_or(pg_sys::Datum::from(0_usize)));
-        let mut nulls = row.map(|value| value.is_none());
+        let (mut values, mut nulls) = ([pg_sys::Datum::from(0_usize); N], [true; N]);
+        for (column, value) in row.iter().enumerate() {
+            if let Some(value) = value {
+                (values[column], nulls[column]) = (*value, false);
+            }
+        }
         // SAFETY: the store and the descriptor live as long as the call; sql/ declares as many columns.
         unsafe {
             debug_assert_eq!((*self.descriptor).natts as usize, N);

@@ -4,6 +4,7 @@ use pgrx::prelude::*;
 
 use super::subscription::Subscription;
 use crate::pg::spi::{Access, Row, Statement};
+use crate::pg::varlena;
 
 /// Events that wait.
 static WAITED: Statement = Statement::ordered(
@@ -101,8 +102,7 @@ const COLUMNS: usize = 8;
 
 /// The columns, counted from 1.
 const POSITION: usize = 1;
-/// Its topic.
-pub const TOPIC: usize = 2;
+const TOPIC: usize = 2;
 const PARTITION: usize = 3;
 /// The record's key.
 pub const KEY: usize = 6;
@@ -120,7 +120,7 @@ impl Stored {
     pub fn new(subscription: &Subscription, row: &[Option<pg_sys::Datum>; OF_LOG]) -> Option<Self> {
         let [_, _, position, number, offset, produced_at, key, value, headers] = *row;
         let partition = subscription.partition(number?.value() as i32)?;
-        let topic = partition.topic.as_str().into_datum();
+        let topic = Some(partition.topic.datum());
         let columns =
             [position, topic, partition.partition.into_datum(), offset, produced_at, key, value, headers];
         let is_skipped = position?.value() as i64 <= partition.first_position;
@@ -161,6 +161,19 @@ impl Stored {
         self.datum(column).and_then(|datum| unsafe { T::from_datum(datum, false) })
     }
 
+    /// The bytes of a column of type bytea or text, detoasted if necessary; `None` for NULL.
+    #[must_use]
+    pub fn bytes(&self, column: usize) -> Option<&[u8]> {
+        // SAFETY: the caller names a column of such a type, whose value is alive.
+        self.datum(column).map(|value| unsafe { varlena::bytes(value) })
+    }
+
+    /// Its topic.
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        self.bytes(TOPIC).and_then(|topic| std::str::from_utf8(topic).ok()).unwrap_or_default()
+    }
+
     /// Its position.
     #[must_use]
     pub fn position(&self) -> i64 {
@@ -199,9 +212,8 @@ impl Stored {
         if let Some(row) = self.waiting_row() {
             return row.get(10);
         }
-        let topic = self.get::<&str>(TOPIC).unwrap_or_default();
         let partition = self.get(PARTITION).unwrap_or(0);
-        subscription.ordering.order_key(self.get::<&[u8]>(KEY), topic, partition)
+        subscription.ordering.order_key(self.bytes(KEY), self.topic(), partition)
     }
 
     /// The first arguments of the statements that copy it.

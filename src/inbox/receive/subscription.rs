@@ -17,6 +17,7 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{Access, Row, Statement, text};
 use crate::pg::trigger::firing;
 use crate::pg::user_error::UserError;
+use crate::pg::varlena::KeptText;
 use crate::pg::watch::Watch;
 
 /// With the rights of roles to receive: `admin` is the owner of the tables, and those in `members` count with their members.
@@ -93,7 +94,7 @@ pub struct Partition {
     /// Its number.
     number: i32,
     /// The topic.
-    pub topic: String,
+    pub topic: KeptText,
     /// The partition of the topic.
     pub partition: i32,
     /// Events up to this position were skipped by a seek.
@@ -175,7 +176,7 @@ impl Subscription {
             .iter()
             .map(|row| Partition {
                 number: row.get(1).unwrap_or(0),
-                topic: row.get(2).unwrap_or_default(),
+                topic: KeptText::of(row.get(2).unwrap_or_default()),
                 partition: row.get(3).unwrap_or(0),
                 first_position: row.get(4).unwrap_or(0),
             })

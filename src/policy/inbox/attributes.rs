@@ -84,10 +84,18 @@ pub fn headers_json(headers: Headers<'_>) -> String {
 /// The bytes as text that Postgres can hold: what is no UTF-8, and zero bytes, become U+FFFD.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
-    match String::from_utf8_lossy(bytes) {
-        clean if !clean.contains('\0') => clean,
-        text => Cow::Owned(text.replace('\0', "\u{fffd}")),
+    match plain_text(bytes) {
+        Some(text) => Cow::Borrowed(text),
+        None => Cow::Owned(String::from_utf8_lossy(bytes).replace('\0', "\u{fffd}")),
     }
+}
+
+/// The bytes as text, if Postgres can hold it as it is.
+#[must_use]
+pub fn plain_text(bytes: &[u8]) -> Option<&str> {
+    // Most are too short for a search to be worth its preparation.
+    let has_zero = bytes.iter().fold(false, |any, byte| any | (*byte == 0));
+    std::str::from_utf8(bytes).ok().filter(|_| !has_zero)
 }
 
 /// As [`text`], without the quotes that Kafka Connect's JSON converter puts around strings.

@@ -6,17 +6,19 @@
 //!
 //! [`super::jsonb_image`] has the form.
 
-use std::borrow::Cow;
-
-use super::attributes::text;
+use super::attributes::plain_text;
 use super::jsonb_image::{Member, Node, write};
 use super::records::Headers;
+use crate::event::json::first_special;
 
 /// Longer documents are left to Postgres. Here they would take memory that is not Postgres' own.
 pub const LONGEST: usize = 64 << 10;
 
 /// How deep containers may lie in each other.
 const DEEPEST: usize = 32;
+
+/// Room for the headers of most events.
+const MOST_HEADERS: usize = 8;
 
 /// Most digits of an integer.
 const MOST_DIGITS: usize = 18;
@@ -41,20 +43,21 @@ pub fn of_json(json: &str, buffer: &mut Vec<u8>) -> bool {
 }
 
 /// Replaces what is in `buffer` by the value of an object of headers. Returns `false` if it is not a plain one: a name is
-/// repeated.
+/// repeated, or something is no text.
 #[must_use]
 pub fn of_headers(headers: Headers<'_>, buffer: &mut Vec<u8>) -> bool {
-    let found: Vec<(Cow<'_, str>, Option<Cow<'_, str>>)> =
-        headers.map(|(name, value)| (text(name), value.map(text))).collect();
-    let length: usize =
-        found.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, |value| value.len())).sum();
-    let mut members: Vec<Member<'_>> = found
-        .iter()
-        .map(|(name, value)| {
-            let value = value.as_ref().map_or(Node::Null, |value| Node::Text(value.as_bytes()));
-            (name.as_bytes(), value)
-        })
-        .collect();
+    let mut members: Vec<Member<'_>> = Vec::with_capacity(MOST_HEADERS);
+    let mut length = 0;
+    for (name, value) in headers {
+        let Some(name) = plain_text(name) else { return false };
+        let node = match value.map(plain_text) {
+            None => Node::Null,
+            Some(None) => return false,
+            Some(Some(text)) => Node::Text(text.as_bytes()),
+        };
+        length += name.len() + value.map_or(0, <[u8]>::len);
+        members.push((name.as_bytes(), node));
+    }
     if length > LONGEST || !sort(&mut members) {
         return false;
     }
@@ -162,7 +165,7 @@ impl<'a> Parser<'a> {
     /// A string without escapes.
     fn text(&mut self) -> Option<&'a [u8]> {
         let [b'"', rest @ ..] = self.rest else { return None };
-        let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))?;
+        let end = first_special(rest)?;
         let (text, rest) = rest.split_at(end);
         self.rest = rest.strip_prefix(b"\"")?;
         Some(text)
@@ -261,8 +264,12 @@ mod tests {
         let mut buffer = Vec::new();
         assert!(of_headers(headers(&packed), &mut buffer));
         assert_eq!(Some(buffer.clone()), made(r#"{"b": null, "long": "1"}"#));
-        pack_header(&mut packed, b"b", Some(b"2"));
-        assert!(!of_headers(headers(&packed), &mut buffer));
+        for other in [&b"2"[..], b"\xff", b"\0"] {
+            let name = if other == b"2" { &b"b"[..] } else { b"other" };
+            let mut packed = packed.clone();
+            pack_header(&mut packed, name, Some(other));
+            assert!(!of_headers(headers(&packed), &mut buffer));
+        }
         assert!(of_headers(headers(&[]), &mut buffer));
         assert_eq!(Some(buffer), made("{}"));
     }

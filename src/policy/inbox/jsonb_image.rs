@@ -44,7 +44,7 @@ pub type Member<'a> = (&'a [u8], Node<'a>);
 /// Replaces what is in `buffer` by a value, whose containers have these members.
 pub fn write(root: &Node<'_>, members: &[Member<'_>], buffer: &mut Vec<u8>) {
     buffer.clear();
-    buffer.extend([0; 4]);
+    buffer.extend_from_slice(&[0; 4]);
     put(root, members, buffer);
     let length = header(buffer.len());
     buffer[..4].copy_from_slice(&length);
@@ -112,7 +112,7 @@ struct Entries {
 impl Entries {
     fn begin(kind: u32, count: usize, entries: usize, buffer: &mut Vec<u8>) -> Self {
         align(buffer);
-        buffer.extend((kind | count as u32).to_ne_bytes());
+        buffer.extend_from_slice(&(kind | count as u32).to_ne_bytes());
         let at = buffer.len();
         buffer.resize(at + entries * 4, 0);
         Self { at, count: 0, end: 0 }
@@ -145,9 +145,9 @@ fn put_numeric(value: i64, buffer: &mut Vec<u8>) {
     let weight = (digits.len() - first).saturating_sub(1) as u16;
     let end = digits.iter().rposition(|digit| *digit != 0).map_or(first, |last| last + 1);
     let sign = if value < 0 { NEGATIVE } else { 0 };
-    buffer.extend(header(4 + 2 + 2 * (end - first)));
-    buffer.extend((SHORT | sign | weight).to_ne_bytes());
-    digits[first..end].iter().for_each(|digit| buffer.extend(digit.to_ne_bytes()));
+    buffer.extend_from_slice(&header(4 + 2 + 2 * (end - first)));
+    buffer.extend_from_slice(&(SHORT | sign | weight).to_ne_bytes());
+    digits[first..end].iter().for_each(|digit| buffer.extend_from_slice(&digit.to_ne_bytes()));
 }
 
 #[cfg(test)]
