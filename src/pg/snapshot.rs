@@ -4,6 +4,13 @@
 
 use pgrx::pg_sys;
 
+/// Whether the transaction keeps to one snapshot.
+#[must_use]
+pub fn is_kept() -> bool {
+    // SAFETY: a plain global of this process.
+    unsafe { pg_sys::XactIsoLevel >= pg_sys::XACT_REPEATABLE_READ as i32 }
+}
+
 /// A snapshot, active while this lives. When an ERROR unwinds, the end of the transaction pops it.
 pub struct Snapshot(());
 

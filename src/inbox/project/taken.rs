@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use event_outbox_policy::inbox::in_flight::InFlight;
 use event_outbox_policy::inbox::lane::LaneState;
+use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::records::{RecordBatch, RecordRef};
 use pgrx::prelude::*;
 
@@ -68,7 +69,7 @@ impl Taken {
     pub fn take(subscription: &Subscription, first: u16, limit: usize, takes_headers: bool) -> Self {
         let mut taken = Self { takes_headers, ..Self::default() };
         schemas::catalog::accept_changes();
-        lane::each_ready(subscription, first, |lane| {
+        lane::each_ready(subscription, first, 0..LANES, |lane| {
             if !crashed::holds(subscription.id, lane) && lane_lock::try_acquire(subscription.id, lane) {
                 taken.visit(subscription, lane, limit);
             }

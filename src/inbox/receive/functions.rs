@@ -28,7 +28,7 @@ use crate::inbox::mistakes;
 use crate::inbox::table::{SUBSCRIPTION, lane_lock, lanes};
 use crate::pg::backend;
 use crate::pg::function::{Arguments, sql_function};
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::spi;
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
@@ -87,13 +87,19 @@ enum Visit {
 }
 
 impl Receiver {
-    /// Goes through the lanes, beginning with another one in each call.
+    /// Goes through the lanes, beginning with another one in each call. Where there is much to receive, the first one has
+    /// something, so it is locked without a look. A transaction that keeps to one snapshot fails at a lane that has moved on,
+    /// so it locks none without need.
     fn visit_lanes(&mut self) {
         let first =
             FIRST_LANE.get().unwrap_or_else(|| (crate::pg::function::random() * f64::from(LANES)) as u16);
         let subscription = Rc::clone(&self.subscription);
         let (wanted, mut locked) = (self.left, Vec::new());
-        lane::each_ready(&subscription, first, |lane| self.try_lane(lane, &mut locked));
+        let goes_on = snapshot::is_kept() || self.try_lane(first, &mut locked);
+        let begin = u16::from(self.left < wanted);
+        if goes_on {
+            lane::each_ready(&subscription, first, begin..LANES, |lane| self.try_lane(lane, &mut locked));
+        }
         if self.left == wanted && !locked.is_empty() {
             // The caller may be about to sleep.
             arrivals::turned_away();
@@ -115,6 +121,8 @@ impl Receiver {
         let visit = self.visit(lane);
         if matches!(visit, Visit::Idle) {
             lane_lock::release(id, lane);
+            // Something may have come since, and another session may have found the lane locked.
+            arrivals::lanes_freed();
         }
         if self.left < wanted {
             FIRST_LANE.set(Some((lane + 1) % LANES));

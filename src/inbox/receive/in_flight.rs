@@ -61,7 +61,7 @@ pub fn write(records: &[InFlight]) {
     if records.is_empty() {
         return clear();
     }
-    let mut room = [0; SESSION];
+    let mut room = vec![0; in_flight::bytes_of(records.len())];
     let length = in_flight::encode(records, &mut room);
     WRITTEN.set(Some(at));
     let _ = file.write_all_at(&room[..length], at);

@@ -3,6 +3,8 @@
 //! Whoever reads the state to change it holds the lane's lock, and reads with a snapshot of its own: the transaction's snapshot
 //! may be older than the commit of the one who had the lock before.
 
+use std::ops::Range;
+
 use event_outbox_policy::inbox::lane::LaneState;
 use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::plan::{MAX_WAITING, Waiting, WaitingEvents};
@@ -15,7 +17,7 @@ use crate::inbox::table::direct::Table;
 use crate::inbox::table::lanes;
 use crate::pg::compat::unix_micros;
 use crate::pg::indexed::{Condition, Order, Scan};
-use crate::pg::snapshot::Snapshot;
+use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::spi::{Access, Row, Statement};
 use crate::pg::user_error::UserError;
 
@@ -71,8 +73,7 @@ pub struct Lane {
 #[must_use]
 pub fn newest(subscription: &Subscription, lane: u16) -> Lane {
     let newest = lanes::newest(subscription.id, lane);
-    // SAFETY: a plain global of this process.
-    if unsafe { pg_sys::XactIsoLevel } >= pg_sys::XACT_REPEATABLE_READ as i32
+    if snapshot::is_kept()
         && let Some(newest) = &newest
     {
         let _own = Snapshot::take();
@@ -150,12 +151,16 @@ pub fn room_to_wait(subscription: &Subscription) -> usize {
 const FIRST_LOOK: u16 = 4;
 const WIDENING: u16 = 4;
 
-/// Calls `visit` with the lanes that seem to have something to receive, in the order that begins with the lane `first`, until
-/// it returns `false`.
-pub fn each_ready(subscription: &Subscription, first: u16, mut visit: impl FnMut(u16) -> bool) {
+/// Calls `visit` with the lanes that seem to have something to receive, until it returns `false`: those at these places of the
+/// order that begins with the lane `first`.
+pub fn each_ready(
+    subscription: &Subscription,
+    first: u16,
+    mut places: Range<u16>,
+    mut visit: impl FnMut(u16) -> bool,
+) {
     if let (Some(lanes), Some(retry)) = (Table::Lane.for_reading(), Table::Retry.for_reading()) {
         let log = OpenLog::of(subscription);
-        let mut places = 0..LANES;
         let mut next = || {
             let _snapshot = Snapshot::take_latest();
             let mut look = Look {
@@ -169,9 +174,9 @@ pub fn each_ready(subscription: &Subscription, first: u16, mut visit: impl FnMut
         while next().is_some_and(&mut visit) {}
         return;
     }
-    let (mut from, mut width) = (0, FIRST_LOOK);
-    while from < LANES {
-        let next = (from + width).min(LANES);
+    let (mut from, mut width) = (places.start, FIRST_LOOK);
+    while from < places.end {
+        let next = (from + width).min(places.end);
         if !ready(subscription, first, from, next - 1).into_iter().all(&mut visit) {
             return;
         }

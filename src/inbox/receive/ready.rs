@@ -1,5 +1,6 @@
 //! Whether a lane has something to receive, without receiving it.
 
+use event_outbox_policy::inbox::lanes::LANES;
 use event_outbox_policy::inbox::plan::{NewEvents, Step};
 
 use super::crashed;
@@ -21,7 +22,7 @@ const LOOKED_AT: u32 = 100;
 pub fn is_any(subscription: &Subscription) -> bool {
     let mut is_ready = false;
     let mut locked = Vec::new();
-    lane::each_ready(subscription, 0, |lane| {
+    lane::each_ready(subscription, 0, 0..LANES, |lane| {
         is_ready = try_lane(subscription, lane, &mut locked);
         !is_ready
     });

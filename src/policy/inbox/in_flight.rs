@@ -89,6 +89,12 @@ impl InFlight {
     }
 }
 
+/// The bytes that so many records of a session take, as far as there is room for them.
+#[must_use]
+pub const fn bytes_of(records: usize) -> usize {
+    HEADER + RECORD * if records < MOST { records } else { MOST }
+}
+
 /// Writes the records of a session, as far as there is room; returns the bytes that they take.
 pub fn encode(records: &[InFlight], room: &mut [u8]) -> usize {
     let count = records.len().min(room.len().saturating_sub(HEADER) / RECORD);
