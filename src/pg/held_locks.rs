@@ -46,7 +46,7 @@ pub fn lowest() -> Option<i64> {
                 && tag.locktag_lockmethodid == pg_sys::USER_LOCKMETHOD as u8
         });
         let lowest = held
-            .map(|tag| (u64::from(tag.locktag_field2) << 32 | u64::from(tag.locktag_field3)).cast_signed())
+            .map(|tag| ((u64::from(tag.locktag_field2) << 32) | u64::from(tag.locktag_field3)).cast_signed())
             .min();
         if !(*all).locks.is_null() {
             pg_sys::pfree((*all).locks.cast());

@@ -42,7 +42,7 @@ impl Refusal {
     /// An error with the five characters of its SQLSTATE. The texts are copied into the current memory context.
     #[must_use]
     pub fn new(code: [u8; 5], message: &str, detail: &str, hint: &str) -> Self {
-        let code = code.iter().rev().fold(0, |code, byte| code << 6 | (c_int::from(*byte) - 0x30) & 0x3f);
+        let code = code.iter().rev().fold(0, |code, byte| (code << 6) | ((c_int::from(*byte) - 0x30) & 0x3f));
         let [message, detail, hint] = [message, detail, hint].map(copy);
         Self { code, message, detail, hint }
     }

@@ -21,7 +21,7 @@ use crate::inbox::ingest::metrics;
 use crate::inbox::table::as_owner;
 use crate::pg::compat;
 use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::{Access, Row, Rows, Statement, text};
+use crate::pg::spi::{Access, Row, Statement, text};
 use crate::store::writers;
 use crate::worker::transaction;
 
@@ -323,7 +323,7 @@ impl Finder {
         let Some((after, upto)) = self.sweep.decided() else { return None };
         let arguments =
             [self.categories.clone().into_datum(), after.into_datum(), upto.into_datum(), Self::limit()];
-        let rows: Rows = DECIDED.execute(&arguments, Access::Read, 0);
+        let rows = DECIDED.execute(&arguments, Access::Read, 0);
         for row in rows.iter() {
             let Some(position) = self.admit(&row) else { return Some(Rest::More) };
             self.sweep.take_decided(position);
