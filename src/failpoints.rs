@@ -23,6 +23,10 @@ pub enum Point {
     AfterClaim,
     /// On the Kafka thread, after a batch has been handed to librdkafka.
     AfterProduce,
+    /// On the Kafka thread, when Kafka has all records of a transaction, before its commit is requested.
+    BeforeCommit,
+    /// On the Kafka thread, when Kafka has confirmed the commit, before the main thread is told.
+    AfterCommit,
     /// After reports have arrived, before the transaction that settles them.
     AfterAck,
     /// In that transaction, after the delivered events are deleted, and before anything else.
@@ -57,6 +61,8 @@ pub enum Sabotage {
     RetryAtTail,
     /// Events that are delivered at most once are published before their rows are deleted.
     PublishBeforeDelete,
+    /// A relay that delivers exactly once does not read what was published before it.
+    SkipMarkers,
     /// Visible events are published even if their commits are not on disk.
     PublishUnflushed,
     /// The offsets of a batch are stored in a transaction of their own, before its events.
@@ -70,10 +76,10 @@ pub enum Sabotage {
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::{after_produce, reach, sabotaged};
+pub use armed::{after_produce, reach, sabotaged, skips_markers};
 
 #[cfg(not(feature = "failpoints"))]
-pub use unarmed::{after_produce, reach};
+pub use unarmed::{after_produce, reach, skips_markers};
 
 #[cfg(feature = "failpoints")]
 mod armed {
@@ -105,6 +111,11 @@ mod armed {
         }
     }
 
+    /// Whether a relay ignores what was published before it.
+    pub fn skips_markers() -> bool {
+        sabotaged(Sabotage::SkipMarkers)
+    }
+
     /// Whether this process must make this mistake.
     pub fn sabotaged(sabotage: Sabotage) -> bool {
         static CHOSEN: OnceLock<Option<Sabotage>> = OnceLock::new();
@@ -116,6 +127,7 @@ mod armed {
             "delete_before_ack" => Some(Sabotage::DeleteBeforeAck),
             "naive_cursor" => Some(Sabotage::NaiveCursor),
             "retry_at_tail" => Some(Sabotage::RetryAtTail),
+            "skip_markers" => Some(Sabotage::SkipMarkers),
             "publish_unflushed" => Some(Sabotage::PublishUnflushed),
             "publish_before_delete" => Some(Sabotage::PublishBeforeDelete),
             "offsets_first" => Some(Sabotage::OffsetsFirst),
@@ -132,6 +144,8 @@ mod armed {
             Point::InClaim => "in_claim",
             Point::AfterClaim => "after_claim",
             Point::AfterProduce => "after_produce",
+            Point::BeforeCommit => "before_commit",
+            Point::AfterCommit => "after_commit",
             Point::AfterAck => "after_ack",
             Point::InSettle => "in_settle",
             Point::AfterSettle => "after_settle",
@@ -183,6 +197,12 @@ mod unarmed {
     /// Does nothing.
     #[inline(always)]
     pub fn reach(_point: Point) {}
+
+    /// Never.
+    #[inline(always)]
+    pub fn skips_markers() -> bool {
+        false
+    }
 
     /// Does nothing.
     #[inline(always)]

@@ -95,6 +95,13 @@ BEGIN
         verdict := 'error';
         hint := CASE WHEN pg_is_in_recovery() THEN 'This server is a standby. The relay runs on the primary.'
                      ELSE 'See "workers" and the server log for the reason.' END;
+    ELSIF relay.state = 'waiting' AND relay.delivery = 'exactly_once' AND relay.connection <> 'disconnected'
+          AND relay.last_error !~ '^waiting for a synchronous standby' THEN
+        verdict := 'error';
+        -- The first sentence says why it waits, the rest says what to do.
+        finding := finding || ' ' || split_part(relay.last_error, '. ', 1) || '.';
+        hint := coalesce(nullif(substr(relay.last_error, length(split_part(relay.last_error, '. ', 1)) + 3), ''),
+                         'The relay tries again by itself; see "brokers".');
     ELSE
         verdict := 'error';
         finding := finding || coalesce(' ' || relay.last_error, '');

@@ -40,6 +40,13 @@ BEGIN
             DETAIL = format('No valid topic name matches "%s".', pattern),
             HINT = 'Pass a topic name, or a prefix and an asterisk, such as ''metrics.*''.';
     END IF;
+    IF delivery = 'exactly_once' THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'invalid delivery',
+            DETAIL = 'A transaction of Kafka has the events of all topics that were read together, so exactly_once is for a whole database.',
+            HINT = format('ALTER DATABASE %I SET event_outbox.delivery = ''exactly_once'';', current_database());
+    END IF;
     IF delivery NOT IN ('at_least_once', 'at_most_once') THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_parameter_value',
@@ -58,3 +65,8 @@ END
 $$;
 COMMENT ON FUNCTION outbox.set_delivery(text, text) IS
     'Has the events of a topic, or of all topics with a prefix, delivered at_least_once or at_most_once; NULL ends that.';
+
+CREATE FUNCTION outbox.take_over() RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_take_over';
+COMMENT ON FUNCTION outbox.take_over() IS
+    'Has the relay deliver exactly once from this server, although one that was promoted later does. Returns false if no relay is running.';

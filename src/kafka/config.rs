@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use event_outbox_policy::kafka::consumer::{self, ConsumerConfig};
 use event_outbox_policy::kafka::producer::ProducerConfig;
@@ -137,6 +138,30 @@ pub fn for_once(config: &ClientConfig) -> ClientConfig {
     config
 }
 
+/// How long Kafka keeps a transaction open of which it hears nothing, in milliseconds, unless the user sets it. librdkafka's
+/// default, and below the limit that brokers have by default (`transaction.max.timeout.ms`).
+const TRANSACTION_MILLIS: u64 = 60_000;
+
+const TRANSACTION_TIMEOUT: &str = "transaction.timeout.ms";
+
+/// How long Kafka keeps a transaction of a producer with this configuration open.
+#[must_use]
+pub fn transaction_timeout(config: &ClientConfig) -> Duration {
+    let millis = config.get(TRANSACTION_TIMEOUT).and_then(|text| text.parse().ok());
+    Duration::from_millis(millis.unwrap_or(TRANSACTION_MILLIS))
+}
+
+/// The same configuration for a producer of transactions. An aborted transaction keeps order without gaps that stop it.
+#[must_use]
+pub fn for_transactions(config: &ClientConfig, transactional_id: &str) -> ClientConfig {
+    let mut config = config.clone();
+    let millis = transaction_timeout(&config).as_millis().to_string();
+    config.set("transactional.id", transactional_id).set(STOP_AT_GAPS, "false");
+    // librdkafka waits for no record longer than for its transaction.
+    config.set(TRANSACTION_TIMEOUT, &millis).set("message.timeout.ms", &millis);
+    config
+}
+
 /// The same connection for a client that sends only admin and metadata requests.
 #[must_use]
 pub fn for_requests(config: &ClientConfig) -> ClientConfig {
@@ -234,6 +259,18 @@ pub fn for_peek(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> 
     })?;
     // The end of a partition is known when a request for more has found nothing.
     config.set("fetch.wait.max.ms", "100").set("statistics.interval.ms", "0");
+    Ok(config)
+}
+
+/// Reads the properties file, and returns librdkafka's configuration for the consumer that reads markers, with the connection
+/// of this producer.
+///
+/// # Errors
+/// The settings or the file are invalid.
+pub fn for_progress(producer: &ProducerConfig) -> Result<ClientConfig, ConfigError> {
+    let mut config = for_peek(producer)?;
+    // A marker of a transaction that is not committed says nothing.
+    config.set("isolation.level", "read_committed");
     Ok(config)
 }
 

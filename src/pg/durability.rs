@@ -45,6 +45,23 @@ impl Place {
     }
 }
 
+impl Place {
+    /// The end of the log: all that is visible now lies before it.
+    #[must_use]
+    pub fn of_log_end() -> Self {
+        // SAFETY: reads shared memory.
+        Self(unsafe { pg_sys::GetXLogInsertRecPtr() })
+    }
+
+    /// Whether the log is on disk up to here, and on the required standbys.
+    #[must_use]
+    pub fn is_durable(self) -> bool {
+        // SAFETY: reads shared memory.
+        let is_flushed = unsafe { pg_sys::GetFlushRecPtr(std::ptr::null_mut()) } >= self.0;
+        is_flushed && is_on_standbys(self)
+    }
+}
+
 /// At least this many transactions share a place in Postgres' record of asynchronous commits
 /// (`CLOG_XACTS_PER_LSN_GROUP`).
 const GROUP: u32 = 32;

@@ -22,7 +22,7 @@ pub mod plan;
 pub mod prepared;
 pub mod refusal;
 pub mod relation;
-mod server;
+pub mod server;
 pub mod session_format;
 pub mod shmem;
 pub mod snapshot;

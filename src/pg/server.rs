@@ -29,3 +29,17 @@ pub fn is_binary_upgrade() -> bool {
     // SAFETY: a plain flag, set by the postmaster before it loads libraries.
     unsafe { pg_sys::IsBinaryUpgrade }
 }
+
+/// The number that names this server and all copies of its files.
+#[must_use]
+pub fn system_identifier() -> u64 {
+    // SAFETY: reads what was read from the control file at start.
+    unsafe { pg_sys::GetSystemIdentifier() }
+}
+
+/// The server's timeline, which grows with each promotion. Not on a standby.
+#[must_use]
+pub fn timeline() -> u32 {
+    // SAFETY: reads shared memory; the server is not in recovery, since a relay runs on it.
+    unsafe { pg_sys::GetWALInsertionTimeLine() }
+}

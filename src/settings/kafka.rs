@@ -15,6 +15,10 @@ static KAFKA_PROPERTIES_FILE: GucSetting<Option<CString>> = GucSetting::<Option<
 // Off, so that a misspelt name is refused and does not become a topic with the brokers' defaults.
 static AUTO_CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
+// A name of its own, so that it is none of the application's.
+static PROGRESS_TOPIC: GucSetting<Option<CString>> =
+    GucSetting::<Option<CString>>::new(Some(c"event_outbox.progress"));
+
 pub(super) fn init() {
     Guc::new(
         c"event_outbox.bootstrap_servers",
@@ -53,6 +57,12 @@ pub(super) fn init() {
         c"It does so where the brokers' auto.create.topics.enable is on too.",
     )
     .boolean(&AUTO_CREATE_TOPICS);
+    Guc::new(
+        c"event_outbox.progress_topic",
+        c"Topic in which relays that deliver exactly once tell the next ones what they have published.",
+        c"Compacted, with one partition; created when it is missing. Servers may share it.",
+    )
+    .text(&PROGRESS_TOPIC);
 }
 
 /// The bootstrap servers, `host:port,…`.
@@ -63,6 +73,11 @@ pub(super) fn bootstrap_servers() -> String {
 /// The file of librdkafka properties, if one is set.
 pub(super) fn properties_file() -> Option<PathBuf> {
     Some(text(&KAFKA_PROPERTIES_FILE)).filter(|path| !path.is_empty()).map(Into::into)
+}
+
+/// The topic of the markers of delivery exactly once.
+pub(super) fn progress_topic() -> String {
+    text(&PROGRESS_TOPIC)
 }
 
 /// Whether Kafka may create a topic because an event names it.

@@ -20,6 +20,8 @@ enum DeliverySetting {
     AtLeastOnce,
     #[name = c"at_most_once"]
     AtMostOnce,
+    #[name = c"exactly_once"]
+    ExactlyOnce,
 }
 
 /// `event_outbox.notify`.
@@ -80,7 +82,7 @@ pub(super) fn init() {
     Guc::new(
         c"event_outbox.delivery",
         c"What a crash may do to events on their way.",
-        c"\"at_least_once\": repeat them; \"at_most_once\": lose them.",
+        c"\"at_least_once\": repeat them; \"at_most_once\": lose them; \"exactly_once\": neither, by transactions of Kafka.",
     )
     .choice(&DELIVERY);
     Guc::new(
@@ -204,9 +206,11 @@ impl Settings {
                 delivery: match DELIVERY.get() {
                     DeliverySetting::AtLeastOnce => DeliveryMode::AtLeastOnce,
                     DeliverySetting::AtMostOnce => DeliveryMode::AtMostOnce,
+                    DeliverySetting::ExactlyOnce => DeliveryMode::ExactlyOnce,
                 },
                 ordered: ORDERING.get() == OrderingSetting::Key,
                 max_in_flight,
+                progress_topic: kafka::progress_topic(),
             },
             limits: Limits { events: max_in_flight, bytes: size(&RELAY_MEMORY) * MEBIBYTE / 2 },
             batch_size: size(&BATCH_SIZE),

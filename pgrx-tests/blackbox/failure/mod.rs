@@ -6,6 +6,8 @@ mod dead_letter_retention;
 mod dead_letters;
 mod disk;
 mod durability;
+mod exactly_once;
+mod exactly_once_fences;
 mod fatal;
 mod outage;
 mod progress;

@@ -29,6 +29,7 @@ use super::probe::query_any_broker;
 mod offsets;
 mod patience;
 mod peek;
+pub mod progress;
 
 /// The configuration entries of a topic that the outbox depends on.
 const RELEVANT_CONFIG: [&str; 4] =

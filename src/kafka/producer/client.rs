@@ -76,6 +76,12 @@ impl Client {
         }
     }
 
+    /// The producer, for its transactions.
+    #[must_use]
+    pub fn producer(&self) -> &BaseProducer<Context> {
+        &self.producer
+    }
+
     /// librdkafka's handle.
     #[must_use]
     pub fn handle(&self) -> *mut rdsys::rd_kafka_t {

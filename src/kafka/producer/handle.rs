@@ -9,14 +9,18 @@ use std::time::Instant;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use event_outbox_policy::kafka::producer::ProducerConfig;
 
-use super::messages::{ProduceBatch, ProducerEvent};
+use super::messages::{ProduceBatch, ProducerCommand, ProducerEvent};
 use super::thread::KafkaThread;
+use super::transactional::{Claimant, TransactionalThread};
 use crate::kafka::config;
 use crate::kafka::threads::{self, StartError, with_signals_blocked};
 use crate::kafka::wakeup_fd::WakeupFd;
 
-/// How many batches may wait for the Kafka thread. The window of events in flight bounds their events.
-const MAX_WAITING_BATCHES: usize = 64;
+/// How many commands may wait for the Kafka thread. The window of events in flight bounds the events of batches.
+const MAX_WAITING_COMMANDS: usize = 64;
+
+/// How many commands go together, at most: the deletions before a batch, and the batch.
+const TOGETHER: usize = 2;
 
 /// How many messages may wait for the main thread. Beyond that the Kafka thread blocks.
 const MAX_WAITING_EVENTS: usize = 1024;
@@ -24,7 +28,7 @@ const MAX_WAITING_EVENTS: usize = 1024;
 /// A producer on a thread of its own.
 #[derive(Debug)]
 pub struct ProducerHandle {
-    batches: Sender<ProduceBatch>,
+    commands: Sender<ProducerCommand>,
     events: Receiver<ProducerEvent>,
     wakeup: Arc<WakeupFd>,
     thread: JoinHandle<()>,
@@ -36,38 +40,73 @@ impl ProducerHandle {
     /// # Errors
     /// [`StartError`]: the settings are invalid, or the system has no thread or descriptor left.
     pub fn start(producer: &ProducerConfig, main_wakeup: Arc<WakeupFd>) -> Result<Self, StartError> {
-        let client_config = config::client_config(producer).map_err(StartError::Config)?;
-        let wakeup = Arc::new(WakeupFd::new().map_err(StartError::System)?);
-        let (batches, from_main) = bounded(MAX_WAITING_BATCHES);
-        let (to_main, events) = bounded(MAX_WAITING_EVENTS);
-        let thread = KafkaThread {
-            config: client_config,
-            envelope: producer.envelope.clone(),
-            batches: from_main,
-            events: to_main,
-            wakeup: wakeup.clone(),
-            main_wakeup,
-        };
-        let thread = with_signals_blocked(|| {
-            std::thread::Builder::new().name("kafka".into()).spawn(move || thread.run())
-        });
-        Ok(Self { batches, events, wakeup, thread: thread.map_err(StartError::System)? })
+        let config = config::client_config(producer).map_err(StartError::Config)?;
+        let envelope = producer.envelope.clone();
+        Self::spawn(|commands, events, wakeup| {
+            let thread = KafkaThread { config, envelope, commands, events, wakeup, main_wakeup };
+            move || thread.run()
+        })
     }
 
-    /// Hands over a batch. Returns `false` if too many batches wait already; then the batch is dropped.
+    /// Starts a thread that delivers exactly once, for this claimant.
+    ///
+    /// # Errors
+    /// As [`ProducerHandle::start`].
+    pub fn start_exactly_once(
+        producer: &ProducerConfig,
+        claimant: Claimant,
+        main_wakeup: Arc<WakeupFd>,
+    ) -> Result<Self, StartError> {
+        let config = config::client_config(producer).map_err(StartError::Config)?;
+        let progress = config::for_progress(producer).map_err(StartError::Config)?;
+        let (envelope, topic) = (producer.envelope.clone(), producer.progress_topic.clone());
+        Self::spawn(|commands, events, wakeup| {
+            let thread = TransactionalThread {
+                config,
+                progress,
+                topic,
+                claimant,
+                envelope,
+                commands,
+                events,
+                wakeup,
+                main_wakeup,
+            };
+            move || thread.run()
+        })
+    }
+
+    fn spawn<W: FnOnce() + Send + 'static>(
+        thread: impl FnOnce(Receiver<ProducerCommand>, Sender<ProducerEvent>, Arc<WakeupFd>) -> W,
+    ) -> Result<Self, StartError> {
+        let wakeup = Arc::new(WakeupFd::new().map_err(StartError::System)?);
+        let (commands, from_main) = bounded(MAX_WAITING_COMMANDS);
+        let (to_main, events) = bounded(MAX_WAITING_EVENTS);
+        let work = thread(from_main, to_main, wakeup.clone());
+        let thread = with_signals_blocked(|| std::thread::Builder::new().name("kafka".into()).spawn(work));
+        Ok(Self { commands, events, wakeup, thread: thread.map_err(StartError::System)? })
+    }
+
+    /// Hands over a batch. Returns `false` if too many wait already; then the batch is dropped.
     #[must_use]
     pub fn publish(&self, batch: ProduceBatch) -> bool {
-        let taken = self.batches.try_send(batch).is_ok();
+        self.tell(ProducerCommand::Publish(batch))
+    }
+
+    /// Sends a command. Returns `false` if too many wait already; then it is dropped.
+    #[must_use]
+    pub fn tell(&self, command: ProducerCommand) -> bool {
+        let taken = self.commands.try_send(command).is_ok();
         if taken {
             self.wakeup.set();
         }
         taken
     }
 
-    /// Whether [`publish`](Self::publish) would accept a batch now.
+    /// Whether deletions and a batch would be accepted now.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        !self.batches.is_full()
+        self.commands.len() + TOGETHER <= MAX_WAITING_COMMANDS
     }
 
     /// Whether the thread has ended by itself.
@@ -84,9 +123,9 @@ impl ProducerHandle {
     /// Ends the thread and its producer. The outcome of events still in flight stays unknown. Returns whether the thread
     /// ended by `deadline`. If not, it is abandoned and ends with the process.
     pub fn stop(self, deadline: Instant) -> bool {
-        let Self { batches, events, wakeup, thread } = self;
+        let Self { commands, events, wakeup, thread } = self;
         // The thread ends when its channels are closed, whatever it waits for.
-        drop((batches, events));
+        drop((commands, events));
         wakeup.set();
         threads::join_by(thread, deadline)
     }

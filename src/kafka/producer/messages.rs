@@ -2,6 +2,7 @@
 //!
 //! Runs in: both threads.
 
+use event_outbox_policy::delivery::marker::EventPart;
 use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::event::event_batch::{BatchSize, EventBatch};
@@ -40,6 +41,17 @@ impl ProduceBatch {
     }
 }
 
+/// A message to the Kafka thread.
+#[derive(Debug)]
+pub enum ProducerCommand {
+    /// Publish these events.
+    Publish(ProduceBatch),
+    /// The deletion of these events is durable. This and the next are for delivery exactly once.
+    Deleted(Vec<(i64, EventPart)>),
+    /// All that came back after [`ProducerEvent::RolledBack`] is settled: batches are in their order again.
+    Resume,
+}
+
 /// A message from the Kafka thread.
 #[derive(Debug)]
 pub enum ProducerEvent {
@@ -55,6 +67,13 @@ pub enum ProducerEvent {
     Gap,
     /// The producer is idle and holds topics that it should not keep. It must be replaced to forget them.
     Stale,
+    /// Delivery exactly once: batches are taken. Holds the events that are in Kafka, and may be in the table.
+    Started(Vec<(i64, EventPart)>),
+    /// Delivery exactly once: nothing is published for now. Holds the reason, and what to do.
+    HoldsBack(String),
+    /// Delivery exactly once: a transaction was rolled back. Its events come back, and so do those of all later batches until
+    /// [`ProducerCommand::Resume`].
+    RolledBack,
     /// The producer could not be created, or cannot be used any more. Holds the reason.
     Broken(String),
 }

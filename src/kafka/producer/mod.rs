@@ -10,3 +10,4 @@ pub mod held_batches;
 pub mod messages;
 pub mod record;
 pub mod thread;
+pub mod transactional;

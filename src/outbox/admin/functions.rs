@@ -19,6 +19,7 @@ use crate::worker::slots;
 sql_function!(outbox_after_pause, pg_finfo_outbox_after_pause, after_pause);
 sql_function!(outbox_after_delivery, pg_finfo_outbox_after_delivery, after_delivery);
 sql_function!(outbox_restart_relay, pg_finfo_outbox_restart_relay, restart_relay);
+sql_function!(outbox_take_over, pg_finfo_outbox_take_over, take_over);
 sql_function!(outbox_ask_kafka, pg_finfo_outbox_ask_kafka, ask_kafka);
 sql_function!(outbox_act_as_owner, pg_finfo_outbox_act_as_owner, act_as_owner);
 
@@ -54,6 +55,12 @@ fn restart_relay(_arguments: &Arguments) -> Option<pg_sys::Datum> {
         slots::all().launcher.set();
     }
     slot.is_some().into_datum()
+}
+
+/// Makes the relay of this database publish, even if one of a server that was promoted later does. Returns whether there is
+/// a relay.
+fn take_over(_arguments: &Arguments) -> Option<pg_sys::Datum> {
+    registration::take_over().into_datum()
 }
 
 /// Sends a request to Kafka through the relay, which has a client, and returns Kafka's answer. Both are JSON

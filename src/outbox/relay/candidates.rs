@@ -122,6 +122,8 @@ pub(super) struct Candidates<'a> {
     /// How events are delivered, and where topics differ.
     pub(super) delivery: DeliveryMode,
     pub(super) deliveries: &'a Deliveries,
+    /// The topic of relays' own records, which nobody must forge.
+    pub(super) progress_topic: &'a str,
     /// The form in which events are sent.
     pub(super) envelope: &'a Envelope,
     pub(super) topics: &'a mut TopicNames,
@@ -137,6 +139,11 @@ pub(super) struct Candidates<'a> {
 }
 
 type Flying = InFlight<RowIdentity>;
+
+/// Why no event goes to the topic of the relays.
+fn reserved_topic() -> Reason {
+    (ErrorClass::InvalidTopic, "the topic is event_outbox.progress_topic, which is for relays alone".into())
+}
 
 impl Table<RowIdentity> for Candidates<'_> {
     fn read(&mut self, in_flight: &mut Flying, pass: &mut Pass<'_>, by: By, range: Range) -> Visited {
@@ -224,6 +231,9 @@ impl Candidates<'_> {
         pass: &mut Pass<'_>,
     ) -> Verdict {
         let (size, lane) = (row.size(), offer.lane());
+        if name == self.progress_topic {
+            return self.refuse(row, offer, reserved_topic(), in_flight, pass);
+        }
         if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
             return self.refuse(row, offer, reason, in_flight, pass);
         }
@@ -299,7 +309,9 @@ impl Candidates<'_> {
             // What is in the table is not lost in an outage.
             DeliveryMode::AtMostOnce if !self.is_connected => Err(in_flight.deny_all(offer)),
             DeliveryMode::AtMostOnce => in_flight.admit_once(offer, topic),
-            DeliveryMode::AtLeastOnce => in_flight.admit(offer, topic, pass.taken),
+            DeliveryMode::AtLeastOnce | DeliveryMode::ExactlyOnce => {
+                in_flight.admit(offer, topic, pass.taken)
+            }
         }
     }
 

@@ -20,7 +20,7 @@ use event_outbox_policy::reading::pace::Pace;
 use super::registration::{DELIVERY_CHANGED, PAUSE_CHANGED};
 use super::state::State;
 use super::unreplicated::Unreplicated;
-use super::{Relay, metrics};
+use super::{Relay, exactly_once, metrics};
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::outbox::missing_copies;
 use crate::settings::relay::Settings;
@@ -55,7 +55,10 @@ impl Relay {
             self.serve_registry();
             self.read_pause();
             self.read_delivery();
+            self.read_take_over();
+            self.adopt_published();
             self.settle();
+            self.resume_transactions();
             self.notify_of_missed();
             self.check_standbys();
             self.hand_over_claimed();
@@ -76,7 +79,7 @@ impl Relay {
         self.finish()
     }
 
-    fn must_end(&self) -> bool {
+    pub(super) fn must_end(&self) -> bool {
         self.extension_dropped || process::stop_requested() || self.slot.order() != Request::None
     }
 
@@ -98,12 +101,16 @@ impl Relay {
             && !self.slot.has_notice(PAUSE_CHANGED)
             && !self.slot.has_notice(DELIVERY_CHANGED)
             && !self.producer.is_leaving()
+            && self.exactly.may_publish()
     }
 
     /// How much may be in flight now. A quarter is reserved for times when topics are quarantined, because
     /// the events of those topics may not come back soon.
     pub(super) fn limits(&self) -> Limits {
-        let Limits { events, bytes } = self.settings.limits;
+        let Limits { mut events, bytes } = self.settings.limits;
+        if self.exactly.is_on() {
+            events = events.min(exactly_once::MOST_IN_FLIGHT);
+        }
         let (events, bytes) = if self.in_flight.ramp().is_empty() {
             ((events * 3).div_ceil(4), bytes / 4 * 3)
         } else {
@@ -158,11 +165,14 @@ impl Relay {
         let renew_now = self.renewal_is_due();
         let tidy_now = self.tidying.until().is_some();
         let release_now = self.can_release();
+        let is_over = self.db_backoff.is_over(Instant::now());
+        let exactly_now = self.is_all_settled() || self.exactly.is_adopting() && is_over;
         if settle_now
             || sweep_now
             || renew_now
             || tidy_now
             || release_now
+            || exactly_now
             || self.must_end()
             || process::has_orders()
         {
@@ -215,6 +225,7 @@ impl Relay {
             restart,
             release,
             self.notification_date(),
+            self.db_backoff.until().filter(|_| self.exactly.is_adopting()),
         ];
         pauses.into_iter().chain(others).flatten().min()
     }

@@ -30,6 +30,7 @@ use self::admin::AdminTask;
 use self::at_most_once::AtMostOnce;
 use self::backlog::Counted;
 use self::candidates::TopicNames;
+use self::exactly_once::ExactlyOnce;
 use self::faulty::Faulty;
 use self::listeners::Listeners;
 use self::locked_rows::LockedRows;
@@ -54,6 +55,7 @@ pub mod archive;
 pub mod at_most_once;
 pub mod backlog;
 pub mod candidates;
+pub mod exactly_once;
 pub mod faulty;
 pub mod listeners;
 pub mod locked_rows;
@@ -118,6 +120,8 @@ pub struct Relay {
     listeners: Listeners,
     /// The events whose rows are deleted before they are published.
     once: AtMostOnce,
+    /// Transactions of Kafka, and what they have published.
+    exactly: ExactlyOnce,
     /// A batch that was read but is not on the required standbys yet.
     unreplicated: Option<Unreplicated>,
     /// The names of the topics that the relay has read, each stored once.
@@ -160,7 +164,11 @@ impl Relay {
         Self {
             slot,
             producer: ProducerSupervisor::default(),
-            in_flight: InFlight::new(MAX_WAITING_KEYS, MAX_TOPICS_BEHIND, settings.producer.ordered),
+            in_flight: InFlight::new(
+                MAX_WAITING_KEYS,
+                MAX_TOPICS_BEHIND,
+                settings.producer.starts_in_groups(),
+            ),
             reader: Reader::default(),
             sequence_file: None,
             sequence_restarted: false,
@@ -176,6 +184,7 @@ impl Relay {
             unflushed: Unflushed::default(),
             listeners: Listeners::default(),
             once: AtMostOnce::default(),
+            exactly: ExactlyOnce::default(),
             unreplicated: None,
             topics: TopicNames::default(),
             last_batch: BatchSize::default(),

@@ -11,6 +11,7 @@ use event_outbox_policy::delivery::error_class::CountedError;
 use event_outbox_policy::reading::pace::Pace;
 
 use super::Relay;
+use super::exactly_once::is_delivered;
 use super::metrics;
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::kafka::producer::messages::ProducerEvent;
@@ -97,7 +98,7 @@ impl Relay {
         }
         let may_start = !self.producer.is_there() && self.producer.backoff.is_over(Instant::now());
         if may_start && self.settings.enabled {
-            match ProducerHandle::start(&self.settings.producer, self.kafka_wakeup.clone()) {
+            match self.start_producer() {
                 Ok(handle) => {
                     self.producer.handle = Some(handle);
                     self.reader.note_new_rows();
@@ -124,14 +125,20 @@ impl Relay {
     }
 
     /// Drops the producer. The fate of the events in flight is unknown, so they are read and sent again.
-    fn drop_producer(&mut self) {
+    pub(super) fn drop_producer(&mut self) {
         self.producer.stop();
         self.unreplicated = None;
         // This excludes the events that Kafka has answered and that only wait for their rows.
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
+        if self.exactly.is_on() {
+            // What is in Kafka stays in flight, and is settled.
+            settling
+                .extend(self.reports.iter().filter(|report| is_delivered(report)).map(|report| report.id));
+        }
+        self.exactly.ended();
         self.give_up_lost(self.in_flight.window().count_rowless(&settling));
-        let again = self.in_flight.producer_lost(&settling, self.settings.producer.ordered);
+        let again = self.in_flight.producer_lost(&settling, self.settings.producer.starts_in_groups());
         self.reader.reread(again);
         metrics::of(self.slot).show_connection(Connection::Unknown);
     }
@@ -152,10 +159,25 @@ impl Relay {
         let Some(publisher) = &self.producer.handle else { return };
         // Check this before reading the events, because the last ones tell why it ended.
         let ended = publisher.has_ended();
-        let (mut renew, mut broken) = (false, None);
+        let (mut renew, mut broken, mut rolled_back) = (false, None, false);
         for event in publisher.events() {
             match event {
-                ProducerEvent::Reports(reports) => self.reports.extend(reports),
+                ProducerEvent::Reports(reports) => {
+                    self.exactly.goes_on();
+                    self.reports.extend(reports);
+                }
+                ProducerEvent::Started(published) => self.exactly.started(published),
+                ProducerEvent::HoldsBack(reason) => {
+                    if !self.exactly.holds_back() {
+                        tracing::warn!("nothing is published for now: {reason}");
+                    }
+                    self.exactly.hold_back();
+                    self.slot.show_error(&reason);
+                }
+                ProducerEvent::RolledBack => {
+                    self.exactly.rolled_back();
+                    rolled_back = true;
+                }
                 ProducerEvent::Connected => {
                     self.producer.backoff.record_success();
                     if metrics::of(self.slot).connection().0 == Connection::Disconnected {
@@ -181,6 +203,9 @@ impl Relay {
                 ProducerEvent::Broken(error) => broken = Some(error),
             }
         }
+        if rolled_back {
+            self.give_up_unreplicated();
+        }
         if ended && broken.is_none() && !self.producer.is_leaving() {
             broken = Some("the Kafka thread ended unexpectedly".into());
         }
@@ -195,7 +220,11 @@ impl Relay {
         if ended {
             self.pace = Pace::default();
             self.settle();
-            self.reports.clear();
+            if self.exactly.is_on() {
+                self.reports.retain(is_delivered);
+            } else {
+                self.reports.clear();
+            }
             self.drop_producer();
         }
     }

@@ -27,6 +27,8 @@ pub const SCHEDULE_CHANGED: Notice = Notice::new(2);
 pub const DELIVERY_CHANGED: Notice = Notice::new(3);
 /// There may be something to ask the Schema Registry.
 pub const REGISTRY_CHANGED: Notice = Notice::new(4);
+/// This relay must publish, even if one of a server that was promoted later does.
+pub const TAKE_OVER: Notice = Notice::new(5);
 
 /// The relay's registration.
 pub static RELAY: Registration = Registration {
@@ -90,6 +92,17 @@ pub fn tell_due(date: i64) {
         slot.notify(SCHEDULE_CHANGED);
         slots::all().wake(slot, key);
     }
+}
+
+/// Tells the relay of this database to publish, even if one of a server that was promoted later does. Returns whether there
+/// is a relay.
+#[must_use]
+pub fn take_over() -> bool {
+    let slot = slot_here();
+    if let Some(slot) = slot {
+        slot.notify(TAKE_OVER);
+    }
+    slot.is_some()
 }
 
 /// Whether the current transaction has emitted.

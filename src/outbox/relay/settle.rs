@@ -16,6 +16,7 @@ use pgrx::prelude::PgSqlErrorCode;
 
 use super::Relay;
 use super::archive;
+use super::exactly_once::listed;
 use super::listeners::is_full_queue;
 use super::metrics;
 use super::sorted::{GivenUp, Sorted};
@@ -205,6 +206,10 @@ impl Relay {
         for row in sorted.delivered.iter().filter(|row| !changed.contains(&row.id)) {
             self.settled(row.id, Settled::Delivered);
         }
+        if self.exactly.is_on() {
+            let gone = sorted.delivered.iter().filter(|row| !changed.contains(&row.id));
+            self.exactly.deleted(gone.map(listed));
+        }
         sorted.confirmed.iter().for_each(|(id, _)| self.settled(*id, Settled::Delivered));
         sorted.given_up.iter().for_each(|lost| self.settled(lost.id, Settled::GivenUp));
         self.once.claims.recorded(sorted.answers_without_rows());
@@ -246,7 +251,8 @@ impl Relay {
     /// Quarantines the topics whose batches the broker refused. If the producer is being replaced,
     /// quarantines all troubled topics, because they would stop the next producer as well.
     fn quarantine_troubled(&mut self, sorted: &Sorted) {
-        if sorted.suspect.is_empty() && !self.producer.is_leaving() {
+        // In transactions, an event of such a topic would abort those of all others.
+        if sorted.suspect.is_empty() && !self.producer.is_leaving() && !self.exactly.is_on() {
             return;
         }
         for topic in &sorted.troubled {

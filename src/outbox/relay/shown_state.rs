@@ -24,6 +24,12 @@ impl Relay {
         } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_reported) || self.once.is_reported()
         {
             State::Waiting
+        } else if self.exactly.holds_back() {
+            State::Waiting
+        } else if self.exactly.is_starting() && !self.is_disconnected() {
+            State::Starting
+        } else if self.exactly.is_starting() {
+            State::Waiting
         } else if self.in_flight.window().is_empty() {
             State::Idle
         } else if self.is_disconnected() {

@@ -59,7 +59,11 @@ impl StalledTopics {
 impl Relay {
     /// Quarantines the topics that block the others.
     pub(super) fn quarantine_stalled_topics(&mut self) {
-        let waits = self.has_reason_to_sweep() && self.producer.is_there() && !self.is_disconnected();
+        // A transaction comes back as a whole.
+        let waits = self.has_reason_to_sweep()
+            && self.producer.is_there()
+            && !self.is_disconnected()
+            && !self.exactly.is_on();
         if !waits || self.has_room() {
             self.stalled_topics.since = None;
             return;

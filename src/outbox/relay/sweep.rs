@@ -107,6 +107,7 @@ impl Relay {
             in_order: self.settings.producer.ordered && mistakes::keeps_order(),
             delivery: self.settings.producer.delivery,
             deliveries: &self.once.deliveries,
+            progress_topic: &self.settings.producer.progress_topic,
             envelope: &self.settings.producer.envelope,
             topics: &mut self.topics,
             timestamps: &mut self.timestamps,
@@ -172,6 +173,7 @@ impl Relay {
         }
         let PendingBatch { batch, taken, unsendable, .. } = pending;
         self.last_batch = batch.part(Route::Gapless).extent();
+        self.tell_deleted();
         match self.producer.handle().map(|producer| producer.publish(batch)) {
             Some(true) => {
                 self.in_flight.hand_over(taken);

@@ -12,11 +12,14 @@ pub enum DeliveryMode {
     AtLeastOnce,
     /// Deleted, then published, once: a crash between the two loses.
     AtMostOnce,
+    /// Published in a transaction that tells the next relay what it has published, then deleted: a crash repeats and loses
+    /// nothing, as readers of committed records see it.
+    ExactlyOnce,
 }
 
 impl DeliveryMode {
     /// All modes.
-    pub const ALL: &'static [Self] = &[Self::AtLeastOnce, Self::AtMostOnce];
+    pub const ALL: &'static [Self] = &[Self::AtLeastOnce, Self::AtMostOnce, Self::ExactlyOnce];
 
     /// The mode that SQL shows as `text`.
     #[must_use]
@@ -30,6 +33,7 @@ impl DeliveryMode {
         match self {
             Self::AtLeastOnce => "at_least_once",
             Self::AtMostOnce => "at_most_once",
+            Self::ExactlyOnce => "exactly_once",
         }
     }
 }

@@ -93,6 +93,19 @@ impl Transactions {
         }
     }
 
+    /// The same relay with another producer. `serial` is its last number so far, and `known` are events that it knows to be in
+    /// Kafka and whose deletion is not known to be durable.
+    #[must_use]
+    pub fn resumed(self, serial: u64, known: impl IntoIterator<Item = (i64, EventPart)>) -> Self {
+        Self { serial, published: known.into_iter().collect(), ..self }
+    }
+
+    /// The number of its last claim or transaction.
+    #[must_use]
+    pub fn serial(&self) -> u64 {
+        self.serial
+    }
+
     /// Where it publishes from.
     #[must_use]
     pub fn owner(&self) -> &Owner {
@@ -276,6 +289,21 @@ mod tests {
         assert_eq!(ours.look(&claimed_by(1, 2, 3)), Err(Fence::Replaced), "the other has started again");
         assert_eq!(ours.look(&claimed_by(1, 2, 3)), Ok(()));
         assert_eq!(ours.look(&claimed_by(1, 2, 2)), Ok(()), "the server that was left behind");
+    }
+
+    #[test]
+    fn a_relay_with_another_producer_knows_that_it_was_replaced_and_what_it_has_published() {
+        let known = (5, EventPart::of(&[5; 16]));
+        let mut ours = Transactions::new(OWNER, [7; 16], false).resumed(9, [known]);
+        assert_eq!(ours.look(&claimed_by(1, 1, 3)), Err(Fence::Replaced));
+        let listed = marker::marker(&[1; 16], 1, [known, (6, EventPart::of(&[6; 16]))].iter());
+        let mut found = Found::default();
+        found.read(&OWNER, &[7; 16], OWNER.marker_key().as_bytes(), Some(&listed));
+        let _ = ours.claim();
+        assert_eq!(ours.serial(), 10);
+        let start = ours.start(&found);
+        assert_eq!(start.published, [(6, EventPart::of(&[6; 16]))]);
+        assert_eq!(ours.undeleted(), 2);
     }
 
     #[test]

@@ -26,6 +26,17 @@ pub struct ProducerConfig {
     pub auto_create_topics: bool,
     /// How many messages the producer must be able to hold.
     pub max_in_flight: usize,
+    /// The topic of the markers of delivery exactly once.
+    pub progress_topic: String,
+}
+
+impl ProducerConfig {
+    /// Whether a topic that is new to the producer starts in groups. A transaction keeps order by itself: with a refused event
+    /// nothing of it is published.
+    #[must_use]
+    pub fn starts_in_groups(&self) -> bool {
+        self.ordered && self.delivery != DeliveryMode::ExactlyOnce
+    }
 }
 
 impl fmt::Debug for ProducerConfig {
@@ -39,6 +50,7 @@ impl fmt::Debug for ProducerConfig {
             .field("ordered", &self.ordered)
             .field("auto_create_topics", &self.auto_create_topics)
             .field("max_in_flight", &self.max_in_flight)
+            .field("progress_topic", &self.progress_topic)
             .finish_non_exhaustive()
     }
 }

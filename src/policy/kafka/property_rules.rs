@@ -123,7 +123,7 @@ fn reason_to_refuse(name: &str, value: &str) -> Option<&'static str> {
         "api.version.request" if is_off(value) => Some("without it records have no headers"),
         "ssl.truststore.location" => Some("it is a property of Java clients; use ssl.ca.location"),
         "sasl.jaas.config" => Some("it is a property of Java clients; use sasl.username and sasl.password"),
-        "transactional.id" => Some("the outbox does not use Kafka transactions"),
+        "transactional.id" => Some(OWN),
         "delivery.report.only.error" if !is_off(value) => Some("every delivery must be reported"),
         "allow.auto.create.topics" => Some("use event_outbox.auto_create_topics"),
         "queue.buffering.max.messages" | "queue.buffering.max.kbytes" => {

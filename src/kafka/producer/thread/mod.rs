@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use super::callbacks::Context;
 use super::client::Client;
 use super::held_batches::HeldBatches;
-use super::messages::{ProduceBatch, ProducerEvent};
+use super::messages::{ProduceBatch, ProducerCommand, ProducerEvent};
 use crate::kafka::config;
 use crate::kafka::probe::{Finding, Probe};
 use crate::kafka::question::Question;
@@ -40,7 +40,7 @@ const STALE_CHECK_AFTER: Duration = Duration::from_secs(30);
 pub struct KafkaThread {
     pub(super) config: ClientConfig,
     pub(super) envelope: Envelope,
-    pub(super) batches: Receiver<ProduceBatch>,
+    pub(super) commands: Receiver<ProducerCommand>,
     pub(super) events: Sender<ProducerEvent>,
     pub(super) wakeup: Arc<WakeupFd>,
     pub(super) main_wakeup: Arc<WakeupFd>,
@@ -132,8 +132,10 @@ impl<'a> Session<'a> {
 
     fn take_batches(&mut self) -> Result<(), Closed> {
         loop {
-            match self.thread.batches.try_recv() {
-                Ok(batch) => self.batches.push_back(batch),
+            match self.thread.commands.try_recv() {
+                Ok(ProducerCommand::Publish(batch)) => self.batches.push_back(batch),
+                // These are for transactions.
+                Ok(ProducerCommand::Deleted(_) | ProducerCommand::Resume) => {}
                 Err(TryRecvError::Empty) => return Ok(()),
                 Err(TryRecvError::Disconnected) => return Err(Closed),
             }

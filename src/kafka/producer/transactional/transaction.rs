@@ -1,0 +1,294 @@
+//! One transaction: events, marker, commit; or its end when Kafka refuses an event.
+//!
+//! Runs in: the Kafka thread of the relay's process.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use event_outbox_policy::delivery::error_class::ErrorClass;
+use event_outbox_policy::delivery::marker::EventPart;
+use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
+use event_outbox_policy::delivery::transaction::OwnRecord;
+use event_outbox_policy::event::event_batch::EventBatch;
+use event_outbox_policy::kafka::known_topics::Knowledge;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, Producer};
+
+use super::End;
+use super::session::Session;
+use crate::failpoints::{self, Point};
+use crate::kafka::config;
+use crate::kafka::producer::held_batches::Fates;
+use crate::kafka::producer::messages::ProducerEvent;
+
+/// How many messages to produce before serving callbacks again.
+const SERVE_EVERY: usize = 256;
+
+/// How long no report may arrive.
+const REPORT_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long to wait, before an abort, for answers to requests that were sent.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often to look for them, and to purge what librdkafka has put back into its queue.
+const PURGE_EVERY: Duration = Duration::from_millis(5);
+
+/// How long Kafka may take to abort.
+const ABORTED_WITHIN: Duration = Duration::from_secs(15);
+
+/// The reports' name for a record of the relay's own. No event has this id: ids are drawn from a sequence.
+const OWN: i64 = i64::MIN;
+
+/// What became of the records of a transaction before its commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Records {
+    /// Kafka has them all.
+    Delivered,
+    /// Kafka refused some.
+    Refused,
+    /// Kafka does not take them, for now.
+    Stuck,
+}
+
+impl Session<'_> {
+    /// Writes the claim, in a transaction of its own.
+    pub fn claim(&mut self) -> Result<(), End> {
+        let claim = self.rules.claim();
+        self.keep_serial();
+        self.begin_transaction()?;
+        self.put_own(&claim);
+        let records = self.await_reports(1)?;
+        let failure = self.own_failure();
+        if records != Records::Delivered {
+            let why = failure.unwrap_or_else(|| "Kafka does not take it".into());
+            return Err(End::Broken(self.unwritten("its claim", &why)));
+        }
+        self.context.callback_log().reports.clear();
+        self.patiently(self.commit_patience(), "the commit of its claim", |producer, slice| {
+            producer.commit_transaction(slice)
+        })
+    }
+
+    /// Publishes a batch in a transaction, or gives it back.
+    pub(super) fn publish(&mut self, batch: &EventBatch) -> Result<(), End> {
+        if batch.topics().is_empty() {
+            return Ok(());
+        }
+        if self.is_rolled_back {
+            let reports = batch.events().map(|(_, event)| given_back(event.id)).collect();
+            return self.thread.send(ProducerEvent::Reports(reports));
+        }
+        let fates = self.fates(batch.topics())?;
+        let missing = refusals_of_missing(batch, &fates);
+        let events: Vec<_> = batch
+            .events()
+            .filter(|(place, _)| fates[*place] == Knowledge::Exists)
+            .map(|(_, event)| (event.id, EventPart::of(&event.event_id)))
+            .collect();
+        if !missing.is_empty() {
+            self.thread.send(ProducerEvent::Reports(missing))?;
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        let count = events.len();
+        let Some(marker) = self.rules.begin(events) else {
+            return Err(End::Broken("no transaction may begin".into()));
+        };
+        self.keep_serial();
+        self.begin_transaction()?;
+        self.produce(batch, &fates)?;
+        if !self.has_failed() {
+            self.put_own(&marker);
+        }
+        failpoints::after_produce(self.client.handle());
+        match self.await_reports(count + 1)? {
+            Records::Delivered => self.commit(),
+            records => self.roll_back(batch, &fates, records),
+        }
+    }
+
+    fn begin_transaction(&mut self) -> Result<(), End> {
+        self.context.callback_log().reports.clear();
+        self.client.producer().begin_transaction().map_err(|error| {
+            End::Broken(self.context.redact(&format!("a transaction could not begin: {error}")))
+        })
+    }
+
+    fn produce(&mut self, batch: &EventBatch, fates: &Fates) -> Result<(), End> {
+        let mut events = batch.events().filter(|(place, _)| fates[*place] == Knowledge::Exists).peekable();
+        while events.peek().is_some() && !self.has_failed() {
+            self.client.produce(events.by_ref().take(SERVE_EVERY), batch.topics(), &self.thread.envelope);
+            self.serve()?;
+        }
+        Ok(())
+    }
+
+    fn put_own(&self, record: &OwnRecord) {
+        let id = OWN.cast_unsigned() as usize;
+        let record = BaseRecord::with_opaque_to(&self.thread.topic, id)
+            .partition(0)
+            .key(&record.key)
+            .payload(&record.value);
+        if let Err((error, _)) = self.client.producer().send(record) {
+            self.context.failed(OWN, &self.thread.topic, &error);
+        }
+    }
+
+    fn has_failed(&self) -> bool {
+        let log = self.context.callback_log();
+        log.reports.iter().any(|report| matches!(report.outcome, Outcome::Failed { .. }))
+    }
+
+    /// Why the relay's own record was not written, if Kafka has said so.
+    fn own_failure(&self) -> Option<String> {
+        let log = self.context.callback_log();
+        log.reports.iter().find_map(|report| match &report.outcome {
+            Outcome::Failed { failure, error, .. } if report.id == OWN && *failure != Failure::Stopped => {
+                Some(error.clone())
+            }
+            _ => None,
+        })
+    }
+
+    fn unwritten(&self, what: &str, why: &str) -> String {
+        self.cause(&format!("{what} could not be written to progress topic \"{}\": {why}", self.thread.topic))
+    }
+
+    /// Waits for so many reports, or for one that is a failure.
+    fn await_reports(&mut self, expected: usize) -> Result<Records, End> {
+        let (mut count, mut last) = (0, Instant::now());
+        loop {
+            self.thread.wakeup.clear();
+            self.serve()?;
+            if self.has_failed() {
+                return Ok(Records::Refused);
+            }
+            let now = self.context.callback_log().reports.len();
+            if now >= expected {
+                return Ok(Records::Delivered);
+            }
+            if now > count {
+                (count, last) = (now, Instant::now());
+            }
+            let left = REPORT_WITHIN.saturating_sub(last.elapsed());
+            if left.is_zero() {
+                return Ok(Records::Stuck);
+            }
+            self.thread.wakeup.wait(Some(left));
+        }
+    }
+
+    fn commit_patience(&self) -> Duration {
+        config::transaction_timeout(&self.thread.config)
+    }
+
+    fn commit(&mut self) -> Result<(), End> {
+        failpoints::reach(Point::BeforeCommit);
+        self.rules.request_commit();
+        let patience = self.commit_patience();
+        let done = self.patiently(patience, "the commit of a transaction", |producer, slice| {
+            producer.commit_transaction(slice)
+        });
+        if done.is_err() {
+            self.rules.lost();
+            return done;
+        }
+        failpoints::reach(Point::AfterCommit);
+        self.rules.committed();
+        let mut reports = std::mem::take(&mut self.context.callback_log().reports);
+        reports.retain(|report| report.id != OWN);
+        self.thread.send(ProducerEvent::Reports(reports))?;
+        self.connected()
+    }
+
+    /// Ends the transaction without a commit. What Kafka has refused is told, and the other events come back. If a request of
+    /// it is not answered, the producer is used no more: the request could arrive in the next transaction.
+    fn roll_back(&mut self, batch: &EventBatch, fates: &Fates, records: Records) -> Result<(), End> {
+        let is_answered = self.await_answers()?;
+        let marker = self.own_failure();
+        let aborted = if is_answered {
+            self.patiently(ABORTED_WITHIN, "the end of a transaction", |producer, slice| {
+                producer.abort_transaction(slice)
+            })
+        } else {
+            Err(End::Broken(self.cause("Kafka does not take the records of a transaction")))
+        };
+        if let Err(End::Closed) = aborted {
+            return aborted;
+        }
+        let told = std::mem::take(&mut self.context.callback_log().reports);
+        self.is_rolled_back = true;
+        self.thread.send(ProducerEvent::RolledBack)?;
+        self.thread.send(ProducerEvent::Reports(rolled_back(batch, fates, told, records)))?;
+        if aborted.is_err() {
+            self.rules.lost();
+            return aborted;
+        }
+        self.rules.aborted();
+        marker.map_or(Ok(()), |why| Err(End::Broken(self.unwritten("a marker", &why))))
+    }
+
+    /// Waits until no request is open, and purges what was not sent. Returns whether that is so.
+    fn await_answers(&mut self) -> Result<bool, End> {
+        let until = Instant::now() + ANSWERED_WITHIN;
+        while !self.client.is_idle() && Instant::now() < until {
+            self.client.purge_queued();
+            self.thread.wakeup.clear();
+            self.serve()?;
+            if !self.client.is_idle() {
+                self.thread.wakeup.wait(Some(PURGE_EVERY));
+            }
+        }
+        Ok(self.client.is_idle())
+    }
+}
+
+/// The events of topics that do not exist are refused.
+fn refusals_of_missing(batch: &EventBatch, fates: &Fates) -> Vec<Report> {
+    let error = KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic);
+    let refused = |id| Report { id, outcome: crate::kafka::error_class::outcome(&error) };
+    let missing = batch.events().filter(|(place, _)| fates[*place] == Knowledge::Missing);
+    missing.map(|(_, event)| refused(event.id)).collect()
+}
+
+/// The reports of a transaction that was rolled back: those of the events at fault, and all others come back.
+fn rolled_back(batch: &EventBatch, fates: &Fates, told: Vec<Report>, records: Records) -> Vec<Report> {
+    let is_at_fault = |report: &Report| {
+        let Outcome::Failed { failure, .. } = &report.outcome else { return false };
+        report.id != OWN
+            && match failure {
+                Failure::Refused | Failure::Suspect | Failure::Unsendable | Failure::Outage => true,
+                Failure::Stopped => false,
+            }
+    };
+    let delivered: HashSet<i64> = told
+        .iter()
+        .filter(|report| matches!(report.outcome, Outcome::Delivered { .. }))
+        .map(|report| report.id)
+        .collect();
+    let mut reports: Vec<Report> = told.into_iter().filter(is_at_fault).collect();
+    let at_fault: HashSet<i64> = reports.iter().map(|report| report.id).collect();
+    let others = batch
+        .events()
+        .filter(|(place, event)| fates[*place] == Knowledge::Exists && !at_fault.contains(&event.id))
+        .map(|(_, event)| match records {
+            // Those that Kafka has taken are not the ones that it does not take.
+            Records::Stuck if !delivered.is_empty() && !delivered.contains(&event.id) => stuck(event.id),
+            _ => given_back(event.id),
+        });
+    reports.extend(others);
+    reports
+}
+
+/// The report of an event that comes back through no fault of its own.
+fn given_back(id: i64) -> Report {
+    let error = "its transaction was rolled back".into();
+    Report { id, outcome: Outcome::Failed { failure: Failure::Stopped, class: ErrorClass::Other, error } }
+}
+
+/// The report of an event that Kafka does not take, though it takes others.
+fn stuck(id: i64) -> Report {
+    let error = "Kafka has taken other events of its transaction, but not this one".into();
+    Report { id, outcome: Outcome::Failed { failure: Failure::Outage, class: ErrorClass::Other, error } }
+}
