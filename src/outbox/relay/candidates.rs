@@ -250,7 +250,8 @@ impl Candidates<'_> {
         let mut event = row.event(&topic);
         event.record_time =
             self.timestamps.record_time(&topic, event.emitted_at, row.is_untimely(), pass.now);
-        let content = event.fingerprint();
+        // An event that is published exactly once is deleted even if somebody has changed it meanwhile.
+        let content = (self.delivery != DeliveryMode::ExactlyOnce).then(|| event.fingerprint());
         if self.envelope.wrap(&mut event).is_err() {
             varlena::out_of_memory(event.size().total());
         }
@@ -275,7 +276,7 @@ impl Candidates<'_> {
         }
         pass.taken.add(InFlightEvent {
             id: row.id(),
-            row: row.identity(Some(content)),
+            row: row.identity(content),
             emitted_at: event.emitted_at,
             record_time: event.record_time,
             lane,
