@@ -21,7 +21,7 @@ test-long: bootstrap ## Run what takes hours: teeth of the torture test, all ver
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"
 
-torture: bootstrap ## Writers, faults and a checker: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one), mock (any error) or once (delivery at most once)
+torture: bootstrap ## Writers, faults and a checker: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one), mock (any error) once (delivery at most once) or exactly (exactly once)
 	@scripts/build-failpoints
 	@scripts/lab torture "$(or $(MINUTES),10)" "$(or $(MODE),cluster)" "$(SEED)"
 

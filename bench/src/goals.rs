@@ -33,6 +33,8 @@ const GOALS: [Goal; 41] = [
     goal("latency p99, 100/s: share of Debezium's", "latency.p99_ratio_debezium", Bound::Most(0.1)),
     goal("delivery, drain: at most / at least once", "delivery.drain.ratio_at_most_once", Bound::Least(0.7)),
     goal("delivery, p50: at most / at least once", "delivery.latency.ratio_at_most_once", Bound::Most(2.0)),
+    goal("delivery, drain: exactly / at least once", "delivery.drain.ratio_exactly_once", Bound::Least(0.7)),
+    goal("delivery, p50: exactly / at least once", "delivery.latency.ratio_exactly_once", Bound::Most(2.0)),
     goal("delivery: times Debezium exactly once", "delivery.drain.ratio_debezium", Bound::Least(10.0)),
     goal("crash in a drain: duplicates", "crash.drain.duplicates.max", Bound::Most(2_000.0)),
     goal("crash at 2,000/s: duplicates", "crash.steady.duplicates.max", Bound::Most(2_000.0)),

@@ -17,7 +17,7 @@ use crate::stage::{Stage, Wal};
 const ROUNDS: usize = 3;
 
 /// The modes that the relay can publish in.
-const MODES: [&str; 2] = ["at_least_once", "at_most_once"];
+const MODES: [&str; 3] = ["at_least_once", "at_most_once", "exactly_once"];
 
 /// The events of a drain, of a full run and a quick one; Debezium gets fewer, since the result is a rate.
 const MANY: (u64, u64) = (500_000, 20_000);
@@ -75,10 +75,16 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     stage.server().set("event_outbox.delivery", MODES[0])?;
     let least = "delivery.drain.at_least_once";
     found.ratio("delivery.drain.ratio_at_most_once", "delivery.drain.at_most_once", least);
-    found.ratio("delivery.drain.ratio_debezium", least, "delivery.drain.debezium_exactly_once");
-    let [most, least] =
-        ["at_most_once", "at_least_once"].map(|mode| format!("delivery.latency.{mode}.p50_ms"));
-    found.ratio("delivery.latency.ratio_at_most_once", &most, &least);
+    found.ratio("delivery.drain.ratio_exactly_once", "delivery.drain.exactly_once", least);
+    found.ratio(
+        "delivery.drain.ratio_debezium",
+        "delivery.drain.exactly_once",
+        "delivery.drain.debezium_exactly_once",
+    );
+    let p50 = |mode: &str| format!("delivery.latency.{mode}.p50_ms");
+    for mode in &MODES[1..] {
+        found.ratio(&format!("delivery.latency.ratio_{mode}"), &p50(mode), &p50(MODES[0]));
+    }
     bench.figures.summarise_rounds(&found);
     Ok(())
 }

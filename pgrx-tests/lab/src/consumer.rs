@@ -95,6 +95,8 @@ impl Consumer {
             .set("bootstrap.servers", bootstrap_servers)
             .set("group.id", "event_outbox_lab")
             .set("enable.auto.commit", "false")
+            // What is not committed does not exist.
+            .set("isolation.level", "read_committed")
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")

@@ -199,8 +199,31 @@ pub struct Evidence {
     pub disturbed: Vec<(Span, String)>,
     /// When writers wrote.
     pub lasted: Span,
-    /// Whether events were delivered at most once.
-    pub at_most_once: bool,
+    /// How events were delivered.
+    pub delivery: Delivery,
+}
+
+/// `event_outbox.delivery`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Delivery {
+    /// The default.
+    #[default]
+    AtLeastOnce,
+    /// Whatever happens, nothing arrives twice.
+    AtMostOnce,
+    /// The same, and nothing is lost.
+    ExactlyOnce,
+}
+
+impl Delivery {
+    /// The value of the setting.
+    pub fn setting(self) -> &'static str {
+        match self {
+            Self::AtLeastOnce => "at_least_once",
+            Self::AtMostOnce => "at_most_once",
+            Self::ExactlyOnce => "exactly_once",
+        }
+    }
 }
 
 impl Evidence {
@@ -211,7 +234,7 @@ impl Evidence {
 
     /// Whether a fault may have lost an event that was deleted at this time, to be published at most once.
     pub fn excuses_loss(&self, deleted: Option<&Millis>) -> bool {
-        let Some(at) = deleted.filter(|_| self.at_most_once) else { return false };
+        let Some(at) = deleted.filter(|_| self.delivery == Delivery::AtMostOnce) else { return false };
         self.disturbed.iter().any(|(span, _)| (span.from - ON_ITS_WAY..=span.to).contains(at))
     }
 

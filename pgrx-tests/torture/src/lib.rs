@@ -35,6 +35,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 pub use checker::{Verdict, Violation};
+pub use evidence::Delivery;
 use evidence::{Evidence, Inbox, Span};
 pub use faults::Fault;
 use faults::FaultSchedule;
@@ -66,8 +67,8 @@ pub struct Options {
     pub habits: Habits,
     /// How many sessions receive, beside a handler. The mock cluster has none: it keeps few records.
     pub receivers: usize,
-    /// Whether events are delivered at most once.
-    pub at_most_once: bool,
+    /// How events are delivered.
+    pub delivery: Delivery,
     /// A mistake that the relay makes on purpose: see `src/failpoints.rs`.
     pub sabotage: Option<&'static str>,
     /// `event_outbox.sweep_interval`.
@@ -83,7 +84,19 @@ impl Options {
     pub fn at_most_once(duration: Duration, seed: u64) -> Self {
         let options = Self::new(Mode::Cluster, duration, seed);
         let habits = Habits { poison: 0, oversized: false, lost: 0, ..options.habits };
-        Self { faults: faults::at_most_once(), habits, receivers: 0, at_most_once: true, ..options }
+        Self {
+            faults: faults::at_most_once(),
+            habits,
+            receivers: 0,
+            delivery: Delivery::AtMostOnce,
+            ..options
+        }
+    }
+
+    /// Delivery exactly once, with three brokers: whatever happens, readers of committed records see each event once.
+    pub fn exactly_once(duration: Duration, seed: u64) -> Self {
+        let options = Self::new(Mode::Cluster, duration, seed);
+        Self { faults: faults::exactly_once(), delivery: Delivery::ExactlyOnce, ..options }
     }
 
     /// All faults of a mode.
@@ -105,7 +118,7 @@ impl Options {
                 rest: 50,
             },
             receivers: if is_real { 4 } else { 0 },
-            at_most_once: false,
+            delivery: Delivery::AtLeastOnce,
             sabotage: None,
             sweep_interval: "1min",
             recovery: Duration::from_secs(120),
@@ -157,7 +170,7 @@ pub fn run(options: &Options) -> Result<Report> {
     })?;
     let aside = (stage.status(), stage.cluster.log());
     let (injections, mut evidence) = collect(stage, journal, heard, (left, inbox))?;
-    evidence.at_most_once = options.at_most_once;
+    evidence.delivery = options.delivery;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
     let report = Report::new(options, verdict, &injections, &evidence, failure, &aside);
     if !report.is_clean() {
@@ -199,7 +212,7 @@ fn collect(
         crashes,
         disturbed,
         lasted,
-        at_most_once: false,
+        delivery: Delivery::AtLeastOnce,
     };
     Ok((injections, evidence))
 }

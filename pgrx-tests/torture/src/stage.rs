@@ -98,7 +98,7 @@ impl Stage {
             .tree(TREE)
             .set("event_outbox.bootstrap_servers", kafka.bootstrap_servers())
             .set("event_outbox.kafka_properties", kafka.properties())
-            .set("event_outbox.delivery", if options.at_most_once { "at_most_once" } else { "at_least_once" })
+            .set("event_outbox.delivery", options.delivery.setting())
             .set("event_outbox.max_attempts", 4)
             .set("event_outbox.retry_backoff", "100ms")
             .set("event_outbox.retry_backoff_max", "400ms")

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use uuid::Uuid;
 
-use super::evidence::{Evidence, Notice, Seen, Span};
+use super::evidence::{Delivery, Evidence, Notice, Seen, Span};
 use super::journal::{Ending, Entry, Expected, Millis};
 use super::receivers::SUBSCRIPTIONS;
 use arrivals::Arrivals;
@@ -210,7 +210,10 @@ impl Verdict {
             let explains = |span: &Span| span.contains(at) || between.contains(span.from);
             // Of several faults, the last to begin.
             let fault = evidence.disturbed.iter().filter(|(span, _)| explains(span));
-            match fault.max_by_key(|(span, _)| span.from).filter(|_| !evidence.at_most_once) {
+            match fault
+                .max_by_key(|(span, _)| span.from)
+                .filter(|_| evidence.delivery == Delivery::AtLeastOnce)
+            {
                 Some((_, fault)) => *self.duplicates.entry(fault.clone()).or_default() += 1,
                 None => self.report(Violation::UnexplainedDuplicate, || format!("{event_id} again at {at}")),
             }

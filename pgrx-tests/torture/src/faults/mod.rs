@@ -27,6 +27,9 @@ const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settl
 /// The relay's failpoints between the deletion of events and their publication at most once.
 const POINTS_OF_CLAIMS: [&str; 2] = ["in_claim", "after_claim"];
 
+/// The relay's failpoints of transactions of Kafka.
+const POINTS_OF_TRANSACTIONS: [&str; 2] = ["before_commit", "after_commit"];
+
 /// The failpoints of the inbox worker, of sessions that receive and of handlers.
 const INBOX_POINTS: [&str; 7] =
     ["after_fetch", "in_store", "after_store", "in_failure", "after_receive", "in_lease", "in_handler"];
@@ -78,6 +81,8 @@ pub enum Fault {
     DeleteTopic,
     /// A topic is deleted and created again at once.
     RecreateTopic,
+    /// The relays' progress topic is deleted.
+    DeleteProgress,
     /// A missing topic is created, and its dead letters are redriven.
     CreateLate,
     /// A setting is changed.
@@ -135,6 +140,7 @@ impl fmt::Display for Fault {
             Self::ElectLeaders => "Kafka: other leaders",
             Self::DeleteTopic => "topic: deleted, missed, created again",
             Self::RecreateTopic => "topic: deleted, created at once",
+            Self::DeleteProgress => "topic: the relays' own deleted",
             Self::CreateLate => "topic: created, dead sent again",
             Self::Flood => "events: thousands refused",
             Self::HugeKey => "events: a huge key",
@@ -201,6 +207,7 @@ impl Fault {
             Self::ElectLeaders => stage.elect_leaders(),
             Self::DeleteTopic => stage.delete_topic(true),
             Self::RecreateTopic => stage.delete_topic(false),
+            Self::DeleteProgress => stage.delete_progress(),
             Self::CreateLate => stage.create_late(),
             Self::Reload(change) => stage.reload(change),
             Self::Flood => stage.flood(),
@@ -314,6 +321,17 @@ pub fn at_most_once() -> Vec<Fault> {
     let actions = ["kill", "terminate", "error", "pause 1500"];
     let of_claims = POINTS_OF_CLAIMS.iter().flat_map(|point| actions.map(|action| Fault::At(point, action)));
     all(Mode::Cluster).into_iter().filter(|fault| !refuses(fault)).chain(of_claims).collect()
+}
+
+/// The faults under which delivery exactly once is tested. A topic that is deleted takes what was published along.
+#[must_use]
+pub fn exactly_once() -> Vec<Fault> {
+    // A transaction of the database that the Kafka thread could fail there is none.
+    let actions = ["kill", "terminate", "pause 1500"];
+    let of_transactions =
+        POINTS_OF_TRANSACTIONS.iter().flat_map(|point| actions.map(|action| Fault::At(point, action)));
+    let more = [Fault::DeleteProgress, Fault::DeleteProgress];
+    all(Mode::Cluster).into_iter().chain(of_transactions).chain(more).collect()
 }
 
 /// All faults of the inbox.
