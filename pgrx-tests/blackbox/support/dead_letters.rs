@@ -4,6 +4,7 @@ use event_outbox_lab::{Result, wait};
 use postgres::Client;
 
 use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::relay::status;
 
 /// A partition that no test topic has.
 pub const NOWHERE: i32 = 7;
@@ -27,5 +28,9 @@ pub fn dead(client: &mut Client) -> Result<Vec<String>> {
 pub fn until_dead(client: &mut Client, count: usize) -> Result<Vec<String>> {
     wait::until_ok(&format!("{count} dead letters"), DEADLINE, || {
         Ok(Some(dead(client)?).filter(|dead| dead.len() >= count))
+    })
+    .map_err(|error| match status(client) {
+        Ok(status) => error.context(format!("{status:?}")),
+        Err(_) => error,
     })
 }

@@ -13,7 +13,7 @@ use super::{Admin, Failed};
 use crate::kafka::config;
 
 /// How long Kafka may take for each request.
-const TIMEOUT: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(4);
 
 /// How long a topic that was just created may be unknown to other brokers.
 const SPREADS_WITHIN: Duration = Duration::from_secs(10);

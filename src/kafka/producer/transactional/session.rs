@@ -27,6 +27,9 @@ const SLICE: Duration = Duration::from_millis(200);
 /// How long the coordinator of transactions may take for a new producer.
 const INITIALISED_WITHIN: Duration = Duration::from_secs(60);
 
+/// How long nothing is heard of Kafka before it is asked whether it answers.
+pub(super) const QUIET: Duration = Duration::from_secs(1);
+
 /// A wait for the coordinator that is longer is told.
 const TOLD_AFTER: Duration = Duration::from_secs(5);
 
@@ -202,6 +205,9 @@ impl<'t> Session<'t> {
                 Err(_) => {}
             }
             self.serve()?;
+            if begin.elapsed() >= QUIET {
+                self.doubt()?;
+            }
             if !is_told && begin.elapsed() >= TOLD_AFTER {
                 is_told = true;
                 let seconds = TOLD_AFTER.as_secs();
@@ -234,6 +240,13 @@ impl<'t> Session<'t> {
             return self.thread.send(ProducerEvent::Stale);
         }
         Ok(())
+    }
+
+    /// Nothing was heard of Kafka for a while: looks whether a broker answers. Returns when to look again.
+    pub(super) fn doubt(&mut self) -> Result<Option<Instant>, End> {
+        self.probe.get_or_insert_default();
+        self.probe_broker()?;
+        Ok(self.probe.as_ref().map(Probe::due))
     }
 
     /// Looks whether a broker answers, if that is not known.

@@ -15,7 +15,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer};
 
 use super::End;
-use super::session::Session;
+use super::session::{QUIET, Session};
 use crate::failpoints::{self, Point};
 use crate::kafka::config;
 use crate::kafka::producer::held_batches::Fates;
@@ -27,13 +27,7 @@ const SERVE_EVERY: usize = 256;
 /// How long no report may arrive.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
-/// How long to wait, before an abort, for answers to requests that were sent.
-const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-
-/// How often to look for them, and to purge what librdkafka has put back into its queue.
-const PURGE_EVERY: Duration = Duration::from_millis(5);
-
-/// How long Kafka may take to abort.
+/// How long Kafka may take to answer what is on its way, and to abort.
 const ABORTED_WITHIN: Duration = Duration::from_secs(15);
 
 /// The reports' name for a record of the relay's own. No event has this id: ids are drawn from a sequence.
@@ -175,7 +169,9 @@ impl Session<'_> {
             if left.is_zero() {
                 return Ok(Records::Stuck);
             }
-            self.thread.wakeup.wait(Some(left));
+            let next = if last.elapsed() >= QUIET { self.doubt()? } else { Some(last + QUIET) };
+            let next = next.map(|next| next.saturating_duration_since(Instant::now()));
+            self.thread.wakeup.wait(Some(next.unwrap_or(QUIET).min(left)));
         }
     }
 
@@ -205,15 +201,12 @@ impl Session<'_> {
     /// Ends the transaction without a commit. What Kafka has refused is told, and the other events come back. If a request of
     /// it is not answered, the producer is used no more: the request could arrive in the next transaction.
     fn roll_back(&mut self, batch: &EventBatch, fates: &Fates, records: Records) -> Result<(), End> {
-        let is_answered = self.await_answers()?;
         let marker = self.own_failure();
-        let aborted = if is_answered {
-            self.patiently(ABORTED_WITHIN, "the end of a transaction", |producer, slice| {
-                producer.abort_transaction(slice)
-            })
-        } else {
-            Err(End::Broken(self.cause("Kafka does not take the records of a transaction")))
-        };
+        // librdkafka purges what was not sent, and waits for the answers to what was, before it aborts. A purge of ours would
+        // leave a gap in the sequences of the partitions.
+        let aborted = self.patiently(ABORTED_WITHIN, "the end of a transaction", |producer, slice| {
+            producer.abort_transaction(slice)
+        });
         if let Err(End::Closed) = aborted {
             return aborted;
         }
@@ -227,20 +220,6 @@ impl Session<'_> {
         }
         self.rules.aborted();
         marker.map_or(Ok(()), |why| Err(End::Broken(self.unwritten("a marker", &why))))
-    }
-
-    /// Waits until no request is open, and purges what was not sent. Returns whether that is so.
-    fn await_answers(&mut self) -> Result<bool, End> {
-        let until = Instant::now() + ANSWERED_WITHIN;
-        while !self.client.is_idle() && Instant::now() < until {
-            self.client.purge_queued();
-            self.thread.wakeup.clear();
-            self.serve()?;
-            if !self.client.is_idle() {
-                self.thread.wakeup.wait(Some(PURGE_EVERY));
-            }
-        }
-        Ok(self.client.is_idle())
     }
 }
 
