@@ -210,6 +210,9 @@ impl Candidates<'_> {
                 let reason = (ErrorClass::Expired, "the event expired before it could be published".into());
                 self.refuse(row, offer, reason, in_flight, pass)
             }
+            Ok(offer) if name == self.progress_topic => {
+                self.refuse(row, offer, reserved_topic(), in_flight, pass)
+            }
             Ok(offer) => self.take(row, &name, offer, in_flight, pass),
             Err(verdict) => verdict,
         }
@@ -231,9 +234,6 @@ impl Candidates<'_> {
         pass: &mut Pass<'_>,
     ) -> Verdict {
         let (size, lane) = (row.size(), offer.lane());
-        if name == self.progress_topic {
-            return self.refuse(row, offer, reserved_topic(), in_flight, pass);
-        }
         if let Some(reason) = size::unsendable(row.topic_bytes(), size) {
             return self.refuse(row, offer, reason, in_flight, pass);
         }

@@ -154,57 +154,61 @@ impl Relay {
         self.slot.show_error(error);
     }
 
+    fn connected(&mut self) {
+        self.producer.backoff.record_success();
+        if metrics::of(self.slot).connection().0 == Connection::Disconnected {
+            tracing::info!("Kafka answers again");
+        }
+        metrics::of(self.slot).show_connection(Connection::Connected);
+        let again = self.in_flight.allow_all();
+        self.reader.reread(again);
+        if std::mem::take(&mut self.holds_back) {
+            self.in_flight.end_waits();
+        }
+    }
+
+    fn disconnected(&self, reason: &str) {
+        if metrics::of(self.slot).connection().0 != Connection::Disconnected {
+            tracing::warn!("no Kafka broker answers; events wait: {reason}");
+            metrics::of(self.slot).count_error(CountedError::Disconnected);
+        }
+        self.slot.show_error(reason);
+        metrics::of(self.slot).show_connection(Connection::Disconnected);
+    }
+
+    fn held_back(&mut self, reason: &str) {
+        if !self.exactly.holds_back() {
+            tracing::warn!("nothing is published for now: {reason}");
+        }
+        self.exactly.hold_back();
+        self.slot.show_error(reason);
+    }
+
     pub(super) fn drain_producer_events(&mut self) {
         self.kafka_wakeup.clear();
         let Some(publisher) = &self.producer.handle else { return };
         // Check this before reading the events, because the last ones tell why it ended.
         let ended = publisher.has_ended();
-        let (mut renew, mut broken, mut rolled_back) = (false, None, false);
-        for event in publisher.events() {
+        let events: Vec<ProducerEvent> = publisher.events().collect();
+        let (mut renew, mut broken) = (false, None);
+        for event in events {
             match event {
                 ProducerEvent::Reports(reports) => {
                     self.exactly.goes_on();
                     self.reports.extend(reports);
                 }
                 ProducerEvent::Started(published) => self.exactly.started(published),
-                ProducerEvent::HoldsBack(reason) => {
-                    if !self.exactly.holds_back() {
-                        tracing::warn!("nothing is published for now: {reason}");
-                    }
-                    self.exactly.hold_back();
-                    self.slot.show_error(&reason);
-                }
+                ProducerEvent::HoldsBack(reason) => self.held_back(&reason),
                 ProducerEvent::RolledBack => {
                     self.exactly.rolled_back();
-                    rolled_back = true;
+                    self.give_up_unreplicated();
                 }
-                ProducerEvent::Connected => {
-                    self.producer.backoff.record_success();
-                    if metrics::of(self.slot).connection().0 == Connection::Disconnected {
-                        tracing::info!("Kafka answers again");
-                    }
-                    metrics::of(self.slot).show_connection(Connection::Connected);
-                    let again = self.in_flight.allow_all();
-                    self.reader.reread(again);
-                    if std::mem::take(&mut self.holds_back) {
-                        self.in_flight.end_waits();
-                    }
-                }
-                ProducerEvent::Disconnected(reason) => {
-                    if metrics::of(self.slot).connection().0 != Connection::Disconnected {
-                        tracing::warn!("no Kafka broker answers; events wait: {reason}");
-                        metrics::of(self.slot).count_error(CountedError::Disconnected);
-                    }
-                    self.slot.show_error(&reason);
-                    metrics::of(self.slot).show_connection(Connection::Disconnected);
-                }
+                ProducerEvent::Connected => self.connected(),
+                ProducerEvent::Disconnected(reason) => self.disconnected(&reason),
                 ProducerEvent::Statistics(statistics) => metrics::of(self.slot).kafka.set(&statistics),
                 ProducerEvent::Gap | ProducerEvent::Stale => renew = true,
                 ProducerEvent::Broken(error) => broken = Some(error),
             }
-        }
-        if rolled_back {
-            self.give_up_unreplicated();
         }
         if ended && broken.is_none() && !self.producer.is_leaving() {
             broken = Some("the Kafka thread ended unexpectedly".into());
