@@ -57,7 +57,8 @@ fn exact_database() -> Result<TestDatabase> {
     let mut db = TestDatabase::new()?;
     db.client.batch_execute(&format!(
         "ALTER DATABASE {0} SET event_outbox.retry_backoff = '100ms';
-         ALTER DATABASE {0} SET event_outbox.grace_period = '1s'",
+         ALTER DATABASE {0} SET event_outbox.grace_period = '1s';
+         ALTER DATABASE {0} SET event_outbox.auto_create_topics = off",
         db.database
     ))?;
     db.configure("event_outbox.delivery", "exactly_once")?;
@@ -182,12 +183,12 @@ fn the_mode_changes_while_events_flow() -> Result<()> {
 fn a_refused_event_becomes_a_dead_letter_and_the_others_arrive_once() -> Result<()> {
     let mut db = exact_database()?;
     let small = db.topic("small");
-    db.broker.create_topic(&small, 1, &[("max.message.bytes", "2000")])?;
+    db.broker.create_topic(&small, 1, &[("max.message.bytes", "100000")])?;
     let other = db.own_topic("other")?;
     db.client.batch_execute("SELECT outbox.pause()")?;
     db.client.execute(EMIT, &[&small, &1_i64, &500_i64])?;
     db.client.execute(EMIT, &[&other, &1_i64, &500_i64])?;
-    let large = "SELECT outbox.emit($1, to_jsonb((SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 200))), key => 'large')";
+    let large = "SELECT outbox.emit($1, to_jsonb((SELECT string_agg(md5(random()::text), '') FROM generate_series(1, 6000))), key => 'large')";
     db.client.execute(large, &[&small])?;
     db.client.execute(EMIT, &[&small, &501_i64, &1000_i64])?;
     db.client.execute(EMIT, &[&other, &501_i64, &1000_i64])?;
