@@ -132,7 +132,9 @@ impl Relay {
         let mut settling = self.locked_rows.ids();
         settling.extend(self.faulty.ids());
         if self.exactly.is_on() {
-            // What is in Kafka stays in flight, and is settled.
+            // What is in Kafka stays in flight, and is settled. Other reports are of events that are sent again: they must not
+            // be taken for reports of the next transaction.
+            self.reports.retain(is_delivered);
             settling
                 .extend(self.reports.iter().filter(|report| is_delivered(report)).map(|report| report.id));
         }
@@ -224,9 +226,7 @@ impl Relay {
         if ended {
             self.pace = Pace::default();
             self.settle();
-            if self.exactly.is_on() {
-                self.reports.retain(is_delivered);
-            } else {
+            if !self.exactly.is_on() {
                 self.reports.clear();
             }
             self.drop_producer();
