@@ -83,7 +83,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     );
     let p50 = |mode: &str| format!("delivery.latency.{mode}.p50_ms");
     for mode in &MODES[1..] {
-        found.ratio(&format!("delivery.latency.ratio_{mode}"), &p50(mode), &p50(MODES[0]));
+        found.ratio(format!("delivery.latency.ratio_{mode}"), &p50(mode), &p50(MODES[0]));
     }
     bench.figures.summarise_rounds(&found);
     Ok(())

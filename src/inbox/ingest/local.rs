@@ -320,7 +320,7 @@ impl Finder {
     }
 
     fn decided(&mut self) -> Option<Rest> {
-        let Some((after, upto)) = self.sweep.decided() else { return None };
+        let (after, upto) = self.sweep.decided()?;
         let arguments =
             [self.categories.clone().into_datum(), after.into_datum(), upto.into_datum(), Self::limit()];
         let rows = DECIDED.execute(&arguments, Access::Read, 0);

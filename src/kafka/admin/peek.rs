@@ -108,7 +108,7 @@ fn fetch(
 
 /// Otherwise librdkafka would wait for a topic or partition that does not exist.
 fn require_partition(client: &Client, peek: &Peek, patience: &Patience<'_>) -> Result<(), Failed> {
-    let (found, missing) = patience.describe(client.inner(), &[peek.topic.clone()])?;
+    let (found, missing) = patience.describe(client.inner(), std::slice::from_ref(&peek.topic))?;
     match found.first() {
         Some(topic) if (0..topic.partitions).contains(&peek.partition) => Ok(()),
         Some(topic) => Err(unreadable(format!("The topic has {} partitions, from 0 on.", topic.partitions))),

@@ -43,6 +43,10 @@ impl ProduceBatch {
 
 /// A message to the Kafka thread.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are of the large variant, and there are a few at a time"
+)]
 pub enum ProducerCommand {
     /// Publish these events.
     Publish(ProduceBatch),

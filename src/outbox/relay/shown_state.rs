@@ -13,30 +13,7 @@ use crate::worker::metrics::Connection;
 impl Relay {
     /// Updates the relay's state and numbers in the status.
     pub(super) fn show(&self) {
-        let state = if !self.settings.enabled {
-            State::Disabled
-        } else if self.paused {
-            State::Paused
-        } else if !self.producer.is_there() {
-            State::Misconfigured
-        } else if self.db_backoff.until().is_some() {
-            State::Failing
-        } else if self.unreplicated.as_ref().is_some_and(Unreplicated::is_reported) || self.once.is_reported()
-        {
-            State::Waiting
-        } else if self.exactly.holds_back() {
-            State::Waiting
-        } else if self.exactly.is_starting() && !self.is_disconnected() {
-            State::Starting
-        } else if self.exactly.is_starting() {
-            State::Waiting
-        } else if self.in_flight.window().is_empty() {
-            State::Idle
-        } else if self.is_disconnected() {
-            State::Waiting
-        } else {
-            State::Publishing
-        };
+        let state = self.state();
         metrics::of(self.slot).show(state);
         if self.is_well(state) {
             self.slot.show_recovery();
@@ -49,6 +26,37 @@ impl Relay {
         metrics.blocked_keys.store(self.in_flight.lanes().closed(), Ordering::Relaxed);
         let oldest = self.in_flight.window().oldest().map_or(0, |event| event.emitted_at);
         metrics.oldest_event_at.store(oldest, Ordering::Relaxed);
+    }
+
+    /// What the relay does.
+    fn state(&self) -> State {
+        let is_starting = self.exactly.is_starting();
+        if !self.settings.enabled {
+            State::Disabled
+        } else if self.paused {
+            State::Paused
+        } else if !self.producer.is_there() {
+            State::Misconfigured
+        } else if self.db_backoff.until().is_some() {
+            State::Failing
+        } else if self.waits_for_others() || is_starting && self.is_disconnected() {
+            State::Waiting
+        } else if is_starting {
+            State::Starting
+        } else if self.in_flight.window().is_empty() {
+            State::Idle
+        } else if self.is_disconnected() {
+            State::Waiting
+        } else {
+            State::Publishing
+        }
+    }
+
+    /// Whether it waits for something other than a broker: a standby, a flush, another relay.
+    fn waits_for_others(&self) -> bool {
+        self.unreplicated.as_ref().is_some_and(Unreplicated::is_reported)
+            || self.once.is_reported()
+            || self.exactly.holds_back()
     }
 
     /// Whether the relay has recovered from all errors.
