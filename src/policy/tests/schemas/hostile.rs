@@ -89,12 +89,21 @@ fn references_cannot_explode() {
     if let Ok(schema) = soon("compiling", || Compiled::compile(Format::Json, &definition)) {
         let _ = soon("checking", || encoded(&schema, "1"));
     }
-    // Alternatives that are tried at each level.
-    let tree = r##"{"anyOf":[{"properties":{"a":{"$ref":"#"}},"required":["x"]},{"properties":{"a":{"$ref":"#"}},"required":["y"]}]}"##;
-    let deep = "{\"a\":".repeat(60) + "1" + &"}".repeat(60);
-    let schema = compiled(Format::Json, tree);
-    let fault = soon("a tree", || encoded(&schema, &deep)).unwrap_err();
+    // Alternatives that are tried for each element.
+    let alternatives = r#"{"maximum":0},"#.repeat(200);
+    let schema = compiled(Format::Json, &format!(r#"{{"items":{{"anyOf":[{alternatives}{{"const":1}}]}}}}"#));
+    let ones = format!("[{}1]", "1,".repeat(20_000));
+    let fault = soon("alternatives", || encoded(&schema, &ones)).unwrap_err();
     assert_eq!(fault, "checking it takes too many steps");
+    // The faults of all alternatives at each level would fill the memory, though the check itself is short.
+    let tree = r##"{"type":"object","anyOf":[{"properties":{"a":{"$ref":"#"}}},{"properties":{"a":{"$ref":"#"}}}]}"##;
+    let deep = |levels: usize| "{\"a\":".repeat(levels) + "1" + &"}".repeat(levels);
+    let schema = compiled(Format::Json, tree);
+    let padded = format!("{{\"pad\":\"{}\",\"a\":{}}}", "x".repeat(500_000), deep(16));
+    for document in [deep(60), padded] {
+        let fault = soon("the faults of a tree", || encoded(&schema, &document)).unwrap_err();
+        assert_eq!(fault, "to find out where would take too many steps");
+    }
     for circle in [
         r##"{"$ref":"#"}"##,
         r##"{"anyOf":[{"$ref":"#"},{"type":"string"}]}"##,
