@@ -23,7 +23,7 @@ BEGIN
     -- Give a relay that is starting a moment.
     FOR looks IN 1..60 LOOP
         SELECT * INTO relay FROM outbox.status;
-        EXIT WHEN relay.state NOT IN ('absent', 'starting', 'stopping') OR pg_is_in_recovery();
+        EXIT WHEN relay.state NOT IN ('absent', 'queued', 'starting', 'stopping') OR pg_is_in_recovery();
         PERFORM pg_sleep(0.05);
     END LOOP;
     SELECT * INTO backlog FROM outbox.backlog;
@@ -58,9 +58,9 @@ BEGIN
                                   'walwriter', 'walsender', 'walreceiver', 'archiver', 'startup', 'logger', 'io worker',
                                   'slotsync worker', 'walsummarizer', 'parallel worker', 'standalone backend');
     finding := format('max_worker_processes is %s; %s are in use.', workers, used);
-    IF relay.pid IS NULL AND used >= workers THEN
+    IF relay.state <> 'asleep' AND relay.pid IS NULL AND used >= workers THEN
         verdict := 'error'; hint := format('Raise max_worker_processes above %s and restart the server; the relay needs one.', workers);
-    ELSIF relay.pid IS NULL AND (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'event_outbox relay')
+    ELSIF relay.state = 'absent' AND (SELECT count(*) FROM pg_stat_activity AS a WHERE a.backend_type = 'event_outbox relay')
                                 >= current_setting('event_outbox.max_workers', true)::bigint THEN
         verdict := 'error';
         finding := format('event_outbox.max_workers is %s, and other databases use all workers.', current_setting('event_outbox.max_workers'));
@@ -79,8 +79,12 @@ BEGIN
         verdict := 'warning';
         finding := format('Publishing was paused by %s at %s%s.', pause.paused_by, pause.paused_at::timestamptz(0), coalesce(': ' || pause.reason, ''));
         hint := 'SELECT outbox.resume();';
-    ELSIF relay.state IN ('idle', 'publishing') THEN
+    ELSIF relay.state IN ('idle', 'publishing', 'asleep') THEN
         verdict := 'ok';
+    ELSIF relay.state = 'queued' THEN
+        verdict := 'warning';
+        finding := finding || ' It waits for a process; the workers of the databases take turns.';
+        hint := 'Raise max_worker_processes and restart the server, if events wait for too long.';
     ELSIF relay.state = 'disabled' THEN
         verdict := 'warning';
         hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());

@@ -95,7 +95,7 @@ BEGIN
     FOR described IN
         SELECT * FROM (VALUES
             ('pid', 'Process ID of the relay; NULL if none is running.'),
-            ('state', 'absent, starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, paused, incompatible (with this version of the extension), replica (a copy, kept by a subscription) or stopping.'),
+            ('state', 'absent, queued (for a process), asleep (nothing to do, see event_outbox.idle_timeout), starting, idle, publishing, waiting (for Kafka), failing (in the database), misconfigured, disabled, paused, incompatible (with this version of the extension), replica (a copy, kept by a subscription) or stopping.'),
             ('state_since', 'When the relay entered this state.'),
             ('connection', 'Connection of the producer to Kafka: unknown, connected or disconnected.'),
             ('connection_since', 'When the connection entered this state.'),

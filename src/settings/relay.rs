@@ -60,6 +60,8 @@ static NOTIFY: GucSetting<NotifySetting> = GucSetting::<NotifySetting>::new(Noti
 static ORDERING: GucSetting<OrderingSetting> = GucSetting::<OrderingSetting>::new(OrderingSetting::Key);
 // A safety net for rows that bypass the triggers, not a polling interval.
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(60);
+// Off, since a server with a few databases has a process for each, and a relay that runs is faster.
+static IDLE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(0);
 static SHUTDOWN_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(5_000);
 // Off, since a dead letter is somebody's event that never arrived.
 static DEAD_LETTER_RETENTION: GucSetting<i32> = GucSetting::<i32>::new(0);
@@ -142,6 +144,12 @@ fn init_times() {
     )
     .integer(&SWEEP_INTERVAL, 1..=86_400, GucFlags::UNIT_S);
     Guc::new(
+        c"event_outbox.idle_timeout",
+        c"Time without work after which a relay ends until it is needed; 0 keeps it running.",
+        c"The next commit that emits, or the date of the next event, starts it again.",
+    )
+    .integer(&IDLE_TIMEOUT, 0..=86_400, GucFlags::UNIT_S);
+    Guc::new(
         c"event_outbox.shutdown_timeout",
         c"Time that a stopping relay waits for Kafka's acknowledgements.",
         c"What is not acknowledged by then is published again by the next relay.",
@@ -179,6 +187,8 @@ pub struct Settings {
     pub notify: Mode,
     /// Time between full sweeps.
     pub sweep_interval: Duration,
+    /// Time without work after which the relay ends; zero means never.
+    pub idle_timeout: Duration,
     /// How long a stopping relay waits for acknowledgements.
     pub shutdown_timeout: Duration,
     /// How long a dead letter is kept; zero means for ever.
@@ -220,6 +230,7 @@ impl Settings {
                 NotifySetting::Off => Mode::Off,
             },
             sweep_interval: seconds(&SWEEP_INTERVAL),
+            idle_timeout: seconds(&IDLE_TIMEOUT),
             shutdown_timeout: millis(&SHUTDOWN_TIMEOUT),
             dead_letter_retention: seconds(&DEAD_LETTER_RETENTION),
             dead_letter_log_retention: seconds(&DEAD_LETTER_LOG_RETENTION),

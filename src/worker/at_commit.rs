@@ -58,6 +58,16 @@ thread_local! {
     };
 }
 
+thread_local! {
+    /// The slots that this session has found, by kind, so that an event does not search through those of all databases.
+    static KNOWN: [Cell<Option<&'static Slot>>; MAX_KINDS] = const { [const { Cell::new(None) }; MAX_KINDS] };
+}
+
+/// The slot that this session has found for a worker, if it still belongs to it.
+fn known(key: WorkerKey) -> Option<&'static Slot> {
+    KNOWN.with(|known| known[key.kind.index()].get()).filter(|slot| slot.key() == Some(key))
+}
+
 /// Registers for the ends of this process' transactions; inherited by every backend.
 pub fn init() {
     // SAFETY: the callback lives as long as the library, which is never unloaded.
@@ -78,7 +88,8 @@ pub fn wake(kind: Kind, notice: Notice) {
             }
             lost => {
                 let notice = lost.map_or(notice, |wake| wake.notice.and(notice));
-                let slot = slots::all().reserve(key);
+                let slot = known(key).or_else(|| slots::all().reserve(key));
+                KNOWN.with(|known| known[kind.index()].set(slot));
                 if slot.is_none() {
                     slots::all().leave_out(key.database);
                 }

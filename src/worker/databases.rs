@@ -37,11 +37,37 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
 /// Whether workers may run in a database: it exists, takes connections and is not a template. A session in a
 /// template would keep others from copying it. In a transaction.
 ///
-/// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at
+/// Read from the table by its index, not from the catalog cache: a backend that changes a database wakes the launcher at
 /// commit, a moment before the invalidation reaches the caches of others.
 #[must_use]
 pub fn admits_workers(database: pg_sys::Oid) -> bool {
-    connectable().contains(&database)
+    // SAFETY: a scan of a shared catalog by its index, closed before the end; a tuple is a row of pg_database, valid until
+    // the scan goes on.
+    unsafe {
+        let mut key = std::mem::zeroed::<pg_sys::ScanKeyData>();
+        pg_sys::ScanKeyInit(
+            &raw mut key,
+            pg_sys::Anum_pg_database_oid as pg_sys::AttrNumber,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            pg_sys::Oid::from(pg_sys::F_OIDEQ),
+            pg_sys::Datum::from(database),
+        );
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let scan = pg_sys::systable_beginscan(
+            relation,
+            pg_sys::Oid::from(pg_sys::DatabaseOidIndexId),
+            true,
+            std::ptr::null_mut(),
+            1,
+            &raw mut key,
+        );
+        let tuple = pg_sys::systable_getnext(scan);
+        let admits =
+            !tuple.is_null() && is_open(&*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>());
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
+        admits
+    }
 }
 
 fn is_open(row: &pg_sys::FormData_pg_database) -> bool {

@@ -23,6 +23,9 @@ static TAKEN: OnceCell<(&'static Registration, &'static Slot)> = OnceCell::new()
 /// Whether the database of this process lacks the extension.
 static NOT_INSTALLED: AtomicBool = AtomicBool::new(false);
 
+/// Whether this process ends because it has nothing to do.
+static ASLEEP: AtomicBool = AtomicBool::new(false);
+
 /// Begins a worker's process: takes its slot, and connects to its database as the bootstrap superuser.
 /// `argument` is what the launcher passed to the entry point.
 pub fn begin(registration: &'static Registration, argument: pg_sys::Datum) -> &'static Slot {
@@ -46,12 +49,18 @@ pub fn set_not_installed(is_so: bool) {
     NOT_INSTALLED.store(is_so, Ordering::Relaxed);
 }
 
+/// This process ends because it has nothing to do before `wake_at`, in microseconds since 1970, unless it is woken.
+pub fn set_asleep(slot: &Slot, wake_at: Option<i64>) {
+    slot.wake_at.store(wake_at.unwrap_or(i64::MAX), Ordering::Relaxed);
+    ASLEEP.store(true, Ordering::Relaxed);
+}
+
 fn take_slot(registration: &'static Registration, slot: &'static Slot) {
     let _ = TAKEN.set((registration, slot));
     process::at_exit(leave_slot);
     slot.pid.store(backend::pid(), Ordering::Relaxed);
-    if slot.request() == Request::Restart {
-        // The settings are about to be read.
+    if matches!(slot.request(), Request::Restart | Request::MakeWay) {
+        // The settings are about to be read, and this turn has just begun.
         slot.forget_request();
     }
     (registration.started)(slot);
@@ -67,6 +76,7 @@ unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     let Some((registration, slot)) = TAKEN.get() else { return };
     slot.wakeup.detach();
     slot.pid.store(0, Ordering::Relaxed);
+    slot.idle_since.store(0, Ordering::Relaxed);
     (registration.ended)(slot);
     admin_request::requests().leave_unanswered(registration.kind);
     let order = slot.order();
@@ -77,6 +87,8 @@ unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
         _ if NOT_INSTALLED.load(Ordering::Relaxed) => Phase::NotInstalled,
         Request::Leave => Phase::Vacated,
         Request::Restart => Phase::Requested,
+        Request::None | Request::MakeWay if ASLEEP.load(Ordering::Relaxed) => Phase::Asleep,
+        Request::MakeWay => Phase::Requested,
         // A worker that is terminated while it starts ends by an error, which is no failure.
         Request::None if code == Exit::Done as c_int || process::stop_requested() => Phase::Exited,
         Request::None => Phase::Failed,

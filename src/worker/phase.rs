@@ -12,6 +12,9 @@ numbered! {
         /// after `Exited`, `Failed`, or a commit that arrives during `NotInstalled`; by a backend whose
         /// command had vacated the database.
         Requested,
+        /// To be started when a process is free, behind those that wait longer. Set by the launcher if Postgres has no
+        /// background worker left.
+        Queued,
         /// Registered with the postmaster. Set by the launcher.
         Starting,
         /// Running. Set by the worker when its process has taken the slot.
@@ -26,6 +29,9 @@ numbered! {
         /// or by the command's backend if no worker runs; the same backend ends it, or the launcher after
         /// half a minute.
         Vacated,
+        /// Ended because it had nothing to do. It keeps its slot. Set by the worker when its process ends; the launcher
+        /// starts it again when a commit or a command wakes it, or when the next thing is due.
+        Asleep,
         /// Ended by an error. Set by the worker when its process ends, or by the launcher if the process
         /// ended before it took the slot; the launcher starts it again after a pause, longer each time.
         Failed,
@@ -49,5 +55,7 @@ numbered! {
         Restart,
         /// End, and stay away until called back.
         Leave,
+        /// End, because another worker waits for a process, and queue behind it.
+        MakeWay,
     }
 }

@@ -28,11 +28,17 @@ pub struct Slot {
     /// Its place among the slots.
     index: AtomicUsize,
     phase: AtomicEnum<Phase>,
+    /// When it entered the phase.
+    phase_since: AtomicI64,
     request: AtomicEnum<Request>,
     /// The history of its restarts; see [`RateLimit`].
     restarts: AtomicI64,
     /// Process of the worker; 0 if none runs.
     pub pid: AtomicI32,
+    /// Since when the worker has had nothing to do; 0 while it has.
+    pub idle_since: AtomicI64,
+    /// When a sleeping worker is to be started even if nothing wakes it; [`i64::MAX`] for never.
+    pub wake_at: AtomicI64,
     /// Wakes the worker.
     pub wakeup: Wakeup,
     /// The notices that the worker has not taken yet; see [`Notice`].
@@ -92,14 +98,43 @@ impl Slot {
         self.phase.load()
     }
 
+    /// When it entered the phase.
+    pub fn phase_since(&self) -> i64 {
+        self.phase_since.load(Ordering::Relaxed)
+    }
+
     /// Sets the phase.
     pub fn enter(&self, phase: Phase) {
+        self.enter_at(phase, crate::pg::now());
+    }
+
+    /// Sets the phase to one that it entered at another time.
+    pub(super) fn enter_at(&self, phase: Phase, since: i64) {
+        self.phase_since.store(since, Ordering::Relaxed);
         self.phase.store(phase);
     }
 
     /// Changes the phase from `from` to `to`; `false` if it is another one.
     pub fn advance(&self, from: Phase, to: Phase) -> bool {
-        self.phase.advance(from, to)
+        let is_done = self.phase.advance(from, to);
+        if is_done {
+            self.phase_since.store(crate::pg::now(), Ordering::Relaxed);
+        }
+        is_done
+    }
+
+    /// Whether a worker that sleeps is to be started.
+    pub fn is_to_wake(&self) -> bool {
+        self.wakeup.is_set()
+            || self.request() == Request::Restart
+            || self.wake_at.load(Ordering::Relaxed) <= crate::pg::now()
+    }
+
+    /// Asks the worker to make way for another, unless it is to end anyway.
+    pub fn ask_to_make_way(&self) {
+        if self.request.advance(Request::None, Request::MakeWay) {
+            self.wakeup.set_latch();
+        }
     }
 
     /// Makes a request to the worker, and wakes it even while it ignores its wakeup.
@@ -167,6 +202,10 @@ impl Slot {
     /// Prepares the slot for another worker.
     fn clear(&self) {
         self.pid.store(0, Ordering::Relaxed);
+        // Of the former owner.
+        self.wakeup.take();
+        self.idle_since.store(0, Ordering::Relaxed);
+        self.wake_at.store(i64::MAX, Ordering::Relaxed);
         self.restarts.store(0, Ordering::Relaxed);
         self.forget_request();
         self.notices.store(0, Ordering::Relaxed);

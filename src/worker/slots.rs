@@ -115,11 +115,21 @@ impl WorkerSlots {
 
     /// Wakes the worker that the slot belonged to; the launcher if that worker does not run. Safe at commit.
     pub fn wake(self, slot: &Slot, owner: WorkerKey) {
-        slot.wakeup.set();
+        let is_first = slot.wakeup.set_first();
         if slot.key() != Some(owner) {
             self.request_rescan();
-        } else if !slot.phase().is_alive() {
+        } else if is_first && !slot.phase().is_alive() {
+            // The launcher looks at the wakeup of a worker that ends, so later commits need not tell it again.
             self.launcher.set();
+        }
+    }
+
+    /// Has the worker of a slot look for a request that it finds by itself. It is started if it sleeps.
+    pub fn call(self, slot: &Slot, owner: WorkerKey) {
+        if slot.phase().is_alive() {
+            slot.wakeup.set_latch();
+        } else {
+            self.wake(slot, owner);
         }
     }
 

@@ -41,7 +41,7 @@ pub fn ask(database: pg_sys::Oid) {
     }
     // A worker that does not run is not to be started now.
     for slot in workers() {
-        let _ = [Phase::Requested, Phase::Exited, Phase::Failed]
+        let _ = [Phase::Requested, Phase::Queued, Phase::Exited, Phase::Failed, Phase::Asleep]
             .into_iter()
             .any(|phase| slot.advance(phase, Phase::Vacated));
     }

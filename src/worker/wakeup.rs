@@ -16,9 +16,17 @@ pub struct Wakeup {
 impl Wakeup {
     /// Wakes the sleeper, unless the flag is set already. Safe at commit: an atomic and a latch cannot fail.
     pub fn set(&self) {
-        if !self.is_set.load(Ordering::SeqCst) && !self.is_set.swap(true, Ordering::SeqCst) {
+        let _ = self.set_first();
+    }
+
+    /// Does the same; whether the flag was not set already.
+    #[must_use]
+    pub fn set_first(&self) -> bool {
+        let is_first = !self.is_set.load(Ordering::SeqCst) && !self.is_set.swap(true, Ordering::SeqCst);
+        if is_first {
             self.set_latch();
         }
+        is_first
     }
 
     /// Sets the flag and wakes nobody: the sleeper will look again shortly anyway.

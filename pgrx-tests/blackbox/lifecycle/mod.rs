@@ -7,6 +7,7 @@ mod life;
 mod making_way;
 mod shutdown;
 mod signals;
+mod sleeping;
 mod standby;
 mod surroundings;
 mod workers;

@@ -79,7 +79,7 @@ fn ask_kafka(arguments: &Arguments) -> Option<pg_sys::Datum> {
         serde_json::from_str(request).unwrap_or_else(|error| unknown_request(&error).raise());
     let request = serde_json::to_string(&policy::Request::new(action, timeout)).unwrap_or_default();
     let answer = admin_request::requests()
-        .ask(registration::KIND, &request, timeout + HANDOVER, || slot.wakeup.set_latch());
+        .ask(registration::KIND, &request, timeout + HANDOVER, || registration::call(slot));
     let answer = answer.unwrap_or_else(|unanswered| unanswered_error(unanswered).raise());
     match serde_json::from_str(&answer) {
         Ok(Answer::Ok(topics)) => JsonString(serde_json::to_string(&topics).unwrap_or_default()).into_datum(),

@@ -80,7 +80,10 @@ impl Relay {
     }
 
     pub(super) fn must_end(&self) -> bool {
-        self.extension_dropped || process::stop_requested() || self.slot.order() != Request::None
+        self.extension_dropped
+            || process::stop_requested()
+            || self.slot.order() != Request::None
+            || self.is_bedtime()
     }
 
     /// Whether a sweep is possible now, if there is a reason for one.
@@ -178,6 +181,7 @@ impl Relay {
         {
             return;
         }
+        self.note_idleness();
         self.sleep.wait(self.next_date().map(|date| date.saturating_duration_since(Instant::now())));
         metrics::of(self.slot).wakeups.fetch_add(1, Ordering::Relaxed);
     }
@@ -226,6 +230,7 @@ impl Relay {
             release,
             self.notification_date(),
             self.db_backoff.until().filter(|_| self.exactly.is_adopting()),
+            self.bedtime(),
         ];
         pauses.into_iter().chain(others).flatten().min()
     }
@@ -254,7 +259,7 @@ impl Relay {
         // Settle without pacing from here on.
         self.pace = Pace::default();
         let patience = match self.slot.order() {
-            Request::None => self.settings.shutdown_timeout,
+            Request::None | Request::MakeWay => self.settings.shutdown_timeout,
             Request::Restart | Request::Leave => self.settings.shutdown_timeout.min(MAKE_WAY),
         };
         let deadline = Instant::now() + patience;
@@ -277,6 +282,7 @@ impl Relay {
                 self.sleep.wait(Some(pause.map_or(left, |pause| pause.min(left))));
             }
         }
+        self.fall_asleep();
         self.producer.stop();
         log::flush();
         if self.extension_dropped { Ending::Gone } else { Ending::Told }

@@ -57,6 +57,7 @@ pub mod backlog;
 pub mod candidates;
 pub mod exactly_once;
 pub mod faulty;
+pub mod idle;
 pub mod listeners;
 pub mod locked_rows;
 pub mod main;
@@ -146,6 +147,8 @@ pub struct Relay {
     paused: bool,
     /// Refusals by topic and class that are not logged yet.
     refusals: LogThrottle<(Arc<str>, ErrorClass)>,
+    /// Since when there has been nothing to do.
+    idle_since: Option<Instant>,
     /// When notifications were last received.
     notified: Option<Instant>,
     /// The request of a backend that is being run.
@@ -200,6 +203,7 @@ impl Relay {
             db_backoff: Backoff::new(DATABASE_PAUSE.0, DATABASE_PAUSE.1),
             paused: false,
             refusals: LogThrottle::default(),
+            idle_since: None,
             notified: None,
             admin_task: None,
             default_source,

@@ -56,6 +56,11 @@ pub fn slot_here() -> Option<&'static Slot> {
     slots::all().find(WorkerKey::here(KIND))
 }
 
+/// Has the relay in this slot, that of this database, look for a request of this session.
+pub fn call(slot: &Slot) {
+    slots::all().call(slot, WorkerKey::here(KIND));
+}
+
 /// Wakes the relay when the current transaction commits, because it emits events.
 pub fn wake_at_commit() {
     at_commit::wake(KIND, Notice::NONE);

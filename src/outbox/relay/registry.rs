@@ -173,6 +173,11 @@ impl Relay {
         due.map(|date| pauses.map_or(date, |until| until.max(date)))
     }
 
+    /// Whether a thread asks the registry.
+    pub(super) fn is_asking_registry(&self) -> bool {
+        self.registry.errand.is_some()
+    }
+
     /// Reads what there is to ask, and starts a thread for it.
     fn ask_registry(&mut self) {
         let Some(registry) = self.registry.name() else { return };

@@ -47,7 +47,8 @@ pub fn tell(id: i32) {
         // The list is full, maybe of what databases want whose relays do not run.
         place.store(entry, Ordering::SeqCst);
     }
-    slots::all().of_database(backend::database()).for_each(|slot| slot.wakeup.set_latch());
+    let ours = slots::all().in_use().filter(|(key, _)| key.database == backend::database());
+    ours.for_each(|(key, slot)| slots::all().call(slot, key));
 }
 
 /// Takes what sessions of this database want.

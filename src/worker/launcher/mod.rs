@@ -2,6 +2,8 @@
 //!
 //! Runs in: a background worker without a database.
 //!
+//! [`turns`] has the queue for processes, and [`shortage`] the report that slots are missing.
+//!
 //! `docs/architecture.md` draws the phases of a worker's life, and says who causes each transition.
 
 use std::collections::{HashMap, VecDeque};
@@ -16,17 +18,18 @@ use pgrx::bgworkers::{
 };
 use pgrx::prelude::*;
 
+use self::shortage::Shortage;
 use super::kind::WorkerKey;
 use super::phase::Phase;
 use super::process::Exit;
-use super::registration::Registration;
 use super::slot::Slot;
 use super::{databases, log, process, registration, slots, transaction};
 use crate::pg::backend;
 use crate::pg::durability;
-use crate::pg::user_error::UserError;
 use crate::pg::wait_set::Sleep;
-use crate::settings::workers;
+
+pub mod shortage;
+pub mod turns;
 
 /// After this the postmaster restarts the launcher itself, if it ends.
 const RESTART_AFTER: Duration = Duration::from_secs(1);
@@ -36,9 +39,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 
 /// A worker that ran this long started without trouble: its next pause is a short one.
 const STEADY: Duration = Duration::from_secs(60);
-
-/// Examining a database takes less than this; a slot that it needs is free again then.
-const EXAMINATION: Duration = Duration::from_secs(5);
 
 /// How long a worker stays away if nobody calls it back.
 const VACATED_AT_MOST: Duration = Duration::from_secs(30);
@@ -99,36 +99,6 @@ fn has_ended(process: &DynamicBackgroundWorker) -> bool {
     matches!(process.pid(), Err(BackgroundWorkerStatus::Stopped))
 }
 
-fn no_process_for(registration: &Registration, database: &str) -> UserError {
-    UserError {
-        code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        message: format!(
-            "no background worker is left for the {} of database \"{database}\"",
-            registration.noun
-        ),
-        detail: format!(
-            "{} The launcher tries again with pauses of up to a minute, and when another worker ends.",
-            registration.while_absent
-        ),
-        hint: "Raise max_worker_processes, by one for each database with the extension and one for the \
-               launcher, and restart the server."
-            .into(),
-    }
-}
-
-fn no_slot_for(database: &str) -> UserError {
-    UserError {
-        code: PgSqlErrorCode::ERRCODE_CONFIGURATION_LIMIT_EXCEEDED,
-        message: format!("event_outbox.max_workers leaves no worker for database \"{database}\""),
-        detail: format!(
-            "Other databases use all {} workers. If this database has the extension, it waits until one of them ends.",
-            workers::max_workers()
-        ),
-        hint: "Raise event_outbox.max_workers above the number of databases with the extension, and restart the server."
-            .into(),
-    }
-}
-
 struct Launcher {
     /// Workers that may be needed: whether their databases have the extension is not known yet.
     unknown: VecDeque<WorkerKey>,
@@ -137,21 +107,19 @@ struct Launcher {
     shortage: Option<Shortage>,
     /// The history of the rescans; see [`RateLimit`].
     rescans: i64,
+    /// When to look again who can make way for the workers that wait.
+    next_turn: Option<Instant>,
+    /// When a worker last got a process, or none waited.
+    served_at: Instant,
     sleep: Sleep,
-}
-
-/// Slots are missing.
-struct Shortage {
-    since: Instant,
-    is_logged: bool,
 }
 
 /// What the launcher remembers of a worker.
 struct WorkerState {
     backoff: Backoff,
     process: Option<DynamicBackgroundWorker>,
-    /// All of Postgres' background workers were in use.
-    starved: bool,
+    /// The log says that it waits for a process.
+    is_wait_reported: bool,
     /// When it was last started, or found vacated.
     since: Instant,
 }
@@ -159,7 +127,7 @@ struct WorkerState {
 impl Default for WorkerState {
     fn default() -> Self {
         let backoff = Backoff::new(PAUSE.0, PAUSE.1);
-        Self { backoff, process: None, starved: false, since: Instant::now() }
+        Self { backoff, process: None, is_wait_reported: false, since: Instant::now() }
     }
 }
 
@@ -170,6 +138,8 @@ impl Launcher {
             workers: HashMap::new(),
             shortage: None,
             rescans: 0,
+            next_turn: None,
+            served_at: Instant::now(),
             sleep: Sleep::new(c"EventOutboxLauncher", None),
         }
     }
@@ -185,6 +155,7 @@ impl Launcher {
             for (key, slot) in slots::all().in_use() {
                 self.tend(key, slot);
             }
+            self.serve_queue();
             self.report_shortage();
             log::flush();
             if !slots::all().launcher.is_set() && !process::has_orders() {
@@ -240,50 +211,22 @@ impl Launcher {
         }
     }
 
-    /// A database that has no slot, if all are in use.
-    fn left_out(&self) -> Option<pg_sys::Oid> {
-        let unknown = || self.unknown.front().filter(|_| slots::all().are_in_use()).map(|key| key.database);
-        slots::all().left_out().or_else(unknown)
-    }
-
-    /// Writes to the log that slots are missing; once, and not while databases are only examined.
-    fn report_shortage(&mut self) {
-        let Some(database) = self.left_out() else {
-            self.shortage = None;
-            return;
-        };
-        let shortage =
-            self.shortage.get_or_insert_with(|| Shortage { since: Instant::now(), is_logged: false });
-        if shortage.is_logged || shortage.since.elapsed() < EXAMINATION {
-            return;
-        }
-        shortage.is_logged = true;
-        let name = || databases::admits_workers(database).then(|| databases::name(database));
-        match transaction::run(c"event_outbox: looking for a database", name) {
-            Ok(Some(name)) => no_slot_for(&name).log(PgLogLevel::WARNING),
-            // It needs no worker any more; another database may.
-            Ok(None) => {
-                self.shortage = None;
-                self.unknown.retain(|key| key.database != database);
-                slots::all().take_left_out();
-            }
-            Err(failed) => tracing::warn!("could not look for database {database:?}: {failed}"),
-        }
-    }
-
-    /// When to do it.
-    fn report_date(&self) -> Option<Instant> {
-        self.shortage
-            .as_ref()
-            .filter(|shortage| !shortage.is_logged)
-            .map(|shortage| shortage.since + EXAMINATION)
-    }
-
     /// Does what the phase of a worker's life asks for.
     fn tend(&mut self, key: WorkerKey, slot: &Slot) {
         let state = self.workers.entry(key).or_default();
         match slot.phase() {
-            Phase::Requested if state.backoff.is_over(Instant::now()) => self.start(key, slot),
+            Phase::Requested if state.backoff.is_over(Instant::now()) => {
+                if self.must_queue() {
+                    slot.enter(Phase::Queued)
+                } else {
+                    self.start(key, slot, crate::pg::now())
+                }
+            }
+            Phase::Asleep if slot.is_to_wake() => {
+                state.backoff.record_success();
+                slot.advance(Phase::Asleep, Phase::Requested);
+                slots::all().launcher.set();
+            }
             Phase::Starting | Phase::Running => {
                 // It ended before it could take its slot.
                 if state.process.as_ref().is_some_and(has_ended) && slot.pid.load(Ordering::Relaxed) == 0 {
@@ -315,19 +258,20 @@ impl Launcher {
                     slot.advance(Phase::Vacated, Phase::Requested);
                 }
             }
-            Phase::Requested => {}
+            Phase::Requested | Phase::Queued | Phase::Asleep => {}
         }
     }
 
-    fn start(&mut self, key: WorkerKey, slot: &Slot) {
+    /// Starts a worker that has waited since then; it waits on if Postgres has no background worker left.
+    fn start(&mut self, key: WorkerKey, slot: &Slot, since: i64) {
         let database = key.database;
         let Some(registration) = registration::of(key.kind) else { return self.release(key, slot) };
-        let look = || databases::admits_workers(database).then(|| databases::name(database));
-        let name = match transaction::run(c"event_outbox: starting a worker", look) {
-            Ok(Some(name)) => name,
-            Ok(None) => return self.release(key, slot),
+        let look = || databases::admits_workers(database);
+        match transaction::run(c"event_outbox: starting a worker", look) {
+            Ok(true) => {}
+            Ok(false) => return self.release(key, slot),
             Err(failed) => return tracing::warn!("could not look for database {database:?}: {failed}"),
-        };
+        }
         slot.enter(Phase::Starting);
         let process_name = registration.name.to_string_lossy();
         let started = BackgroundWorkerBuilder::new(&process_name)
@@ -344,29 +288,18 @@ impl Launcher {
         match started {
             Ok(process) => {
                 state.process = Some(process);
-                state.starved = false;
+                state.is_wait_reported = false;
             }
-            Err(_) => {
-                slot.enter(Phase::Requested);
-                state.backoff.record_failure(Instant::now());
-                if !std::mem::replace(&mut state.starved, true) {
-                    let error = no_process_for(registration, &name);
-                    slot.show_error(&error.to_string());
-                    error.log(PgLogLevel::WARNING);
-                }
-            }
+            Err(_) => slot.enter_at(Phase::Queued, since),
         }
     }
 
-    /// Frees a slot. Others may have waited for it, or for its background worker.
+    /// Frees a slot. Others may have waited for it.
     fn release(&mut self, key: WorkerKey, slot: &Slot) {
         self.workers.remove(&key);
         slots::all().release(slot);
         // The next database may have it.
         slots::all().launcher.set();
-        for state in self.workers.values_mut().filter(|state| state.starved) {
-            state.backoff.record_end(Instant::now());
-        }
     }
 
     fn next_date(&self) -> Option<Instant> {
@@ -375,11 +308,15 @@ impl Launcher {
             match slot.phase() {
                 Phase::Requested => state.backoff.until().or(Some(Instant::now())),
                 Phase::Vacated => Some(state.since + VACATED_AT_MOST),
-                Phase::Starting | Phase::Running | Phase::Exited | Phase::Failed | Phase::NotInstalled => {
-                    None
-                }
+                Phase::Asleep => turns::date_of(slot.wake_at.load(Ordering::Relaxed)),
+                Phase::Queued
+                | Phase::Starting
+                | Phase::Running
+                | Phase::Exited
+                | Phase::Failed
+                | Phase::NotInstalled => None,
             }
         });
-        workers.chain(self.rescan_date()).chain(self.report_date()).min()
+        workers.chain(self.rescan_date()).chain(self.report_date()).chain(self.next_turn).min()
     }
 }

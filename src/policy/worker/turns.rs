@@ -1,0 +1,150 @@
+//! Which worker makes way when others wait for a process.
+//!
+//! A server has fewer processes for workers than databases with work. So workers take turns: one that has nothing to do
+//! makes way at once, one that has much to do makes way after its turn, and those that wait are served in the order in which
+//! they came. With `p` processes and `w` workers that wait, each has its turn within `(w / p + 1)` turns, however much the
+//! others have to do.
+
+use std::time::Duration;
+
+/// How long a worker may work while others wait. Long enough that the start of its successor, some tens of milliseconds, is
+/// a small part of it.
+pub const TURN: Duration = Duration::from_secs(5);
+
+/// A worker that has had nothing to do for so long makes way at once. Shorter, and a worker would leave between two events
+/// of the same burst.
+pub const IDLE: Duration = Duration::from_millis(100);
+
+/// Microseconds since 1970.
+type Micros = i64;
+
+/// A worker that has a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Working<W> {
+    /// The worker.
+    pub worker: W,
+    /// When its process began.
+    pub since: Micros,
+    /// Since when it has had nothing to do.
+    pub idle_since: Option<Micros>,
+    /// It was asked to make way, or to end for another reason, and has not ended yet.
+    pub is_leaving: bool,
+}
+
+impl<W> Working<W> {
+    /// When it may be asked to make way: the idle come first.
+    fn may_leave_at(&self) -> Micros {
+        let after = |date: Micros, pause: Duration| date.saturating_add(pause.as_micros() as Micros);
+        let turn = after(self.since, TURN);
+        self.idle_since.map_or(turn, |idle| after(idle, IDLE).min(turn))
+    }
+}
+
+/// What to do for the workers that wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step<W> {
+    /// Ask this worker to make way.
+    Ask(W),
+    /// Nobody can be asked before then.
+    LookAt(Micros),
+    /// Enough have been asked, or there is nobody to ask.
+    Rest,
+}
+
+/// The next step when `waiting` workers wait for a process.
+#[must_use]
+pub fn next_step<W: Copy>(now: Micros, waiting: usize, working: &[Working<W>]) -> Step<W> {
+    let leaving = working.iter().filter(|worker| worker.is_leaving).count();
+    if leaving >= waiting {
+        return Step::Rest;
+    }
+    let staying = working.iter().filter(|worker| !worker.is_leaving);
+    // Of those that may leave, one without work; then the one that has worked longest.
+    let first = |worker: &&Working<W>| (worker.idle_since.is_none(), worker.since);
+    let may_leave = staying.clone().filter(|worker| worker.may_leave_at() <= now);
+    match may_leave.min_by_key(first) {
+        Some(chosen) => Step::Ask(chosen.worker),
+        None => staying.map(Working::may_leave_at).min().map_or(Step::Rest, Step::LookAt),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const SECOND: Micros = 1_000_000;
+
+    fn busy(worker: u32, since: Micros) -> Working<u32> {
+        Working { worker, since, idle_since: None, is_leaving: false }
+    }
+
+    fn idle(worker: u32, since: Micros, idle_since: Micros) -> Working<u32> {
+        Working { idle_since: Some(idle_since), ..busy(worker, since) }
+    }
+
+    #[test]
+    fn nobody_is_asked_while_nobody_waits() {
+        assert_eq!(next_step(100 * SECOND, 0, &[busy(1, 0), idle(2, 0, 0)]), Step::Rest);
+    }
+
+    #[test]
+    fn the_idle_make_way_before_those_who_work() {
+        let working = [busy(1, 0), idle(2, 50 * SECOND, 60 * SECOND), busy(3, 10 * SECOND)];
+        assert_eq!(next_step(100 * SECOND, 1, &working), Step::Ask(2));
+    }
+
+    #[test]
+    fn of_those_who_work_the_one_that_has_worked_longest_makes_way_after_its_turn() {
+        let working = [busy(1, 97 * SECOND), busy(2, 96 * SECOND)];
+        assert_eq!(next_step(100 * SECOND, 1, &working), Step::LookAt(101 * SECOND));
+        assert_eq!(next_step(101 * SECOND, 1, &working), Step::Ask(2));
+    }
+
+    #[test]
+    fn no_more_are_asked_than_wait() {
+        let leaving = Working { is_leaving: true, ..busy(1, 0) };
+        let working = [leaving, busy(2, 0)];
+        assert_eq!(next_step(100 * SECOND, 1, &working), Step::Rest);
+        assert_eq!(next_step(100 * SECOND, 2, &working), Step::Ask(2));
+    }
+
+    /// A server in time steps of a millisecond: `processes` workers work, the others wait in a queue.
+    fn longest_wait(processes: usize, workers: u32, idles: &[bool]) -> Micros {
+        let start = Duration::from_millis(20).as_micros() as Micros;
+        let mut queue: std::collections::VecDeque<(u32, Micros)> = (0..workers).map(|w| (w, 0)).collect();
+        let mut working: Vec<Working<u32>> = Vec::new();
+        let mut longest = 0;
+        let mut now = 0;
+        while now < 120 * SECOND {
+            now += 10_000;
+            while working.len() < processes
+                && let Some((worker, since)) = queue.pop_front()
+            {
+                longest = longest.max(now - since);
+                let is_idle = idles[worker as usize % idles.len()];
+                let began = now + start;
+                working.push(if is_idle { idle(worker, began, began) } else { busy(worker, began) });
+            }
+            if let Step::Ask(worker) = next_step(now, queue.len(), &working) {
+                working.retain(|candidate| candidate.worker != worker);
+                queue.push_back((worker, now));
+            }
+        }
+        longest.max(queue.iter().map(|(_, since)| now - since).max().unwrap_or(0))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(30))]
+        #[test]
+        fn nobody_waits_longer_than_the_turns_of_those_before_it(
+            processes in 1_usize..5,
+            workers in 1_u32..20,
+            idles in prop::collection::vec(any::<bool>(), 1..5),
+        ) {
+            let turns = Micros::from(workers) / processes as Micros + 1;
+            let bound = turns * (TURN.as_micros() as Micros + 100_000);
+            prop_assert!(longest_wait(processes, workers, &idles) <= bound);
+        }
+    }
+}
