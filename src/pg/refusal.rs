@@ -75,7 +75,7 @@ fn copy(text: &str) -> *const c_char {
     unsafe { pg_sys::pstrdup(text.as_ptr()) }
 }
 
-/// Exports `$inner`, a function of [`Arguments`](super::function::Arguments) that may return a [`Refusal`] instead of a value.
+/// Exports `$inner`, a function of [`Arguments`] that may return a [`Refusal`] instead of a value.
 /// Otherwise as `sql_function`.
 macro_rules! refusing_function {
     ($symbol:ident, $finfo:ident, $inner:path) => {
