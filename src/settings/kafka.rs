@@ -17,7 +17,7 @@ static AUTO_CREATE_TOPICS: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 // A name of its own, so that it is none of the application's.
 static PROGRESS_TOPIC: GucSetting<Option<CString>> =
-    GucSetting::<Option<CString>>::new(Some(c"event_outbox.progress"));
+    GucSetting::<Option<CString>>::new(Some(c"event-outbox-progress"));
 
 pub(super) fn init() {
     Guc::new(

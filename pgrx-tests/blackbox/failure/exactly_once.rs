@@ -91,7 +91,7 @@ fn all_events_arrive_once_in_order() -> Result<()> {
     assert_once_in_order(&db.drained(&topic)?, 20_000);
     let delivery: String = db.client.query_one("SELECT delivery FROM outbox.status", &[])?.get(0);
     assert_eq!(delivery, "exactly_once");
-    assert!(db.broker.has_topic("event_outbox.progress")?);
+    assert!(db.broker.has_topic("event-outbox-progress")?);
     Ok(())
 }
 
@@ -230,7 +230,7 @@ fn events_without_a_place_become_dead_letters() -> Result<()> {
 #[test]
 fn no_event_goes_to_the_progress_topic() -> Result<()> {
     let mut db = exact_database()?;
-    emit(&mut db.client, "event_outbox.progress", "forged")?;
+    emit(&mut db.client, "event-outbox-progress", "forged")?;
     assert_eq!(until_dead(&mut db.client, 1)?, ["forged"]);
     Ok(())
 }
@@ -304,7 +304,7 @@ fn a_progress_topic_must_have_one_partition_and_be_compacted() -> Result<()> {
         assert_eq!(row.get::<_, &str>(0), "error");
         assert!(row.get::<_, &str>(1).contains("Set "), "{:?}", row.get::<_, &str>(1));
     }
-    db.configure("event_outbox.progress_topic", "event_outbox.progress")?;
+    db.configure("event_outbox.progress_topic", "event-outbox-progress")?;
     until_settled(&mut db.client)?;
     assert_eq!(values(&db.drained(&topic)?), ["0", "0"]);
     Ok(())

@@ -11,7 +11,7 @@ use crate::topics::{self, LOST, PARTITIONS, VOLATILE};
 use event_outbox_lab::{Consumer, wait};
 
 /// `event_outbox.progress_topic`.
-const PROGRESS: &str = "event_outbox.progress";
+const PROGRESS: &str = "event-outbox-progress";
 
 const DEADLINE: Duration = Duration::from_secs(90);
 /// How long to wait for a refusal while a topic is missing: perhaps nobody writes to it.
