@@ -243,7 +243,8 @@ impl<R> InFlight<R> {
     /// An event is no longer in flight.
     pub fn settled(&mut self, id: i64, what: Settled) -> Reread {
         let end = match what {
-            Settled::Delivered | Settled::GivenUp | Settled::Returned(_) | Settled::GivenBack => End::Well,
+            Settled::Delivered | Settled::GivenUp | Settled::Returned(_) => End::Well,
+            Settled::GivenBack => End::Untried,
             Settled::Dead | Settled::RetryAt(_) => End::Refused,
             Settled::Suspect(_) => End::Suspect,
         };

@@ -7,7 +7,7 @@
 //!
 //! - A topic whose batch was refused is quarantined. It continues through the quarantine producer, which does not stop, in
 //!   small groups. Each group is sent when the one before is settled: one event at first, twice as many after a group
-//!   without a refusal, half as many after a refused batch. A refusal counts against an event only if the event was alone
+//!   without a refusal, half as many after a refused batch; if the larger size fails again, it is tried later. A refusal counts against an event only if the event was alone
 //!   in its group. Events that the broker accepts only in smaller batches, because its limit applies to batches, get
 //!   through in the same way. A topic that was quarantined before stays longer.
 //! - A broker knows no sequence in a partition before it has accepted a first batch from a producer. If it refuses this
@@ -36,6 +36,9 @@ const GROWTH: usize = 2;
 /// that the topic was quarantined before, up to a limit.
 const CLEAN_GROUPS: u32 = FULL_SPEED.ilog2();
 const MAX_STRIKES: u32 = 6;
+
+/// The largest number of groups of a size before the next size is tried again.
+const MOST_HESITATION: u32 = 64;
 
 /// The group size at which all partitions of a topic that get events have accepted a batch from a new producer.
 const WARM: usize = 1_024;
@@ -73,6 +76,8 @@ pub struct Admission {
 pub enum End {
     /// It was published, or it came back through no fault of its own.
     Well,
+    /// It was given back without an answer, because another event's refusal ended its transaction.
+    Untried,
     /// It was refused itself.
     Refused,
     /// Its batch was refused, perhaps because of another event.
@@ -123,6 +128,11 @@ struct Group {
     worst: End,
     /// The number of groups in a row without a refusal.
     clean_groups: u32,
+    /// How many groups of the present size must go well before the next size is tried, and how many did.
+    hesitation: u32,
+    went_well: u32,
+    /// The number of events in the last group that was refused after smaller ones had gone well.
+    failed_at: usize,
     /// How often the topic was quarantined before.
     strikes: u32,
     /// The lanes that have an event in this group.
@@ -140,6 +150,9 @@ impl Group {
             in_flight,
             worst: End::Well,
             clean_groups: 0,
+            hesitation: 1,
+            went_well: 0,
+            failed_at: 0,
             strikes,
             lanes: HashSet::default(),
             turned_away: None,
@@ -163,6 +176,30 @@ impl Group {
         self.sent < self.most && self.in_flight == self.sent
     }
 
+    fn went_well(&mut self, growth: usize, most: usize) {
+        self.clean_groups += 1;
+        self.went_well += 1;
+        if self.sent >= self.failed_at {
+            self.hesitation = 1;
+        }
+        if self.went_well >= self.hesitation {
+            self.went_well = 0;
+            self.most = (self.most * growth).min(most);
+        }
+    }
+
+    /// The event at fault may be far behind the others, of a key that has nothing before it. Then only groups with an event of
+    /// each key have it, and smaller ones go well until all before it are through. A refusal costs much more than a group in a
+    /// transaction, so the larger size is tried ever more rarely.
+    fn was_suspect(&mut self) {
+        if self.clean_groups > 0 {
+            self.hesitation = (self.hesitation * 2).min(MOST_HESITATION);
+            self.failed_at = self.sent;
+        }
+        (self.clean_groups, self.went_well) = (0, 0);
+        self.most = (self.sent / 2).max(1);
+    }
+
     /// Starts the next group once all events of this one are settled, and sets its size. Returns whether the topic needs no
     /// groups any more.
     fn next_group(&mut self) -> bool {
@@ -171,11 +208,17 @@ impl Group {
             Route::Quarantine | Route::Once => (GROWTH, FULL_SPEED),
         };
         if self.sent > 0 {
-            self.clean_groups = if self.worst == End::Well { self.clean_groups + 1 } else { 0 };
-            self.most = match self.worst {
-                End::Suspect => (self.sent / 2).max(1),
-                End::Refused | End::Well => (self.most * growth).min(most),
-            };
+            match self.worst {
+                End::Well => self.went_well(growth, most),
+                // It says nothing of this topic. If its groups grew all the same, two topics that are refused in turn would
+                // never come down to one event.
+                End::Untried => {}
+                End::Refused => {
+                    (self.clean_groups, self.went_well, self.hesitation) = (0, 0, 1);
+                    self.most = (self.most * growth).min(most);
+                }
+                End::Suspect => self.was_suspect(),
+            }
         }
         (self.sent, self.worst) = (0, End::Well);
         self.lanes.clear();
@@ -298,7 +341,7 @@ impl TopicRamp {
     /// No event of the topic is in flight any more. `is_all` says that none was turned away either.
     fn end_group(&mut self, topic: &Arc<str>, is_all: bool) {
         let Some(Standing::Ramping(group)) = self.topics.get_mut(topic) else { return };
-        let (route, strikes, went_well) = (group.route, group.strikes, group.worst == End::Well);
+        let (route, strikes, went_well) = (group.route, group.strikes, group.worst <= End::Untried);
         match (route, group.next_group()) {
             (Route::Gapless, true) => {
                 self.topics.insert(topic.clone(), Standing::Open { strikes });

@@ -30,6 +30,9 @@ const REPORT_WITHIN: Duration = Duration::from_secs(10);
 /// How long Kafka may take to answer what is on its way, and to abort.
 const ABORTED_WITHIN: Duration = Duration::from_secs(15);
 
+/// How often the same events are tried without an answer about any of them, before another producer is started.
+const MOST_ATTEMPTS: u32 = 3;
+
 /// The reports' name for a record of the relay's own. No event has this id: ids are drawn from a sequence.
 const OWN: i64 = i64::MIN;
 
@@ -85,20 +88,36 @@ impl Session<'_> {
         if events.is_empty() {
             return Ok(());
         }
+        for _ in 0..MOST_ATTEMPTS {
+            if self.attempt(batch, &fates, events.clone())? {
+                return Ok(());
+            }
+        }
+        let why = format!("{MOST_ATTEMPTS} transactions in a row were aborted, and no event was refused");
+        Err(End::Broken(self.cause(&why)))
+    }
+
+    /// Runs a transaction. Returns whether its events are answered; if not, no event is to blame that it was aborted.
+    fn attempt(
+        &mut self,
+        batch: &EventBatch,
+        fates: &Fates,
+        events: Vec<(i64, EventPart)>,
+    ) -> Result<bool, End> {
         let count = events.len();
         let Some(marker) = self.rules.begin(events) else {
             return Err(End::Broken("no transaction may begin".into()));
         };
         self.keep_serial();
         self.begin_transaction()?;
-        self.produce(batch, &fates)?;
+        self.produce(batch, fates)?;
         if !self.has_failed() {
             self.put_own(&marker);
         }
         failpoints::after_produce(self.client.handle());
         match self.await_reports(count + 1)? {
-            Records::Delivered => self.commit(),
-            records => self.roll_back(batch, &fates, records),
+            Records::Delivered => self.commit().map(|()| true),
+            records => self.roll_back(batch, fates, records),
         }
     }
 
@@ -143,6 +162,15 @@ impl Session<'_> {
             }
             _ => None,
         })
+    }
+
+    /// Why the relay's own record was not written, if Kafka does not take it. Perhaps the progress topic was deleted, of which
+    /// librdkafka says nothing for long: it repeats its request to add the partition to the transaction. Only another
+    /// producer looks at the topic, and creates it again.
+    fn own_silence(&self, records: Records) -> Option<String> {
+        let log = self.context.callback_log();
+        let is_silent = records == Records::Stuck && !log.reports.iter().any(|report| report.id == OWN);
+        is_silent.then(|| format!("Kafka has not taken it within {} s", REPORT_WITHIN.as_secs()))
     }
 
     fn unwritten(&self, what: &str, why: &str) -> String {
@@ -200,26 +228,36 @@ impl Session<'_> {
 
     /// Ends the transaction without a commit. What Kafka has refused is told, and the other events come back. If a request of
     /// it is not answered, the producer is used no more: the request could arrive in the next transaction.
-    fn roll_back(&mut self, batch: &EventBatch, fates: &Fates, records: Records) -> Result<(), End> {
-        let marker = self.own_failure();
+    ///
+    /// Returns false, and tells nothing, if no event is at fault. This is so in the transaction after a refusal: the refused
+    /// batch has left a gap in the sequence of its partition, which the broker does not accept from the next one. With that
+    /// abort librdkafka takes another epoch, in which sequences begin anew. So the same transaction succeeds then. If its
+    /// events were given back as untried instead, larger groups would follow, be refused, and leave gaps for ever.
+    fn roll_back(&mut self, batch: &EventBatch, fates: &Fates, records: Records) -> Result<bool, End> {
+        let marker = self.own_failure().or_else(|| self.own_silence(records));
         // librdkafka purges what was not sent, and waits for the answers to what was, before it aborts. A purge of ours would
         // leave a gap in the sequences of the partitions.
         let aborted = self.patiently(ABORTED_WITHIN, "the end of a transaction", |producer, slice| {
             producer.abort_transaction(slice)
         });
         if let Err(End::Closed) = aborted {
-            return aborted;
+            return Err(End::Closed);
         }
         let told = std::mem::take(&mut self.context.callback_log().reports);
+        if aborted.is_ok() && marker.is_none() && records == Records::Refused && !told.iter().any(is_at_fault)
+        {
+            self.rules.aborted();
+            return Ok(false);
+        }
         self.is_rolled_back = true;
         self.thread.send(ProducerEvent::RolledBack)?;
         self.thread.send(ProducerEvent::Reports(rolled_back(batch, fates, told, records)))?;
-        if aborted.is_err() {
+        if let Err(end) = aborted {
             self.rules.lost();
-            return aborted;
+            return Err(end);
         }
         self.rules.aborted();
-        marker.map_or(Ok(()), |why| Err(End::Broken(self.unwritten("a marker", &why))))
+        marker.map_or(Ok(true), |why| Err(End::Broken(self.unwritten("a marker", &why))))
     }
 }
 
@@ -231,16 +269,18 @@ fn refusals_of_missing(batch: &EventBatch, fates: &Fates) -> Vec<Report> {
     missing.map(|(_, event)| refused(event.id)).collect()
 }
 
+/// Whether this is the report of an event because of which a transaction must end.
+fn is_at_fault(report: &Report) -> bool {
+    let Outcome::Failed { failure, .. } = &report.outcome else { return false };
+    report.id != OWN
+        && match failure {
+            Failure::Refused | Failure::Suspect | Failure::Unsendable | Failure::Outage => true,
+            Failure::Stopped => false,
+        }
+}
+
 /// The reports of a transaction that was rolled back: those of the events at fault, and all others come back.
 fn rolled_back(batch: &EventBatch, fates: &Fates, told: Vec<Report>, records: Records) -> Vec<Report> {
-    let is_at_fault = |report: &Report| {
-        let Outcome::Failed { failure, .. } = &report.outcome else { return false };
-        report.id != OWN
-            && match failure {
-                Failure::Refused | Failure::Suspect | Failure::Unsendable | Failure::Outage => true,
-                Failure::Stopped => false,
-            }
-    };
     let delivered: HashSet<i64> = told
         .iter()
         .filter(|report| matches!(report.outcome, Outcome::Delivered { .. }))

@@ -36,6 +36,51 @@ fn other_topics_take_the_gapless_route() {
     assert_eq!(route(&mut ramp, "a", 2), Some(Route::Quarantine));
 }
 
+/// Two topics share transactions, and each has an event that is refused: the first refusal of a transaction gives back the
+/// other topic's events.
+#[test]
+fn a_group_that_was_given_back_is_as_large_again() {
+    let mut ramp = ramp(&[("a", 0)]);
+    assert_eq!((0..3).map(|_| round(&mut ramp, 9, End::Well).0).sum::<usize>(), 1 + 2 + 4);
+    assert_eq!(round(&mut ramp, 9, End::Suspect).0, 8);
+    for _ in 0..9 {
+        assert_eq!(round(&mut ramp, 9, End::Untried).0, 4);
+    }
+    assert_eq!(round(&mut ramp, 9, End::Suspect).0, 4);
+    assert_eq!(round(&mut ramp, 9, End::Suspect).0, 2);
+    assert_eq!(round(&mut ramp, 9, End::Untried).0, 1);
+    assert_eq!(round(&mut ramp, 9, End::Suspect).0, 1);
+}
+
+/// An event is refused whose key has nothing before it, behind 500 events of seven other keys.
+#[test]
+fn few_groups_are_refused_on_the_way_to_an_event_that_is_far_behind() {
+    let mut ramp = ramp(&[("a", 0)]);
+    let mut ahead: BTreeSet<i64> = (0..500).collect();
+    let (mut suspected, mut groups) = (0, 0);
+    loop {
+        let admitted = |ramp: &mut TopicRamp, id: i64, lane: u64| {
+            ramp.try_admit(&topic(), id, Some(lane)).map(|admission| (id, admission.sole_in_flight))
+        };
+        let mut sent: Vec<(i64, bool)> =
+            ahead.iter().filter_map(|id| admitted(&mut ramp, *id, (*id % 7) as u64)).collect();
+        sent.extend(admitted(&mut ramp, 1_000, 7));
+        groups += 1;
+        let refused = sent.iter().any(|(id, _)| *id == 1_000);
+        if refused && sent.iter().all(|(_, sole)| *sole) {
+            break;
+        }
+        suspected += usize::from(refused);
+        for (id, _) in sent {
+            ramp.settled(&topic(), if refused { End::Suspect } else { End::Well });
+            if !refused {
+                ahead.remove(&id);
+            }
+        }
+    }
+    assert!(suspected <= 12 && groups <= 160, "{suspected} of {groups}");
+}
+
 #[test]
 fn a_topic_starts_in_growing_groups_and_then_is_open() {
     let mut ramp = ramp(&[]);
