@@ -140,10 +140,15 @@ impl Pending {
     /// Tells the workers. Cannot fail: atomics and latches.
     fn carry_out(&self) {
         let slots = slots::all();
-        match self.restart.take() {
+        let restart = self.restart.take();
+        match restart {
             Restart::None => {}
             Restart::Of(database) => slots.of_database(database).for_each(|slot| slot.ask(Request::Restart)),
             Restart::All => slots.in_use().for_each(|(_, slot)| slot.ask(Request::Restart)),
+        }
+        if !matches!(restart, Restart::None) {
+            // It starts those that sleep.
+            slots.launcher.set();
         }
         if self.rescan.take() {
             slots.request_rescan();

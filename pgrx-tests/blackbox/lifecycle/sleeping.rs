@@ -114,7 +114,6 @@ fn a_sleeping_relay_answers_questions_and_commands() -> Result<()> {
     dedicated.alter("idle_timeout", "0")?;
     until_processes(&dedicated.server, &dedicated.database, 1)?;
     dedicated.alter("idle_timeout", "1s")?;
-    let mut client = dedicated.connect()?;
     until_asleep(&mut client)?;
 
     // A command that needs the database to itself does not wait for it, nor wakes it in vain.
