@@ -42,7 +42,7 @@ COMMENT ON FUNCTION event_store.check_page(bigint, bigint, boolean) IS 'Raises a
 
 CREATE FUNCTION event_store.read_stream_for(caller regrole, stream text, "from" bigint, "limit" bigint, backwards boolean)
     RETURNS SETOF event_store.recorded_event
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off ROWS 100
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off ROWS 100
     AS $$
 DECLARE
     wanted bigint;
@@ -82,7 +82,7 @@ COMMENT ON FUNCTION event_store.read_stream(text, bigint, bigint, boolean) IS
 
 CREATE FUNCTION event_store.read_category_for(caller regrole, category text, after bigint, "limit" bigint, backwards boolean)
     RETURNS SETOF event_store.recorded_event
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off ROWS 1000
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off ROWS 1000
     AS $$
 DECLARE
     stable CONSTANT bigint := event_store.stable_position();
@@ -131,7 +131,7 @@ COMMENT ON FUNCTION event_store.read_category(text, bigint, bigint, boolean) IS
 
 CREATE FUNCTION event_store.read_all_for(caller regrole, after bigint, "limit" bigint, backwards boolean)
     RETURNS SETOF event_store.recorded_event
-    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off ROWS 1000
+    LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off ROWS 1000
     AS $$
 DECLARE
     stable CONSTANT bigint := event_store.stable_position();
@@ -170,7 +170,7 @@ COMMENT ON FUNCTION event_store.read_all(bigint, bigint, boolean) IS
     'Returns events of all streams after a position, or before it if backwards. Going on after the last position misses no event. It requires a grant of all categories.';
 
 CREATE FUNCTION event_store.stream_version_for(caller regrole, stream text) RETURNS bigint
-    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET enable_seqscan = off SET enable_bitmapscan = off
+    LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp SET jit = off SET enable_seqscan = off SET enable_bitmapscan = off
     AS $$
 BEGIN
     PERFORM event_store.require_grant(caller, event_store.category_of(stream), false);
