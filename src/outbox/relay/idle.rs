@@ -32,7 +32,8 @@ impl Relay {
 
     /// Whether it is time to end for want of work.
     pub(super) fn is_bedtime(&self) -> bool {
-        self.bedtime().is_some_and(|date| date <= Instant::now())
+        // Work may have come since the relay last rested.
+        self.bedtime().is_some_and(|date| date <= Instant::now()) && self.has_nothing_to_do()
     }
 
     /// Says, at the end of the relay, that it sleeps until something is due, if that is why it ends. A commit that has not
