@@ -121,3 +121,15 @@ fn a_cluster_of_brokers_goes_on_without_one() -> Result<()> {
     assert_eq!(records.len(), 1);
     cluster.delete_topic("shared")
 }
+
+/// Two servers are never taken for copies of each other: delivery exactly once, and whoever follows a log, would.
+#[test]
+fn each_server_has_an_identifier_of_its_own() -> Result<()> {
+    let identifier = || -> Result<i64> {
+        let cluster = Cluster::options("lab").without_preload().start()?;
+        let sql = "SELECT system_identifier FROM pg_control_system()";
+        Ok(cluster.connect("postgres")?.query_one(sql, &[])?.get(0))
+    };
+    assert_ne!(identifier()?, identifier()?);
+    Ok(())
+}

@@ -1,12 +1,11 @@
 //! Private PostgreSQL servers.
 
 mod standby;
+mod template;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::PermissionsExt;
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -110,7 +109,7 @@ impl ClusterOptions {
 
     /// Creates the cluster.
     pub fn create(self) -> Result<Cluster> {
-        self.create_with(copy_template)
+        self.create_with(template::copy)
     }
 
     /// Creates the cluster. `make` creates the data directory from the home of the trees, the programs and its path.
@@ -344,48 +343,6 @@ impl Cluster {
         run_as::give_to_server(&new)?;
         Ok(fs::rename(new, file)?)
     }
-}
-
-/// Copies a freshly initialised cluster; `initdb` runs once for a PostgreSQL version.
-fn copy_template(home: &Path, bin: &Path, data: &Path) -> Result<()> {
-    let template = home.join("template");
-    let stamp = home.join("template.stamp");
-    let version = fs::read_to_string(home.join("release/stamp"))?;
-    {
-        let lock = File::create(home.join("template.lock"))?;
-        // SAFETY: the descriptor is open as long as `lock` lives; the lock goes with it.
-        ensure!(unsafe { libc::flock(lock.as_raw_fd(), libc::LOCK_EX) } == 0, "cannot lock the template");
-        if fs::read_to_string(&stamp).ok().as_ref() != Some(&version) {
-            make_template(bin, &template)?;
-            fs::write(stamp, version)?;
-        }
-    }
-    let mut copy = run_as::server_command("cp")?;
-    copy.args(["-a", "--reflink=auto"]).arg(&template).arg(data);
-    run(copy)
-}
-
-fn make_template(bin: &Path, template: &Path) -> Result<()> {
-    let _ = fs::remove_dir_all(template);
-    fs::create_dir(template)?;
-    fs::set_permissions(template, fs::Permissions::from_mode(0o700))?;
-    run_as::give_to_server(template)?;
-    let mut initdb = run_as::server_command(bin.join("initdb"))?;
-    initdb.args([
-        "--username",
-        SUPERUSER,
-        "--auth",
-        "trust",
-        "--encoding",
-        "UTF8",
-        "--locale",
-        "C",
-        "--no-sync",
-    ]);
-    run(initdb.arg("-D").arg(template)).context("initdb")?;
-    let conf = template.join("postgresql.conf");
-    let text = fs::read_to_string(&conf)? + "\ninclude = 'lab.conf'\n";
-    Ok(fs::write(conf, text)?)
 }
 
 fn run(mut command: impl std::borrow::BorrowMut<Command>) -> Result<()> {
