@@ -37,12 +37,13 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
 /// Whether workers may run in a database: it exists, takes connections and is not a template. A session in a
 /// template would keep others from copying it. In a transaction.
 ///
-/// Read from the table by its index, not from the catalog cache: a backend that changes a database wakes the launcher at
-/// commit, a moment before the invalidation reaches the caches of others.
+/// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at commit, a moment
+/// before the invalidation reaches the caches of others. And without its index: a process without a database cannot open one
+/// before the first session after the start of the server has written the relation cache's file.
 #[must_use]
 pub fn admits_workers(database: pg_sys::Oid) -> bool {
-    // SAFETY: a scan of a shared catalog by its index, closed before the end; a tuple is a row of pg_database, valid until
-    // the scan goes on.
+    // SAFETY: a scan of a shared catalog, closed before the end; a tuple is a row of pg_database, valid until the scan goes
+    // on.
     unsafe {
         let mut key = std::mem::zeroed::<pg_sys::ScanKeyData>();
         pg_sys::ScanKeyInit(
@@ -55,8 +56,8 @@ pub fn admits_workers(database: pg_sys::Oid) -> bool {
         let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
         let scan = pg_sys::systable_beginscan(
             relation,
-            pg_sys::Oid::from(pg_sys::DatabaseOidIndexId),
-            true,
+            pg_sys::InvalidOid,
+            false,
             std::ptr::null_mut(),
             1,
             &raw mut key,

@@ -89,6 +89,22 @@ fn the_launcher_is_terminated() -> Result<()> {
     Ok(())
 }
 
+/// The launcher has no database. Right after a start the server has no file yet from which such a process could read of the
+/// indexes of shared catalogs.
+#[test]
+fn the_launcher_needs_no_second_attempt_after_a_start() -> Result<()> {
+    let mut dedicated = DedicatedServer::start(&Broker::shared()?.bootstrap_servers())?;
+    for _ in 0..3 {
+        until_idle(&mut dedicated.connect()?)?;
+        dedicated.server.restart(StopMode::Immediate)?;
+    }
+    until_idle(&mut dedicated.connect()?)?;
+    let log = dedicated.server.log();
+    let ended: Vec<_> = log.lines().filter(|line| line.contains("event_outbox launcher\" (PID")).collect();
+    assert!(ended.is_empty(), "{ended:?}");
+    Ok(())
+}
+
 #[test]
 fn the_extension_is_dropped_in_the_middle() -> Result<()> {
     let (dedicated, mut client, _) = draining("crash.dropped")?;
