@@ -3,8 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use event_outbox_lab::{Broker, Result, wait};
+use event_outbox_lab::{Broker, Result, process, wait};
 use postgres::Client;
+use postgres::error::SqlState;
 
 use super::{PROJECTED, rows};
 use crate::support::database::TestDatabase;
@@ -126,6 +127,14 @@ fn a_truncate_is_mirrored_where_it_has_an_order() -> Result<()> {
     Ok(())
 }
 
+/// Whether the statement was done. It was not if the other session that changes many rows has ended it by a deadlock.
+fn is_done(result: Result<(), postgres::Error>) -> Result<bool> {
+    match result {
+        Err(error) if error.code() == Some(&SqlState::T_R_DEADLOCK_DETECTED) => Ok(false),
+        result => Ok(result.map(|()| true)?),
+    }
+}
+
 /// Writes until it is told to stop; the columns that change meanwhile are written by others. Returns how many rounds it wrote.
 fn keep_writing(source: &DedicatedServer, stop: &AtomicBool) -> Result<i64> {
     let mut client = source.connect()?;
@@ -133,11 +142,14 @@ fn keep_writing(source: &DedicatedServer, stop: &AtomicBool) -> Result<i64> {
     while !stop.load(Ordering::Relaxed) {
         round += 1;
         let mut transaction = client.transaction()?;
-        transaction.batch_execute(&format!(
+        let written = transaction.batch_execute(&format!(
             "INSERT INTO mirrored (id, part, v) SELECT ({round} * 7 + g * 3) % 500, 'p' || g % 3, {round} FROM generate_series(1, 20) AS g
              ON CONFLICT (id, part) DO UPDATE SET v = excluded.v;
              DELETE FROM mirrored WHERE id % 97 = {round} % 97"
-        ))?;
+        ));
+        if !is_done(written)? {
+            continue;
+        }
         if round % 5 == 4 {
             transaction.rollback()?;
         } else {
@@ -149,7 +161,10 @@ fn keep_writing(source: &DedicatedServer, stop: &AtomicBool) -> Result<i64> {
 
 /// What happens to the two databases, and to Kafka between them, while rows are written.
 fn trouble(source: &DedicatedServer, target: &mut DedicatedServer, broker: &mut Broker) -> Result<()> {
-    let change = |of: &DedicatedServer, sql: &str| Ok(of.connect()?.batch_execute(sql)?) as Result<()>;
+    let change = |of: &DedicatedServer, sql: &str| {
+        while !is_done(of.connect()?.batch_execute(sql))? {}
+        Ok(()) as Result<()>
+    };
     // A new column and a wider type: first where they are read.
     for of in [&*target, source] {
         change(of, "ALTER TABLE mirrored ADD COLUMN later text DEFAULT 'none', ALTER COLUMN v TYPE bigint")?;
@@ -162,18 +177,24 @@ fn trouble(source: &DedicatedServer, target: &mut DedicatedServer, broker: &mut 
     until_status(&mut source.connect()?, "Kafka to be missed", Status::is_disconnected)?;
     change(source, "UPDATE mirrored SET note = 'without Kafka' WHERE id % 3 = 1")?;
     broker.start()?;
-    change(
-        target,
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-          WHERE backend_type IN ('event_outbox projection', 'event_outbox inbox')",
-    )?;
+    let mut session = target.connect()?;
+    let ended: Vec<i32> = session
+        .query(
+            "SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity
+              WHERE backend_type IN ('event_outbox projection', 'event_outbox inbox')",
+            &[],
+        )?
+        .iter()
+        .map(|row| row.get(0))
+        .collect();
     // One killed process takes the server down, and it comes up by itself.
-    let killed = wait::until_ok("a projection to kill", PROJECTED, || {
-        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'event_outbox projection'";
-        Ok(target.connect()?.query_opt(sql, &[])?.map(|row| row.get::<_, i32>(0)))
+    let killed: i32 = wait::until_ok("another projection to kill", PROJECTED, || {
+        let sql = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'event_outbox projection' AND pid <> ALL ($1)";
+        Ok(session.query_opt(sql, &[&ended])?.map(|row| row.get(0)))
     })?;
-    event_outbox_lab::process::send(u32::try_from(killed)?, 9)?;
-    wait::until_ok("the server to be back", PROJECTED, || Ok(target.connect().ok().map(drop)))?;
+    process::send(u32::try_from(killed)?, libc::SIGKILL)?;
+    wait::until("the server to end all its sessions", PROJECTED, || session.simple_query("").err())?;
+    wait::until("the server to be back", PROJECTED, || target.connect().ok())?;
     // Another name: rows that were captured under the old one come once more.
     for of in [&*target, source] {
         change(of, "ALTER TABLE mirrored RENAME COLUMN note TO remark")?;
