@@ -29,7 +29,7 @@ const APPLIED: &str = "
 SELECT coalesce(sum(last), 0)::bigint FROM (SELECT max(at_offset) + 1 AS last FROM latest GROUP BY of_partition) AS p";
 
 const CENSUS: &str = r#"
-SELECT count(*), count(*) FILTER (WHERE n > $1 - $2 AND id = 'k' || n % $2 AND octet_length(value) = $3)
+SELECT count(*), count(*) FILTER (WHERE n > $1::bigint - $2::bigint AND id = 'k' || n % $2 AND octet_length(value) = $3)
   FROM (SELECT *, substring(value FROM '"n":(\d+)')::bigint AS n FROM latest) AS l"#;
 
 /// How many keys a load has.
