@@ -39,6 +39,10 @@ BEGIN
             hint := format('ALTER DATABASE %I SET event_outbox.enabled = on;', current_database());
         WHEN worker.state IN ('starting', 'stopping') THEN
             verdict := 'warning'; hint := 'Check again in a moment.';
+        WHEN worker.state = 'queued' THEN
+            -- Databases take turns of five seconds.
+            verdict := CASE WHEN worker.state_since < clock_timestamp() - interval '1 minute' THEN 'error' ELSE 'warning' END;
+            hint := 'It waits for one of max_worker_processes, with other workers: outbox.relays and inbox.consumers show them. Raise max_worker_processes, and restart the server.';
         WHEN worker.state = 'absent' AND pg_is_in_recovery() THEN
             verdict := 'warning'; hint := 'This server is a standby. The worker runs on the primary.';
         WHEN worker.state = 'absent' THEN
@@ -49,7 +53,7 @@ BEGIN
             hint := CASE worker.state
                     WHEN 'misconfigured' THEN 'Correct event_outbox.bootstrap_servers, kafka_properties or kafka_properties_file. The worker applies the change by itself.'
                     WHEN 'failing' THEN 'The error occurred in the database. The worker retries by itself.'
-                    ELSE 'See "brokers".' END;
+                    ELSE CASE WHEN worker.connection = 'connected' THEN 'See "topic".' ELSE 'See "brokers".' END END;
     END CASE;
     RETURN NEXT;
 
@@ -81,7 +85,9 @@ BEGIN
             verdict := 'ok'; finding := format('"%s" has %s partitions, which can be read.', item.topic, item.partitions); hint := NULL;
         ELSE
             verdict := 'error'; finding := format('"%s": %s', item.topic, item.error);
-            hint := 'Create the topic, or allow the server''s Kafka user to read it: READ and DESCRIBE on the topic.';
+            hint := CASE WHEN item.error LIKE '%has no leader' THEN
+                        format('Start the brokers that have its replicas: kafka-topics.sh --describe --topic %s names them. The worker goes on by itself.', item.topic)
+                    ELSE 'Create the topic, or allow the server''s Kafka user to read it: READ and DESCRIBE on the topic.' END;
         END IF;
         RETURN NEXT;
     END LOOP;

@@ -86,7 +86,9 @@ BEGIN
                 MESSAGE = format('topic "%s" cannot be read', listed.topic),
                 DETAIL = format('%s%s.', CASE WHEN listed.partition IS NOT NULL THEN format('Partition %s: ', listed.partition) END,
                                 rtrim(coalesce(listed.error, 'It has no partitions'), '.')),
-                HINT = format('SELECT outbox.create_topic(%L); creates the topic. Or allow the server''s Kafka user to read it.', listed.topic);
+                HINT = CASE WHEN listed.error LIKE '%has no leader' THEN
+                           'Start the brokers that have its replicas, and try again.'
+                       ELSE format('SELECT outbox.create_topic(%L); creates the topic. Or allow the server''s Kafka user to read it.', listed.topic) END;
         END IF;
         IF offsets IS NOT NULL THEN
             wanted := (offsets -> listed.topic ->> listed.partition::text)::bigint;

@@ -141,15 +141,15 @@ BEGIN
                    FROM inbox.list_offsets(topics, NULL, '"latest"', coalesce(timeout, '10 seconds')) AS o;
 -- What is stored can be told without Kafka.
 EXCEPTION WHEN connection_exception OR object_not_in_prerequisite_state THEN
-    RETURN;
+    RETURN QUERY SELECT u.topic, NULL::integer, NULL::bigint, SQLERRM FROM unnest(topics) AS u(topic);
 END
 $$;
 COMMENT ON FUNCTION inbox.end_offsets(interval) IS
-    'Asks Kafka for the ends of the partitions that are read. Nothing if it does not answer.';
+    'Asks Kafka for the ends of the partitions that are read. If it does not answer, each topic has a row without a partition, with the error.';
 
 CREATE VIEW inbox.lag WITH (security_barrier) AS
       WITH unreceived AS MATERIALIZED (SELECT * FROM inbox.unreceived),
-           kafka AS MATERIALIZED (SELECT k.topic, k.partition, k.end_offset FROM inbox.end_offsets() AS k)
+           kafka AS MATERIALIZED (SELECT k.topic, k.partition, k.end_offset, k.error FROM inbox.end_offsets() AS k)
     SELECT s.name AS subscription,
            n.topic,
            n.partition,
@@ -159,16 +159,17 @@ CREATE VIEW inbox.lag WITH (security_barrier) AS
                 WHEN k.end_offset IS NOT NULL THEN greatest(k.end_offset - n.next_offset, 0) END AS to_store,
            coalesce(u.events, 0) AS to_receive,
            u.oldest_event_at,
-           coalesce(pg_catalog.clock_timestamp() - u.oldest_event_at, '0'::interval) AS lag
+           coalesce(pg_catalog.clock_timestamp() - u.oldest_event_at, '0'::interval) AS lag,
+           k.error
       FROM inbox.subscriptions AS s
            JOIN inbox.subscription AS d ON d.id = s.id
            JOIN inbox.next_offset AS n ON n.source_id = d.source_id
            LEFT JOIN unreceived AS u ON u.subscription_id = s.id AND u.number = n.number
            JOIN inbox.subscription AS source ON source.id = d.source_id
-           LEFT JOIN LATERAL (SELECT k.end_offset FROM kafka AS k
-                               WHERE NOT source.is_local AND k.topic = n.topic AND k.partition = n.partition
+           LEFT JOIN LATERAL (SELECT k.end_offset, k.error FROM kafka AS k
+                               WHERE NOT source.is_local AND k.topic = n.topic AND (k.partition = n.partition OR k.partition IS NULL)
                               UNION ALL
-                              SELECT coalesce(pg_catalog.max(e.position) + 1, 0) FROM event_store.event AS e
+                              SELECT coalesce(pg_catalog.max(e.position) + 1, 0), NULL FROM event_store.event AS e
                                WHERE source.is_local AND e.category = n.topic HAVING source.is_local) AS k ON true;
 COMMENT ON VIEW inbox.lag IS 'How far the subscriptions are behind Kafka, by partition. Each query asks Kafka.';
 COMMENT ON COLUMN inbox.lag.subscription IS 'The subscription.';
@@ -176,11 +177,13 @@ COMMENT ON COLUMN inbox.lag.topic IS 'The topic.';
 COMMENT ON COLUMN inbox.lag.partition IS 'The partition of the topic.';
 COMMENT ON COLUMN inbox.lag.next_offset IS 'The offset of the next event to be stored.';
 COMMENT ON COLUMN inbox.lag.end_offset IS
-    'Where Kafka''s partition, or the category of the event store, ends; NULL if Kafka did not answer, or does not have the partition any more.';
-COMMENT ON COLUMN inbox.lag.to_store IS 'How many offsets lie between; not each needs to be an event. NULL if Kafka did not answer.';
+    'Where Kafka''s partition, or the category of the event store, ends; NULL if it is not known: see error; or if Kafka does not have the partition any more.';
+COMMENT ON COLUMN inbox.lag.to_store IS 'How many offsets lie between; not each needs to be an event. NULL if the end is not known.';
 COMMENT ON COLUMN inbox.lag.to_receive IS 'How many stored events were not received yet. It counts up to 1,000 of each of the 64 lanes.';
 COMMENT ON COLUMN inbox.lag.oldest_event_at IS 'The timestamp of the oldest of these; NULL if there is none.';
 COMMENT ON COLUMN inbox.lag.lag IS 'Its age.';
+COMMENT ON COLUMN inbox.lag.error IS
+    'Why the end is not known: Kafka did not answer, the partition has no leader, or the topic may not be read; NULL if it is known.';
 
 CREATE VIEW inbox.retries WITH (security_barrier) AS
     SELECT s.name AS subscription,

@@ -23,6 +23,8 @@ pub struct FoundTopic {
     pub id: Option<String>,
     /// The number of partitions.
     pub partitions: i32,
+    /// The partitions that no broker leads at present. Nothing can be read or written there.
+    pub leaderless: Vec<i32>,
 }
 
 /// The topics that were looked up: those found, and the names of the others with the error.
@@ -93,10 +95,15 @@ pub fn read(answer: &Answer) -> Option<LookedUp> {
                 CStr::from_ptr(rdsys::rd_kafka_TopicDescription_name(topic)).to_string_lossy().into_owned();
             match Code::from(rdsys::rd_kafka_error_code(rdsys::rd_kafka_TopicDescription_error(topic))) {
                 Code::NoError => {
-                    let mut partitions = 0;
-                    rdsys::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
-                    let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
-                    found.push(FoundTopic { topic: name, id: id_of(topic), partitions });
+                    let mut count = 0;
+                    let infos = rdsys::rd_kafka_TopicDescription_partitions(topic, &raw mut count);
+                    let leaderless = (0..count)
+                        .map(|place| *infos.add(place))
+                        .filter(|info| rdsys::rd_kafka_TopicPartitionInfo_leader(*info).is_null())
+                        .map(|info| rdsys::rd_kafka_TopicPartitionInfo_partition(info))
+                        .collect();
+                    let partitions = i32::try_from(count).unwrap_or(i32::MAX);
+                    found.push(FoundTopic { topic: name, id: id_of(topic), partitions, leaderless });
                 }
                 code => missing.push((name, code)),
             }

@@ -6,6 +6,7 @@
 //! Runs in: an ingest worker, main thread.
 
 use event_outbox_policy::inbox::data_loss::{self, Continuation, Loss};
+use event_outbox_policy::inbox::topics;
 use pgrx::prelude::*;
 
 use super::Ingest;
@@ -171,6 +172,10 @@ impl Ingest {
         }
         let mut has_changed = false;
         for found in &topics.found {
+            self.note_leaders(place, found);
+        }
+        self.sources[place].has_trouble |= self.sources[place].lacks_leaders();
+        for found in &topics.found {
             if !self.compare_id(place, found) {
                 return;
             }
@@ -180,6 +185,22 @@ impl Ingest {
         if has_changed {
             self.sources[place].assign();
         }
+    }
+
+    /// Says which partitions have no leader, and when all have one again.
+    fn note_leaders(&mut self, place: usize, found: &FoundTopic) {
+        let Some(leaderless) = self.sources[place].note_leaderless(&found.topic, &found.leaderless) else {
+            return;
+        };
+        let name = &self.sources[place].definition.name;
+        let Some(error) = topics::without_leader(name, &found.topic, leaderless) else {
+            return tracing::info!(
+                "all partitions of topic \"{}\" that subscription \"{name}\" reads have a leader again",
+                found.topic
+            );
+        };
+        tracing::warn!("{error}");
+        self.slot.show_error(&error);
     }
 
     /// Reacts if a topic has another id than before. Returns whether its id is certain; if not, another consumer is to say it.

@@ -34,7 +34,7 @@ numbered! {
         Idle,
         /// Records arrive.
         Reading,
-        /// No broker answers.
+        /// No broker answers, or a partition has no leader.
         Waiting,
         /// The last transaction failed, and will be retried.
         Failing,

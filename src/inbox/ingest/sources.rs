@@ -45,6 +45,8 @@ pub struct Source {
     pub is_misconfigured: bool,
     /// A topic or partition cannot be read.
     pub has_trouble: bool,
+    /// The partitions that are to be read, and that no broker leads, by topic.
+    leaderless: BTreeMap<String, BTreeSet<i32>>,
     /// When to try again what could not be stored.
     pub retry_at: Option<Instant>,
     /// The partitions must be assigned again then.
@@ -73,6 +75,7 @@ impl Source {
             pending: None,
             is_misconfigured: false,
             has_trouble: false,
+            leaderless: BTreeMap::new(),
             retry_at: None,
             must_reassign: false,
             consumer: None,
@@ -330,6 +333,26 @@ impl Source {
             self.renew();
         }
         is_confirmed
+    }
+
+    /// Takes note of the partitions of a topic that have no leader. Returns those that are to be read, if these are others than
+    /// before.
+    pub fn note_leaderless(&mut self, topic: &str, partitions: &[i32]) -> Option<BTreeSet<i32>> {
+        let read = self.definition.partitions.iter().filter(|of| of.topic == topic && of.is_read());
+        let leaderless: BTreeSet<i32> =
+            read.map(|of| of.partition).filter(|partition| partitions.contains(partition)).collect();
+        let before = if leaderless.is_empty() {
+            self.leaderless.remove(topic)
+        } else {
+            self.leaderless.insert(topic.to_owned(), leaderless.clone())
+        };
+        (before.unwrap_or_default() != leaderless).then_some(leaderless)
+    }
+
+    /// Whether a partition that is to be read has no leader.
+    #[must_use]
+    pub fn lacks_leaders(&self) -> bool {
+        !self.leaderless.is_empty()
     }
 
     /// Takes note of the number of a topic's partitions. Returns whether others than before exist.

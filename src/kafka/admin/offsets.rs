@@ -27,7 +27,8 @@ impl Admin<'_> {
         }
         let names: Vec<String> = names.into_iter().collect();
         let (found, missing) = self.patience.describe(self.client.inner(), &names)?;
-        let partitions: Vec<(String, i32)> = found.iter().flat_map(partitions_of).collect();
+        // librdkafka would wait for the leaders of all, and tell of none.
+        let partitions: Vec<(String, i32)> = found.iter().flat_map(led_partitions_of).collect();
         let (low, high) = (self.offsets(&partitions, At::Earliest)?, self.offsets(&partitions, At::Latest)?);
         let at_time = match of.at {
             OffsetAt::TimestampMs(millis) => Some(self.offsets(&partitions, At::Timestamp(millis))?),
@@ -50,6 +51,7 @@ impl Admin<'_> {
                     offset.and_then(|offset| offset.ok().flatten())
                 };
                 let error = [low, high, offset].into_iter().flatten().find_map(|offset| offset.err());
+                let is_leaderless = topic.leaderless.contains(&key.1);
                 ListedOffset {
                     topic: key.0,
                     topic_id: topic.id.clone(),
@@ -57,7 +59,11 @@ impl Admin<'_> {
                     offset: known(offset),
                     low: known(low),
                     high: known(high),
-                    error: error.map(|code| code.to_string()),
+                    error: if is_leaderless {
+                        Some("the partition has no leader".into())
+                    } else {
+                        error.map(|code| code.to_string())
+                    },
                 }
             })
             .collect();
@@ -85,7 +91,7 @@ impl Admin<'_> {
         // The partitions exist, so a leader that does not know one has not heard of it yet.
         let trust = |found: &Offsets| match Trust::of(found.values().filter_map(|offset| offset.err())) {
             Trust::Final => Trust::Final,
-            Trust::ForNow | Trust::NotAtFirst => Trust::ForNow,
+            Trust::ForNow | Trust::NotAtFirst | Trust::NotInAHurry => Trust::ForNow,
         };
         self.patience.retry_until_trusted(ask, trust)
     }
@@ -93,4 +99,8 @@ impl Admin<'_> {
 
 fn partitions_of(topic: &FoundTopic) -> impl Iterator<Item = (String, i32)> + '_ {
     (0..topic.partitions).map(|partition| (topic.topic.clone(), partition))
+}
+
+fn led_partitions_of(topic: &FoundTopic) -> impl Iterator<Item = (String, i32)> + '_ {
+    partitions_of(topic).filter(|(_, partition)| !topic.leaderless.contains(partition))
 }

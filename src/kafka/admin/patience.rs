@@ -57,10 +57,11 @@ impl<'a> Patience<'a> {
             Trust::Final => self.asked,
             Trust::ForNow => self.deadline,
             Trust::NotAtFirst => self.asked + DOUBT.min((self.deadline - self.asked) / 4),
+            Trust::NotInAHurry => self.asked + (self.deadline - self.asked) / 4,
         }
     }
 
-    /// Looks up topics. A topic that seems not to exist is looked up several times.
+    /// Looks up topics. A topic that seems not to exist, or a partition of which has no leader, is looked up several times.
     pub fn describe<C: ClientContext>(
         &self,
         client: &Client<C>,
@@ -69,7 +70,12 @@ impl<'a> Patience<'a> {
         let ask = |timeout| {
             topics::describe(client, names, timeout).ok_or(KafkaError::AdminOp(Code::OperationTimedOut))
         };
-        self.retry_until_trusted(ask, |(_, missing)| Trust::of(missing.iter().map(|(_, code)| *code)))
+        self.retry_until_trusted(ask, |(found, missing)| {
+            match Trust::of(missing.iter().map(|(_, code)| *code)) {
+                Trust::Final if found.iter().any(|topic| !topic.leaderless.is_empty()) => Trust::NotInAHurry,
+                trust => trust,
+            }
+        })
     }
 
     /// Repeats the request until there is an answer, the time is up, or the answer is no longer wanted. An error that Kafka
@@ -118,6 +124,8 @@ pub enum Trust {
     ForNow,
     /// It may hold only for a moment, or for good: ask again for a short time.
     NotAtFirst,
+    /// The same, and it is worth a larger part of the time: a leader is being elected, or all its brokers are down.
+    NotInAHurry,
 }
 
 impl Trust {

@@ -110,6 +110,9 @@ fn fetch(
 fn require_partition(client: &Client, peek: &Peek, patience: &Patience<'_>) -> Result<(), Failed> {
     let (found, missing) = patience.describe(client.inner(), std::slice::from_ref(&peek.topic))?;
     match found.first() {
+        Some(topic) if topic.leaderless.contains(&peek.partition) => Err(unreadable(
+            "The partition has no leader: no broker that has its records runs, or may lead it.".into(),
+        )),
         Some(topic) if (0..topic.partitions).contains(&peek.partition) => Ok(()),
         Some(topic) => Err(unreadable(format!("The topic has {} partitions, from 0 on.", topic.partitions))),
         None => {

@@ -20,7 +20,7 @@ use super::client::Client;
 use super::comparison::Comparison;
 use super::lost::Lost;
 use super::message::Problem;
-use super::messages::{Assignment, ConsumerEvent, Fetched, Topics};
+use super::messages::{Assigned, Assignment, ConsumerEvent, Fetched, Topics};
 use crate::kafka::config;
 use crate::kafka::probe::{Finding, PATIENCE, Probe};
 use crate::kafka::question::Question;
@@ -97,6 +97,9 @@ struct Session<'a> {
     knows_topics: bool,
     /// The ids of the topics, as the main thread knows them.
     known_ids: BTreeMap<String, String>,
+    /// The assigned partitions without those that had no leader at the last look: asked about one of these, librdkafka tells
+    /// of no others either.
+    led: Vec<Assigned>,
     /// Topics were created again since: nothing is read until the next assignment.
     is_over: bool,
 }
@@ -121,6 +124,7 @@ impl<'a> Session<'a> {
             has_more: false,
             knows_topics: false,
             known_ids: BTreeMap::new(),
+            led: Vec::new(),
             is_over: false,
         })
     }
@@ -136,7 +140,7 @@ impl<'a> Session<'a> {
         if self.waiting.is_empty() {
             self.look();
             self.answer_about_topics();
-            let of = (self.assignment.generation, &self.assignment.partitions[..]);
+            let of = (self.assignment.generation, &self.led[..]);
             let found = self.lost.look(of, &self.client, &self.thread.wakeup);
             self.waiting.extend(found.into_iter().map(ConsumerEvent::OutOfRange));
             if self.knows_topics && !self.is_over {
@@ -175,6 +179,7 @@ impl<'a> Session<'a> {
         let ids = assigned.iter().filter_map(|of| Some((of.topic.clone(), of.topic_id.clone()?)));
         (self.known_ids, self.is_over) = (ids.collect(), false);
         self.comparison = Comparison::of(assigned);
+        self.led.clone_from(assigned);
     }
 
     /// Takes one batch of records.
@@ -190,8 +195,8 @@ impl<'a> Session<'a> {
         }
         self.has_more = !is_all;
         self.comparison.note(&fetched);
-        if !fetched.records.is_empty() && self.probe.take().is_some() {
-            self.waiting.push_back(ConsumerEvent::Connected);
+        if !fetched.records.is_empty() {
+            self.note_answer();
         }
         if !(fetched.records.is_empty() && fetched.ends.is_empty()) {
             self.waiting.push_back(ConsumerEvent::Fetched(fetched));
@@ -266,10 +271,16 @@ impl<'a> Session<'a> {
         };
         self.topic_question = None;
         let Some((found, missing)) = topics::read(&answer) else { return self.look_soon() };
+        self.note_answer();
         let generation = self.assignment.generation;
         // A topic that is missing keeps its id: it may be created again.
         self.known_ids.extend(found.iter().filter_map(|of| Some((of.topic.clone(), of.id.clone()?))));
-        if missing.is_empty() {
+        let has_no_leader = |of: &&Assigned| {
+            found.iter().any(|topic| topic.topic == of.topic && topic.leaderless.contains(&of.partition))
+        };
+        let assigned = &self.assignment.partitions;
+        self.led = assigned.iter().filter(|of| !has_no_leader(of)).cloned().collect();
+        if missing.is_empty() && self.led.len() == assigned.len() {
             self.missing.reset();
         } else {
             let pause = self.missing.take();
@@ -287,7 +298,7 @@ impl<'a> Session<'a> {
         if self.has_more || self.is_over {
             return;
         }
-        let standing = self.comparison.look(&self.assignment.partitions, &self.client, &self.thread.wakeup);
+        let standing = self.comparison.look(&self.led, &self.client, &self.thread.wakeup);
         self.waiting.extend(standing.map(ConsumerEvent::StandsStill));
     }
 
@@ -309,6 +320,16 @@ impl<'a> Session<'a> {
         }
         if has_error {
             self.probe.get_or_insert_default();
+            // With a broker, partitions may have lost their leader.
+            self.look_soon();
+        }
+    }
+
+    /// A broker has answered, whatever the question was.
+    fn note_answer(&mut self) {
+        if self.probe.take().is_some() {
+            self.context.client_log().last_error = None;
+            self.waiting.push_back(ConsumerEvent::Connected);
         }
     }
 
@@ -317,11 +338,7 @@ impl<'a> Session<'a> {
         let Some(probe) = &mut self.probe else { return };
         match probe.look(|patience| self.client.ask_about_brokers(patience, &self.thread.wakeup)) {
             None => {}
-            Some(Finding::Answer) => {
-                self.probe = None;
-                self.context.client_log().last_error = None;
-                self.waiting.push_back(ConsumerEvent::Connected);
-            }
+            Some(Finding::Answer) => self.note_answer(),
             Some(Finding::Silence) => {
                 let cause = self.context.client_log().last_error.clone();
                 let cause = cause.unwrap_or_else(|| "no broker answered in time".into());

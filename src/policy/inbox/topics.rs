@@ -44,9 +44,35 @@ pub fn changed_id(line: &str) -> Option<ChangedId<'_>> {
     is_whole.then_some(ChangedId { topic, id, is_recreated: before != NO_ID })
 }
 
+/// Why a subscription reads nothing of these partitions of a topic, which no broker leads; `None` if there are none.
+#[must_use]
+pub fn without_leader(
+    subscription: &str,
+    topic: &str,
+    partitions: impl IntoIterator<Item = i32>,
+) -> Option<String> {
+    let mut partitions = partitions.into_iter();
+    let first = partitions.next()?;
+    let which = match partitions.count() {
+        0 => format!("partition {first} of topic \"{topic}\" has no leader"),
+        others => format!("partition {first} and {others} others of topic \"{topic}\" have no leader"),
+    };
+    Some(format!(
+        "subscription \"{subscription}\" waits: {which}; look whether the brokers that have its replicas run"
+    ))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::{ChangedId, NO_ID, changed_id, matches};
+    use super::{ChangedId, NO_ID, changed_id, matches, without_leader};
+
+    #[test]
+    fn partitions_without_a_leader_are_named_or_counted() {
+        let told = |partitions: &[i32]| without_leader("s", "t", partitions.iter().copied());
+        assert_eq!(told(&[]), None);
+        assert!(told(&[3]).is_some_and(|text| text.contains("partition 3 of topic \"t\" has no leader")));
+        assert!(told(&[3, 5, 7]).is_some_and(|text| text.contains("partition 3 and 2 others of topic")));
+    }
 
     #[test]
     fn librdkafka_tells_of_another_id() {
