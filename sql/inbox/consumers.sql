@@ -45,13 +45,13 @@ COMMENT ON FUNCTION inbox.consumer_status(oid) IS 'Returns the status of the inb
 CREATE VIEW inbox.consumers AS
     SELECT d.datname AS database, s.*
       FROM pg_catalog.pg_database AS d CROSS JOIN LATERAL inbox.consumer_status(d.oid) AS s
-     WHERE s.pid IS NOT NULL OR d.datname = pg_catalog.current_database();
+     WHERE s.state <> 'absent' OR d.datname = pg_catalog.current_database();
 COMMENT ON VIEW inbox.consumers IS
     'The inbox''s workers of all databases: there is one while a database has a subscription.';
 COMMENT ON COLUMN inbox.consumers.database IS 'The database.';
 COMMENT ON COLUMN inbox.consumers.pid IS 'The worker''s process; NULL if there is none.';
 COMMENT ON COLUMN inbox.consumers.state IS
-    'absent, starting, idle (all is stored), reading, waiting (no broker answers), failing (a transaction failed and is repeated), misconfigured (a consumer cannot be started), disabled, or stopping.';
+    'absent, queued (for a process), starting, idle (all is stored), reading, waiting (no broker answers, or a partition has no leader), failing (a transaction failed and is repeated), misconfigured (a consumer cannot be started), disabled, or stopping.';
 COMMENT ON COLUMN inbox.consumers.state_since IS 'Since when it has been in this state.';
 COMMENT ON COLUMN inbox.consumers.connection IS 'connected, disconnected, or unknown while not yet known.';
 COMMENT ON COLUMN inbox.consumers.connection_since IS 'Since when the connection has been in this state.';

@@ -77,6 +77,7 @@ unsafe extern "C-unwind" fn leave_slot(code: c_int, _argument: pg_sys::Datum) {
     slot.wakeup.detach();
     slot.pid.store(0, Ordering::Relaxed);
     slot.idle_since.store(0, Ordering::Relaxed);
+    slot.helpers.end();
     (registration.ended)(slot);
     admin_request::requests().leave_unanswered(registration.kind);
     let order = slot.order();

@@ -15,6 +15,7 @@ pub mod databases;
 pub mod entry;
 mod error_text;
 pub mod failure_log;
+pub mod helpers;
 pub mod kind;
 pub mod launcher;
 pub mod lifecycle;

@@ -39,6 +39,16 @@ numbered! {
 }
 
 impl Phase {
+    /// What the status says of a worker without a process, if that is neither its start nor its end.
+    #[must_use]
+    pub fn word_of_rest(self) -> Option<&'static str> {
+        match self {
+            Self::Asleep => Some("asleep"),
+            Self::Queued => Some("queued"),
+            _ => None,
+        }
+    }
+
     /// Whether a process runs, or is about to.
     #[must_use]
     pub fn is_alive(self) -> bool {

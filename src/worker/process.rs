@@ -11,6 +11,7 @@ use crate::pg::backend;
 use crate::pg::compat;
 
 static STOP: AtomicBool = AtomicBool::new(false);
+static LEAVE: AtomicBool = AtomicBool::new(false);
 /// Set at first: a worker has the settings of the moment when it was forked, and ignores the signal until it
 /// has its handlers.
 static RELOAD: AtomicBool = AtomicBool::new(true);
@@ -24,6 +25,33 @@ pub fn attach_signals() {
         compat::install_signal_handler(libc::SIGHUP, on_sighup);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// The same for a helper of a worker, which the worker can ask to end after its transaction.
+pub fn attach_signals_of_helper() {
+    // SAFETY: as above. Signals are still blocked, so none is missed.
+    unsafe { compat::install_signal_handler(LEAVE_SIGNAL, on_leave) };
+    attach_signals();
+}
+
+/// Asks a helper to end after its transaction.
+pub fn ask_to_leave(pid: i32) {
+    // SAFETY: no memory is touched. A process that has ended is no error.
+    unsafe { libc::kill(pid, LEAVE_SIGNAL) };
+}
+
+/// Postgres has no use for this signal in background workers.
+const LEAVE_SIGNAL: c_int = libc::SIGUSR2;
+
+unsafe extern "C-unwind" fn on_leave(_signal: c_int) {
+    LEAVE.store(true, Ordering::Relaxed);
+    // SAFETY: the latch is this process' own.
+    unsafe { pg_sys::SetLatch(pg_sys::MyLatch) }
+}
+
+/// Whether a helper is to take no further work. Stays true.
+pub fn leave_requested() -> bool {
+    LEAVE.load(Ordering::Relaxed) || stop_requested()
 }
 
 /// Without the guard of other callbacks, which is not safe in a signal handler.

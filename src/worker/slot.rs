@@ -11,6 +11,7 @@ use std::time::Duration;
 use event_outbox_policy::worker::rate_limit::RateLimit;
 
 use super::error_text::ErrorText;
+use super::helpers::Helpers;
 use super::kind::{Notice, WorkerKey};
 use super::phase::{Phase, Request};
 use super::wakeup::Wakeup;
@@ -37,6 +38,8 @@ pub struct Slot {
     pub pid: AtomicI32,
     /// Since when the worker has had nothing to do; 0 while it has.
     pub idle_since: AtomicI64,
+    /// What it has to do with further processes.
+    pub helpers: Helpers,
     /// When a sleeping worker is to be started even if nothing wakes it; [`i64::MAX`] for never.
     pub wake_at: AtomicI64,
     /// Wakes the worker.
@@ -205,6 +208,7 @@ impl Slot {
         // Of the former owner.
         self.wakeup.take();
         self.idle_since.store(0, Ordering::Relaxed);
+        self.helpers.forget();
         self.wake_at.store(i64::MAX, Ordering::Relaxed);
         self.restarts.store(0, Ordering::Relaxed);
         self.forget_request();

@@ -8,6 +8,7 @@ use pgrx::prelude::*;
 use pgrx::{AssertPGRXSharedMemory, PgAtomic, PgLwLock, pg_shmem_init};
 
 use super::kind::WorkerKey;
+use super::phase::Phase;
 use super::slot::Slot;
 use super::wakeup::Wakeup;
 use super::{error_text, registration};
@@ -67,6 +68,12 @@ impl WorkerSlots {
     /// Whether all slots are in use.
     pub fn are_in_use(self) -> bool {
         self.slots.iter().all(|slot| slot.key().is_some())
+    }
+
+    /// Whether workers other than this one wait for a process.
+    pub fn others_wait(self, own: &Slot) -> bool {
+        let waits = |slot: &Slot| slot.phase() == Phase::Queued || slot.helpers.short_since() != 0;
+        self.in_use().any(|(_, slot)| !std::ptr::eq(slot, own) && waits(slot))
     }
 
     /// The slots of all workers of a database.

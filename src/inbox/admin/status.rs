@@ -30,6 +30,9 @@ fn consumer_status(arguments: &Arguments) -> Option<pg_sys::Datum> {
                 connection.word().into_datum(),
                 time(connected_since),
             ]);
+        } else if let Some(word) = slot.phase().word_of_rest() {
+            columns[1] = word.into_datum();
+            columns[2] = time(slot.phase_since());
         }
         let error = slot.error();
         columns[5] = error.as_ref().and_then(|(text, _)| text.as_str().into_datum());

@@ -34,7 +34,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn event_outbox_inbox_handler_main(_argument: pg_sys::Datum) {
-    process::attach_signals();
+    process::attach_signals_of_helper();
     let Ok(task) = BackgroundWorker::get_extra().parse::<Task>() else { process::exit(Exit::Done) };
     // SAFETY: a background worker that was registered with a database connection, before any other use of the database.
     unsafe { pg_sys::BackgroundWorkerInitializeConnectionByOid(task.database, task.role, 0) };
@@ -54,7 +54,7 @@ fn work(task: &Task) {
     let mut failures =
         FailureLog::of(format!("the handler of subscription \"{}\" failed", task.subscription));
     let mut backoff = Backoff::new(PAUSE.0, PAUSE.1);
-    while !process::stop_requested() {
+    while !process::leave_requested() {
         process::reload_if_asked();
         process::answer_interrupts();
         // Taken before looking, so that events that arrive meanwhile end the sleep.

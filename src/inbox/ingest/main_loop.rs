@@ -21,7 +21,7 @@ use crate::kafka::consumer::messages::{ConsumerEvent, Fetched};
 use crate::settings::consumer::Settings;
 use crate::worker::metrics::Connection;
 use crate::worker::phase::Request;
-use crate::worker::{entry, log, process, transaction};
+use crate::worker::{entry, log, process, slots, transaction};
 
 impl Ingest {
     /// Runs the loop until the worker is asked to end, or there is no subscription any more.
@@ -43,8 +43,7 @@ impl Ingest {
             self.reload();
         }
         metrics::of(self.slot).show(State::Stopping);
-        self.handlers.stop();
-        self.projections.stop();
+        self.end_processes();
         self.sources.iter_mut().for_each(Source::stop);
         entry::set_not_installed(self.is_done);
         log::flush();
@@ -125,10 +124,36 @@ impl Ingest {
     /// Starts the processes of handlers and projections that are missing, and ends those that are not wanted.
     fn tend_processes(&mut self) {
         let is_enabled = self.settings.enabled;
+        let is_offered = self.slot.helpers.take_offer();
         self.handlers.set(if is_enabled { &self.wanted_handlers } else { &[] });
-        self.handlers.tend();
         self.projections.set(if is_enabled { &self.wanted_projections } else { &[] });
-        self.projections.tend();
+        let others_wait = slots::all().others_wait(self.slot);
+        let reports =
+            [self.handlers.tend(is_offered, others_wait), self.projections.tend(is_offered, others_wait)];
+        for report in reports.into_iter().flatten() {
+            tracing::warn!("{report}");
+            self.slot.show_error(&report);
+        }
+        let tasks = self.handlers.task_count() + self.projections.task_count();
+        if self.slot.helpers.show(tasks, self.handlers.lacking() + self.projections.lacking()) {
+            slots::all().launcher.set();
+        }
+    }
+
+    /// Lets the processes of handlers and projections end: after their transactions, unless a command needs the database.
+    fn end_processes(&mut self) {
+        if self.slot.order() == Request::Leave {
+            self.handlers.stop();
+            self.projections.stop();
+            // Those that a worker before this one has left at work.
+            let others = || catalog::end_helpers();
+            let _ = self.note(transaction::run(c"event_outbox: ending handlers", others));
+        } else {
+            self.handlers.leave();
+            self.projections.leave();
+        }
+        // They may be asleep.
+        arrivals::condition().broadcast();
     }
 
     /// Takes what the consumers have sent, and stores it.
@@ -274,7 +299,7 @@ impl Ingest {
             State::Failing
         } else if self.sources.iter().any(|source| source.is_misconfigured) {
             State::Misconfigured
-        } else if disconnected {
+        } else if disconnected || self.sources.iter().any(Source::lacks_leaders) {
             State::Waiting
         } else if self.sources.iter().all(Source::is_at_end) {
             State::Idle
@@ -282,7 +307,8 @@ impl Ingest {
             State::Reading
         };
         metrics.show(state);
-        let is_well = self.sources.iter().all(|source| !source.has_trouble && !source.has_stopped());
+        let is_well = self.sources.iter().all(|source| !source.has_trouble && !source.has_stopped())
+            && self.slot.helpers.short_since() == 0;
         if is_well && matches!(state, State::Idle | State::Reading | State::Disabled) {
             self.slot.show_recovery();
         }

@@ -12,7 +12,6 @@ use crate::outbox::table::member;
 use crate::pg::backend;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::status_row::{require_select, row, time};
-use crate::worker::phase::Phase;
 use crate::worker::slot::Slot;
 
 sql_function!(outbox_relay_status, pg_finfo_outbox_relay_status, relay_status);
@@ -69,7 +68,7 @@ fn describe_life(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
             connection.word().into_datum(),
             time(connection_since),
         ]);
-    } else if let Some(word) = word_of(slot.phase()) {
+    } else if let Some(word) = slot.phase().word_of_rest() {
         columns[1] = word.into_datum();
         columns[2] = time(slot.phase_since());
     }
@@ -77,15 +76,6 @@ fn describe_life(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {
     columns[5] = error.as_ref().and_then(|(text, _)| text.as_str().into_datum());
     columns[6] = error.as_ref().and_then(|(_, at)| time(*at));
     columns[COLUMNS - 1] = error.and_then(|_| time(slot.recovered_at()));
-}
-
-/// What a relay without a process waits for, if that is neither its start nor its end.
-fn word_of(phase: Phase) -> Option<&'static str> {
-    match phase {
-        Phase::Asleep => Some("asleep"),
-        Phase::Queued => Some("queued"),
-        _ => None,
-    }
 }
 
 fn describe_metrics(slot: &Slot, columns: &mut [Option<pg_sys::Datum>; COLUMNS]) {

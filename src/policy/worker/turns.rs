@@ -4,6 +4,9 @@
 //! makes way at once, one that has much to do makes way after its turn, and those that wait are served in the order in which
 //! they came. With `p` processes and `w` workers that wait, each has its turn within `(w / p + 1)` turns, however much the
 //! others have to do.
+//!
+//! A worker can wait though it has a process: for one more, for a helper without which it does only half of its work. It does
+//! not make way for itself while others can.
 
 use std::time::Duration;
 
@@ -23,8 +26,10 @@ type Micros = i64;
 pub struct Working<W> {
     /// The worker.
     pub worker: W,
-    /// When its process began.
+    /// When its process began, or when it had got the last of the processes that it needs.
     pub since: Micros,
+    /// It has waited longest of all, for a further process.
+    pub is_first_in_line: bool,
     /// Since when it has had nothing to do.
     pub idle_since: Option<Micros>,
     /// It was asked to make way, or to end for another reason, and has not ended yet.
@@ -54,11 +59,15 @@ pub enum Step<W> {
 /// The next step when `waiting` workers wait for a process.
 #[must_use]
 pub fn next_step<W: Copy>(now: Micros, waiting: usize, working: &[Working<W>]) -> Step<W> {
+    let has_others = working.iter().any(|worker| !worker.is_first_in_line);
+    // What it waits for cannot come of its own leaving; what those behind it wait for can.
+    let waiting = waiting - usize::from(waiting > 0 && !has_others && !working.is_empty());
     let leaving = working.iter().filter(|worker| worker.is_leaving).count();
     if leaving >= waiting {
         return Step::Rest;
     }
-    let staying = working.iter().filter(|worker| !worker.is_leaving);
+    let staying =
+        working.iter().filter(|worker| !worker.is_leaving && !(has_others && worker.is_first_in_line));
     // Of those that may leave, one without work; then the one that has worked longest.
     let first = |worker: &&Working<W>| (worker.idle_since.is_none(), worker.since);
     let may_leave = staying.clone().filter(|worker| worker.may_leave_at() <= now);
@@ -76,7 +85,7 @@ mod tests {
     const SECOND: Micros = 1_000_000;
 
     fn busy(worker: u32, since: Micros) -> Working<u32> {
-        Working { worker, since, idle_since: None, is_leaving: false }
+        Working { worker, since, idle_since: None, is_leaving: false, is_first_in_line: false }
     }
 
     fn idle(worker: u32, since: Micros, idle_since: Micros) -> Working<u32> {
@@ -107,6 +116,16 @@ mod tests {
         let working = [leaving, busy(2, 0)];
         assert_eq!(next_step(100 * SECOND, 1, &working), Step::Rest);
         assert_eq!(next_step(100 * SECOND, 2, &working), Step::Ask(2));
+    }
+
+    #[test]
+    fn who_waits_for_a_further_process_makes_way_only_if_nobody_else_can() {
+        let first = Working { is_first_in_line: true, ..busy(1, 0) };
+        assert_eq!(next_step(100 * SECOND, 1, &[first, busy(2, 10 * SECOND)]), Step::Ask(2));
+        assert_eq!(next_step(100 * SECOND, 1, &[first, busy(2, 99 * SECOND)]), Step::LookAt(104 * SECOND));
+        // It has all processes. That helps nobody who waits, itself included.
+        assert_eq!(next_step(100 * SECOND, 1, &[first]), Step::Rest);
+        assert_eq!(next_step(100 * SECOND, 2, &[first]), Step::Ask(1));
     }
 
     /// A server in time steps of a millisecond: `processes` workers work, the others wait in a queue.

@@ -120,6 +120,8 @@ struct WorkerState {
     process: Option<DynamicBackgroundWorker>,
     /// The log says that it waits for a process.
     is_wait_reported: bool,
+    /// What it was offered for a helper.
+    offer: Option<turns::Offer>,
     /// When it was last started, or found vacated.
     since: Instant,
 }
@@ -127,7 +129,7 @@ struct WorkerState {
 impl Default for WorkerState {
     fn default() -> Self {
         let backoff = Backoff::new(PAUSE.0, PAUSE.1);
-        Self { backoff, process: None, is_wait_reported: false, since: Instant::now() }
+        Self { backoff, process: None, is_wait_reported: false, offer: None, since: Instant::now() }
     }
 }
 
