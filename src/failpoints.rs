@@ -33,6 +33,8 @@ pub enum Point {
     InSettle,
     /// After that transaction has committed, before the relay records it.
     AfterSettle,
+    /// When a relay that ends has no more events in flight, before it says whether it sleeps.
+    BeforeSleep,
     /// In the inbox worker, after records have been read, before the transaction that stores them.
     AfterFetch,
     /// In that transaction, after the events are inserted, before the offsets.
@@ -73,6 +75,8 @@ pub enum Sabotage {
     FailuresAcknowledged,
     /// Later events of a key do not wait for one that has failed.
     RetriesOvertaken,
+    /// A transaction that keeps to one snapshot begins with a lane of which it has not looked whether it has events.
+    LanesUnlooked,
 }
 
 #[cfg(feature = "failpoints")]
@@ -134,6 +138,7 @@ mod armed {
             "unlocked_lanes" => Some(Sabotage::UnlockedLanes),
             "failures_acknowledged" => Some(Sabotage::FailuresAcknowledged),
             "retries_overtaken" => Some(Sabotage::RetriesOvertaken),
+            "lanes_unlooked" => Some(Sabotage::LanesUnlooked),
             _ => None,
         }
     }
@@ -149,6 +154,7 @@ mod armed {
             Point::AfterAck => "after_ack",
             Point::InSettle => "in_settle",
             Point::AfterSettle => "after_settle",
+            Point::BeforeSleep => "before_sleep",
             Point::AfterFetch => "after_fetch",
             Point::InStore => "in_store",
             Point::AfterStore => "after_store",

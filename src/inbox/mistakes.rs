@@ -4,10 +4,10 @@
 //! Runs in: an ingest worker, main thread; whoever receives.
 
 #[cfg(feature = "failpoints")]
-pub(super) use made::{consequence, lane_insert, locks_lanes, step, stores_offsets_first};
+pub(super) use made::{consequence, lane_insert, locks_lanes, looks_first, step, stores_offsets_first};
 
 #[cfg(not(feature = "failpoints"))]
-pub(super) use none::{consequence, lane_insert, locks_lanes, step, stores_offsets_first};
+pub(super) use none::{consequence, lane_insert, locks_lanes, looks_first, step, stores_offsets_first};
 
 #[cfg(feature = "failpoints")]
 mod made {
@@ -48,6 +48,11 @@ mod made {
         !sabotaged(Sabotage::UnlockedLanes)
     }
 
+    /// Whether a transaction that keeps to its snapshot looks whether a lane has events before it takes its lock.
+    pub(in crate::inbox) fn looks_first() -> bool {
+        !sabotaged(Sabotage::LanesUnlooked)
+    }
+
     /// The statement that stores the state of a lane.
     pub(in crate::inbox) fn lane_insert(proper: &'static Statement) -> &'static Statement {
         if sabotaged(Sabotage::UnlockedLanes) { &UNFENCED } else { proper }
@@ -85,6 +90,12 @@ mod none {
     /// Always.
     #[inline(always)]
     pub(in crate::inbox) fn locks_lanes() -> bool {
+        true
+    }
+
+    /// Always.
+    #[inline(always)]
+    pub(in crate::inbox) fn looks_first() -> bool {
         true
     }
 

@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Relay;
+use crate::failpoints::{self, Point};
+use crate::worker::phase::Request;
 use crate::worker::{entry, process};
 
 impl Relay {
@@ -36,12 +38,18 @@ impl Relay {
         self.bedtime().is_some_and(|date| date <= Instant::now()) && self.has_nothing_to_do()
     }
 
-    /// Says, at the end of the relay, that it sleeps until something is due, if that is why it ends. A commit that has not
-    /// been noticed wakes it.
+    /// Says, at the end of the relay, that it sleeps until something is due, if that is why it ends. Work that has come since it
+    /// decided to end is due at once. A commit that has not been noticed wakes it.
     pub(super) fn fall_asleep(&self) {
-        if self.has_nothing_to_do() && !process::stop_requested() {
+        failpoints::reach(Point::BeforeSleep);
+        if process::stop_requested() {
+            return;
+        }
+        if self.has_nothing_to_do() {
             let dates = [self.next_release(), self.in_flight.lanes().next_due()];
             entry::set_asleep(self.slot, dates.into_iter().flatten().min());
+        } else if self.slot.order() == Request::None {
+            entry::set_asleep(self.slot, Some(crate::pg::now()));
         }
     }
 
