@@ -199,11 +199,15 @@ impl Broker {
         run(configs.args(["--add-config", &format!("producer_byte_rate={bytes_per_second}")]))
     }
 
-    /// Makes the first replica of each partition its leader again.
+    /// Makes the first replica of each partition its leader again. The tool gives up after half a minute, in which brokers that
+    /// were frozen may not be back.
     pub fn elect_preferred_leaders(&self) -> Result<()> {
-        let mut election = java(&TOOL_OPTIONS)?;
-        election.args(["org.apache.kafka.tools.LeaderElectionCommand", "--election-type", "preferred"]);
-        run(election.args(["--all-topic-partitions", "--bootstrap-server", &self.bootstrap_servers()]))
+        let elect = || -> Result<()> {
+            let mut election = java(&TOOL_OPTIONS)?;
+            election.args(["org.apache.kafka.tools.LeaderElectionCommand", "--election-type", "preferred"]);
+            run(election.args(["--all-topic-partitions", "--bootstrap-server", &self.bootstrap_servers()]))
+        };
+        elect().or_else(|_| elect()).or_else(|_| elect())
     }
 
     /// Whether the broker knows a topic of this name.

@@ -202,12 +202,13 @@ impl Verdict {
         }
     }
 
-    /// Faults cause duplicates, but only of events that have arrived before: while they are active, or later if the event had
-    /// to wait behind others of its key.
+    /// Faults cause duplicates, but only of events that have arrived before or while they are active: at that time, or later if
+    /// the event had to wait, behind others of its key or with all of its topic.
     fn judge_duplicates(&mut self, evidence: &Evidence, arrivals: &Arrivals) {
         for (event_id, between) in arrivals.repetitions() {
             let at = between.to;
-            let explains = |span: &Span| span.contains(at) || between.contains(span.from);
+            let explains =
+                |span: &Span| span.contains(at) || span.contains(between.from) || between.contains(span.from);
             // Of several faults, the last to begin.
             let fault = evidence.disturbed.iter().filter(|(span, _)| explains(span));
             match fault

@@ -202,6 +202,9 @@ fn a_duplicate_needs_a_fault() {
     // It had to wait behind others; or it had not arrived yet when the fault was over.
     evidence.disturbed[0].0 = Span { from: 2_000, to: 3_000 };
     assert!(Verdict::of(&evidence).is_clean());
+    // The fault had begun when the event arrived for the first time: its report was lost.
+    evidence.disturbed[0].0 = Span { from: 900, to: 1_500 };
+    assert!(Verdict::of(&evidence).is_clean());
     evidence.disturbed[0].0 = Span { from: 0, to: 900 };
     assert_eq!(violations(&evidence), [Violation::UnexplainedDuplicate]);
 }
