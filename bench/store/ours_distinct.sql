@@ -1,1 +1,2 @@
-SELECT event_store.append('bench-' || :client_id, 'any', jsonb_build_object('type', 'added', 'data', :'payload'::jsonb));
+-- Each client appends to a stream of its own.
+SELECT event_store.append('bench-' || :client_id, 'any', :event::jsonb);

@@ -1,1 +1,2 @@
-SELECT event_store.append('bench-one', 'any', jsonb_build_object('type', 'added', 'data', :'payload'::jsonb));
+-- All clients append to one stream.
+SELECT event_store.append('bench-one', 'any', :event::jsonb);

@@ -76,21 +76,26 @@ fn appends(bench: &Bench) -> Result<Rounds> {
         None => eprintln!("    message-db is not there and is left out"),
     }
     let mut measured = Rounds::default();
+    let mut appended: BTreeMap<&str, u64> = BTreeMap::new();
     for round in 0..=bench.rounds(ROUNDS) {
         stage.checkpoint()?;
         for streams in STREAMS {
             let mut rates = BTreeMap::new();
             for (name, database) in &contenders {
-                let tps = slice(stage, database, &format!("{name}_{streams}"), seconds)?;
-                rates.insert(*name, tps);
+                let ran = slice(stage, database, &format!("{name}_{streams}"), seconds)?;
+                *appended.entry(*database).or_default() += ran.transactions;
+                rates.insert(*name, ran.tps);
                 if round > 0 {
-                    measured.add(format!("store.{streams}.{name}_tps"), tps);
+                    measured.add(format!("store.{streams}.{name}_tps"), ran.tps);
                 }
             }
             let line: String = rates.iter().map(|(name, tps)| format!("  {name} {tps:>6.0}")).collect();
             eprintln!("    {:<8} {streams:<8} {line}", super::round(round));
         }
         contenders.reverse();
+    }
+    for (database, count) in appended {
+        check(stage, database, count).with_context(|| format!("the streams in {database}"))?;
     }
     if contenders.len() == 2 {
         for streams in STREAMS {
@@ -101,13 +106,33 @@ fn appends(bench: &Bench) -> Result<Rounds> {
     Ok(measured)
 }
 
-fn slice(stage: &Stage, database: &str, script: &str, seconds: u64) -> Result<f64> {
+/// Appends for a while. Each transaction appends one event, whose JSON is one parameter of a prepared statement.
+fn slice(stage: &Stage, database: &str, script: &str, seconds: u64) -> Result<Ran> {
     let mut pgbench = stage.server().client_program("pgbench", database);
     pgbench.env("PGOPTIONS", "-c search_path=message_store,public");
     pgbench.args(["-n", "-M", "prepared", "-T", &seconds.to_string(), "-c", &CLIENTS.to_string(), "-j", "2"]);
-    pgbench.args(["-D", &format!("payload={}", events::payload(1, events::PAYLOAD_BYTES))]);
+    let payload = events::payload(1, events::PAYLOAD_BYTES);
+    pgbench.args(["-D", &format!("event={{\"type\":\"added\",\"data\":{payload}}}")]);
+    pgbench.args(["-D", &format!("payload={payload}")]);
     pgbench.arg("-f").arg(layout::repository().join(format!("bench/store/{script}.sql")));
-    Ok(Ran::of(&mut pgbench).with_context(|| script.to_owned())?.tps)
+    Ran::of(&mut pgbench).with_context(|| script.to_owned())
+}
+
+/// Every transaction has left its event, and the versions of each stream have no gap.
+fn check(stage: &Stage, database: &str, appended: u64) -> Result<()> {
+    let streams = match database {
+        // The versions of message-db begin with 0.
+        PEERS => {
+            "SELECT count(*) AS events, max(position) + 1 AS version FROM message_store.messages GROUP BY stream_name"
+        }
+        _ => "SELECT count(*) AS events, max(version) AS version FROM event_store.event GROUP BY stream_id",
+    };
+    let sql = format!("SELECT sum(s.events)::bigint, bool_and(s.events = s.version) FROM ({streams}) AS s");
+    let row = stage.connect(database)?.query_one(&sql, &[])?;
+    let (events, is_dense): (i64, bool) = (row.get(0), row.get(1));
+    ensure!(events == i64::try_from(appended)?, "there are {events} events of {appended} transactions");
+    ensure!(is_dense, "versions of a stream have gaps");
+    Ok(())
 }
 
 /// Installs message-db into the database of the peers.
