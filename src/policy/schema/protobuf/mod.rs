@@ -5,17 +5,22 @@
 
 pub mod compatibility;
 pub mod decode;
+mod descriptors;
 pub mod encode;
 pub mod scalars;
 
+use std::collections::HashMap;
+
+use prost_reflect::prost_types::FileDescriptorProto;
 use prost_reflect::{DescriptorPool, EnumDescriptor, FileDescriptor, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{File, FileResolver, GoogleFileResolver};
 
+use descriptors::too_many_parts;
+
 use super::fault::{Fault, shown};
 use super::limits::{MAX_DEPTH, MAX_PARTS};
 use super::proto_files;
-use crate::base64;
 
 /// The name under which the definition is compiled.
 const FILE: &str = "schema.proto";
@@ -28,15 +33,15 @@ pub struct Schema {
 
 impl Schema {
     /// Compiles a definition: the text of a file, which may import the well-known types of Google's and those that follow it, or
-    /// its descriptor in base64.
+    /// its descriptor in base64, or a set of descriptors, the last of which is the schema.
     ///
     /// # Errors
     /// It is no Protobuf schema, has no message, or exceeds a limit.
     pub fn compile(definition: &str) -> Result<Self, Fault> {
         check_size(definition)?;
-        let mut compiler = Compiler::with_file_resolver(Definition(definition.to_owned()));
+        let mut compiler = Compiler::with_file_resolver(Definition::of(definition)?);
         compiler.include_imports(true).include_source_info(false);
-        compiler.open_file(FILE).map_err(|error| fault(definition, &error))?;
+        compiler.open_file(FILE).map_err(|error| fault(&error))?;
         let pool = compiler.descriptor_pool();
         let file = pool.get_file_by_name(FILE).ok_or_else(|| Fault::new("the definition is not compiled"))?;
         if file.messages().len() == 0 {
@@ -89,7 +94,35 @@ pub fn indexes(message: &MessageDescriptor) -> Vec<i32> {
 }
 
 /// Knows the files of the definition, and Google's well-known ones. Nothing is read from a disk.
-struct Definition(String);
+struct Definition(HashMap<String, Source>);
+
+/// A file.
+enum Source {
+    Text(String),
+    Descriptor(Box<FileDescriptorProto>),
+}
+
+impl Definition {
+    fn of(definition: &str) -> Result<Self, Fault> {
+        let (first, others) = proto_files::split(definition);
+        let mut files = HashMap::new();
+        for (name, text) in std::iter::once((FILE, first)).chain(others) {
+            let Some(mut descriptors) = descriptors::read(text) else {
+                files.insert(name.to_owned(), Source::Text(text.to_owned()));
+                continue;
+            };
+            descriptors.iter().try_for_each(descriptors::check)?;
+            let last = descriptors.pop();
+            for other in descriptors {
+                files.entry(other.name().to_owned()).or_insert(Source::Descriptor(Box::new(other)));
+            }
+            if let Some(last) = last {
+                files.insert(name.to_owned(), Source::Descriptor(Box::new(last)));
+            }
+        }
+        Ok(Self(files))
+    }
+}
 
 impl FileResolver for Definition {
     fn resolve_path(&self, path: &std::path::Path) -> Option<String> {
@@ -97,24 +130,19 @@ impl FileResolver for Definition {
     }
 
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
-        let (first, others) = proto_files::split(&self.0);
-        match others.iter().find(|(of, _)| *of == name) {
-            _ if name == FILE => file(name, first),
-            Some((_, other)) => file(name, other),
-            None => GoogleFileResolver::new().open_file(name),
+        match (GoogleFileResolver::new().open_file(name), self.0.get(name)) {
+            // Values of these types are read as the real ones have them.
+            (Ok(file), _) => Ok(file),
+            (_, Some(Source::Text(text))) => File::from_source(name, text),
+            (_, Some(Source::Descriptor(descriptor))) => {
+                let mut descriptor = (**descriptor).clone();
+                // It is known by the name of its reference.
+                descriptor.name = Some(name.to_owned());
+                Ok(File::from_file_descriptor_proto(descriptor))
+            }
+            (error, None) => error,
         }
     }
-}
-
-/// A file, as text or as its descriptor in base64, which some clients register.
-fn file(name: &str, definition: &str) -> Result<File, protox::Error> {
-    let descriptor = base64::decode(definition.trim().as_bytes())
-        .and_then(|bytes| File::decode_file_descriptor_proto(&*bytes).ok());
-    let Some(descriptor) = descriptor else { return File::from_source(name, definition) };
-    let mut proto = descriptor.file_descriptor_proto().clone();
-    // It is known by the name of its reference.
-    proto.name = Some(name.to_owned());
-    Ok(File::from_file_descriptor_proto(proto))
 }
 
 /// Bounds what the parser and the compiler recurse into and build, before they run.
@@ -132,10 +160,7 @@ fn check_size(definition: &str) -> Result<(), Fault> {
             return Err(Fault::new(format!("the schema is nested more than {MAX_DEPTH} levels deep")));
         }
     }
-    if parts > MAX_PARTS {
-        return Err(Fault::new(format!("the schema has more than {MAX_PARTS} parts")));
-    }
-    Ok(())
+    if parts > MAX_PARTS { Err(too_many_parts()) } else { Ok(()) }
 }
 
 fn check_parts(file: &FileDescriptor) -> Result<(), Fault> {
@@ -146,14 +171,11 @@ fn check_parts(file: &FileDescriptor) -> Result<(), Fault> {
         parts += 1 + message.fields().len() + message.child_enums().map(values).sum::<usize>();
         open.extend(message.child_messages());
     }
-    if parts > MAX_PARTS {
-        return Err(Fault::new(format!("the schema has more than {MAX_PARTS} parts")));
-    }
-    Ok(())
+    if parts > MAX_PARTS { Err(too_many_parts()) } else { Ok(()) }
 }
 
 /// The error of the compiler, with its place.
-fn fault(definition: &str, error: &protox::Error) -> Fault {
+fn fault(error: &protox::Error) -> Fault {
     let text = format!("{error:?}");
     let reason = error.to_string();
     // The compiler shows the place only in its long form, which begins with it.
@@ -163,6 +185,5 @@ fn fault(definition: &str, error: &protox::Error) -> Fault {
         let column = numbers.next().unwrap_or_default();
         format!("line {line} column {column}")
     });
-    let _ = definition;
     Fault { place: place.unwrap_or_default(), reason }
 }

@@ -1,5 +1,6 @@
 //! Protobuf: each kind of field there and back, the rules of compatibility.
 
+use event_outbox_policy::base64;
 use event_outbox_policy::schema::compiled::{Compiled, Format, Message};
 use proptest::prelude::*;
 
@@ -174,5 +175,87 @@ proptest! {
     #[test]
     fn any_bytes_can_be_tried(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
         let _ = decoded(&order(), &bytes);
+    }
+}
+
+/// As `protoc --include_imports --descriptor_set_out=/dev/stdout shop/order.proto | base64` writes it, by hand: a field has a
+/// number, and its length before it.
+fn set(files: &[&[u8]]) -> String {
+    text(&files.iter().flat_map(|file| part(1, file)).collect::<Vec<_>>())
+}
+
+fn part(number: u8, bytes: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(bytes.len()).ok().filter(|length| *length < 128).unwrap();
+    [&[number << 3 | 2, length][..], bytes].concat()
+}
+
+fn text(bytes: &[u8]) -> String {
+    let mut out = Vec::new();
+    base64::encode(bytes, &mut out).unwrap();
+    String::from_utf8(out).unwrap()
+}
+
+/// `syntax = "proto3"; package shop; message Address { string city = 1; }`
+fn address() -> Vec<u8> {
+    let field = [part(1, b"city"), vec![3 << 3, 1, 4 << 3, 1, 5 << 3, 9], part(10, b"city")].concat();
+    let message = [part(1, b"Address"), part(2, &field)].concat();
+    [part(1, b"shop/address.proto"), part(2, b"shop"), part(4, &message), part(12, b"proto3")].concat()
+}
+
+/// `syntax = "proto3"; package shop; import "shop/address.proto"; message Order { Address to = 1; }`
+fn shipment() -> Vec<u8> {
+    let field = [part(1, b"to"), vec![3 << 3, 1, 4 << 3, 1, 5 << 3, 11], part(6, b".shop.Address")].concat();
+    let message = [part(1, b"Order"), part(2, &field)].concat();
+    let file = [part(1, b"shop/order.proto"), part(2, b"shop"), part(3, b"shop/address.proto")].concat();
+    [file, part(4, &message), part(12, b"proto3")].concat()
+}
+
+#[test]
+fn descriptors_in_base64_are_schemas() {
+    let alone = compiled(Format::Protobuf, &text(&address()));
+    assert_eq!(encoded(&alone, r#"{"city":"x"}"#), Ok(b"\x0a\x01x".to_vec()));
+    for definition in [set(&[&address()]), format!(" {}\n", set(&[&address()]))] {
+        let alone = compiled(Format::Protobuf, &definition);
+        assert_eq!(encoded(&alone, r#"{"city":"x"}"#), Ok(b"\x0a\x01x".to_vec()));
+    }
+    let set_of_two = compiled(Format::Protobuf, &set(&[&address(), &shipment()]));
+    assert_eq!(encoded(&set_of_two, r#"{"to":{"city":"x"}}"#), Ok(b"\x0a\x03\x0a\x01x".to_vec()));
+    let message = set_of_two.indexes(Message::First).unwrap();
+    assert_eq!(
+        decoded(&set_of_two, b"\x0a\x03\x0a\x01x"),
+        Ok(r#"{"to":{"city":"x"}}"#.to_owned()),
+        "{message:?}"
+    );
+}
+
+#[test]
+fn broken_descriptors_are_refused() {
+    let refused = |definition: &str| Compiled::compile(Format::Protobuf, definition).unwrap_err().reason;
+    // What it imports is not in the set.
+    assert!(refused(&set(&[&shipment()])).contains("not found"), "{}", refused(&set(&[&shipment()])));
+    // The order is that of the compiler: the last one is the schema.
+    assert!(!refused(&set(&[])).is_empty());
+    assert!(!refused(&text(&address()[..40])).is_empty());
+    let messages = part(4, &part(1, b"M")).repeat(30_000);
+    assert!(refused(&text(&messages)).contains("more than"));
+    let files = [1 << 3 | 2, 0].repeat(100_000);
+    assert!(!refused(&text(&files)).is_empty());
+}
+
+proptest! {
+    #[test]
+    fn any_descriptor_is_compiled_or_refused(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        changes in proptest::collection::vec(any::<(usize, u8)>(), 1..4),
+    ) {
+        let _ = Compiled::compile(Format::Protobuf, &text(&bytes));
+        let mut set: Vec<u8> = [part(1, &address()), part(1, &shipment())].concat();
+        for (at, put) in changes {
+            let place = at % set.len();
+            set[place] = put;
+        }
+        if let Ok(schema) = Compiled::compile(Format::Protobuf, &text(&set)) {
+            let _ = there_and_back(&schema, r#"{"to":{"city":"x"}}"#);
+        }
     }
 }
