@@ -162,7 +162,10 @@ impl Reader for JdbcUpsert<'_> {
             "primary.key.fields": "id",
             "schema.evolution": "none",
             "collection.name.format": "latest",
-            "transforms": "value,place",
+            // The buffer takes keys that are structures only.
+            "transforms": "key,value,place",
+            "transforms.key.type": "org.apache.kafka.connect.transforms.HoistField$Key",
+            "transforms.key.field": "id",
             "transforms.value.type": "org.apache.kafka.connect.transforms.HoistField$Value",
             "transforms.value.field": "value",
             "transforms.place.type": "org.apache.kafka.connect.transforms.InsertField$Value",
