@@ -1,10 +1,10 @@
 # PG chooses the major version of PostgreSQL (default 15), PG_CONFIG any installation.
 .DEFAULT_GOAL := help
-.PHONY: help demo example test test-long torture bench up down all install package package-test docker-test drivers-test debezium-test registry-test build fmt lint deny doc bootstrap clean
+.PHONY: help demo example test test-long torture bench bench-compare up down all install package package-test docker-test drivers-test debezium-test registry-test build fmt lint deny doc bootstrap clean
 MAKEFLAGS += --no-print-directory
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: build ## Real PostgreSQL, real Kafka, pgbench with rollbacks: count what arrived, then stop everything
 	@scripts/lab demo
@@ -20,6 +20,9 @@ test-long: bootstrap ## Run what takes hours: teeth of the torture test, all ver
 
 bench: build ## Measure against Debezium, a polling relay and rdkafka alone; SCENARIO=drain,emit for some of it
 	@scripts/bench "$(SCENARIO)"
+
+bench-compare: bootstrap ## Measure another commit and this one in alternating rounds: BASE=<commit> SCENARIO=drain,emit ROUNDS=5
+	@scripts/bench-compare "$(BASE)" "$(SCENARIO)" "$(ROUNDS)"
 
 torture: bootstrap ## Writers, faults and a checker: MINUTES=10 SEED=… MODE=cluster (three brokers), kafka (one), mock (any error) once (delivery at most once) or exactly (exactly once)
 	@scripts/build-failpoints

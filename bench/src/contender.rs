@@ -10,6 +10,7 @@ pub mod producer;
 use anyhow::Result;
 
 use crate::events::Load;
+use crate::processes::Work;
 
 /// The headers of each event.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -47,4 +48,12 @@ pub trait Outbox: Contender {
 
     /// A statement that stores one event. `$1` is its topic, `$2` its number.
     fn insert_one(&self) -> &'static str;
+
+    /// What carries the events to Kafka, once the first one is there.
+    fn relay(&mut self) -> Result<Work>;
+
+    /// Waits until nothing is left to do for events that are in Kafka.
+    fn rest(&mut self) -> Result<()> {
+        Ok(())
+    }
 }

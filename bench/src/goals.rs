@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 43] = [
+const GOALS: [Goal; 48] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -50,6 +50,11 @@ const GOALS: [Goal; 43] = [
     goal("capture, TPC-B: by hand, times capture()", "capture.tpcb.ratio_by_hand", Bound::Least(1.5)),
     goal("capture, bulk: by row, times by statement", "capture.bulk.ratio_row", Bound::Least(2.0)),
     goal("capture, to Kafka: Debezium, times ours", "capture.kafka.ratio_debezium", Bound::Least(1.0)),
+    goal("cost, idle: share of Debezium's", "cost.0.ratio_debezium", Bound::Most(0.5)),
+    goal("cost, 100/s: share of Debezium's", "cost.100.ratio_debezium", Bound::Most(0.5)),
+    goal("cost, 2,000/s: share of Debezium's", "cost.2000.ratio_debezium", Bound::Most(0.5)),
+    goal("cost, 10,000/s: share of Debezium's", "cost.10000.ratio_debezium", Bound::Most(0.5)),
+    goal("cost, 2,000/s: Kafka, times bare + linger", "cost.2000.ratio_kafka_bare_linger", Bound::Most(1.5)),
     goal("sustained: the backlog is bounded", "sustained.backlog_bounded", Bound::Least(1.0)),
     goal("flat: 10M pending", "flat.10m", Bound::Least(0.9)),
     goal("flat: xmin horizon held", "flat.held_xmin", Bound::Least(0.9)),

@@ -2,6 +2,7 @@
 
 mod arrival;
 mod census;
+mod compare;
 mod contender;
 mod events;
 mod figures;
@@ -46,11 +47,16 @@ fn main() -> ExitCode {
     }
 }
 
-/// `event_outbox_bench [SCENARIO,…]` measures; `event_outbox_bench plot` draws the existing figures.
+/// `event_outbox_bench [SCENARIO,…]` measures; `event_outbox_bench plot` draws the existing figures;
+/// `event_outbox_bench compare DIRECTORY` compares the rounds of two builds.
 fn bench() -> Result<()> {
-    if std::env::args().nth(1).as_deref() == Some("plot") {
-        let out = scenario::out()?;
-        return plot::draw(&Figures::read(&out.join("summary.json"))?, &out);
+    match (std::env::args().nth(1).as_deref(), std::env::args().nth(2)) {
+        (Some("plot"), _) => {
+            let out = scenario::out()?;
+            return plot::draw(&Figures::read(&out.join("summary.json"))?, &out);
+        }
+        (Some("compare"), Some(results)) => return compare::report(Path::new(&results)),
+        _ => {}
     }
     let chosen = scenario::chosen(&std::env::args().nth(1).unwrap_or_default())?;
     let quick = std::env::var_os("BENCH_QUICK").is_some_and(|value| !value.is_empty() && value != "0");

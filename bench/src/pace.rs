@@ -76,7 +76,7 @@ impl Pace {
 
 /// Commits one event per transaction, from several sessions in turn. Notes in `committed` when each COMMIT returned.
 pub fn write(
-    clients: Vec<Client>,
+    clients: &mut [Client],
     statement: &str,
     topic: &str,
     pace: Pace,
@@ -85,11 +85,11 @@ pub fn write(
     let writers = clients.len() as i64;
     let failed = Mutex::new(None);
     scope(|threads| {
-        for (first, mut client) in (1..).zip(clients) {
+        for (first, client) in (1..).zip(clients) {
             let failed = &failed;
             threads.spawn(move || {
                 let numbers = (first..=pace.count.cast_signed()).step_by(writers as usize);
-                if let Err(error) = write_some(&mut client, statement, topic, pace, numbers, committed)
+                if let Err(error) = write_some(client, statement, topic, pace, numbers, committed)
                     && let Ok(mut failed) = failed.lock()
                 {
                     *failed = Some(error);

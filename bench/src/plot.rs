@@ -43,6 +43,10 @@ pub fn draw(figures: &Figures, directory: &Path) -> Result<()> {
     flat(figures).map_or(Ok(()), |groups| {
         bars::draw(&file("flat"), "Draining under adverse conditions", "events/s", &groups)
     })?;
+    cost(figures).map_or(Ok(()), |groups| {
+        let title = "CPU time of PostgreSQL and relay for an event";
+        bars::draw(&file("cost"), title, "microseconds", &groups)
+    })?;
     memory(figures)
         .map_or(Ok(()), |groups| bars::draw(&file("memory"), "Memory of the relay", "MB", &groups))?;
     scale(figures).map_or(Ok(()), |groups| {
@@ -134,6 +138,26 @@ fn flat(figures: &Figures) -> Option<Vec<Group>> {
         .filter_map(|(name, label, color)| bar(figures, &format!("flat.{name}"), label, *color))
         .collect();
     filled(vec![Group { label: String::new(), bars }])
+}
+
+fn cost(figures: &Figures) -> Option<Vec<Group>> {
+    let contenders = [
+        ("ours", "event_outbox", OURS),
+        ("debezium", "Debezium", DEBEZIUM),
+        ("polling", "polling relay", POLLING),
+        ("bare", "rows and rdkafka", LIMIT),
+    ];
+    let rates = [(100, "100 events/s"), (2_000, "2,000 events/s"), (10_000, "10,000 events/s")];
+    let groups = rates.map(|(rate, label)| Group {
+        label: label.into(),
+        bars: contenders
+            .iter()
+            .filter_map(|(name, label, color)| {
+                bar(figures, &format!("cost.{rate}.{name}.whole_us"), label, *color)
+            })
+            .collect(),
+    });
+    filled(groups.into())
 }
 
 fn memory(figures: &Figures) -> Option<Vec<Group>> {

@@ -1,6 +1,6 @@
 //! Reads the resource usage of processes from /proc.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -17,6 +17,51 @@ pub fn cpu(pid: u32) -> Result<Duration> {
         }
     }
     Ok(Duration::from_nanos(nanoseconds))
+}
+
+/// What does some work: a process, or some threads of this one.
+pub enum Work {
+    /// A process with all its threads.
+    Process(u32),
+    /// Threads that live until the last look at them.
+    Threads(BTreeSet<u32>),
+}
+
+impl Work {
+    /// The CPU time used so far.
+    pub fn cpu(&self) -> Result<Duration> {
+        match self {
+            Self::Process(pid) => cpu(*pid),
+            Self::Threads(threads) => threads.iter().map(|thread| cpu_of_thread(*thread)).sum(),
+        }
+    }
+
+    /// Its own memory in kibibytes. Threads have none of their own.
+    pub fn memory_kb(&self) -> Result<Option<u64>> {
+        match self {
+            Self::Process(pid) => own_memory_kb(*pid).map(Some),
+            Self::Threads(_) => Ok(None),
+        }
+    }
+}
+
+/// The threads of this process.
+pub fn threads() -> Result<BTreeSet<u32>> {
+    let tasks = fs::read_dir("/proc/self/task")?;
+    tasks.map(|task| Ok(task?.file_name().to_str().context("a thread's name")?.parse()?)).collect()
+}
+
+/// The CPU time of a thread of this process.
+fn cpu_of_thread(thread: u32) -> Result<Duration> {
+    let file = format!("/proc/self/task/{thread}/schedstat");
+    let text = fs::read_to_string(file).with_context(|| format!("thread {thread}"))?;
+    Ok(Duration::from_nanos(first_number(&text)?))
+}
+
+/// The CPU time of the calling thread.
+pub fn cpu_of_this_thread() -> Result<Duration> {
+    let text = fs::read_to_string("/proc/thread-self/schedstat")?;
+    Ok(Duration::from_nanos(first_number(&text)?))
 }
 
 /// How often the threads of a process have gone to sleep.

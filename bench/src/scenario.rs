@@ -2,6 +2,7 @@
 
 pub mod additions;
 pub mod capture;
+pub mod cost;
 pub mod crash;
 pub mod delivery;
 pub mod drain;
@@ -60,11 +61,12 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 23] = [
+pub const ALL: [Scenario; 24] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
     Scenario { name: "delivery", run: delivery::run },
+    Scenario { name: "cost", run: cost::run },
     Scenario { name: "crash", run: crash::run },
     Scenario { name: "additions", run: additions::run },
     Scenario { name: "sustained", run: sustained::run },
@@ -107,9 +109,10 @@ pub fn chosen(list: &str) -> Result<Vec<&'static Scenario>> {
     Ok(ALL.iter().filter(is_chosen).collect())
 }
 
-/// The directory for this machine's results.
+/// The directory for this machine's results: `BENCH_OUT`, if it is given.
 pub fn out() -> Result<PathBuf> {
-    let out = layout::repository().join("bench/out");
+    let out =
+        std::env::var_os("BENCH_OUT").map_or_else(|| layout::repository().join("bench/out"), PathBuf::from);
     fs::create_dir_all(&out)?;
     Ok(out)
 }

@@ -33,6 +33,8 @@ const POSTGRES: [(&str, &str); 7] = [
 /// How long PostgreSQL may take to recover from a crash.
 const START_DEADLINE: Duration = Duration::from_secs(60);
 
+const TOPIC_DEADLINE: Duration = Duration::from_secs(30);
+
 /// The database of the extension, and of the tables that it is compared with.
 pub const OURS: &str = "ours";
 /// The database of the peers' tables.
@@ -129,7 +131,10 @@ impl Stage {
     /// Creates a topic, and returns a watch of it.
     pub fn topic(&self, name: &str) -> Result<Watch> {
         self.broker.create_topic(name, PARTITIONS, &[])?;
-        Watch::new(&self.bootstrap_servers(), name, PARTITIONS)
+        let watch = Watch::new(&self.bootstrap_servers(), name, PARTITIONS)?;
+        // Its partitions have their leaders a moment later.
+        wait::until_ok("leaders of the topic's partitions", TOPIC_DEADLINE, || Ok(watch.records().ok()))?;
+        Ok(watch)
     }
 
     /// Removes a topic with its records.

@@ -30,38 +30,43 @@ impl ProducerContext for Acks {
     }
 }
 
-/// Produces at this pace from `begin` on. Notes when each record was handed to librdkafka, and when it was acknowledged.
-pub fn produce(
-    bootstrap_servers: &str,
-    topic: &str,
-    pace: Pace,
-    begin: Instant,
-    sent: &Times,
-    acknowledged: Arc<Times>,
-) -> Result<()> {
-    let config = producer::config(bootstrap_servers);
-    let producer: BaseProducer<Acks> = BaseProducer::from_config_and_context(&config, Acks(acknowledged))?;
-    for n in 1..=pace.count.cast_signed() {
-        // Serve acknowledgements while there is nothing to send.
-        while let Some(left) = pace.due(n).checked_sub(begin.elapsed()) {
-            producer.poll(left);
-        }
-        let (key, payload) = (events::key(n), events::payload(n, events::PAYLOAD_BYTES));
-        let (id, trace) = (events::id(n), events::trace(n));
-        let headers = OwnedHeaders::new_with_capacity(2)
-            .insert(Header { key: "id", value: Some(&id) })
-            .insert(Header { key: "trace", value: Some(&trace) });
-        let opaque = usize::try_from(n)?;
-        let record = BaseRecord::with_opaque_to(topic, opaque).key(&key).payload(&payload).headers(headers);
-        sent.now(n);
-        producer.send(record).map_err(|(error, _)| error)?;
+/// A producer without an outbox.
+pub struct Bare(BaseProducer<Acks>);
+
+impl Bare {
+    /// Creates a producer that waits this long for more records before it sends one. `acknowledged` gets the time of each
+    /// acknowledgement.
+    pub fn new(bootstrap_servers: &str, linger: Duration, acknowledged: Arc<Times>) -> Result<Self> {
+        let mut config = producer::config(bootstrap_servers);
+        config.set("linger.ms", linger.as_millis().to_string());
+        Ok(Self(BaseProducer::from_config_and_context(&config, Acks(acknowledged))?))
     }
-    let over = Instant::now();
-    while producer.in_flight_count() > 0 {
-        producer.poll(Duration::from_millis(10));
-        if over.elapsed() > ACK_DEADLINE {
-            bail!("{} records without an acknowledgement", producer.in_flight_count());
+
+    /// Produces at this pace from `begin` on, until all is acknowledged. Notes when each record was handed to librdkafka.
+    pub fn produce(&self, topic: &str, pace: Pace, begin: Instant, sent: &Times) -> Result<()> {
+        for n in 1..=pace.count.cast_signed() {
+            // Serve acknowledgements while there is nothing to send.
+            while let Some(left) = pace.due(n).checked_sub(begin.elapsed()) {
+                self.0.poll(left);
+            }
+            let (key, payload) = (events::key(n), events::payload(n, events::PAYLOAD_BYTES));
+            let (id, trace) = (events::id(n), events::trace(n));
+            let headers = OwnedHeaders::new_with_capacity(2)
+                .insert(Header { key: "id", value: Some(&id) })
+                .insert(Header { key: "trace", value: Some(&trace) });
+            let opaque = usize::try_from(n)?;
+            let record =
+                BaseRecord::with_opaque_to(topic, opaque).key(&key).payload(&payload).headers(headers);
+            sent.now(n);
+            self.0.send(record).map_err(|(error, _)| error)?;
         }
+        let over = Instant::now();
+        while self.0.in_flight_count() > 0 {
+            self.0.poll(Duration::from_millis(10));
+            if over.elapsed() > ACK_DEADLINE {
+                bail!("{} records without an acknowledgement", self.0.in_flight_count());
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Contender, Outbox};
 use crate::events::{self, Load};
+use crate::processes::Work;
 use crate::stage::{PEERS, Stage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -160,5 +161,9 @@ impl Outbox for Debezium<'_> {
 
     fn insert_one(&self) -> &'static str {
         INSERT_ONE
+    }
+
+    fn relay(&mut self) -> Result<Work> {
+        Ok(Work::Process(self.connect.pid()))
     }
 }

@@ -10,6 +10,7 @@ use postgres::Client;
 use super::{Contender, Headers, Outbox};
 use crate::events::{self, Load};
 use crate::memory::{Looking, Memory};
+use crate::processes::Work;
 use crate::stage::{OURS, Stage};
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -149,5 +150,13 @@ impl Outbox for Ours<'_> {
 
     fn insert_one(&self) -> &'static str {
         INSERT_ONE
+    }
+
+    fn relay(&mut self) -> Result<Work> {
+        Ok(Work::Process(self.pid()?))
+    }
+
+    fn rest(&mut self) -> Result<()> {
+        self.until_empty()
     }
 }

@@ -1,24 +1,28 @@
 //! The polling relay that most teams write: it locks a batch of rows, produces them, waits for the acknowledgements,
 //! deletes the rows and commits. When the batch was not full, it sleeps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{JoinHandle, sleep, spawn};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
+use event_outbox_lab::wait;
 use postgres::Client;
 use serde_json::Value;
 
 use super::producer::{Outgoing, Producer};
 use super::{Contender, Outbox};
 use crate::events::{self, Load};
+use crate::processes::{self, Work};
 use crate::stage::{PEERS, Stage};
 
 /// The number of rows in one transaction. Teams choose 100 to 1000.
 const BATCH: usize = 1000;
 /// The time before the next poll. Teams choose 100 ms to some seconds.
 const INTERVAL: Duration = Duration::from_millis(100);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 const TABLE: &str = "
 CREATE TABLE IF NOT EXISTS polled_outbox (
@@ -55,6 +59,7 @@ pub struct Polling<'a> {
 struct Relay {
     stop: Arc<AtomicBool>,
     thread: JoinHandle<Result<()>>,
+    threads_before: BTreeSet<u32>,
 }
 
 impl<'a> Polling<'a> {
@@ -79,12 +84,13 @@ impl Contender for Polling<'_> {
     }
 
     fn open(&mut self) -> Result<()> {
+        let threads_before = processes::threads()?;
         let stop = Arc::new(AtomicBool::new(false));
         let client = self.stage.connect(PEERS)?;
         let producer = Producer::new(&self.stage.bootstrap_servers())?;
         let stopped = stop.clone();
         let thread = spawn(move || relay(client, producer, &stopped));
-        self.relay = Some(Relay { stop, thread });
+        self.relay = Some(Relay { stop, thread, threads_before });
         Ok(())
     }
 
@@ -103,6 +109,18 @@ impl Outbox for Polling<'_> {
 
     fn insert_one(&self) -> &'static str {
         INSERT_ONE
+    }
+
+    fn relay(&mut self) -> Result<Work> {
+        let relay = self.relay.as_ref().context("no polling relay is running")?;
+        Ok(Work::Threads(&processes::threads()? - &relay.threads_before))
+    }
+
+    fn rest(&mut self) -> Result<()> {
+        let empty = "SELECT NOT EXISTS (SELECT FROM polled_outbox)";
+        wait::until_ok("polled_outbox to be empty", DEADLINE, || {
+            Ok(self.client.query_one(empty, &[])?.get::<_, bool>(0).then_some(()))
+        })
     }
 }
 

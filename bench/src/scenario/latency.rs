@@ -8,10 +8,11 @@ use anyhow::{Context, Result, anyhow};
 
 use super::Bench;
 use crate::arrival::Watch;
+use crate::contender::bare::Bare;
 use crate::contender::debezium::Debezium;
 use crate::contender::ours::Ours;
 use crate::contender::polling::Polling;
-use crate::contender::{Headers, Outbox, bare};
+use crate::contender::{Headers, Outbox};
 use crate::figures::{Rounds, Samples};
 use crate::pace::{self, Pace, Times};
 use crate::stage::{OURS, Stage, Wal};
@@ -24,8 +25,9 @@ const SECONDS: u64 = 8;
 pub const WARM_UP_SECONDS: u64 = 2;
 
 /// The row that is written beside the bare loop.
-const BESIDE_TABLE: &str = "CREATE TABLE IF NOT EXISTS beside (topic text, n bigint, filling text)";
-const BESIDE: &str = "INSERT INTO beside VALUES ($1, $2, repeat('x', 400))";
+pub const BESIDE_TABLE: &str = "CREATE TABLE IF NOT EXISTS beside (topic text, n bigint, filling text)";
+/// Writes such a row, instead of an event.
+pub const BESIDE: &str = "INSERT INTO beside VALUES ($1, $2, repeat('x', 400))";
 
 /// The milliseconds of each event from COMMIT's return to the consumer. For the bare loop they begin with the call that
 /// produces the record, and a second series ends with the acknowledgement.
@@ -120,12 +122,12 @@ pub fn through(
     stage.connect(outbox.database())?.execute(outbox.insert_one(), &[&topic, &pace::FORERUNNER])?;
     watch.until(1, Instant::now(), |_| {}).context("the first event")?;
     let consumer = pace::reader(&stage.bootstrap_servers(), topic)?;
-    let clients = (0..sessions).map(|_| stage.connect(outbox.database())).collect::<Result<Vec<_>>>()?;
+    let mut clients = (0..sessions).map(|_| stage.connect(outbox.database())).collect::<Result<Vec<_>>>()?;
     let begin = Instant::now();
     let (committed, visible) = (Times::new(begin, pace.count), Times::new(begin, pace.count));
     scope(|threads| {
         let reader = threads.spawn(|| pace::read(&consumer, pace.count, &visible));
-        pace::write(clients, outbox.insert_one(), topic, pace, &committed)?;
+        pace::write(&mut clients, outbox.insert_one(), topic, pace, &committed)?;
         reader.join().map_err(|_| anyhow!("the reader panicked"))?
     })?;
     outbox.close()?;
@@ -137,7 +139,7 @@ pub fn through(
 fn bare(stage: &Stage, topic: &str, pace: Pace, writers: usize) -> Result<Run> {
     let servers = stage.bootstrap_servers();
     let consumer = pace::reader(&servers, topic)?;
-    let clients = (0..writers).map(|_| stage.connect(OURS)).collect::<Result<Vec<_>>>()?;
+    let mut clients = (0..writers).map(|_| stage.connect(OURS)).collect::<Result<Vec<_>>>()?;
     // The other contenders have this time while they connect.
     sleep(Duration::from_millis(200));
     let begin = Instant::now();
@@ -145,9 +147,9 @@ fn bare(stage: &Stage, topic: &str, pace: Pace, writers: usize) -> Result<Run> {
     let (sent, visible, acknowledged, committed) = (times(), times(), Arc::new(times()), times());
     scope(|threads| {
         let reader = threads.spawn(|| pace::read(&consumer, pace.count, &visible));
-        let beside =
-            (writers > 0).then(|| threads.spawn(|| pace::write(clients, BESIDE, topic, pace, &committed)));
-        bare::produce(&servers, topic, pace, begin, &sent, acknowledged.clone())?;
+        let beside = (writers > 0)
+            .then(|| threads.spawn(|| pace::write(&mut clients, BESIDE, topic, pace, &committed)));
+        Bare::new(&servers, Duration::ZERO, acknowledged.clone())?.produce(topic, pace, begin, &sent)?;
         if let Some(beside) = beside {
             beside.join().map_err(|_| anyhow!("a writer panicked"))??;
         }

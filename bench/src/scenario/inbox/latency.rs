@@ -10,7 +10,7 @@ use rdkafka::consumer::BaseConsumer;
 use rdkafka::message::Message;
 
 use super::super::{Bench, latency};
-use crate::contender::bare;
+use crate::contender::bare::Bare;
 use crate::events;
 use crate::figures::{Rounds, Samples};
 use crate::pace::{Pace, Times};
@@ -101,7 +101,8 @@ fn measure(
     let (sent, handled, acknowledged) = (times(), times(), Arc::new(times()));
     scope(|threads| {
         let handler = threads.spawn(|| handle(&handled));
-        bare::produce(&stage.bootstrap_servers(), topic, pace, begin, &sent, acknowledged)?;
+        Bare::new(&stage.bootstrap_servers(), Duration::ZERO, acknowledged)?
+            .produce(topic, pace, begin, &sent)?;
         handler.join().map_err(|_| anyhow!("the handler panicked"))?
     })?;
     Ok(handled.since(&sent, pace.rate * WARM_UP_SECONDS))
