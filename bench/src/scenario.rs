@@ -61,7 +61,7 @@ pub struct Scenario {
 }
 
 /// All scenarios, in the order in which they run.
-pub const ALL: [Scenario; 24] = [
+pub const ALL: [Scenario; 25] = [
     Scenario { name: "drain", run: drain::run },
     Scenario { name: "latency", run: latency::run },
     Scenario { name: "emit", run: emit::run },
@@ -73,6 +73,7 @@ pub const ALL: [Scenario; 24] = [
     Scenario { name: "flat", run: flat::run },
     Scenario { name: "idle", run: idle::run },
     Scenario { name: "scale", run: scale::run },
+    Scenario { name: "scale-shapes", run: scale::shapes::run },
     Scenario { name: "inbox-ingest", run: inbox::ingest::run },
     Scenario { name: "inbox-projection", run: inbox::projection::run },
     Scenario { name: "inbox-receive", run: inbox::receive::run },

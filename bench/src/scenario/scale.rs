@@ -1,5 +1,7 @@
 //! `scale`: one huge transaction, and payloads of four sizes.
 
+pub mod shapes;
+
 use std::time::Instant;
 
 use anyhow::{Context, Result};

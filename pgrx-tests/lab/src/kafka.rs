@@ -157,7 +157,17 @@ impl Broker {
 
     /// Creates a topic with topic-level `configs`.
     pub fn create_topic(&self, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
-        create_topic(&self.admin()?, name, partitions, 1, configs)
+        create_topics(&self.admin()?, &[name], partitions, 1, configs)
+    }
+
+    /// Creates topics in one request.
+    pub fn create_topics(
+        &self,
+        names: &[impl AsRef<str>],
+        partitions: i32,
+        configs: &[(&str, &str)],
+    ) -> Result<()> {
+        create_topics(&self.admin()?, names, partitions, 1, configs)
     }
 
     /// Raises a topic's number of partitions.
@@ -169,7 +179,12 @@ impl Broker {
 
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        delete_topic(&self.admin()?, name)
+        delete_topics(&self.admin()?, &[name])
+    }
+
+    /// Deletes topics in one request.
+    pub fn delete_topics(&self, names: &[impl AsRef<str>]) -> Result<()> {
+        delete_topics(&self.admin()?, names)
     }
 
     /// Deletes the records of a partition before this offset, as retention does.
@@ -307,22 +322,24 @@ fn client_config(bootstrap_servers: &str) -> ClientConfig {
     config
 }
 
-fn create_topic(
+fn create_topics(
     admin: &AdminClient<DefaultClientContext>,
-    name: &str,
+    names: &[impl AsRef<str>],
     partitions: i32,
     replicas: i32,
     configs: &[(&str, &str)],
 ) -> Result<()> {
-    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
-    for (key, value) in configs {
-        topic = topic.set(key, value);
-    }
-    all_succeeded(block_on(admin.create_topics([&topic], &admin_options()))?, "create topic")
+    let topic = |name| {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(replicas));
+        configs.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+    };
+    let topics: Vec<_> = names.iter().map(|name| topic(name.as_ref())).collect();
+    all_succeeded(block_on(admin.create_topics(&topics, &admin_options()))?, "create topic")
 }
 
-fn delete_topic(admin: &AdminClient<DefaultClientContext>, name: &str) -> Result<()> {
-    all_succeeded(block_on(admin.delete_topics(&[name], &admin_options()))?, "delete topic")
+fn delete_topics(admin: &AdminClient<DefaultClientContext>, names: &[impl AsRef<str>]) -> Result<()> {
+    let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
+    all_succeeded(block_on(admin.delete_topics(&names, &admin_options()))?, "delete topic")
 }
 
 fn admin_options() -> AdminOptions {

@@ -89,12 +89,12 @@ impl KafkaCluster {
         replicas: i32,
         configs: &[(&str, &str)],
     ) -> Result<()> {
-        super::create_topic(&self.admin()?, name, partitions, replicas, configs)
+        super::create_topics(&self.admin()?, &[name], partitions, replicas, configs)
     }
 
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
-        super::delete_topic(&self.admin()?, name)
+        super::delete_topics(&self.admin()?, &[name])
     }
 
     /// The id of the broker that leads a partition; `None` while there is none.
