@@ -47,7 +47,8 @@ fn events_are_received_without_kafka() -> Result<()> {
     let mut events = Vec::new();
     wait::until_ok("two events", DEADLINE, || {
         let sql = "SELECT topic, convert_from(key, 'UTF8'), event_type, event_id, data::text, headers->>'version', headers->>'metadata',
-                          headers->>'causation_id', \"offset\" = (headers->>'position')::bigint, content_type
+                          headers->>'causation_id', \"offset\" = (headers->>'position')::bigint, content_type,
+                          event_time = (SELECT s.recorded_at FROM event_store.read_stream(convert_from(key, 'UTF8')) AS s)
                      FROM inbox.receive('s') ORDER BY position";
         for row in client.query(sql, &[])? {
             let text = |at| row.get::<_, Option<String>>(at).unwrap_or_default();
@@ -63,6 +64,7 @@ fn events_are_received_without_kafka() -> Result<()> {
                 row.get::<_, bool>(8),
                 text(9)
             ));
+            assert_eq!(row.get::<_, Option<bool>>(10), Some(true), "when it was recorded");
             assert_eq!(text(2) == "é", text(3) == "00000000-0000-0000-0000-000000000001");
         }
         Ok((events.len() >= 2).then_some(()))

@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::event::envelope;
 use event_outbox_policy::inbox::records::{RecordBatch, RecordRef};
 use event_outbox_policy::store::cursor::{Action, Cursor, Sweep};
 use pgrx::prelude::*;
@@ -358,13 +359,15 @@ impl Finder {
         };
         let category = text(2).unwrap_or_default();
         let number = self.categories.iter().position(|of| of == category).unwrap_or(0);
-        let time = row.datum(11).map(|at| compat::unix_micros(at.value() as i64) / 1000);
+        let time = row.datum(11).map(|at| compat::unix_micros(at.value() as i64));
+        let event_time = time.and_then(envelope::time);
         let (id, causation, correlation) = (uuid(5), uuid(9), uuid(10));
         let version = row.get::<i64>(4).unwrap_or(0).to_string();
         let place = position.to_string();
         let headers = [
             ("ce_id", id.as_deref()),
             ("ce_type", text(6)),
+            ("ce_time", event_time.as_deref()),
             ("content-type", Some("application/json")),
             ("stream", text(3)),
             ("version", Some(version.as_str())),
@@ -377,7 +380,7 @@ impl Finder {
         let record = RecordRef {
             partition: i32::try_from(number).unwrap_or(0),
             offset: position,
-            timestamp_ms: time,
+            timestamp_ms: time.map(|micros| micros / 1000),
             key: text(3).map(str::as_bytes),
             value: text(7).map(str::as_bytes),
             headers: &[],

@@ -85,6 +85,12 @@ impl Envelope {
     }
 }
 
+/// A time of an event, in microseconds since 1970, as CloudEvents write it; `None` if no calendar has it.
+#[must_use]
+pub fn time(micros: i64) -> Option<String> {
+    Timestamp::from_microsecond(micros).ok().map(|time| time.to_string())
+}
+
 /// Writes the headers of the binary content mode.
 fn binary(
     event: &Event<'_>,
@@ -98,8 +104,8 @@ fn binary(
     put("ce_id", Some(id.as_bytes()));
     put("ce_source", Some(source.as_bytes()));
     put("ce_type", Some(event.event_type.as_deref().unwrap_or(event.topic).as_bytes()));
-    if let Ok(time) = Timestamp::from_microsecond(event.emitted_at) {
-        put("ce_time", Some(time.to_string().as_bytes()));
+    if let Some(time) = time(event.emitted_at) {
+        put("ce_time", Some(time.as_bytes()));
     }
     if let Some(content_type) = &event.content_type
         && !own.has(CONTENT_TYPE)
