@@ -115,7 +115,7 @@ pub unsafe fn guarded<R: Copy>(call: impl FnOnce() -> R) -> R {
 /// one guard per row is enough, within [`guarded`], and where an ERROR must pass unchanged.
 pub mod raw {
     use pgrx::pg_sys;
-    use std::ffi::{c_char, c_int};
+    use std::ffi::{c_char, c_int, c_long};
 
     unsafe extern "C-unwind" {
         /// Puts the scan's next row into the slot.
@@ -136,6 +136,14 @@ pub mod raw {
             receiver: *mut pg_sys::DestReceiver,
             completion: *mut pg_sys::QueryCompletion,
         );
+        /// Executes a plan.
+        pub fn SPI_execute_plan(
+            plan: pg_sys::SPIPlanPtr,
+            values: *mut pg_sys::Datum,
+            nulls: *const c_char,
+            read_only: bool,
+            limit: c_long,
+        ) -> c_int;
         /// Deforms the slot's row up to this column.
         pub fn slot_getsomeattrs_int(slot: *mut pg_sys::TupleTableSlot, columns: c_int);
     }

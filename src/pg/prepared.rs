@@ -6,6 +6,8 @@ use std::ffi::{CStr, c_char, c_int};
 
 use pgrx::prelude::*;
 
+use super::compat::raw;
+use super::refusal::{Refusal, catching};
 use super::spi::{Access, Rows};
 
 /// A statement that is prepared until the connection to SPI ends.
@@ -31,23 +33,21 @@ impl Prepared {
         Self { plan }
     }
 
-    /// Executes it with as many values as it has parameters, of their types.
-    pub fn execute<const N: usize>(&self, arguments: [Option<pg_sys::Datum>; N], access: Access) -> Rows {
+    /// Executes it with as many values as it has parameters, of their types. An ERROR is returned as it is.
+    pub fn execute<const N: usize>(
+        &self,
+        arguments: [Option<pg_sys::Datum>; N],
+        access: Access,
+    ) -> Result<Rows, Refusal> {
         let mut values = arguments.map(|argument| argument.unwrap_or(pg_sys::Datum::from(0_usize)));
         let nulls = arguments.map(|argument| if argument.is_some() { b' ' } else { b'n' } as c_char);
-        // SAFETY: the plan lives as long as the connection; values and nulls outlive the call.
-        let code = unsafe {
-            pg_sys::SPI_execute_plan(
-                self.plan,
-                values.as_mut_ptr(),
-                nulls.as_ptr(),
-                access == Access::Read,
-                0,
-            )
-        };
+        let (plan, reads) = (self.plan, access == Access::Read);
+        // SAFETY: the plan lives as long as the connection; values and nulls outlive the call, and need no drop.
+        let code =
+            unsafe { catching(|| raw::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), reads, 0)) }?;
         if code < 0 {
             error!("could not execute a statement: SPI error {code}");
         }
-        Rows::of_last_call()
+        Ok(Rows::of_last_call())
     }
 }

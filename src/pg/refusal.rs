@@ -1,11 +1,14 @@
-//! Owns errors with an SQLSTATE of the extension's own, which applications tell apart.
+//! Owns errors with an SQLSTATE that Postgres does not know: those of the extension's own, which applications tell apart, and
+//! those of users' code that it calls.
 //!
-//! The bindings of pgrx know only the codes of Postgres, and turn any other into that of an internal error. So such an error is
-//! returned to the outermost function, which has nothing to clean up, and raised there as C would.
+//! The bindings of pgrx know only the codes of Postgres, and turn any other into that of an internal error; they drop the
+//! context of an error, too. So such an error is returned to the outermost function, which has nothing to clean up, and raised
+//! there as C would.
 //!
 //! Runs in: client backends.
 
 use std::ffi::{CString, c_char, c_int};
+use std::mem::MaybeUninit;
 
 use pgrx::prelude::*;
 
@@ -13,6 +16,7 @@ use super::function::Arguments;
 
 /// The functions of Postgres' `elog.c`, without the guard that the bindings put around them.
 mod raw {
+    use pgrx::pg_sys;
     use std::ffi::{c_char, c_int};
 
     unsafe extern "C-unwind" {
@@ -22,6 +26,7 @@ mod raw {
         pub fn errdetail_internal(format: *const c_char, ...) -> c_int;
         pub fn errhint(format: *const c_char, ...) -> c_int;
         pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
+        pub fn ReThrowError(error: *mut pg_sys::ErrorData) -> !;
     }
 }
 
@@ -32,19 +37,26 @@ pub struct Refusal {
     message: *const c_char,
     detail: *const c_char,
     hint: *const c_char,
+    /// An error that was caught, instead of these.
+    caught: *mut pg_sys::ErrorData,
 }
 
 impl Refusal {
     /// No error.
-    pub const NONE: Self =
-        Self { code: 0, message: std::ptr::null(), detail: std::ptr::null(), hint: std::ptr::null() };
+    pub const NONE: Self = Self {
+        code: 0,
+        message: std::ptr::null(),
+        detail: std::ptr::null(),
+        hint: std::ptr::null(),
+        caught: std::ptr::null_mut(),
+    };
 
     /// An error with the five characters of its SQLSTATE. The texts are copied into the current memory context.
     #[must_use]
     pub fn new(code: [u8; 5], message: &str, detail: &str, hint: &str) -> Self {
         let code = code.iter().rev().fold(0, |code, byte| (code << 6) | ((c_int::from(*byte) - 0x30) & 0x3f));
         let [message, detail, hint] = [message, detail, hint].map(copy);
-        Self { code, message, detail, hint }
+        Self { code, message, detail, hint, caught: std::ptr::null_mut() }
     }
 
     /// Raises it, if it is one.
@@ -52,6 +64,10 @@ impl Refusal {
     /// # Safety
     /// No frame between the caller and Postgres has anything to drop: they are left as by `longjmp`.
     pub unsafe fn raise(&self) {
+        if !self.caught.is_null() {
+            // SAFETY: a copy of an error, alive until the transaction ends; as promised by the caller.
+            unsafe { raw::ReThrowError(self.caught) }
+        }
         if self.code == 0 {
             return;
         }
@@ -66,6 +82,35 @@ impl Refusal {
                 raw::errfinish(c"event_outbox".as_ptr(), 0, c"event_outbox".as_ptr());
             }
         }
+    }
+}
+
+/// Calls C code. An ERROR that it raises is returned as it is, with all its fields.
+///
+/// # Safety
+/// `call` has nothing to drop. After an ERROR the caller does nothing but clean up, until the outermost function raises it
+/// again: the (sub)transaction has failed.
+pub unsafe fn catching<R: Copy>(call: impl FnOnce() -> R) -> Result<R, Refusal> {
+    // SAFETY: as PG_TRY does it, and the guard of pgrx: an ERROR jumps to the buffer, over frames of C and of `call` alone. What
+    // was saved before is restored on both ways.
+    unsafe {
+        let memory = pg_sys::CurrentMemoryContext;
+        let (handler, callbacks) = (pg_sys::PG_exception_stack, pg_sys::error_context_stack);
+        let mut result = MaybeUninit::uninit();
+        let jumped = cee_scape::call_with_sigsetjmp(false, |buffer| {
+            pg_sys::PG_exception_stack = std::ptr::from_ref(buffer).cast_mut().cast();
+            result.write(call());
+            0
+        });
+        pg_sys::PG_exception_stack = handler;
+        pg_sys::error_context_stack = callbacks;
+        if jumped == 0 {
+            return Ok(result.assume_init());
+        }
+        pg_sys::CurrentMemoryContext = memory;
+        let caught = pg_sys::CopyErrorData();
+        pg_sys::FlushErrorState();
+        Err(Refusal { caught, ..Refusal::NONE })
     }
 }
 

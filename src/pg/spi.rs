@@ -112,6 +112,23 @@ pub fn connected<R>(work: impl FnOnce() -> R) -> R {
     }
 }
 
+/// The same for work that may return an ERROR that was caught ([`catching`](super::refusal::catching)): the end of the
+/// (sub)transaction then cleans up.
+pub fn try_connected<R, E>(work: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    // SAFETY: as above.
+    unsafe {
+        if pg_sys::SPI_connect() != pg_sys::SPI_OK_CONNECT as c_int {
+            error!("could not connect to SPI");
+        }
+        let result = work();
+        // Otherwise code that failed may have left connections of its own.
+        if result.is_ok() {
+            pg_sys::SPI_finish();
+        }
+        result
+    }
+}
+
 /// Runs commands that are put together at run time, within [`connected`].
 pub fn run(commands: &CStr) {
     // SAFETY: a C string.

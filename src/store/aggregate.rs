@@ -9,13 +9,14 @@ use pgrx::prelude::*;
 
 use super::STREAM;
 use super::categories::{self, Privilege};
-use crate::pg::function::{Arguments, sql_function};
+use crate::pg::function::Arguments;
 use crate::pg::prepared::Prepared;
+use crate::pg::refusal::{Refusal, refusing_function};
 use crate::pg::spi::{self, Access, OrderedScans, Rows, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
 
-sql_function!(event_store_aggregate, pg_finfo_event_store_aggregate, aggregate);
+refusing_function!(event_store_aggregate, pg_finfo_event_store_aggregate, aggregate);
 
 /// How many events are read at once.
 const PAGE: usize = 200;
@@ -50,13 +51,13 @@ static REDUCER: Statement = Statement::new(
     &[pg_sys::OIDOID],
 );
 
-fn aggregate(arguments: &Arguments) -> Option<pg_sys::Datum> {
+fn aggregate(arguments: &Arguments) -> Result<Option<pg_sys::Datum>, Refusal> {
     let (Some(stream), Some(reducer)) = (arguments.text(0), arguments.oid(1)) else { refuse_null() };
     let Some(category) = name::category_of(stream) else { super::append::refuse_name(stream) };
     let owner = Owner::of(STREAM);
     categories::require(category, Privilege::Read, owner);
     let mut state = State::new();
-    let version = spi::connected(|| {
+    let version = spi::try_connected(|| {
         let reducer = look_up(reducer);
         let mut version = 0;
         state.set(arguments.datum(2));
@@ -72,7 +73,7 @@ fn aggregate(arguments: &Arguments) -> Option<pg_sys::Datum> {
         loop {
             let page = as_owner(owner, || read(stream, version));
             for row in page.iter() {
-                let reduced = reducer.execute([state.value, row.datum(2)], Access::Write);
+                let reduced = reducer.execute([state.value, row.datum(2)], Access::Write)?;
                 state.set(reduced.iter().next().and_then(|row| row.datum(1)));
                 reduced.free();
                 version = row.get(1).unwrap_or(version);
@@ -80,12 +81,12 @@ fn aggregate(arguments: &Arguments) -> Option<pg_sys::Datum> {
             let is_last = page.len() < PAGE;
             page.free();
             if is_last {
-                return version;
+                return Ok(version);
             }
             pgrx::check_for_interrupts!();
         }
-    });
-    arguments.record([version.into_datum(), state.value])
+    })?;
+    Ok(arguments.record([version.into_datum(), state.value]))
 }
 
 fn as_owner<R>(owner: Owner, work: impl FnOnce() -> R) -> R {

@@ -1,5 +1,6 @@
 //! Reducers make states of streams, with snapshots or without.
 
+use anyhow::Context;
 use event_outbox_lab::Result;
 use postgres::Client;
 use serde_json::{Value, json};
@@ -99,5 +100,43 @@ fn only_a_reducer_can_reduce() -> Result<()> {
         &[],
     )?;
     assert_eq!((row.get::<_, i64>(0), row.get::<_, Option<Value>>(1)), (2, None));
+    Ok(())
+}
+
+#[test]
+fn an_error_of_a_reducer_is_passed_on_as_it_is() -> Result<()> {
+    let mut db = with_events(2)?;
+    db.client.batch_execute(
+        "CREATE FUNCTION public.refuses(state jsonb, event event_store.recorded_event) RETURNS jsonb LANGUAGE plpgsql AS $$
+         BEGIN
+             IF event.version = 2 THEN
+                 RAISE EXCEPTION USING ERRCODE = 'BK007', MESSAGE = 'no', DETAIL = 'because', HINT = 'do not', COLUMN = 'c', TABLE = 't';
+             END IF;
+             RETURN '{}';
+         END $$;
+         CREATE FUNCTION public.asks() RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN
+             PERFORM event_store.aggregate('a-1', 'public.refuses(jsonb, event_store.recorded_event)');
+             RETURN 'nothing';
+         EXCEPTION WHEN SQLSTATE 'BK007' THEN
+             RETURN sqlerrm;
+         END $$",
+    )?;
+    let call =
+        "SELECT event_store.aggregate('a-1', 'public.refuses(jsonb, event_store.recorded_event)')";
+    for _ in 0..3 {
+        let error = db.client.batch_execute(call).expect_err("the reducer refuses");
+        let error = error.as_db_error().context("an error of the server")?;
+        assert_eq!(error.code().code(), "BK007");
+        assert_eq!((error.message(), error.detail(), error.hint()), ("no", Some("because"), Some("do not")));
+        assert_eq!((error.table(), error.column()), (Some("t"), Some("c")));
+        let context = error.where_().context("a context")?;
+        assert!(context.contains("PL/pgSQL function refuses(jsonb,event_store.recorded_event) line 4"), "{context}");
+    }
+    // The subtransaction is cleaned up, each time, and the session goes on.
+    for _ in 0..3 {
+        assert_eq!(db.client.query_one("SELECT public.asks()", &[])?.get::<_, String>(0), "no");
+    }
+    assert_eq!(aggregate(&mut db.client, "")?.0, 2);
     Ok(())
 }
