@@ -18,12 +18,42 @@ COMMENT ON COLUMN inbox.projected_offset.partition IS 'The partition of the topi
 COMMENT ON COLUMN inbox.projected_offset.stored_offset IS 'The next offset to be stored.';
 COMMENT ON COLUMN inbox.projected_offset.next_offset IS 'The next offset to be applied to the table.';
 
+-- Positions of the event store are not committed in their order, so that of the last event does not say that those before it are
+-- applied.
+CREATE FUNCTION inbox.has_applied_events(subscription_id integer, "end" bigint) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT NOT EXISTS (SELECT FROM inbox.next_offset AS n
+                              JOIN event_store.event AS e ON e.category = n.topic AND e.position >= n.next_offset AND e.position < $2
+                        WHERE n.source_id = $1)
+       AND NOT EXISTS (SELECT FROM inbox.subscription AS s
+                              CROSS JOIN LATERAL (SELECT p.generation, p.undecided FROM inbox.progress AS p
+                                                   WHERE p.source_id = s.id ORDER BY p.batch DESC LIMIT 1) AS p
+                              CROSS JOIN LATERAL generate_series(1, cardinality(p.undecided), 2) AS r(at)
+                              JOIN event_store.event AS e
+                                ON e.position >= p.undecided[r.at] AND e.position <= p.undecided[r.at + 1] AND e.position < $2
+                               AND e.category = ANY (s.topics)
+                        WHERE s.id = $1 AND p.generation = s.generation)
+       AND NOT EXISTS (SELECT FROM inbox.partition AS p
+                              JOIN inbox.lane_state AS l ON l.subscription_id = p.source_id AND l.lane = p.number % 64
+                              JOIN inbox.log AS e ON e.source_id = p.source_id AND e.lane = p.number % 64 AND e.partition = p.number
+                                                 AND e.position > greatest(l.upto, p.first_position)
+                        WHERE p.source_id = $1 AND e."offset" < $2)
+$$;
+COMMENT ON FUNCTION inbox.has_applied_events(integer, bigint) IS
+    'Whether a projection of the event store has applied all committed events before this position.';
+
 CREATE FUNCTION inbox.has_reached(subscription_id integer, ends bigint[]) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
-    SELECT NOT EXISTS (SELECT FROM unnest($2) WITH ORDINALITY AS e("end", number)
-                              LEFT JOIN inbox.projected_offset AS o ON o.subscription_id = $1 AND o.number = e.number - 1
-                        WHERE e."end" > 0 AND (o.next_offset >= e."end") IS NOT TRUE)
+    SELECT CASE
+        WHEN (SELECT s.is_local FROM inbox.subscription AS s WHERE s.id = $1) THEN
+            inbox.has_applied_events($1, (SELECT max(e."end") FROM unnest($2) AS e("end")))
+        ELSE
+            NOT EXISTS (SELECT FROM unnest($2) WITH ORDINALITY AS e("end", number)
+                               LEFT JOIN inbox.projected_offset AS o ON o.subscription_id = $1 AND o.number = e.number - 1
+                         WHERE e."end" > 0 AND (o.next_offset >= e."end") IS NOT TRUE)
+        END
 $$;
 COMMENT ON FUNCTION inbox.has_reached(integer, bigint[]) IS
     'Whether all events before these offsets are applied; the offsets are by the numbers of the partitions plus 1, NULL for any.';
@@ -69,22 +99,25 @@ CREATE FUNCTION inbox.ends_to_wait_for(subscription_id integer, "offset" bigint,
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    topic text;
+    source inbox.subscription;
 BEGIN
     IF "offset" IS NOT NULL THEN
         RETURN array_fill(NULL::bigint, ARRAY[(SELECT p.number FROM inbox.partition AS p
                                                 WHERE p.source_id = ends_to_wait_for.subscription_id
                                                   AND p.partition = ends_to_wait_for.partition)]) || ("offset" + 1);
     END IF;
-    topic := (SELECT s.topics[1] FROM inbox.subscription AS s WHERE s.id = subscription_id);
-    RETURN inbox.topic_ends(topic, greatest(timeout, '1 second'));
+    SELECT * INTO source FROM inbox.subscription AS s WHERE s.id = subscription_id;
+    IF source.is_local THEN
+        RETURN ARRAY[event_store.end_of(source.topics[1])];
+    END IF;
+    RETURN inbox.topic_ends(source.topics[1], greatest(timeout, '1 second'));
 -- They are asked for again until the timeout.
 EXCEPTION WHEN connection_exception OR object_not_in_prerequisite_state THEN
     RETURN NULL;
 END
 $$;
 COMMENT ON FUNCTION inbox.ends_to_wait_for(integer, bigint, integer, interval) IS
-    'Returns the offsets for which inbox.wait_projected() waits: those after the given record, or the ends that Kafka has now; NULL if these are not known yet.';
+    'Returns the offsets for which inbox.wait_projected() waits: those after the given record, or the ends that Kafka, or the event store, has now; NULL if these are not known yet.';
 
 CREATE FUNCTION inbox.wait_projected(
     name      text,
@@ -146,7 +179,7 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
 COMMENT ON VIEW inbox.projections IS 'The projections whose subscription the current user may receive.';
 COMMENT ON COLUMN inbox.projections.name IS 'The name.';
 COMMENT ON COLUMN inbox.projections."table" IS 'The name of the table that it fills, or filled until it was dropped; NULL until that of a rebuild is made.';
-COMMENT ON COLUMN inbox.projections.topic IS 'The topic.';
+COMMENT ON COLUMN inbox.projections.topic IS 'The topic, or the category of the event store.';
 COMMENT ON COLUMN inbox.projections.state IS
     'filling (from the beginning), following (it has reached the end as of its creation), rebuilding, failing (nothing can be applied, or a schema has not come), stopped (Kafka has lost records), paused, or dropped (the table is gone).';
 COMMENT ON COLUMN inbox.projections.ready IS 'Whether the table has had all records that the topic had when the projection was created, and nothing was lost since.';
@@ -157,7 +190,8 @@ COMMENT ON COLUMN inbox.projections.dead_letters IS 'How many records the table 
 COMMENT ON COLUMN inbox.projections.last_error IS 'Why nothing could be applied last.';
 COMMENT ON COLUMN inbox.projections.last_error_at IS 'When that was first seen.';
 COMMENT ON COLUMN inbox.projections.failing_since IS 'Since when nothing can be applied; NULL while it can.';
-COMMENT ON COLUMN inbox.projections.format IS 'What a record''s value is, decoded: the row as json, or a change as outbox.capture() writes it.';
+COMMENT ON COLUMN inbox.projections.format IS
+    'What a record''s value is, decoded: the row as json, a change as outbox.capture() writes it, or the data of an event of the event store.';
 COMMENT ON COLUMN inbox.projections.key IS 'The columns that identify a row, each with the source of its value.';
 COMMENT ON COLUMN inbox.projections.columns IS 'The other columns with their sources; NULL for all columns, by their names.';
 COMMENT ON COLUMN inbox.projections.role IS 'The role that its worker is connected as: the owner of the table.';

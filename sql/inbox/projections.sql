@@ -6,7 +6,7 @@ CREATE TABLE inbox.projection (
     subscription_id integer     PRIMARY KEY,
     "table"         regclass    UNIQUE,
     table_name      text,
-    format          text        NOT NULL CHECK (format IN ('json', 'capture')),
+    format          text        NOT NULL CHECK (format IN ('json', 'capture', 'event')),
     key             jsonb       NOT NULL,
     columns         jsonb,
     ready_offsets   bigint[]    NOT NULL,
@@ -21,7 +21,7 @@ COMMENT ON TABLE inbox.projection IS 'The projections. Changed only through the 
 COMMENT ON COLUMN inbox.projection.subscription_id IS 'The subscription whose events are applied.';
 COMMENT ON COLUMN inbox.projection."table" IS 'The table; NULL until that of a rebuild is made, and when it is gone.';
 COMMENT ON COLUMN inbox.projection.table_name IS 'Its name when the worker last opened it.';
-COMMENT ON COLUMN inbox.projection.format IS 'What a record''s value is: the row as json, or a change as outbox.capture() writes it.';
+COMMENT ON COLUMN inbox.projection.format IS 'What a record''s value is: the row as json, a change as outbox.capture() writes it, or the data of an event of the event store.';
 COMMENT ON COLUMN inbox.projection.key IS 'The columns that identify a row, each with the source of its value.';
 COMMENT ON COLUMN inbox.projection.columns IS 'The other columns, each with the source of its value; NULL for all columns, by their names.';
 COMMENT ON COLUMN inbox.projection.ready_offsets IS 'The ends of the topic''s partitions when it was created, by their numbers plus 1.';
@@ -257,8 +257,13 @@ DECLARE
     until CONSTANT timestamptz := clock_timestamp() + coalesce(timeout, '30 seconds');
     ends  bigint[];
 BEGIN
-    PERFORM inbox.subscribe_for(caller, name, ARRAY[topic], 'earliest', 'partition', '0', 1, 'stop', NULL, NULL, timeout);
-    ends := inbox.topic_ends(topic, greatest(until - clock_timestamp(), '1 second'));
+    IF format = 'event' THEN
+        PERFORM event_store.add_subscription(caller, name, ARRAY[topic], 'earliest', '0', 1, 'partition');
+        ends := ARRAY[event_store.end_of(topic)];
+    ELSE
+        PERFORM inbox.subscribe_for(caller, name, ARRAY[topic], 'earliest', 'partition', '0', 1, 'stop', NULL, NULL, timeout);
+        ends := inbox.topic_ends(topic, greatest(until - clock_timestamp(), '1 second'));
+    END IF;
     INSERT INTO inbox.projection (subscription_id, "table", table_name, format, key, columns, ready_offsets, rebuild_of)
     SELECT s.id, add_projection."table", add_projection."table"::text, add_projection.format, add_projection.key, add_projection.columns, ends,
            add_projection.rebuild_of
@@ -266,9 +271,9 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION inbox.add_projection(regrole, text, text, regclass, text, jsonb, jsonb, integer, interval) IS
-    'Creates the subscription and the projection.';
+    'Creates the subscription and the projection. The topic is a category of the event store if the format is event.';
 
-CREATE FUNCTION inbox.project_for(
+CREATE FUNCTION inbox.project_as(
     caller regrole, name text, topic text, "table" regclass, key jsonb, columns jsonb, format text, timeout interval
 ) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -277,18 +282,11 @@ DECLARE
     keys  jsonb;
     other text;
 BEGIN
-    IF (format IN ('json', 'capture')) IS NOT TRUE THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_parameter_value',
-            MESSAGE = 'invalid format',
-            DETAIL = format('It is %s.', coalesce(quote_literal(left(project_for.format, 100)), 'NULL')),
-            HINT = 'Pass ''json'' if the value is the row, or ''capture'' if outbox.capture() writes the topic in the style fat.';
-    END IF;
     PERFORM inbox.require_projectable(caller, "table");
     keys := inbox.projection_key("table", key);
     columns := inbox.projection_columns("table", keys, columns);
     SELECT s.name INTO other
-      FROM inbox.projection AS p JOIN inbox.subscription AS s ON s.id = p.subscription_id WHERE p."table" = project_for."table";
+      FROM inbox.projection AS p JOIN inbox.subscription AS s ON s.id = p.subscription_id WHERE p."table" = project_as."table";
     IF FOUND THEN
         RAISE EXCEPTION USING
             ERRCODE = 'duplicate_object',
@@ -296,7 +294,26 @@ BEGIN
             DETAIL = format('It is "%s". Two topics cannot agree on the rows of one table.', other),
             HINT = format('SELECT inbox.unproject(%L); ends that one.', other);
     END IF;
-    PERFORM inbox.add_projection(caller, name, topic, "table", project_for.format, keys, columns, NULL, timeout);
+    PERFORM inbox.add_projection(caller, name, topic, "table", project_as.format, keys, columns, NULL, timeout);
+END
+$$;
+COMMENT ON FUNCTION inbox.project_as(regrole, text, text, regclass, jsonb, jsonb, text, interval) IS
+    'Creates a projection of a topic, or, if the format is event, of a category of the event store.';
+
+CREATE FUNCTION inbox.project_for(
+    caller regrole, name text, topic text, "table" regclass, key jsonb, columns jsonb, format text, timeout interval
+) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF (format IN ('json', 'capture')) IS NOT TRUE THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'invalid format',
+            DETAIL = format('It is %s.', coalesce(quote_literal(left(project_for.format, 100)), 'NULL')),
+            HINT = 'Pass ''json'' if the value is the row, or ''capture'' if outbox.capture() writes the topic in the style fat.';
+    END IF;
+    PERFORM inbox.project_as(caller, name, topic, "table", key, columns, project_for.format, timeout);
 END
 $$;
 COMMENT ON FUNCTION inbox.project_for(regrole, text, text, regclass, jsonb, jsonb, text, interval) IS 'Does the work of inbox.project() for the caller.';

@@ -4,6 +4,7 @@ mod aggregates;
 mod append;
 mod concurrency;
 mod dumps;
+mod projections;
 mod publish;
 mod reading;
 mod rights;

@@ -33,7 +33,11 @@ static IS_LEVEL: Statement = Statement::new(
                AND (n.next_offset OPERATOR(pg_catalog.>=) o.next_offset) IS NOT TRUE \
                AND NOT EXISTS (SELECT FROM inbox.partition AS q \
                                 WHERE q.source_id OPERATOR(pg_catalog.=) $2 AND q.number OPERATOR(pg_catalog.=) o.number \
-                                  AND q.state OPERATOR(pg_catalog.=) 'stopped'))",
+                                  AND q.state OPERATOR(pg_catalog.=) 'stopped')) \
+        AND NOT EXISTS (SELECT FROM inbox.projected_offset AS o \
+                          JOIN inbox.subscription AS s ON s.id OPERATOR(pg_catalog.=) o.subscription_id \
+                         WHERE o.subscription_id OPERATOR(pg_catalog.=) $2 AND s.is_local \
+                           AND NOT inbox.has_applied_events($1, o.next_offset))",
     &[pg_sys::INT4OID, pg_sys::INT4OID],
 );
 

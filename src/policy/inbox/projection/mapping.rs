@@ -13,6 +13,8 @@ pub enum Format {
     Json,
     /// A change, as `outbox.capture()` writes it in the style `fat`: the row is its member `new`.
     Capture,
+    /// The data of an event of the event store: as [`Format::Json`], but an event without data, which is `null`, has a row.
+    Event,
 }
 
 impl Format {
@@ -22,6 +24,7 @@ impl Format {
         match name {
             "json" => Some(Self::Json),
             "capture" => Some(Self::Capture),
+            "event" => Some(Self::Event),
             _ => None,
         }
     }
@@ -119,9 +122,10 @@ impl Mapping {
         let text = std::str::from_utf8(value).map_err(|error| {
             format!("the value is not valid UTF-8 from byte {} on", error.valid_up_to() + 1)
         })?;
+        let text = if self.format == Format::Event && text == "null" { "{}" } else { text };
         let members = Members::of(text).map_err(|error| format!("the value: {error}"))?;
         match self.format {
-            Format::Json => Ok(Row::Is(members)),
+            Format::Json | Format::Event => Ok(Row::Is(members)),
             Format::Capture => captured(&members),
         }
     }
@@ -266,6 +270,15 @@ mod tests {
             mapping.change(&record(Some("k"), Some("{}"))),
             Ok(Change::Upsert(cells(&[Some("k")]), missing))
         );
+    }
+
+    #[test]
+    fn an_event_without_data_has_a_row() {
+        let mapping = mapping(Format::Event, &["@key"], &["$.a", "@offset"]);
+        let row = Change::Upsert(cells(&[Some("a-1")]), cells(&[None, Some("7")]));
+        assert_eq!(mapping.change(&record(Some("a-1"), Some("null"))), Ok(row));
+        let error = Err("the value: it is not a JSON object".into());
+        assert_eq!(mapping.change(&record(Some("a-1"), Some("1"))), error);
     }
 
     #[test]
