@@ -248,7 +248,7 @@ impl Bank {
         Ok(rows.iter().map(sent).collect())
     }
 
-    /// How many transfers the event store has, and of how much money.
+    /// How many transfers there were, and of how much money.
     pub async fn totals(&self) -> Result<(i64, String)> {
         let sql = "SELECT transfers, to_char(money, $1) FROM transactions.totals()";
         let row = self.pool.get().await?.query_one(sql, &[&MONEY]).await.context("totals of the bank")?;
