@@ -227,9 +227,10 @@ pub struct OperationsPage {
 }
 
 impl OperationsPage {
-    /// Transfers of the store that the reactor has neither checked nor given up.
+    /// Transfers that the reactor has neither checked nor given up; or, for a moment, those that it has and the bank's own
+    /// projection has not.
     pub fn on_their_way(&self) -> i64 {
-        (self.transfers - self.pulse.reactor.checked - self.pulse.reactor.dead_letters).max(0)
+        (self.transfers - self.pulse.reactor.checked - self.pulse.reactor.dead_letters).abs()
     }
 
     /// Whether the books of both databases agree.
