@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
+use event_outbox_policy::event::structured::is_json_type;
 use event_outbox_policy::schema::compiled::{Format, Message};
 use event_outbox_policy::schema::limits::MEMORY_PER_BYTE;
 use event_outbox_policy::schema::wire;
@@ -86,14 +87,22 @@ pub fn may_be_encoded(topic: &str, value: &[u8]) -> bool {
 }
 
 /// Decodes a record's value into the buffer. The caller has accepted invalidations.
-pub fn decode(topic: &str, event_type: Option<&str>, value: &[u8], buffer: &mut Vec<u8>) -> Decoded {
+pub fn decode(
+    topic: &str,
+    event_type: Option<&str>,
+    content_type: Option<&str>,
+    value: &[u8],
+    buffer: &mut Vec<u8>,
+) -> Decoded {
     buffer.clear();
     if let Found::Bound(bound) = catalog::find(topic, event_type)
         && bound.framing == Framing::Plain
     {
-        return match bound.format {
-            Format::Json => Decoded::AsItIs,
-            _ => by_schema(bound.schema_id, Message::named(bound.message.as_deref()), value, buffer),
+        // A category of the event store may have the name of a topic; its events say that they are JSON.
+        let is_json = bound.format == Format::Json || content_type.is_some_and(is_json_type);
+        return match is_json {
+            true => Decoded::AsItIs,
+            false => by_schema(bound.schema_id, Message::named(bound.message.as_deref()), value, buffer),
         };
     }
     let Some((id, mut rest)) = wire::split(value) else { return Decoded::AsItIs };

@@ -8,6 +8,7 @@ use postgres::Client;
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::inbox::{receive, until_received};
 use crate::support::roles::{assert_denied, create_role};
+use crate::support::schemas::bind_orders;
 use crate::support::server::DedicatedServer;
 use crate::support::streams::{append, refusal};
 
@@ -83,6 +84,21 @@ fn events_are_received_without_kafka() -> Result<()> {
     assert_eq!(row.get::<_, String>(0), "a 0 0,b 0 0");
     let brokers = client.query_one("SELECT finding FROM inbox.check() WHERE subject = 'brokers'", &[])?;
     assert_eq!(brokers.get::<_, String>(0), "No subscription reads Kafka.");
+    Ok(())
+}
+
+#[test]
+fn a_topic_of_the_same_name_may_have_a_schema() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    bind_orders(&mut db, "a", "avro", "plain")?;
+    subscribe(&mut db.client, "{a}", "earliest")?;
+    db.client.batch_execute(
+        "SELECT event_store.append('a-1', 'any', '{\"type\": \"x\", \"data\": {\"anything\": true}}')",
+    )?;
+    let sql = "SELECT data::text, decode_error FROM inbox.receive('s')";
+    let row = wait::until_ok("the event", DEADLINE, || Ok(db.client.query_opt(sql, &[])?))?;
+    assert_eq!(row.get::<_, Option<&str>>(1), None);
+    assert_eq!(row.get::<_, &str>(0), "{\"anything\": true}");
     Ok(())
 }
 

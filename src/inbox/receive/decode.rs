@@ -79,9 +79,9 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) 
     };
     let topic = event.topic();
     let event_type = found.event_type.as_deref();
-    let mut document = |value: &[u8]| {
+    let mut document = |value: &[u8], content_type: Option<&str>| {
         let buffer = plain.is_utf8.then_some(&mut plain.data);
-        match schemas::decode::decode(topic, event_type, value, &mut plain.document) {
+        match schemas::decode::decode(topic, event_type, content_type, value, &mut plain.document) {
             Decoded::AsItIs => decoded(value, buffer),
             Decoded::Document => decoded(&plain.document, buffer),
             Decoded::Refused(reason) => Err(reason),
@@ -90,9 +90,10 @@ fn add(output: &Output, event: &Stored, lease: Option<u128>, plain: &mut Plain) 
     let (payload, data) = match &unfolded {
         Some(Unfolded { payload, content_type, .. }) => {
             found.content_type = content_type.as_deref().map(Cow::Borrowed);
-            (payload.as_deref().into_datum(), payload.as_deref().map(&mut document))
+            let data = payload.as_deref().map(|value| document(value, content_type.as_deref()));
+            (payload.as_deref().into_datum(), data)
         }
-        None => (event.datum(VALUE), value.map(&mut document)),
+        None => (event.datum(VALUE), value.map(|value| document(value, found.content_type.as_deref()))),
     };
     let error = match (&data, &headers) {
         (Some(Err(error)), _) => Some(error.clone()),
@@ -147,8 +148,8 @@ pub fn decode_value(event: &Stored, value: &[u8], buffer: &mut Vec<u8>) -> Decod
     if !schemas::decode::may_be_encoded(topic, value) {
         return Decoded::AsItIs;
     }
-    let event_type = Attributes::of(records::headers(event.bytes(HEADERS).unwrap_or_default())).event_type;
-    schemas::decode::decode(topic, event_type.as_deref(), value, buffer)
+    let found = Attributes::of(records::headers(event.bytes(HEADERS).unwrap_or_default()));
+    schemas::decode::decode(topic, found.event_type.as_deref(), found.content_type.as_deref(), value, buffer)
 }
 
 /// Those of the waiting events that can be decoded: one whose schema is being fetched keeps later ones of its order key.
