@@ -103,19 +103,29 @@ END
 $$;
 COMMENT ON FUNCTION event_store.lock_stream(text) IS 'Returns a stream, locked until the end of the transaction; an error if there is none.';
 
-CREATE FUNCTION event_store.tombstone_for(caller regrole, stream text) RETURNS bigint
+CREATE FUNCTION event_store.end_stream(caller regrole, stream text, what text) RETURNS bigint
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     ended event_store.stream;
-    last  bigint;
 BEGIN
-    PERFORM event_store.require_administrator(caller, 'event_store.tombstone()');
-    PERFORM event_store.require_read_committed('event_store.tombstone()');
+    PERFORM event_store.require_administrator(caller, what);
+    PERFORM event_store.require_read_committed(what);
     ended := event_store.lock_stream(stream);
-    last := coalesce((SELECT max(e.version) FROM event_store.event AS e WHERE e.stream_id = ended.id), 0);
     UPDATE event_store.stream AS s SET tombstoned_at = clock_timestamp() WHERE s.id = ended.id AND s.tombstoned_at IS NULL;
-    RETURN last;
+    RETURN ended.id;
+END
+$$;
+COMMENT ON FUNCTION event_store.end_stream(regrole, text, text) IS
+    'Locks a stream and ends it, for an administrator; returns its id.';
+
+CREATE FUNCTION event_store.tombstone_for(caller regrole, stream text) RETURNS bigint
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    ended CONSTANT bigint := event_store.end_stream(caller, stream, 'event_store.tombstone()');
+BEGIN
+    RETURN coalesce((SELECT max(e.version) FROM event_store.event AS e WHERE e.stream_id = ended), 0);
 END
 $$;
 COMMENT ON FUNCTION event_store.tombstone_for(regrole, text) IS 'Does the work of event_store.tombstone() for the caller.';
@@ -129,16 +139,12 @@ CREATE FUNCTION event_store.erase_for(caller regrole, stream text) RETURNS bigin
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    erased event_store.stream;
+    erased CONSTANT bigint := event_store.end_stream(caller, stream, 'event_store.erase()');
     events bigint;
 BEGIN
-    PERFORM event_store.require_administrator(caller, 'event_store.erase()');
-    PERFORM event_store.require_read_committed('event_store.erase()');
-    erased := event_store.lock_stream(stream);
-    UPDATE event_store.stream AS s SET tombstoned_at = clock_timestamp() WHERE s.id = erased.id AND s.tombstoned_at IS NULL;
-    DELETE FROM event_store.snapshot AS n WHERE n.stream_id = erased.id;
-    DELETE FROM event_store.command AS c WHERE c.stream_id = erased.id;
-    DELETE FROM event_store.event AS e WHERE e.stream_id = erased.id;
+    DELETE FROM event_store.snapshot AS n WHERE n.stream_id = erased;
+    DELETE FROM event_store.command AS c WHERE c.stream_id = erased;
+    DELETE FROM event_store.event AS e WHERE e.stream_id = erased;
     GET DIAGNOSTICS events = ROW_COUNT;
     RETURN events;
 END

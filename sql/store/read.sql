@@ -87,13 +87,7 @@ CREATE FUNCTION event_store.read_category_for(caller regrole, category text, aft
 DECLARE
     stable CONSTANT bigint := event_store.stable_position();
 BEGIN
-    IF (event_store.is_category_pattern(category) AND strpos(category, '*') = 0) IS NOT TRUE THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_name',
-            MESSAGE = 'invalid category',
-            DETAIL = format('It is %s.', coalesce(quote_literal(left(category, 300)), 'NULL')),
-            HINT = 'Pass the name of one category.';
-    END IF;
+    PERFORM event_store.require_category(category);
     PERFORM event_store.require_grant(caller, category, false);
     PERFORM event_store.check_page(after, "limit", backwards);
     IF backwards THEN

@@ -7,6 +7,21 @@ CREATE FUNCTION event_store.is_category_pattern(category text) RETURNS boolean
 COMMENT ON FUNCTION event_store.is_category_pattern(text) IS
     'Whether this is a category, or a prefix of categories followed by an asterisk.';
 
+CREATE FUNCTION event_store.require_category(category text) RETURNS void
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+BEGIN
+    IF (event_store.is_category_pattern(category) AND strpos(category, '*') = 0) IS NOT TRUE THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_name',
+            MESSAGE = 'invalid category',
+            DETAIL = format('It is %s.', coalesce(quote_literal(left(category, 300)), 'NULL')),
+            HINT = 'Pass the name of one category.';
+    END IF;
+END
+$$;
+COMMENT ON FUNCTION event_store.require_category(text) IS 'Raises an error unless this is the name of one category.';
+
 CREATE FUNCTION event_store.category_of(stream text) RETURNS text
     LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS $$
@@ -31,16 +46,25 @@ $$;
 COMMENT ON FUNCTION event_store.is_administrator(regrole) IS
     'Whether the role has the rights of the owner of the tables, as superusers have.';
 
+-- A grant counts as long as its role has the right to read the table of grants: see grant_category().
+CREATE FUNCTION event_store.is_marked(role regrole) RETURNS boolean
+    LANGUAGE sql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT c.relowner = $1 OR EXISTS (SELECT FROM aclexplode(c.relacl) AS a
+                                       WHERE a.grantee = $1 AND a.privilege_type = 'SELECT')
+      FROM pg_class AS c WHERE c.oid = 'event_store.category_grants'::regclass
+$$;
+COMMENT ON FUNCTION event_store.is_marked(regrole) IS
+    'Whether the grants of the role count: DROP OWNED has not taken its right to read the table.';
+
 CREATE FUNCTION event_store.is_granted(caller regrole, category text, is_to_append boolean) RETURNS boolean
     LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
     AS $$
     SELECT event_store.is_administrator($1)
-        OR EXISTS (SELECT FROM event_store.category_grants AS g JOIN pg_class AS c ON c.oid = g.tableoid
+        OR EXISTS (SELECT FROM event_store.category_grants AS g
                     WHERE CASE WHEN $3 THEN g.may_append ELSE g.may_read END
                       AND CASE WHEN right(g.category, 1) = '*' THEN starts_with($2, left(g.category, -1)) ELSE g.category = $2 END
-                      AND pg_has_role($1::oid, g.role::oid, 'USAGE')
-                      AND (c.relowner = g.role OR EXISTS (SELECT FROM aclexplode(c.relacl) AS a
-                                                           WHERE a.grantee = g.role AND a.privilege_type = 'SELECT')))
+                      AND pg_has_role($1::oid, g.role::oid, 'USAGE') AND event_store.is_marked(g.role))
 $$;
 COMMENT ON FUNCTION event_store.is_granted(regrole, text, boolean) IS
     'Whether the role may append to the category, or read it. For all categories, pass *.';
@@ -124,18 +148,14 @@ BEGIN
     PERFORM outbox.act_as_owner('event_store.category_grants');
     LOCK TABLE event_store.category_grants IN SHARE ROW EXCLUSIVE MODE;
     -- What DROP OWNED has ended must not count again with the role's next grant.
-    DELETE FROM event_store.category_grants AS g
-     WHERE NOT EXISTS (SELECT FROM pg_class AS c
-                        WHERE c.oid = g.tableoid
-                          AND (c.relowner = g.role OR EXISTS (SELECT FROM aclexplode(c.relacl) AS a
-                                                               WHERE a.grantee = g.role AND a.privilege_type = 'SELECT')));
+    DELETE FROM event_store.category_grants AS g WHERE NOT event_store.is_marked(g.role);
     INSERT INTO event_store.category_grants AS g (role, category, may_append, may_read)
     VALUES (grant_category.role, grant_category.category, privilege <> 'read', privilege <> 'append')
         ON CONFLICT ON CONSTRAINT category_grants_pkey
         DO UPDATE SET may_append = g.may_append OR excluded.may_append, may_read = g.may_read OR excluded.may_read;
     -- A role can see its grants, and they are valid only as long as it can. So DROP OWNED removes them without running any
     -- code of the extension, and PostgreSQL refuses to drop a role that still has some.
-    IF role <> (SELECT c.relowner FROM pg_class AS c WHERE c.oid = 'event_store.category_grants'::regclass) THEN
+    IF NOT event_store.is_marked(role) THEN
         EXECUTE format('GRANT SELECT ON event_store.category_grants TO %s', role);
     END IF;
 END
@@ -173,13 +193,7 @@ CREATE FUNCTION event_store.bind_category(category text, topic text) RETURNS voi
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 BEGIN
-    IF (event_store.is_category_pattern(category) AND strpos(category, '*') = 0) IS NOT TRUE THEN
-        RAISE EXCEPTION USING
-            ERRCODE = 'invalid_name',
-            MESSAGE = 'invalid category',
-            DETAIL = format('It is %s.', coalesce(quote_literal(left(category, 300)), 'NULL')),
-            HINT = 'Pass the name of one category.';
-    END IF;
+    PERFORM event_store.require_category(category);
     IF outbox.is_topic_name(topic) IS NOT TRUE THEN
         RAISE EXCEPTION USING
             ERRCODE = 'invalid_name',
