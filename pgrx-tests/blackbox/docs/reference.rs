@@ -16,7 +16,7 @@ const PAGES: [(&str, &str); 3] = [
 ];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 57] = [
+const INTERNAL: [&str; 63] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -74,6 +74,12 @@ const INTERNAL: [&str; 57] = [
     "lock_stream",
     "find_stable_position",
     "check_page",
+    "require_category",
+    "end_stream",
+    "end_of",
+    "add_subscription",
+    "project_as",
+    "has_applied_events",
 ];
 
 #[test]
