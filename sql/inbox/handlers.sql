@@ -1,9 +1,10 @@
 -- Owns the handlers: functions that background workers call with the events of a subscription. Each process is connected as
 -- the owner of the function.
 
--- A function is named as text, because pg_upgrade keeps no oids of functions.
+-- A function is named as text, because pg_upgrade keeps no oids of functions. There is no foreign key, as for the tables of
+-- tables.sql: a dump would restore inbox.subscription before this table, and so before those that must be there before it.
 CREATE TABLE inbox.handler (
-    subscription_id integer     PRIMARY KEY REFERENCES inbox.subscription ON DELETE CASCADE,
+    subscription_id integer     PRIMARY KEY,
     handler         text        NOT NULL,
     workers         integer     NOT NULL CHECK (workers BETWEEN 1 AND 64),
     batch           integer     NOT NULL CHECK (batch BETWEEN 1 AND 10000),

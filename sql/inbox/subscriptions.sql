@@ -220,6 +220,7 @@ BEGIN
     SELECT array_agg(e.role) INTO roles FROM ended AS e;
     DELETE FROM inbox.partition AS p WHERE p.source_id = gone.id;
     DELETE FROM inbox.progress AS p WHERE p.source_id = gone.id;
+    DELETE FROM inbox.handler AS h WHERE h.subscription_id = gone.id;
     DELETE FROM inbox.subscription AS s WHERE s.id = gone.id;
     FOREACH role IN ARRAY roles || gone.owner LOOP
         PERFORM inbox.unmark(role, 'inbox.subscription_grants');
