@@ -43,8 +43,9 @@ impl Prepared {
         let nulls = arguments.map(|argument| if argument.is_some() { b' ' } else { b'n' } as c_char);
         let (plan, reads) = (self.plan, access == Access::Read);
         // SAFETY: the plan lives as long as the connection; values and nulls outlive the call, and need no drop.
-        let code =
-            unsafe { catching(|| raw::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), reads, 0)) }?;
+        let code = unsafe {
+            catching(|| raw::SPI_execute_plan(plan, values.as_mut_ptr(), nulls.as_ptr(), reads, 0))
+        }?;
         if code < 0 {
             error!("could not execute a statement: SPI error {code}");
         }

@@ -122,8 +122,7 @@ fn an_error_of_a_reducer_is_passed_on_as_it_is() -> Result<()> {
              RETURN sqlerrm;
          END $$",
     )?;
-    let call =
-        "SELECT event_store.aggregate('a-1', 'public.refuses(jsonb, event_store.recorded_event)')";
+    let call = "SELECT event_store.aggregate('a-1', 'public.refuses(jsonb, event_store.recorded_event)')";
     for _ in 0..3 {
         let error = db.client.batch_execute(call).expect_err("the reducer refuses");
         let error = error.as_db_error().context("an error of the server")?;
@@ -131,7 +130,10 @@ fn an_error_of_a_reducer_is_passed_on_as_it_is() -> Result<()> {
         assert_eq!((error.message(), error.detail(), error.hint()), ("no", Some("because"), Some("do not")));
         assert_eq!((error.table(), error.column()), (Some("t"), Some("c")));
         let context = error.where_().context("a context")?;
-        assert!(context.contains("PL/pgSQL function refuses(jsonb,event_store.recorded_event) line 4"), "{context}");
+        assert!(
+            context.contains("PL/pgSQL function refuses(jsonb,event_store.recorded_event) line 4"),
+            "{context}"
+        );
     }
     // The subtransaction is cleaned up, each time, and the session goes on.
     for _ in 0..3 {

@@ -8,7 +8,8 @@ use crate::support::roles::{assert_denied, create_role};
 use crate::support::server::DedicatedServer;
 use crate::support::streams::{append, refusal};
 
-const TABLE: &str = "CREATE TABLE public.accounts (account text PRIMARY KEY, balance numeric, version bigint, type text)";
+const TABLE: &str =
+    "CREATE TABLE public.accounts (account text PRIMARY KEY, balance numeric, version bigint, type text)";
 const PROJECT: &str = "SELECT event_store.project('accounts', 'account', 'public.accounts', columns => \
      '{\"balance\": \"$.balance\", \"version\": \"@header.version\", \"type\": \"@header.ce_type\"}')";
 
@@ -47,7 +48,10 @@ fn a_category_becomes_a_table_without_kafka() -> Result<()> {
         let position = balance(&mut client, "account-2", &at.to_string())?;
         balance(&mut client, "other-1", "1")?;
         assert!(wait_projected(&mut client, &format!(", {position}"))?);
-        assert_eq!(rows(&mut client)?, format!("account-1 12.50 2 changed, account-2 {at} {} changed", at + 1));
+        assert_eq!(
+            rows(&mut client)?,
+            format!("account-1 12.50 2 changed, account-2 {at} {} changed", at + 1)
+        );
     }
     wait::until_ok("a projection that is ready", DEADLINE, || {
         let sql = "SELECT ready AND state = 'following' AND topic = 'account' AND format = 'event' FROM inbox.projections";
