@@ -15,6 +15,10 @@ use super::question::Question;
 /// How soon an answer is expected. Later, the outage is reported.
 const EXPECTED_AFTER: Duration = Duration::from_secs(1);
 
+/// The same of a client that has just been made: before its question it connects to one broker, learns of the others, and
+/// connects to the one that can answer. An error shortens it.
+const FIRST_EXPECTED_AFTER: Duration = Duration::from_secs(5);
+
 /// How long a late answer is waited for before the question is asked anew.
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -25,7 +29,8 @@ const REPORT_AFTER: (Duration, Duration) = (Duration::from_millis(500), Duration
 #[derive(Debug)]
 pub struct Probe {
     question: Option<Question>,
-    has_asked: bool,
+    asked_at: Option<Instant>,
+    expected_after: Duration,
     /// When the silence is reported.
     due: Instant,
     silence: Backoff,
@@ -41,14 +46,27 @@ pub enum Finding {
 }
 
 impl Probe {
-    /// A probe that asks at once.
+    /// A probe of a client that has just been made. It asks at once.
     #[must_use]
-    pub fn new() -> Self {
+    pub fn first() -> Self {
+        Self::expecting(FIRST_EXPECTED_AFTER)
+    }
+
+    fn expecting(expected_after: Duration) -> Self {
         Self {
             question: None,
-            has_asked: false,
+            asked_at: None,
+            expected_after,
             due: Instant::now(),
             silence: Backoff::new(REPORT_AFTER.0, REPORT_AFTER.1),
+        }
+    }
+
+    /// The client has met an error, such as a refused connection: an answer is not waited for longer than usual.
+    pub fn note_error(&mut self) {
+        self.expected_after = EXPECTED_AFTER;
+        if let Some(asked_at) = self.asked_at.filter(|_| !self.is_overdue()) {
+            self.due = self.due.min(asked_at + EXPECTED_AFTER);
         }
     }
 
@@ -75,11 +93,13 @@ impl Probe {
         if self.due > now {
             return None;
         }
-        let is_overdue = std::mem::replace(&mut self.has_asked, true);
-        self.due = now + EXPECTED_AFTER;
+        let is_overdue = self.asked_at.is_some();
         if is_overdue {
             self.silence.record_failure(now);
-            self.due = self.due.max(self.silence.until().unwrap_or(now));
+            self.due = (now + EXPECTED_AFTER).max(self.silence.until().unwrap_or(now));
+        } else {
+            self.asked_at = Some(now);
+            self.due = now + self.expected_after;
         }
         if self.question.as_ref().is_none_or(|question| question.age() >= PATIENCE) {
             self.question = Some(ask(PATIENCE));
@@ -90,7 +110,7 @@ impl Probe {
 
 impl Default for Probe {
     fn default() -> Self {
-        Self::new()
+        Self::expecting(EXPECTED_AFTER)
     }
 }
 

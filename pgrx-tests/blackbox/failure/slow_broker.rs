@@ -26,6 +26,10 @@ struct FarAway {
 
 impl FarAway {
     fn start() -> Result<Self> {
+        Self::start_with(EACH_WAY)
+    }
+
+    fn start_with(each_way: Duration) -> Result<Self> {
         const LISTENER: &str = "BEHIND";
         let way = Proxy::listen(ports::free()?)?;
         let broker = Broker::options()
@@ -33,7 +37,7 @@ impl FarAway {
             .listener_behind(LISTENER, way.port())
             .start()?;
         way.forward_to(broker.port_of(LISTENER)?);
-        way.set_network(NetworkState::Slow(EACH_WAY));
+        way.set_network(NetworkState::Slow(each_way));
         let options = Cluster::options("far_away")
             .set("event_outbox.auto_create_topics", "off")
             .set("event_outbox.retry_backoff", "1min");
@@ -81,6 +85,22 @@ fn a_broker_that_answers_late_hears_of_no_missing_topic_but_by_questions() -> Re
     )?;
     emit(&mut client, "far.good", 1)?;
     far_away.arrived("far.good", 1)
+}
+
+/// A new client needs several answers before it can ask its first question: it connects, and learns of the brokers. That this
+/// takes more than a second is no outage.
+#[test]
+fn a_first_answer_that_takes_seconds_is_no_outage() -> Result<()> {
+    let far_away = FarAway::start_with(EACH_WAY / 3)?;
+    far_away.broker.create_topic("far.first", 1, &[])?;
+    let mut client = far_away.connect()?;
+    client.execute("SELECT inbox.subscribe('far', ARRAY['far.first'], 'earliest')", &[])?;
+    emit_numbers(&mut client, "far.first", 1..=10, "NULL")?;
+    until_stored(&mut client, 10)?;
+    until_drained(&mut client)?;
+    let log = far_away.dedicated.server.log();
+    assert!(!log.contains("no Kafka broker answers"), "{log}");
+    Ok(())
 }
 
 /// While Kafka is asked about new topics, the events of known topics go on.

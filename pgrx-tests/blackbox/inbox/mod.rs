@@ -11,6 +11,7 @@ mod grants;
 mod guest;
 mod handlers;
 mod ingest;
+mod leaderless;
 mod leases;
 mod operate;
 mod outages;

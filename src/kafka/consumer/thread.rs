@@ -34,6 +34,11 @@ const TIMEOUT: (Duration, Duration) = (Duration::from_secs(2), Duration::from_se
 /// How often the topics are looked up: new partitions are found, and topics that were created again.
 const LOOK_AT_TOPICS: Duration = Duration::from_secs(60);
 
+/// How often they are looked up after an error, and for how long: Kafka takes a broker for gone, and its partitions for without
+/// a leader, when it has not heard of it for some seconds.
+const LOOK_AFTER_ERROR: Duration = Duration::from_secs(5);
+const ERROR_LASTS: Duration = Duration::from_secs(30);
+
 /// When to look again if Kafka did not answer.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -86,6 +91,8 @@ struct Session<'a> {
     waiting: VecDeque<ConsumerEvent>,
     /// When to look at the topics.
     look_at: Option<Instant>,
+    /// Until when an error may show in the topics.
+    unsettled_until: Option<Instant>,
     /// When to look again for topics that are missing.
     missing: Doubling,
     /// How long the next request may take that is waited for.
@@ -111,7 +118,7 @@ impl<'a> Session<'a> {
         Ok(Self {
             thread,
             context,
-            probe: Some(Probe::new()),
+            probe: Some(Probe::first()),
             topic_question: None,
             lost: Lost::default(),
             comparison: Comparison::default(),
@@ -119,6 +126,7 @@ impl<'a> Session<'a> {
             assignment: Assignment::default(),
             waiting: VecDeque::new(),
             look_at: None,
+            unsettled_until: None,
             missing: Doubling::new(LOOK_FOR_MISSING.0, LOOK_FOR_MISSING.1),
             timeout: Doubling::new(TIMEOUT.0, TIMEOUT.1),
             has_more: false,
@@ -237,7 +245,14 @@ impl<'a> Session<'a> {
         } else {
             self.timeout.take();
         }
-        self.look_at = Some(Instant::now() + if is_done { LOOK_AT_TOPICS } else { LOOK_AGAIN });
+        let now = Instant::now();
+        let is_unsettled = self.unsettled_until.is_some_and(|until| until > now);
+        let next = match (is_done, is_unsettled) {
+            (false, _) => LOOK_AGAIN,
+            (true, true) => LOOK_AFTER_ERROR,
+            (true, false) => LOOK_AT_TOPICS,
+        };
+        self.look_at = Some(now + next);
     }
 
     /// Asks about the topics, unless a question is open. Returns whether those of a pattern are known.
@@ -319,8 +334,9 @@ impl<'a> Session<'a> {
             self.waiting.push_back(ConsumerEvent::Statistics(statistics));
         }
         if has_error {
-            self.probe.get_or_insert_default();
+            self.probe.get_or_insert_default().note_error();
             // With a broker, partitions may have lost their leader.
+            self.unsettled_until = Some(Instant::now() + ERROR_LASTS);
             self.look_soon();
         }
     }

@@ -99,7 +99,7 @@ impl<'a> Session<'a> {
         let gapless = Client::open(&thread.config, context.clone(), &thread.wakeup)?;
         Ok(Self {
             thread,
-            probe: Some(Probe::new()),
+            probe: Some(Probe::first()),
             topic_question: None,
             context,
             gapless,
@@ -243,7 +243,7 @@ impl<'a> Session<'a> {
             self.send(ProducerEvent::Statistics(statistics))?;
         }
         if has_error {
-            self.probe.get_or_insert_default();
+            self.probe.get_or_insert_default().note_error();
         }
         Ok(())
     }

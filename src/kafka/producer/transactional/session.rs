@@ -137,7 +137,7 @@ impl<'t> Session<'t> {
                 (std::mem::take(&mut log.client.has_error), log.client.statistics.take())
             };
             if has_error {
-                self.probe.get_or_insert_default();
+                self.probe.get_or_insert_default().note_error();
             }
             if let Some(statistics) = statistics {
                 self.thread.send(ProducerEvent::Statistics(statistics))?;
