@@ -13,11 +13,58 @@ CREATE FUNCTION outbox.check_schema_message(format text, definition text, messag
     LANGUAGE c IMMUTABLE PARALLEL SAFE AS 'MODULE_PATHNAME', 'outbox_check_schema_message';
 COMMENT ON FUNCTION outbox.check_schema_message(text, text, text) IS 'Raises an error unless the definition has the message.';
 
+CREATE FUNCTION outbox.resolve_schema(format text, definition text, refers_to text) RETURNS text
+    LANGUAGE c STABLE STRICT PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'outbox_resolve_schema';
+COMMENT ON FUNCTION outbox.resolve_schema(text, text, text) IS
+    'Returns one definition of a schema and those that it refers to.';
+
+CREATE FUNCTION outbox.check_references(refers_to jsonb) RETURNS jsonb
+    LANGUAGE plpgsql STABLE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    reference jsonb;
+    found integer;
+    checked jsonb := '[]';
+BEGIN
+    IF jsonb_typeof(refers_to) <> 'array' OR jsonb_array_length(refers_to) > 100
+       OR EXISTS (SELECT FROM jsonb_array_elements(refers_to) AS e (reference)
+                   WHERE jsonb_typeof(e.reference) <> 'object'
+                      OR jsonb_typeof(e.reference -> 'name') IS DISTINCT FROM 'string'
+                      OR jsonb_typeof(e.reference -> 'subject') IS DISTINCT FROM 'string'
+                      OR coalesce(e.reference ->> 'version', '-1') !~ '^(-1|[0-9]{1,9})$') THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'invalid_parameter_value',
+            MESSAGE = 'invalid references of a schema',
+            DETAIL = format('They are %s.', left(refers_to::text, 200)),
+            HINT = 'Pass an array of at most 100 objects such as {"name": "customer.json", "subject": "customer", "version": 1}. Without a version, it is the latest one.';
+    END IF;
+    FOR reference IN SELECT e.reference FROM jsonb_array_elements(refers_to) AS e (reference) LOOP
+        SELECT max(v.version) INTO found FROM outbox.schema_version AS v
+         WHERE v.subject = reference ->> 'subject'
+           AND coalesce(reference ->> 'version', '-1') IN ('-1', v.version::text);
+        IF found IS NULL THEN
+            RAISE EXCEPTION USING
+                ERRCODE = 'undefined_object',
+                MESSAGE = CASE WHEN EXISTS (SELECT FROM outbox.schema_version AS v WHERE v.subject = reference ->> 'subject')
+                               THEN format('subject "%s" has no version %s', reference ->> 'subject', reference ->> 'version')
+                               ELSE format('subject "%s" does not exist', reference ->> 'subject') END,
+                DETAIL = format('The schema refers to it as "%s".', reference ->> 'name'),
+                HINT = 'See outbox.schemas, or register the schemas first that others refer to.';
+        END IF;
+        checked := checked || jsonb_build_object('name', reference ->> 'name', 'subject', reference ->> 'subject', 'version', found);
+    END LOOP;
+    RETURN nullif(checked, '[]');
+END
+$$;
+COMMENT ON FUNCTION outbox.check_references(jsonb) IS
+    'Raises an error unless there are these versions of subjects; returns them with their numbers, or NULL if there are none.';
+
 CREATE FUNCTION outbox.register_schema(
     subject       text,
     format        text,
     definition    text,
-    compatibility text DEFAULT NULL
+    compatibility text DEFAULT NULL,
+    refers_to     jsonb DEFAULT NULL
 ) RETURNS integer
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
@@ -26,6 +73,8 @@ DECLARE
     found integer;
     older record;
     level text;
+    others jsonb;
+    whole text := definition;
 BEGIN
     IF subject IS NULL OR format IS NULL OR definition IS NULL THEN
         RAISE EXCEPTION USING
@@ -41,11 +90,17 @@ BEGIN
             DETAIL = format('The name has %s bytes.', octet_length(subject)),
             HINT = 'Pass a name of 1 to 500 bytes.';
     END IF;
-    PERFORM outbox.check_schema(register_schema.format, definition);
+    PERFORM outbox.act_as_owner('outbox.schema_subject');
+    others := outbox.check_references(refers_to);
+    IF others IS NOT NULL THEN
+        whole := outbox.resolve_schema(register_schema.format, definition, others::text);
+    END IF;
+    PERFORM outbox.check_schema(register_schema.format, whole);
 
     -- One at a time, because each version is compared with those before it.
-    PERFORM outbox.act_as_owner('outbox.schema_subject');
     LOCK TABLE outbox.schema_subject IN SHARE ROW EXCLUSIVE MODE;
+    -- Somebody may have removed them meanwhile.
+    PERFORM outbox.check_references(others);
     SELECT s.* INTO known FROM outbox.schema_subject AS s WHERE s.subject = register_schema.subject;
     level := coalesce(compatibility, known.compatibility, 'backward');
     IF known.subject IS NOT NULL AND known.format <> register_schema.format THEN
@@ -56,7 +111,7 @@ BEGIN
             HINT = 'Register the schema under another subject.';
     END IF;
     -- Also checks the level.
-    PERFORM outbox.check_schema_version(register_schema.format, definition, level, definition, 0, subject);
+    PERFORM outbox.check_schema_version(register_schema.format, whole, level, whole, 0, subject);
     IF known.subject IS NULL THEN
         INSERT INTO outbox.schema_subject (subject, format, compatibility)
             VALUES (register_schema.subject, register_schema.format, level);
@@ -65,11 +120,10 @@ BEGIN
     END IF;
 
     INSERT INTO outbox.schema_definition (format, definition, fingerprint)
-        VALUES (register_schema.format, register_schema.definition,
-                outbox.schema_fingerprint(register_schema.format, register_schema.definition))
+        VALUES (register_schema.format, whole, outbox.schema_fingerprint(register_schema.format, whole))
         ON CONFLICT (fingerprint) DO NOTHING;
     SELECT d.id INTO found FROM outbox.schema_definition AS d
-     WHERE d.fingerprint = outbox.schema_fingerprint(register_schema.format, register_schema.definition);
+     WHERE d.fingerprint = outbox.schema_fingerprint(register_schema.format, whole);
     IF EXISTS (SELECT FROM outbox.schema_version AS v WHERE v.subject = register_schema.subject AND v.schema_id = found) THEN
         RETURN found;
     END IF;
@@ -81,27 +135,41 @@ BEGIN
              ORDER BY v.version DESC
              LIMIT CASE WHEN level LIKE '%\_transitive' THEN NULL ELSE 1 END
         LOOP
-            PERFORM outbox.check_schema_version(register_schema.format, register_schema.definition, level, older.definition,
-                                                older.version, subject);
+            PERFORM outbox.check_schema_version(register_schema.format, whole, level, older.definition, older.version, subject);
         END LOOP;
     END IF;
     UPDATE outbox.schema_subject AS s SET last_version = last_version + 1 WHERE s.subject = register_schema.subject;
-    INSERT INTO outbox.schema_version (subject, version, schema_id)
-    SELECT s.subject, s.last_version, found FROM outbox.schema_subject AS s WHERE s.subject = register_schema.subject;
+    INSERT INTO outbox.schema_version (subject, version, schema_id, source, refers_to)
+    SELECT s.subject, s.last_version, found, CASE WHEN others IS NOT NULL THEN register_schema.definition END, others
+      FROM outbox.schema_subject AS s WHERE s.subject = register_schema.subject;
     RETURN found;
 END
 $$;
-COMMENT ON FUNCTION outbox.register_schema(text, text, text, text) IS
-    'Registers a schema as the next version of a subject and returns its id. The compatibility says what the next versions must be compatible with; NULL keeps it, and is backward for a new subject.';
+COMMENT ON FUNCTION outbox.register_schema(text, text, text, text, jsonb) IS
+    'Registers a schema as the next version of a subject and returns its id. The compatibility says what the next versions must be compatible with; NULL keeps it, and is backward for a new subject. The last argument names the registered schemas that it refers to.';
 
 CREATE FUNCTION outbox.unregister_schema(subject text, version integer DEFAULT NULL) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
     removed bigint;
+    referrer record;
 BEGIN
     PERFORM outbox.act_as_owner('outbox.schema_subject');
     LOCK TABLE outbox.schema_subject IN SHARE ROW EXCLUSIVE MODE;
+    SELECT v.subject, v.version INTO referrer
+      FROM outbox.schema_version AS v CROSS JOIN LATERAL jsonb_array_elements(v.refers_to) AS r (reference)
+     WHERE r.reference ->> 'subject' = unregister_schema.subject
+       AND (unregister_schema.version IS NULL AND v.subject <> unregister_schema.subject
+            OR r.reference ->> 'version' = unregister_schema.version::text)
+     LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION USING
+            ERRCODE = 'dependent_objects_still_exist',
+            MESSAGE = format('version %s of subject "%s" refers to it', referrer.version, referrer.subject),
+            DETAIL = 'That schema could not be registered anywhere else any more.',
+            HINT = 'See refers_to in outbox.schemas, and call outbox.unregister_schema() for that one first.';
+    END IF;
     DELETE FROM outbox.schema_version AS v
      WHERE v.subject = unregister_schema.subject
        AND (unregister_schema.version IS NULL OR v.version = unregister_schema.version)

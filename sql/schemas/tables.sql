@@ -13,7 +13,7 @@ COMMENT ON TABLE outbox.schema_definition IS
     'Definitions of schemas, each once. outbox.register_schema() adds them.';
 COMMENT ON COLUMN outbox.schema_definition.id IS 'The id in the wire format while no Schema Registry is used.';
 COMMENT ON COLUMN outbox.schema_definition.format IS 'json for JSON Schema, avro or protobuf.';
-COMMENT ON COLUMN outbox.schema_definition.definition IS 'The schema as it was registered.';
+COMMENT ON COLUMN outbox.schema_definition.definition IS 'The schema, with those that it refers to.';
 COMMENT ON COLUMN outbox.schema_definition.fingerprint IS 'The SHA-256 of format and definition.';
 COMMENT ON COLUMN outbox.schema_definition.registered_at IS 'When it was first registered.';
 
@@ -35,14 +35,21 @@ CREATE TABLE outbox.schema_version (
     version       integer     NOT NULL CHECK (version > 0),
     schema_id     integer     NOT NULL REFERENCES outbox.schema_definition,
     registered_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    source        text,
+    refers_to     jsonb,
     PRIMARY KEY (subject, version),
-    UNIQUE (subject, schema_id)
+    UNIQUE (subject, schema_id),
+    CHECK ((source IS NULL) = (refers_to IS NULL))
 );
 COMMENT ON TABLE outbox.schema_version IS 'The versions of each subject.';
 COMMENT ON COLUMN outbox.schema_version.subject IS 'The subject.';
 COMMENT ON COLUMN outbox.schema_version.version IS 'The number of the version in its subject, from 1.';
 COMMENT ON COLUMN outbox.schema_version.schema_id IS 'The definition.';
 COMMENT ON COLUMN outbox.schema_version.registered_at IS 'When it was registered.';
+COMMENT ON COLUMN outbox.schema_version.source IS
+    'The schema as it was registered, if it refers to others: the definition has these, too.';
+COMMENT ON COLUMN outbox.schema_version.refers_to IS
+    'The schemas that it refers to: objects with the name by which it does, a subject, and a version of that.';
 
 -- The ids of a Schema Registry are its own: another registry has others. So a dump does not have them; see registry.sql.
 CREATE TABLE outbox.schema_registry_id (

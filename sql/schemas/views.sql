@@ -1,11 +1,11 @@
 -- Owns the views of schemas.
 
 CREATE VIEW outbox.schemas AS
-    SELECT v.subject, v.version, v.schema_id AS id, d.format, s.compatibility, d.definition,
+    SELECT v.subject, v.version, v.schema_id AS id, d.format, s.compatibility, coalesce(v.source, d.definition) AS definition,
            v.version OPERATOR(pg_catalog.=) pg_catalog.max(v.version) OVER (PARTITION BY v.subject) AS is_latest, v.registered_at,
            r.id AS registry_id,
            CASE WHEN outbox.schema_registry() IS NOT NULL THEN coalesce(r.state, 'waiting') END AS registry_state,
-           r.error AS registry_error, r.retry_at AS registry_retry_at
+           r.error AS registry_error, r.retry_at AS registry_retry_at, v.refers_to
       FROM outbox.schema_version AS v
       JOIN outbox.schema_subject AS s ON s.subject OPERATOR(pg_catalog.=) v.subject
       JOIN outbox.schema_definition AS d ON d.id OPERATOR(pg_catalog.=) v.schema_id
@@ -26,6 +26,8 @@ COMMENT ON COLUMN outbox.schemas.registry_state IS
     'registered if the Schema Registry has it; refused if it does not accept it; waiting if it was not asked yet, or does not answer; NULL without a registry.';
 COMMENT ON COLUMN outbox.schemas.registry_error IS 'Why it is not registered there.';
 COMMENT ON COLUMN outbox.schemas.registry_retry_at IS 'When the Schema Registry is asked again, after a refusal.';
+COMMENT ON COLUMN outbox.schemas.refers_to IS
+    'The schemas that it refers to: objects with the name by which it does, a subject, and a version of that. NULL if it stands alone.';
 
 CREATE VIEW outbox.schema_bindings AS
     SELECT b.topic, nullif(b.event_type, '') AS event_type, b.subject, b.version, b.message, b.wire_format, s.format

@@ -2,6 +2,8 @@
 //!
 //! Runs in: client backends.
 
+use event_outbox_policy::registry::answer::Found;
+use event_outbox_policy::registry::references::resolve;
 use event_outbox_policy::schema::compatibility::{self, Incompatible, Level};
 use event_outbox_policy::schema::compiled::{Compiled, Format, Message};
 use event_outbox_policy::schema::fault::{Fault, shown};
@@ -11,11 +13,13 @@ use pgrx::prelude::*;
 
 use super::definitions;
 use super::encode::sentence;
+use super::references;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::user_error::UserError;
 use crate::pg::varlena;
 
 sql_function!(outbox_check_schema, pg_finfo_outbox_check_schema, check_schema);
+sql_function!(outbox_resolve_schema, pg_finfo_outbox_resolve_schema, resolve_schema);
 sql_function!(outbox_check_schema_version, pg_finfo_outbox_check_schema_version, check_schema_version);
 sql_function!(outbox_check_schema_message, pg_finfo_outbox_check_schema_message, check_schema_message);
 
@@ -23,6 +27,23 @@ sql_function!(outbox_check_schema_message, pg_finfo_outbox_check_schema_message,
 fn check_schema(arguments: &Arguments) -> Option<pg_sys::Datum> {
     compiled(arguments);
     None
+}
+
+/// Makes one definition of a schema and those that it refers to, with the rights of who calls. Arguments: format, definition,
+/// references.
+fn resolve_schema(arguments: &Arguments) -> Option<pg_sys::Datum> {
+    let format = format(arguments);
+    let found = Found {
+        id: None,
+        version: None,
+        schema_type: references::schema_type(format.name()),
+        definition: arguments.text(1)?.to_owned(),
+        references: references::read(arguments.text(2)?),
+    };
+    match resolve(found, references::answer) {
+        Ok(found) => found.definition.into_datum(),
+        Err(failure) => malformed(format.name(), &Fault::new(failure.text)),
+    }
 }
 
 /// The same, and compares it with an older version. Arguments: format, definition, compatibility, the older definition, its
@@ -60,6 +81,13 @@ fn check_schema_message(arguments: &Arguments) -> Option<pg_sys::Datum> {
 
 /// Arguments: format and definition.
 fn compiled(arguments: &Arguments) -> Compiled {
+    let format = format(arguments);
+    let definition = arguments.text(1).unwrap_or_default();
+    Compiled::compile(format, definition).unwrap_or_else(|fault| malformed(format.name(), &fault))
+}
+
+/// The format of a definition of which memory can hold what is made. Arguments: format and definition.
+fn format(arguments: &Arguments) -> Format {
     interrupt::ask(definitions::answer_interrupts);
     let name = arguments.text(0).unwrap_or_default();
     let format = Format::parse(name).unwrap_or_else(|| wrong_format(name));
@@ -81,8 +109,7 @@ fn compiled(arguments: &Arguments) -> Compiled {
         );
     }
     varlena::require_memory(bytes.saturating_mul(MEMORY_PER_BYTE));
-    let definition = arguments.text(1).unwrap_or_default();
-    Compiled::compile(format, definition).unwrap_or_else(|fault| malformed(name, &fault))
+    format
 }
 
 fn level(name: &str) -> Level {
@@ -114,7 +141,7 @@ fn malformed(format: &str, fault: &Fault) -> ! {
         code: PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
         message: format!("invalid {format} schema"),
         detail: format!("{place}{}.", sentence(&fault.reason, place.is_empty())),
-        hint: "Fix the definition. Schemas stand alone: they cannot refer to others, but for Google's well-known types."
+        hint: "Fix the definition. Other schemas that it refers to, but for Google's well-known types, are passed as refers_to."
             .into(),
     }
     .raise()

@@ -10,6 +10,7 @@ pub mod decode;
 pub mod definitions;
 pub mod encode;
 pub mod functions;
+pub mod references;
 pub mod registry;
 pub mod table;
 pub mod wire_ids;

@@ -16,7 +16,7 @@ const PAGES: [(&str, &str); 3] = [
 ];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 63] = [
+const INTERNAL: [&str; 65] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -49,6 +49,8 @@ const INTERNAL: [&str; 63] = [
     "check_schema",
     "check_schema_version",
     "check_schema_message",
+    "check_references",
+    "resolve_schema",
     "schema_fingerprint",
     "refuse_projection",
     "source_error",

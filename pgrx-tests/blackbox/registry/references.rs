@@ -3,8 +3,10 @@
 use event_outbox_lab::{NewRecord, Producer, Result, SchemaRegistry, wait};
 use serde_json::{Value, json};
 
-use super::{database_with, shown};
-use crate::support::database::DEADLINE;
+use super::{database_with, id, shown, use_registry, wait_registered};
+use crate::schemas::references;
+use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::dump::dump_and_restore;
 use crate::support::subscriptions::subscribe;
 
 /// A format, the schema that is referred to, by which name, the schema that refers, an encoding of it, and its document.
@@ -69,5 +71,64 @@ fn events_of_schemas_that_refer_to_others_are_decoded() -> Result<()> {
         assert_eq!(row.get::<_, Option<String>>(1), None, "{name}");
         assert_eq!(row.get::<_, Option<Value>>(0), Some((case.document)()), "{name}");
     }
+    Ok(())
+}
+
+/// Registered here with what they refer to, and there with the numbers that the registry has.
+#[test]
+fn schemas_are_registered_with_what_they_refer_to() -> Result<()> {
+    let registry = SchemaRegistry::shared()?;
+    let mut db = database_with(&registry.url())?;
+    let mut subjects = Vec::new();
+    for case in &references::CASES {
+        let subject = db.topic(case.format);
+        let other = format!("{subject}-other");
+        // So that the numbers there are not those here.
+        registry.register(&other, &case.format.to_uppercase(), before(case.format))?;
+        registry.set_compatibility(&other, "NONE")?;
+        references::register_case(&mut db.client, case, &subject)?;
+        wait_registered(&mut db.client, &subject)?;
+        let there = registry.ask("GET", &format!("/subjects/{subject}/versions/1"), None)?.1;
+        let expected = json!([{"name": case.name, "subject": other, "version": 2}]);
+        assert_eq!(there["references"], expected, "{there}");
+        assert_eq!(id(&mut db.client, &subject, 1)?.map(i64::from), there["id"].as_i64());
+        subjects.push(subject);
+    }
+    // From a dump, all are registered again, under the same ids.
+    let mut copy = TestDatabase::of(db.server.create_database()?)?;
+    dump_and_restore(&db, &copy.database)?;
+    use_registry(&mut copy, &registry.url())?;
+    for subject in &subjects {
+        wait_registered(&mut copy.client, subject)?;
+        assert_eq!(id(&mut copy.client, subject, 1)?, id(&mut db.client, subject, 1)?);
+    }
+    Ok(())
+}
+
+/// An older version of what a case refers to.
+fn before(format: &str) -> &'static str {
+    match format {
+        "avro" => r#"{"type":"record","name":"Address","namespace":"shop","fields":[]}"#,
+        "json" => r#"{"type":"object"}"#,
+        _ => "syntax = \"proto3\"; package shop; message Address { int32 zip = 2; }",
+    }
+}
+
+#[test]
+fn what_a_lost_schema_was_referred_to_by_is_registered_again() -> Result<()> {
+    let mut registry = SchemaRegistry::start()?;
+    let mut db = database_with(&registry.url())?;
+    let case = &references::CASES[0];
+    // Sorted before the other one.
+    let subject = db.topic("orders");
+    references::register_case(&mut db.client, case, &subject)?;
+    wait_registered(&mut db.client, &subject)?;
+    registry.stop()?;
+    registry.resume()?;
+    db.client.query_one("SELECT outbox.restart_relay()", &[])?;
+    wait::until_ok("it to be there again", DEADLINE, || {
+        Ok(registry.ask("GET", &format!("/subjects/{subject}/versions/1"), None)?.1["id"].as_i64())
+    })?;
+    wait_registered(&mut db.client, &subject)?;
     Ok(())
 }

@@ -4,5 +4,6 @@ mod bindings;
 mod encoding;
 mod hostile;
 mod receiving;
+pub mod references;
 mod registering;
 mod rights;

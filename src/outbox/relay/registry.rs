@@ -13,7 +13,7 @@ use event_outbox_policy::kafka::properties::{Role, of_role};
 use event_outbox_policy::registry::answer::{Answer, Found};
 use event_outbox_policy::registry::connection::RegistryConnection;
 use event_outbox_policy::registry::failure::{Class, Failure};
-use event_outbox_policy::registry::request::Request;
+use event_outbox_policy::registry::request::{New, Request};
 use pgrx::prelude::*;
 
 use super::Relay;
@@ -24,7 +24,8 @@ use crate::kafka::wakeup_fd::SetAtEnd;
 use crate::outbox::relay::registration;
 use crate::pg::function::{Arguments, sql_function};
 use crate::pg::snapshot::Snapshot;
-use crate::registry::errand;
+use crate::registry::errand::{self, Order};
+use crate::schemas::references;
 use crate::schemas::registry::fetches::{self, Fetch};
 use crate::schemas::registry::registrations::{self, Version};
 use crate::schemas::registry::{REGISTRATION, functions, wanted};
@@ -76,14 +77,18 @@ enum Task {
 }
 
 impl Task {
-    fn request(&self) -> Request {
+    fn order(&self) -> Order {
         match self {
-            Self::Register(version) => Request::Register {
-                subject: version.subject.clone(),
-                schema_type: fetches::format_of(&version.format),
-                definition: version.definition.clone(),
-            },
-            Self::Fetch(fetch) => Request::WithId(fetch.id.unsigned_abs()),
+            Self::Register(version) => Order::Register(
+                New {
+                    subject: version.subject.clone(),
+                    schema_type: references::schema_type(&version.format),
+                    definition: version.definition.clone(),
+                    references: version.references.clone(),
+                },
+                version.others.clone(),
+            ),
+            Self::Fetch(fetch) => Order::Ask(Request::WithId(fetch.id.unsigned_abs())),
         }
     }
 }
@@ -227,11 +232,11 @@ impl Relay {
             None => return,
         };
         let wakeup = self.kafka_wakeup.clone();
-        let requests: Vec<Request> = tasks.iter().map(Task::request).collect();
+        let orders: Vec<Order> = tasks.iter().map(Task::order).collect();
         let work = move || {
             // Dropped after the last answer is sent.
             let _wake = SetAtEnd(wakeup.clone());
-            errand::run(connection, &requests, |place, answer| {
+            errand::run(connection, &orders, |place, answer| {
                 let is_wanted = sender.send((place, answer)).is_ok();
                 wakeup.set();
                 is_wanted
@@ -331,7 +336,15 @@ fn store(registry: &str, task: &Task, answer: &Result<Answer, Failure>) -> bool 
             Ok(id) => return registrations::registered(registry, version, id),
             Err(_) => registrations::failed(registry, version, &unreadable("its id is too large")),
         },
-        (Task::Register(version), Err(failure)) => registrations::failed(registry, version, failure),
+        (Task::Register(version), Err(failure)) => {
+            registrations::failed(registry, version, failure);
+            // It had what this version refers to.
+            let has_lost = version.id.is_some() && failure.class == Class::NotFound;
+            if has_lost {
+                registrations::forget(registry);
+            }
+            return has_lost;
+        }
         (Task::Fetch(fetch), Ok(Answer::Schema(found))) => match obstacle(found) {
             None => {
                 fetches::fetched(registry, fetch.id, found);

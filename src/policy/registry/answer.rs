@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::failure::{Class, Failure};
-use super::request::{Request, SchemaType};
+use super::request::{Reference, Request, SchemaType};
 
 /// What a registry answered.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,17 +31,6 @@ pub struct Found {
     pub references: Vec<Reference>,
 }
 
-/// Another schema that one refers to.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-pub struct Reference {
-    /// How it refers to it: the name of an Avro type, the path of an import, a `$ref`.
-    pub name: String,
-    /// The subject.
-    pub subject: String,
-    /// Its version.
-    pub version: i32,
-}
-
 /// The answer to this request, from what came with HTTP.
 ///
 /// # Errors
@@ -51,8 +40,8 @@ pub fn read(request: &Request, status: u16, body: &[u8]) -> Result<Answer, Failu
         return Err(Failure::of_status(status, body));
     }
     match request {
-        Request::Register { .. } => parse::<Registered>(body).map(|answer| Answer::Registered(answer.id)),
-        Request::WithId(_) | Request::OfSubject { .. } => {
+        Request::Register(_) => parse::<Registered>(body).map(|answer| Answer::Registered(answer.id)),
+        Request::Find(_) | Request::WithId(_) | Request::OfSubject { .. } => {
             let Schema { schema, schema_type, references, id, version } = parse(body)?;
             let Some(schema_type) = schema_type.as_deref().map_or(Some(SchemaType::Avro), named) else {
                 let name = schema_type.unwrap_or_default();
@@ -101,12 +90,13 @@ fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::request::New;
     use super::*;
     use proptest::prelude::*;
 
     fn register() -> Request {
         let (subject, definition) = ("a".to_owned(), "\"string\"".to_owned());
-        Request::Register { subject, schema_type: SchemaType::Avro, definition }
+        Request::Register(New { subject, schema_type: SchemaType::Avro, definition, references: Vec::new() })
     }
 
     #[test]

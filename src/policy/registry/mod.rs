@@ -5,5 +5,6 @@ pub mod answer;
 pub mod connection;
 pub mod failure;
 pub mod references;
+pub mod registration;
 pub mod request;
 pub mod url;

@@ -1,14 +1,14 @@
 //! Collects the schemas that a schema of a registry refers to, and makes one of them.
 
-use super::answer::{Answer, Found, Reference};
+use super::answer::{Answer, Found};
 use super::failure::{Class, Failure};
-use super::request::{Request, SchemaType, Version};
+use super::request::{Reference, Request, SchemaType, Version};
 use crate::schema::bundle::{Part, bundle};
 use crate::schema::compiled::Format;
 use crate::schema::limits::MAX_DEFINITION_BYTES;
 
 /// The most schemas that one refers to, directly or by others.
-const MOST: usize = 100;
+pub const MOST: usize = 100;
 
 /// The schema with all that it refers to in its definition, for which the registry is asked.
 ///
@@ -73,12 +73,12 @@ fn format(schema_type: SchemaType) -> Format {
     }
 }
 
-fn about(reference: &Reference, reason: &str) -> String {
+pub(super) fn about(reference: &Reference, reason: &str) -> String {
     let Reference { name, subject, version } = reference;
     format!("it refers to \"{name}\", version {version} of subject \"{subject}\": {reason}")
 }
 
-fn unreadable(reference: &Reference, reason: &str) -> Failure {
+pub(super) fn unreadable(reference: &Reference, reason: &str) -> Failure {
     Failure::new(Class::Unreadable, &about(reference, reason))
 }
 

@@ -214,13 +214,3 @@ pub const fn format_name(schema_type: SchemaType) -> &'static str {
         SchemaType::Json => "json",
     }
 }
-
-/// The format that the tables name so.
-#[must_use]
-pub fn format_of(name: &str) -> SchemaType {
-    match name {
-        "avro" => SchemaType::Avro,
-        "protobuf" => SchemaType::Protobuf,
-        _ => SchemaType::Json,
-    }
-}

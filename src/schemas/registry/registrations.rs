@@ -5,31 +5,36 @@
 use std::time::Duration;
 
 use event_outbox_policy::registry::failure::{self, Failure};
+use event_outbox_policy::registry::registration::Referred;
+use event_outbox_policy::registry::request::Reference;
 use pgrx::prelude::*;
 
 use super::as_owner;
 use crate::pg::compat;
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{Access, Row, Statement};
+use crate::schemas::references;
 
 const TEXT: pg_sys::Oid = pg_sys::TEXTOID;
 const INT: pg_sys::Oid = pg_sys::INT4OID;
 
-/// Versions that are not registered, those first that were never refused.
+/// Versions that are not registered, those first that were never refused, and among these those that others refer to.
 static DUE: Statement = Statement::new(
-    c"SELECT v.subject, v.version, v.schema_id, d.format, d.definition, COALESCE(r.refusals, 0), r.id \
+    c"SELECT v.subject, v.version, v.schema_id, d.format, COALESCE(v.source, d.definition), COALESCE(r.refusals, 0), r.id, \
+             v.refers_to::pg_catalog.text \
         FROM outbox.schema_version AS v \
         JOIN outbox.schema_definition AS d ON d.id OPERATOR(pg_catalog.=) v.schema_id \
         LEFT JOIN outbox.schema_registration AS r ON r.registry OPERATOR(pg_catalog.=) $1 \
               AND r.subject OPERATOR(pg_catalog.=) v.subject AND r.version OPERATOR(pg_catalog.=) v.version \
        WHERE r.id IS NULL AND (r.retry_at IS NULL OR r.retry_at OPERATOR(pg_catalog.<=) pg_catalog.clock_timestamp()) \
-       ORDER BY 6, v.subject, v.version LIMIT $2",
+       ORDER BY 6, v.registered_at, v.subject, v.version LIMIT $2",
     &[TEXT, pg_sys::INT8OID],
 );
 
 /// Versions that are, behind one of them.
 static KNOWN: Statement = Statement::new(
-    c"SELECT v.subject, v.version, v.schema_id, d.format, d.definition, r.refusals, r.id \
+    c"SELECT v.subject, v.version, v.schema_id, d.format, COALESCE(v.source, d.definition), r.refusals, r.id, \
+             v.refers_to::pg_catalog.text \
         FROM outbox.schema_registration AS r \
         JOIN outbox.schema_version AS v ON v.subject OPERATOR(pg_catalog.=) r.subject AND v.version OPERATOR(pg_catalog.=) r.version \
         JOIN outbox.schema_definition AS d ON d.id OPERATOR(pg_catalog.=) v.schema_id \
@@ -54,6 +59,16 @@ static REGISTERED: Statement = Statement::new(
              changed_at = excluded.changed_at \
        WHERE r.id IS DISTINCT FROM excluded.id OR r.error IS NOT NULL",
     &[TEXT, TEXT, INT, INT],
+);
+
+/// What was refused because it refers to this subject is tried again at once.
+static RETRY: Statement = Statement::new(
+    c"UPDATE outbox.schema_registration AS r SET retry_at = NULL FROM outbox.schema_version AS v \
+       WHERE r.registry OPERATOR(pg_catalog.=) $1 AND r.id IS NULL AND r.retry_at IS NOT NULL \
+         AND v.subject OPERATOR(pg_catalog.=) r.subject AND v.version OPERATOR(pg_catalog.=) r.version \
+         AND EXISTS (SELECT FROM pg_catalog.jsonb_array_elements(v.refers_to) AS e (reference) \
+                      WHERE e.reference OPERATOR(pg_catalog.->>) 'subject' OPERATOR(pg_catalog.=) $2)",
+    &[TEXT, TEXT],
 );
 
 static ID: Statement = Statement::new(
@@ -123,6 +138,10 @@ pub struct Version {
     pub format: String,
     /// Its definition.
     pub definition: String,
+    /// What it refers to, with the versions of this database.
+    pub references: Vec<Reference>,
+    /// These schemas, and those that they refer to.
+    pub others: Vec<Referred>,
     /// How often the registry has refused it.
     pub refusals: u32,
     /// The id that the registry gave it before, if it did.
@@ -131,6 +150,7 @@ pub struct Version {
 
 impl Version {
     fn read(row: &Row) -> Option<Self> {
+        let references = row.get::<&str>(8).map(references::read).unwrap_or_default();
         Some(Self {
             subject: row.get(1)?,
             version: row.get(2)?,
@@ -139,6 +159,8 @@ impl Version {
             definition: row.get(5)?,
             refusals: row.get::<i32>(6)?.unsigned_abs(),
             id: row.get(7),
+            others: references::of(&references),
+            references,
         })
     }
 }
@@ -178,9 +200,7 @@ pub fn registered(registry: &str, version: &Version, id: i32) -> bool {
     let is_other = version.id.is_some_and(|before| before != id);
     as_owner(|| {
         if is_other {
-            FORGET.iter().for_each(|forget| {
-                forget.execute(&[registry.into_datum()], Access::Write, 0);
-            });
+            forget_all(registry);
         }
         let arguments = [
             registry.into_datum(),
@@ -194,8 +214,22 @@ pub fn registered(registry: &str, version: &Version, id: i32) -> bool {
             Access::Write,
             0,
         );
+        if version.id.is_none() {
+            RETRY.execute(&[registry.into_datum(), version.subject.as_str().into_datum()], Access::Write, 0);
+        }
     });
     is_other
+}
+
+/// The registry has lost what it had: all is to be registered again.
+pub fn forget(registry: &str) {
+    as_owner(|| forget_all(registry));
+}
+
+fn forget_all(registry: &str) {
+    for forget in &FORGET {
+        forget.execute(&[registry.into_datum()], Access::Write, 0);
+    }
 }
 
 /// The registry has not registered a version.
