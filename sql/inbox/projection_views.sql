@@ -135,7 +135,9 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                WHEN 'paused' THEN pg_catalog.format('SELECT inbox.resume(%L);', x.name)
                WHEN 'dropped' THEN pg_catalog.format('SELECT inbox.unproject(%L);', x.name)
                WHEN 'stopped' THEN pg_catalog.format('SELECT inbox.rebuild(%L);', x.name)
-               WHEN 'failing' THEN 'Remove the cause of last_error. The worker retries by itself.'
+               WHEN 'failing' THEN CASE WHEN x.copy_crashes >= 3 THEN
+                        pg_catalog.format('See the server''s log for what crashes. SELECT inbox.unproject(%L); ends the rebuild, and leaves the table as it is. Then SELECT inbox.rebuild(%L); begins again.', x.name, x.rebuild_of)
+                    ELSE 'Remove the cause of last_error. The worker retries by itself.' END
                ELSE CASE WHEN x.dead_letters > 0 THEN
                         pg_catalog.format('See inbox.dead_letters. Produce these keys again, or correct the table and SELECT inbox.rebuild(%L); Then SELECT inbox.discard(%1$L, since => ''-infinity'');', x.name)
                     END
@@ -166,7 +168,8 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                      WHERE a.datid = d.oid
                        AND a.application_name = pg_catalog.left(pg_catalog.concat('event_outbox projection ', s.name), 63)) > 0 AS running,
                    (SELECT r.name FROM inbox.subscription AS r WHERE r.id = p.rebuild_of) AS rebuild_of,
-                   p.created_at
+                   p.created_at,
+                   p.copy_crashes
               FROM inbox.projection AS p
                    JOIN inbox.subscriptions AS s ON s.id = p.subscription_id
                    JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database()
@@ -198,4 +201,6 @@ COMMENT ON COLUMN inbox.projections.role IS 'The role that its worker is connect
 COMMENT ON COLUMN inbox.projections.running IS 'Whether its worker runs.';
 COMMENT ON COLUMN inbox.projections.rebuild_of IS 'The projection that it takes the place of once it is ready.';
 COMMENT ON COLUMN inbox.projections.created_at IS 'When it was created.';
+COMMENT ON COLUMN inbox.projections.copy_crashes IS
+    'How often the server has crashed while this rebuild wrote its rows into the projection''s table. After the third time it writes no more.';
 COMMENT ON COLUMN inbox.projections.what_to_do IS 'What to type, if something is wrong.';

@@ -9,7 +9,8 @@ use std::ffi::c_void;
 use event_outbox_policy::inbox::in_flight::InFlight;
 use pgrx::prelude::*;
 
-use crate::inbox::receive::{in_flight, wake};
+use crate::inbox::receive::{crashed, in_flight, wake};
+use crate::inbox::table::rebuilds::COPY;
 use crate::pg::backend;
 
 thread_local! {
@@ -27,6 +28,28 @@ pub fn init_process() {
 pub fn write_down(records: &[InFlight], are_suspect: bool) {
     HAS_SUSPECTS.set(are_suspect);
     in_flight::write(records);
+}
+
+/// Writes down that the transaction gives the rows of a rebuild to its projection's table. They are many: a crash is the fault of
+/// none.
+pub fn write_down_copy(rebuild: i32) {
+    in_flight::write(&[InFlight {
+        database: in_flight::database(),
+        subscription: rebuild,
+        lane: COPY,
+        based_on: 0,
+        upto: 0,
+        count: 2,
+        retried: None,
+        has_waited: false,
+        is_to_blame: false,
+    }]);
+}
+
+/// Whether the worker still has to count a crash of this rebuild.
+#[must_use]
+pub fn is_being_counted(rebuild: i32) -> bool {
+    crashed::holds(rebuild, COPY)
 }
 
 /// At the end of a transaction nothing may fail: an ERROR at commit would bring the server down.

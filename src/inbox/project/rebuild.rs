@@ -8,13 +8,18 @@ use std::ffi::CString;
 use event_outbox_policy::inbox::lanes::LANES;
 use pgrx::prelude::*;
 
+use super::crash;
 use super::definition::Definition;
 use super::target::{Target, name_of};
 use super::task::Task;
-use crate::inbox::table::{as_owner, lane_lock};
+use crate::inbox::table::{as_owner, lane_lock, rebuilds};
 use crate::pg::relation::{self, OpenRelation};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
+use crate::pg::user_error::UserError;
+
+/// After this many crashes of the server a rebuild leaves the table as it is. One can be anybody's fault.
+const MOST_CRASHES: i32 = 3;
 
 static SET_TABLE: Statement = Statement::new(
     c"UPDATE inbox.projection AS p SET \"table\" = $2::pg_catalog.regclass, \
@@ -89,6 +94,13 @@ fn create_like(task: &Task, original: pg_sys::Oid) -> Option<pg_sys::Oid> {
 #[must_use]
 pub fn take_place(task: &Task, target: &Target, rebuilt: i32, table: pg_sys::Oid) -> Attempt {
     let Some(_open) = OpenRelation::try_open(table, relation::WRITE) else { return Attempt::NotYet };
+    if crash::is_being_counted(task.subscription) {
+        return Attempt::NotYet;
+    }
+    let crashes = as_owner(|| rebuilds::crashes(task.subscription));
+    if crashes >= MOST_CRASHES {
+        crashing(task, &name_of(table), crashes).raise();
+    }
     // The projection applies nothing meanwhile.
     (0..LANES).for_each(|lane| lane_lock::wait(rebuilt, lane));
     let ids = [task.subscription.into_datum(), rebuilt.into_datum()];
@@ -101,6 +113,7 @@ pub fn take_place(task: &Task, target: &Target, rebuilt: i32, table: pg_sys::Oid
         return Attempt::NotYet;
     }
     let _snapshot = Snapshot::take_latest();
+    crash::write_down_copy(task.subscription);
     spi::connected(|| {
         target.copy_to(table);
         if let Ok(drop) = CString::new(format!("DROP TABLE {}", target.name())) {
@@ -109,4 +122,19 @@ pub fn take_place(task: &Task, target: &Target, rebuilt: i32, table: pg_sys::Oid
     });
     as_owner(|| FINISH.execute(&[task.subscription.into_datum()], Access::Write, 0));
     Attempt::Done
+}
+
+fn crashing(task: &Task, table: &str, crashes: i32) -> UserError {
+    UserError {
+        code: PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+        message: format!(
+            "the server has crashed {crashes} times while the rebuild wrote rows into table {table}"
+        ),
+        detail: "The table is as it was. It is not written to again, since the server would crash again."
+            .into(),
+        hint: format!(
+            "See the server's log, and the triggers of the table. SELECT inbox.unproject('{}'); ends the rebuild.",
+            task.name.replace('\'', "''")
+        ),
+    }
 }

@@ -18,6 +18,7 @@ use super::subscription::Subscription;
 use crate::inbox::mistakes;
 use crate::inbox::table::lane_lock;
 use crate::inbox::table::lanes;
+use crate::inbox::table::rebuilds;
 use crate::pg::compat::pg_timestamp;
 use crate::pg::function::random;
 use crate::pg::snapshot::Snapshot;
@@ -41,6 +42,11 @@ pub enum Applied {
 /// transaction ends.
 #[must_use]
 pub fn apply(failure: &Failure) -> Applied {
+    if failure.lane == rebuilds::COPY {
+        let _snapshot = Snapshot::take_latest();
+        rebuilds::note_crash(failure.subscription_id);
+        return Applied::Done;
+    }
     if !lane_lock::try_acquire(failure.subscription_id, failure.lane) {
         return Applied::Busy;
     }

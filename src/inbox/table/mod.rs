@@ -12,6 +12,7 @@ use crate::pg::user_context::{Owner, UserContext};
 pub mod direct;
 pub mod lane_lock;
 pub mod lanes;
+pub mod rebuilds;
 
 /// A relation of the schema `inbox`.
 pub const fn member(name: &'static std::ffi::CStr) -> Member {

@@ -16,6 +16,19 @@ const RECORDS: i32 = 2000;
 /// The record whose row kills the process that writes it.
 const POISON: i32 = 777;
 
+/// A trigger that crashes the server.
+fn crashes_on(operation: &str) -> String {
+    format!(
+        "CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS $$
+         BEGIN
+             COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID';
+             PERFORM pg_sleep(60);
+             RETURN NEW;
+         END $$;
+         CREATE TRIGGER crash BEFORE {operation} ON state FOR EACH ROW WHEN (NEW.v = {POISON}) EXECUTE FUNCTION crash()"
+    )
+}
+
 fn send(topic: &str, values: impl Iterator<Item = i32>) -> Result<()> {
     let producer = Producer::new(&Broker::shared()?.bootstrap_servers())?;
     for n in values {
@@ -45,14 +58,8 @@ fn a_record_whose_row_crashes_the_server_dies_alone() -> Result<()> {
     broker.create_topic(&topic, 2, &[])?;
     let mut client = dedicated.connect()?;
     client.batch_execute(&format!(
-        "CREATE TABLE state (id int PRIMARY KEY, v int);
-         CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS $$
-         BEGIN
-             COPY (SELECT 1) TO PROGRAM 'kill -9 $PPID';
-             PERFORM pg_sleep(60);
-             RETURN NEW;
-         END $$;
-         CREATE TRIGGER crash BEFORE INSERT ON state FOR EACH ROW WHEN (NEW.v = {POISON}) EXECUTE FUNCTION crash()"
+        "CREATE TABLE state (id int PRIMARY KEY, v int); {}",
+        crashes_on("INSERT")
     ))?;
     send(&topic, 0..RECORDS)?;
     client.execute("SELECT inbox.project('p', $1, 'state')", &[&topic])?;
@@ -107,5 +114,44 @@ fn a_crash_while_a_record_is_applied_charges_nobody() -> Result<()> {
     super::settle(&mut client, "p")?;
     assert_eq!(rows(&mut client, "SELECT id, v FROM state")?, ["(5,5)"]);
     assert_eq!(rows(&mut client, "SELECT count(*) FROM inbox.dead_letters")?, ["(0)"]);
+    Ok(())
+}
+
+/// The table's triggers see the rows of a rebuild only when these are written into it.
+#[test]
+fn a_rebuild_that_crashes_the_server_leaves_the_table_as_it_is() -> Result<()> {
+    let broker = Broker::shared()?;
+    let dedicated = DedicatedServer::start(&broker.bootstrap_servers())?;
+    let topic = format!("{}.{}.rebuild", dedicated.database, dedicated.server.port());
+    broker.create_topic(&topic, 2, &[])?;
+    let mut client = dedicated.connect()?;
+    client.batch_execute("CREATE TABLE state (id int PRIMARY KEY, v int)")?;
+    send(&topic, 0..RECORDS)?;
+    client.execute("SELECT inbox.project('p', $1, 'state')", &[&topic])?;
+    super::settle(&mut client, "p")?;
+    client.batch_execute(&format!(
+        "UPDATE state SET v = -1 WHERE id IN (5, {POISON}); {}; SELECT inbox.rebuild('p')",
+        crashes_on("UPDATE")
+    ))?;
+    drop(client);
+    let sql = "SELECT count(*) FROM inbox.projections WHERE rebuild_of = 'p' AND state = 'failing' AND copy_crashes = 3
+                  AND last_error LIKE '%crashed 3 times%' AND what_to_do LIKE '%inbox.unproject(''p.rebuild-%'";
+    until(&dedicated, sql, "(1)")?;
+    let mut client = dedicated.connect()?;
+    assert_eq!(rows(&mut client, "SELECT count(*) FROM state WHERE v = -1")?, ["(2)"]);
+    let crashes = dedicated.server.log().matches("was terminated by signal 9").count();
+    assert_eq!(crashes, 3, "{}", dedicated.server.log());
+    // The projection goes on, and a rebuild can begin again.
+    send(&topic, RECORDS..RECORDS + 10)?;
+    super::settle(&mut client, "p")?;
+    client.batch_execute(
+        "DROP TRIGGER crash ON state;
+         SELECT inbox.unproject(name) FROM inbox.projections WHERE rebuild_of = 'p';
+         SELECT inbox.rebuild('p')",
+    )?;
+    until(&dedicated, "SELECT name, state FROM inbox.projections", "(p,following)")?;
+    let all = i64::from(RECORDS) + 10;
+    let expected = format!("({all},{})", all * (all - 1) / 2);
+    assert_eq!(rows(&mut client, "SELECT count(*), sum(v) FROM state")?, [expected]);
     Ok(())
 }
