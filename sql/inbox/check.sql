@@ -188,10 +188,11 @@ BEGIN
         SELECT p.name, p."table", p.state, p.lag, p.last_error, p.failing_since, p.what_to_do
           FROM inbox.projections AS p WHERE p.state NOT IN ('paused', 'stopped') ORDER BY p.name
     LOOP
-        verdict := CASE WHEN item.state IN ('failing', 'dropped') THEN 'error' ELSE 'ok' END;
+        verdict := CASE WHEN item.state IN ('failing', 'dropped', 'truncated') THEN 'error' ELSE 'ok' END;
         finding := CASE item.state
             WHEN 'failing' THEN format('"%s" cannot write to %s since %s: %s.', item.name, item."table", item.failing_since::timestamptz(0), item.last_error)
             WHEN 'dropped' THEN format('The table of "%s" was dropped%s.', item.name, coalesce(': ' || item."table", ''))
+            WHEN 'truncated' THEN format('Somebody has truncated %s: the rows that "%s" had written before are missing.', item."table", item.name)
             WHEN 'following' THEN format('"%s" keeps %s.', item.name, item."table")
             ELSE format('"%s" reads its topic from the beginning; %s offsets are stored and not yet applied.', item.name, item.lag) END;
         hint := CASE WHEN verdict = 'error' THEN item.what_to_do END;

@@ -135,6 +135,7 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                WHEN 'paused' THEN pg_catalog.format('SELECT inbox.resume(%L);', x.name)
                WHEN 'dropped' THEN pg_catalog.format('SELECT inbox.unproject(%L);', x.name)
                WHEN 'stopped' THEN pg_catalog.format('SELECT inbox.rebuild(%L);', x.name)
+               WHEN 'truncated' THEN pg_catalog.format('SELECT inbox.rebuild(%L);', x.name)
                WHEN 'failing' THEN CASE WHEN x.copy_crashes >= 3 THEN
                         pg_catalog.format('See the server''s log for what crashes. SELECT inbox.unproject(%L); ends the rebuild, and leaves the table as it is. Then SELECT inbox.rebuild(%L); begins again.', x.name, x.rebuild_of)
                     ELSE 'Remove the cause of last_error. The worker retries by itself.' END
@@ -149,10 +150,12 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                         WHEN c.oid IS NULL AND p.table_name IS NOT NULL OR b.subscription_id IS NOT NULL AND bc.oid IS NULL THEN 'dropped'
                         WHEN s.stopped > 0 THEN 'stopped'
                         WHEN p.failing_since IS NOT NULL THEN 'failing'
+                        WHEN p.truncated_at IS NOT NULL THEN 'truncated'
                         WHEN p.rebuild_of IS NOT NULL THEN 'rebuilding'
                         WHEN p.ready_at IS NULL THEN 'filling'
                         ELSE 'following' END AS state,
-                   p.ready_at IS NOT NULL AND c.oid IS NOT NULL AND s.stopped = 0 AND p.rebuild_of IS NULL AS ready,
+                   p.ready_at IS NOT NULL AND c.oid IS NOT NULL AND s.stopped = 0 AND p.rebuild_of IS NULL
+                       AND p.truncated_at IS NULL AS ready,
                    p.ready_at,
                    o.offsets,
                    o.lag,
@@ -169,7 +172,8 @@ CREATE VIEW inbox.projections WITH (security_barrier) AS
                        AND a.application_name = pg_catalog.left(pg_catalog.concat('event_outbox projection ', s.name), 63)) > 0 AS running,
                    (SELECT r.name FROM inbox.subscription AS r WHERE r.id = p.rebuild_of) AS rebuild_of,
                    p.created_at,
-                   p.copy_crashes
+                   p.copy_crashes,
+                   p.truncated_at
               FROM inbox.projection AS p
                    JOIN inbox.subscriptions AS s ON s.id = p.subscription_id
                    JOIN pg_catalog.pg_database AS d ON d.datname = pg_catalog.current_database()
@@ -184,7 +188,7 @@ COMMENT ON COLUMN inbox.projections.name IS 'The name.';
 COMMENT ON COLUMN inbox.projections."table" IS 'The name of the table that it fills, or filled until it was dropped; NULL until that of a rebuild is made.';
 COMMENT ON COLUMN inbox.projections.topic IS 'The topic, or the category of the event store.';
 COMMENT ON COLUMN inbox.projections.state IS
-    'filling (from the beginning), following (it has reached the end as of its creation), rebuilding, failing (nothing can be applied, or a schema has not come), stopped (Kafka has lost records), paused, or dropped (the table is gone).';
+    'filling (from the beginning), following (it has reached the end as of its creation), rebuilding, failing (nothing can be applied, or a schema has not come), stopped (Kafka has lost records), truncated (somebody has emptied the table), paused, or dropped (the table is gone).';
 COMMENT ON COLUMN inbox.projections.ready IS 'Whether the table has had all records that the topic had when the projection was created, and nothing was lost since.';
 COMMENT ON COLUMN inbox.projections.ready_at IS 'Since when it has; NULL if it has not.';
 COMMENT ON COLUMN inbox.projections.offsets IS 'The next offset of each partition to be applied. It is of the same snapshot as the table''s rows.';
@@ -203,4 +207,6 @@ COMMENT ON COLUMN inbox.projections.rebuild_of IS 'The projection that it takes 
 COMMENT ON COLUMN inbox.projections.created_at IS 'When it was created.';
 COMMENT ON COLUMN inbox.projections.copy_crashes IS
     'How often the server has crashed while this rebuild wrote its rows into the projection''s table. After the third time it writes no more.';
+COMMENT ON COLUMN inbox.projections.truncated_at IS
+    'When the worker found that somebody had truncated the table; the rows of before are missing until a rebuild.';
 COMMENT ON COLUMN inbox.projections.what_to_do IS 'What to type, if something is wrong.';

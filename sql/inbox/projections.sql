@@ -16,6 +16,8 @@ CREATE TABLE inbox.projection (
     last_error_at   timestamptz,
     failing_since   timestamptz,
     copy_crashes    integer     NOT NULL DEFAULT 0,
+    filenode        oid,
+    truncated_at    timestamptz,
     created_at      timestamptz NOT NULL DEFAULT pg_catalog.now()
 );
 COMMENT ON TABLE inbox.projection IS 'The projections. Changed only through the functions of the schema inbox, and by their workers.';
@@ -33,6 +35,8 @@ COMMENT ON COLUMN inbox.projection.last_error_at IS 'When that was first seen.';
 COMMENT ON COLUMN inbox.projection.failing_since IS 'Since when nothing can be applied; NULL while it can.';
 COMMENT ON COLUMN inbox.projection.copy_crashes IS
     'For a rebuild: how often the server has crashed while it wrote its rows into the projection''s table.';
+COMMENT ON COLUMN inbox.projection.filenode IS 'The file of the table when the worker last opened it: a TRUNCATE gives it another one.';
+COMMENT ON COLUMN inbox.projection.truncated_at IS 'When the worker found that somebody had truncated the table; NULL if nobody has.';
 COMMENT ON COLUMN inbox.projection.created_at IS 'When it was created.';
 
 -- A restore must not take the number of a table that is gone for that of another one.

@@ -34,7 +34,7 @@ static DEFINITION: Statement = Statement::new(
              p.ready_at IS NOT NULL, p.failing_since IS NOT NULL, p.rebuild_of, \
              (SELECT pg_catalog.count(*) FROM inbox.partition AS q \
                WHERE q.source_id OPERATOR(pg_catalog.=) p.subscription_id), \
-             o.\"table\"::pg_catalog.oid, p.table_name \
+             o.\"table\"::pg_catalog.oid, p.table_name, p.filenode \
         FROM inbox.projection AS p \
              LEFT JOIN inbox.projection AS o ON o.subscription_id OPERATOR(pg_catalog.=) p.rebuild_of \
        WHERE p.subscription_id OPERATOR(pg_catalog.=) $1",
@@ -87,6 +87,8 @@ pub struct Definition {
     pub table: Option<pg_sys::Oid>,
     /// The table's name, as it is shown when it is gone.
     pub table_name: Option<String>,
+    /// The table's file when it was last opened.
+    pub filenode: Option<pg_sys::Oid>,
     /// What a record's value is.
     pub format: Format,
     /// The columns of the key.
@@ -123,6 +125,7 @@ impl Definition {
         Some(Self {
             table: row.get(1),
             table_name: row.get(12),
+            filenode: row.get(13),
             format: Format::named(row.get(2)?)?,
             keys: sourced(3, 4)?,
             columns,

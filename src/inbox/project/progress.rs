@@ -34,6 +34,24 @@ static TABLE_NAME: Statement = Statement::new(
     &[pg_sys::INT4OID, pg_sys::TEXTOID],
 );
 
+/// Nothing is missing in a table that never had rows.
+static FILENODE: Statement = Statement::new(
+    c"UPDATE inbox.projection AS p \
+         SET filenode = $2, \
+             truncated_at = CASE WHEN $3 AND EXISTS (SELECT FROM inbox.lane AS l WHERE l.subscription_id OPERATOR(pg_catalog.=) $1) \
+                                 THEN pg_catalog.now() ELSE p.truncated_at END \
+       WHERE p.subscription_id OPERATOR(pg_catalog.=) $1 RETURNING p.truncated_at OPERATOR(pg_catalog.=) pg_catalog.now()",
+    &[pg_sys::INT4OID, pg_sys::OIDOID, pg_sys::BOOLOID],
+);
+
+/// Notes the file of the table, and whether that is empty although it was another one before. Returns whether rows are missing.
+#[must_use]
+pub fn note_filenode(subscription: i32, filenode: pg_sys::Oid, is_emptied: bool) -> bool {
+    let arguments = [subscription.into_datum(), filenode.into_datum(), is_emptied.into_datum()];
+    let rows = FILENODE.execute(&arguments, Access::Write, 0);
+    rows.iter().next().and_then(|row| row.get::<bool>(1)) == Some(true)
+}
+
 /// Notes the name of the table.
 pub fn note_table_name(subscription: i32, name: &str) {
     TABLE_NAME.execute(&[subscription.into_datum(), name.into_datum()], Access::Write, 0);

@@ -10,6 +10,7 @@ use event_outbox_policy::inbox::projection::reduction::Reduced;
 use pgrx::prelude::*;
 
 use crate::pg::plan::Plan;
+use crate::pg::spi::{self, Access};
 
 /// Checks of constraints that wait for the commit happen now, while it can be told whose row has failed.
 const CHECK_NOW: &std::ffi::CStr = c"SET CONSTRAINTS ALL IMMEDIATE";
@@ -175,6 +176,12 @@ impl Writer {
             others("t"),
             others("excluded")
         )
+    }
+
+    /// Whether the table has no rows.
+    #[must_use]
+    pub fn has_no_rows(&self) -> bool {
+        spi::query(&c_text(&format!("SELECT FROM {} LIMIT 1", self.table)), Access::Read).is_empty()
     }
 
     /// Gives another table, by its quoted name, the rows of this one: it has the same columns.

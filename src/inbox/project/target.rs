@@ -45,6 +45,7 @@ static COLUMNS: Statement = Statement::new(
 /// A table that is open for writing until the end of the transaction, as it was at this number of changes.
 pub struct Target {
     table: pg_sys::Oid,
+    filenode: pg_sys::Oid,
     changes: u64,
     definition: Definition,
     mapping: Mapping,
@@ -102,7 +103,8 @@ impl Target {
         let only =
             |columns: Vec<(TableColumn, Source)>| columns.into_iter().map(|(column, _)| column).collect();
         let writer = Writer::new(&name, only(keys), only(others));
-        Some(Self { table, changes, definition: definition.clone(), mapping, writer })
+        let filenode = open.class().relfilenode;
+        Some(Self { table, filenode, changes, definition: definition.clone(), mapping, writer })
     }
 
     fn is_of(&self, table: pg_sys::Oid, changes: u64, definition: &Definition) -> bool {
@@ -120,6 +122,19 @@ impl Target {
     #[must_use]
     pub fn name(&self) -> String {
         name_of(self.table)
+    }
+
+    /// The file that the table has.
+    #[must_use]
+    pub fn filenode(&self) -> pg_sys::Oid {
+        self.filenode
+    }
+
+    /// Whether the table has no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let _snapshot = Snapshot::take_latest();
+        spi::connected(|| self.writer.has_no_rows())
     }
 
     /// Writes what is left of a batch. Within [`spi::connected`].

@@ -92,6 +92,7 @@ impl Work {
             return Done::Outdated;
         };
         self.note_table_name(&definition, &target);
+        self.note_filenode(&definition, &target);
         let done = self.apply(&definition, &target);
         self.target = Some(target);
         done
@@ -106,6 +107,24 @@ impl Work {
         as_owner(|| progress::note_table_name(self.task.subscription, &name));
         if let Some((_, known)) = &mut self.definition {
             known.table_name = Some(name);
+        }
+    }
+
+    /// A TRUNCATE gives the table another file, and so do commands that keep its rows.
+    fn note_filenode(&mut self, definition: &Definition, target: &Target) {
+        let filenode = target.filenode();
+        if definition.filenode == Some(filenode) {
+            return;
+        }
+        let is_emptied = definition.filenode.is_some() && target.is_empty();
+        if as_owner(|| progress::note_filenode(self.task.subscription, filenode, is_emptied)) {
+            tracing::warn!(
+                "somebody has truncated the table of projection \"{}\": the rows of before are missing until inbox.rebuild()",
+                self.task.name
+            );
+        }
+        if let Some((_, known)) = &mut self.definition {
+            known.filenode = Some(filenode);
         }
     }
 

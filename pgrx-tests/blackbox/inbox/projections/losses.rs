@@ -137,3 +137,61 @@ fn a_dump_does_not_give_a_projection_another_table() -> Result<()> {
     restored.batch_execute("SELECT inbox.unsubscribe(name) FROM inbox.subscription")?;
     p.sql("SELECT inbox.unproject('p')")
 }
+
+#[test]
+fn a_truncated_table_says_so_until_it_is_rebuilt() -> Result<()> {
+    let mut p = filled()?;
+    // Another file with the same rows is no loss.
+    p.sql("VACUUM FULL state")?;
+    send(&p, &p.producer, 40..42)?;
+    p.settle()?;
+    assert_eq!(p.rows("SELECT state, ready FROM inbox.projections")?, ["(following,t)"]);
+    p.sql("TRUNCATE state")?;
+    send(&p, &p.producer, 42..44)?;
+    p.until(
+        "SELECT state, ready, what_to_do FROM inbox.projections",
+        &["(truncated,f,SELECT inbox.rebuild('p');)"],
+    )?;
+    // What comes is applied.
+    p.settle()?;
+    assert_eq!(p.rows("SELECT id FROM state ORDER BY id")?, ["(42)", "(43)"]);
+    let checked = p.rows("SELECT verdict, finding FROM inbox.check() WHERE subject = 'projection'")?;
+    assert!(checked[0].contains("error") && checked[0].contains("rows that"), "{checked:?}");
+    p.sql("SELECT inbox.rebuild('p')")?;
+    p.until("SELECT name, state, ready FROM inbox.projections", &["(p,following,t)"])?;
+    assert_eq!(p.rows("SELECT count(*) FROM state")?, ["(44)"]);
+    // Also while its process does not run.
+    p.sql("SELECT inbox.pause('p')")?;
+    p.until("SELECT running FROM inbox.projections", &["(f)"])?;
+    p.sql("TRUNCATE state; SELECT inbox.resume('p')")?;
+    p.until("SELECT state, ready FROM inbox.projections", &["(truncated,f)"])?;
+    Ok(())
+}
+
+/// A table that was always empty has lost nothing.
+#[test]
+fn a_truncate_of_nothing_is_no_loss() -> Result<()> {
+    let mut p = Projected::new(1)?;
+    p.sql(STATE)?;
+    p.project("state", "")?;
+    p.until("SELECT state, ready FROM inbox.projections", &["(following,t)"])?;
+    p.sql("TRUNCATE state")?;
+    p.send(&[("1", Some(r#"{"v": 1}"#))])?;
+    p.settle()?;
+    assert_eq!(p.rows("SELECT state, ready FROM inbox.projections")?, ["(following,t)"]);
+    Ok(())
+}
+
+/// What Kafka deletes after it was applied is no loss.
+#[test]
+fn records_that_were_applied_may_go() -> Result<()> {
+    let mut p = filled()?;
+    unread(&mut p, |p| {
+        p.db.broker.delete_records(&p.topic, 0, 20)?;
+        send(p, &p.producer, 40..42)
+    })?;
+    p.settle()?;
+    assert_eq!(p.rows("SELECT state, ready FROM inbox.projections")?, ["(following,t)"]);
+    assert_eq!(p.rows("SELECT count(*) FROM state")?, ["(42)"]);
+    Ok(())
+}
