@@ -109,7 +109,7 @@ fn schemas_are_registered_with_what_they_refer_to() -> Result<()> {
 fn before(format: &str) -> &'static str {
     match format {
         "avro" => r#"{"type":"record","name":"Address","namespace":"shop","fields":[]}"#,
-        "json" => r#"{"type":"object"}"#,
+        "json" => r#"{"type":"object","properties":{"zip":{"type":"integer"}}}"#,
         _ => "syntax = \"proto3\"; package shop; message Address { int32 zip = 2; }",
     }
 }
