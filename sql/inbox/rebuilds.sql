@@ -66,7 +66,8 @@ BEGIN
     DELETE FROM inbox.projection AS p WHERE p.subscription_id = old.id;
     PERFORM inbox.unsubscribe_for(admin, old.name);
     UPDATE inbox.subscription AS s SET name = old.name WHERE s.id = rebuild;
-    UPDATE inbox.projection AS p SET "table" = target, table_name = target::text, filenode = NULL, copy_crashes = 0
+    UPDATE inbox.projection AS p SET "table" = target, table_name = target::text, filenode = pg_relation_filenode(target),
+           copy_crashes = 0
      WHERE p.subscription_id = rebuild;
 END
 $$;

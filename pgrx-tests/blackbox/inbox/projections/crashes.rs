@@ -129,10 +129,9 @@ fn a_rebuild_that_crashes_the_server_leaves_the_table_as_it_is() -> Result<()> {
     send(&topic, 0..RECORDS)?;
     client.execute("SELECT inbox.project('p', $1, 'state')", &[&topic])?;
     super::settle(&mut client, "p")?;
-    client.batch_execute(&format!(
-        "UPDATE state SET v = -1 WHERE id IN (5, {POISON}); {}; SELECT inbox.rebuild('p')",
-        crashes_on("UPDATE")
-    ))?;
+    client.batch_execute(&format!("UPDATE state SET v = -1 WHERE id IN (5, {POISON})"))?;
+    client.batch_execute(&crashes_on("UPDATE"))?;
+    client.batch_execute("SELECT inbox.rebuild('p')")?;
     drop(client);
     let sql = "SELECT count(*) FROM inbox.projections WHERE rebuild_of = 'p' AND state = 'failing' AND copy_crashes = 3
                   AND last_error LIKE '%crashed 3 times%' AND what_to_do LIKE '%inbox.unproject(''p.rebuild-%'";
@@ -144,11 +143,13 @@ fn a_rebuild_that_crashes_the_server_leaves_the_table_as_it_is() -> Result<()> {
     // The projection goes on, and a rebuild can begin again.
     send(&topic, RECORDS..RECORDS + 10)?;
     super::settle(&mut client, "p")?;
-    client.batch_execute(
-        "DROP TRIGGER crash ON state;
-         SELECT inbox.unproject(name) FROM inbox.projections WHERE rebuild_of = 'p';
-         SELECT inbox.rebuild('p')",
-    )?;
+    for sql in [
+        "DROP TRIGGER crash ON state",
+        "SELECT inbox.unproject(name) FROM inbox.projections WHERE rebuild_of = 'p'",
+        "SELECT inbox.rebuild('p')",
+    ] {
+        client.batch_execute(sql)?;
+    }
     until(&dedicated, "SELECT name, state FROM inbox.projections", "(p,following)")?;
     let all = i64::from(RECORDS) + 10;
     let expected = format!("({all},{})", all * (all - 1) / 2);

@@ -149,8 +149,8 @@ fn a_truncated_table_says_so_until_it_is_rebuilt() -> Result<()> {
     p.sql("TRUNCATE state")?;
     send(&p, &p.producer, 42..44)?;
     p.until(
-        "SELECT state, ready, what_to_do FROM inbox.projections",
-        &["(truncated,f,SELECT inbox.rebuild('p');)"],
+        "SELECT state, ready, what_to_do = 'SELECT inbox.rebuild(''p'');' FROM inbox.projections",
+        &["(truncated,f,t)"],
     )?;
     // What comes is applied.
     p.settle()?;
