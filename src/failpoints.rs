@@ -23,6 +23,10 @@ pub enum Point {
     AfterClaim,
     /// On the Kafka thread, after a batch has been handed to librdkafka.
     AfterProduce,
+    /// On the Kafka thread, when a new producer of transactions has fenced the former one, before the relay's claim.
+    AfterFence,
+    /// On the Kafka thread, when that claim is committed, before it is read back.
+    AfterOwnClaim,
     /// On the Kafka thread, when Kafka has all records of a transaction, before its commit is requested.
     BeforeCommit,
     /// On the Kafka thread, when Kafka has confirmed the commit, before the main thread is told.
@@ -149,6 +153,8 @@ mod armed {
             Point::InClaim => "in_claim",
             Point::AfterClaim => "after_claim",
             Point::AfterProduce => "after_produce",
+            Point::AfterFence => "after_fence",
+            Point::AfterOwnClaim => "after_own_claim",
             Point::BeforeCommit => "before_commit",
             Point::AfterCommit => "after_commit",
             Point::AfterAck => "after_ack",

@@ -1,9 +1,12 @@
 //! Two servers with the same database: of those that deliver exactly once, one publishes.
 
+use std::collections::HashMap;
+
 use event_outbox_lab::{Broker, Cluster, Result, wait};
 use postgres::Client;
 
-use crate::support::database::{DEADLINE, TestDatabase};
+use crate::support::database::{DEADLINE, TestDatabase, values};
+use crate::support::dump::dump_and_restore;
 use crate::support::ledger::Ledger;
 use crate::support::relay::{until_drained, until_idle, until_status};
 use crate::support::server::DedicatedServer;
@@ -74,5 +77,38 @@ fn a_restored_database_that_reuses_ids_loses_nothing() -> Result<()> {
     db.client.execute(emit, &[&topic])?;
     db.client.batch_execute("SELECT outbox.restart_relay(); SELECT outbox.resume()")?;
     assert_eq!(db.drained(&topic)?.len(), 200);
+    Ok(())
+}
+
+/// A dump that is restored beside the original is another database: neither holds the other back. The copy publishes what
+/// the dump holds, as in the other modes, and the original each of its events once.
+#[test]
+fn a_dump_restored_beside_the_original_disturbs_nothing() -> Result<()> {
+    let mut db = TestDatabase::new()?;
+    db.configure("event_outbox.delivery", "exactly_once")?;
+    let topic = db.own_topic("dumped")?;
+    let emit =
+        "SELECT outbox.emit($1, to_jsonb(n), key => (n % 7)::text) FROM generate_series($2::int8, $3) AS n";
+    db.client.batch_execute("SELECT outbox.pause()")?;
+    db.client.execute(emit, &[&topic, &1_i64, &500_i64])?;
+    let name = db.server.create_database()?;
+    dump_and_restore(&db, &name)?;
+    let mut copy = TestDatabase::of(name)?;
+    copy.configure("event_outbox.delivery", "exactly_once")?;
+    db.client.batch_execute("SELECT outbox.resume()")?;
+    copy.client.batch_execute("SELECT outbox.resume()")?;
+    db.client.execute(emit, &[&topic, &501_i64, &2000_i64])?;
+    until_drained(&mut db.client)?;
+    until_drained(&mut copy.client)?;
+    until_idle(&mut db.client)?;
+    until_idle(&mut copy.client)?;
+    let mut times: HashMap<String, usize> = HashMap::new();
+    for value in values(&db.drained(&topic)?) {
+        *times.entry(value).or_default() += 1;
+    }
+    let (dumped, emitted) =
+        times.iter().partition::<Vec<_>, _>(|(value, _)| value.parse().is_ok_and(|n: i64| n <= 500));
+    assert!(dumped.len() == 500 && dumped.iter().all(|(_, times)| **times == 2), "{dumped:?}");
+    assert!(emitted.len() == 1500 && emitted.iter().all(|(_, times)| **times == 1), "{emitted:?}");
     Ok(())
 }

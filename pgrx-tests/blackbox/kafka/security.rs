@@ -10,7 +10,7 @@ use event_outbox_lab::{Authority, Broker, Consumer, IdentityProvider, Result, id
 
 use crate::support::database::{TestDatabase, values};
 use crate::support::events::emit;
-use crate::support::relay::{Status, status, until_drained, until_status};
+use crate::support::relay::{Status, check_relay, status, until_drained, until_status};
 
 /// Listeners: TLS; TLS with the certificate of another host; TLS with a client certificate; passwords and tokens
 /// over TLS.
@@ -289,4 +289,33 @@ fn rights() -> Result<()> {
         assert_eq!(clerk.arrived()?, ["7"]);
     }
     Ok(())
+}
+
+/// Transactions need a right of their own. Without it nothing is published, and the check says what to type.
+#[test]
+fn the_right_to_a_transactional_id() -> Result<()> {
+    let mut clerk = Visitor::new(PASSWORD, &login("PLAIN", "clerk", CLERK_PASSWORD)?)?;
+    let progress = clerk.db.topic("progress");
+    clerk.broker.create_topic(&clerk.topic, 1, &[])?;
+    clerk.broker.create_topic(&progress, 1, &[("cleanup.policy", "compact")])?;
+    clerk.broker.allow("clerk", "Write", &clerk.topic)?;
+    for operation in ["Read", "Write", "DescribeConfigs"] {
+        clerk.broker.allow("clerk", operation, &progress)?;
+    }
+    clerk.db.configure("event_outbox.progress_topic", &progress)?;
+    clerk.db.configure("event_outbox.delivery", "exactly_once")?;
+    clerk.emit(1..=1)?;
+    let error = clerk.db.until_state("waiting")?;
+    assert!(error.contains("transactional id \"event_outbox-"), "{error}");
+    let (verdict, hint) = check_relay(&mut clerk.db.client)?;
+    assert_eq!(verdict, "error");
+    let rights = ["Write", "Describe"];
+    for part in ["kafka-acls --add", "--transactional-id event_outbox- --resource-pattern-type prefixed"] {
+        assert!(hint.contains(part), "{hint}");
+    }
+    assert!(rights.iter().all(|right| hint.contains(&format!("--operation {right}"))), "{hint}");
+    for right in rights {
+        clerk.broker.allow_transactions("clerk", right, "event_outbox-")?;
+    }
+    clerk.until_arrived(1)
 }

@@ -14,7 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use futures_executor::block_on;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
@@ -177,6 +179,11 @@ impl Broker {
         all_succeeded(results, "add partitions to")
     }
 
+    /// Replaces the topic-level configuration of a topic.
+    pub fn configure_topic(&self, name: &str, configs: &[(&str, &str)]) -> Result<()> {
+        configure_topic(&self.admin()?, name, configs)
+    }
+
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         delete_topics(&self.admin()?, &[name])
@@ -204,6 +211,14 @@ impl Broker {
         acls.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.bootstrap_servers()]);
         acls.args(["--add", "--allow-principal", &format!("User:{user}")]);
         run(acls.args(["--operation", operation, "--topic", topic]))
+    }
+
+    /// Grants a right on all transactional ids that begin so. For a broker with an authorizer.
+    pub fn allow_transactions(&self, user: &str, operation: &str, prefix: &str) -> Result<()> {
+        let mut acls = java(&TOOL_OPTIONS)?;
+        acls.args(["org.apache.kafka.tools.AclCommand", "--bootstrap-server", &self.bootstrap_servers()]);
+        acls.args(["--add", "--allow-principal", &format!("User:{user}"), "--operation", operation]);
+        run(acls.args(["--transactional-id", prefix, "--resource-pattern-type", "prefixed"]))
     }
 
     /// Limits how fast the producers with this `client.id` may write, in bytes per second.
@@ -340,6 +355,19 @@ fn create_topics(
 fn delete_topics(admin: &AdminClient<DefaultClientContext>, names: &[impl AsRef<str>]) -> Result<()> {
     let names: Vec<_> = names.iter().map(AsRef::as_ref).collect();
     all_succeeded(block_on(admin.delete_topics(&names, &admin_options()))?, "delete topic")
+}
+
+fn configure_topic(
+    admin: &AdminClient<DefaultClientContext>,
+    name: &str,
+    configs: &[(&str, &str)],
+) -> Result<()> {
+    let empty = AlterConfig::new(ResourceSpecifier::Topic(name));
+    let config = configs.iter().fold(empty, |config, (key, value)| config.set(key, value));
+    for result in block_on(admin.alter_configs([&config], &admin_options()))? {
+        result.map_err(|(_, code)| anyhow!("configure topic {name}: {code}"))?;
+    }
+    Ok(())
 }
 
 fn admin_options() -> AdminOptions {

@@ -25,6 +25,7 @@ pub mod reader;
 pub mod receivers;
 pub mod report;
 pub mod stage;
+pub mod steps;
 pub mod topics;
 pub mod writers;
 

@@ -25,7 +25,7 @@ use super::writers::{Pulse, Shared};
 use event_outbox_lab::{Cluster, KafkaCluster, run_as, wait};
 
 /// The private tree with failpoints: see `scripts/build-failpoints`.
-const TREE: &str = "failpoints";
+pub const TREE: &str = "failpoints";
 const DATABASE: &str = "torture";
 /// The database in which the extension is created and dropped.
 pub const SECOND: &str = "second";
@@ -323,7 +323,7 @@ impl Stage {
 }
 
 /// Puts a complete file into the data directory.
-fn place(cluster: &Cluster, name: &str, content: &str) -> Result<()> {
+pub fn place(cluster: &Cluster, name: &str, content: &str) -> Result<()> {
     let path = cluster.data_dir().join(name);
     ensure!(!path.exists(), "{name} already exists");
     let new = path.with_extension("new");

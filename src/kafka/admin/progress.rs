@@ -30,6 +30,13 @@ const CONFIG: [(&str, &str); 4] = [
     ("min.cleanable.dirty.ratio", "0.1"),
 ];
 
+/// The replicas of a topic that is created, and how many of them must have a record before it counts.
+const REPLICAS: i32 = 3;
+const MIN_IN_SYNC: &str = "2";
+
+/// The brokers' default number of replicas.
+const DEFAULT: i32 = -1;
+
 /// What became of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
@@ -63,14 +70,12 @@ fn ensure(admin: &Admin<'_>, topic: &str) -> Result<Prepared, Failed> {
     if let Some(found) = describe(admin, topic)? {
         return Ok(judge(&found));
     }
-    let config = CONFIG.map(|(name, value)| (name.to_owned(), value.into()));
-    let new = NewTopic {
-        name: topic.to_owned(),
-        partitions: 1,
-        replication_factor: -1,
-        config: BTreeMap::from(config),
+    let created = match admin.create_topic(&new_topic(topic, most_replicas(admin, topic)?)) {
+        // Perhaps a broker is down, or a policy wants another number.
+        Err(Failed { kind: FailureKind::Invalid, .. }) => admin.create_topic(&new_topic(topic, DEFAULT)),
+        done => done,
     };
-    match admin.create_topic(&new) {
+    match created {
         // Another relay may have been faster.
         Ok(()) | Err(Failed { kind: FailureKind::Exists, .. }) => {}
         Err(Failed { kind: FailureKind::Denied | FailureKind::Invalid, detail, .. }) => {
@@ -92,6 +97,22 @@ fn ensure(admin: &Admin<'_>, topic: &str) -> Result<Prepared, Failed> {
     Ok(Prepared::Unreachable(format!("topic \"{topic}\" was created, but no broker knows it yet")))
 }
 
+fn new_topic(topic: &str, replication_factor: i32) -> NewTopic {
+    let mut config = BTreeMap::from(CONFIG.map(|(name, value)| (name.to_owned(), value.into())));
+    if replication_factor == REPLICAS {
+        config.insert("min.insync.replicas".into(), MIN_IN_SYNC.into());
+    }
+    NewTopic { name: topic.to_owned(), partitions: 1, replication_factor, config }
+}
+
+/// As many replicas as Kafka's own topics have, if there are so many brokers. The brokers' default can be one, and then nothing
+/// would be published without that broker.
+fn most_replicas(admin: &Admin<'_>, topic: &str) -> Result<i32, Failed> {
+    let ask = |timeout| admin.client.inner().fetch_metadata(Some(topic), timeout);
+    let brokers = admin.patience.retry_until_answered(ask)?.brokers().len();
+    Ok(if brokers >= REPLICAS as usize { REPLICAS } else { DEFAULT })
+}
+
 fn describe(admin: &Admin<'_>, topic: &str) -> Result<Option<TopicDescription>, Failed> {
     let found = admin.describe_topics(&BTreeSet::from([topic]))?;
     Ok(found.into_iter().next().filter(|found| found.partitions.is_some()))
@@ -111,6 +132,17 @@ fn judge(found: &TopicDescription) -> Prepared {
         return Prepared::Unfit(format!(
             "event_outbox.progress_topic is \"{topic}\", which has cleanup.policy={policy}: Kafka would delete what \
              later relays must know. Set cleanup.policy=compact for this topic"
+        ));
+    }
+    let required =
+        found.config.get("min.insync.replicas").cloned().flatten().and_then(|text| text.parse().ok());
+    if let (Some(replicas), Some(required)) = (found.replication_factor, required)
+        && replicas < required
+    {
+        return Prepared::Unfit(format!(
+            "event_outbox.progress_topic is \"{topic}\", which has {replicas} replicas and \
+             min.insync.replicas={required}: nothing can be written to it. \
+             Raise its replication factor, or lower min.insync.replicas of this topic"
         ));
     }
     match &found.unwritable {

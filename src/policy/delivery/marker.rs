@@ -11,6 +11,9 @@ use std::fmt;
 /// The version of the values' form.
 const VERSION: u8 = 1;
 
+/// The beginning of all transactional ids.
+pub const PREFIX: &str = "event_outbox-";
+
 /// The ending of a claim's key.
 const CLAIM: &str = "claim";
 
@@ -43,7 +46,7 @@ impl Owner {
     /// The transactional id. A relay that starts fences the former one with the same id, so the timeline is no part of it.
     #[must_use]
     pub fn transactional_id(&self) -> String {
-        format!("event_outbox-{}-{}", self.system, self.database)
+        format!("{PREFIX}{}-{}", self.system, self.database)
     }
 
     /// The key of its markers.

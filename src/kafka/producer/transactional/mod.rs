@@ -81,13 +81,15 @@ enum End {
     Closed,
     /// The producer cannot be used any more. Holds the reason.
     Broken(String),
+    /// The same, and another one could not be used either. Holds the reason, and what to do.
+    Unfit(String),
 }
 
 impl TransactionalThread {
     /// Takes its place among the relays, and works until the main thread closes its channels or the producer fails.
     pub fn run(self) {
         let _wake = SetAtEnd(self.main_wakeup.clone());
-        if let Err(End::Broken(reason)) = self.work() {
+        if let Err(End::Broken(reason) | End::Unfit(reason)) = self.work() {
             // If the main thread is gone, no one needs this message.
             let _ = self.send(ProducerEvent::Broken(reason));
         }

@@ -7,11 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
-use event_outbox_policy::delivery::marker::Found;
+use event_outbox_policy::delivery::marker::{Found, PREFIX};
 use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::delivery::transaction::Transactions;
 use event_outbox_policy::kafka::known_topics::KnownTopics;
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 
 use super::{End, TransactionalThread};
@@ -199,6 +199,9 @@ impl<'t> Session<'t> {
             match call(self.client.producer(), SLICE) {
                 Ok(()) => return Ok(()),
                 Err(error) if !is_worth_repeating(&error) || begin.elapsed() >= patience => {
+                    if let Some(reason) = self.unfit(&error) {
+                        return Err(End::Unfit(reason));
+                    }
                     let error = self.context.redact(&error.to_string());
                     return Err(End::Broken(self.cause(&format!("{what}: {error}"))));
                 }
@@ -215,6 +218,25 @@ impl<'t> Session<'t> {
                 self.thread.send(ProducerEvent::HoldsBack(reason))?;
             }
         }
+    }
+
+    /// What to do if Kafka does not accept transactions of this relay, whichever producer asks.
+    fn unfit(&self, error: &KafkaError) -> Option<String> {
+        let id = self.rules.owner().transactional_id();
+        let reason = match error.rdkafka_error_code()? {
+            RDKafkaErrorCode::TransactionalIdAuthorizationFailed => format!(
+                "Kafka does not let its user use the transactional id \"{id}\". Allow that: kafka-acls --add \
+                 --allow-principal User:NAME --operation Write --operation Describe --transactional-id {PREFIX} \
+                 --resource-pattern-type prefixed"
+            ),
+            RDKafkaErrorCode::InvalidTransactionTimeout => format!(
+                "transaction.timeout.ms is {}, which is more than transaction.max.timeout.ms of the brokers. \
+                 Lower transaction.timeout.ms in event_outbox.kafka_properties",
+                config::transaction_timeout(&self.thread.config).as_millis()
+            ),
+            _ => return None,
+        };
+        Some(reason)
     }
 
     /// This text, and the last error of the connection.

@@ -12,7 +12,7 @@ use event_outbox_policy::delivery::transaction::{Fence, Transactions};
 use super::markers::Markers;
 use super::session::Session;
 use super::{End, TransactionalThread};
-use crate::failpoints;
+use crate::failpoints::{self, Point};
 use crate::kafka::admin::progress::{self, Prepared};
 use crate::kafka::producer::messages::ProducerEvent;
 
@@ -29,8 +29,17 @@ const FENCED_PAUSE: Duration = Duration::from_secs(15);
 const LATER_VERSION: &str = "event_outbox.progress_topic has records of a later version of event_outbox. \
                              Install that version, or set event_outbox.progress_topic to another topic";
 
-/// Takes the place.
+/// Takes the place. If Kafka does not let it, waits until it does.
 pub fn start(thread: &TransactionalThread) -> Result<Session<'_>, End> {
+    loop {
+        match take_place(thread) {
+            Err(End::Unfit(reason)) => thread.hold_back(reason, UNFIT_PAUSE)?,
+            done => return done,
+        }
+    }
+}
+
+fn take_place(thread: &TransactionalThread) -> Result<Session<'_>, End> {
     thread.prepare_topic()?;
     let mut rules = thread.rules();
     let mut markers = loop {
@@ -46,7 +55,9 @@ pub fn start(thread: &TransactionalThread) -> Result<Session<'_>, End> {
         thread.hold_back(reason, pause)?;
     };
     let mut session = Session::open(thread, rules)?;
+    failpoints::reach(Point::AfterFence);
     session.claim()?;
+    failpoints::reach(Point::AfterOwnClaim);
     markers.read_to(session.rules().last_claim())?;
     if failpoints::skips_markers() {
         markers.found = Default::default();
