@@ -265,3 +265,72 @@ fn verdicts_are_those_of_the_registry_but_for_what_is_documented() -> Result<()>
     assert_eq!(found, DIFFERENCES, "{found:#?}");
     Ok(())
 }
+
+/// Three versions, the last of which fits the second and not the first; and the levels at which it is tried.
+type Chain = (&'static str, [&'static str; 3], &'static [&'static str], &'static str);
+
+const CHAINS: [Chain; 3] = [
+    (
+        "avro",
+        [
+            RECORD,
+            r#"{"type":"record","name":"R","fields":[{"name":"a","type":"long"},{"name":"b","type":"int"}]}"#,
+            r#"{"type":"record","name":"R","fields":[{"name":"a","type":"long"},{"name":"b","type":"int"},{"name":"c","type":"int","default":0}]}"#,
+        ],
+        &["backward", "backward_transitive", "forward", "forward_transitive", "full", "full_transitive"],
+        "backward, forward, forward_transitive, full",
+    ),
+    (
+        "protobuf",
+        [
+            MESSAGE,
+            r#"syntax = "proto3"; message M { string a = 1; string b = 2; }"#,
+            r#"syntax = "proto3"; message M { string a = 1; string b = 2; bool c = 3; }"#,
+        ],
+        &["backward", "backward_transitive"],
+        "backward",
+    ),
+    (
+        "json",
+        [
+            OBJECT,
+            r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","additionalProperties":false,"required":["a","b"],"properties":{"a":{"type":"integer"},"b":{"type":"string"}}}"#,
+            r#"{"$schema":"http://json-schema.org/draft-07/schema#","type":"object","additionalProperties":false,"required":["a","b"],"properties":{"a":{"type":"integer"},"b":{"type":"string"},"c":{"type":"string"}}}"#,
+        ],
+        &["backward", "backward_transitive"],
+        "backward",
+    ),
+];
+
+#[test]
+fn transitive_levels_count_all_versions_here_and_there() -> Result<()> {
+    let registry = SchemaRegistry::shared()?;
+    let mut db = TestDatabase::new()?;
+    for (format, [first, second, third], levels, expected) in CHAINS {
+        let schema_type = format.to_uppercase();
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        for level in levels {
+            let subject = db.topic(&format!("{format}-{level}"));
+            let mut register = |definition: &str, level: &str| {
+                let sql = "SELECT outbox.register_schema($1, $2, $3, $4)";
+                db.client.execute(sql, &[&subject, &format, &definition, &level])
+            };
+            register(first, "none")?;
+            register(second, "none")?;
+            if register(third, level).is_ok() {
+                ours.push(*level);
+            }
+            registry.register(&subject, &schema_type, first)?;
+            registry.set_compatibility(&subject, "NONE")?;
+            registry.register(&subject, &schema_type, second)?;
+            registry.set_compatibility(&subject, &level.to_uppercase())?;
+            let (status, answer) = registry.try_register(&subject, &schema_type, third)?;
+            match status {
+                200 => theirs.push(*level),
+                _ => assert_eq!(status, 409, "{format} {level}: {answer}"),
+            }
+        }
+        assert_eq!((ours.join(", "), theirs.join(", ")), (expected.into(), expected.into()), "{format}");
+    }
+    Ok(())
+}
