@@ -160,6 +160,11 @@ fn a_truncated_table_says_so_until_it_is_rebuilt() -> Result<()> {
     p.sql("SELECT inbox.rebuild('p')")?;
     p.until("SELECT name, state, ready FROM inbox.projections", &["(p,following,t)"])?;
     assert_eq!(p.rows("SELECT count(*) FROM state")?, ["(44)"]);
+    // Also while its process does not run.
+    p.sql("SELECT inbox.pause('p')")?;
+    p.until("SELECT running FROM inbox.projections", &["(f)"])?;
+    p.sql("TRUNCATE state; SELECT inbox.resume('p')")?;
+    p.until("SELECT state, ready FROM inbox.projections", &["(truncated,f)"])?;
     Ok(())
 }
 
