@@ -346,6 +346,8 @@ DECLARE
     gone inbox.projection;
     name text := (SELECT s.name FROM inbox.subscription AS s WHERE s.id = ended);
 BEGIN
+    -- Its process has lanes before it writes to the row of the projection.
+    PERFORM inbox.lock_lanes(ended);
     DELETE FROM inbox.projection AS p WHERE p.subscription_id = ended RETURNING * INTO gone;
     PERFORM inbox.unsubscribe_for(caller, name);
     IF gone.rebuild_of IS NOT NULL AND EXISTS (SELECT FROM pg_class AS c WHERE c.oid = gone."table") THEN

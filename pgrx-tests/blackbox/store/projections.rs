@@ -119,7 +119,9 @@ fn a_rebuild_reads_the_category_again() -> Result<()> {
         let sql = "SELECT count(*) = 1 AND bool_and(ready) FROM inbox.projections";
         Ok(db.client.query_one(sql, &[])?.get::<_, bool>(0).then_some(()))
     })?;
-    let all: Vec<String> = (0..5).map(|at| format!("account-{at} 7 10")).collect();
+    // A column that is not projected any more keeps what it has; the row that was gone has none.
+    let of_row = |at| if at == 1 { "account-1 7 10".into() } else { format!("account-{at} 7 10 changed") };
+    let all: Vec<String> = (0..5).map(of_row).collect();
     assert_eq!(rows(&mut db.client)?, all.join(", "));
     balance(&mut db.client, "account-1", "8")?;
     assert!(wait_projected(&mut db.client, "")?);
