@@ -67,7 +67,7 @@ pub fn next_step<W: Copy>(now: Micros, waiting: usize, working: &[Working<W>]) -
         return Step::Rest;
     }
     let staying =
-        working.iter().filter(|worker| !worker.is_leaving && !(has_others && worker.is_first_in_line));
+        working.iter().filter(|worker| !(worker.is_leaving || has_others && worker.is_first_in_line));
     // Of those that may leave, one without work; then the one that has worked longest.
     let first = |worker: &&Working<W>| (worker.idle_since.is_none(), worker.since);
     let may_leave = staying.clone().filter(|worker| worker.may_leave_at() <= now);
