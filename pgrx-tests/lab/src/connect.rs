@@ -21,7 +21,7 @@ const LOG_TAIL: usize = 30;
 /// The heap size of Connect's own script.
 pub const JAVA: [&str; 3] = ["-Xms256m", "-Xmx2g", "-XX:+UseG1GC"];
 
-/// What a worker in distributed mode needs besides.
+/// What a worker in distributed mode needs besides. It would take a file for its offsets for a setting of their topic.
 const DISTRIBUTED: &str = "group.id=connect
 exactly.once.source.support=enabled
 config.storage.topic=connect-configs
@@ -62,14 +62,16 @@ impl Connect {
         let scratch = Scratch::new("connect", Fate::DiesWithUs)?;
         let port = ports::free()?;
         let properties = scratch.path().join("worker.properties");
-        let offsets = scratch.path().join("offsets");
+        let further = match further {
+            "" => format!("offset.storage.file.filename={}\n", scratch.path().join("offsets").display()),
+            further => further.to_owned(),
+        };
         let text = |class: &str| format!("{class}=org.apache.kafka.connect.storage.StringConverter\n");
         fs::write(
             &properties,
             format!(
                 "bootstrap.servers={bootstrap_servers}\nlisteners=http://127.0.0.1:{port}\n\
-                 offset.storage.file.filename={}\n{}{}{}{further}",
-                offsets.display(),
+                 {}{}{}{further}",
                 text("key.converter"),
                 text("value.converter"),
                 text("header.converter"),
@@ -89,7 +91,7 @@ impl Connect {
             Ok(ask(port, "GET", "/connectors", None).ok())
         });
         let connect = Self { process, scratch, port };
-        waited.with_context(|| format!("its log ends with\n{}\n", connect.log_tail()))?;
+        waited.with_context(|| format!("its errors are\n{}\n", connect.errors()))?;
         Ok(connect)
     }
 
