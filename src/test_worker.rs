@@ -28,6 +28,7 @@ const GREETING: Notice = Notice::new(0);
 pub static TEST_WORKER: Registration = Registration {
     kind: KIND,
     name: c"event_outbox test worker",
+    helpers: &[],
     noun: "test worker",
     while_absent: "Nothing happens.",
     entry: "event_outbox_test_worker_main",

@@ -51,6 +51,16 @@ pub fn threads() -> Result<BTreeSet<u32>> {
     tasks.map(|task| Ok(task?.file_name().to_str().context("a thread's name")?.parse()?)).collect()
 }
 
+/// The threads of this process that are librdkafka's.
+pub fn threads_of_librdkafka() -> Result<BTreeSet<u32>> {
+    let is_one = |thread: &u32| {
+        // A thread may end meanwhile.
+        let name = fs::read_to_string(format!("/proc/self/task/{thread}/comm")).unwrap_or_default();
+        name.starts_with("rdk:")
+    };
+    Ok(threads()?.into_iter().filter(is_one).collect())
+}
+
 /// The CPU time of a thread of this process.
 fn cpu_of_thread(thread: u32) -> Result<Duration> {
     let file = format!("/proc/self/task/{thread}/schedstat");

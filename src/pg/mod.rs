@@ -4,6 +4,7 @@
 
 pub mod atomic_enum;
 pub mod backend;
+pub mod background_workers;
 pub mod bulk_insert;
 pub mod catalog;
 mod clock;

@@ -38,8 +38,8 @@ pub fn connectable() -> Vec<pg_sys::Oid> {
 /// template would keep others from copying it. In a transaction.
 ///
 /// Read from the table, not from the catalog cache: a backend that changes a database wakes the launcher at commit, a moment
-/// before the invalidation reaches the caches of others. And without its index: a process without a database cannot open one
-/// before the first session after the start of the server has written the relation cache's file.
+/// before the invalidation reaches the caches of others. As where Postgres looks for the database of a session, the index serves
+/// if this process found the relation cache's file at its start, which the first session after the start of the server writes.
 #[must_use]
 pub fn admits_workers(database: pg_sys::Oid) -> bool {
     // SAFETY: a scan of a shared catalog, closed before the end; a tuple is a row of pg_database, valid until the scan goes
@@ -56,8 +56,8 @@ pub fn admits_workers(database: pg_sys::Oid) -> bool {
         let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
         let scan = pg_sys::systable_beginscan(
             relation,
-            pg_sys::InvalidOid,
-            false,
+            pg_sys::Oid::from(pg_sys::DatabaseOidIndexId),
+            pg_sys::criticalSharedRelcachesBuilt,
             std::ptr::null_mut(),
             1,
             &raw mut key,

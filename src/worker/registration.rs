@@ -15,6 +15,8 @@ pub struct Registration {
     pub kind: Kind,
     /// What `pg_stat_activity` calls its processes.
     pub name: &'static CStr,
+    /// What it calls the further processes that its workers start.
+    pub helpers: &'static [&'static str],
     /// What messages call it.
     pub noun: &'static str,
     /// A sentence for messages: what happens while there is none.

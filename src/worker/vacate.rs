@@ -9,7 +9,8 @@ use pgrx::prelude::*;
 
 use super::phase::{Phase, Request};
 use super::slot::Slot;
-use super::slots;
+use super::{registration, slots};
+use crate::pg::background_workers;
 
 /// How long a command waits for the workers to leave its database. Postgres itself then waits 5 s more before
 /// it gives up with "database is being accessed by other users".
@@ -25,7 +26,7 @@ thread_local! {
 pub fn ask(database: pg_sys::Oid) {
     let workers = || slots::all().of_database(database);
     if workers().next().is_none() {
-        return;
+        return end_helpers(database);
     }
     VACATED.set(Some(database));
     workers().for_each(|slot| slot.ask(Request::Leave));
@@ -45,6 +46,13 @@ pub fn ask(database: pg_sys::Oid) {
             .into_iter()
             .any(|phase| slot.advance(phase, Phase::Vacated));
     }
+    end_helpers(database);
+}
+
+/// Ends the further processes of workers, which may outlive these to finish their transactions. Nobody starts one now.
+fn end_helpers(database: pg_sys::Oid) {
+    let helpers = registration::all().iter().flat_map(|registration| registration.helpers);
+    background_workers::terminate(database, &helpers.copied().collect::<Vec<_>>());
 }
 
 /// Calls the workers back after the command has succeeded or failed. Cannot fail.

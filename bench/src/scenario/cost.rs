@@ -139,7 +139,7 @@ fn bare(stage: &Stage, linger: Duration, pace: Pace, sessions: usize, seconds: u
     const TOPIC: &str = "cost";
     let watch = stage.topic(TOPIC)?;
     let mut clients = clients(stage, OURS, sessions)?;
-    let others = processes::threads()?;
+    let others = processes::threads_of_librdkafka()?;
     let warm_up = warm_up(pace);
     let acknowledged = Arc::new(Times::new(Instant::now(), pace.count));
     let producer = Bare::new(&stage.bootstrap_servers(), linger, acknowledged)?;
@@ -157,7 +157,7 @@ fn bare(stage: &Stage, linger: Duration, pace: Pace, sessions: usize, seconds: u
         })
     };
     produce(warm_up)?;
-    let relay = Work::Threads(&processes::threads()? - &others);
+    let relay = Work::Threads(&processes::threads_of_librdkafka()? - &others);
     stage.checkpoint()?;
     let (before, begin) = (Spent::until_now(stage, &relay)?, Instant::now());
     let (wrote, used) = if pace.rate == 0 { (idle(begin, seconds), Duration::ZERO) } else { produce(pace)? };

@@ -190,3 +190,31 @@ fn a_handler_that_is_ended_finishes_its_batch() -> Result<()> {
     }
     Ok(())
 }
+
+/// A worker that makes way lets its handlers finish their batches, however long these take. A command that needs the database
+/// ends them.
+#[test]
+fn a_database_can_be_dropped_though_its_worker_left_a_handler_at_work() -> Result<()> {
+    let server = server("inboxleft", 2)?;
+    let (left, other) = (server.create_database()?, server.create_database()?);
+    let topic = format!("inboxleft.{left}");
+    Broker::shared()?.create_topic(&topic, 1, &[])?;
+    let mut client = server.connect(&left)?;
+    client.batch_execute("CREATE EXTENSION event_outbox")?;
+    subscribe(&mut client, "s", &[&topic], "earliest")?;
+    client.batch_execute(&handler("handle", "s", 600.0))?;
+    send(&topic, 0..1)?;
+    let asleep = "SELECT count(*) FROM pg_stat_activity
+                   WHERE backend_type = 'event_outbox handler' AND wait_event = 'PgSleep'";
+    until(&mut client, asleep, 1)?;
+    drop(client);
+    // Its relay needs a process now, and a worker that has nothing to do makes way.
+    let mut client = server.connect(&other)?;
+    client.batch_execute("CREATE EXTENSION event_outbox")?;
+    let queued =
+        format!("SELECT count(*) FROM inbox.consumers WHERE database = '{left}' AND state = 'queued'");
+    until(&mut client, &queued, 1)?;
+    assert_eq!(number(&mut client, asleep)?, 1);
+    server.connect("postgres")?.batch_execute(&format!("DROP DATABASE {left}"))?;
+    Ok(())
+}

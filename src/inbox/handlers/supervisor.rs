@@ -201,11 +201,6 @@ impl<T: Task> Supervisor<T> {
     pub fn leave(&mut self) {
         self.places.drain(..).for_each(Place::leave);
     }
-
-    /// Ends all processes.
-    pub fn stop(&mut self) {
-        self.places.drain(..).for_each(Place::end);
-    }
 }
 
 impl<T: Task> Drop for Supervisor<T> {
@@ -273,16 +268,11 @@ impl<T: Task> Place<T> {
 
     /// Lets its process end after its transaction.
     fn leave(self) {
-        match self.pid() {
-            Some(pid) => process::ask_to_leave(pid),
+        match (self.pid(), self.process) {
+            (Some(pid), _) => process::ask_to_leave(pid),
             // One that has not begun is not started any more.
-            None => self.end(),
-        }
-    }
-
-    fn end(self) {
-        if let Some(process) = self.process {
-            process.terminate();
+            (None, Some(process)) => drop(process.terminate()),
+            (None, None) => {}
         }
     }
 }

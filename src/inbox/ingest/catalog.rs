@@ -107,18 +107,6 @@ static HANDLERS: Statement = Statement::new(
     &[],
 );
 
-static END_HELPERS: Statement = Statement::new(
-    c"SELECT pg_catalog.pg_terminate_backend(a.pid) FROM pg_catalog.pg_stat_get_activity(NULL) AS a \
-       WHERE a.datid OPERATOR(pg_catalog.=) $1 \
-         AND a.backend_type OPERATOR(pg_catalog.=) ANY (ARRAY['event_outbox handler', 'event_outbox projection'])",
-    &[pg_sys::OIDOID],
-);
-
-/// Ends all processes of handlers and projections of this database.
-pub fn end_helpers() {
-    END_HELPERS.execute(&[backend::database().into_datum()], Access::Read, 0);
-}
-
 /// The handlers of the subscriptions that are not paused, and whose function exists.
 #[must_use]
 pub fn handlers() -> Vec<Wanted<Task>> {

@@ -140,18 +140,11 @@ impl Ingest {
         }
     }
 
-    /// Lets the processes of handlers and projections end: after their transactions, unless a command needs the database.
+    /// Lets the processes of handlers and projections end after their transactions. A command that needs the database ends them
+    /// itself.
     fn end_processes(&mut self) {
-        if self.slot.order() == Request::Leave {
-            self.handlers.stop();
-            self.projections.stop();
-            // Those that a worker before this one has left at work.
-            let others = || catalog::end_helpers();
-            let _ = self.note(transaction::run(c"event_outbox: ending handlers", others));
-        } else {
-            self.handlers.leave();
-            self.projections.leave();
-        }
+        self.handlers.leave();
+        self.projections.leave();
         // They may be asleep.
         arrivals::condition().broadcast();
     }

@@ -6,6 +6,8 @@ use pgrx::prelude::*;
 
 use super::catalog;
 use super::metrics::{self, State};
+use crate::inbox::handlers::supervisor::Task;
+use crate::inbox::{handlers, project};
 use crate::pg::function::{Arguments, sql_function};
 use crate::worker::at_commit;
 use crate::worker::kind::{Kind, Notice, WorkerKey};
@@ -29,6 +31,7 @@ pub const EVENTS_APPENDED: Notice = Notice::new(2);
 pub static INGEST: Registration = Registration {
     kind: KIND,
     name: c"event_outbox inbox",
+    helpers: &[<handlers::task::Task as Task>::NAME, <project::task::Task as Task>::NAME],
     noun: "inbox worker",
     while_absent: "Its subscriptions receive no new events.",
     entry: "event_outbox_inbox_main",

@@ -34,6 +34,7 @@ pub const TAKE_OVER: Notice = Notice::new(5);
 pub static RELAY: Registration = Registration {
     kind: KIND,
     name: c"event_outbox relay",
+    helpers: &[],
     noun: "relay",
     while_absent: "Its events wait in the outbox.",
     entry: "event_outbox_relay_main",
