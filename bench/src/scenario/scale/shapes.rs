@@ -65,10 +65,10 @@ SELECT $1 || '-' || n % $2, convert_to('k' || n % $3, 'UTF8'), convert_to(made_p
        'application/json'
   FROM generate_series(1, $4::bigint) AS n";
 
-/// Kafka refuses what is larger than the topic allows.
+/// Kafka refuses what is larger than the topic allows. The relay remembers refused keys, so each turn has others.
 const BLOCK: &str = "
 INSERT INTO outbox.events (topic, key, payload)
-SELECT $1 || '-0', convert_to('b' || n % $2, 'UTF8'),
+SELECT $1 || '-0', convert_to('b' || $3 || '-' || n % $2, 'UTF8'),
        convert_to(repeat('x', CASE WHEN n <= $2 THEN 20000 ELSE 200 END), 'UTF8')
   FROM generate_series(1, $2::bigint * 6) AS n";
 const LARGEST: (&str, &str) = ("max.message.bytes", "10000");
@@ -108,7 +108,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
                 Beside::BlockedKeys => bench.size(BLOCKED.0, BLOCKED.1),
                 Beside::DeadLetters => bench.size(DEAD.0, DEAD.1),
             };
-            let rate = drain(stage, &mut ours, shape, events, beside).context(shape.name)?;
+            let rate = drain(stage, &mut ours, shape, turn, events, beside).context(shape.name)?;
             eprintln!("    {:<8} {:<16} {rate:>10.0} events/s", round(turn), shape.name);
             if turn > 0 {
                 measured.add(format!("scale.shapes.{}_rate", shape.name), rate);
@@ -134,7 +134,14 @@ pub fn run(bench: &mut Bench) -> Result<()> {
 }
 
 /// Publishes a backlog. Returns how many events a second the relay settles.
-fn drain(stage: &Stage, ours: &mut Ours<'_>, shape: &Shape, events: u64, beside: i64) -> Result<f64> {
+fn drain(
+    stage: &Stage,
+    ours: &mut Ours<'_>,
+    shape: &Shape,
+    turn: usize,
+    events: u64,
+    beside: i64,
+) -> Result<f64> {
     let mut client = stage.connect(OURS)?;
     match shape.beside {
         Beside::Nothing => {}
@@ -142,7 +149,7 @@ fn drain(stage: &Stage, ours: &mut Ours<'_>, shape: &Shape, events: u64, beside:
             client.execute(BURY, &[&beside])?;
         }
         Beside::BlockedKeys => {
-            client.execute(BLOCK, &[&shape.prefix(), &beside])?;
+            client.execute(BLOCK, &[&shape.prefix(), &beside, &turn.to_string()])?;
             ours.open()?;
             wait::until_ok("refusals of all keys", DEADLINE, || {
                 Ok((client.query_one(REFUSED, &[])?.get::<_, i64>(0) == beside).then_some(()))
