@@ -54,7 +54,12 @@ extension_sql_file!("../sql/outbox/views.sql", name = "views", requires = ["inta
 extension_sql_file!("../sql/outbox/control.sql", name = "control", requires = ["views"]);
 extension_sql_file!("../sql/outbox/scheduled.sql", name = "scheduled", requires = ["control"]);
 extension_sql_file!("../sql/outbox/topics.sql", name = "topics", requires = ["scheduled"]);
-extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["topics"]);
+extension_sql_file!(
+    "../sql/outbox/check_progress_topic.sql",
+    name = "check_progress_topic",
+    requires = ["topics"]
+);
+extension_sql_file!("../sql/outbox/check.sql", name = "check", requires = ["check_progress_topic"]);
 extension_sql_file!("../sql/outbox/lint.sql", name = "lint", requires = ["check"]);
 extension_sql_file!("../sql/schemas/tables.sql", name = "schema_tables", requires = ["lint"]);
 extension_sql_file!("../sql/schemas/registry.sql", name = "schema_registry", requires = ["schema_tables"]);

@@ -16,7 +16,7 @@ const PAGES: [(&str, &str); 3] = [
 ];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 65] = [
+const INTERNAL: [&str; 66] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -82,6 +82,7 @@ const INTERNAL: [&str; 65] = [
     "add_subscription",
     "project_as",
     "has_applied_events",
+    "check_progress_topic",
 ];
 
 #[test]

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use event_outbox_lab::{Broker, Cluster, Result, StopMode, wait};
+use event_outbox_lab::{Broker, Cluster, Result, StopMode, inbox_log, wait};
 use postgres::Client;
 
 use crate::support::database::DEADLINE;
@@ -22,16 +22,9 @@ fn server() -> Result<(DedicatedServer, Client)> {
     let options = Cluster::options("poison").set("event_outbox.retry_backoff", "50ms");
     let dedicated = DedicatedServer::with(options, &Broker::shared()?.bootstrap_servers())?;
     let mut client = dedicated.connect()?;
+    client.batch_execute(&inbox_log::subscription("key"))?;
     client.batch_execute(&format!(
-        "INSERT INTO inbox.subscription (id, name, owner, source_id, topics, ordering, retention, max_attempts,
-                                         on_data_loss, first_position)
-         OVERRIDING SYSTEM VALUE
-         VALUES (1000, 's', current_user::regrole, 1000, '{{t}}', 'key', '1 day', 3, 'stop', 0);
-         INSERT INTO inbox.partition (source_id, number, topic, partition, start_offset, first_position, state,
-                                      stop_reason, stopped_at)
-         VALUES (1000, 0, 't', 0, 0, 0, 'stopped', 'a test', now());
-         INSERT INTO inbox.segment (number, first_position) VALUES (0, 1);
-         INSERT INTO inbox.log_0 (source_id, lane, position, partition, \"offset\", produced_at, key, value)
+        "INSERT INTO inbox.log_0 (source_id, lane, position, partition, \"offset\", produced_at, key, value)
          SELECT 1000, n % 10, n, 0, n, now(), convert_to('k' || n % 10, 'UTF8'), convert_to(n::text, 'UTF8')
            FROM generate_series(1, {EVENTS}) AS n;
          CREATE TABLE handled (at bigint GENERATED ALWAYS AS IDENTITY, key text, number bigint);

@@ -1,6 +1,6 @@
 //! A subscription whose log is filled by hand, for tests of what sessions receive.
 
-use event_outbox_lab::Result;
+use event_outbox_lab::{Result, inbox_log};
 use postgres::Client;
 
 use crate::support::database::TestDatabase;
@@ -8,16 +8,7 @@ use crate::support::database::TestDatabase;
 /// A subscription `s` whose log is filled by hand: its one partition is stopped, so the worker reads nothing.
 pub fn subscription(ordering: &str) -> Result<TestDatabase> {
     let mut db = TestDatabase::new()?;
-    db.client.batch_execute(&format!(
-        "INSERT INTO inbox.subscription (id, name, owner, source_id, topics, ordering, retention, max_attempts,
-                                         on_data_loss, first_position)
-         OVERRIDING SYSTEM VALUE
-         VALUES (1000, 's', current_user::regrole, 1000, '{{t}}', '{ordering}', '1 day', 3, 'stop', 0);
-         INSERT INTO inbox.partition (source_id, number, topic, partition, start_offset, first_position, state,
-                                      stop_reason, stopped_at)
-         VALUES (1000, 0, 't', 0, 0, 0, 'stopped', 'a test', now());
-         INSERT INTO inbox.segment (number, first_position) VALUES (0, 1)"
-    ))?;
+    db.client.batch_execute(&inbox_log::subscription(ordering))?;
     Ok(db)
 }
 

@@ -9,6 +9,7 @@ pub mod connect;
 pub mod consumer;
 pub mod full_disk;
 pub mod identity;
+pub mod inbox_log;
 pub mod kafka;
 pub mod layout;
 pub mod notify_queue;

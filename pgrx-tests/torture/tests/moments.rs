@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use event_outbox_lab::{Broker, Cluster, Result, process, run_as, wait};
+use event_outbox_lab::{Broker, Cluster, Result, inbox_log, process, run_as, wait};
 use postgres::Client;
 use postgres::error::SqlState;
 
@@ -90,16 +90,7 @@ fn receive_by_an_old_snapshot(stage: &Stage) -> Result<Result<Vec<i64>, postgres
         Ok(())
     }
     let (mut client, mut other) = (stage.connect()?, stage.connect()?);
-    client.batch_execute(
-        "INSERT INTO inbox.subscription (id, name, owner, source_id, topics, ordering, retention, max_attempts,
-                                         on_data_loss, first_position)
-         OVERRIDING SYSTEM VALUE
-         VALUES (1000, 's', current_user::regrole, 1000, '{t}', 'key', '1 day', 3, 'stop', 0);
-         INSERT INTO inbox.partition (source_id, number, topic, partition, start_offset, first_position, state,
-                                      stop_reason, stopped_at)
-         VALUES (1000, 0, 't', 0, 0, 0, 'stopped', 'a test', now());
-         INSERT INTO inbox.segment (number, first_position) VALUES (0, 1)",
-    )?;
+    client.batch_execute(&inbox_log::subscription("key"))?;
     store(&mut client, 1, 7)?;
     assert_eq!(receive(&mut client)?, [1]);
     store(&mut client, 2, 8)?;
