@@ -65,16 +65,28 @@ pub struct Pace {
     pub rate: u64,
     /// The total number of events.
     pub count: u64,
+    /// How many events were written before: numbers go on behind these.
+    before: i64,
 }
 
 impl Pace {
-    /// When an event is due, after the beginning.
+    /// This many events per second, and in total, from the number 1 on.
+    pub fn new(rate: u64, count: u64) -> Self {
+        Self { rate, count, before: 0 }
+    }
+
+    /// The same behind other events.
+    pub fn behind(self, other: Self) -> Self {
+        Self { before: other.before + other.count.cast_signed(), ..self }
+    }
+
+    /// When the nth event is due, after the beginning.
     pub fn due(&self, n: i64) -> Duration {
         Duration::from_secs_f64(n as f64 / self.rate as f64)
     }
 }
 
-/// Commits one event per transaction, from several sessions in turn. Notes in `committed` when each COMMIT returned.
+/// Commits one event per transaction, from several sessions in turn. Notes in `committed` when the nth COMMIT returned.
 pub fn write(
     clients: &mut [Client],
     statement: &str,
@@ -115,7 +127,7 @@ fn write_some(
     let statement = client.prepare(statement)?;
     for n in numbers {
         sleep_until(committed.begin, pace.due(n));
-        client.execute(&statement, &[&topic, &n])?;
+        client.execute(&statement, &[&topic, &(pace.before + n)])?;
         committed.now(n);
     }
     Ok(())

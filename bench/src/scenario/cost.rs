@@ -63,7 +63,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             let turns = outboxes.len() + BARE.len();
             for turn in 0..turns {
                 let at = if round % 2 == 0 { turn } else { turns - 1 - turn };
-                let pace = Pace { rate, count: rate * seconds };
+                let pace = Pace::new(rate, rate * seconds);
                 let (name, run) = match outboxes.get_mut(at) {
                     Some(outbox) => (outbox.name(), through(stage, outbox.as_mut(), pace, sessions, seconds)),
                     None => {
@@ -118,10 +118,11 @@ fn through(stage: &Stage, outbox: &mut dyn Outbox, pace: Pace, sessions: usize, 
         outbox.rest()?;
         Ok::<_, anyhow::Error>(wrote)
     };
-    write(warm_up(pace), outbox)?;
+    let warm_up = warm_up(pace);
+    write(warm_up, outbox)?;
     stage.checkpoint()?;
     let (before, begin) = (Spent::until_now(stage, &relay)?, Instant::now());
-    let wrote = if pace.rate == 0 { idle(begin, seconds) } else { write(pace, outbox)? };
+    let wrote = if pace.rate == 0 { idle(begin, seconds) } else { write(pace.behind(warm_up), outbox)? };
     if pace.rate > 0 {
         stage.checkpoint()?;
     }
@@ -177,7 +178,7 @@ fn bare(stage: &Stage, linger: Duration, pace: Pace, sessions: usize, seconds: u
 /// Connections are opened, plans cached and topics known before anything is measured.
 fn warm_up(pace: Pace) -> Pace {
     let rate = pace.rate.max(100);
-    Pace { rate, count: rate * WARM_UP_SECONDS }
+    Pace::new(rate, rate * WARM_UP_SECONDS)
 }
 
 fn clients(stage: &Stage, database: &str, sessions: usize) -> Result<Vec<Client>> {

@@ -58,7 +58,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
                 .with_context(|| format!("{name}\n{}", outbox.trouble()))?;
             let topic = format!("delivery-latency-{name}-{round}");
             let watch = stage.topic(&topic)?;
-            let pace = Pace { rate: RATE, count: RATE * (WARM_UP_SECONDS + seconds) };
+            let pace = Pace::new(RATE, RATE * (WARM_UP_SECONDS + seconds));
             let run = through(stage, outbox, &watch, &topic, pace, 1)
                 .with_context(|| format!("{name}\n{}", outbox.trouble()))?;
             stage.remove_topic(&topic)?;

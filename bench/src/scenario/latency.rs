@@ -52,7 +52,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     stage.connect(OURS)?.batch_execute(BESIDE_TABLE)?;
     for round in 0..=rounds {
         for (rate, sessions) in RATES {
-            let pace = Pace { rate, count: rate * (WARM_UP_SECONDS + if round == 0 { 2 } else { seconds }) };
+            let pace = Pace::new(rate, rate * (WARM_UP_SECONDS + if round == 0 { 2 } else { seconds }));
             let bare_loops = [("bare", 0), ("bare_writing", sessions)];
             let turns = outboxes.len() + bare_loops.len();
             for turn in 0..turns {

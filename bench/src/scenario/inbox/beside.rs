@@ -40,7 +40,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
             if is_beside {
                 begin(&ours, &mut inbox)?;
             }
-            let pace = Pace { rate: RATE, count: RATE * seconds };
+            let pace = Pace::new(RATE, RATE * seconds);
             let samples =
                 publish(stage, &mut ours, &format!("inbox-beside-{name}-{round}"), pace).context(name)?;
             if is_beside {

@@ -52,8 +52,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let mut percentiles = Rounds::default();
     let mut ways = [("ours", Way::Ours), ("bare", Way::Bare)];
     for round in 0..=rounds {
-        let pace =
-            Pace { rate: RATE, count: RATE * (WARM_UP_SECONDS + if round == 0 { 1 } else { seconds }) };
+        let pace = Pace::new(RATE, RATE * (WARM_UP_SECONDS + if round == 0 { 1 } else { seconds }));
         for (name, way) in ways {
             let topic = format!("inbox-latency-{name}-{round}");
             stage.topic(&topic)?;
