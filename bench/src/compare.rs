@@ -11,7 +11,7 @@ use crate::figures::{Figures, Samples};
 const BUILDS: [&str; 2] = ["base", "this"];
 
 /// What is no measurement of a build.
-const BESIDE: [&str; 3] = ["rounds", "took_s", ".took_s"];
+const BESIDE: [&str; 3] = ["rounds", "took_s", "quick"];
 
 /// Prints this build's share of the base's figure for each figure: the median of the rounds, and the extremes.
 pub fn report(results: &Path) -> Result<()> {
