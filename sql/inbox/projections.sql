@@ -380,8 +380,10 @@ CREATE FUNCTION inbox.unproject_for(caller regrole, name text) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
-    ended inbox.subscription := inbox.own_projection(caller, name);
+    ended inbox.subscription;
 BEGIN
+    PERFORM inbox.lock_rebuild(caller, name);
+    ended := inbox.own_projection(caller, name);
     PERFORM inbox.end_projection(caller, p.subscription_id) FROM inbox.projection AS p WHERE p.rebuild_of = ended.id;
     PERFORM inbox.end_projection(caller, ended.id);
 END

@@ -72,3 +72,25 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION inbox.finish_rebuild(integer) IS 'Lets a rebuild take the place of its projection.';
+
+-- The process of a rebuild locks its table before anything else.
+CREATE FUNCTION inbox.lock_rebuild(caller regrole, name text) RETURNS void
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+DECLARE
+    "table" regclass := (SELECT c.oid::regclass
+                           FROM inbox.subscription AS s
+                                JOIN inbox.projection AS p ON p.rebuild_of IS NOT NULL AND s.id IN (p.subscription_id, p.rebuild_of)
+                                JOIN pg_class AS c ON c.oid = p."table"
+                          WHERE s.name = lock_rebuild.name AND inbox.may_change(caller, s.owner));
+BEGIN
+    IF "table" IS NOT NULL THEN
+        EXECUTE format('LOCK TABLE %s', "table");
+    END IF;
+EXCEPTION
+    -- The rebuild has ended meanwhile.
+    WHEN undefined_table THEN NULL;
+END
+$$;
+COMMENT ON FUNCTION inbox.lock_rebuild(regrole, text) IS
+    'Waits until the process of a rebuild has no transaction, and keeps it from another. The name is that of the rebuild or of its projection.';

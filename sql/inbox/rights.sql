@@ -85,6 +85,14 @@ $$;
 COMMENT ON FUNCTION inbox.is_administrator(regrole) IS
     'Whether the role has the rights of the owner of the tables, as superusers have.';
 
+CREATE FUNCTION inbox.may_change(caller regrole, owner regrole) RETURNS boolean
+    LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp
+    AS $$
+    SELECT inbox.is_administrator($1)
+           OR (pg_has_role($1::oid, $2::oid, 'USAGE') AND inbox.is_marked($2, 'inbox.subscription_grants'))
+$$;
+COMMENT ON FUNCTION inbox.may_change(regrole, regrole) IS 'Whether the role may change what that owner has subscribed to.';
+
 CREATE FUNCTION inbox.own_subscription(caller regrole, name text, is_to_change boolean) RETURNS inbox.subscription
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
@@ -110,8 +118,7 @@ BEGIN
             DETAIL = 'No subscription of this database has this name.',
             HINT = 'SELECT name FROM inbox.subscriptions; shows them. inbox.subscribe() creates one.';
     END IF;
-    IF NOT inbox.is_administrator(caller)
-       AND NOT (pg_has_role(caller::oid, own.owner::oid, 'USAGE') AND inbox.is_marked(own.owner, 'inbox.subscription_grants')) THEN
+    IF NOT inbox.may_change(caller, own.owner) THEN
         RAISE EXCEPTION USING
             ERRCODE = 'insufficient_privilege',
             MESSAGE = format('permission denied for subscription "%s"', name),

@@ -16,7 +16,7 @@ const PAGES: [(&str, &str); 3] = [
 ];
 
 /// Functions that the reference leaves out, because only the extension's own objects call them.
-const INTERNAL: [&str; 66] = [
+const INTERNAL: [&str; 68] = [
     "capture_definition",
     "relay_status",
     "relay_delivery",
@@ -34,6 +34,7 @@ const INTERNAL: [&str; 66] = [
     "unmark",
     "require_role",
     "is_administrator",
+    "may_change",
     "own_subscription",
     "may_consume",
     "may_receive",
@@ -63,6 +64,7 @@ const INTERNAL: [&str; 66] = [
     "end_projection",
     "own_projection",
     "finish_rebuild",
+    "lock_rebuild",
     "has_reached",
     "projection_to_wait_for",
     "ends_to_wait_for",

@@ -21,6 +21,12 @@ use crate::pg::user_error::UserError;
 /// After this many crashes of the server a rebuild leaves the table as it is. One can be anybody's fault.
 const MOST_CRASHES: i32 = 3;
 
+/// Whoever ends the rebuild meanwhile waits, and then finds the table.
+static LOCK: Statement = Statement::new(
+    c"SELECT FROM inbox.projection AS p WHERE p.subscription_id OPERATOR(pg_catalog.=) $1 FOR UPDATE",
+    &[pg_sys::INT4OID],
+);
+
 static SET_TABLE: Statement = Statement::new(
     c"UPDATE inbox.projection AS p SET \"table\" = $2::pg_catalog.regclass, \
              table_name = $2::pg_catalog.regclass::pg_catalog.text \
@@ -62,8 +68,12 @@ pub enum Attempt {
 pub fn make_table(task: &Task, definition: &Definition) -> bool {
     let Some((_, original)) = definition.rebuilds else { return false };
     let Some(_open) = OpenRelation::try_open(original, relation::READ) else { return false };
+    let id = task.subscription.into_datum();
+    if as_owner(|| LOCK.execute(&[id], Access::Write, 1).is_empty()) {
+        return false;
+    }
     let made = create_like(task, original);
-    as_owner(|| SET_TABLE.execute(&[task.subscription.into_datum(), made.into_datum()], Access::Write, 0));
+    as_owner(|| SET_TABLE.execute(&[id, made.into_datum()], Access::Write, 0));
     true
 }
 

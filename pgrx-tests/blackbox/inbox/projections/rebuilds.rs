@@ -67,6 +67,46 @@ fn a_rebuild_can_map_anew_and_can_be_ended() -> Result<()> {
     Ok(())
 }
 
+/// Whoever ends a rebuild, and its process, lock the same things in the same order.
+#[test]
+fn a_rebuild_is_ended_though_its_process_is_at_work() -> Result<()> {
+    for ended in ["p.rebuild-%", "p"] {
+        let mut p = Projected::new(1)?;
+        p.sql(
+            "CREATE TABLE state (id int PRIMARY KEY, v int);
+             CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'refused'; END $$",
+        )?;
+        p.send(&[("1", Some(r#"{"v": 1}"#))])?;
+        p.project("state", "")?;
+        p.settle()?;
+        p.sql(
+            "UPDATE state SET v = 2;
+             CREATE TRIGGER refuse BEFORE UPDATE ON state FOR EACH ROW EXECUTE FUNCTION refuse();
+             SELECT inbox.rebuild('p')",
+        )?;
+        p.until("SELECT state FROM inbox.projections WHERE rebuild_of = 'p'", &["(failing)"])?;
+        // Both come to wait, the process behind the session that ends it.
+        p.sql("BEGIN; SELECT FROM inbox.projection WHERE rebuild_of IS NOT NULL FOR UPDATE")?;
+        let mut other = p.db.connect()?;
+        let pid: i32 = other.query_one("SELECT pg_backend_pid()", &[])?.get(0);
+        // So that a deadlock would be this session's.
+        other.batch_execute("SET deadlock_timeout = '100 ms'")?;
+        let sql = format!(
+            "SELECT inbox.unproject(s.name) FROM inbox.subscription AS s WHERE s.name LIKE '{ended}' LIMIT 1"
+        );
+        let ending = std::thread::spawn(move || other.execute(&sql, &[]));
+        let waits = "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database() AND";
+        p.until(&format!("{waits} pid = {pid}"), &["(1)"])?;
+        p.until(&format!("{waits} backend_type = 'event_outbox projection'"), &["(1)"])?;
+        p.sql("COMMIT")?;
+        ending.join().expect("the session")?;
+        let left = if ended == "p" { "(0)" } else { "(1)" };
+        assert_eq!(p.rows("SELECT count(*) FROM inbox.projection")?, [left]);
+        assert_eq!(p.rows("SELECT count(*) FROM pg_class WHERE relname LIKE 'state_rebuild%'")?, ["(0)"]);
+    }
+    Ok(())
+}
+
 /// A dump has the rows and the positions of one snapshot.
 #[test]
 fn a_restored_projection_goes_on_where_its_rows_are() -> Result<()> {
