@@ -6,7 +6,7 @@
 //! others have to do.
 //!
 //! A worker can wait though it has a process: for one more, for a helper without which it does only half of its work. It does
-//! not make way for itself while others can.
+//! not make way for itself while others can, nor before it had the time to take what the last of them left to it.
 
 use std::time::Duration;
 
@@ -38,9 +38,12 @@ pub struct Working<W> {
 
 impl<W> Working<W> {
     /// When it may be asked to make way: the idle come first.
-    fn may_leave_at(&self) -> Micros {
+    fn may_leave_at(&self, freed_at: Micros) -> Micros {
         let after = |date: Micros, pause: Duration| date.saturating_add(pause.as_micros() as Micros);
         let turn = after(self.since, TURN);
+        if self.is_first_in_line {
+            return turn.max(after(freed_at, TURN));
+        }
         self.idle_since.map_or(turn, |idle| after(idle, IDLE).min(turn))
     }
 }
@@ -56,9 +59,14 @@ pub enum Step<W> {
     Rest,
 }
 
-/// The next step when `waiting` workers wait for a process.
+/// The next step when `waiting` workers wait for a process. The last one to make way did so at `freed_at`.
 #[must_use]
-pub fn next_step<W: Copy>(now: Micros, waiting: usize, working: &[Working<W>]) -> Step<W> {
+pub fn next_step<W: Copy>(
+    now: Micros,
+    freed_at: Micros,
+    waiting: usize,
+    working: &[Working<W>],
+) -> Step<W> {
     let has_others = working.iter().any(|worker| !worker.is_first_in_line);
     // What it waits for cannot come of its own leaving; what those behind it wait for can.
     let waiting = waiting - usize::from(waiting > 0 && !has_others && !working.is_empty());
@@ -70,10 +78,10 @@ pub fn next_step<W: Copy>(now: Micros, waiting: usize, working: &[Working<W>]) -
         working.iter().filter(|worker| !(worker.is_leaving || has_others && worker.is_first_in_line));
     // Of those that may leave, one without work; then the one that has worked longest.
     let first = |worker: &&Working<W>| (worker.idle_since.is_none(), worker.since);
-    let may_leave = staying.clone().filter(|worker| worker.may_leave_at() <= now);
+    let may_leave = staying.clone().filter(|worker| worker.may_leave_at(freed_at) <= now);
     match may_leave.min_by_key(first) {
         Some(chosen) => Step::Ask(chosen.worker),
-        None => staying.map(Working::may_leave_at).min().map_or(Step::Rest, Step::LookAt),
+        None => staying.map(|worker| worker.may_leave_at(freed_at)).min().map_or(Step::Rest, Step::LookAt),
     }
 }
 
@@ -94,38 +102,40 @@ mod tests {
 
     #[test]
     fn nobody_is_asked_while_nobody_waits() {
-        assert_eq!(next_step(100 * SECOND, 0, &[busy(1, 0), idle(2, 0, 0)]), Step::Rest);
+        assert_eq!(next_step(100 * SECOND, 0, 0, &[busy(1, 0), idle(2, 0, 0)]), Step::Rest);
     }
 
     #[test]
     fn the_idle_make_way_before_those_who_work() {
         let working = [busy(1, 0), idle(2, 50 * SECOND, 60 * SECOND), busy(3, 10 * SECOND)];
-        assert_eq!(next_step(100 * SECOND, 1, &working), Step::Ask(2));
+        assert_eq!(next_step(100 * SECOND, 0, 1, &working), Step::Ask(2));
     }
 
     #[test]
     fn of_those_who_work_the_one_that_has_worked_longest_makes_way_after_its_turn() {
         let working = [busy(1, 97 * SECOND), busy(2, 96 * SECOND)];
-        assert_eq!(next_step(100 * SECOND, 1, &working), Step::LookAt(101 * SECOND));
-        assert_eq!(next_step(101 * SECOND, 1, &working), Step::Ask(2));
+        assert_eq!(next_step(100 * SECOND, 0, 1, &working), Step::LookAt(101 * SECOND));
+        assert_eq!(next_step(101 * SECOND, 0, 1, &working), Step::Ask(2));
     }
 
     #[test]
     fn no_more_are_asked_than_wait() {
         let leaving = Working { is_leaving: true, ..busy(1, 0) };
         let working = [leaving, busy(2, 0)];
-        assert_eq!(next_step(100 * SECOND, 1, &working), Step::Rest);
-        assert_eq!(next_step(100 * SECOND, 2, &working), Step::Ask(2));
+        assert_eq!(next_step(100 * SECOND, 0, 1, &working), Step::Rest);
+        assert_eq!(next_step(100 * SECOND, 0, 2, &working), Step::Ask(2));
     }
 
     #[test]
     fn who_waits_for_a_further_process_makes_way_only_if_nobody_else_can() {
         let first = Working { is_first_in_line: true, ..busy(1, 0) };
-        assert_eq!(next_step(100 * SECOND, 1, &[first, busy(2, 10 * SECOND)]), Step::Ask(2));
-        assert_eq!(next_step(100 * SECOND, 1, &[first, busy(2, 99 * SECOND)]), Step::LookAt(104 * SECOND));
+        assert_eq!(next_step(100 * SECOND, 0, 1, &[first, busy(2, 10 * SECOND)]), Step::Ask(2));
+        assert_eq!(next_step(100 * SECOND, 0, 1, &[first, busy(2, 99 * SECOND)]), Step::LookAt(104 * SECOND));
         // It has all processes. That helps nobody who waits, itself included.
-        assert_eq!(next_step(100 * SECOND, 1, &[first]), Step::Rest);
-        assert_eq!(next_step(100 * SECOND, 2, &[first]), Step::Ask(1));
+        assert_eq!(next_step(100 * SECOND, 0, 1, &[first]), Step::Rest);
+        assert_eq!(next_step(100 * SECOND, 0, 2, &[first]), Step::Ask(1));
+        // Somebody has just left a process to it.
+        assert_eq!(next_step(100 * SECOND, 99 * SECOND, 2, &[first]), Step::LookAt(104 * SECOND));
     }
 
     /// A server in time steps of a millisecond: `processes` workers work, the others wait in a queue.
@@ -145,12 +155,93 @@ mod tests {
                 let began = now + start;
                 working.push(if is_idle { idle(worker, began, began) } else { busy(worker, began) });
             }
-            if let Step::Ask(worker) = next_step(now, queue.len(), &working) {
+            if let Step::Ask(worker) = next_step(now, 0, queue.len(), &working) {
                 working.retain(|candidate| candidate.worker != worker);
                 queue.push_back((worker, now));
             }
         }
         longest.max(queue.iter().map(|(_, since)| now - since).max().unwrap_or(0))
+    }
+
+    /// A worker that needs a second process for its helper, in the simulation below.
+    #[derive(Clone, Copy)]
+    struct Pair {
+        worker: u32,
+        began: Micros,
+        /// Since when it waits for its helper's process; `None` if it has it.
+        lacks_since: Option<Micros>,
+        complete_since: Micros,
+    }
+
+    /// As above, but each worker has a helper, and takes up what is free for that only 20 ms later. The longest time that one
+    /// has waited until it had both.
+    fn longest_wait_for_helpers(processes: usize, workers: u32, remembers: bool) -> Micros {
+        let mut queue: Vec<(u32, Micros)> = (0..workers).map(|worker| (worker, 0)).collect();
+        let mut working: Vec<Pair> = Vec::new();
+        let (mut free, mut freed_at, mut longest, mut now) = (processes, 0, 0, 0);
+        let mut offered_at = None;
+        let mut waits_since: Vec<Option<Micros>> = vec![Some(0); workers as usize];
+        while now < 300 * SECOND {
+            now += 10_000;
+            loop {
+                let lacking = working.iter_mut().filter(|pair| pair.lacks_since.is_some());
+                let first = lacking.min_by_key(|pair| pair.lacks_since);
+                let queued = queue.first().copied();
+                match (first, queued) {
+                    _ if free == 0 => break,
+                    (Some(pair), queued)
+                        if queued.is_none_or(|(_, since)| pair.lacks_since <= Some(since)) =>
+                    {
+                        if now - *offered_at.get_or_insert(now) < 20_000 {
+                            break;
+                        }
+                        longest = longest.max(now - waits_since[pair.worker as usize].take().unwrap_or(now));
+                        (pair.complete_since, pair.lacks_since, offered_at) = (now, None, None);
+                    }
+                    (_, Some((worker, since))) => {
+                        queue.remove(0);
+                        working.push(Pair {
+                            worker,
+                            began: now,
+                            lacks_since: Some(since),
+                            complete_since: 0,
+                        });
+                    }
+                    _ => break,
+                }
+                free -= 1;
+            }
+            loop {
+                let lacking = working.iter().filter_map(|pair| Some((pair.lacks_since?, pair.worker)));
+                let first = lacking.clone().min();
+                let first = first.filter(|(since, _)| queue.iter().all(|(_, queued)| since <= queued));
+                let seen: Vec<Working<u32>> = working
+                    .iter()
+                    .map(|pair| Working {
+                        is_first_in_line: first.is_some_and(|(_, worker)| worker == pair.worker),
+                        ..busy(pair.worker, pair.began.max(pair.complete_since))
+                    })
+                    .collect();
+                let remembered = if remembers { freed_at } else { 0 };
+                let waiting = queue.len() + lacking.count();
+                let Step::Ask(worker) = next_step(now, remembered, waiting, &seen) else { break };
+                let at = working.iter().position(|pair| pair.worker == worker).unwrap();
+                let gone = working.swap_remove(at);
+                free += 1 + usize::from(gone.lacks_since.is_none());
+                freed_at = now;
+                queue.push((worker, now));
+                waits_since[worker as usize].get_or_insert(now);
+                if free >= queue.len() + working.iter().filter(|pair| pair.lacks_since.is_some()).count() {
+                    break;
+                }
+            }
+        }
+        longest.max(waits_since.into_iter().flatten().map(|since| now - since).max().unwrap_or(0))
+    }
+
+    #[test]
+    fn whoever_forgets_that_a_process_was_freed_starves_a_helper() {
+        assert!(longest_wait_for_helpers(3, 4, false) > 60 * SECOND);
     }
 
     proptest! {
@@ -164,6 +255,18 @@ mod tests {
             let turns = Micros::from(workers) / processes as Micros + 1;
             let bound = turns * (TURN.as_micros() as Micros + 100_000);
             prop_assert!(longest_wait(processes, workers, &idles) <= bound);
+        }
+
+        #[test]
+        fn no_helper_waits_longer_than_the_turns_of_those_before_it(
+            processes in 2_usize..7,
+            workers in 1_u32..10,
+        ) {
+            // Each needs two, and one may be in a process of its own that is of no use yet.
+            let turns = Micros::from(workers) / (processes as Micros / 2) + 2;
+            let bound = turns * (TURN.as_micros() as Micros + 100_000);
+            let waited = longest_wait_for_helpers(processes, workers, true);
+            prop_assert!(waited <= bound, "{} s, not {} s", waited / SECOND, bound / SECOND);
         }
     }
 }

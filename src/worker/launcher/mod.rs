@@ -111,6 +111,10 @@ struct Launcher {
     next_turn: Option<Instant>,
     /// When a worker last got a process, or none waited.
     served_at: Instant,
+    /// The workers that had a process when others last waited for one, and since when.
+    working: Vec<(WorkerKey, i64)>,
+    /// When one of them had left it; in microseconds since 1970.
+    freed_at: i64,
     sleep: Sleep,
 }
 
@@ -142,6 +146,8 @@ impl Launcher {
             rescans: 0,
             next_turn: None,
             served_at: Instant::now(),
+            working: Vec::new(),
+            freed_at: 0,
             sleep: Sleep::new(c"EventOutboxLauncher", None),
         }
     }

@@ -64,6 +64,10 @@ fn queue() -> Vec<Waiting> {
     queue
 }
 
+fn running() -> impl Iterator<Item = (WorkerKey, &'static Slot)> {
+    slots::all().in_use().filter(|(_, slot)| slot.phase() == Phase::Running)
+}
+
 /// Whether a worker that waits was served.
 enum Served {
     /// It has a process.
@@ -111,9 +115,19 @@ impl Launcher {
         }
         if !waiting.is_empty() || is_full {
             let until_retry = Instant::now() + RETRY;
-            self.next_turn =
-                Some(ask_to_make_way(&waiting).map_or(until_retry, |date| date.min(until_retry)));
+            self.note_freed();
+            let next = ask_to_make_way(&waiting, self.freed_at);
+            self.next_turn = Some(next.map_or(until_retry, |date| date.min(until_retry)));
         }
+    }
+
+    /// Notes when a worker that had a process has left it.
+    fn note_freed(&mut self) {
+        let working: Vec<_> = running().map(|(key, slot)| (key, slot.phase_since())).collect();
+        if self.working.iter().any(|of| !working.contains(of)) {
+            self.freed_at = crate::pg::now();
+        }
+        self.working = working;
     }
 
     /// Starts a worker that has waited in the queue since then. If it will need further processes, it keeps its place there.
@@ -187,13 +201,11 @@ impl Launcher {
     }
 }
 
-/// Asks workers to make way for those that wait. Returns when to look again, if that would help.
-fn ask_to_make_way(waiting: &[Waiting]) -> Option<Instant> {
+/// Asks workers to make way for those that wait; the last one did at `freed_at`. Returns when to look again, if that would help.
+fn ask_to_make_way(waiting: &[Waiting], freed_at: i64) -> Option<Instant> {
     let first = waiting.first().filter(|entry| entry.is_running).map(|entry| entry.slot.index());
     loop {
-        let working: Vec<_> = slots::all()
-            .in_use()
-            .filter(|(_, slot)| slot.phase() == Phase::Running)
+        let working: Vec<_> = running()
             .map(|(_, slot)| Working {
                 worker: slot.index(),
                 since: slot.phase_since().max(slot.helpers.complete_since()),
@@ -203,7 +215,7 @@ fn ask_to_make_way(waiting: &[Waiting]) -> Option<Instant> {
                 is_leaving: slot.request() != Request::None,
             })
             .collect();
-        match turns::next_step(crate::pg::now(), waiting.len(), &working) {
+        match turns::next_step(crate::pg::now(), freed_at, waiting.len(), &working) {
             Step::Ask(index) => {
                 let chosen = slots::all().in_use().find(|(_, slot)| slot.index() == index);
                 let (_, slot) = chosen?;
