@@ -71,10 +71,14 @@ fn it_is_ready_though_there_is_nothing_to_project() -> Result<()> {
     db.client.batch_execute("SELECT event_store.erase('account-1')")?;
     db.client.batch_execute(PROJECT)?;
     assert!(wait_projected(&mut db.client, "")?);
+    let mut last = String::new();
     wait::until_ok("a projection that is ready", DEADLINE, || {
-        let ready = db.client.query_one("SELECT ready FROM inbox.projections", &[])?;
-        Ok(ready.get::<_, bool>(0).then_some(()))
-    })?;
+        let sql = "SELECT p.ready, concat(to_json(p), (SELECT json_agg(c) FROM inbox.consumers AS c)) FROM inbox.projections AS p";
+        let row = db.client.query_one(sql, &[])?;
+        last = row.get(1);
+        Ok(row.get::<_, bool>(0).then_some(()))
+    })
+    .map_err(|error| error.context(last))?;
     assert_eq!(rows(&mut db.client)?, "");
     Ok(())
 }
