@@ -26,6 +26,7 @@ pub mod receivers;
 pub mod report;
 pub mod stage;
 pub mod steps;
+pub mod store;
 pub mod topics;
 pub mod writers;
 
@@ -47,6 +48,7 @@ use listener::{Heard, Listener};
 use reader::Reader;
 pub use report::Report;
 use stage::{Injection, Stage};
+use store::Store;
 use writers::{Habits, Writers};
 
 use event_outbox_lab::progress::{grouped, milestone, passed, passing, step};
@@ -152,6 +154,9 @@ pub fn run(options: &Options) -> Result<Report> {
         }
     };
     let writers = Writers::start(options.writers, options.seed, &stage.shared);
+    let store = (options.receivers > 0)
+        .then(|| Store::start(options.seed, &stage.cluster, &stage.kafka))
+        .transpose()?;
     let what = format!("{} s of writers and faults", options.duration.as_secs());
     // An error here goes into the report, beside what is found in Kafka.
     let failure = step(&what, || Ok(torture(&mut stage, options).err()))?;
@@ -159,9 +164,18 @@ pub fn run(options: &Options) -> Result<Report> {
         stage.heal()?;
     }
     let journal = step("stopping the writers", || writers.stop())?;
+    let store = store.map(Store::stop).transpose()?;
     let left = step("waiting for the outbox to be empty", || stage.drain(options.patience))?;
     let heard = listener.stop()?;
     let inbox = step("waiting for the receivers", || stage.end_receivers(options.patience))?;
+    let store = match store {
+        Some(store) => {
+            let servers = stage.real()?.bootstrap_servers();
+            let judge = || store.judge(&stage.cluster, &servers, options.patience);
+            Some(step("judging the event store", judge)?)
+        }
+        None => None,
+    };
     step("reading Kafka", || match reader {
         Some(reader) => {
             stage.archive.extend(reader.stop()?);
@@ -173,7 +187,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let (injections, mut evidence) = collect(stage, journal, heard, (left, inbox))?;
     evidence.delivery = options.delivery;
     let verdict = step("judging", || Ok(Verdict::of(&evidence)))?;
-    let report = Report::new(options, verdict, &injections, &evidence, failure, &aside);
+    let report = Report::new(options, verdict, &injections, &evidence, failure, &aside).with_store(store);
     if !report.is_clean() {
         let kept = dump::write(&evidence, options.seed, &aside.1)?;
         eprintln!("journal, records and the server's log are kept in {}", kept.display());

@@ -8,6 +8,7 @@ use super::Options;
 use super::checker::Verdict;
 use super::evidence::Evidence;
 use super::stage::Injection;
+use super::store::Findings;
 use event_outbox_lab::progress::grouped;
 
 /// Lines of the server's log that a failed run shows.
@@ -20,6 +21,8 @@ pub struct Report {
     pub verdict: Verdict,
     /// The error that stopped the test.
     pub failure: Option<anyhow::Error>,
+    /// What must not be in the event store.
+    pub store: Vec<String>,
     title: String,
     lines: BTreeMap<String, Line>,
     figures: Vec<(&'static str, String)>,
@@ -50,12 +53,22 @@ impl Report {
             line.count += 1;
             line.longest = line.longest.max(injection.recovery);
         }
-        Self { verdict, failure, title, lines, figures, aside }
+        Self { verdict, failure, store: Vec::new(), title, lines, figures, aside }
+    }
+
+    /// Adds what was found of the event store.
+    #[must_use]
+    pub fn with_store(mut self, findings: Option<Findings>) -> Self {
+        if let Some(Findings { wrong, figures }) = findings {
+            self.store = wrong;
+            self.figures.push(("store", figures));
+        }
+        self
     }
 
     /// Whether the run passed.
     pub fn is_clean(&self) -> bool {
-        self.verdict.is_clean() && self.failure.is_none()
+        self.verdict.is_clean() && self.failure.is_none() && self.store.is_empty()
     }
 }
 
@@ -133,6 +146,9 @@ impl fmt::Display for Report {
         }
         for (violation, case) in &self.verdict.cases {
             writeln!(f, "!   {violation:?}: {case}")?;
+        }
+        for wrong in &self.store {
+            writeln!(f, "! the event store: {wrong}")?;
         }
         if let Some(failure) = &self.failure {
             writeln!(f, "! {failure:#}")?;

@@ -214,7 +214,7 @@ fn left(client: &mut Client) -> Result<Option<i64>> {
 const RECEIPTS: &str = "SELECT place, subscription, topic, partition, \"offset\", event_id, key_start, key_length \
                           FROM torture.handled ORDER BY place";
 const BURIALS: &str = "SELECT s.name, d.topic, d.partition, d.\"offset\", d.last_error FROM inbox.dead_letters AS d \
-                         JOIN inbox.subscription AS s ON s.id = d.subscription_id";
+                         JOIN inbox.subscription AS s ON s.id = d.subscription_id WHERE NOT s.is_local";
 const SEEKS: &str = "SELECT place, subscription, topic, partition, from_offset FROM torture.seeks";
 
 fn receipts(client: &mut Client) -> Result<Vec<Receipt>> {
