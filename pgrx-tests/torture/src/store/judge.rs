@@ -220,3 +220,64 @@ fn published(
     findings.report("events that were not published", missing.collect());
     Ok(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Appended;
+    use super::*;
+
+    fn event(stream: &str, version: i64, position: i64, id: Id) -> Stored {
+        let (stream, category) = (stream.to_owned(), "stream".to_owned());
+        Stored { stream, category, version, position, event_id: String::new(), id }
+    }
+
+    fn journal(events: &[(Id, &str)]) -> Journal {
+        let appended =
+            |(id, stream): &(Id, &str)| Appended { id: *id, stream: (*stream).to_owned(), is_emitted: false };
+        Journal { events: events.iter().map(appended).collect(), ..Journal::default() }
+    }
+
+    fn judged(journal: &Journal, committed: &[i64], stored: &[Stored]) -> Vec<String> {
+        let mut findings = Findings::default();
+        versions(stored, &mut findings);
+        content(journal, &committed.iter().copied().collect(), stored, &mut findings);
+        endings(journal, &committed.iter().copied().collect(), &mut findings);
+        findings.wrong
+    }
+
+    #[test]
+    fn what_is_right_is_not_reported() {
+        let journal = journal(&[((1, 1), "a"), ((1, 2), "b"), ((2, 1), "a"), ((3, 1), "a")]);
+        let stored = [event("a", 1, 1, (1, 1)), event("b", 1, 2, (1, 2)), event("a", 2, 5, (3, 1))];
+        assert_eq!(judged(&journal, &[1, 3], &stored), Vec::<String>::new());
+    }
+
+    #[test]
+    fn each_fault_is_found() {
+        let both = journal(&[((1, 1), "a"), ((1, 2), "a")]);
+        let [first, second] = [(1, 1), (1, 2)];
+        for (what, committed, stored) in [
+            ("not in the store", vec![1], vec![event("a", 1, 1, first)]),
+            ("rolled back", vec![], vec![event("a", 1, 1, first)]),
+            (
+                "twice",
+                vec![1],
+                vec![event("a", 1, 1, first), event("a", 2, 2, second), event("a", 3, 3, first)],
+            ),
+            ("another stream", vec![1], vec![event("a", 1, 1, first), event("b", 1, 2, second)]),
+            (
+                "nobody",
+                vec![1],
+                vec![event("a", 1, 1, first), event("a", 2, 2, second), event("a", 3, 3, (1, 3))],
+            ),
+            ("do not follow", vec![1], vec![event("a", 1, 1, first), event("a", 3, 2, second)]),
+            ("do not follow", vec![1], vec![event("a", 2, 1, first), event("a", 1, 2, second)]),
+        ] {
+            let found = judged(&both, &committed, &stored);
+            assert!(found.iter().any(|found| found.contains(what)), "{what}: {found:?}");
+        }
+        let mut lied = journal(&[]);
+        lied.endings = HashMap::from([(7, Ending::Committed)]);
+        assert!(judged(&lied, &[], &[])[0].contains("another end"));
+    }
+}
