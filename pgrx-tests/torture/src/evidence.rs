@@ -39,6 +39,29 @@ pub struct Seen {
     pub key: u64,
     /// A digest of its payload and headers; `None` if the envelope is not complete.
     pub content: Option<u64>,
+    /// What it says to a projection.
+    pub says: Says,
+}
+
+/// What a record says of the row of its key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// Its value is the row.
+    Row,
+    /// There is no row any more.
+    End,
+    /// Its value is no JSON object.
+    Nothing,
+}
+
+impl Says {
+    fn of(value: Option<&[u8]>) -> Self {
+        match value.map(serde_json::from_slice::<serde_json::Map<String, serde_json::Value>>) {
+            None => Self::End,
+            Some(Ok(_)) => Self::Row,
+            Some(Err(_)) => Self::Nothing,
+        }
+    }
 }
 
 impl Seen {
@@ -58,6 +81,7 @@ impl Seen {
             event_id: record.header("ce_id").and_then(|id| Uuid::parse_str(id).ok()),
             key: key_digest(record.key.as_deref()),
             content: is_complete.then(|| digest(record.value.as_deref(), told)),
+            says: Says::of(record.value.as_deref()),
         }
     }
 }
@@ -131,6 +155,17 @@ pub struct Seek {
     pub from_offset: i64,
 }
 
+/// A row of the table of the projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProjectedRow {
+    /// A digest of its key.
+    pub key: u64,
+    /// The partition of its record.
+    pub partition: i32,
+    /// The record's offset.
+    pub offset: i64,
+}
+
 /// What the receivers did.
 #[derive(Debug, Default)]
 pub struct Inbox {
@@ -140,6 +175,8 @@ pub struct Inbox {
     pub burials: Vec<Burial>,
     /// The seeks.
     pub seeks: Vec<Seek>,
+    /// The rows of the projection.
+    pub rows: Vec<ProjectedRow>,
     /// Events that were left to be stored or received.
     pub left: usize,
     /// What the inbox said of itself in the end.

@@ -124,6 +124,7 @@ fn figures(verdict: &Verdict, evidence: &Evidence) -> Vec<(&'static str, String)
                  taken back by seeks"
             ),
         ),
+        ("projected", format!("{} keys, whose last records are in the table", grouped(verdict.projected))),
     ]
 }
 

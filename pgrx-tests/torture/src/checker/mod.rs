@@ -2,6 +2,7 @@
 
 mod arrivals;
 mod order;
+mod projected;
 mod receipts;
 #[cfg(test)]
 mod tests;
@@ -54,6 +55,8 @@ pub enum Violation {
     WronglyBuried,
     /// An event is still to be stored or received.
     Unreceived,
+    /// The table of the projection does not have the last record of a key.
+    Misprojected,
 }
 
 /// The verdict and its figures.
@@ -91,6 +94,8 @@ pub struct Verdict {
     pub buried: usize,
     /// Keys with more than one event that was handled, of all subscriptions.
     pub handled_keys: usize,
+    /// Keys whose last record is in the table of the projection.
+    pub projected: usize,
     /// Receipts that a seek has made void.
     pub sought: usize,
     /// What went wrong, and how often.
@@ -120,6 +125,7 @@ impl Verdict {
         verdict.judge_duplicates(evidence, &arrivals);
         verdict.judge_notices(evidence, &entries, &arrivals);
         verdict.judge_receipts(evidence);
+        verdict.judge_projection(evidence);
         for _ in 0..evidence.left {
             verdict.report(Violation::Left, || "a row of outbox.events".into());
         }

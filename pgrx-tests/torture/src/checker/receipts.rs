@@ -196,7 +196,7 @@ impl Seek {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::evidence::Inbox;
+    use crate::evidence::{Inbox, Says};
 
     /// The number of the poisoned record.
     const POISONED: i64 = 4;
@@ -213,6 +213,7 @@ mod tests {
             event_id: Some(event_id),
             key: key_digest(Some((offset % 2).to_string().as_bytes())),
             content: Some(0),
+            says: Says::Nothing,
         }
     }
 

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Verdict, Violation};
-use crate::evidence::{Evidence, Notice, Seen, Span, key_digest};
+use crate::evidence::{Evidence, Notice, Says, Seen, Span, key_digest};
 use crate::journal::{Ending, Entry, Expected};
 
 const TOPIC: usize = 0;
@@ -35,6 +35,7 @@ fn seen(number: u32, key: u16, offset: i64) -> Seen {
         event_id: Some(uuid(number)),
         key: key_digest(Some(key.to_string().as_bytes())),
         content: Some(u64::from(number)),
+        says: Says::Nothing,
     }
 }
 

@@ -30,6 +30,10 @@ pub enum Trouble {
     KillReceiver,
     /// The processes of the handler are terminated.
     TerminateHandlers,
+    /// The process of the projection is terminated.
+    TerminateProjection,
+    /// The table of the projection is locked for a while.
+    LockProjection,
     /// The handler fails at all events for a while.
     HandlerFails,
     /// The handler terminates its own process at all events for a while.
@@ -50,12 +54,14 @@ pub enum Trouble {
 
 impl Trouble {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::TerminateWorker,
         Self::KillWorker,
         Self::TerminateReceivers,
         Self::KillReceiver,
         Self::TerminateHandlers,
+        Self::TerminateProjection,
+        Self::LockProjection,
         Self::HandlerFails,
         Self::HandlerEndsItself,
         Self::OtherHandler,
@@ -75,6 +81,8 @@ impl fmt::Display for Trouble {
             Self::TerminateReceivers => "receivers terminated",
             Self::KillReceiver => "a receiver killed",
             Self::TerminateHandlers => "handlers terminated",
+            Self::TerminateProjection => "the projection terminated",
+            Self::LockProjection => "the projection's table locked",
             Self::HandlerFails => "the handler fails",
             Self::HandlerEndsItself => "the handler ends its own process",
             Self::OtherHandler => "unhandle, handle",
@@ -94,6 +102,8 @@ const END_RECEIVERS: &str =
 const RECEIVERS: &str = "SELECT pid FROM pg_stat_activity WHERE application_name = 'torture receiver'";
 const END_HANDLERS: &str =
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'torture_handler'";
+const END_PROJECTION: &str = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                               WHERE backend_type = 'event_outbox projection'";
 const SET_MOOD: &str = "UPDATE torture.mood SET mood = $1";
 const REDRIVE: &str = "SELECT inbox.redrive($1, since => '-infinity')";
 
@@ -147,6 +157,13 @@ impl Stage {
             }
             Trouble::TerminateReceivers => self.repeat(&mut client, END_RECEIVERS),
             Trouble::TerminateHandlers => self.repeat(&mut client, END_HANDLERS),
+            Trouble::TerminateProjection => self.repeat(&mut client, END_PROJECTION),
+            Trouble::LockProjection => {
+                let mut lock = client.transaction()?;
+                lock.batch_execute("LOCK TABLE torture.latest IN SHARE MODE")?;
+                self.hold(200, 3000);
+                Ok(lock.rollback()?)
+            }
             Trouble::HandlerFails => self.put_handler_into(&mut client, "fail"),
             Trouble::HandlerEndsItself => self.put_handler_into(&mut client, "end"),
             Trouble::OtherHandler => {

@@ -13,7 +13,7 @@ use postgres::Client;
 use uuid::Uuid;
 
 use super::dial::Dial;
-use super::evidence::{Burial, Inbox, Receipt, Seek};
+use super::evidence::{Burial, Inbox, ProjectedRow, Receipt, Seek, key_digest};
 use super::random::Random;
 use super::topics::{self, EXISTING, VOLATILE};
 use event_outbox_lab::{Cluster, wait};
@@ -36,6 +36,12 @@ pub const RECREATED: &str = "recreated";
 const MAX_ATTEMPTS: i32 = 12;
 /// At later attempts, only faults make an event fail that is not poison.
 const CARELESS_ATTEMPTS: i32 = 3;
+
+/// The topic, by number, that a projection keeps in a table.
+pub const PROJECTED: usize = 0;
+/// Creates the projection.
+const PROJECT: &str = "SELECT inbox.project('projection', $1, 'torture.latest', \
+                          columns => '{\"of_partition\": \"@partition\", \"at_offset\": \"@offset\"}')";
 
 const SUBSCRIBE: &str = "SELECT inbox.subscribe($1, $2, 'earliest', retention => '1 s', max_attempts => $3, \
                             deduplicate => $4::text::interval, on_data_loss => 'earliest')";
@@ -113,6 +119,9 @@ impl Receivers {
             })?;
         }
         client.execute(HANDLE, &[&HANDLER])?;
+        wait::until_ok("the projection", SUBSCRIBED, || {
+            Ok(client.execute(PROJECT, &[&topics[PROJECTED]]).ok())
+        })?;
         let sharing = Arc::new(Sharing {
             dial: Dial::new(cluster, DATABASE),
             rounds: RwLock::new(()),
@@ -189,6 +198,7 @@ impl Receivers {
             receipts: receipts(&mut client)?,
             burials: burials(&mut client)?,
             seeks: seeks(&mut client)?,
+            rows: projected(&mut client)?,
             left,
             status,
         })
@@ -214,7 +224,8 @@ fn left(client: &mut Client) -> Result<Option<i64>> {
 const RECEIPTS: &str = "SELECT place, subscription, topic, partition, \"offset\", event_id, key_start, key_length \
                           FROM torture.handled ORDER BY place";
 const BURIALS: &str = "SELECT s.name, d.topic, d.partition, d.\"offset\", d.last_error FROM inbox.dead_letters AS d \
-                         JOIN inbox.subscription AS s ON s.id = d.subscription_id WHERE NOT s.is_local";
+                         JOIN inbox.subscription AS s ON s.id = d.subscription_id WHERE NOT s.is_local AND s.name <> 'projection'";
+const PROJECTED_ROWS: &str = "SELECT key, of_partition, at_offset FROM torture.latest";
 const SEEKS: &str = "SELECT place, subscription, topic, partition, from_offset FROM torture.seeks";
 
 fn receipts(client: &mut Client) -> Result<Vec<Receipt>> {
@@ -244,6 +255,16 @@ fn burials(client: &mut Client) -> Result<Vec<Burial>> {
         error: row.get(4),
     };
     Ok(rows.iter().map(burial).collect())
+}
+
+fn projected(client: &mut Client) -> Result<Vec<ProjectedRow>> {
+    let rows = client.query(PROJECTED_ROWS, &[])?;
+    let projected = |row: &postgres::Row| ProjectedRow {
+        key: key_digest(Some(row.get::<_, &str>(0).as_bytes())),
+        partition: row.get(1),
+        offset: row.get(2),
+    };
+    Ok(rows.iter().map(projected).collect())
 }
 
 fn seeks(client: &mut Client) -> Result<Vec<Seek>> {

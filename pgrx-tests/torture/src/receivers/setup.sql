@@ -20,6 +20,9 @@ CREATE TABLE torture.handled (
 CREATE INDEX handled_by_event ON torture.handled (event_id);
 CREATE INDEX handled_by_offset ON torture.handled (subscription, topic, partition, "offset");
 
+-- The last record of each key of a topic, as a projection keeps it.
+CREATE TABLE torture.latest (key text PRIMARY KEY, of_partition integer, at_offset bigint);
+
 -- A seek: what was handled from this offset on, at lower places, is handled again.
 CREATE TABLE torture.seeks (place bigint, subscription text, topic text, partition integer, from_offset bigint);
 
