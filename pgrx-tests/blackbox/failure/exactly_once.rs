@@ -227,6 +227,24 @@ fn events_without_a_place_become_dead_letters() -> Result<()> {
     Ok(())
 }
 
+/// They are refused before a transaction begins: each of them would end one.
+#[test]
+fn many_events_without_a_partition_become_dead_letters_and_delay_no_other() -> Result<()> {
+    const MISPLACED: i64 = 1000;
+    let mut db = exact_database()?;
+    let topic = db.own_topic("narrow")?;
+    db.client.batch_execute("SELECT outbox.pause()")?;
+    db.client.execute(EMIT, &[&topic, &1_i64, &1000_i64])?;
+    let misplaced = "SELECT outbox.emit($1, to_jsonb(n), key => 'misplaced ' || n, partition => $2) FROM generate_series(1, $3::int8) AS n";
+    db.client.execute(misplaced, &[&topic, &NOWHERE, &MISPLACED])?;
+    db.client.execute(EMIT, &[&topic, &1001_i64, &1100_i64])?;
+    db.client.batch_execute("SELECT outbox.resume()")?;
+    assert_eq!(until_dead(&mut db.client, MISPLACED as usize)?.len(), MISPLACED as usize);
+    until_drained(&mut db.client)?;
+    assert_once_in_order(&db.drained(&topic)?, 1100);
+    Ok(())
+}
+
 /// Nobody forges the records of relays.
 #[test]
 fn no_event_goes_to_the_progress_topic() -> Result<()> {

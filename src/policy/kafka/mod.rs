@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod consumer;
+pub mod known_partitions;
 pub mod known_topics;
 pub mod peek;
 pub mod producer;

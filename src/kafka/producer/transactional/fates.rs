@@ -1,4 +1,4 @@
-//! Asks Kafka which topics exist before a transaction has events for them.
+//! Asks Kafka which topics and partitions exist before a transaction has events for them.
 //!
 //! Runs in: the Kafka thread of the relay's process.
 
@@ -6,10 +6,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::event::draft::Event;
+use event_outbox_policy::event::event_batch::EventBatch;
+use event_outbox_policy::kafka::known_partitions::KnownPartitions;
 use event_outbox_policy::kafka::known_topics::Knowledge;
 use rdkafka::error::RDKafkaErrorCode;
 
 use super::End;
+use super::chosen::Chosen;
 use super::session::Session;
 use crate::kafka::probe::PATIENCE;
 use crate::kafka::producer::held_batches::Fates;
@@ -19,9 +23,46 @@ use crate::kafka::{config, topics};
 /// How often to look whether the thread is still wanted.
 const WANTED_CHECK: Duration = Duration::from_millis(500);
 
+/// How many topics a question about partitions names.
+const NAMES: usize = 1_000;
+
 impl Session<'_> {
+    /// The events of a batch that can be published, as far as Kafka says. Waits for its answer.
+    pub(super) fn choose<'b>(&mut self, batch: &'b EventBatch) -> Result<Chosen<'b>, End> {
+        let fates = self.fates(batch.topics())?;
+        let misplaced = self.misplaced(batch, &fates)?;
+        Ok(Chosen::new(batch, fates, misplaced))
+    }
+
+    /// The events of existing topics that name a partition which does not exist.
+    fn misplaced(&mut self, batch: &EventBatch, fates: &Fates) -> Result<HashSet<i64>, End> {
+        let named = |(place, event): (usize, Event<'_>)| {
+            let topic = batch.topics()[place].clone();
+            (fates[place] == Knowledge::Exists).then_some((event.id, topic, event.partition?))
+        };
+        let named: Vec<_> = batch.events().filter_map(named).collect();
+        let of_fate = |known: &KnownPartitions, fate: Knowledge| {
+            let now = Instant::now();
+            named
+                .iter()
+                .filter(|(_, topic, partition)| known.look_up(topic, *partition, now) == fate)
+                .map(|(id, topic, _)| (*id, topic.clone()))
+                .collect::<HashMap<i64, Arc<str>>>()
+        };
+        let unknown: HashSet<_> = of_fate(&self.known_partitions, Knowledge::Unknown).into_values().collect();
+        for names in unknown.into_iter().collect::<Vec<_>>().chunks(NAMES) {
+            let answer = self.ask_about(names)?;
+            // What a broker does not answer is left to the producer to find out.
+            let (found, _) = topics::read(&answer).unwrap_or_default();
+            for topic in found {
+                self.known_partitions.learn(topic.topic.into(), topic.partitions, Instant::now());
+            }
+        }
+        Ok(of_fate(&self.known_partitions, Knowledge::Missing).into_keys().collect())
+    }
+
     /// Which of these topics exist. Waits for Kafka's answer.
-    pub(super) fn fates(&mut self, topics: &[Arc<str>]) -> Result<Fates, End> {
+    fn fates(&mut self, topics: &[Arc<str>]) -> Result<Fates, End> {
         // If Kafka may create topics, the producer's own metadata request makes it do so.
         if config::creates_topics(&self.thread.config) {
             topics.iter().for_each(|topic| self.known_topics.mark_opened(topic));
@@ -40,7 +81,12 @@ impl Session<'_> {
 
     fn ask(&mut self) -> Result<HashMap<Arc<str>, Knowledge>, End> {
         let names = self.known_topics.ask();
-        let question = self.client.ask_about_topics(&names, PATIENCE, &self.thread.wakeup);
+        let answer = self.ask_about(&names)?;
+        Ok(self.known_topics.answered(&missing(&answer).iter().map(|name| &**name).collect(), Instant::now()))
+    }
+
+    fn ask_about(&mut self, names: &[Arc<str>]) -> Result<Answer, End> {
+        let question = self.client.ask_about_topics(names, PATIENCE, &self.thread.wakeup);
         let answer = loop {
             self.thread.wakeup.clear();
             if let Some(answer) = question.answer_within(Duration::ZERO) {
@@ -53,7 +99,7 @@ impl Session<'_> {
         if answer.is_silence() {
             return Err(End::Broken(self.cause("Kafka does not say which topics exist")));
         }
-        Ok(self.known_topics.answered(&missing(&answer).iter().map(|name| &**name).collect(), Instant::now()))
+        Ok(answer)
     }
 }
 

@@ -27,6 +27,7 @@
 //! librdkafka's calls for transactions block. They get a short time, and are repeated; in between the thread looks whether it
 //! is still wanted. The main thread never waits for it.
 
+mod chosen;
 mod fates;
 mod markers;
 mod session;

@@ -10,6 +10,7 @@ use crossbeam_channel::TryRecvError;
 use event_outbox_policy::delivery::marker::{Found, PREFIX};
 use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::delivery::transaction::Transactions;
+use event_outbox_policy::kafka::known_partitions::KnownPartitions;
 use event_outbox_policy::kafka::known_topics::KnownTopics;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
@@ -52,6 +53,7 @@ pub struct Session<'t> {
     /// Batches that were taken, and of which no event is produced yet.
     batches: VecDeque<ProduceBatch>,
     pub(super) known_topics: KnownTopics,
+    pub(super) known_partitions: KnownPartitions,
     /// A transaction was rolled back: batches that were read before come back.
     pub(super) is_rolled_back: bool,
     /// When to check for stale topics. Each batch postpones it.
@@ -76,6 +78,7 @@ impl<'t> Session<'t> {
             rules,
             batches: VecDeque::new(),
             known_topics: KnownTopics::default(),
+            known_partitions: KnownPartitions::default(),
             is_rolled_back: false,
             stale_check_at: None,
         };

@@ -10,15 +10,13 @@ use event_outbox_policy::delivery::marker::EventPart;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::transaction::OwnRecord;
 use event_outbox_policy::event::event_batch::EventBatch;
-use event_outbox_policy::kafka::known_topics::Knowledge;
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{BaseRecord, Producer};
 
 use super::End;
+use super::chosen::Chosen;
 use super::session::{QUIET, Session};
 use crate::failpoints::{self, Point};
 use crate::kafka::config;
-use crate::kafka::producer::held_batches::Fates;
 use crate::kafka::producer::messages::ProducerEvent;
 
 /// How many messages to produce before serving callbacks again.
@@ -75,21 +73,18 @@ impl Session<'_> {
             let reports = batch.events().map(|(_, event)| given_back(event.id)).collect();
             return self.thread.send(ProducerEvent::Reports(reports));
         }
-        let fates = self.fates(batch.topics())?;
-        let missing = refusals_of_missing(batch, &fates);
-        let events: Vec<_> = batch
-            .events()
-            .filter(|(place, _)| fates[*place] == Knowledge::Exists)
-            .map(|(_, event)| (event.id, EventPart::of(&event.event_id)))
-            .collect();
-        if !missing.is_empty() {
-            self.thread.send(ProducerEvent::Reports(missing))?;
+        let chosen = self.choose(batch)?;
+        let refusals = chosen.refusals();
+        if !refusals.is_empty() {
+            self.thread.send(ProducerEvent::Reports(refusals))?;
         }
+        let events: Vec<_> =
+            chosen.events().map(|(_, event)| (event.id, EventPart::of(&event.event_id))).collect();
         if events.is_empty() {
             return Ok(());
         }
         for _ in 0..MOST_ATTEMPTS {
-            if self.attempt(batch, &fates, events.clone())? {
+            if self.attempt(&chosen, events.clone())? {
                 return Ok(());
             }
         }
@@ -98,26 +93,21 @@ impl Session<'_> {
     }
 
     /// Runs a transaction. Returns whether its events are answered; if not, no event is to blame that it was aborted.
-    fn attempt(
-        &mut self,
-        batch: &EventBatch,
-        fates: &Fates,
-        events: Vec<(i64, EventPart)>,
-    ) -> Result<bool, End> {
+    fn attempt(&mut self, chosen: &Chosen<'_>, events: Vec<(i64, EventPart)>) -> Result<bool, End> {
         let count = events.len();
         let Some(marker) = self.rules.begin(events) else {
             return Err(End::Broken("no transaction may begin".into()));
         };
         self.keep_serial();
         self.begin_transaction()?;
-        self.produce(batch, fates)?;
+        self.produce(chosen)?;
         if !self.has_failed() {
             self.put_own(&marker);
         }
         failpoints::after_produce(self.client.handle());
         match self.await_reports(count + 1)? {
             Records::Delivered => self.commit().map(|()| true),
-            records => self.roll_back(batch, fates, records),
+            records => self.roll_back(chosen, records),
         }
     }
 
@@ -128,10 +118,10 @@ impl Session<'_> {
         })
     }
 
-    fn produce(&mut self, batch: &EventBatch, fates: &Fates) -> Result<(), End> {
-        let mut events = batch.events().filter(|(place, _)| fates[*place] == Knowledge::Exists).peekable();
+    fn produce(&mut self, chosen: &Chosen<'_>) -> Result<(), End> {
+        let mut events = chosen.events().peekable();
         while events.peek().is_some() && !self.has_failed() {
-            self.client.produce(events.by_ref().take(SERVE_EVERY), batch.topics(), &self.thread.envelope);
+            self.client.produce(events.by_ref().take(SERVE_EVERY), chosen.batch.topics(), &self.thread.envelope);
             self.serve()?;
         }
         Ok(())
@@ -233,7 +223,7 @@ impl Session<'_> {
     /// batch has left a gap in the sequence of its partition, which the broker does not accept from the next one. With that
     /// abort librdkafka takes another epoch, in which sequences begin anew. So the same transaction succeeds then. If its
     /// events were given back as untried instead, larger groups would follow, be refused, and leave gaps for ever.
-    fn roll_back(&mut self, batch: &EventBatch, fates: &Fates, records: Records) -> Result<bool, End> {
+    fn roll_back(&mut self, chosen: &Chosen<'_>, records: Records) -> Result<bool, End> {
         let marker = self.own_failure().or_else(|| self.own_silence(records));
         // librdkafka purges what was not sent, and waits for the answers to what was, before it aborts. A purge of ours would
         // leave a gap in the sequences of the partitions.
@@ -243,6 +233,8 @@ impl Session<'_> {
         if let Err(End::Closed) = aborted {
             return Err(End::Closed);
         }
+        // Perhaps a topic was created again, with fewer partitions.
+        self.known_partitions.forget();
         let told = std::mem::take(&mut self.context.callback_log().reports);
         if aborted.is_ok() && marker.is_none() && records == Records::Refused && !told.iter().any(is_at_fault)
         {
@@ -251,7 +243,7 @@ impl Session<'_> {
         }
         self.is_rolled_back = true;
         self.thread.send(ProducerEvent::RolledBack)?;
-        self.thread.send(ProducerEvent::Reports(rolled_back(batch, fates, told, records)))?;
+        self.thread.send(ProducerEvent::Reports(rolled_back(chosen, told, records)))?;
         if let Err(end) = aborted {
             self.rules.lost();
             return Err(end);
@@ -259,14 +251,6 @@ impl Session<'_> {
         self.rules.aborted();
         marker.map_or(Ok(true), |why| Err(End::Broken(self.unwritten("a marker", &why))))
     }
-}
-
-/// The events of topics that do not exist are refused.
-fn refusals_of_missing(batch: &EventBatch, fates: &Fates) -> Vec<Report> {
-    let error = KafkaError::MessageProduction(RDKafkaErrorCode::UnknownTopic);
-    let refused = |id| Report { id, outcome: crate::kafka::error_class::outcome(&error) };
-    let missing = batch.events().filter(|(place, _)| fates[*place] == Knowledge::Missing);
-    missing.map(|(_, event)| refused(event.id)).collect()
 }
 
 /// Whether this is the report of an event because of which a transaction must end.
@@ -280,7 +264,7 @@ fn is_at_fault(report: &Report) -> bool {
 }
 
 /// The reports of a transaction that was rolled back: those of the events at fault, and all others come back.
-fn rolled_back(batch: &EventBatch, fates: &Fates, told: Vec<Report>, records: Records) -> Vec<Report> {
+fn rolled_back(chosen: &Chosen<'_>, told: Vec<Report>, records: Records) -> Vec<Report> {
     let delivered: HashSet<i64> = told
         .iter()
         .filter(|report| matches!(report.outcome, Outcome::Delivered { .. }))
@@ -288,10 +272,8 @@ fn rolled_back(batch: &EventBatch, fates: &Fates, told: Vec<Report>, records: Re
         .collect();
     let mut reports: Vec<Report> = told.into_iter().filter(is_at_fault).collect();
     let at_fault: HashSet<i64> = reports.iter().map(|report| report.id).collect();
-    let others = batch
-        .events()
-        .filter(|(place, event)| fates[*place] == Knowledge::Exists && !at_fault.contains(&event.id))
-        .map(|(_, event)| match records {
+    let others =
+        chosen.events().filter(|(_, event)| !at_fault.contains(&event.id)).map(|(_, event)| match records {
             // Those that Kafka has taken are not the ones that it does not take.
             Records::Stuck if !delivered.is_empty() && !delivered.contains(&event.id) => stuck(event.id),
             _ => given_back(event.id),
