@@ -123,6 +123,8 @@ impl Failed {
             | Code::Authentication => {
                 (FailureKind::Denied, "permission denied by Kafka for the relay's user")
             }
+            // librdkafka's own errors are negative, Kafka's are not.
+            _ if (code as i32) > 0 => (FailureKind::Unreachable, "Kafka answered with an error"),
             _ => (FailureKind::Unreachable, "Kafka did not answer"),
         };
         Self { kind, message, detail }

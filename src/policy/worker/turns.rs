@@ -163,80 +163,109 @@ mod tests {
         longest.max(queue.iter().map(|(_, since)| now - since).max().unwrap_or(0))
     }
 
-    /// A worker that needs a second process for its helper, in the simulation below.
+    /// A worker that needs a second process, for its helper.
     #[derive(Clone, Copy)]
     struct Pair {
         worker: u32,
         began: Micros,
-        /// Since when it waits for its helper's process; `None` if it has it.
+        /// Its place in the queue for that process; `None` if it has it.
         lacks_since: Option<Micros>,
         complete_since: Micros,
     }
 
-    /// As above, but each worker has a helper, and takes up what is free for that only 20 ms later. The longest time that one
-    /// has waited until it had both.
-    fn longest_wait_for_helpers(processes: usize, workers: u32, remembers: bool) -> Micros {
-        let mut queue: Vec<(u32, Micros)> = (0..workers).map(|worker| (worker, 0)).collect();
-        let mut working: Vec<Pair> = Vec::new();
-        let (mut free, mut freed_at, mut longest, mut now) = (processes, 0, 0, 0);
-        let mut offered_at = None;
-        let mut waits_since: Vec<Option<Micros>> = vec![Some(0); workers as usize];
-        while now < 300 * SECOND {
-            now += 10_000;
-            loop {
-                let lacking = working.iter_mut().filter(|pair| pair.lacks_since.is_some());
-                let first = lacking.min_by_key(|pair| pair.lacks_since);
-                let queued = queue.first().copied();
-                match (first, queued) {
-                    _ if free == 0 => break,
-                    (Some(pair), queued)
-                        if queued.is_none_or(|(_, since)| pair.lacks_since <= Some(since)) =>
-                    {
-                        if now - *offered_at.get_or_insert(now) < 20_000 {
-                            break;
-                        }
-                        longest = longest.max(now - waits_since[pair.worker as usize].take().unwrap_or(now));
-                        (pair.complete_since, pair.lacks_since, offered_at) = (now, None, None);
-                    }
-                    (_, Some((worker, since))) => {
-                        queue.remove(0);
-                        working.push(Pair {
-                            worker,
-                            began: now,
-                            lacks_since: Some(since),
-                            complete_since: 0,
-                        });
-                    }
-                    _ => break,
-                }
-                free -= 1;
-            }
-            loop {
-                let lacking = working.iter().filter_map(|pair| Some((pair.lacks_since?, pair.worker)));
-                let first = lacking.clone().min();
-                let first = first.filter(|(since, _)| queue.iter().all(|(_, queued)| since <= queued));
-                let seen: Vec<Working<u32>> = working
-                    .iter()
-                    .map(|pair| Working {
-                        is_first_in_line: first.is_some_and(|(_, worker)| worker == pair.worker),
-                        ..busy(pair.worker, pair.began.max(pair.complete_since))
-                    })
-                    .collect();
-                let remembered = if remembers { freed_at } else { 0 };
-                let waiting = queue.len() + lacking.count();
-                let Step::Ask(worker) = next_step(now, remembered, waiting, &seen) else { break };
-                let at = working.iter().position(|pair| pair.worker == worker).unwrap();
-                let gone = working.swap_remove(at);
-                free += 1 + usize::from(gone.lacks_since.is_none());
-                freed_at = now;
-                queue.push((worker, now));
-                waits_since[worker as usize].get_or_insert(now);
-                if free >= queue.len() + working.iter().filter(|pair| pair.lacks_since.is_some()).count() {
-                    break;
-                }
+    /// A server whose workers each have a helper, and take up what is free for that only 20 ms later.
+    struct Server {
+        now: Micros,
+        queue: Vec<(u32, Micros)>,
+        working: Vec<Pair>,
+        free: usize,
+        freed_at: Micros,
+        offered_at: Option<Micros>,
+        /// Since when each worker has not had both of its processes.
+        waits_since: Vec<Option<Micros>>,
+        longest: Micros,
+    }
+
+    impl Server {
+        fn new(processes: usize, workers: u32) -> Self {
+            Self {
+                now: 0,
+                queue: (0..workers).map(|worker| (worker, 0)).collect(),
+                working: Vec::new(),
+                free: processes,
+                freed_at: 0,
+                offered_at: None,
+                waits_since: vec![Some(0); workers as usize],
+                longest: 0,
             }
         }
-        longest.max(waits_since.into_iter().flatten().map(|since| now - since).max().unwrap_or(0))
+
+        fn lacking(&self) -> impl Iterator<Item = (Micros, u32)> {
+            self.working.iter().filter_map(|pair| Some((pair.lacks_since?, pair.worker)))
+        }
+
+        /// The worker that has waited longest of all, if it is for its helper.
+        fn first_in_line(&self) -> Option<u32> {
+            let (since, worker) = self.lacking().min()?;
+            self.queue.iter().all(|(_, queued)| since <= *queued).then_some(worker)
+        }
+
+        /// Gives what is free to those that wait.
+        fn serve(&mut self) {
+            while self.free > 0 {
+                if let Some(first) = self.first_in_line() {
+                    let (now, offered_at) = (self.now, *self.offered_at.get_or_insert(self.now));
+                    if now - offered_at < 20_000 {
+                        return;
+                    }
+                    let pair = self.working.iter_mut().find(|pair| pair.worker == first).unwrap();
+                    (pair.complete_since, pair.lacks_since, self.offered_at) = (now, None, None);
+                    let since = self.waits_since[first as usize].take().unwrap_or(now);
+                    self.longest = self.longest.max(now - since);
+                } else if !self.queue.is_empty() {
+                    let (worker, since) = self.queue.remove(0);
+                    let pair =
+                        Pair { worker, began: self.now, lacks_since: Some(since), complete_since: 0 };
+                    self.working.push(pair);
+                } else {
+                    return;
+                }
+                self.free -= 1;
+            }
+        }
+
+        /// Asks workers to make way, which they do at once.
+        fn ask(&mut self, remembers: bool) {
+            while self.free < self.queue.len() + self.lacking().count() {
+                let first = self.first_in_line();
+                let seen = |pair: &Pair| Working {
+                    is_first_in_line: first == Some(pair.worker),
+                    ..busy(pair.worker, pair.began.max(pair.complete_since))
+                };
+                let seen: Vec<Working<u32>> = self.working.iter().map(seen).collect();
+                let freed_at = if remembers { self.freed_at } else { 0 };
+                let waiting = self.queue.len() + self.lacking().count();
+                let Step::Ask(worker) = next_step(self.now, freed_at, waiting, &seen) else { return };
+                let at = self.working.iter().position(|pair| pair.worker == worker).unwrap();
+                let gone = self.working.swap_remove(at);
+                self.free += 1 + usize::from(gone.lacks_since.is_none());
+                self.freed_at = self.now;
+                self.queue.push((worker, self.now));
+                self.waits_since[worker as usize].get_or_insert(self.now);
+            }
+        }
+    }
+
+    /// The longest time for which a worker had not both of its processes.
+    fn longest_wait_for_helpers(processes: usize, workers: u32, remembers: bool) -> Micros {
+        let mut server = Server::new(processes, workers);
+        while server.now < 300 * SECOND {
+            server.now += 10_000;
+            server.serve();
+            server.ask(remembers);
+        }
+        let still = server.waits_since.iter().flatten().map(|since| server.now - since);
+        still.max().unwrap_or(0).max(server.longest)
     }
 
     #[test]
