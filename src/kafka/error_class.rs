@@ -31,6 +31,13 @@ pub fn is_transient(code: Code) -> bool {
     )
 }
 
+/// Whether it means that nobody answered. Otherwise a broker has, if only with a refusal, or cannot be asked such a thing.
+/// librdkafka's own errors are negative, Kafka's are not.
+#[must_use]
+pub fn is_silence(code: Code) -> bool {
+    code == Code::RequestTimedOut || (code as i32) < 0 && code != Code::UnsupportedFeature
+}
+
 /// The kind of failure that an error of one message is.
 #[allow(clippy::too_many_lines, reason = "a table")]
 #[must_use]

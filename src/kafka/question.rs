@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use rdkafka::bindings as rdsys;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use super::error_class;
 use super::wakeup_fd::WakeupFd;
 
 /// A question on its way. librdkafka waits for a broker that can take it, and drops the answer if nobody waits for it any
@@ -179,12 +180,10 @@ impl Answer {
         Code::from(unsafe { rdsys::rd_kafka_event_error(self.0) })
     }
 
-    /// Whether nobody answered. Otherwise a broker has, if only with a refusal, or cannot be asked such a thing. librdkafka's
-    /// own errors are negative, Kafka's are not.
+    /// Whether nobody answered.
     #[must_use]
     pub fn is_silence(&self) -> bool {
-        let code = self.code();
-        code == Code::RequestTimedOut || (code as i32) < 0 && code != Code::UnsupportedFeature
+        error_class::is_silence(self.code())
     }
 
     /// librdkafka's event.

@@ -23,7 +23,7 @@ use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 
 use self::patience::{Patience, Trust};
 use super::config::{self, ConfigError};
-use super::error_class::describe;
+use super::error_class::{describe, is_silence};
 use super::probe::query_any_broker;
 
 mod offsets;
@@ -123,9 +123,8 @@ impl Failed {
             | Code::Authentication => {
                 (FailureKind::Denied, "permission denied by Kafka for the relay's user")
             }
-            // librdkafka's own errors are negative, Kafka's are not.
-            _ if (code as i32) > 0 => (FailureKind::Unreachable, "Kafka answered with an error"),
-            _ => (FailureKind::Unreachable, "Kafka did not answer"),
+            _ if is_silence(code) => (FailureKind::Unreachable, "Kafka did not answer"),
+            _ => (FailureKind::Unreachable, "Kafka answered with an error"),
         };
         Self { kind, message, detail }
     }

@@ -61,12 +61,7 @@ pub enum Step<W> {
 
 /// The next step when `waiting` workers wait for a process. The last one to make way did so at `freed_at`.
 #[must_use]
-pub fn next_step<W: Copy>(
-    now: Micros,
-    freed_at: Micros,
-    waiting: usize,
-    working: &[Working<W>],
-) -> Step<W> {
+pub fn next_step<W: Copy>(now: Micros, freed_at: Micros, waiting: usize, working: &[Working<W>]) -> Step<W> {
     let has_others = working.iter().any(|worker| !worker.is_first_in_line);
     // What it waits for cannot come of its own leaving; what those behind it wait for can.
     let waiting = waiting - usize::from(waiting > 0 && !has_others && !working.is_empty());
@@ -224,8 +219,7 @@ mod tests {
                     self.longest = self.longest.max(now - since);
                 } else if !self.queue.is_empty() {
                     let (worker, since) = self.queue.remove(0);
-                    let pair =
-                        Pair { worker, began: self.now, lacks_since: Some(since), complete_since: 0 };
+                    let pair = Pair { worker, began: self.now, lacks_since: Some(since), complete_since: 0 };
                     self.working.push(pair);
                 } else {
                     return;

@@ -12,14 +12,7 @@ CREATE TABLE torture.store_read (place bigint GENERATED ALWAYS AS IDENTITY, posi
 
 CREATE FUNCTION torture.handle_store(event inbox.event) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    -- As in torture.handle().
-    IF event.attempt <= 3 THEN
-        CASE (SELECT m.mood FROM torture.mood AS m)
-            WHEN 'fail' THEN RAISE EXCEPTION 'a bad mood';
-            WHEN 'end' THEN PERFORM pg_terminate_backend(pg_backend_pid());
-            ELSE NULL;
-        END CASE;
-    END IF;
+    PERFORM torture.have_mood(event.attempt);
     INSERT INTO torture.store_handled (stream, version)
     VALUES (convert_from(event.key, 'UTF8'), (event.headers ->> 'version')::bigint);
 END

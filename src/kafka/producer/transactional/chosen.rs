@@ -32,9 +32,8 @@ impl<'b> Chosen<'b> {
 
     /// The events, each with the place of its topic.
     pub fn events(&self) -> impl Iterator<Item = (usize, Event<'b>)> {
-        let is_chosen = |place: usize, id: i64| {
-            self.fates[place] == Knowledge::Exists && !self.misplaced.contains(&id)
-        };
+        let is_chosen =
+            |place: usize, id: i64| self.fates[place] == Knowledge::Exists && !self.misplaced.contains(&id);
         self.batch.events().filter(move |(place, event)| is_chosen(*place, event.id))
     }
 

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use event_outbox_policy::event::draft::Event;
 use event_outbox_policy::event::event_batch::EventBatch;
-use event_outbox_policy::kafka::known_partitions::KnownPartitions;
 use event_outbox_policy::kafka::known_topics::Knowledge;
 use rdkafka::error::RDKafkaErrorCode;
 
@@ -37,19 +36,18 @@ impl Session<'_> {
     /// The events of existing topics that name a partition which does not exist.
     fn misplaced(&mut self, batch: &EventBatch, fates: &Fates) -> Result<HashSet<i64>, End> {
         let named = |(place, event): (usize, Event<'_>)| {
-            let topic = batch.topics()[place].clone();
-            (fates[place] == Knowledge::Exists).then_some((event.id, topic, event.partition?))
+            let partition = event.partition.filter(|_| fates[place] == Knowledge::Exists)?;
+            Some((event.id, &batch.topics()[place], partition))
         };
         let named: Vec<_> = batch.events().filter_map(named).collect();
-        let of_fate = |known: &KnownPartitions, fate: Knowledge| {
-            let now = Instant::now();
-            named
-                .iter()
-                .filter(|(_, topic, partition)| known.look_up(topic, *partition, now) == fate)
-                .map(|(id, topic, _)| (*id, topic.clone()))
-                .collect::<HashMap<i64, Arc<str>>>()
-        };
-        let unknown: HashSet<_> = of_fate(&self.known_partitions, Knowledge::Unknown).into_values().collect();
+        let now = Instant::now();
+        let is_unknown =
+            |topic, partition| self.known_partitions.look_up(topic, partition, now) == Knowledge::Unknown;
+        let unknown: HashSet<Arc<str>> = named
+            .iter()
+            .filter(|(_, topic, partition)| is_unknown(topic, *partition))
+            .map(|(_, topic, _)| Arc::clone(topic))
+            .collect();
         for names in unknown.into_iter().collect::<Vec<_>>().chunks(NAMES) {
             let answer = self.ask_about(names)?;
             // What a broker does not answer is left to the producer to find out.
@@ -58,7 +56,11 @@ impl Session<'_> {
                 self.known_partitions.learn(topic.topic.into(), topic.partitions, Instant::now());
             }
         }
-        Ok(of_fate(&self.known_partitions, Knowledge::Missing).into_keys().collect())
+        let now = Instant::now();
+        let is_missing =
+            |topic, partition| self.known_partitions.look_up(topic, partition, now) == Knowledge::Missing;
+        let missing = named.iter().filter(|(_, topic, partition)| is_missing(topic, *partition));
+        Ok(missing.map(|(id, ..)| *id).collect())
     }
 
     /// Which of these topics exist. Waits for Kafka's answer.

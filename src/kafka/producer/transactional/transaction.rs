@@ -121,7 +121,11 @@ impl Session<'_> {
     fn produce(&mut self, chosen: &Chosen<'_>) -> Result<(), End> {
         let mut events = chosen.events().peekable();
         while events.peek().is_some() && !self.has_failed() {
-            self.client.produce(events.by_ref().take(SERVE_EVERY), chosen.batch.topics(), &self.thread.envelope);
+            self.client.produce(
+                events.by_ref().take(SERVE_EVERY),
+                chosen.batch.topics(),
+                &self.thread.envelope,
+            );
             self.serve()?;
         }
         Ok(())
