@@ -237,6 +237,40 @@ fn the_mode_changes_while_events_flow() -> Result<()> {
     Ok(())
 }
 
+/// Kafka is slow to answer just when the mode changes: what is deleted already is not lost with its producer.
+#[test]
+fn the_mode_changes_while_kafka_does_not_answer() -> Result<()> {
+    const TOPIC: &str = "once.patient";
+    let broker = FaultyBroker::take()?;
+    broker.create_topic(TOPIC, 1, &[])?;
+    let options = Cluster::options("once_patient")
+        .set("event_outbox.delivery", "at_most_once")
+        .set("event_outbox.shutdown_timeout", "100ms");
+    let dedicated = DedicatedServer::with(options, &broker.bootstrap_servers())?;
+    let mut client = dedicated.connect()?;
+    client.execute(EMIT, &[&TOPIC, &1_i64, &10_i64])?;
+    until_status(&mut client, "the first answers", |status| status.published == 10)?;
+    broker.pause()?;
+    client.execute(EMIT, &[&TOPIC, &11_i64, &20_i64])?;
+    until_status(&mut client, "events on their way", |status| status.in_flight == 10)?;
+    dedicated.server.set("event_outbox.delivery", "at_least_once")?;
+    dedicated.server.reload()?;
+    wait::until_ok("the relay to know the mode", DEADLINE, || {
+        Ok((delivery(&mut client)?.as_deref() == Some("at_least_once")).then_some(()))
+    })?;
+    client.execute(EMIT, &[&TOPIC, &21_i64, &30_i64])?;
+    until_status(&mut client, "the relay to say for what it waits", |status| {
+        status.error().contains("10 event(s) of delivery at most once are on their way")
+    })?;
+    broker.resume()?;
+    until_drained(&mut client)?;
+    until_settled(&mut client)?;
+    let records = Consumer::read_all(&broker.bootstrap_servers(), &[TOPIC])?;
+    assert_eq!(records.len(), 30);
+    assert_eq!(given_up(&mut client)?, 0);
+    Ok(())
+}
+
 /// A crash of the server in a drain: nothing twice, and what is lost is counted.
 #[test]
 fn a_crash_in_a_drain_publishes_nothing_twice() -> Result<()> {

@@ -274,6 +274,11 @@ impl Relay {
         }
     }
 
+    /// How many events in flight have no row any more, and would be lost with their producer.
+    pub(super) fn count_rowless(&self) -> usize {
+        if self.once.claims.is_empty() { 0 } else { self.in_flight.window().count_rowless(&HashSet::new()) }
+    }
+
     /// Events without rows were handed over, and their producer is gone.
     pub(super) fn give_up_lost(&mut self, count: usize) {
         if count > 0 {

@@ -259,8 +259,9 @@ impl Relay {
         // Settle without pacing from here on.
         self.pace = Pace::default();
         let patience = match self.slot.order() {
-            Request::None | Request::MakeWay => self.settings.shutdown_timeout,
-            Request::Restart | Request::Leave => self.settings.shutdown_timeout.min(MAKE_WAY),
+            Request::Restart if self.count_rowless() == 0 => self.settings.shutdown_timeout.min(MAKE_WAY),
+            Request::Leave => self.settings.shutdown_timeout.min(MAKE_WAY),
+            Request::None | Request::MakeWay | Request::Restart => self.settings.shutdown_timeout,
         };
         let deadline = Instant::now() + patience;
         loop {
@@ -270,8 +271,10 @@ impl Relay {
             self.settle();
             let left = deadline.saturating_duration_since(Instant::now());
             let settle_more = self.can_settle();
-            let nothing_comes =
-                self.reports.is_empty() && self.locked_rows.is_empty() && self.is_disconnected();
+            let nothing_comes = self.reports.is_empty()
+                && self.locked_rows.is_empty()
+                && self.is_disconnected()
+                && self.count_rowless() == 0;
             let only_faulty = self.reports.is_empty() && self.in_flight.window().len() <= self.faulty.count();
             if only_faulty || nothing_comes || self.extension_dropped || left.is_zero() {
                 break;

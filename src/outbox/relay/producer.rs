@@ -20,6 +20,10 @@ use crate::worker::metrics::Connection;
 /// How long librdkafka may take to end, beyond `event_outbox.shutdown_timeout`.
 const THREAD_END: Duration = Duration::from_millis(500);
 
+/// How long events whose rows are gone may take to come back before their producer is replaced, beyond which they count as lost.
+/// A new broker, or one that is overloaded, answers within less.
+const PATIENCE_WITHOUT_ROWS: Duration = Duration::from_secs(60);
+
 /// The first and the longest pause after a failed producer.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
 
@@ -28,8 +32,18 @@ const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs
 pub struct ProducerSupervisor {
     handle: Option<ProducerHandle>,
     backoff: Backoff,
-    /// Replace it when nothing is in flight any more, or at this time.
-    renewal: Option<Instant>,
+    renewal: Option<Renewal>,
+}
+
+/// A producer is to be replaced: when nothing is in flight any more, or at these times.
+#[derive(Debug, Clone, Copy)]
+struct Renewal {
+    /// What is in flight can be read and sent again.
+    with_rows: Instant,
+    /// Some of it cannot, and would be lost.
+    without_rows: Instant,
+    /// The longer wait was reported.
+    is_reported: bool,
 }
 
 impl Default for ProducerSupervisor {
@@ -57,10 +71,11 @@ impl ProducerSupervisor {
         self.renewal.is_some()
     }
 
-    /// When it must be replaced at the latest.
+    /// When to look next whether it must be replaced.
     #[must_use]
     pub fn renewal_date(&self) -> Option<Instant> {
-        self.renewal
+        let Renewal { with_rows, without_rows, .. } = self.renewal?;
+        Some(if with_rows > Instant::now() { with_rows } else { without_rows })
     }
 
     /// When the next producer may start after a failed one.
@@ -74,10 +89,15 @@ impl ProducerSupervisor {
         self.backoff.record_success();
     }
 
-    /// Requests its replacement, after `patience` at the latest.
-    pub fn renew_within(&mut self, patience: Duration) {
+    /// Requests its replacement, after `patience` at the latest, or after `without_rows` if events in flight cannot be read again.
+    fn renew_within(&mut self, patience: Duration, without_rows: Duration) {
         if self.handle.is_some() {
-            self.renewal.get_or_insert_with(|| Instant::now() + patience);
+            let now = Instant::now();
+            self.renewal.get_or_insert(Renewal {
+                with_rows: now + patience,
+                without_rows: now + without_rows,
+                is_reported: false,
+            });
         }
     }
 
@@ -96,6 +116,7 @@ impl Relay {
         if self.renewal_is_due() {
             self.drop_producer();
         }
+        self.report_wait_without_rows();
         let may_start = !self.producer.is_there() && self.producer.backoff.is_over(Instant::now());
         if may_start && self.settings.enabled {
             match self.start_producer() {
@@ -109,19 +130,47 @@ impl Relay {
     }
 
     /// Whether to replace the producer now. If nothing is in flight, or no reports will arrive, this need not
-    /// wait.
+    /// wait, unless events would be lost.
     pub(super) fn renewal_is_due(&self) -> bool {
-        self.producer.renewal.is_some_and(|deadline| {
+        self.producer.renewal.is_some_and(|Renewal { with_rows, without_rows, .. }| {
+            let now = Instant::now();
             self.in_flight.window().len() <= self.locked_rows.len() + self.faulty.count()
-                || self.is_disconnected()
-                || Instant::now() >= deadline
+                || now >= without_rows
+                || (now >= with_rows || self.is_disconnected()) && self.count_rowless() == 0
         })
     }
 
     /// Requests the producer's replacement, when all events in flight have come back, or the shutdown timeout
-    /// is over.
+    /// is over. Events that cannot be sent again have more time.
     pub(super) fn renew_soon(&mut self) {
-        self.producer.renew_within(self.settings.shutdown_timeout);
+        let patience = self.settings.shutdown_timeout;
+        self.producer.renew_within(patience, patience.max(PATIENCE_WITHOUT_ROWS));
+    }
+
+    /// Requests the replacement of a producer that has been silent for long. No event has more time than others.
+    pub(super) fn replace_stuck(&mut self) {
+        let patience = self.settings.shutdown_timeout;
+        self.producer.renew_within(patience, patience);
+    }
+
+    /// Says that nothing is published because events are on their way that would be lost with their producer.
+    fn report_wait_without_rows(&mut self) {
+        let Some(renewal) = self.producer.renewal else { return };
+        let now = Instant::now();
+        if renewal.is_reported || now < renewal.with_rows || now >= renewal.without_rows {
+            return;
+        }
+        let count = self.count_rowless();
+        if count > 0 {
+            let seconds = (renewal.without_rows - now).as_secs_f64().ceil();
+            let text = format!(
+                "{count} event(s) of delivery at most once are on their way, and would be lost with their producer, \
+                 which is to be replaced; others wait for Kafka's answers, at most {seconds} s"
+            );
+            tracing::warn!("{text}");
+            self.slot.show_error(&text);
+            self.producer.renewal = Some(Renewal { is_reported: true, ..renewal });
+        }
     }
 
     /// Drops the producer. The fate of the events in flight is unknown, so they are read and sent again.

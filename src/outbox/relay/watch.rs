@@ -90,7 +90,7 @@ impl Relay {
             tracing::warn!("{what} although Kafka is healthy; replacing the producer");
             self.slot.show_error(&format!("{what} although Kafka is healthy"));
             metrics::of(self.slot).count_error(CountedError::Producer);
-            self.renew_soon();
+            self.replace_stuck();
         }
     }
 

@@ -21,6 +21,12 @@ struct Claim {
 }
 
 impl Claims {
+    /// Whether all deletions are confirmed, so that no deleted event is on its way.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
     /// The number of the next deletion.
     #[must_use]
     pub fn next(&self) -> i64 {
