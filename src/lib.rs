@@ -151,7 +151,7 @@ pub extern "C-unwind" fn _PG_init() {
             .into_iter()
             .chain(schemas::watches())
             .chain(inbox::watches())
-            .chain(store::WATCHES),
+            .chain(store::watches()),
     );
     pg::utility_hook::init(&OBSERVERS);
     schemas::registry::init();

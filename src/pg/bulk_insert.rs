@@ -128,6 +128,12 @@ impl Target {
 /// Whether a table has these columns and nothing that an INSERT would have to heed.
 #[must_use]
 pub fn has_only(table: &OpenRelation, columns: &[Column]) -> bool {
+    table.data().trigdesc.is_null() && has_columns(table, columns)
+}
+
+/// The same, but for triggers.
+#[must_use]
+pub fn has_columns(table: &OpenRelation, columns: &[Column]) -> bool {
     let (relation, class) = (table.data(), table.class());
     // SAFETY: an open relation has a descriptor; its constraints are null if there are none.
     let has_checks = unsafe {
@@ -138,9 +144,9 @@ pub fn has_only(table: &OpenRelation, columns: &[Column]) -> bool {
     };
     if class.relkind as u8 != pg_sys::RELKIND_RELATION
         || class.relispartition
+        || class.relhassubclass
         || class.relrowsecurity
         || !relation.rd_rules.is_null()
-        || !relation.trigdesc.is_null()
         || has_checks
     {
         return false;

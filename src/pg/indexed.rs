@@ -5,15 +5,25 @@
 //!
 //! Runs in: any process, in a transaction.
 
-use std::ffi::c_int;
-
 use pgrx::prelude::*;
 
 use super::bulk_insert::{Column, has_only};
 use super::compat;
+use super::index_scan::{Condition, Order, Scan};
 use super::relation::{self, OpenRelation};
 
-/// What is expected of a table: its columns, and the columns of the index by which it is read, each an integer.
+/// An index that is expected of a table: a b-tree in ascending order.
+#[derive(Debug, Clone, Copy)]
+pub struct WantedIndex {
+    /// The numbers of its columns.
+    pub keys: &'static [pg_sys::AttrNumber],
+    /// Whether it must be unique, and checked at once.
+    pub is_unique: bool,
+    /// The number of the boolean column that tells which rows it covers, if not all.
+    pub covers: Option<pg_sys::AttrNumber>,
+}
+
+/// What is expected of a table: its columns, and the columns of the index by which it is read.
 pub struct Wanted {
     /// The columns.
     pub columns: &'static [Column],
@@ -21,6 +31,12 @@ pub struct Wanted {
     pub keys: &'static [pg_sys::AttrNumber],
     /// Whether the index must be unique, and the only one: then rows can be inserted.
     pub is_only: bool,
+}
+
+impl Wanted {
+    fn index(&self) -> WantedIndex {
+        WantedIndex { keys: self.keys, is_unique: self.is_only, covers: None }
+    }
 }
 
 /// A table that is as it was created, and its index.
@@ -36,15 +52,11 @@ impl Layout {
         if !has_only(table, wanted.columns) {
             return None;
         }
-        // SAFETY: the relation is open.
-        let indexes =
-            unsafe { pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(table.raw())) };
-        if wanted.is_only && indexes.len() != 1 {
-            return None;
-        }
-        let mut all = indexes.iter_oid();
-        all.find(|index| is_plain(&OpenRelation::open(*index, relation::READ), wanted))
-            .map(|index| Self { index })
+        let index = match wanted.is_only {
+            true => all_indexes(table, wanted.columns, [wanted.index()])?[0],
+            false => index_of(table, wanted.columns, wanted.index())?,
+        };
+        Some(Self { index })
     }
 
     /// Opens the index of the table, too.
@@ -54,27 +66,90 @@ impl Layout {
     }
 }
 
-/// Whether an index is a b-tree on just the wanted columns, in ascending order.
-fn is_plain(index: &OpenRelation, wanted: &Wanted) -> bool {
-    let count = wanted.keys.len();
-    // SAFETY: an open index has a description, with as many columns as it says, and lists of expressions or null; families and
-    // options are arrays with an entry for each key column.
+/// An index of a table that is as wanted.
+#[must_use]
+pub fn index_of(table: &OpenRelation, columns: &[Column], wanted: WantedIndex) -> Option<pg_sys::Oid> {
+    indexes(table).into_iter().find(|index| is_as_wanted(*index, columns, wanted))
+}
+
+/// The indexes of a table, if it has just those that are wanted, in that order. For who inserts.
+#[must_use]
+pub fn all_indexes<const N: usize>(
+    table: &OpenRelation,
+    columns: &[Column],
+    wanted: [WantedIndex; N],
+) -> Option<[pg_sys::Oid; N]> {
+    let found = wanted.map(|wanted| index_of(table, columns, wanted).unwrap_or(pg_sys::InvalidOid));
+    let has_all = indexes(table).iter().all(|index| found.contains(index));
+    (has_all && indexes(table).len() == N && !found.contains(&pg_sys::InvalidOid)).then_some(found)
+}
+
+fn indexes(table: &OpenRelation) -> Vec<pg_sys::Oid> {
+    // SAFETY: the relation is open.
+    let all = unsafe { pgrx::PgList::<pg_sys::Oid>::from_pg(pg_sys::RelationGetIndexList(table.raw())) };
+    all.iter_oid().collect()
+}
+
+fn is_as_wanted(index: pg_sys::Oid, columns: &[Column], wanted: WantedIndex) -> bool {
+    let (index, count) = (OpenRelation::open(index, relation::READ), wanted.keys.len());
+    // SAFETY: an open index has a description, with as many columns as it says, and lists of expressions or null; families,
+    // collations and options are arrays with an entry for each key column.
     unsafe {
         let described = &*index.data().rd_index;
-        described.indisready
-            && described.indisvalid
-            && described.indislive
-            && (!wanted.is_only || described.indisunique && described.indimmediate)
+        let is_in_use = described.indisready && described.indisvalid && described.indislive;
+        let is_checked = match described.indisunique {
+            true => described.indimmediate,
+            false => !wanted.is_unique,
+        };
+        let is_sorted = |(at, key): (usize, &pg_sys::AttrNumber)| {
+            let (_, of_type, _) = columns[*key as usize - 1];
+            let collation =
+                if of_type == pg_sys::TEXTOID { pg_sys::DEFAULT_COLLATION_OID } else { pg_sys::InvalidOid };
+            Some((*index.data().rd_opfamily.add(at)).to_u32()) == family_of(of_type)
+                && *index.data().rd_indcollation.add(at) == collation
+                && *index.data().rd_indoption.add(at) == 0
+        };
+        is_in_use
+            && is_checked
             && usize::try_from(described.indnatts).is_ok_and(|columns| columns == count)
             && described.indnkeyatts == described.indnatts
             && described.indkey.values.as_slice(count) == wanted.keys
             && index.class().relam == pg_sys::BTREE_AM_OID
-            && std::slice::from_raw_parts(index.data().rd_opfamily, count)
-                .iter()
-                .all(|family| *family == pg_sys::INTEGER_BTREE_FAM_OID)
-            && std::slice::from_raw_parts(index.data().rd_indoption, count).iter().all(|option| *option == 0)
+            && wanted.keys.iter().enumerate().all(is_sorted)
             && pg_sys::RelationGetIndexExpressions(index.raw()).is_null()
-            && pg_sys::RelationGetIndexPredicate(index.raw()).is_null()
+            && covers(&index, wanted.covers)
+    }
+}
+
+/// The family of operators by which PostgreSQL sorts values of a type.
+fn family_of(of_type: pg_sys::Oid) -> Option<u32> {
+    /// PostgreSQL has no name for it.
+    const UUID_FAMILY: u32 = 2968;
+    match of_type {
+        pg_sys::INT2OID | pg_sys::INT4OID | pg_sys::INT8OID => Some(pg_sys::INTEGER_BTREE_FAM_OID.to_u32()),
+        pg_sys::TEXTOID => Some(pg_sys::TEXT_BTREE_FAM_OID.to_u32()),
+        pg_sys::UUIDOID => Some(UUID_FAMILY),
+        _ => None,
+    }
+}
+
+/// Whether an index covers just the rows in which this column is true; all rows if there is none.
+///
+/// # Safety
+/// The index is open.
+unsafe fn covers(index: &OpenRelation, column: Option<pg_sys::AttrNumber>) -> bool {
+    // SAFETY: as promised by the caller. A node has the type that its tag names.
+    unsafe {
+        let predicate = pgrx::PgList::<pg_sys::Node>::from_pg(pg_sys::RelationGetIndexPredicate(index.raw()));
+        match (column, predicate.get_ptr(0)) {
+            (None, None) => true,
+            (Some(column), Some(only)) => {
+                predicate.len() == 1
+                    && pgrx::is_a(only, pg_sys::NodeTag::T_Var)
+                    && (*only.cast::<pg_sys::Var>()).varattno == column
+            }
+            _ => false,
+        }
     }
 }
 
@@ -82,53 +157,6 @@ fn is_plain(index: &OpenRelation, wanted: &Wanted) -> bool {
 pub struct Indexed {
     table: OpenRelation,
     index: OpenRelation,
-}
-
-/// A condition on a column of the index, counted from 1.
-pub struct Condition {
-    column: pg_sys::AttrNumber,
-    strategy: u32,
-    function: u32,
-    value: pg_sys::Datum,
-}
-
-impl Condition {
-    /// An `integer` column has this value.
-    #[must_use]
-    pub fn integer(column: pg_sys::AttrNumber, value: i32) -> Self {
-        let (strategy, function) = (pg_sys::BTEqualStrategyNumber, pg_sys::F_INT4EQ);
-        Self { column, strategy, function, value: pg_sys::Datum::from(value) }
-    }
-
-    /// A `smallint` column has this value.
-    #[must_use]
-    pub fn smallint(column: pg_sys::AttrNumber, value: i16) -> Self {
-        let (strategy, function) = (pg_sys::BTEqualStrategyNumber, pg_sys::F_INT2EQ);
-        Self { column, strategy, function, value: pg_sys::Datum::from(value) }
-    }
-
-    /// A `bigint` column is above this value.
-    #[must_use]
-    pub fn above(column: pg_sys::AttrNumber, value: i64) -> Self {
-        let (strategy, function) = (pg_sys::BTGreaterStrategyNumber, pg_sys::F_INT8GT);
-        Self { column, strategy, function, value: pg_sys::Datum::from(value) }
-    }
-
-    /// A `bigint` column is not above this value.
-    #[must_use]
-    pub fn at_most(column: pg_sys::AttrNumber, value: i64) -> Self {
-        let (strategy, function) = (pg_sys::BTLessEqualStrategyNumber, pg_sys::F_INT8LE);
-        Self { column, strategy, function, value: pg_sys::Datum::from(value) }
-    }
-}
-
-/// The order in which a scan returns rows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Order {
-    /// That of the index.
-    Ascending,
-    /// The opposite.
-    Descending,
 }
 
 impl Indexed {
@@ -160,125 +188,79 @@ impl Indexed {
     }
 
     fn scan_by<const N: usize>(&self, snapshot: pg_sys::Snapshot, order: Order) -> Scan<'_, N> {
-        // SAFETY: the snapshot is active, or lives as long as the process; both relations are open.
-        unsafe {
-            let scan = compat::begin_index_scan(self.table.raw(), self.index.raw(), snapshot, N as c_int);
-            let slot = pg_sys::table_slot_create(self.table.raw(), std::ptr::null_mut());
-            Scan { relations: self, scan, slot, order }
-        }
+        // SAFETY: the snapshot is active, or lives as long as the process.
+        unsafe { Scan::prepare(&self.table, &self.index, snapshot, order) }
     }
 
     /// Inserts a row, whose values have the types of the columns. An ERROR if the unique index has its keys already.
     pub fn insert<const N: usize>(&self, row: [Option<pg_sys::Datum>; N]) {
-        let mut keys = [pg_sys::Datum::from(0_usize); pg_sys::INDEX_MAX_KEYS as usize];
-        let mut nulls = [false; pg_sys::INDEX_MAX_KEYS as usize];
-        // SAFETY: the relations are open and locked for writing. The slot is made for the table, and has its columns, which
-        // the caller gives; the index covers columns of it.
-        unsafe {
-            let slot = pg_sys::table_slot_create(self.table.raw(), std::ptr::null_mut());
-            debug_assert_eq!((*(*slot).tts_tupleDescriptor).natts as usize, N);
-            for (column, value) in row.iter().enumerate() {
-                *(*slot).tts_isnull.add(column) = value.is_none();
-                *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0_usize));
-            }
-            pg_sys::ExecStoreVirtualTuple(slot);
-            let described = &*self.index.data().rd_index;
-            let columns = described.indkey.values.as_slice(described.indnatts as usize);
-            for (key, column) in columns.iter().enumerate() {
-                let value = row[*column as usize - 1];
-                (keys[key], nulls[key]) = (value.unwrap_or(keys[key]), value.is_none());
-            }
-            compat::guarded(|| compat::insert_row(self.table.raw(), slot, pg_sys::GetCurrentCommandId(true)));
-            pg_sys::index_insert(
-                self.index.raw(),
-                keys.as_mut_ptr(),
-                nulls.as_mut_ptr(),
-                &raw mut (*slot).tts_tid,
-                self.table.raw(),
-                pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
-                false,
-                pg_sys::BuildIndexInfo(self.index.raw()),
-            );
-            pg_sys::ExecDropSingleTupleTableSlot(slot);
-            // Later commands of this transaction see the row.
-            pg_sys::CommandCounterIncrement();
-        }
+        insert(&self.table, [&self.index], row);
+        show();
     }
 }
 
-/// A scan with this many conditions. When an ERROR unwinds, the end of the (sub)transaction ends it.
-pub struct Scan<'a, const N: usize> {
-    relations: &'a Indexed,
-    scan: pg_sys::IndexScanDesc,
-    slot: *mut pg_sys::TupleTableSlot,
-    order: Order,
+/// Inserts a row into a table and into these indexes, which cover columns of it. Its values have the types of the columns. An
+/// ERROR if a unique index has its keys already. Later commands see the row after [`show`].
+pub fn insert<'a, const N: usize>(
+    table: &OpenRelation,
+    indexes: impl IntoIterator<Item = &'a OpenRelation>,
+    row: [Option<pg_sys::Datum>; N],
+) {
+    // SAFETY: the relations are open and locked for writing. The slot is made for the table, and has its columns, which the
+    // caller gives.
+    unsafe {
+        let slot = pg_sys::table_slot_create(table.raw(), std::ptr::null_mut());
+        debug_assert_eq!((*(*slot).tts_tupleDescriptor).natts as usize, N);
+        for (column, value) in row.iter().enumerate() {
+            *(*slot).tts_isnull.add(column) = value.is_none();
+            *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0_usize));
+        }
+        pg_sys::ExecStoreVirtualTuple(slot);
+        compat::guarded(|| compat::insert_row(table.raw(), slot, pg_sys::GetCurrentCommandId(true)));
+        indexes.into_iter().for_each(|index| add_to_index(table, index, &row, &mut (*slot).tts_tid));
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+    }
 }
 
-impl<const N: usize> Scan<'_, N> {
-    /// Begins with the first row that meets these conditions.
-    pub fn restart(&mut self, conditions: [Condition; N]) {
-        let mut keys = [const { std::mem::MaybeUninit::<pg_sys::ScanKeyData>::zeroed() }; N];
-        // SAFETY: the scan is open. The keys are copied; each function compares values of its column's type.
-        unsafe {
-            for (key, condition) in keys.iter_mut().zip(conditions) {
-                pg_sys::ScanKeyInit(
-                    key.as_mut_ptr(),
-                    condition.column,
-                    condition.strategy as pg_sys::StrategyNumber,
-                    condition.function.into(),
-                    condition.value,
-                );
-            }
-            pg_sys::ExecClearTuple(self.slot);
-            pg_sys::index_rescan(self.scan, keys.as_mut_ptr().cast(), N as c_int, std::ptr::null_mut(), 0);
+/// # Safety
+/// Both are open and locked for writing. The index covers columns of the table, and the row lies at `place`.
+unsafe fn add_to_index<const N: usize>(
+    table: &OpenRelation,
+    index: &OpenRelation,
+    row: &[Option<pg_sys::Datum>; N],
+    place: &mut pg_sys::ItemPointerData,
+) {
+    let mut keys = [pg_sys::Datum::from(0_usize); N];
+    let mut nulls = [false; N];
+    // SAFETY: as promised by the caller; an open index has a description, with as many columns as it says.
+    unsafe {
+        let described = &*index.data().rd_index;
+        let columns = described.indkey.values.as_slice(described.indnatts as usize);
+        for (key, column) in columns.iter().enumerate() {
+            let value = row[*column as usize - 1];
+            (keys[key], nulls[key]) = (value.unwrap_or(keys[key]), value.is_none());
         }
-    }
-
-    /// The first columns of the next row. They live until the next call, and as long as the scan.
-    pub fn next_row<const COLUMNS: usize>(&mut self) -> Option<[Option<pg_sys::Datum>; COLUMNS]> {
-        let direction = match self.order {
-            Order::Ascending => pg_sys::ScanDirection::ForwardScanDirection,
-            Order::Descending => pg_sys::ScanDirection::BackwardScanDirection,
+        let check = match described.indisunique {
+            true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
+            false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
         };
-        // SAFETY: the scan is open, and the slot is made for its table, which has these columns.
-        unsafe {
-            let is_found = compat::guarded(|| {
-                let is_found = compat::raw::index_getnext_slot(self.scan, direction, self.slot);
-                if is_found {
-                    compat::raw::slot_getsomeattrs_int(self.slot, COLUMNS as c_int);
-                }
-                is_found
-            });
-            is_found.then(|| {
-                std::array::from_fn(|column| {
-                    (!*(*self.slot).tts_isnull.add(column)).then(|| *(*self.slot).tts_values.add(column))
-                })
-            })
-        }
+        let info = pg_sys::BuildIndexInfo(index.raw());
+        pg_sys::index_insert(
+            index.raw(),
+            keys.as_mut_ptr(),
+            nulls.as_mut_ptr(),
+            place,
+            table.raw(),
+            check,
+            false,
+            info,
+        );
+        pg_sys::pfree(info.cast());
     }
 }
 
-impl<const N: usize> Scan<'_, N> {
-    /// Whether the active snapshot sees the row that was returned last. That does not count as a read either.
-    #[must_use]
-    pub fn is_row_seen(&self) -> bool {
-        // SAFETY: the slot holds a row of the open table, whose access method has this function.
-        unsafe {
-            let table = self.relations.table.raw();
-            let see = (*(*table).rd_tableam).tuple_satisfies_snapshot;
-            see.is_some_and(|see| see(table, self.slot, pg_sys::GetActiveSnapshot()))
-        }
-    }
-}
-
-impl<const N: usize> Drop for Scan<'_, N> {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: pairs with `Indexed::scan_later`.
-            unsafe {
-                pg_sys::ExecDropSingleTupleTableSlot(self.slot);
-                pg_sys::index_endscan(self.scan);
-            }
-        }
-    }
+/// Lets later commands of this transaction see what was inserted.
+pub fn show() {
+    // SAFETY: in a transaction.
+    unsafe { pg_sys::CommandCounterIncrement() }
 }

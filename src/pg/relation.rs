@@ -7,6 +7,8 @@ use pgrx::pg_sys;
 
 /// The lock of a reader.
 pub const READ: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+/// The lock of who locks rows.
+pub const LOCK_ROWS: pg_sys::LOCKMODE = pg_sys::RowShareLock as pg_sys::LOCKMODE;
 /// The lock of a writer of rows.
 pub const WRITE: pg_sys::LOCKMODE = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
 

@@ -31,18 +31,41 @@ pub type PgFunction = unsafe extern "C-unwind" fn(pg_sys::FunctionCallInfo) -> p
 
 /// The triggers of an open table that call this C function, whatever the name of the SQL function is.
 pub fn calling(relation: &OpenRelation, function: PgFunction) -> impl Iterator<Item = &pg_sys::Trigger> {
-    // SAFETY: the relation is open; `numtriggers` is the length of the array.
-    let triggers = unsafe {
-        relation.data().trigdesc.as_ref().map_or(&[][..], |described| {
-            std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
-        })
-    };
-    triggers.iter().filter(move |trigger| {
+    all(relation).iter().filter(move |trigger| {
         let mut found = pg_sys::FmgrInfo::default();
         // SAFETY: in a transaction; the function is only looked up.
         unsafe { pg_sys::fmgr_info(trigger.tgfoid, &mut found) };
         found.fn_addr.is_some_and(|calls| std::ptr::fn_addr_eq(calls, function))
     })
+}
+
+fn all(relation: &OpenRelation) -> &[pg_sys::Trigger] {
+    // SAFETY: the relation is open; `numtriggers` is the length of the array.
+    unsafe {
+        relation.data().trigdesc.as_ref().map_or(&[][..], |described| {
+            std::slice::from_raw_parts(described.triggers, described.numtriggers as usize)
+        })
+    }
+}
+
+fn heeds_insertions(trigger: &pg_sys::Trigger) -> bool {
+    trigger.tgtype as u32 & pg_sys::TRIGGER_TYPE_INSERT != 0
+}
+
+/// Whether any trigger of an open table heeds insertions.
+#[must_use]
+pub fn has_any_on_insertion(relation: &OpenRelation) -> bool {
+    all(relation).iter().any(heeds_insertions)
+}
+
+/// Whether one trigger heeds insertions into an open table: one that always calls this C function.
+#[must_use]
+pub fn is_only_on_insertion(relation: &OpenRelation, function: PgFunction) -> bool {
+    let enabled = [pg_sys::TRIGGER_FIRES_ON_ORIGIN, pg_sys::TRIGGER_FIRES_ALWAYS];
+    let mut ours = calling(relation, function).filter(|trigger| {
+        heeds_insertions(trigger) && trigger.tgqual.is_null() && enabled.contains(&(trigger.tgenabled as u8))
+    });
+    all(relation).iter().filter(|trigger| heeds_insertions(trigger)).count() == 1 && ours.next().is_some()
 }
 
 // For one guard per row instead of one per call.

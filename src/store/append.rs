@@ -12,12 +12,12 @@ use pgrx::prelude::*;
 use super::categories::{self, Privilege};
 use super::new_events::{self, NewEvent};
 use super::publish::{Publication, Recorded};
+use super::row::Stream;
+use super::tables::Tables;
 use super::{STREAM, writers};
 use crate::pg::compat;
 use crate::pg::function::{Arguments, new_uuid};
 use crate::pg::refusal::{Refusal, refusing_function};
-use crate::pg::snapshot::Snapshot;
-use crate::pg::spi::{self, Access, OrderedScans, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 use crate::pg::user_error::UserError;
 
@@ -26,59 +26,6 @@ refusing_function!(event_store_append_at, pg_finfo_event_store_append_at, append
 
 /// The longest id of a command, in bytes. It lies in an index.
 const MAX_COMMAND_BYTES: usize = 255;
-
-static LOCK: Statement = Statement::new(
-    c"SELECT s.id, s.tombstoned_at IS NOT NULL FROM event_store.stream AS s \
-       WHERE s.name OPERATOR(pg_catalog.=) $1 FOR NO KEY UPDATE",
-    &[pg_sys::TEXTOID],
-);
-
-static CREATE: Statement = Statement::new(
-    c"INSERT INTO event_store.stream (name, category) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id",
-    &[pg_sys::TEXTOID, pg_sys::TEXTOID],
-);
-
-static LAST: Statement = Statement::new(
-    c"SELECT e.version FROM event_store.event AS e WHERE e.stream_id OPERATOR(pg_catalog.=) $1 \
-       ORDER BY e.version USING OPERATOR(pg_catalog.>) LIMIT 1",
-    &[pg_sys::INT8OID],
-);
-
-static COMMAND: Statement = Statement::new(
-    c"SELECT c.version FROM event_store.command AS c \
-       WHERE c.stream_id OPERATOR(pg_catalog.=) $1 AND c.command_id OPERATOR(pg_catalog.=) $2",
-    &[pg_sys::INT8OID, pg_sys::TEXTOID],
-);
-
-static KNOWN: Statement = Statement::new(
-    c"SELECT e.version FROM event_store.event AS e \
-       WHERE e.stream_id OPERATOR(pg_catalog.=) $1 AND e.event_id OPERATOR(pg_catalog.=) $2 AND e.is_id_given",
-    &[pg_sys::INT8OID, pg_sys::UUIDOID],
-);
-
-static INSERT: Statement = Statement::new(
-    c"INSERT INTO event_store.event (stream_id, version, category, recorded_at, event_id, is_id_given, type, data, metadata, \
-                                     causation_id, correlation_id) \
-      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) RETURNING position",
-    &[
-        pg_sys::INT8OID,
-        pg_sys::INT8OID,
-        pg_sys::TEXTOID,
-        pg_sys::TIMESTAMPTZOID,
-        pg_sys::UUIDOID,
-        pg_sys::BOOLOID,
-        pg_sys::TEXTOID,
-        pg_sys::JSONBOID,
-        pg_sys::JSONBOID,
-        pg_sys::UUIDOID,
-        pg_sys::UUIDOID,
-    ],
-);
-
-static REMEMBER: Statement = Statement::new(
-    c"INSERT INTO event_store.command (stream_id, command_id, version) VALUES ($1, $2, $3)",
-    &[pg_sys::INT8OID, pg_sys::TEXTOID, pg_sys::INT8OID],
-);
 
 type Value = Result<Option<pg_sys::Datum>, Refusal>;
 
@@ -159,9 +106,8 @@ fn run(arguments: &Arguments, expected: Expected) -> Result<i64, Refusal> {
     };
     let stored = {
         let _owner = UserContext::switch_to(owner);
-        // Statements that are kept must not scan tables, which were small when they were planned.
-        let _plans = OrderedScans::only();
-        spi::connected(|| append.store())
+        let has_given_ids = append.events.iter().any(|event| event.id.is_some());
+        append.store(&Tables::open(command_id.is_some(), has_given_ids))
     };
     let (version, recorded) = stored.map_err(|refused| append.refusal(refused))?;
     publication.publish(&append.events, &recorded);
@@ -188,42 +134,36 @@ struct Locked {
 
 impl Append<'_> {
     /// Stores the events, unless they are stored. Returns the version of the last one, and what was stored now.
-    fn store(&self) -> Result<(i64, Vec<Recorded>), Refused> {
-        let locked = self.lock()?;
+    fn store(&self, tables: &Tables) -> Result<(i64, Vec<Recorded>), Refused> {
+        let locked = self.lock(tables)?;
         if !locked.is_new
-            && let Some(version) = self.stored_before(&locked)?
+            && let Some(version) = self.stored_before(tables, &locked)?
         {
             return Ok((version, Vec::new()));
         }
-        let recorded = self.insert(&locked);
+        let recorded = self.insert(tables, &locked);
         let version = locked.version + count(self.events.len());
         if let Some(id) = self.command_id {
-            REMEMBER.execute(
-                &[locked.id.into_datum(), id.into_datum(), version.into_datum()],
-                Access::Write,
-                0,
-            );
+            tables.remember(locked.id, id, version);
         }
+        tables.show();
         Ok((version, recorded))
     }
 
     /// Locks the stream, or creates it.
-    fn lock(&self) -> Result<Locked, Refused> {
-        let name = self.stream.into_datum();
+    fn lock(&self, tables: &Tables) -> Result<Locked, Refused> {
         loop {
-            let rows = LOCK.execute(&[name], Access::Write, 1);
-            if let Some(row) = rows.iter().next() {
-                if row.get(2) == Some(true) {
+            let is_to_create = !self.expected.needs_events();
+            if let Some(Stream { id, is_tombstoned }) = tables.lock(self.stream, is_to_create) {
+                if is_tombstoned {
                     return Err(Refused::Tombstoned);
                 }
-                let id = row.get(1).unwrap_or(0);
-                return Ok(Locked { id, version: self.last_version(id), is_new: false });
+                return Ok(Locked { id, version: tables.last_version(id, self.expected), is_new: false });
             }
-            if self.expected.needs_events() {
+            if !is_to_create {
                 return Err(Refused::WrongVersion(0));
             }
-            let created = CREATE.execute(&[name, self.category.into_datum()], Access::Write, 1);
-            if let Some(id) = created.iter().next().and_then(|row| row.get(1)) {
+            if let Some(id) = tables.create(self.stream, self.category) {
                 return Ok(Locked { id, version: 0, is_new: true });
             }
             // Another transaction has created it meanwhile.
@@ -231,24 +171,14 @@ impl Append<'_> {
         }
     }
 
-    /// The version of the stream. What is committed counts, though the transaction may keep to an older snapshot: the stream is
-    /// locked.
-    fn last_version(&self, id: i64) -> i64 {
-        let _snapshot = Snapshot::take_latest();
-        let rows = LAST.execute(&[id.into_datum()], Access::Read, 1);
-        rows.iter().next().and_then(|row| row.get(1)).unwrap_or(0)
-    }
-
     /// The version that this append has had before, if it was stored before.
-    fn stored_before(&self, locked: &Locked) -> Result<Option<i64>, Refused> {
-        let _snapshot = Snapshot::take_latest();
-        if let Some(id) = self.command_id {
-            let rows = COMMAND.execute(&[locked.id.into_datum(), id.into_datum()], Access::Read, 1);
-            if let Some(row) = rows.iter().next() {
-                return Ok(row.get(1));
-            }
+    fn stored_before(&self, tables: &Tables, locked: &Locked) -> Result<Option<i64>, Refused> {
+        if let Some(id) = self.command_id
+            && let Some(version) = tables.version_of_command(locked.id, id)
+        {
+            return Ok(Some(version));
         }
-        let known = self.events.iter().map(|event| self.known(locked, event));
+        let known = self.events.iter().map(|event| tables.version_of_event(locked.id, uuid(event.id?)));
         match decide(self.expected, locked.version, &known.collect::<Vec<_>>()) {
             Decision::Store => Ok(None),
             Decision::Stored(version) => Ok(Some(version)),
@@ -257,40 +187,25 @@ impl Append<'_> {
         }
     }
 
-    /// The version at which the stream has an event with the id that the caller has chosen.
-    fn known(&self, locked: &Locked, event: &NewEvent<'_>) -> Option<i64> {
-        let id = pgrx::Uuid::from_bytes(*event.id?.as_bytes());
-        let rows = KNOWN.execute(&[locked.id.into_datum(), id.into_datum()], Access::Read, 1);
-        let version = rows.iter().next().and_then(|row| row.get(1));
-        rows.free();
-        version
-    }
-
-    fn insert(&self, locked: &Locked) -> Vec<Recorded> {
+    fn insert(&self, tables: &Tables, locked: &Locked) -> Vec<Recorded> {
         writers::announce();
         let now = pg_sys::Datum::from(compat::pg_timestamp(crate::pg::now()));
         let mut recorded = Vec::with_capacity(self.events.len());
         for (event, version) in self.events.iter().zip(locked.version + 1..) {
-            let id = event.id.map_or_else(new_uuid, |id| pgrx::Uuid::from_bytes(*id.as_bytes()));
-            let rows = INSERT.execute(
-                &[
-                    locked.id.into_datum(),
-                    version.into_datum(),
-                    self.category.into_datum(),
-                    Some(now),
-                    id.into_datum(),
-                    event.id.is_some().into_datum(),
-                    event.event_type.into_datum(),
-                    event.data,
-                    event.metadata,
-                    self.causation_id,
-                    self.correlation_id,
-                ],
-                Access::Write,
-                0,
-            );
-            let position = rows.iter().next().and_then(|row| row.get(1)).unwrap_or(0);
-            rows.free();
+            let id = event.id.map_or_else(new_uuid, uuid);
+            let position = tables.insert([
+                locked.id.into_datum(),
+                version.into_datum(),
+                self.category.into_datum(),
+                Some(now),
+                id.into_datum(),
+                event.id.is_some().into_datum(),
+                event.event_type.into_datum(),
+                event.data,
+                event.metadata,
+                self.causation_id,
+                self.correlation_id,
+            ]);
             recorded.push(Recorded { id, version, position });
         }
         recorded
@@ -321,6 +236,10 @@ impl Append<'_> {
             ),
         }
     }
+}
+
+fn uuid(id: uuid::Uuid) -> pgrx::Uuid {
+    pgrx::Uuid::from_bytes(*id.as_bytes())
 }
 
 fn count(events: usize) -> i64 {

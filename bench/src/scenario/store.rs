@@ -23,6 +23,9 @@ const CLIENTS: usize = 8;
 /// Whether each client has a stream of its own, or all have one. All streams are of one category.
 const STREAMS: [&str; 2] = ["distinct", "one"];
 
+/// What cannot be had for less: an INSERT of a row with the columns and indexes of an event.
+const LIMIT: &str = "insert";
+
 /// How many events are read at once.
 const READ: i64 = 1_000_000;
 
@@ -62,12 +65,15 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     read(bench, &mut client).context("reads")?;
     let measured = reduce(bench, &mut client).context("aggregates")?;
     bench.figures.summarise_rounds(&measured);
-    Ok(client.batch_execute("TRUNCATE event_store.event, event_store.stream, event_store.snapshot")?)
+    Ok(client.batch_execute(
+        "TRUNCATE event_store.event, event_store.stream, event_store.snapshot; DROP TABLE plain_event",
+    )?)
 }
 
 fn appends(bench: &Bench) -> Result<Rounds> {
     let (stage, seconds) = (&bench.stage, bench.size(SLICE_S, 1));
-    let mut contenders = vec![("ours", OURS)];
+    stage.connect(OURS)?.batch_execute(include_str!("../../store/limit.sql"))?;
+    let mut contenders = vec![("ours", OURS), (LIMIT, OURS)];
     match std::env::var_os("EVENT_OUTBOX_MESSAGE_DB") {
         Some(package) => {
             install(stage, &PathBuf::from(package)).context("message-db")?;
@@ -81,9 +87,13 @@ fn appends(bench: &Bench) -> Result<Rounds> {
         stage.checkpoint()?;
         for streams in STREAMS {
             let mut rates = BTreeMap::new();
-            for (name, database) in &contenders {
+            for (name, database) in
+                contenders.iter().filter(|(name, _)| *name != LIMIT || streams == STREAMS[0])
+            {
                 let ran = slice(stage, database, &format!("{name}_{streams}"), seconds)?;
-                *appended.entry(*database).or_default() += ran.transactions;
+                if *name != LIMIT {
+                    *appended.entry(*database).or_default() += ran.transactions;
+                }
                 rates.insert(*name, ran.tps);
                 if round > 0 {
                     measured.add(format!("store.{streams}.{name}_tps"), ran.tps);
@@ -97,7 +107,12 @@ fn appends(bench: &Bench) -> Result<Rounds> {
     for (database, count) in appended {
         check(stage, database, count).with_context(|| format!("the streams in {database}"))?;
     }
-    if contenders.len() == 2 {
+    measured.ratio(
+        "store.distinct.ratio_insert",
+        "store.distinct.ours_tps",
+        &format!("store.distinct.{LIMIT}_tps"),
+    );
+    if contenders.iter().any(|(name, _)| *name == "message_db") {
         for streams in STREAMS {
             let tps = |name| format!("store.{streams}.{name}_tps");
             measured.ratio(format!("store.{streams}.ratio_message_db"), &tps("ours"), &tps("message_db"));

@@ -3,6 +3,7 @@
 mod aggregates;
 mod append;
 mod concurrency;
+mod direct;
 mod dumps;
 mod projections;
 mod publish;

@@ -16,7 +16,7 @@ use super::subscription::Subscription;
 use crate::inbox::table::direct::Table;
 use crate::inbox::table::lanes;
 use crate::pg::compat::unix_micros;
-use crate::pg::indexed::{Condition, Order, Scan};
+use crate::pg::index_scan::{Condition, Order, Scan};
 use crate::pg::snapshot::{self, Snapshot};
 use crate::pg::spi::{Access, Row, Statement};
 use crate::pg::user_error::UserError;

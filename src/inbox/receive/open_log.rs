@@ -10,7 +10,8 @@ use super::log::Segment;
 use super::stored::Stored;
 use super::subscription::Subscription;
 use crate::inbox::table::direct::Table;
-use crate::pg::indexed::{Condition, Indexed, Order, Scan};
+use crate::pg::index_scan::{Condition, Order, Scan};
+use crate::pg::indexed::Indexed;
 
 /// How many positions there may be between two events of a lane, for the first look after some: the rows that a scan of an
 /// index could return, it prepares a page at a time.

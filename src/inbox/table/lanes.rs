@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use super::direct::Table;
 use crate::inbox::mistakes;
 use crate::pg::compat;
-use crate::pg::indexed::{Condition, Order, Scan};
+use crate::pg::index_scan::{Condition, Order, Scan};
 use crate::pg::spi::{Access, Statement};
 
 static NEWEST: Statement = Statement::ordered(
