@@ -69,6 +69,8 @@ pub enum Sabotage {
     PublishBeforeDelete,
     /// A relay that delivers exactly once does not read what was published before it.
     SkipMarkers,
+    /// A relay that delivers exactly once takes a commit that was not answered for none, and goes on with its producer.
+    ReuseProducer,
     /// Visible events are published even if their commits are not on disk.
     PublishUnflushed,
     /// The offsets of a batch are stored in a transaction of their own, before its events.
@@ -84,7 +86,7 @@ pub enum Sabotage {
 }
 
 #[cfg(feature = "failpoints")]
-pub use armed::{after_produce, reach, sabotaged, skips_markers};
+pub use armed::{after_produce, reach, reuses_producers, sabotaged, skips_markers};
 
 #[cfg(not(feature = "failpoints"))]
 pub use unarmed::{after_produce, reach, skips_markers};
@@ -124,6 +126,11 @@ mod armed {
         sabotaged(Sabotage::SkipMarkers)
     }
 
+    /// Whether a relay goes on with its producer after a commit that was not answered.
+    pub fn reuses_producers() -> bool {
+        sabotaged(Sabotage::ReuseProducer)
+    }
+
     /// Whether this process must make this mistake.
     pub fn sabotaged(sabotage: Sabotage) -> bool {
         static CHOSEN: OnceLock<Option<Sabotage>> = OnceLock::new();
@@ -136,6 +143,7 @@ mod armed {
             "naive_cursor" => Some(Sabotage::NaiveCursor),
             "retry_at_tail" => Some(Sabotage::RetryAtTail),
             "skip_markers" => Some(Sabotage::SkipMarkers),
+            "reuse_producer" => Some(Sabotage::ReuseProducer),
             "publish_unflushed" => Some(Sabotage::PublishUnflushed),
             "publish_before_delete" => Some(Sabotage::PublishBeforeDelete),
             "offsets_first" => Some(Sabotage::OffsetsFirst),

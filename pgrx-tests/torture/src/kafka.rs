@@ -12,7 +12,23 @@ use event_outbox_lab::{Broker, KafkaCluster, ports};
 
 /// Timeouts that suit faults of seconds.
 const TIMEOUTS: &str = "socket.timeout.ms=4000,topic.metadata.propagation.max.ms=1000,\
-                        reconnect.backoff.max.ms=1000,topic.metadata.refresh.interval.ms=5000";
+                        reconnect.backoff.max.ms=1000,topic.metadata.refresh.interval.ms=5000,\
+                        transaction.timeout.ms=10000";
+
+/// The same `transaction.timeout.ms`.
+pub const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// `event_outbox.progress_topic`.
+pub const PROGRESS: &str = "event-outbox-progress";
+
+/// The configuration of a topic that Kafka compacts all the time.
+const COMPACTED: [(&str, &str); 5] = [
+    ("cleanup.policy", "compact"),
+    ("segment.ms", "2000"),
+    ("segment.bytes", "1048576"),
+    ("min.cleanable.dirty.ratio", "0.01"),
+    ("delete.retention.ms", "100"),
+];
 
 /// The listener of a real broker that only the proxies use.
 const BEHIND: &str = "BEHIND";
@@ -73,6 +89,8 @@ impl Kafka {
             let options = Broker::options().set("auto.create.topics.enable", "false");
             // One broker may be missing.
             let options = options.set("min.insync.replicas", count.div_ceil(2));
+            let options = options.set("transaction.abort.timed.out.transaction.cleanup.interval.ms", 1000);
+            let options = options.set("log.cleaner.backoff.ms", 1000);
             options.listener_behind(BEHIND, ways[place].address.port())
         })?;
         for (ways, broker) in ways.iter().zip(cluster.brokers()) {
@@ -92,6 +110,29 @@ impl Kafka {
             Self::Mock(mock) => {
                 mock.create_topic(name, partitions, MOCK_BROKERS).with_context(|| format!("topic {name}"))
             }
+        }
+    }
+
+    /// Creates the topic of markers, so that it is compacted all the time.
+    pub fn create_progress(&self) -> Result<()> {
+        self.create_topic(PROGRESS, 1, &COMPACTED)
+    }
+
+    /// Whether all brokers know the topic of markers.
+    pub fn has_progress(&self) -> bool {
+        match self {
+            Self::Real { cluster, .. } => {
+                cluster.brokers().iter().all(|broker| broker.has_topic(PROGRESS).unwrap_or(false))
+            }
+            Self::Mock(_) => false,
+        }
+    }
+
+    /// Has the topic of markers compacted all the time, whoever has created it.
+    pub fn compact_progress_soon(&self) -> Result<()> {
+        match self {
+            Self::Real { cluster, .. } => cluster.configure_topic(PROGRESS, &COMPACTED),
+            Self::Mock(_) => bail!("there is no real broker"),
         }
     }
 

@@ -14,7 +14,7 @@ use uuid::Uuid;
 use super::Options;
 use super::clock;
 use super::dial::Dial;
-use super::evidence::{Inbox, Seen, Span, WAL_WRITER_DELAY, is_poison};
+use super::evidence::{Delivery, Inbox, Seen, Span, WAL_WRITER_DELAY, is_poison};
 use super::journal::Millis;
 use super::kafka::Kafka;
 use super::listener::Generations;
@@ -109,6 +109,9 @@ impl Stage {
             // Asynchronous commits stay in memory for long, so that crashes lose some.
             .set("wal_writer_delay", format!("{WAL_WRITER_DELAY}ms"))
             .start()?;
+        if options.delivery == Delivery::ExactlyOnce {
+            kafka.create_progress()?;
+        }
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {DATABASE}"))?;
         cluster.connect("postgres")?.batch_execute(&format!("CREATE DATABASE {SECOND}"))?;
         let mut client = cluster.connect(DATABASE)?;

@@ -11,6 +11,9 @@ const DURATION: Duration = Duration::from_secs(6);
 /// The same for mistakes of the inbox.
 const RECEIVED: Duration = Duration::from_secs(12);
 
+/// The same for mistakes of delivery exactly once.
+const EXACTLY: Duration = Duration::from_secs(12);
+
 /// A short run, with or without a mistake.
 fn run(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
     let options = Options { faults, sabotage, writers: 6, ..Options::new(Mode::Mock, DURATION, 20_260) };
@@ -115,6 +118,34 @@ fn no_mistake_of_the_inbox() -> Result<()> {
             Fault::Inbox(Trouble::HandlerFails),
         ],
     )?;
+    assert!(report.is_clean(), "{report}");
+    Ok(())
+}
+
+/// The same with delivery exactly once.
+fn run_exactly(sabotage: Option<&'static str>, faults: Vec<Fault>) -> Result<Report> {
+    let options = Options::exactly_once(EXACTLY, 20_262);
+    event_outbox_torture::run(&Options { mode: Mode::Kafka, faults, sabotage, receivers: 0, ..options })
+}
+
+/// A relay that delivers exactly once does not read what was published before it.
+#[test]
+fn a_relay_that_skips_the_markers() -> Result<()> {
+    let faults = vec![Fault::At("after_commit", "kill")];
+    let report = run_exactly(Some("skip_markers"), faults.clone())?;
+    assert!(report.verdict.count(Violation::UnexplainedDuplicate) > 0, "{report}");
+    let report = run_exactly(None, faults)?;
+    assert!(report.is_clean(), "{report}");
+    Ok(())
+}
+
+/// It takes a commit without an answer for none, and goes on with its producer.
+#[test]
+fn a_producer_that_is_used_after_an_unknown_outcome() -> Result<()> {
+    let faults = vec![Fault::LoseCommit];
+    let report = run_exactly(Some("reuse_producer"), faults.clone())?;
+    assert!(report.verdict.count(Violation::UnexplainedDuplicate) > 0, "{report}");
+    let report = run_exactly(None, faults)?;
     assert!(report.is_clean(), "{report}");
     Ok(())
 }

@@ -92,6 +92,11 @@ impl KafkaCluster {
         super::create_topics(&self.admin()?, &[name], partitions, replicas, configs)
     }
 
+    /// Replaces the topic-level configuration of a topic.
+    pub fn configure_topic(&self, name: &str, configs: &[(&str, &str)]) -> Result<()> {
+        super::configure_topic(&self.admin()?, name, configs)
+    }
+
     /// Deletes a topic.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         super::delete_topics(&self.admin()?, &[name])

@@ -14,7 +14,7 @@ impl Stage {
         self.end_kafka(Broker::kill)
     }
 
-    fn end_kafka(&mut self, end: fn(&mut Broker) -> Result<()>) -> Result<()> {
+    pub(super) fn end_kafka(&mut self, end: fn(&mut Broker) -> Result<()>) -> Result<()> {
         for number in self.some_brokers()? {
             end(self.real()?.broker(number))?;
         }
@@ -59,7 +59,7 @@ impl Stage {
     }
 
     /// The cluster may have fenced a broker that was frozen for long.
-    fn until_brokers_answer(&mut self) -> Result<()> {
+    pub(super) fn until_brokers_answer(&mut self) -> Result<()> {
         let cluster = self.real()?;
         event_outbox_lab::wait::until("all brokers to answer", ANSWERS, || {
             cluster.brokers().iter().all(Broker::answers).then_some(())

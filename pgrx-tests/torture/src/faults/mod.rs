@@ -8,6 +8,7 @@ mod network;
 mod refused;
 mod settings;
 mod topics;
+mod transactions;
 
 use std::fmt;
 
@@ -28,11 +29,32 @@ const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settl
 const POINTS_OF_CLAIMS: [&str; 2] = ["in_claim", "after_claim"];
 
 /// The relay's failpoints of transactions of Kafka.
-const POINTS_OF_TRANSACTIONS: [&str; 2] = ["before_commit", "after_commit"];
+const POINTS_OF_TRANSACTIONS: [&str; 4] = ["after_fence", "after_own_claim", "before_commit", "after_commit"];
 
 /// The failpoints of the inbox worker, of sessions that receive and of handlers.
 const INBOX_POINTS: [&str; 7] =
     ["after_fetch", "in_store", "after_store", "in_failure", "after_receive", "in_lease", "in_handler"];
+
+/// A pause in which Kafka ends a transaction: see `TRANSACTION_TIMEOUT`, and how often brokers look.
+const OUTLASTS_TRANSACTION: &str = "pause 13000";
+
+/// Faults of transactions of Kafka, each as often as it deserves.
+const OF_TRANSACTIONS: [Fault; 14] = [
+    Fault::DeleteProgress,
+    Fault::RecreateProgress,
+    Fault::CompactProgress,
+    Fault::KillKafkaInCommit,
+    Fault::KillKafkaInCommit,
+    Fault::KillKafkaInCommit,
+    Fault::FreezeKafkaInCommit,
+    Fault::LoseCommit,
+    Fault::LoseCommit,
+    Fault::Fence,
+    Fault::Fence,
+    Fault::At("before_commit", OUTLASTS_TRANSACTION),
+    Fault::At("after_produce", OUTLASTS_TRANSACTION),
+    Fault::At("after_read", OUTLASTS_TRANSACTION),
+];
 
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +105,18 @@ pub enum Fault {
     RecreateTopic,
     /// The relays' progress topic is deleted.
     DeleteProgress,
+    /// The relays' progress topic is deleted, and created by somebody else.
+    RecreateProgress,
+    /// The relays' progress topic is compacted; then the relay is killed.
+    CompactProgress,
+    /// Kafka is killed when a transaction is committed.
+    KillKafkaInCommit,
+    /// Kafka is frozen when a transaction is committed, for longer than one may last.
+    FreezeKafkaInCommit,
+    /// The answer to a commit is lost, and all others are for longer than a transaction may last.
+    LoseCommit,
+    /// Another producer has the relay's transactional id.
+    Fence,
     /// A missing topic is created, and its dead letters are redriven.
     CreateLate,
     /// A setting is changed.
@@ -141,6 +175,12 @@ impl fmt::Display for Fault {
             Self::DeleteTopic => "topic: deleted, missed, created again",
             Self::RecreateTopic => "topic: deleted, created at once",
             Self::DeleteProgress => "topic: the relays' own deleted",
+            Self::RecreateProgress => "topic: the relays' own created again",
+            Self::CompactProgress => "topic: the relays' own compacted",
+            Self::KillKafkaInCommit => "commit: Kafka killed",
+            Self::FreezeKafkaInCommit => "commit: Kafka frozen for long",
+            Self::LoseCommit => "commit: answer lost",
+            Self::Fence => "relay: fenced by another",
             Self::CreateLate => "topic: created, dead sent again",
             Self::Flood => "events: thousands refused",
             Self::HugeKey => "events: a huge key",
@@ -173,6 +213,7 @@ impl Fault {
             Self::At(_, action) if action.starts_with("pause") => Harm::None,
             Self::Reload(change) if !change.renews_producer() => Harm::None,
             Self::At(_, "kill")
+            | Self::CompactProgress
             | Self::KillRelay
             | Self::Crash
             | Self::CrashInOutage
@@ -208,6 +249,12 @@ impl Fault {
             Self::DeleteTopic => stage.delete_topic(true),
             Self::RecreateTopic => stage.delete_topic(false),
             Self::DeleteProgress => stage.delete_progress(),
+            Self::RecreateProgress => stage.recreate_progress(),
+            Self::CompactProgress => stage.compact_progress(),
+            Self::KillKafkaInCommit => stage.kill_kafka_in_commit(),
+            Self::FreezeKafkaInCommit => stage.freeze_kafka_in_commit(),
+            Self::LoseCommit => stage.lose_commit(),
+            Self::Fence => stage.fence(),
             Self::CreateLate => stage.create_late(),
             Self::Reload(change) => stage.reload(change),
             Self::Flood => stage.flood(),
@@ -330,8 +377,7 @@ pub fn exactly_once() -> Vec<Fault> {
     let actions = ["kill", "terminate", "pause 1500"];
     let of_transactions =
         POINTS_OF_TRANSACTIONS.iter().flat_map(|point| actions.map(|action| Fault::At(point, action)));
-    let more = [Fault::DeleteProgress, Fault::DeleteProgress];
-    all(Mode::Cluster).into_iter().chain(of_transactions).chain(more).collect()
+    all(Mode::Cluster).into_iter().chain(of_transactions).chain(OF_TRANSACTIONS).collect()
 }
 
 /// All faults of the inbox.

@@ -10,9 +10,6 @@ use crate::stage::Stage;
 use crate::topics::{self, LOST, PARTITIONS, VOLATILE};
 use event_outbox_lab::{Consumer, wait};
 
-/// `event_outbox.progress_topic`.
-const PROGRESS: &str = "event-outbox-progress";
-
 const DEADLINE: Duration = Duration::from_secs(90);
 /// How long to wait for a refusal while a topic is missing: perhaps nobody writes to it.
 const REFUSAL: Duration = Duration::from_secs(5);
@@ -82,19 +79,6 @@ impl Stage {
         Consumer::visit_all(&servers, &[&name], |record| {
             archive.push(Seen::of(&record, topic, generation, None));
         })
-    }
-
-    /// Deletes the topic by which relays that deliver exactly once know what was published. The relay lives, and creates it
-    /// again.
-    pub(super) fn delete_progress(&mut self) -> Result<()> {
-        // What is deleted from the table must be on disk: after a crash nobody would know that it was published.
-        self.recover()?;
-        self.hold(500, 800);
-        let cluster = self.real()?;
-        if cluster.brokers().iter().any(|broker| broker.has_topic(PROGRESS).unwrap_or(false)) {
-            cluster.delete_topic(PROGRESS)?;
-        }
-        Ok(())
     }
 
     /// Kafka may still be deleting a topic that it has reported as deleted.

@@ -30,6 +30,8 @@
 mod chosen;
 mod fates;
 mod markers;
+#[cfg(feature = "failpoints")]
+mod mistakes;
 mod session;
 mod start;
 mod transaction;

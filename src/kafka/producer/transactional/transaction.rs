@@ -36,7 +36,7 @@ const OWN: i64 = i64::MIN;
 
 /// What became of the records of a transaction before its commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Records {
+pub(super) enum Records {
     /// Kafka has them all.
     Delivered,
     /// Kafka refused some.
@@ -106,7 +106,11 @@ impl Session<'_> {
         }
         failpoints::after_produce(self.client.handle());
         match self.await_reports(count + 1)? {
-            Records::Delivered => self.commit().map(|()| true),
+            Records::Delivered => match self.commit() {
+                #[cfg(feature = "failpoints")]
+                Err(End::Broken(_)) if failpoints::reuses_producers() => self.reuse(chosen),
+                done => done.map(|()| true),
+            },
             records => self.roll_back(chosen, records),
         }
     }
@@ -268,7 +272,7 @@ fn is_at_fault(report: &Report) -> bool {
 }
 
 /// The reports of a transaction that was rolled back: those of the events at fault, and all others come back.
-fn rolled_back(chosen: &Chosen<'_>, told: Vec<Report>, records: Records) -> Vec<Report> {
+pub(super) fn rolled_back(chosen: &Chosen<'_>, told: Vec<Report>, records: Records) -> Vec<Report> {
     let delivered: HashSet<i64> = told
         .iter()
         .filter(|report| matches!(report.outcome, Outcome::Delivered { .. }))
