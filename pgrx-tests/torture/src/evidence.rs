@@ -104,6 +104,8 @@ pub struct Notice {
     pub partition: i32,
     /// The first and the last offset that it announces.
     pub offsets: (i64, i64),
+    /// When it was heard.
+    pub at: Millis,
 }
 
 /// An event that a receiver has handled, in a transaction that committed.

@@ -115,6 +115,7 @@ impl Ear {
             generation: self.generations[topic].load(Ordering::Relaxed),
             partition: i32::try_from(told["partition"].as_i64()?).ok()?,
             offsets: (offset("first_offset")?, offset("last_offset")?),
+            at: clock::now(),
         })
     }
 }

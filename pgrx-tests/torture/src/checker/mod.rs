@@ -110,6 +110,9 @@ const CASES: usize = 5;
 /// A listener whose connection breaks may miss what was sent in the last moment before.
 const LAST_MOMENT: Millis = 2_000;
 
+/// Within this time after a settlement its notifications are heard.
+const SOON: Millis = 5_000;
+
 /// A partition that notifications speak of: topic, generation, partition.
 type Place = (usize, usize, i32);
 
@@ -248,6 +251,12 @@ impl Verdict {
                 // The notification follows the deletion, in another transaction.
                 at if evidence.excuses_loss(at) => self.unheard_of += 1,
                 Some(at) if was_deaf(*at) => self.unheard_of += 1,
+                Some(at)
+                    if evidence.delivery == Delivery::ExactlyOnce
+                        && told.unplaced(records, evidence, *at) =>
+                {
+                    self.heard += 1;
+                }
                 settled => self.report(Violation::Unheard, || format!("{event_id}, settled {settled:?}")),
             }
         }
@@ -266,13 +275,24 @@ impl Evidence {
     }
 }
 
-/// The offsets that notifications announced, as disjoint ranges.
-struct Told(HashMap<Place, BTreeMap<i64, i64>>);
+/// What notifications announced.
+struct Told {
+    /// Offsets, as disjoint ranges.
+    ranges: HashMap<Place, BTreeMap<i64, i64>>,
+    /// Topics and times of notifications of events whose place is not known: a relay that delivers exactly once has found them
+    /// in the markers of the one before.
+    unplaced: HashMap<usize, Vec<Millis>>,
+}
 
 impl Told {
     fn of(notices: &[Notice]) -> Self {
         let mut ranges: HashMap<Place, Vec<(i64, i64)>> = HashMap::new();
+        let mut unplaced: HashMap<usize, Vec<Millis>> = HashMap::new();
         for notice in notices {
+            if notice.partition < 0 {
+                unplaced.entry(notice.topic).or_default().push(notice.at);
+                continue;
+            }
             let place = (notice.topic, notice.generation, notice.partition);
             ranges.entry(place).or_default().push(notice.offsets);
         }
@@ -292,12 +312,19 @@ impl Told {
             }
             (place, joined)
         });
-        Self(joined.collect())
+        Self { ranges: joined.collect(), unplaced }
+    }
+
+    /// Whether a notification without a place came soon after this settlement of an event.
+    fn unplaced(&self, records: &[usize], evidence: &Evidence, settled: Millis) -> bool {
+        let topic = records.first().map(|at| evidence.records[*at].topic);
+        let times = topic.and_then(|topic| self.unplaced.get(&topic));
+        times.is_some_and(|times| times.iter().any(|at| (settled..=settled + SOON).contains(at)))
     }
 
     fn covers(&self, record: &Seen) -> bool {
         let place = (record.topic, record.generation, record.partition);
-        let range = self.0.get(&place).and_then(|ranges| ranges.range(..=record.offset).next_back());
+        let range = self.ranges.get(&place).and_then(|ranges| ranges.range(..=record.offset).next_back());
         range.is_some_and(|(_, last)| *last >= record.offset)
     }
 }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Verdict, Violation};
-use crate::evidence::{Evidence, Notice, Says, Seen, Span, key_digest};
+use crate::evidence::{Delivery, Evidence, Notice, Says, Seen, Span, key_digest};
 use crate::journal::{Ending, Entry, Expected};
 
 const TOPIC: usize = 0;
@@ -56,7 +56,7 @@ fn good() -> Evidence {
 }
 
 fn notice(first: i64, last: i64) -> Notice {
-    Notice { topic: TOPIC, generation: 0, partition: 0, offsets: (first, last) }
+    Notice { topic: TOPIC, generation: 0, partition: 0, offsets: (first, last), at: 0 }
 }
 
 /// The violations that are found.
@@ -189,6 +189,21 @@ fn a_topic_that_was_created_again_counts_from_0() {
     assert!(Verdict::of(&evidence).is_clean());
     evidence.notices.pop();
     assert_eq!(violations(&evidence), [Violation::Unheard]);
+}
+
+/// Only of delivery exactly once, and soon after the settlement.
+#[test]
+fn an_event_of_a_former_relay_is_announced_without_a_place() {
+    let unplaced = |at| Notice { partition: -1, at, ..notice(-1, -1) };
+    let judge = |delivery, notices: Vec<Notice>| {
+        let mut evidence = Evidence { delivery, notices, ..good() };
+        let ids: Vec<Uuid> = evidence.records.iter().filter_map(|record| record.event_id).collect();
+        evidence.settled = ids.into_iter().map(|id| (id, 1_000)).collect();
+        violations(&evidence)
+    };
+    assert_eq!(judge(Delivery::ExactlyOnce, vec![unplaced(1_200)]), []);
+    assert_eq!(judge(Delivery::ExactlyOnce, vec![unplaced(900), unplaced(9_000)]), [Violation::Unheard]);
+    assert_eq!(judge(Delivery::AtLeastOnce, vec![unplaced(1_200)]), [Violation::Unheard]);
 }
 
 #[test]
