@@ -16,7 +16,7 @@ enum Bound {
     MostOf(&'static str, f64, f64),
 }
 
-const GOALS: [Goal; 48] = [
+const GOALS: [Goal; 49] = [
     goal("drain: times Debezium", "drain.ratio_debezium", Bound::Least(10.0)),
     goal("drain: share of rdkafka alone", "drain.ratio_rdkafka", Bound::Least(0.75)),
     goal("drain: times a polling relay", "drain.ratio_polling", Bound::Least(3.0)),
@@ -35,6 +35,11 @@ const GOALS: [Goal; 48] = [
     goal("delivery, p50: at most / at least once", "delivery.latency.ratio_at_most_once", Bound::Most(2.0)),
     goal("delivery, drain: exactly / at least once", "delivery.drain.ratio_exactly_once", Bound::Least(0.7)),
     goal("delivery, p50: exactly / at least once", "delivery.latency.ratio_exactly_once", Bound::Most(2.0)),
+    goal(
+        "delivery, p50: exactly once / bare transactions",
+        "delivery.latency.ratio_bare_transactions",
+        Bound::Most(1.3),
+    ),
     goal("delivery: times Debezium exactly once", "delivery.drain.ratio_debezium", Bound::Least(10.0)),
     goal("crash in a drain: duplicates", "crash.drain.duplicates.max", Bound::Most(2_000.0)),
     goal("crash at 2,000/s: duplicates", "crash.steady.duplicates.max", Bound::Most(2_000.0)),

@@ -5,14 +5,15 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 
 use super::Bench;
-use super::latency::{self, through};
+use super::latency::{self, Run, through};
+use crate::contender::bare::Bare;
 use crate::contender::debezium::Debezium;
 use crate::contender::ours::Ours;
 use crate::contender::{Headers, Outbox};
 use crate::events::Load;
 use crate::figures::Rounds;
 use crate::pace::{self, Pace, Times};
-use crate::stage::{Stage, Wal};
+use crate::stage::{OURS, Stage, Wal};
 
 const ROUNDS: usize = 3;
 
@@ -28,6 +29,27 @@ const RATE: u64 = 100;
 const SECONDS: u64 = 8;
 const WARM_UP_SECONDS: u64 = 2;
 
+/// What is measured in a turn.
+#[derive(Clone, Copy)]
+enum Turn {
+    /// The extension, in this mode.
+    Ours(&'static str),
+    /// Debezium.
+    Debezium,
+    /// librdkafka alone, with a transaction for each record: no transactions can be faster. It has no backlog.
+    Bare,
+}
+
+impl Turn {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ours(mode) => mode,
+            Self::Debezium => "debezium_exactly_once",
+            Self::Bare => "bare_transactions",
+        }
+    }
+}
+
 /// Measures all modes in turn, round by round, in alternating order. A consumer that reads only what is committed says when
 /// an event has arrived.
 pub fn run(bench: &mut Bench) -> Result<()> {
@@ -39,34 +61,42 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     let mut ours = Ours::new(stage, Headers::Own)?;
     let mut debezium = Debezium::exactly_once(stage)?;
     let mut found = Rounds::default();
+    stage.connect(OURS)?.batch_execute(latency::BESIDE_TABLE)?;
     for round in 0..=rounds {
-        let mut turns: Vec<Option<&str>> = MODES.into_iter().map(Some).chain([None]).collect();
+        let mut turns: Vec<Turn> =
+            MODES.into_iter().map(Turn::Ours).chain([Turn::Debezium, Turn::Bare]).collect();
         if round % 2 == 1 {
             turns.reverse();
         }
         for turn in turns {
-            let name = turn.unwrap_or("debezium_exactly_once");
-            let count = if turn.is_some() { many } else { fewer };
-            let outbox: &mut dyn Outbox = match turn {
-                Some(mode) => {
-                    stage.server().set("event_outbox.delivery", mode)?;
-                    &mut ours
-                }
-                None => &mut debezium,
-            };
-            let rate = drain(stage, outbox, &format!("delivery-{name}-{round}"), count)
-                .with_context(|| format!("{name}\n{}", outbox.trouble()))?;
+            let name = turn.name();
             let topic = format!("delivery-latency-{name}-{round}");
-            let watch = stage.topic(&topic)?;
             let pace = Pace::new(RATE, RATE * (WARM_UP_SECONDS + seconds));
-            let run = through(stage, outbox, &watch, &topic, pace, 1)
-                .with_context(|| format!("{name}\n{}", outbox.trouble()))?;
+            let (rate, run) = match turn {
+                Turn::Ours(mode) => {
+                    stage.server().set("event_outbox.delivery", mode)?;
+                    (
+                        Some(drain(stage, &mut ours, name, round, many)?),
+                        steady(stage, &mut ours, &topic, pace)?,
+                    )
+                }
+                Turn::Debezium => {
+                    let rate = drain(stage, &mut debezium, name, round, fewer)?;
+                    (Some(rate), steady(stage, &mut debezium, &topic, pace)?)
+                }
+                Turn::Bare => {
+                    stage.topic(&topic)?;
+                    (None, latency::bare(stage, &topic, pace, 1, Bare::transacting)?)
+                }
+            };
             stage.remove_topic(&topic)?;
             let visible = run.visible.into_iter().collect();
             latency::announce(round, RATE, name, &visible);
-            eprintln!("    {:<8} {name:<22} {rate:>10.0} events/s", super::round(round));
+            if let Some(rate) = rate {
+                eprintln!("    {:<8} {name:<22} {rate:>10.0} events/s", super::round(round));
+            }
             if round > 0 {
-                found.add(format!("delivery.drain.{name}"), rate);
+                rate.iter().for_each(|rate| found.add(format!("delivery.drain.{name}"), *rate));
                 latency::note(&mut found, &format!("delivery.latency.{name}."), &visible);
             }
         }
@@ -85,21 +115,29 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     for mode in &MODES[1..] {
         found.ratio(format!("delivery.latency.ratio_{mode}"), &p50(mode), &p50(MODES[0]));
     }
+    found.ratio("delivery.latency.ratio_bare_transactions", &p50("exactly_once"), &p50("bare_transactions"));
     bench.figures.summarise_rounds(&found);
     Ok(())
 }
 
 /// Publishes a backlog, and returns the rate at which a consumer gets it.
-fn drain(stage: &Stage, outbox: &mut dyn Outbox, topic: &str, count: u64) -> Result<f64> {
-    let load = Load::new(topic, count);
-    stage.topic(topic)?;
+fn drain(stage: &Stage, outbox: &mut dyn Outbox, name: &str, round: usize, count: u64) -> Result<f64> {
+    let topic = format!("delivery-{name}-{round}");
+    let load = Load::new(&topic, count);
+    stage.topic(&topic)?;
     outbox.fill(&load).context("fill")?;
     stage.checkpoint()?;
-    let consumer = pace::reader(&stage.bootstrap_servers(), topic)?;
+    let consumer = pace::reader(&stage.bootstrap_servers(), &topic)?;
     let visible = Times::new(Instant::now(), count);
     outbox.open()?;
-    pace::read(&consumer, count, &visible)?;
+    pace::read(&consumer, count, &visible).with_context(|| format!("{name}\n{}", outbox.trouble()))?;
     outbox.close().context("close")?;
-    stage.remove_topic(topic)?;
+    stage.remove_topic(&topic)?;
     Ok(visible.rate())
+}
+
+/// Publishes events at a steady rate.
+fn steady(stage: &Stage, outbox: &mut dyn Outbox, topic: &str, pace: Pace) -> Result<Run> {
+    let watch = stage.topic(topic)?;
+    through(stage, outbox, &watch, topic, pace, 1).with_context(|| outbox.trouble())
 }

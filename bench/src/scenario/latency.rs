@@ -67,7 +67,7 @@ pub fn run(bench: &mut Bench) -> Result<()> {
                 let run = match outbox {
                     Some(outbox) => through(stage, outbox.as_mut(), &watch, &topic, pace, writers)
                         .with_context(|| format!("{name}\n{}", outbox.trouble()))?,
-                    None => bare(stage, &topic, pace, writers).context(name)?,
+                    None => bare(stage, &topic, pace, writers, alone).context(name)?,
                 };
                 stage.remove_topic(&topic)?;
                 let visible: Samples = run.visible.into_iter().collect();
@@ -108,6 +108,11 @@ pub fn announce(round: usize, rate: u64, name: &str, visible: &Samples) {
     eprintln!("    {round:<8} {rate:>5}/s {name:<10} p50 {p50:>8.2}  p99 {p99:>8.2}  max {max:>8.2} ms");
 }
 
+/// A producer that waits for no further record.
+fn alone(bootstrap_servers: &str, acknowledged: Arc<Times>) -> Result<Bare> {
+    Bare::new(bootstrap_servers, Duration::ZERO, acknowledged)
+}
+
 /// Commits events at this pace, and reads them from Kafka.
 pub fn through(
     stage: &Stage,
@@ -135,8 +140,14 @@ pub fn through(
     Ok(Run { visible: visible.since(&committed, skipped), acknowledged: None })
 }
 
-/// Produces the same records without an outbox. Meanwhile as many sessions commit rows at the same pace to the same disk.
-fn bare(stage: &Stage, topic: &str, pace: Pace, writers: usize) -> Result<Run> {
+/// Produces the same records without an outbox, with a producer that `open` creates. Meanwhile as many sessions commit rows at the same pace to the same disk.
+pub fn bare(
+    stage: &Stage,
+    topic: &str,
+    pace: Pace,
+    writers: usize,
+    open: impl FnOnce(&str, Arc<Times>) -> Result<Bare>,
+) -> Result<Run> {
     let servers = stage.bootstrap_servers();
     let consumer = pace::reader(&servers, topic)?;
     let mut clients = (0..writers).map(|_| stage.connect(OURS)).collect::<Result<Vec<_>>>()?;
@@ -149,7 +160,7 @@ fn bare(stage: &Stage, topic: &str, pace: Pace, writers: usize) -> Result<Run> {
         let reader = threads.spawn(|| pace::read(&consumer, pace.count, &visible));
         let beside = (writers > 0)
             .then(|| threads.spawn(|| pace::write(&mut clients, BESIDE, topic, pace, &committed)));
-        Bare::new(&servers, Duration::ZERO, acknowledged.clone())?.produce(topic, pace, begin, &sent)?;
+        open(&servers, acknowledged.clone())?.produce(topic, pace, begin, &sent)?;
         if let Some(beside) = beside {
             beside.join().map_err(|_| anyhow!("a writer panicked"))??;
         }
