@@ -6,6 +6,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use event_outbox_policy::delivery::transaction::MOST_IN_FLIGHT;
 use event_outbox_policy::kafka::consumer::{self, ConsumerConfig};
 use event_outbox_policy::kafka::producer::ProducerConfig;
 use event_outbox_policy::kafka::properties::{self, Properties, PropertyError, Role};
@@ -100,6 +101,9 @@ const GUARANTEES: [(&str, &str); 4] = [
     ("message.max.bytes", "200000000"),
 ];
 
+/// librdkafka's limit of queued messages.
+const QUEUE_MESSAGES: &str = "queue.buffering.max.messages";
+
 /// librdkafka's limit of queued kilobytes, at its maximum: the window of events in flight is far smaller.
 const QUEUE_KBYTES: &str = "2097151";
 
@@ -157,6 +161,7 @@ pub fn for_transactions(config: &ClientConfig, transactional_id: &str) -> Client
     let mut config = config.clone();
     let millis = transaction_timeout(&config).as_millis().to_string();
     config.set("transactional.id", transactional_id).set(STOP_AT_GAPS, "false");
+    config.set(QUEUE_MESSAGES, (2 * MOST_IN_FLIGHT).to_string());
     // librdkafka waits for no record longer than for its transaction.
     config.set(TRANSACTION_TIMEOUT, &millis).set("message.timeout.ms", &millis);
     config
@@ -207,7 +212,7 @@ pub fn client_config(producer: &ProducerConfig) -> Result<ClientConfig, ConfigEr
     config.set(STOP_AT_GAPS, producer.ordered.to_string());
     config.set(CREATE_TOPICS, producer.auto_create_topics.to_string());
     // Twice the window: an event that is returned and read again may be queued beside its first copy.
-    config.set("queue.buffering.max.messages", (2 * producer.max_in_flight).to_string());
+    config.set(QUEUE_MESSAGES, (2 * producer.max_in_flight).to_string());
     config.set("queue.buffering.max.kbytes", QUEUE_KBYTES);
     Ok(config)
 }

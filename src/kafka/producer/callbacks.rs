@@ -23,6 +23,8 @@ use crate::kafka::error_class;
 pub struct CallbackLog {
     /// Delivery reports.
     pub reports: Vec<Report>,
+    /// How many events could not be published since this was last set to zero.
+    pub failures: usize,
     /// What the callbacks of any client note.
     pub client: ClientLog,
     /// Topics whose metadata may be outdated.
@@ -75,6 +77,7 @@ impl Context {
         ) {
             log.vanished_topics.insert(topic.to_owned());
         }
+        log.failures += 1;
         log.reports.push(Report { id, outcome });
     }
 

@@ -28,9 +28,6 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::{backend, function, server};
 use crate::worker::transaction;
 
-/// The largest number of events in flight. A marker lists them, and must fit into a record of the usual size.
-pub const MOST_IN_FLIGHT: usize = 50_000;
-
 /// How many listed events are looked up in one transaction.
 const LOOKED_UP_TOGETHER: usize = 1_000;
 

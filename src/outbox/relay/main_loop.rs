@@ -14,13 +14,14 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use event_outbox_policy::delivery::transaction::MOST_IN_FLIGHT;
 use event_outbox_policy::delivery::window::Limits;
 use event_outbox_policy::reading::pace::Pace;
 
 use super::registration::{DELIVERY_CHANGED, PAUSE_CHANGED};
 use super::state::State;
 use super::unreplicated::Unreplicated;
-use super::{Relay, exactly_once, metrics};
+use super::{Relay, metrics};
 use crate::kafka::producer::handle::ProducerHandle;
 use crate::outbox::missing_copies;
 use crate::settings::relay::Settings;
@@ -107,13 +108,21 @@ impl Relay {
             && self.exactly.may_publish()
     }
 
+    /// How many events may be in flight. The setting bounds what a crash repeats or loses, but events that are delivered exactly
+    /// once are neither: the more of them go together, the less a transaction costs for each.
+    pub(super) fn most_in_flight(&self) -> usize {
+        let of_setting = self.settings.limits.events;
+        match self.exactly.is_on() {
+            true if self.once.deliveries.has_any() => of_setting.min(MOST_IN_FLIGHT),
+            true => MOST_IN_FLIGHT,
+            false => of_setting,
+        }
+    }
+
     /// How much may be in flight now. A quarter is reserved for times when topics are quarantined, because
     /// the events of those topics may not come back soon.
     pub(super) fn limits(&self) -> Limits {
-        let Limits { mut events, bytes } = self.settings.limits;
-        if self.exactly.is_on() {
-            events = events.min(exactly_once::MOST_IN_FLIGHT);
-        }
+        let (events, bytes) = (self.most_in_flight(), self.settings.limits.bytes);
         let (events, bytes) = if self.in_flight.ramp().is_empty() {
             ((events * 3).div_ceil(4), bytes / 4 * 3)
         } else {

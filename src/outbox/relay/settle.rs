@@ -123,9 +123,9 @@ impl Relay {
     }
 
     /// How many events may be settled and not be on disk. With the three quarters that may be in flight, a crash publishes
-    /// no more than `event_outbox.max_in_flight` again.
+    /// no more than `event_outbox.max_in_flight` again, and a marker lists no more than fit into it.
     fn most_unflushed(&self) -> usize {
-        (self.settings.limits.events / 4).max(1)
+        (self.most_in_flight() / 4).max(1)
     }
 
     /// Whether a settlement is due.

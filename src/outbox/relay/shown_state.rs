@@ -21,7 +21,7 @@ impl Relay {
         let metrics = metrics::of(self.slot);
         metrics.delivery.store(self.settings.producer.delivery);
         metrics.in_flight.store(self.in_flight.window().len(), Ordering::Relaxed);
-        metrics.max_in_flight.store(self.settings.limits.events, Ordering::Relaxed);
+        metrics.max_in_flight.store(self.most_in_flight(), Ordering::Relaxed);
         metrics.waiting_retries.store(self.in_flight.lanes().waiting(), Ordering::Relaxed);
         metrics.blocked_keys.store(self.in_flight.lanes().closed(), Ordering::Relaxed);
         let oldest = self.in_flight.window().oldest().map_or(0, |event| event.emitted_at);

@@ -31,7 +31,7 @@ impl EventPart {
     }
 }
 
-/// The relay's place: what its records and its transactional id are named after.
+/// The relay's place: what its records and its transactional ids are named after.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Owner {
     /// The system identifier of the server; copies of its files share it.
@@ -43,10 +43,12 @@ pub struct Owner {
 }
 
 impl Owner {
-    /// The transactional id. A relay that starts fences the former one with the same id, so the timeline is no part of it.
+    /// The transactional ids of its two producers. A relay that starts fences the former one with the same ids, so the timeline
+    /// is no part of them.
     #[must_use]
-    pub fn transactional_id(&self) -> String {
-        format!("{PREFIX}{}-{}", self.system, self.database)
+    pub fn transactional_ids(&self) -> [String; 2] {
+        let id = format!("{PREFIX}{}-{}", self.system, self.database);
+        [id.clone(), id + "-2"]
     }
 
     /// The key of its markers.
@@ -104,7 +106,7 @@ pub fn claim(instance: &Instance, serial: u64) -> Vec<u8> {
     value
 }
 
-/// The value of a marker: the number of the transaction, and the events in ascending ids.
+/// The value of a marker: the number of the transaction, and the events. It is smallest if ids ascend.
 #[must_use]
 pub fn marker<'e>(
     instance: &Instance,

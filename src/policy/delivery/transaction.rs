@@ -19,6 +19,9 @@ use std::collections::BTreeSet;
 
 use super::marker::{self, Claim, EventPart, Found, Instance, Owner};
 
+/// The largest number of events in flight. A marker lists them, and must fit into a record of the usual size.
+pub const MOST_IN_FLIGHT: usize = 50_000;
+
 /// Where the relay stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -190,10 +193,8 @@ impl Transactions {
         }
         self.state = State::Open;
         self.serial += 1;
-        let mut listed = self.published.clone();
-        listed.extend(events.iter().copied());
+        let value = marker::marker(&self.instance, self.serial, self.published.iter().chain(&events));
         self.pending = Some((self.serial, events));
-        let value = marker::marker(&self.instance, self.serial, listed.iter());
         Some(OwnRecord { key: self.owner.marker_key(), value })
     }
 

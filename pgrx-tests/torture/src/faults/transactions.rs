@@ -63,14 +63,16 @@ impl Stage {
         Ok(())
     }
 
-    /// Another relay with the same place fences this one: one that says nothing, or one that claims the outbox.
+    /// Another relay with the same place fences one of this relay's producers: one that says nothing, or one that claims the
+    /// outbox.
     pub(super) fn fence(&mut self) -> Result<()> {
         let sql = "SELECT system_identifier, oid FROM pg_control_system(), pg_database WHERE datname = current_database()";
         let row = self.connect()?.query_one(sql, &[])?;
         let place = format!("{}-{}", row.get::<_, i64>(0).cast_unsigned(), row.get::<_, u32>(1));
+        let which = *self.random.one_of(&["", "-2"]);
         let producer: BaseProducer = ClientConfig::new()
             .set("bootstrap.servers", self.real()?.bootstrap_servers())
-            .set("transactional.id", format!("event_outbox-{place}"))
+            .set("transactional.id", format!("event_outbox-{place}{which}"))
             .create()?;
         producer.init_transactions(DEADLINE)?;
         if self.random.permille(500) {

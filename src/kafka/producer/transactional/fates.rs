@@ -88,7 +88,7 @@ impl Session<'_> {
     }
 
     fn ask_about(&mut self, names: &[Arc<str>]) -> Result<Answer, End> {
-        let question = self.client.ask_about_topics(names, PATIENCE, &self.thread.wakeup);
+        let question = self.client().ask_about_topics(names, PATIENCE, &self.thread.wakeup);
         let answer = loop {
             self.thread.wakeup.clear();
             if let Some(answer) = question.answer_within(Duration::ZERO) {

@@ -17,16 +17,16 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Session<'_> {
     /// Takes a commit that was not answered for none, publishes its events again, and goes on with this producer.
-    pub(super) fn reuse(&mut self, chosen: &Chosen<'_>) -> Result<bool, End> {
+    pub(super) fn reuse(&mut self, all: &[Chosen<'_>]) -> Result<bool, End> {
         // librdkafka takes no other call before this one is over.
         self.patiently(PATIENCE, "the end of a commit", |producer, slice| {
             producer.commit_transaction(slice)
         })?;
         let _ = self.rules.start(&Default::default());
-        self.context.callback_log().reports.clear();
+        self.context().callback_log().reports.clear();
         self.is_rolled_back = true;
         self.thread.send(ProducerEvent::RolledBack)?;
-        self.thread.send(ProducerEvent::Reports(rolled_back(chosen, Vec::new(), Records::Refused)))?;
+        self.thread.send(ProducerEvent::Reports(rolled_back(all, Vec::new(), Records::Refused)))?;
         Ok(true)
     }
 }

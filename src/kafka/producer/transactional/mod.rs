@@ -35,6 +35,7 @@ mod mistakes;
 mod session;
 mod start;
 mod transaction;
+mod transactor;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;

@@ -9,12 +9,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::TryRecvError;
 use event_outbox_policy::delivery::marker::{Found, PREFIX};
 use event_outbox_policy::delivery::topic_ramp::Route;
-use event_outbox_policy::delivery::transaction::Transactions;
+use event_outbox_policy::delivery::transaction::{MOST_IN_FLIGHT, Transactions};
 use event_outbox_policy::kafka::known_partitions::KnownPartitions;
 use event_outbox_policy::kafka::known_topics::KnownTopics;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::producer::{BaseProducer, Producer};
 
+use super::transactor::{TRANSACTORS, Transactors};
 use super::{End, TransactionalThread};
 use crate::kafka::config;
 use crate::kafka::probe::{Finding, Probe};
@@ -22,8 +23,9 @@ use crate::kafka::producer::callbacks::Context;
 use crate::kafka::producer::client::Client;
 use crate::kafka::producer::messages::{ProduceBatch, ProducerCommand, ProducerEvent};
 
-/// How long one of librdkafka's calls may block before the thread looks whether it is still wanted.
-const SLICE: Duration = Duration::from_millis(200);
+/// How long one of librdkafka's calls may block before the thread looks whether it is still wanted: at first, and at last. Before
+/// a call aborts a transaction, it waits until the thread has served the reports of what it has purged.
+const SLICE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// How long the coordinator of transactions may take for a new producer.
 const INITIALISED_WITHIN: Duration = Duration::from_secs(60);
@@ -37,15 +39,20 @@ const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// How long the producer must be idle before it is checked for stale topics.
 const STALE_CHECK_AFTER: Duration = Duration::from_secs(30);
 
+/// The routes that take transactions. Quarantined topics take one of their own.
+const TRANSACTED: [Route; 2] = [Route::Gapless, Route::Quarantine];
+
+/// A transaction with this many events takes no further batch. Meanwhile as many can be settled, and as many read.
+const ENOUGH: usize = MOST_IN_FLIGHT / 5;
+
 /// The state of the thread.
 pub struct Session<'t> {
     pub(super) thread: &'t TransactionalThread,
     // The probe's question is declared before the producers, so that it is dropped before these.
     /// Asks whether a broker answers; `None` while one is known to.
     probe: Option<Probe>,
-    pub(super) context: Context,
-    /// The producer of transactions.
-    pub(super) client: Client,
+    /// The producers of transactions.
+    pub(super) transactors: Transactors,
     once_context: Context,
     /// Sends the events of topics that are delivered at most once. Created when there are such events.
     once: Option<Client>,
@@ -63,17 +70,12 @@ pub struct Session<'t> {
 impl<'t> Session<'t> {
     /// Initialises a producer. This fences the former relay, and ends the transaction that it may have left open.
     pub fn open(thread: &'t TransactionalThread, rules: Transactions) -> Result<Self, End> {
-        let config = config::for_transactions(&thread.config, &rules.owner().transactional_id());
-        let redactor = || config::redactor(&config);
-        let context = Context::new(redactor());
-        let client = Client::open(&config, context.clone(), &thread.wakeup)
-            .map_err(|error| End::Broken(config::describe_error(&config, &error)))?;
+        let transactors = Transactors::open(thread, rules.owner())?;
         let mut session = Self {
             thread,
             probe: None,
-            context,
-            client,
-            once_context: Context::new(redactor()),
+            transactors,
+            once_context: Context::new(config::redactor(&thread.config)),
             once: None,
             rules,
             batches: VecDeque::new(),
@@ -82,10 +84,23 @@ impl<'t> Session<'t> {
             is_rolled_back: false,
             stale_check_at: None,
         };
-        session.patiently(INITIALISED_WITHIN, "the coordinator of transactions", |producer, slice| {
-            producer.init_transactions(slice)
-        })?;
+        for _ in 0..TRANSACTORS {
+            session.patiently(INITIALISED_WITHIN, "the coordinator of transactions", |producer, slice| {
+                producer.init_transactions(slice)
+            })?;
+            session.transactors.take_turns();
+        }
         Ok(session)
+    }
+
+    /// The producer whose turn it is.
+    pub(super) fn client(&self) -> &Client {
+        &self.transactors.current().client
+    }
+
+    /// What its callbacks note.
+    pub(super) fn context(&self) -> &Context {
+        &self.transactors.current().context
     }
 
     /// The rules of its transactions.
@@ -106,15 +121,31 @@ impl<'t> Session<'t> {
         self.sleep();
         self.thread.wakeup.clear();
         self.serve()?;
-        while let Some(batch) = self.batches.pop_front() {
+        while !self.batches.is_empty() {
             self.stale_check_at = Some(Instant::now() + STALE_CHECK_AFTER);
-            self.produce_once(&batch)?;
-            for route in [Route::Gapless, Route::Quarantine] {
-                self.publish(batch.part(route))?;
+            let batches = self.take_together();
+            for batch in &batches {
+                self.produce_once(batch)?;
+            }
+            for route in TRANSACTED {
+                let parts: Vec<_> = batches.iter().map(|batch| batch.part(route)).collect();
+                self.publish(&parts)?;
             }
         }
         self.check_stale_topics()?;
         self.probe_broker()
+    }
+
+    /// The next batches for one transaction. The longer the last one took, the more have come meanwhile.
+    fn take_together(&mut self) -> Vec<ProduceBatch> {
+        let (mut batches, mut events) = (Vec::new(), 0);
+        while events < ENOUGH
+            && let Some(batch) = self.batches.pop_front()
+        {
+            events += TRANSACTED.map(|route| batch.part(route).extent().events).iter().sum::<usize>();
+            batches.push(batch);
+        }
+        batches
     }
 
     fn sleep(&self) {
@@ -127,10 +158,11 @@ impl<'t> Session<'t> {
 
     /// Runs the callbacks, tells the main thread what they noted besides the reports of the transaction, and takes commands.
     pub(super) fn serve(&mut self) -> Result<(), End> {
-        self.client.serve();
+        self.transactors.iter().for_each(|transactor| transactor.client.serve());
         self.once.iter().for_each(Client::serve);
         let mut has_log_lines = false;
-        for context in [&self.context, &self.once_context] {
+        let contexts = self.transactors.iter().map(|transactor| &transactor.context);
+        for context in contexts.chain([&self.once_context]) {
             let (has_error, statistics) = {
                 let mut log = context.callback_log();
                 has_log_lines |= std::mem::take(&mut log.client.has_log_lines);
@@ -153,8 +185,10 @@ impl<'t> Session<'t> {
         if !reports.is_empty() {
             self.thread.send(ProducerEvent::Reports(reports))?;
         }
-        if let Some((_, reason)) = self.client.fatal_error() {
-            let reason = self.context.redact(&reason);
+        if let Some((_, reason)) =
+            self.transactors.iter().find_map(|transactor| transactor.client.fatal_error())
+        {
+            let reason = self.context().redact(&reason);
             return Err(End::Broken(format!("the producer of transactions has ended: {reason}")));
         }
         self.take_commands()
@@ -197,19 +231,20 @@ impl<'t> Session<'t> {
         call: impl Fn(&BaseProducer<Context>, Duration) -> KafkaResult<()>,
     ) -> Result<(), End> {
         let begin = Instant::now();
-        let mut is_told = false;
+        let (mut is_told, mut slice) = (false, SLICE.0);
         loop {
-            match call(self.client.producer(), SLICE) {
+            match call(self.client().producer(), slice) {
                 Ok(()) => return Ok(()),
                 Err(error) if !is_worth_repeating(&error) || begin.elapsed() >= patience => {
                     if let Some(reason) = self.unfit(&error) {
                         return Err(End::Unfit(reason));
                     }
-                    let error = self.context.redact(&error.to_string());
+                    let error = self.context().redact(&error.to_string());
                     return Err(End::Broken(self.cause(&format!("{what}: {error}"))));
                 }
                 Err(_) => {}
             }
+            slice = SLICE.1.min(2 * slice);
             self.serve()?;
             if begin.elapsed() >= QUIET {
                 self.doubt()?;
@@ -225,7 +260,7 @@ impl<'t> Session<'t> {
 
     /// What to do if Kafka does not accept transactions of this relay, whichever producer asks.
     fn unfit(&self, error: &KafkaError) -> Option<String> {
-        let id = self.rules.owner().transactional_id();
+        let id = &self.transactors.current().id;
         let reason = match error.rdkafka_error_code()? {
             RDKafkaErrorCode::TransactionalIdAuthorizationFailed => format!(
                 "Kafka does not let its user use the transactional id \"{id}\". Allow that: kafka-acls --add \
@@ -244,7 +279,7 @@ impl<'t> Session<'t> {
 
     /// This text, and the last error of the connection.
     pub(super) fn cause(&self, text: &str) -> String {
-        let cause = self.context.callback_log().client.last_error.clone();
+        let cause = self.context().callback_log().client.last_error.clone();
         cause.map_or_else(|| text.to_owned(), |cause| format!("{text} ({cause})"))
     }
 
@@ -255,8 +290,10 @@ impl<'t> Session<'t> {
 
     /// Tells the main thread if the producer is idle and holds topics that it should not keep: see `KnownTopics::are_stale`.
     fn check_stale_topics(&mut self) -> Result<(), End> {
-        let vanished = std::mem::take(&mut self.context.callback_log().vanished_topics);
-        vanished.iter().for_each(|topic| self.known_topics.record_vanished(topic));
+        for transactor in self.transactors.iter() {
+            let vanished = std::mem::take(&mut transactor.context.callback_log().vanished_topics);
+            vanished.iter().for_each(|topic| self.known_topics.record_vanished(topic));
+        }
         if self.stale_check_at.is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
@@ -277,7 +314,9 @@ impl<'t> Session<'t> {
     /// Looks whether a broker answers, if that is not known.
     fn probe_broker(&mut self) -> Result<(), End> {
         let Some(probe) = &mut self.probe else { return Ok(()) };
-        match probe.look(|patience| self.client.ask_about_brokers(patience, &self.thread.wakeup)) {
+        match probe.look(|patience| {
+            self.transactors.current().client.ask_about_brokers(patience, &self.thread.wakeup)
+        }) {
             None => Ok(()),
             Some(Finding::Answer) => self.connected(),
             Some(Finding::Silence) => {
@@ -289,7 +328,9 @@ impl<'t> Session<'t> {
 
     pub(super) fn connected(&mut self) -> Result<(), End> {
         if self.probe.take().is_some() {
-            self.context.callback_log().client.last_error = None;
+            for transactor in self.transactors.iter() {
+                transactor.context.callback_log().client.last_error = None;
+            }
             return self.thread.send(ProducerEvent::Connected);
         }
         Ok(())

@@ -9,6 +9,7 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::marker::EventPart;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::transaction::OwnRecord;
+use event_outbox_policy::event::draft::Event;
 use event_outbox_policy::event::event_batch::EventBatch;
 use rdkafka::producer::{BaseRecord, Producer};
 
@@ -58,33 +59,29 @@ impl Session<'_> {
             let why = failure.unwrap_or_else(|| "Kafka does not take it".into());
             return Err(End::Broken(self.unwritten("its claim", &why)));
         }
-        self.context.callback_log().reports.clear();
         self.patiently(self.commit_patience(), "the commit of its claim", |producer, slice| {
             producer.commit_transaction(slice)
-        })
+        })?;
+        self.transactors.take_turns();
+        Ok(())
     }
 
-    /// Publishes a batch in a transaction, or gives it back.
-    pub(super) fn publish(&mut self, batch: &EventBatch) -> Result<(), End> {
-        if batch.topics().is_empty() {
-            return Ok(());
-        }
+    /// Publishes batches in a transaction, or gives them back.
+    pub(super) fn publish(&mut self, batches: &[&EventBatch]) -> Result<(), End> {
         if self.is_rolled_back {
-            let reports = batch.events().map(|(_, event)| given_back(event.id)).collect();
-            return self.thread.send(ProducerEvent::Reports(reports));
+            let events = batches.iter().flat_map(|batch| batch.events());
+            let reports: Vec<_> = events.map(|(_, event)| given_back(event.id)).collect();
+            return self.report(reports);
         }
-        let chosen = self.choose(batch)?;
-        let refusals = chosen.refusals();
-        if !refusals.is_empty() {
-            self.thread.send(ProducerEvent::Reports(refusals))?;
-        }
-        let events: Vec<_> =
-            chosen.events().map(|(_, event)| (event.id, EventPart::of(&event.event_id))).collect();
+        let all = batches.iter().map(|batch| self.choose(batch)).collect::<Result<Vec<_>, _>>()?;
+        self.report(all.iter().flat_map(Chosen::refusals).collect())?;
+        let of_marker = |(_, event): (usize, Event<'_>)| (event.id, EventPart::of(&event.event_id));
+        let events: Vec<_> = all.iter().flat_map(Chosen::events).map(of_marker).collect();
         if events.is_empty() {
             return Ok(());
         }
         for _ in 0..MOST_ATTEMPTS {
-            if self.attempt(&chosen, events.clone())? {
+            if self.attempt(&all, events.clone())? {
                 return Ok(());
             }
         }
@@ -92,40 +89,51 @@ impl Session<'_> {
         Err(End::Broken(self.cause(&why)))
     }
 
+    fn report(&self, reports: Vec<Report>) -> Result<(), End> {
+        if reports.is_empty() { Ok(()) } else { self.thread.send(ProducerEvent::Reports(reports)) }
+    }
+
     /// Runs a transaction. Returns whether its events are answered; if not, no event is to blame that it was aborted.
-    fn attempt(&mut self, chosen: &Chosen<'_>, events: Vec<(i64, EventPart)>) -> Result<bool, End> {
+    fn attempt(&mut self, all: &[Chosen<'_>], events: Vec<(i64, EventPart)>) -> Result<bool, End> {
         let count = events.len();
         let Some(marker) = self.rules.begin(events) else {
             return Err(End::Broken("no transaction may begin".into()));
         };
         self.keep_serial();
         self.begin_transaction()?;
-        self.produce(chosen)?;
+        for chosen in all {
+            self.produce(chosen)?;
+        }
         if !self.has_failed() {
             self.put_own(&marker);
         }
-        failpoints::after_produce(self.client.handle());
+        failpoints::after_produce(self.client().handle());
         match self.await_reports(count + 1)? {
             Records::Delivered => match self.commit() {
                 #[cfg(feature = "failpoints")]
-                Err(End::Broken(_)) if failpoints::reuses_producers() => self.reuse(chosen),
+                Err(End::Broken(_)) if failpoints::reuses_producers() => self.reuse(all),
                 done => done.map(|()| true),
             },
-            records => self.roll_back(chosen, records),
+            records => self.roll_back(all, records),
         }
     }
 
     fn begin_transaction(&mut self) -> Result<(), End> {
-        self.context.callback_log().reports.clear();
-        self.client.producer().begin_transaction().map_err(|error| {
-            End::Broken(self.context.redact(&format!("a transaction could not begin: {error}")))
-        })
+        let context = self.context();
+        let mut log = context.callback_log();
+        log.reports.clear();
+        log.failures = 0;
+        drop(log);
+        self.client()
+            .producer()
+            .begin_transaction()
+            .map_err(|error| End::Broken(context.redact(&format!("a transaction could not begin: {error}"))))
     }
 
     fn produce(&mut self, chosen: &Chosen<'_>) -> Result<(), End> {
         let mut events = chosen.events().peekable();
         while events.peek().is_some() && !self.has_failed() {
-            self.client.produce(
+            self.client().produce(
                 events.by_ref().take(SERVE_EVERY),
                 chosen.batch.topics(),
                 &self.thread.envelope,
@@ -141,19 +149,18 @@ impl Session<'_> {
             .partition(0)
             .key(&record.key)
             .payload(&record.value);
-        if let Err((error, _)) = self.client.producer().send(record) {
-            self.context.failed(OWN, &self.thread.topic, &error);
+        if let Err((error, _)) = self.client().producer().send(record) {
+            self.context().failed(OWN, &self.thread.topic, &error);
         }
     }
 
     fn has_failed(&self) -> bool {
-        let log = self.context.callback_log();
-        log.reports.iter().any(|report| matches!(report.outcome, Outcome::Failed { .. }))
+        self.context().callback_log().failures > 0
     }
 
     /// Why the relay's own record was not written, if Kafka has said so.
     fn own_failure(&self) -> Option<String> {
-        let log = self.context.callback_log();
+        let log = self.context().callback_log();
         log.reports.iter().find_map(|report| match &report.outcome {
             Outcome::Failed { failure, error, .. } if report.id == OWN && *failure != Failure::Stopped => {
                 Some(error.clone())
@@ -166,7 +173,7 @@ impl Session<'_> {
     /// librdkafka says nothing for long: it repeats its request to add the partition to the transaction. Only another
     /// producer looks at the topic, and creates it again.
     fn own_silence(&self, records: Records) -> Option<String> {
-        let log = self.context.callback_log();
+        let log = self.context().callback_log();
         let is_silent = records == Records::Stuck && !log.reports.iter().any(|report| report.id == OWN);
         is_silent.then(|| format!("Kafka has not taken it within {} s", REPORT_WITHIN.as_secs()))
     }
@@ -184,7 +191,7 @@ impl Session<'_> {
             if self.has_failed() {
                 return Ok(Records::Refused);
             }
-            let now = self.context.callback_log().reports.len();
+            let now = self.context().callback_log().reports.len();
             if now >= expected {
                 return Ok(Records::Delivered);
             }
@@ -218,8 +225,9 @@ impl Session<'_> {
         }
         failpoints::reach(Point::AfterCommit);
         self.rules.committed();
-        let mut reports = std::mem::take(&mut self.context.callback_log().reports);
+        let mut reports = std::mem::take(&mut self.context().callback_log().reports);
         reports.retain(|report| report.id != OWN);
+        self.transactors.take_turns();
         self.thread.send(ProducerEvent::Reports(reports))?;
         self.connected()
     }
@@ -231,7 +239,7 @@ impl Session<'_> {
     /// batch has left a gap in the sequence of its partition, which the broker does not accept from the next one. With that
     /// abort librdkafka takes another epoch, in which sequences begin anew. So the same transaction succeeds then. If its
     /// events were given back as untried instead, larger groups would follow, be refused, and leave gaps for ever.
-    fn roll_back(&mut self, chosen: &Chosen<'_>, records: Records) -> Result<bool, End> {
+    fn roll_back(&mut self, all: &[Chosen<'_>], records: Records) -> Result<bool, End> {
         let marker = self.own_failure().or_else(|| self.own_silence(records));
         // librdkafka purges what was not sent, and waits for the answers to what was, before it aborts. A purge of ours would
         // leave a gap in the sequences of the partitions.
@@ -243,7 +251,8 @@ impl Session<'_> {
         }
         // Perhaps a topic was created again, with fewer partitions.
         self.known_partitions.forget();
-        let told = std::mem::take(&mut self.context.callback_log().reports);
+        let told = std::mem::take(&mut self.context().callback_log().reports);
+        self.transactors.take_turns();
         if aborted.is_ok() && marker.is_none() && records == Records::Refused && !told.iter().any(is_at_fault)
         {
             self.rules.aborted();
@@ -251,7 +260,7 @@ impl Session<'_> {
         }
         self.is_rolled_back = true;
         self.thread.send(ProducerEvent::RolledBack)?;
-        self.thread.send(ProducerEvent::Reports(rolled_back(chosen, told, records)))?;
+        self.thread.send(ProducerEvent::Reports(rolled_back(all, told, records)))?;
         if let Err(end) = aborted {
             self.rules.lost();
             return Err(end);
@@ -272,7 +281,7 @@ fn is_at_fault(report: &Report) -> bool {
 }
 
 /// The reports of a transaction that was rolled back: those of the events at fault, and all others come back.
-pub(super) fn rolled_back(chosen: &Chosen<'_>, told: Vec<Report>, records: Records) -> Vec<Report> {
+pub(super) fn rolled_back(all: &[Chosen<'_>], told: Vec<Report>, records: Records) -> Vec<Report> {
     let delivered: HashSet<i64> = told
         .iter()
         .filter(|report| matches!(report.outcome, Outcome::Delivered { .. }))
@@ -280,12 +289,12 @@ pub(super) fn rolled_back(chosen: &Chosen<'_>, told: Vec<Report>, records: Recor
         .collect();
     let mut reports: Vec<Report> = told.into_iter().filter(is_at_fault).collect();
     let at_fault: HashSet<i64> = reports.iter().map(|report| report.id).collect();
-    let others =
-        chosen.events().filter(|(_, event)| !at_fault.contains(&event.id)).map(|(_, event)| match records {
-            // Those that Kafka has taken are not the ones that it does not take.
-            Records::Stuck if !delivered.is_empty() && !delivered.contains(&event.id) => stuck(event.id),
-            _ => given_back(event.id),
-        });
+    let events = all.iter().flat_map(Chosen::events);
+    let others = events.filter(|(_, event)| !at_fault.contains(&event.id)).map(|(_, event)| match records {
+        // Those that Kafka has taken are not the ones that it does not take.
+        Records::Stuck if !delivered.is_empty() && !delivered.contains(&event.id) => stuck(event.id),
+        _ => given_back(event.id),
+    });
     reports.extend(others);
     reports
 }

@@ -16,7 +16,7 @@ const CASES: u32 = 10_000;
 /// The number of worlds after which a flaw must have been found.
 const CASES_WITH_FLAW: u32 = 100_000;
 
-const FLAWED: [Variant; 7] = [
+const FLAWED: [Variant; 8] = [
     Variant::SkipsMarkers,
     Variant::ReusesProducer,
     Variant::ComparesIds,
@@ -24,6 +24,7 @@ const FLAWED: [Variant; 7] = [
     Variant::ForgetsUnflushed,
     Variant::ForgetsMissing,
     Variant::ClaimsOverMarker,
+    Variant::FencesOne,
 ];
 
 #[derive(Debug, Clone)]

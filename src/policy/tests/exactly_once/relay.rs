@@ -6,7 +6,7 @@ use event_outbox_policy::delivery::marker::{EventPart, Found, Owner};
 use event_outbox_policy::delivery::transaction::Transactions;
 
 use super::database::Database;
-use super::kafka::{Fate, Kafka, NoAnswer, Record};
+use super::kafka::{Fate, Kafka, NoAnswer, Producer, Record};
 
 /// How the relay works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +27,8 @@ pub enum Variant {
     ForgetsMissing,
     /// A claim takes the place of the marker.
     ClaimsOverMarker,
+    /// It initialises its second producer when it needs it, and so leaves that of the former relay alone until then.
+    FencesOne,
 }
 
 const OWNER: Owner = Owner { system: 1, database: 2, timeline: 1 };
@@ -39,6 +41,8 @@ fn identity(event: u128) -> [u8; 16] {
 #[derive(Debug)]
 enum At {
     Outside,
+    /// The first producer is initialised.
+    Half,
     Initialised,
     Claimed,
     /// The producer may be used.
@@ -54,7 +58,9 @@ enum At {
 pub struct Relay {
     variant: Variant,
     rules: Transactions,
-    epoch: u32,
+    /// Its producers, and whose turn it is.
+    producers: [Producer; 2],
+    turn: usize,
     at: At,
     /// The events of the open transaction, or of one whose outcome is unknown.
     sent: BTreeMap<i64, u128>,
@@ -74,7 +80,8 @@ impl Relay {
         Self {
             variant,
             rules: Transactions::new(OWNER, [instance; 16], false),
-            epoch: 0,
+            producers: Default::default(),
+            turn: 0,
             at: At::Outside,
             sent: BTreeMap::new(),
             published: BTreeMap::new(),
@@ -86,7 +93,14 @@ impl Relay {
     pub fn step(&mut self, kafka: &mut Kafka, database: &mut Database, most: usize, fate: Fate) -> bool {
         match std::mem::replace(&mut self.at, At::Outside) {
             At::Outside => {
-                self.epoch = kafka.initialise();
+                self.turn = 0;
+                self.producers = [kafka.initialise(0), Producer::default()];
+                self.at = At::Half;
+            }
+            At::Half => {
+                if self.variant != Variant::FencesOne {
+                    self.producers[1] = kafka.initialise(1);
+                }
                 self.at = At::Initialised;
             }
             At::Initialised => {
@@ -95,9 +109,10 @@ impl Relay {
                     claim.key = OWNER.marker_key();
                 }
                 let done = kafka
-                    .produce(self.epoch, Record::Own(claim))
-                    .and_then(|()| kafka.end(self.epoch, true, fate));
+                    .produce(self.producer(), Record::Own(claim))
+                    .and_then(|()| kafka.end(self.producer(), true, fate));
                 if done.is_ok() {
+                    self.take_turns();
                     self.at = At::Claimed;
                 }
             }
@@ -107,6 +122,14 @@ impl Relay {
             At::Produced => self.commit(kafka, fate),
         }
         true
+    }
+
+    fn producer(&self) -> Producer {
+        self.producers[self.turn]
+    }
+
+    fn take_turns(&mut self) {
+        self.turn = 1 - self.turn;
     }
 
     fn read_markers(&mut self, kafka: &Kafka, database: &Database) {
@@ -169,10 +192,13 @@ impl Relay {
     }
 
     fn produce(&mut self, kafka: &mut Kafka, mut left: Vec<u128>, marker: Record) {
+        if self.producer() == Producer::default() {
+            self.producers[self.turn] = kafka.initialise(self.turn);
+        }
         let next = left.pop();
         let is_last = next.is_none();
         let record = next.map_or_else(|| marker.clone(), Record::Event);
-        match kafka.produce(self.epoch, record) {
+        match kafka.produce(self.producer(), record) {
             Ok(()) if is_last => self.at = At::Produced,
             Ok(()) => self.at = At::Producing(left, marker),
             Err(_) => self.lose(),
@@ -181,15 +207,16 @@ impl Relay {
 
     fn commit(&mut self, kafka: &mut Kafka, fate: Fate) {
         self.rules.request_commit();
-        match kafka.end(self.epoch, true, fate) {
+        match kafka.end(self.producer(), true, fate) {
             Ok(()) => {
                 self.rules.committed();
+                self.take_turns();
                 self.published.append(&mut self.sent);
                 self.at = At::Ready;
             }
             Err(NoAnswer::Unknown) if self.variant == Variant::ReusesProducer => {
                 // It aborts, and sends all again. A new state has the same effect: it knows of no transaction.
-                let _ = kafka.end(self.epoch, false, Fate::Answered);
+                let _ = kafka.end(self.producer(), false, Fate::Answered);
                 let found = Found::default();
                 self.rules.lost();
                 let _ = self.rules.start(&found);
@@ -211,9 +238,10 @@ impl Relay {
         if !matches!(self.at, At::Producing(..) | At::Produced) {
             return;
         }
-        match kafka.end(self.epoch, false, Fate::Answered) {
+        match kafka.end(self.producer(), false, Fate::Answered) {
             Ok(()) => {
                 self.rules.aborted();
+                self.take_turns();
                 self.sent.clear();
                 self.at = At::Ready;
             }
