@@ -12,6 +12,28 @@ use super::compat;
 use super::index_scan::{Condition, Order, Scan};
 use super::relation::{self, OpenRelation};
 
+/// Functions that the bindings of pgrx have too, here without the guard around each call.
+mod raw {
+    use pgrx::pg_sys;
+    use std::ffi::c_void;
+
+    unsafe extern "C-unwind" {
+        pub fn BuildIndexInfo(index: pg_sys::Relation) -> *mut pg_sys::IndexInfo;
+        #[allow(clippy::too_many_arguments)]
+        pub fn index_insert(
+            index: pg_sys::Relation,
+            values: *mut pg_sys::Datum,
+            nulls: *mut bool,
+            place: pg_sys::ItemPointer,
+            table: pg_sys::Relation,
+            check: pg_sys::IndexUniqueCheck::Type,
+            is_unchanged: bool,
+            info: *mut pg_sys::IndexInfo,
+        ) -> bool;
+        pub fn pfree(memory: *mut c_void);
+    }
+}
+
 /// An index that is expected of a table: a b-tree in ascending order.
 #[derive(Debug, Clone, Copy)]
 pub struct WantedIndex {
@@ -216,7 +238,8 @@ pub fn insert<'a, const N: usize>(
             *(*slot).tts_values.add(column) = value.unwrap_or(pg_sys::Datum::from(0_usize));
         }
         pg_sys::ExecStoreVirtualTuple(slot);
-        compat::guarded(|| compat::insert_row(table.raw(), slot, pg_sys::GetCurrentCommandId(true)));
+        let command = pg_sys::GetCurrentCommandId(true);
+        compat::guarded(|| compat::insert_row(table.raw(), slot, command));
         indexes.into_iter().for_each(|index| add_to_index(table, index, &row, &mut (*slot).tts_tid));
         pg_sys::ExecDropSingleTupleTableSlot(slot);
     }
@@ -244,18 +267,13 @@ unsafe fn add_to_index<const N: usize>(
             true => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_YES,
             false => pg_sys::IndexUniqueCheck::UNIQUE_CHECK_NO,
         };
-        let info = pg_sys::BuildIndexInfo(index.raw());
-        pg_sys::index_insert(
-            index.raw(),
-            keys.as_mut_ptr(),
-            nulls.as_mut_ptr(),
-            place,
-            table.raw(),
-            check,
-            false,
-            info,
-        );
-        pg_sys::pfree(info.cast());
+        // One guard for all three.
+        compat::guarded(|| {
+            let (keys, nulls) = (keys.as_mut_ptr(), nulls.as_mut_ptr());
+            let info = raw::BuildIndexInfo(index.raw());
+            raw::index_insert(index.raw(), keys, nulls, place, table.raw(), check, false, info);
+            raw::pfree(info.cast());
+        });
     }
 }
 

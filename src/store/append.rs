@@ -14,7 +14,7 @@ use super::new_events::{self, NewEvent};
 use super::publish::{Publication, Recorded};
 use super::row::Stream;
 use super::tables::Tables;
-use super::{STREAM, writers};
+use super::{direct, writers};
 use crate::pg::compat;
 use crate::pg::function::{Arguments, new_uuid};
 use crate::pg::refusal::{Refusal, refusing_function};
@@ -84,7 +84,7 @@ fn run(arguments: &Arguments, expected: Expected) -> Result<i64, Refusal> {
     if let Some(id) = command_id.filter(|id| id.is_empty() || id.len() > MAX_COMMAND_BYTES) {
         refuse_command(id.len());
     }
-    let owner = Owner::of(STREAM);
+    let owner = Owner::of_table(direct::streams());
     categories::require(category, Privilege::Append, owner);
     let append = Append {
         stream,
@@ -188,7 +188,7 @@ impl Append<'_> {
     }
 
     fn insert(&self, tables: &Tables, locked: &Locked) -> Vec<Recorded> {
-        writers::announce();
+        writers::announce(tables.sequence());
         let now = pg_sys::Datum::from(compat::pg_timestamp(crate::pg::now()));
         let mut recorded = Vec::with_capacity(self.events.len());
         for (event, version) in self.events.iter().zip(locked.version + 1..) {

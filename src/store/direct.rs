@@ -94,6 +94,17 @@ thread_local! {
     static SEEN: [Cell<(i64, i64)>; SEEN_STREAMS] = const { [const { Cell::new((0, 0)) }; SEEN_STREAMS] };
 }
 
+/// What is known of a table that was not changed since.
+fn known(at: usize) -> Option<Known> {
+    KNOWN.with(|known| known[at].get()).filter(|known| known.changes == WATCHES[at].changes())
+}
+
+/// The table of the streams. An ERROR if it does not exist.
+#[must_use]
+pub fn streams() -> pg_sys::Oid {
+    known(0).map_or_else(|| STREAM.existing(), |known| known.table)
+}
+
 /// Opens one of the tables. `None` if it must be reached in SQL.
 fn open(
     at: usize,
@@ -102,7 +113,7 @@ fn open(
     find: fn(&OpenRelation) -> Option<Layout>,
 ) -> Option<(OpenRelation, Layout)> {
     let watch = &WATCHES[at];
-    let before = KNOWN.with(|known| known[at].get()).filter(|known| known.changes == watch.changes());
+    let before = known(at);
     let id = before.map_or_else(|| member.existing(), |known| known.table);
     watch.set_table(id);
     // Whoever takes a lock learns of all changes that were made before it was granted.
@@ -256,6 +267,12 @@ impl Events {
             index,
             [Condition::bigint(1, stream), Condition::uuid(2, id.into_datum()?)],
         ))
+    }
+
+    /// The sequence of positions.
+    #[must_use]
+    pub fn sequence(&self) -> pg_sys::Oid {
+        self.sequence
     }
 
     /// Stores an event, and returns its position.

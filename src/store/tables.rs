@@ -82,6 +82,12 @@ impl Tables {
         }
     }
 
+    /// The sequence of positions, if it is known.
+    #[must_use]
+    pub fn sequence(&self) -> Option<pg_sys::Oid> {
+        self.events.as_ref().map(Events::sequence)
+    }
+
     /// Stores an event, and returns its position. Later commands see it after [`Tables::show`].
     #[must_use]
     pub fn insert(&self, row: EventRow) -> i64 {

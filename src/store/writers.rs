@@ -23,18 +23,19 @@ thread_local! {
 /// Trigger before each INSERT: also events that are inserted by hand, or restored, are announced.
 fn before_insert(_arguments: &Arguments) -> Option<pg_sys::Datum> {
     let _owner = UserContext::switch_to(Owner::of(STREAM));
-    announce();
+    announce(None);
     Some(pg_sys::Datum::from(0_usize))
 }
 
-/// Tells readers that this transaction may add events at positions that are not drawn yet. As the owner of the tables.
-pub fn announce() {
+/// Tells readers that this transaction may add events at positions that are not drawn yet from this sequence, which is looked
+/// for if it is not known. As the owner of the tables.
+pub fn announce(sequence: Option<pg_sys::Oid>) {
     // SAFETY: in a transaction; this assigns its id if it has none.
     let transaction = unsafe { pg_sys::GetTopTransactionId() };
     let floor = match FLOOR.get() {
         Some((known, floor)) if known == transaction => floor,
         _ => {
-            let floor = last_position();
+            let floor = last_position(sequence);
             FLOOR.set(Some((transaction, floor)));
             floor
         }
@@ -48,13 +49,13 @@ pub fn announce() {
 #[must_use]
 pub fn stable_position() -> i64 {
     // In this order.
-    let last = last_position();
+    let last = last_position(None);
     held_locks::lowest().map_or(last, |lowest| lowest.min(last))
 }
 
 /// The last position that was drawn; 0 if none was.
-fn last_position() -> i64 {
-    let sequence = EVENT_POSITION_SEQ.existing();
+fn last_position(sequence: Option<pg_sys::Oid>) -> i64 {
+    let sequence = sequence.unwrap_or_else(|| EVENT_POSITION_SEQ.existing());
     // SAFETY: in a transaction; the function takes a sequence's oid, and NULL means never called.
     unsafe { pgrx::direct_function_call(pg_sys::pg_sequence_last_value, &[sequence.into_datum()]) }
         .unwrap_or(0)
