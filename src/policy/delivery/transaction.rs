@@ -186,16 +186,24 @@ impl Transactions {
         Start { published: new, decided }
     }
 
-    /// Begins a transaction with these events. Returns the marker that must be its last record; `None` if none may begin.
-    pub fn begin(&mut self, events: Vec<(i64, EventPart)>) -> Option<OwnRecord> {
+    /// Begins a transaction with these events. Returns `false` if none may begin.
+    #[must_use]
+    pub fn begin(&mut self, events: Vec<(i64, EventPart)>) -> bool {
         if self.state != State::Ready {
-            return None;
+            return false;
         }
         self.state = State::Open;
         self.serial += 1;
-        let value = marker::marker(&self.instance, self.serial, self.published.iter().chain(&events));
         self.pending = Some((self.serial, events));
-        Some(OwnRecord { key: self.owner.marker_key(), value })
+        true
+    }
+
+    /// The marker that must be the last record of the open transaction.
+    #[must_use]
+    pub fn marker(&self) -> OwnRecord {
+        let own = self.pending.iter().flat_map(|(_, events)| events);
+        let value = marker::marker(&self.instance, self.serial, self.published.iter().chain(own));
+        OwnRecord { key: self.owner.marker_key(), value }
     }
 
     /// The commit of the open transaction is about to be requested.
@@ -311,11 +319,11 @@ mod tests {
     fn an_abort_after_the_commit_was_requested_decides_nothing() {
         let mut ours = Transactions::new(OWNER, [7; 16], false);
         let _ = ours.start(&Found::default());
-        assert!(ours.begin(vec![(1, EventPart::of(&[1; 16]))]).is_some());
-        assert!(ours.begin(Vec::new()).is_none(), "one at a time");
+        assert!(ours.begin(vec![(1, EventPart::of(&[1; 16]))]));
+        assert!(!ours.begin(Vec::new()), "one at a time");
         ours.request_commit();
         ours.aborted();
-        assert!(ours.is_outside() && ours.begin(Vec::new()).is_none());
+        assert!(ours.is_outside() && !ours.begin(Vec::new()));
         assert_eq!(ours.start(&Found::default()).decided, Some(false));
     }
 }

@@ -96,16 +96,17 @@ impl Session<'_> {
     /// Runs a transaction. Returns whether its events are answered; if not, no event is to blame that it was aborted.
     fn attempt(&mut self, all: &[Chosen<'_>], events: Vec<(i64, EventPart)>) -> Result<bool, End> {
         let count = events.len();
-        let Some(marker) = self.rules.begin(events) else {
+        if !self.rules.begin(events) {
             return Err(End::Broken("no transaction may begin".into()));
-        };
+        }
         self.keep_serial();
         self.begin_transaction()?;
         for chosen in all {
             self.produce(chosen)?;
         }
         if !self.has_failed() {
-            self.put_own(&marker);
+            // Meanwhile librdkafka sends the events.
+            self.put_own(&self.rules.marker());
         }
         failpoints::after_produce(self.client().handle());
         match self.await_reports(count + 1)? {
@@ -224,11 +225,11 @@ impl Session<'_> {
             return done;
         }
         failpoints::reach(Point::AfterCommit);
-        self.rules.committed();
         let mut reports = std::mem::take(&mut self.context().callback_log().reports);
         reports.retain(|report| report.id != OWN);
-        self.transactors.take_turns();
         self.thread.send(ProducerEvent::Reports(reports))?;
+        self.rules.committed();
+        self.transactors.take_turns();
         self.connected()
     }
 

@@ -47,8 +47,8 @@ enum At {
     Claimed,
     /// The producer may be used.
     Ready,
-    /// These events are being produced: those that are left, and the marker.
-    Producing(Vec<u128>, Record),
+    /// Events are being produced: those that are left, and then the marker.
+    Producing(Vec<u128>),
     /// All is produced.
     Produced,
 }
@@ -118,7 +118,7 @@ impl Relay {
             }
             At::Claimed => self.read_markers(kafka, database),
             At::Ready => return self.begin(database, most),
-            At::Producing(left, marker) => self.produce(kafka, left, marker),
+            At::Producing(left) => self.produce(kafka, left),
             At::Produced => self.commit(kafka, fate),
         }
         true
@@ -186,21 +186,23 @@ impl Relay {
             self.rules.deleted(published.chain(self.deleted.iter().copied()));
         }
         let events = self.sent.iter().map(|(id, event)| named(*id, *event)).collect();
-        let Some(marker) = self.rules.begin(events) else { return false };
-        self.at = At::Producing(self.sent.values().rev().copied().collect(), Record::Own(marker));
+        if !self.rules.begin(events) {
+            return false;
+        }
+        self.at = At::Producing(self.sent.values().rev().copied().collect());
         true
     }
 
-    fn produce(&mut self, kafka: &mut Kafka, mut left: Vec<u128>, marker: Record) {
+    fn produce(&mut self, kafka: &mut Kafka, mut left: Vec<u128>) {
         if self.producer() == Producer::default() {
             self.producers[self.turn] = kafka.initialise(self.turn);
         }
         let next = left.pop();
         let is_last = next.is_none();
-        let record = next.map_or_else(|| marker.clone(), Record::Event);
+        let record = next.map_or_else(|| Record::Own(self.rules.marker()), Record::Event);
         match kafka.produce(self.producer(), record) {
             Ok(()) if is_last => self.at = At::Produced,
-            Ok(()) => self.at = At::Producing(left, marker),
+            Ok(()) => self.at = At::Producing(left),
             Err(_) => self.lose(),
         }
     }
@@ -235,7 +237,7 @@ impl Relay {
 
     /// Kafka refuses an event of the open transaction: the relay aborts it, if its commit was not requested.
     pub fn abort(&mut self, kafka: &mut Kafka) {
-        if !matches!(self.at, At::Producing(..) | At::Produced) {
+        if !matches!(self.at, At::Producing(_) | At::Produced) {
             return;
         }
         match kafka.end(self.producer(), false, Fate::Answered) {
