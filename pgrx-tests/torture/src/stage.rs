@@ -22,7 +22,7 @@ use super::random::Random;
 use super::receivers::{self, Receivers};
 use super::topics::{self, KEYS};
 use super::writers::{Pulse, Shared};
-use event_outbox_lab::{Cluster, KafkaCluster, run_as, wait};
+use event_outbox_lab::{Cluster, KafkaCluster, process, run_as, wait};
 
 /// The private tree with failpoints: see `scripts/build-failpoints`.
 pub const TREE: &str = "failpoints";
@@ -178,10 +178,27 @@ impl Stage {
         self.strike_in(receivers.oid, point, action)
     }
 
+    /// The same at a failpoint that only a starting relay comes to.
+    pub fn strike_at_start(&mut self, point: &str, action: &str) -> Result<()> {
+        let relay = self.relay()?;
+        self.strike_while(self.oid, point, action, || process::send(relay, libc::SIGTERM))
+    }
+
     fn strike_in(&self, oid: u32, point: &str, action: &str) -> Result<()> {
+        self.strike_while(oid, point, action, || Ok(()))
+    }
+
+    fn strike_while(
+        &self,
+        oid: u32,
+        point: &str,
+        action: &str,
+        then: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
         let name = format!("event_outbox.failpoint.{oid}");
         let path = self.cluster.data_dir().join(&name);
         place(&self.cluster, &name, &format!("{point} {action}"))?;
+        then()?;
         let happened =
             wait::until("a process to come to a failpoint", MOMENT, || (!path.exists()).then_some(()));
         if happened.is_err() {

@@ -195,6 +195,9 @@ impl Fault {
         stage.strike(&self.to_string(), self.harm(), concerns_inbox, |stage| match self {
             Self::InboxAt(point, action) => stage.strike_inbox_at(point, action),
             Self::Inbox(trouble) => stage.trouble_inbox(trouble),
+            Self::At(point, action) if sets::POINTS_OF_STARTS.contains(&point) => {
+                stage.strike_at_start(point, action)
+            }
             Self::At(point, action) => stage.strike_at(point, action),
             Self::TerminateRelay => stage.terminate_relay(),
             Self::KillRelay => stage.kill_relay(),

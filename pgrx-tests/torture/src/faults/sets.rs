@@ -10,7 +10,10 @@ const POINTS: [&str; 5] = ["after_read", "after_produce", "after_ack", "in_settl
 const POINTS_OF_CLAIMS: [&str; 2] = ["in_claim", "after_claim"];
 
 /// The relay's failpoints of transactions of Kafka.
-const POINTS_OF_TRANSACTIONS: [&str; 4] = ["after_fence", "after_own_claim", "before_commit", "after_commit"];
+const POINTS_OF_TRANSACTIONS: [&str; 2] = ["before_commit", "after_commit"];
+
+/// The same, to which only a relay comes that starts.
+pub(super) const POINTS_OF_STARTS: [&str; 2] = ["after_fence", "after_own_claim"];
 
 /// The failpoints of the inbox worker, of sessions that receive and of handlers.
 const INBOX_POINTS: [&str; 7] =
@@ -142,8 +145,10 @@ pub fn at_most_once() -> Vec<Fault> {
 pub fn exactly_once() -> Vec<Fault> {
     // A transaction of the database that the Kafka thread could fail there is none.
     let actions = ["kill", "terminate", "pause 1500"];
-    let of_transactions =
-        POINTS_OF_TRANSACTIONS.iter().flat_map(|point| actions.map(|action| Fault::At(point, action)));
+    let of_transactions = POINTS_OF_TRANSACTIONS
+        .iter()
+        .chain(&POINTS_OF_STARTS)
+        .flat_map(|point| actions.map(|action| Fault::At(point, action)));
     all(Mode::Cluster).into_iter().chain(of_transactions).chain(OF_TRANSACTIONS).collect()
 }
 
