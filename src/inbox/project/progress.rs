@@ -13,6 +13,18 @@ static READY: Statement = Statement::new(
     &[pg_sys::INT4OID],
 );
 
+/// The event store's own events come one at a time, as they are appended.
+static IS_STORED: Statement = Statement::new(
+    c"SELECT s.is_local OR NOT EXISTS ( \
+               SELECT FROM unnest(p.ready_offsets) WITH ORDINALITY AS e(\"end\", number) \
+                      LEFT JOIN inbox.next_offset AS n ON n.source_id OPERATOR(pg_catalog.=) s.id \
+                                                      AND n.number OPERATOR(pg_catalog.=) e.number OPERATOR(pg_catalog.-) 1 \
+                WHERE e.\"end\" OPERATOR(pg_catalog.>) 0 AND (n.next_offset OPERATOR(pg_catalog.>=) e.\"end\") IS NOT TRUE) \
+        FROM inbox.projection AS p JOIN inbox.subscription AS s ON s.id OPERATOR(pg_catalog.=) p.subscription_id \
+       WHERE s.id OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT4OID],
+);
+
 static FAILING: Statement = Statement::new(
     c"UPDATE inbox.projection AS p \
          SET failing_since = coalesce(p.failing_since, pg_catalog.now()), last_error = $2, \
@@ -61,6 +73,13 @@ pub fn note_table_name(subscription: i32, name: &str) {
 #[must_use]
 pub fn note_ready(subscription: i32) -> bool {
     !READY.execute(&[subscription.into_datum()], Access::Write, 0).is_empty()
+}
+
+/// Whether all is stored that has to be applied before it is ready.
+#[must_use]
+pub fn is_stored(subscription: i32) -> bool {
+    let rows = IS_STORED.execute(&[subscription.into_datum()], Access::Read, 1);
+    rows.iter().next().and_then(|row| row.get::<bool>(1)) != Some(false)
 }
 
 /// Notes an error that keeps the projection from its work.

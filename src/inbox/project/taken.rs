@@ -2,12 +2,11 @@
 //!
 //! Runs in: the process of a projection, in a transaction.
 
-use std::collections::HashMap;
-
 use event_outbox_policy::inbox::in_flight::InFlight;
 use event_outbox_policy::inbox::lane::LaneState;
 use event_outbox_policy::inbox::lanes::LANES;
-use event_outbox_policy::inbox::records::{RecordBatch, RecordRef};
+use event_outbox_policy::inbox::projection::latest::Latest;
+use event_outbox_policy::inbox::records::RecordRef;
 use pgrx::prelude::*;
 
 use super::crash;
@@ -22,8 +21,12 @@ use crate::schemas;
 use crate::schemas::decode::{Awaited, Decoded};
 use crate::settings::registry;
 
-/// A transaction takes no further event once it has this many bytes.
-const MOST_BYTES: usize = 16 << 20;
+/// A transaction takes no further event once those that it keeps take this many bytes.
+const MOST_BYTES: usize = 32 << 20;
+
+/// The most events of a transaction: if the last one of each key is kept, and if all are.
+pub const MOST_EVENTS: usize = 500_000;
+const MOST_KEPT: usize = 100_000;
 
 /// For an event with more bytes than this, memory is asked for before it is copied.
 const LARGE: usize = 64 << 10;
@@ -33,25 +36,39 @@ const PARTITION: usize = 3;
 const OFFSET: usize = 4;
 const PRODUCED_AT: usize = 5;
 
+/// Which events are taken, and what of them.
+#[derive(Debug, Clone, Copy)]
+pub struct Taking {
+    /// The lane to begin with.
+    pub first: u16,
+    /// How many, at most.
+    pub limit: usize,
+    /// All are kept, not only the last one of each key.
+    pub keeps_all: bool,
+    /// With their headers.
+    pub takes_headers: bool,
+}
+
 /// Events with the lanes that they come from, whose locks this transaction has.
-#[derive(Default)]
 pub struct Taken {
-    records: RecordBatch,
-    /// How many bytes they have.
-    bytes: usize,
+    records: Latest<Source>,
     takes_headers: bool,
-    /// The lane and the position of each.
-    places: Vec<(u16, i64)>,
     lanes: Vec<TakenLane>,
-    /// Why values could not be decoded, by the places of their records.
-    faults: HashMap<usize, String>,
     /// What a schema has made of a value.
     document: Vec<u8>,
+    is_full: bool,
     awaited: Option<String>,
     has_failed: bool,
     /// The events may have crashed the server; they come from one lane.
     are_suspect: bool,
     postponed: Option<u16>,
+}
+
+/// Where an event comes from, and why its value could not be decoded.
+struct Source {
+    lane: u16,
+    position: i64,
+    fault: Option<Box<str>>,
 }
 
 /// A lane of which events were taken, or passed.
@@ -63,11 +80,28 @@ struct TakenLane {
 }
 
 impl Taken {
-    /// Takes up to `limit` events of a subscription, with their headers only if these are needed, beginning with the lane
-    /// `first`. As the owner of the tables.
+    /// Nothing.
     #[must_use]
-    pub fn take(subscription: &Subscription, first: u16, limit: usize, takes_headers: bool) -> Self {
-        let mut taken = Self { takes_headers, ..Self::default() };
+    pub fn nothing() -> Self {
+        Self {
+            records: Latest::new(true),
+            takes_headers: false,
+            lanes: Vec::new(),
+            document: Vec::new(),
+            is_full: false,
+            awaited: None,
+            has_failed: false,
+            are_suspect: false,
+            postponed: None,
+        }
+    }
+
+    /// Takes events of a subscription. As the owner of the tables.
+    #[must_use]
+    pub fn take(subscription: &Subscription, taking: Taking) -> Self {
+        let Taking { first, limit, keeps_all, takes_headers } = taking;
+        let limit = if keeps_all { limit.min(MOST_KEPT) } else { limit };
+        let mut taken = Self { records: Latest::new(keeps_all), takes_headers, ..Self::nothing() };
         schemas::catalog::accept_changes();
         lane::each_ready(subscription, first, 0..LANES, |lane| {
             if !crashed::holds(subscription.id, lane) && lane_lock::try_acquire(subscription.id, lane) {
@@ -75,11 +109,13 @@ impl Taken {
             }
             taken.has_room(limit) && !taken.are_suspect
         });
+        taken.is_full = !taken.has_room(limit);
+        taken.records.finish();
         taken
     }
 
     fn has_room(&self, limit: usize) -> bool {
-        self.places.len() < limit && self.bytes < MOST_BYTES
+        self.records.count() < limit && self.records.bytes() < MOST_BYTES
     }
 
     /// Takes the events of a lane whose lock this transaction has.
@@ -99,11 +135,11 @@ impl Taken {
             limit = limit.min(found.state.suspects_to_apply() as usize);
             last = found.state.suspect_upto;
         }
-        let begin = self.places.len();
+        let begin = self.records.count();
         let passed = self.read(subscription, lane, (found.from, last), limit);
         if passed > found.state.upto {
             let (before, after) = (found.state, found.state.applied(passed));
-            self.lanes.push(TakenLane { lane, before, after, count: self.places.len() - begin });
+            self.lanes.push(TakenLane { lane, before, after, count: self.records.count() - begin });
         } else if self.are_suspect {
             self.are_suspect = false;
             lane_lock::release_suspects();
@@ -119,7 +155,7 @@ impl Taken {
         limit: usize,
     ) -> i64 {
         let has_registry = registry::url().is_some();
-        let wanted = limit - self.places.len();
+        let wanted = limit - self.records.count();
         OpenLog::of(subscription).each_event(lane_number(lane), passed, wanted, |event| {
             let position = event.position();
             if position > last {
@@ -130,8 +166,7 @@ impl Taken {
                     self.wait_for(event, &awaited);
                     return false;
                 }
-                self.push(event);
-                self.places.push((lane, position));
+                self.push(event, lane);
             }
             passed = position;
             self.has_room(limit)
@@ -147,18 +182,18 @@ impl Taken {
         self.has_failed |= awaited.has_failed();
     }
 
-    fn push(&mut self, event: &Stored) {
+    fn push(&mut self, event: &Stored, lane: u16) {
         pgrx::check_for_interrupts!();
         let bytes = |column: usize| event.get::<&[u8]>(column);
         let (key, stored) = (bytes(KEY), bytes(VALUE));
         let headers = if self.takes_headers { bytes(HEADERS).unwrap_or_default() } else { &[] };
-        let mut value = stored;
+        let (mut value, mut fault) = (stored, None);
         if let Some(stored) = stored {
             match decode::decode_value(event, stored, &mut self.document) {
                 Decoded::AsItIs => {}
                 Decoded::Document => value = Some(&self.document),
                 Decoded::Refused(reason) => {
-                    self.faults.insert(self.places.len(), format!("the value cannot be decoded: {reason}"));
+                    fault = Some(format!("the value cannot be decoded: {reason}").into_boxed_str());
                 }
             }
         }
@@ -166,28 +201,35 @@ impl Taken {
         if length > LARGE {
             varlena::require_memory(length * 2);
         }
-        self.bytes += length;
         let at = event.get::<TimestampWithTimeZone>(PRODUCED_AT);
-        self.records.push(RecordRef {
+        let record = RecordRef {
             partition: event.get(PARTITION).unwrap_or(0),
             offset: event.get(OFFSET).unwrap_or(0),
             timestamp_ms: at.map(|at| compat::unix_micros(at.into()).div_euclid(1000)),
             key,
             value,
             headers,
-        });
+        };
+        let is_usable = fault.is_none();
+        self.records.push(record, Source { lane, position: event.position(), fault }, is_usable);
     }
 
-    /// The events, in the order of each lane.
+    /// The events that are kept, in the order of each lane.
     #[must_use]
     pub fn records(&self) -> Vec<RecordRef<'_>> {
-        self.records.iter().collect()
+        self.records.records()
     }
 
     /// Why the value of one could not be decoded.
     #[must_use]
     pub fn fault(&self, place: usize) -> Option<String> {
-        self.faults.get(&place).cloned()
+        self.records.what(place)?.fault.as_deref().map(str::to_owned)
+    }
+
+    /// Whether earlier events of its key were not kept because of it.
+    #[must_use]
+    pub fn has_hidden(&self, place: usize) -> bool {
+        self.records.has_hidden(place)
     }
 
     /// Why a lane was left alone: the schema of its next event is being fetched.
@@ -211,7 +253,13 @@ impl Taken {
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.places.len()
+        self.records.count()
+    }
+
+    /// Whether there was no room for another one.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.is_full
     }
 
     /// Whether no lane is to be moved.
@@ -251,7 +299,7 @@ impl Taken {
 
     /// Makes one of them a dead letter. As the owner of the tables.
     pub fn bury(&self, subscription: &Subscription, place: usize, error: &str) {
-        let Some((lane, position)) = self.places.get(place) else { return };
+        let Some(Source { lane, position, .. }) = self.records.what(place) else { return };
         if let Some(event) = OpenLog::of(subscription).event(lane_number(*lane), *position) {
             event.die(subscription, *lane, 1, error);
         }

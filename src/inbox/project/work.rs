@@ -13,7 +13,7 @@ use pgrx::pg_sys::panic::CaughtError;
 use super::definition::Definition;
 use super::progress;
 use super::rebuild::{self, Attempt};
-use super::taken::Taken;
+use super::taken::{MOST_EVENTS, Taken, Taking};
 use super::target::Target;
 use super::task::Task;
 use crate::inbox::receive::subscription::Subscription;
@@ -22,9 +22,6 @@ use crate::pg::snapshot::Snapshot;
 use crate::pg::watch;
 use crate::pg::{spi, subtransaction};
 use crate::worker::transaction::sqlstate;
-
-/// The most events of a transaction.
-const MOST_EVENTS: usize = 100_000;
 
 /// How long a schema is waited for before that is shown, if the registry has reported no error.
 const SILENT: Duration = Duration::from_secs(10);
@@ -38,7 +35,7 @@ pub enum Done {
     Nothing,
     /// There is nothing to do until a schema has come.
     Waiting,
-    /// The table refused the events: fewer of them come again.
+    /// The table refused the events, or one of them has hidden others and says nothing: fewer come again.
     Refused,
     /// There is no such projection any more, or it is for another process.
     Outdated,
@@ -53,6 +50,10 @@ pub struct Work {
     target: Option<Target>,
     /// The lane that is looked at first.
     first: u16,
+    /// The last transaction took as many events as it may.
+    was_full: bool,
+    /// The last events had some that say nothing. Such a one must not hide an earlier one, so all of the next ones are kept.
+    had_faults: bool,
     /// Since when a schema is waited for, and whether that is shown.
     waiting: Option<(Instant, bool)>,
 }
@@ -67,6 +68,8 @@ impl Work {
             definition: None,
             target: None,
             first: 0,
+            was_full: false,
+            had_faults: false,
             waiting: None,
         }
     }
@@ -141,18 +144,25 @@ impl Work {
     }
 
     fn apply(&mut self, definition: &Definition, target: &Target) -> Done {
-        let (id, first, limit) = (self.task.subscription, self.first, self.narrowing.limit());
+        let id = self.task.subscription;
+        let taking = Taking {
+            first: self.first,
+            limit: self.narrowing.limit(),
+            keeps_all: self.had_faults || !target.mapping().is_keyed_by_record(),
+            takes_headers: target.mapping().reads_headers(),
+        };
         let take = || {
             let subscription = Subscription::with_id(id)?;
             let taken = if subscription.is_paused {
-                Taken::default()
+                Taken::nothing()
             } else {
-                Taken::take(&subscription, first, limit, target.mapping().reads_headers())
+                Taken::take(&subscription, taking)
             };
             Some((subscription, taken))
         };
         let Some((subscription, taken)) = as_owner(take) else { return Done::Outdated };
         self.first = taken.postponed().unwrap_or(0);
+        self.was_full = taken.is_full();
         if !taken.is_empty() {
             taken.write_down(&subscription);
             match self.apply_taken(target, &subscription, &taken) {
@@ -183,11 +193,15 @@ impl Work {
         let records = taken.records();
         let reduced = Reduced::of(&records, target.mapping(), |place| taken.fault(place));
         let mut faults = reduced.faults.clone();
+        self.had_faults = !faults.is_empty();
+        if faults.iter().any(|(place, _)| taken.has_hidden(*place)) {
+            return Err(Refused);
+        }
         if let Err(cause) = subtransaction::run(|| spi::connected(|| target.apply(&reduced))) {
             let Some(report) = report_of(&cause).filter(|(code, _)| blame(code) == Blame::Record) else {
                 cause.rethrow()
             };
-            if self.narrowing.refused(records.len()) == Refusal::Narrow {
+            if self.narrowing.refused(taken.len()) == Refusal::Narrow {
                 return Err(Refused);
             }
             faults.push((0, report.1));
@@ -238,6 +252,14 @@ impl Work {
         if let Some((_, definition)) = &mut self.definition {
             definition.is_failing = true;
         }
+    }
+
+    /// Whether more events are worth waiting for, so that the next transaction leaves more of them out: the table is not to be
+    /// used yet, and the rest of the topic is still being stored.
+    #[must_use]
+    pub fn is_gathering(&self) -> bool {
+        let is_not_ready = self.definition.as_ref().is_some_and(|(_, definition)| !definition.is_ready);
+        is_not_ready && !self.was_full && !as_owner(|| progress::is_stored(self.task.subscription))
     }
 
     /// Whether the table has had all records that there were when the projection was created.

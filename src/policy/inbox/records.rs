@@ -4,7 +4,7 @@
 //! group first. The length of a value is raised by one, and 0 stands for a null value.
 
 /// Records of one source, in the order in which they were read.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct RecordBatch {
     buffer: Vec<u8>,
     records: Vec<Place>,
@@ -37,6 +37,14 @@ pub struct RecordRef<'a> {
     pub value: Option<&'a [u8]>,
     /// Its headers, packed; empty if it has none. See [`headers`].
     pub headers: &'a [u8],
+}
+
+impl RecordRef<'_> {
+    /// The bytes that it has.
+    #[must_use]
+    pub fn length(&self) -> usize {
+        self.key.map_or(0, <[u8]>::len) + self.value.map_or(0, <[u8]>::len) + self.headers.len()
+    }
 }
 
 impl RecordBatch {
@@ -95,18 +103,50 @@ impl RecordBatch {
 
     /// The records, in their order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = RecordRef<'_>> + Clone {
-        self.records.iter().map(|place| {
-            let (key, rest) = self.buffer[place.start..].split_at(place.key.unwrap_or(0));
-            let (value, rest) = rest.split_at(place.value.unwrap_or(0));
-            RecordRef {
-                partition: place.partition,
-                offset: place.offset,
-                timestamp_ms: place.timestamp_ms,
-                key: place.key.map(|_| key),
-                value: place.value.map(|_| value),
-                headers: &rest[..place.headers],
+        self.records.iter().map(|place| self.at(place))
+    }
+
+    /// The record with this number, counted from 0.
+    #[must_use]
+    pub fn get(&self, number: usize) -> Option<RecordRef<'_>> {
+        self.records.get(number).map(|place| self.at(place))
+    }
+
+    fn at(&self, place: &Place) -> RecordRef<'_> {
+        let (key, rest) = self.buffer[place.start..].split_at(place.key.unwrap_or(0));
+        let (value, rest) = rest.split_at(place.value.unwrap_or(0));
+        RecordRef {
+            partition: place.partition,
+            offset: place.offset,
+            timestamp_ms: place.timestamp_ms,
+            key: place.key.map(|_| key),
+            value: place.value.map(|_| value),
+            headers: &rest[..place.headers],
+        }
+    }
+
+    /// Keeps only the records of which `is_kept` says so, by their numbers. The others take no memory any more.
+    pub fn retain(&mut self, mut is_kept: impl FnMut(usize) -> bool) {
+        let (mut number, mut end) = (0, 0);
+        let buffer = &mut self.buffer;
+        self.records.retain_mut(|place| {
+            let keeps = is_kept(number);
+            number += 1;
+            if keeps {
+                let length = place.length();
+                buffer.copy_within(place.start..place.start + length, end);
+                place.start = end;
+                end += length;
             }
-        })
+            keeps
+        });
+        buffer.truncate(end);
+    }
+}
+
+impl Place {
+    fn length(&self) -> usize {
+        self.key.unwrap_or(0) + self.value.unwrap_or(0) + self.headers
     }
 }
 
@@ -223,6 +263,24 @@ mod tests {
                  record.value.map(<[u8]>::to_vec), owned.collect())
             }).collect();
             prop_assert_eq!(read, records);
+        }
+
+        #[test]
+        fn those_that_are_kept_stay_as_they_are(records in vec(record(), 0..12), kept in vec(any::<bool>(), 12)) {
+            let mut batch = RecordBatch::default();
+            for (partition, offset, timestamp_ms, key, value, headers) in &records {
+                let (key, value) = (key.as_deref(), value.as_deref());
+                let record = RecordRef {
+                    partition: *partition, offset: *offset, timestamp_ms: *timestamp_ms, key, value, headers: &[],
+                };
+                batch.push_with_headers(record, headers.iter().map(|(name, value)| (&**name, value.as_deref())));
+            }
+            let whole = batch.clone();
+            batch.retain(|number| kept[number]);
+            let expected: Vec<_> = whole.iter().zip(&kept).filter(|(_, kept)| **kept).map(|(record, _)| record).collect();
+            prop_assert_eq!(batch.iter().collect::<Vec<_>>(), expected.clone());
+            prop_assert_eq!(batch.buffer.len(), expected.iter().map(|of| of.length()).sum::<usize>());
+            prop_assert_eq!(batch.get(0), expected.first().copied());
         }
 
         #[test]
