@@ -17,7 +17,6 @@ use super::work::{Done, Work};
 use crate::inbox::arrivals;
 use crate::inbox::ingest::registration::{SUBSCRIPTIONS_CHANGED, slot_of};
 use crate::inbox::table::as_owner;
-use crate::pg::condition::Wait;
 use crate::worker::log;
 use crate::worker::process::{self, Exit};
 use crate::worker::transaction::{self, Failed};
@@ -29,10 +28,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// come; and later the table may get another owner, or go.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_SELDOM: Duration = Duration::from_secs(10);
-
-/// How long events are gathered while the rest of the topic is being stored, and how often that is looked at.
-const GATHER: Duration = Duration::from_secs(1);
-const GATHERED: Duration = Duration::from_millis(100);
 
 /// How long a lock of the table, or of a row of it, is waited for. Then the wait is shown as an error, and begins again.
 const LOCK_TIMEOUT: &std::ffi::CStr = c"10s";
@@ -88,7 +83,6 @@ fn follow(task: &Task) {
         process::answer_interrupts();
         // Taken before looking, so that events that arrive meanwhile end the sleep.
         let arrivals = arrivals::condition().wait(c"EventOutboxProjection");
-        let begun = Instant::now();
         match transaction::run(c"event_outbox: projecting", || work.run()) {
             Ok(done) => {
                 if backoff.record_success() {
@@ -96,10 +90,7 @@ fn follow(task: &Task) {
                 }
                 match done {
                     // A broadcast ends the wait for arrivals, so none may come before the sleep.
-                    Done::Applied => {
-                        wait::projected();
-                        gather(&work, &arrivals, begun);
-                    }
+                    Done::Applied => wait::projected(),
                     Done::Nothing => arrivals.sleep(if work.is_ready() { LOOK_SELDOM } else { LOOK_AGAIN }),
                     Done::Waiting => arrivals.sleep(LOOK_AGAIN),
                     Done::Refused => {}
@@ -117,18 +108,6 @@ fn follow(task: &Task) {
             }
         }
         log::flush();
-    }
-}
-
-/// Waits for events of a topic that is not stored up to its end yet: of the records that one transaction applies, only the last of
-/// each key is written. The last transaction began at `begun`.
-fn gather(work: &Work, arrivals: &Wait<'_>, begun: Instant) {
-    let is_gathering = || transaction::run(c"event_outbox: looking at what is stored", || work.is_gathering());
-    while begun.elapsed() < GATHER && !process::leave_requested() && is_gathering().unwrap_or(false) {
-        let look = Instant::now();
-        while look.elapsed() < GATHERED && !process::leave_requested() {
-            arrivals.sleep(GATHERED.saturating_sub(look.elapsed()));
-        }
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Runs in: the process of a projection, in a transaction.
 
+use std::rc::Rc;
+
 use event_outbox_policy::inbox::in_flight::InFlight;
 use event_outbox_policy::inbox::lane::LaneState;
 use event_outbox_policy::inbox::lanes::LANES;
@@ -25,7 +27,7 @@ use crate::settings::registry;
 const MOST_BYTES: usize = 32 << 20;
 
 /// The most events of a transaction: if the last one of each key is kept, and if all are.
-pub const MOST_EVENTS: usize = 500_000;
+pub const MOST_EVENTS: usize = 1_000_000;
 const MOST_KEPT: usize = 100_000;
 
 /// For an event with more bytes than this, memory is asked for before it is copied.
@@ -52,11 +54,10 @@ pub struct Taking {
 /// Events with the lanes that they come from, whose locks this transaction has.
 pub struct Taken {
     records: Latest<Source>,
-    takes_headers: bool,
+    taking: Taking,
     lanes: Vec<TakenLane>,
     /// What a schema has made of a value.
     document: Vec<u8>,
-    is_full: bool,
     awaited: Option<String>,
     has_failed: bool,
     /// The events may have crashed the server; they come from one lane.
@@ -80,15 +81,15 @@ struct TakenLane {
 }
 
 impl Taken {
-    /// Nothing.
+    /// Nothing yet.
     #[must_use]
-    pub fn nothing() -> Self {
+    pub fn new(taking: Taking) -> Self {
+        let limit = if taking.keeps_all { taking.limit.min(MOST_KEPT) } else { taking.limit };
         Self {
-            records: Latest::new(true),
-            takes_headers: false,
+            records: Latest::new(taking.keeps_all),
+            taking: Taking { limit, ..taking },
             lanes: Vec::new(),
             document: Vec::new(),
-            is_full: false,
             awaited: None,
             has_failed: false,
             are_suspect: false,
@@ -96,33 +97,49 @@ impl Taken {
         }
     }
 
-    /// Takes events of a subscription. As the owner of the tables.
+    /// Takes what there is of a subscription, unless it is paused. `None` if there is no such subscription any more. As the owner
+    /// of the tables.
     #[must_use]
-    pub fn take(subscription: &Subscription, taking: Taking) -> Self {
-        let Taking { first, limit, keeps_all, takes_headers } = taking;
-        let limit = if keeps_all { limit.min(MOST_KEPT) } else { limit };
-        let mut taken = Self { records: Latest::new(keeps_all), takes_headers, ..Self::nothing() };
+    pub fn look(&mut self, id: i32) -> Option<Rc<Subscription>> {
+        let subscription = Subscription::with_id(id)?;
+        if subscription.is_paused {
+            return Some(subscription);
+        }
         schemas::catalog::accept_changes();
-        lane::each_ready(subscription, first, 0..LANES, |lane| {
-            if !crashed::holds(subscription.id, lane) && lane_lock::try_acquire(subscription.id, lane) {
-                taken.visit(subscription, lane, limit);
+        lane::each_ready(&subscription, self.taking.first, 0..LANES, |lane| {
+            if !crashed::holds(id, lane) && lane_lock::try_acquire(id, lane) {
+                self.visit(&subscription, lane);
             }
-            taken.has_room(limit) && !taken.are_suspect
+            self.has_room() && !self.are_suspect
         });
-        taken.is_full = !taken.has_room(limit);
-        taken.records.finish();
-        taken
+        Some(subscription)
     }
 
-    fn has_room(&self, limit: usize) -> bool {
-        self.records.count() < limit && self.records.bytes() < MOST_BYTES
+    /// Takes no more.
+    pub fn finish(&mut self) {
+        self.records.finish();
     }
 
-    /// Takes the events of a lane whose lock this transaction has.
-    fn visit(&mut self, subscription: &Subscription, lane: u16, limit: usize) {
+    /// Whether more can be taken, with what was taken.
+    #[must_use]
+    pub fn can_grow(&self) -> bool {
+        !self.is_empty()
+            && self.has_room()
+            && !self.are_suspect
+            && self.postponed.is_none()
+            && self.awaited.is_none()
+    }
+
+    fn has_room(&self) -> bool {
+        self.records.count() < self.taking.limit && self.records.bytes() < MOST_BYTES
+    }
+
+    /// Takes the events of a lane whose lock this transaction has, from where it has come on.
+    fn visit(&mut self, subscription: &Subscription, lane: u16) {
         let _snapshot = Snapshot::take_latest();
+        let known = self.lanes.iter().position(|taken| taken.lane == lane);
         let found = lane::newest(subscription, lane);
-        let (mut limit, mut last) = (limit, i64::MAX);
+        let (mut limit, mut last) = (self.taking.limit, i64::MAX);
         if found.state.is_suspect() {
             if !self.is_empty() {
                 self.postponed = Some(lane);
@@ -136,10 +153,15 @@ impl Taken {
             last = found.state.suspect_upto;
         }
         let begin = self.records.count();
-        let passed = self.read(subscription, lane, (found.from, last), limit);
-        if passed > found.state.upto {
-            let (before, after) = (found.state, found.state.applied(passed));
-            self.lanes.push(TakenLane { lane, before, after, count: self.records.count() - begin });
+        let before = known.map_or(found.state.upto, |known| self.lanes[known].after.upto);
+        let passed = self.read(subscription, lane, (found.from.max(before), last), limit);
+        let count = self.records.count() - begin;
+        if passed > before {
+            let after = found.state.applied(passed);
+            match known.and_then(|known| self.lanes.get_mut(known)) {
+                Some(taken) => (taken.after, taken.count) = (after, taken.count + count),
+                None => self.lanes.push(TakenLane { lane, before: found.state, after, count }),
+            }
         } else if self.are_suspect {
             self.are_suspect = false;
             lane_lock::release_suspects();
@@ -169,7 +191,7 @@ impl Taken {
                 self.push(event, lane);
             }
             passed = position;
-            self.has_room(limit)
+            self.records.count() < limit && self.has_room()
         });
         passed
     }
@@ -186,7 +208,7 @@ impl Taken {
         pgrx::check_for_interrupts!();
         let bytes = |column: usize| event.get::<&[u8]>(column);
         let (key, stored) = (bytes(KEY), bytes(VALUE));
-        let headers = if self.takes_headers { bytes(HEADERS).unwrap_or_default() } else { &[] };
+        let headers = if self.taking.takes_headers { bytes(HEADERS).unwrap_or_default() } else { &[] };
         let (mut value, mut fault) = (stored, None);
         if let Some(stored) = stored {
             match decode::decode_value(event, stored, &mut self.document) {
@@ -254,12 +276,6 @@ impl Taken {
     #[must_use]
     pub fn len(&self) -> usize {
         self.records.count()
-    }
-
-    /// Whether there was no room for another one.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.is_full
     }
 
     /// Whether no lane is to be moved.

@@ -11,6 +11,7 @@ use pgrx::pg_sys;
 use pgrx::pg_sys::panic::CaughtError;
 
 use super::definition::Definition;
+use super::gathering::gather;
 use super::progress;
 use super::rebuild::{self, Attempt};
 use super::taken::{MOST_EVENTS, Taken, Taking};
@@ -50,8 +51,6 @@ pub struct Work {
     target: Option<Target>,
     /// The lane that is looked at first.
     first: u16,
-    /// The last transaction took as many events as it may.
-    was_full: bool,
     /// The last events had some that say nothing. Such a one must not hide an earlier one, so all of the next ones are kept.
     had_faults: bool,
     /// Since when a schema is waited for, and whether that is shown.
@@ -68,7 +67,6 @@ impl Work {
             definition: None,
             target: None,
             first: 0,
-            was_full: false,
             had_faults: false,
             waiting: None,
         }
@@ -151,18 +149,13 @@ impl Work {
             keeps_all: self.had_faults || !target.mapping().is_keyed_by_record(),
             takes_headers: target.mapping().reads_headers(),
         };
-        let take = || {
-            let subscription = Subscription::with_id(id)?;
-            let taken = if subscription.is_paused {
-                Taken::nothing()
-            } else {
-                Taken::take(&subscription, taking)
-            };
-            Some((subscription, taken))
-        };
-        let Some((subscription, taken)) = as_owner(take) else { return Done::Outdated };
+        let mut taken = Taken::new(taking);
+        let Some(subscription) = as_owner(|| taken.look(id)) else { return Done::Outdated };
+        if !definition.is_ready {
+            gather(id, &mut taken);
+        }
+        taken.finish();
         self.first = taken.postponed().unwrap_or(0);
-        self.was_full = taken.is_full();
         if !taken.is_empty() {
             taken.write_down(&subscription);
             match self.apply_taken(target, &subscription, &taken) {
@@ -252,14 +245,6 @@ impl Work {
         if let Some((_, definition)) = &mut self.definition {
             definition.is_failing = true;
         }
-    }
-
-    /// Whether more events are worth waiting for, so that the next transaction leaves more of them out: the table is not to be
-    /// used yet, and the rest of the topic is still being stored.
-    #[must_use]
-    pub fn is_gathering(&self) -> bool {
-        let is_not_ready = self.definition.as_ref().is_some_and(|(_, definition)| !definition.is_ready);
-        is_not_ready && !self.was_full && !as_owner(|| progress::is_stored(self.task.subscription))
     }
 
     /// Whether the table has had all records that there were when the projection was created.

@@ -226,7 +226,11 @@ mod tests {
     type Outcome = (bool, Vec<Change<'static>>, Vec<(usize, String)>);
 
     /// What is left of the records; `None` if they have to be taken again.
-    fn outcome<S: BuildHasher + Default>(all: &[Said], keeps_all: bool, looks_again: bool) -> Option<Outcome> {
+    fn outcome<S: BuildHasher + Default>(
+        all: &[Said],
+        keeps_all: bool,
+        looks_again: bool,
+    ) -> Option<Outcome> {
         let latest = read::<S>(all, keeps_all);
         assert_eq!(latest.count(), all.len());
         let records = latest.records();
