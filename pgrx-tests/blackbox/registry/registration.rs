@@ -143,6 +143,14 @@ fn another_registry_gives_ids_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// Counts ids that are forgotten.
+const FORGOTTEN: &str = "
+CREATE TABLE public.forgotten (subject text);
+CREATE FUNCTION public.note_forgotten() RETURNS trigger LANGUAGE plpgsql AS
+    $$ BEGIN INSERT INTO public.forgotten VALUES (OLD.subject); RETURN NULL; END $$;
+CREATE TRIGGER note_forgotten AFTER UPDATE ON outbox.schema_registration FOR EACH ROW
+    WHEN (OLD.id IS NOT NULL AND NEW.id IS NULL) EXECUTE FUNCTION public.note_forgotten()";
+
 #[test]
 fn a_registry_that_has_lost_its_schemas_gets_them_again() -> Result<()> {
     let mut registry = SchemaRegistry::start()?;
@@ -153,6 +161,7 @@ fn a_registry_that_has_lost_its_schemas_gets_them_again() -> Result<()> {
     wait_registered(&mut db.client, &one)?;
     wait_registered(&mut db.client, &other)?;
     let before = (id(&mut db.client, &one, 1)?, id(&mut db.client, &other, 1)?);
+    db.client.batch_execute(FORGOTTEN)?;
     registry.stop()?;
     registry.resume()?;
     for size in 1..4 {
@@ -167,6 +176,9 @@ fn a_registry_that_has_lost_its_schemas_gets_them_again() -> Result<()> {
     })?;
     for subject in [&one, &other] {
         assert_eq!(id(&mut db.client, subject, 1)?.map(i64::from), id_in(&registry, subject)?, "{subject}");
+        let forgotten = "SELECT count(*) FROM public.forgotten WHERE subject = $1";
+        let times: i64 = db.client.query_one(forgotten, &[subject])?.get(0);
+        assert_eq!(times, 1, "how often the id of {subject} was forgotten");
     }
     Ok(())
 }

@@ -338,12 +338,7 @@ fn store(registry: &str, task: &Task, answer: &Result<Answer, Failure>) -> bool 
         },
         (Task::Register(version), Err(failure)) => {
             registrations::failed(registry, version, failure);
-            // It had what this version refers to.
-            let has_lost = version.id.is_some() && failure.class == Class::NotFound;
-            if has_lost {
-                registrations::forget(registry);
-            }
-            return has_lost;
+            return failure.class == Class::NotFound && registrations::lacks_references(registry, version);
         }
         (Task::Fetch(fetch), Ok(Answer::Schema(found))) => match obstacle(found) {
             None => {

@@ -71,6 +71,13 @@ static RETRY: Statement = Statement::new(
     &[TEXT, TEXT],
 );
 
+/// The id by which it is known at present. What an errand took along can be forgotten meanwhile.
+static KNOWN_ID: Statement = Statement::new(
+    c"SELECT r.id FROM outbox.schema_registration AS r \
+       WHERE r.registry OPERATOR(pg_catalog.=) $1 AND r.subject OPERATOR(pg_catalog.=) $2 AND r.version OPERATOR(pg_catalog.=) $3",
+    &[TEXT, TEXT, INT],
+);
+
 static ID: Statement = Statement::new(
     c"INSERT INTO outbox.schema_registry_id AS i (registry, id, schema_id) VALUES ($1, $2, $3) \
       ON CONFLICT (registry, id) DO UPDATE SET schema_id = excluded.schema_id \
@@ -193,14 +200,15 @@ pub fn next_retry(registry: &str) -> Option<i64> {
     })
 }
 
-/// The registry has registered a version under this id. Returns whether it had given it another id before: then it is another
-/// registry, or has lost its schemas, and all that it was known to have is forgotten.
+/// The registry has registered a version under this id. Returns whether it is known by another id: then it is another registry,
+/// or has lost its schemas, and all that it was known to have is forgotten.
 #[must_use]
 pub fn registered(registry: &str, version: &Version, id: i32) -> bool {
-    let is_other = version.id.is_some_and(|before| before != id);
     as_owner(|| {
+        let known = known_id(registry, version);
+        let is_other = known.is_some_and(|known| known != id);
         if is_other {
-            forget_all(registry);
+            forget(registry);
         }
         let arguments = [
             registry.into_datum(),
@@ -214,19 +222,33 @@ pub fn registered(registry: &str, version: &Version, id: i32) -> bool {
             Access::Write,
             0,
         );
-        if version.id.is_none() {
+        if known.is_none() {
             RETRY.execute(&[registry.into_datum(), version.subject.as_str().into_datum()], Access::Write, 0);
         }
-    });
-    is_other
+        is_other
+    })
 }
 
-/// The registry has lost what it had: all is to be registered again.
-pub fn forget(registry: &str) {
-    as_owner(|| forget_all(registry));
+/// The registry does not have what a version refers to. Returns whether it had: then it has lost its schemas, and all that it was
+/// known to have is forgotten.
+#[must_use]
+pub fn lacks_references(registry: &str, version: &Version) -> bool {
+    as_owner(|| {
+        let has_lost = known_id(registry, version).is_some();
+        if has_lost {
+            forget(registry);
+        }
+        has_lost
+    })
 }
 
-fn forget_all(registry: &str) {
+fn known_id(registry: &str, version: &Version) -> Option<i32> {
+    let arguments =
+        [registry.into_datum(), version.subject.as_str().into_datum(), version.version.into_datum()];
+    KNOWN_ID.execute(&arguments, Access::Write, 1).iter().next().and_then(|row| row.get(1))
+}
+
+fn forget(registry: &str) {
     for forget in &FORGET {
         forget.execute(&[registry.into_datum()], Access::Write, 0);
     }
