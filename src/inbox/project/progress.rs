@@ -13,13 +13,16 @@ static READY: Statement = Statement::new(
     &[pg_sys::INT4OID],
 );
 
-/// The event store's own events come one at a time, as they are appended.
+/// The event store's events come by themselves, and of a partition that has stopped nothing comes.
 static IS_STORED: Statement = Statement::new(
     c"SELECT s.is_local OR NOT EXISTS ( \
                SELECT FROM unnest(p.ready_offsets) WITH ORDINALITY AS e(\"end\", number) \
-                      LEFT JOIN inbox.next_offset AS n ON n.source_id OPERATOR(pg_catalog.=) s.id \
-                                                      AND n.number OPERATOR(pg_catalog.=) e.number OPERATOR(pg_catalog.-) 1 \
-                WHERE e.\"end\" OPERATOR(pg_catalog.>) 0 AND (n.next_offset OPERATOR(pg_catalog.>=) e.\"end\") IS NOT TRUE) \
+                      LEFT JOIN inbox.next_offset AS n \
+                        ON n.source_id OPERATOR(pg_catalog.=) s.id AND n.number OPERATOR(pg_catalog.=) (e.number OPERATOR(pg_catalog.-) 1) \
+                      LEFT JOIN inbox.partition AS q \
+                        ON q.source_id OPERATOR(pg_catalog.=) s.id AND q.number OPERATOR(pg_catalog.=) (e.number OPERATOR(pg_catalog.-) 1) \
+                WHERE e.\"end\" OPERATOR(pg_catalog.>) 0 AND (n.next_offset OPERATOR(pg_catalog.>=) e.\"end\") IS NOT TRUE \
+                  AND (q.state OPERATOR(pg_catalog.=) 'stopped') IS NOT TRUE) \
         FROM inbox.projection AS p JOIN inbox.subscription AS s ON s.id OPERATOR(pg_catalog.=) p.subscription_id \
        WHERE s.id OPERATOR(pg_catalog.=) $1",
     &[pg_sys::INT4OID],
