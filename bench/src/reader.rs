@@ -4,6 +4,7 @@ pub mod copying;
 pub mod jdbc_sink;
 pub mod ours;
 pub mod python;
+pub mod reducing;
 pub mod table;
 pub mod upsert;
 

@@ -17,7 +17,7 @@ use crate::stage::{OURS, PEERS, Stage};
 const RECORDS_PER_KEY: i64 = 10;
 
 /// How often the table is looked at: that takes some milliseconds.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// The table of both, with the place of the record that each row comes from.
 const TABLE: &str = "
@@ -45,22 +45,25 @@ pub fn key(n: i64, keys: i64) -> String {
 }
 
 /// The table of a contender.
-struct Latest {
+pub struct Latest {
     client: Client,
     looked: Option<(Instant, u64)>,
 }
 
 impl Latest {
-    fn new(stage: &Stage, database: &str) -> Result<Self> {
+    /// In a database.
+    pub fn new(stage: &Stage, database: &str) -> Result<Self> {
         Ok(Self { client: stage.connect(database)?, looked: None })
     }
 
-    fn create(&mut self) -> Result<()> {
+    /// Creates it, empty.
+    pub fn create(&mut self) -> Result<()> {
         self.looked = None;
         Ok(self.client.batch_execute(TABLE)?)
     }
 
-    fn applied(&mut self) -> Result<u64> {
+    /// How many records are applied.
+    pub fn applied(&mut self) -> Result<u64> {
         if let Some((at, applied)) = self.looked
             && at.elapsed() < LOOK_EVERY
         {
@@ -72,7 +75,7 @@ impl Latest {
     }
 
     /// Fails unless the table has the last value of each key.
-    fn ensure_latest(&mut self, load: &Load) -> Result<()> {
+    pub fn ensure_latest(&mut self, load: &Load) -> Result<()> {
         let (keys, bytes) = (keys(load), i32::try_from(load.bytes)?);
         let row = self.client.query_one(CENSUS, &[&load.count().cast_signed(), &keys, &bytes])?;
         let counts: [i64; 2] = [row.get(0), row.get(1)];
