@@ -103,6 +103,13 @@ pub fn run(bench: &mut Bench) -> Result<()> {
     }
     drop((ours, debezium));
     stage.server().set("event_outbox.delivery", MODES[0])?;
+    compare(&mut found);
+    bench.figures.summarise_rounds(&found);
+    Ok(())
+}
+
+/// The modes beside delivery at least once, Debezium, and librdkafka alone.
+fn compare(found: &mut Rounds) {
     let least = "delivery.drain.at_least_once";
     found.ratio("delivery.drain.ratio_at_most_once", "delivery.drain.at_most_once", least);
     found.ratio("delivery.drain.ratio_exactly_once", "delivery.drain.exactly_once", least);
@@ -116,8 +123,6 @@ pub fn run(bench: &mut Bench) -> Result<()> {
         found.ratio(format!("delivery.latency.ratio_{mode}"), &p50(mode), &p50(MODES[0]));
     }
     found.ratio("delivery.latency.ratio_bare_transactions", &p50("exactly_once"), &p50("bare_transactions"));
-    bench.figures.summarise_rounds(&found);
-    Ok(())
 }
 
 /// Publishes a backlog, and returns the rate at which a consumer gets it.
