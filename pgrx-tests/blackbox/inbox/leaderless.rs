@@ -54,7 +54,8 @@ fn a_partition_without_a_leader_is_named_and_delays_no_other() -> Result<()> {
     })?;
     let error = until_consumer(&mut client, "waiting")?;
     assert!(error.contains("\"s\" waits: partition 1 of topic \"leaderless\" has no leader"), "{error}");
-    assert!(dedicated.server.log().contains(&error), "{error}");
+    // The status has it at once, the log when the worker has done what it was about.
+    wait::until("the log to say so", DEADLINE, || dedicated.server.log().contains(&error).then_some(()))?;
     let row = client.query_one(
         "SELECT connection, recovered_at IS NULL, state_since > $1::text::timestamptz, last_error_at > $1::text::timestamptz
            FROM inbox.consumers WHERE database = current_database()",
