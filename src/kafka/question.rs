@@ -12,6 +12,9 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use super::error_class;
 use super::wakeup_fd::WakeupFd;
 
+/// A name that no topic can have.
+const NO_TOPIC: &str = ".";
+
 /// A question on its way. librdkafka waits for a broker that can take it, and drops the answer if nobody waits for it any
 /// more.
 #[derive(Debug)]
@@ -67,19 +70,16 @@ impl Question {
         }
     }
 
-    /// Asks for the cluster's brokers, and for no topic: whether Kafka answers.
+    /// Asks whether Kafka answers: for a topic that cannot be, so that it creates none. librdkafka's question for the brokers
+    /// alone (`rd_kafka_DescribeCluster()`, 2.12.1) ends the process when the answer names no broker, as that of one does which
+    /// has just come back: its result is NULL then, and is used.
     ///
     /// # Safety
     /// As [`Question::about_topics`].
     #[must_use]
     pub unsafe fn about_brokers(client: *mut rdsys::rd_kafka_t, patience: Duration) -> Self {
-        let kind = rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECLUSTER;
-        // SAFETY: the client is alive.
-        unsafe {
-            Self::ask(client, kind, patience, |options, queue| {
-                rdsys::rd_kafka_DescribeCluster(client, options, queue);
-            })
-        }
+        // SAFETY: as promised by the caller.
+        unsafe { Self::about_topics(client, &[NO_TOPIC.to_owned()], patience) }
     }
 
     /// Asks for offsets of partitions, as a consumer may read them that sees no open transactions.
