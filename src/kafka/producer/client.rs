@@ -96,7 +96,7 @@ impl Client {
         unsafe { Question::about_topics(self.handle(), &names, patience) }.waking(wakeup)
     }
 
-    /// Asks whether Kafka answers. It names no topic on purpose: librdkafka's request for all topics in use lets the brokers
+    /// Asks whether Kafka answers. It names no topic in use on purpose: librdkafka's request for all of those lets the brokers
     /// create those that were deleted meanwhile, whatever `allow.auto.create.topics` says: `rd_kafka_metadata()` allows it
     /// if the metadata of all of them is cached (2.12.1).
     #[must_use]
