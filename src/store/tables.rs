@@ -20,7 +20,8 @@ pub struct Tables {
 }
 
 impl Tables {
-    /// Opens the tables for an append with a command, with events whose ids the caller has chosen, or without. An ERROR in a read-only transaction.
+    /// Opens the tables for an append with a command, with events whose ids the caller has chosen, or without. An ERROR in a
+    /// read-only transaction.
     #[must_use]
     pub fn open(has_command: bool, has_given_ids: bool) -> Self {
         // SAFETY: the name is a C string.

@@ -2,10 +2,9 @@
 //!
 //! A projection is a subscription whose events no session receives. Its process is connected as the owner of the table, so
 //! there is no superuser below the table's triggers and checks to return to. The ingest worker starts the processes, as
-//! [`definition`] says. Each has a loop ([`process`]): it takes events ([`taken`], [`gathering`]), makes rows of them, applies these to the table
-//! ([`target`], [`rows`]), and notes how far it has come ([`progress`]), in one transaction. [`crash`] is for those whose rows
-//! crash the server. [`rebuild`] is what the process of a
-//! rebuild does besides, and [`wait`] is for sessions.
+//! [`definition`] says. Each has a loop ([`process`]): it takes events ([`taken`], [`gathering`]), makes rows of them, applies
+//! these to the table ([`target`], [`rows`]), and notes how far it has come ([`progress`]), in one transaction. [`crash`] is for
+//! those whose rows crash the server. [`rebuild`] is what the process of a rebuild does besides, and [`wait`] is for sessions.
 
 pub mod crash;
 pub mod definition;

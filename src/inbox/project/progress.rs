@@ -16,7 +16,7 @@ static READY: Statement = Statement::new(
 /// The event store's events come by themselves, and of a partition that has stopped nothing comes.
 static IS_STORED: Statement = Statement::new(
     c"SELECT s.is_local OR NOT EXISTS ( \
-               SELECT FROM unnest(p.ready_offsets) WITH ORDINALITY AS e(\"end\", number) \
+               SELECT FROM pg_catalog.unnest(p.ready_offsets) WITH ORDINALITY AS e(\"end\", number) \
                       LEFT JOIN inbox.next_offset AS n \
                         ON n.source_id OPERATOR(pg_catalog.=) s.id AND n.number OPERATOR(pg_catalog.=) (e.number OPERATOR(pg_catalog.-) 1) \
                       LEFT JOIN inbox.partition AS q \

@@ -24,7 +24,7 @@ const PATIENCE: i64 = 5 * 60 * 1_000_000;
 
 static WANT: Statement = Statement::new(
     c"INSERT INTO outbox.schema_fetch (registry, id, state) \
-      SELECT $1, w.id, 'waiting' FROM unnest($2) AS w (id) \
+      SELECT $1, w.id, 'waiting' FROM pg_catalog.unnest($2) AS w (id) \
        WHERE NOT EXISTS (SELECT FROM outbox.schema_registry_id AS i \
                           WHERE i.registry OPERATOR(pg_catalog.=) $1 AND i.id OPERATOR(pg_catalog.=) w.id) \
       ON CONFLICT DO NOTHING",
