@@ -21,7 +21,7 @@ use crate::pg::varlena;
 static KNOWN: Statement = Statement::new(
     c"WITH asked AS MATERIALIZED ( \
           SELECT e.id, pg_catalog.substr(pg_catalog.sha256(pg_catalog.convert_to(e.id, 'UTF8')), 1, 16) AS digest \
-            FROM pg_catalog.unnest($2) AS e (id)), \
+            FROM unnest($2) AS e (id)), \
       known AS MATERIALIZED ( \
           SELECT a.id FROM asked AS a \
            WHERE EXISTS (SELECT FROM inbox.seen_0 AS s WHERE s.source_id OPERATOR(pg_catalog.=) $1 \

@@ -60,7 +60,7 @@ macro_rules! events {
 
 static LATE: Statement = Statement::new(
     events!(
-        "SELECT e.* FROM pg_catalog.unnest($2, $3) AS r(low, high) \
+        "SELECT e.* FROM unnest($2, $3) AS r(low, high) \
                 CROSS JOIN LATERAL (SELECT e.* FROM event_store.event AS e \
                                      WHERE e.position OPERATOR(pg_catalog.>=) r.low AND e.position OPERATOR(pg_catalog.<=) r.high \
                                        AND e.category OPERATOR(pg_catalog.=) ANY ($1)) AS e \
@@ -71,7 +71,7 @@ static LATE: Statement = Statement::new(
 
 static DECIDED: Statement = Statement::new(
     events!(
-        "SELECT e.* FROM pg_catalog.unnest($1) AS c(category) \
+        "SELECT e.* FROM unnest($1) AS c(category) \
                 CROSS JOIN LATERAL (SELECT e.* FROM event_store.event AS e \
                                      WHERE e.category OPERATOR(pg_catalog.=) c.category \
                                        AND e.position OPERATOR(pg_catalog.>) $2 AND e.position OPERATOR(pg_catalog.<=) $3 \

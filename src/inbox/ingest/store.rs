@@ -98,7 +98,7 @@ macro_rules! into_segment {
                 " (source_id, lane, position, partition, \"offset\", produced_at, key, value, headers) \
                  SELECT $1, e.lane, $3 OPERATOR(pg_catalog.+) e.number, e.partition, e.\"offset\", e.produced_at, e.key, \
                         e.value, e.headers \
-                   FROM pg_catalog.unnest($2, $4, $5, $6, $7, $8, $9) WITH ORDINALITY \
+                   FROM unnest($2, $4, $5, $6, $7, $8, $9) WITH ORDINALITY \
                         AS e (lane, partition, \"offset\", produced_at, key, value, headers, number)\0"
             )
             .as_bytes(),

@@ -146,12 +146,12 @@ impl Writer {
             format!("{} AS {name}", column.value(&format!("u.{name}")))
         }));
         if self.keys.iter().all(|key| key.is_exact) {
-            return format!("SELECT {values}, u.gone FROM pg_catalog.unnest({parameters}) AS u({cells}, gone)");
+            return format!("SELECT {values}, u.gone FROM unnest({parameters}) AS u({cells}, gone)");
         }
         let keys = list((1..=self.keys.len()).map(|number| format!("v.c{number}")));
         format!(
             "SELECT DISTINCT ON ({keys}) v.* FROM (SELECT {values}, u.gone, u.n \
-             FROM pg_catalog.unnest({parameters}) WITH ORDINALITY AS u({cells}, gone, n)) AS v ORDER BY {keys}, v.n DESC"
+             FROM unnest({parameters}) WITH ORDINALITY AS u({cells}, gone, n)) AS v ORDER BY {keys}, v.n DESC"
         )
     }
 

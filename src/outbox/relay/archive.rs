@@ -72,7 +72,7 @@ static PATTERNS: Statement = Statement::new(
 static READ: Statement = Statement::new(
     c"SELECT e.id, e.topic, p.partition, p.place, e.id, e.event_id, e.emitted_at, e.partition, e.key, e.payload, \
              e.headers, e.event_type, e.content_type \
-        FROM pg_catalog.unnest($1, $2, $3, $4) AS p (id, event_id, partition, place) \
+        FROM unnest($1, $2, $3, $4) AS p (id, event_id, partition, place) \
         JOIN outbox.events AS e ON e.id = p.id AND e.event_id = p.event_id",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::INT4ARRAYOID, pg_sys::INT8ARRAYOID],
 );

@@ -58,7 +58,7 @@ static EXPIRE: Statement = Statement::new(
 static LOG_EXPIRED: Statement = Statement::new(
     c"INSERT INTO outbox.dead_letter_log (action, event_id, topic, error_class, died_at) \
       SELECT 'expired', g.event_id, g.topic, g.error_class, g.died_at \
-        FROM pg_catalog.unnest($1, $2, $3, $4) AS g (event_id, topic, error_class, died_at)",
+        FROM unnest($1, $2, $3, $4) AS g (event_id, topic, error_class, died_at)",
     &[pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TIMESTAMPTZARRAYOID],
 );
 

@@ -21,14 +21,14 @@ use crate::pg::user_context::{Owner, UserContext};
 /// Used if the table has a trigger on deletion or a rule; otherwise rows are deleted in place. It finds rows
 /// by ctid, which needs no index, and compares event_id, since another row can get the ctid.
 static DELETE: Statement = Statement::new(
-    c"DELETE FROM outbox.events AS e USING pg_catalog.unnest($1, $2) AS published(ctid, event_id) \
+    c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, event_id) \
        WHERE e.ctid = published.ctid AND e.event_id = published.event_id",
     &[pg_sys::TIDARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
 /// Locks rows before a deletion in SQL, so that they keep their places.
 static LOCK: Statement = Statement::new(
-    c"SELECT e.id FROM outbox.events AS e JOIN pg_catalog.unnest($1, $2) AS published(id, event_id) \
+    c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS published(id, event_id) \
           ON e.id = published.id AND e.event_id = published.event_id FOR UPDATE OF e",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
@@ -45,28 +45,28 @@ static NOTIFY_OF_DEAD: Statement = Statement::new(
 );
 
 static NOTIFY: Statement = Statement::new(
-    c"SELECT pg_catalog.pg_notify(n.channel, n.payload) FROM pg_catalog.unnest($1, $2) AS n(channel, payload)",
+    c"SELECT pg_catalog.pg_notify(n.channel, n.payload) FROM unnest($1, $2) AS n(channel, payload)",
     &[pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
 /// The triggers on the table count the attempt. A row without a next attempt is dead, and has left the table.
 static REPORT_REFUSED: Statement = Statement::new(
     c"UPDATE outbox.events AS e SET last_error = refused.error, error_class = refused.class \
-        FROM pg_catalog.unnest($1, $2, $3, $4) AS refused(id, event_id, class, error) \
+        FROM unnest($1, $2, $3, $4) AS refused(id, event_id, class, error) \
        WHERE e.id = refused.id AND e.event_id = refused.event_id RETURNING e.id, e.next_attempt_at",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
 /// Locks the rows that no other session has locked.
 static LOCK_FREE: Statement = Statement::new(
-    c"SELECT e.id FROM outbox.events AS e JOIN pg_catalog.unnest($1, $2) AS settled(id, event_id) \
+    c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
           ON e.id = settled.id AND e.event_id = settled.event_id FOR UPDATE OF e SKIP LOCKED",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
 /// The rows that still exist.
 static PRESENT: Statement = Statement::new(
-    c"SELECT e.id FROM outbox.events AS e JOIN pg_catalog.unnest($1, $2) AS settled(id, event_id) \
+    c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
           ON e.id = settled.id AND e.event_id = settled.event_id",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
