@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod client_log;
 pub mod config;
+pub mod connections;
 pub mod consumer;
 pub mod error_class;
 pub mod offsets;

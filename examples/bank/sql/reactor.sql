@@ -116,7 +116,7 @@ END
 $$;
 COMMENT ON FUNCTION reactor.findings(bigint, numeric, timestamptz, uuid) IS 'What is suspicious about a transfer; an error if that cannot be said.';
 
--- Called for each transfer. An error is an attempt: the inbox tries again, and after three attempts keeps the event as a
+-- Called for each transfer. An error is an attempt: the inbox tries again, and after five attempts keeps the event as a
 -- dead letter. Other accounts go on meanwhile; later transfers of the same account wait their turn.
 CREATE FUNCTION reactor.on_transfer(event inbox.event) RETURNS void
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -147,7 +147,8 @@ COMMENT ON FUNCTION reactor.on_transfer(inbox.event) IS 'Checks a transfer, keep
 
 SELECT inbox.subscribe('customers', ARRAY['bank.accounts', 'bank.contacts'], 'earliest');
 SELECT inbox.handle('customers', 'reactor.on_customer(inbox.event)');
-SELECT inbox.subscribe('transfers', ARRAY['bank.transfers'], 'earliest');
+-- The account or its owner may come some seconds later than the transfer.
+SELECT inbox.subscribe('transfers', ARRAY['bank.transfers'], 'earliest', max_attempts => 5);
 SELECT inbox.handle('transfers', 'reactor.on_transfer(inbox.event)', workers => 2);
 
 -- What operators do.

@@ -2,4 +2,5 @@
 
 mod idle;
 mod memory;
+mod outage;
 mod plans;

@@ -23,6 +23,7 @@ use rdkafka::metadata::{Metadata, MetadataPartition, MetadataTopic};
 
 use self::patience::{Patience, Trust};
 use super::config::{self, ConfigError};
+use super::connections;
 use super::error_class::{describe, is_silence};
 use super::probe::query_any_broker;
 
@@ -153,7 +154,9 @@ struct Admin<'a> {
 
 impl<'a> Admin<'a> {
     fn open(config: &ClientConfig, patience: Patience<'a>) -> Result<Self, Failed> {
-        let client = config.create().map_err(|error| Failed::to_open(config, &error))?;
+        let client: AdminClient<_> = config.create().map_err(|error| Failed::to_open(config, &error))?;
+        // SAFETY: the client is alive.
+        unsafe { connections::pace(client.inner().native_ptr()) };
         Ok(Self { client, patience })
     }
 

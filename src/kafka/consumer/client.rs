@@ -19,6 +19,7 @@ use super::callbacks::Context;
 use super::message::{self, Problem};
 use super::messages::{Assigned, Fetched};
 use super::seek;
+use crate::kafka::connections;
 use crate::kafka::question::{At, Question};
 use crate::kafka::wakeup_fd::WakeupFd;
 
@@ -43,9 +44,12 @@ impl Client {
     /// librdkafka's error, if it does not accept the configuration.
     pub fn open(config: &ClientConfig, context: Context, wakeup: &WakeupFd) -> Result<Self, KafkaError> {
         let consumer: BaseConsumer<Context> = BaseConsumer::from_config_and_context(config, context)?;
+        let client = consumer.client().native_ptr();
         // SAFETY: the client is alive, and outlives the queue.
-        let main_queue =
-            unsafe { Queue::of(rdsys::rd_kafka_queue_get_main(consumer.client().native_ptr()), wakeup) };
+        let main_queue = unsafe {
+            connections::pace(client);
+            Queue::of(rdsys::rd_kafka_queue_get_main(client), wakeup)
+        };
         Ok(Self { reading: None, main_queue, consumer })
     }
 

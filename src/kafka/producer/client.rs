@@ -15,6 +15,7 @@ use rdkafka::producer::{BaseProducer, Producer, PurgeConfig};
 use super::broker_recovery::BrokerRecovery;
 use super::callbacks::Context;
 use super::record::{Record, Topic};
+use crate::kafka::connections;
 use crate::kafka::probe::PATIENCE;
 use crate::kafka::question::Question;
 use crate::kafka::wakeup_fd::WakeupFd;
@@ -39,6 +40,8 @@ impl Client {
     /// librdkafka's error, if it does not accept the configuration.
     pub fn open(config: &ClientConfig, context: Context, wakeup: &WakeupFd) -> Result<Self, KafkaError> {
         let producer: BaseProducer<Context> = BaseProducer::from_config_and_context(config, context)?;
+        // SAFETY: the client is alive.
+        unsafe { connections::pace(producer.client().native_ptr()) };
         let queue = MainQueue::of(&producer, wakeup);
         Ok(Self { refresh: None, queue, producer, recovery: BrokerRecovery::new(config) })
     }

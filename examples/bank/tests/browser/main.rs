@@ -106,7 +106,7 @@ async fn dead_letters_are_sent_again(browser: &Browser, bank: &Bank) -> Result<(
     transfer(browser, bank, ["Clara", "Ben"], "45", "Dinner").await?;
     browser.shows("dead letter: no risk is known for country NO").await?;
     open(browser, bank, "/reactor").await?;
-    browser.shows("after 3 attempts").await?;
+    browser.shows("after 5 attempts").await?;
     browser.picture("reactor").await?;
     browser.press("risk-NO").await?;
     browser.shows("Every transfer could be checked.").await
