@@ -21,7 +21,7 @@ use crate::pg::varlena;
 static KNOWN: Statement = Statement::new(
     c"WITH asked AS MATERIALIZED ( \
           SELECT e.id, pg_catalog.substr(pg_catalog.sha256(pg_catalog.convert_to(e.id, 'UTF8')), 1, 16) AS digest \
-            FROM unnest($2) AS e (id)), \
+            FROM pg_catalog.unnest($2) AS e (id)), \
       known AS MATERIALIZED ( \
           SELECT a.id FROM asked AS a \
            WHERE EXISTS (SELECT FROM inbox.seen_0 AS s WHERE s.source_id OPERATOR(pg_catalog.=) $1 \
@@ -39,7 +39,7 @@ static KNOWN: Statement = Statement::new(
 
 /// The table that is no longer needed, if the other has been in use long enough.
 static OUTDATED: Statement = Statement::new(
-    c"SELECT 1 - s.number FROM inbox.seen AS s \
+    c"SELECT 1 OPERATOR(pg_catalog.-) s.number FROM inbox.seen AS s \
        WHERE s.opened_at OPERATOR(pg_catalog.<) (pg_catalog.now() OPERATOR(pg_catalog.-) \
              (SELECT pg_catalog.max(d.deduplicate) FROM inbox.subscription AS d))",
     &[],

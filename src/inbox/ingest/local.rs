@@ -41,8 +41,8 @@ macro_rules! events {
     ($found:expr) => {
         text!(
             "SELECT e.position, e.category, e.stream, e.version, e.event_id, e.type, \
-                    CASE WHEN e.fits THEN coalesce(e.data::text, 'null') END, \
-                    CASE WHEN e.fits THEN e.metadata::text END, e.causation_id, e.correlation_id, e.recorded_at, e.fits \
+                    CASE WHEN e.fits THEN coalesce(e.data::pg_catalog.text, 'null') END, \
+                    CASE WHEN e.fits THEN e.metadata::pg_catalog.text END, e.causation_id, e.correlation_id, e.recorded_at, e.fits \
                FROM (SELECT e.*, s.name AS stream, \
                             (pg_catalog.sum(e.bytes) OVER (ORDER BY e.position USING OPERATOR(pg_catalog.<) ROWS UNBOUNDED PRECEDING)) \
                             OPERATOR(pg_catalog.-) e.bytes OPERATOR(pg_catalog.<=) 4194304 AS fits \
@@ -71,7 +71,7 @@ static LATE: Statement = Statement::new(
 
 static DECIDED: Statement = Statement::new(
     events!(
-        "SELECT e.* FROM unnest($1) AS c(category) \
+        "SELECT e.* FROM pg_catalog.unnest($1) AS c(category) \
                 CROSS JOIN LATERAL (SELECT e.* FROM event_store.event AS e \
                                      WHERE e.category OPERATOR(pg_catalog.=) c.category \
                                        AND e.position OPERATOR(pg_catalog.>) $2 AND e.position OPERATOR(pg_catalog.<=) $3 \

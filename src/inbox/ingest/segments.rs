@@ -88,7 +88,7 @@ static EMPTY: [Statement; retention::SEGMENTS] = [
 static PRUNE_PROGRESS: Statement = Statement::new(
     c"DELETE FROM inbox.progress AS p USING \
           (SELECT p.source_id, pg_catalog.max(p.batch) AS last FROM inbox.progress AS p GROUP BY p.source_id) AS n \
-       WHERE p.source_id OPERATOR(pg_catalog.=) n.source_id AND p.batch OPERATOR(pg_catalog.<) n.last - 100",
+       WHERE p.source_id OPERATOR(pg_catalog.=) n.source_id AND p.batch OPERATOR(pg_catalog.<) (n.last OPERATOR(pg_catalog.-) 100)",
     &[],
 );
 
@@ -99,7 +99,7 @@ static PRUNE_LANES: Statement = Statement::new(
                                   WHERE m.subscription_id OPERATOR(pg_catalog.=) s.id \
                                     AND m.lane OPERATOR(pg_catalog.=) n ORDER BY m.seq DESC LIMIT 1) AS newest \
        WHERE l.subscription_id OPERATOR(pg_catalog.=) s.id AND l.lane OPERATOR(pg_catalog.=) n \
-         AND l.seq OPERATOR(pg_catalog.<) newest.seq - 10",
+         AND l.seq OPERATOR(pg_catalog.<) (newest.seq OPERATOR(pg_catalog.-) 10)",
     &[],
 );
 

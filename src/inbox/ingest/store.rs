@@ -73,7 +73,7 @@ static PROGRESS: Statement = Statement::new(
 
 static NOTIFY: Statement = Statement::new(
     c"SELECT pg_catalog.pg_notify(inbox.channel($1), pg_catalog.json_build_object( \
-          'first_position', $2, 'last_position', $3, 'count', $4)::text)",
+          'first_position', $2, 'last_position', $3, 'count', $4)::pg_catalog.text)",
     &[pg_sys::TEXTOID, pg_sys::INT8OID, pg_sys::INT8OID, pg_sys::INT8OID],
 );
 

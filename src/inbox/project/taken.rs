@@ -63,6 +63,8 @@ pub struct Taken {
     /// The events may have crashed the server; they come from one lane.
     are_suspect: bool,
     postponed: Option<u16>,
+    /// The lane after which there was no more room.
+    filled_by: Option<u16>,
 }
 
 /// Where an event comes from, and why its value could not be decoded.
@@ -94,6 +96,7 @@ impl Taken {
             has_failed: false,
             are_suspect: false,
             postponed: None,
+            filled_by: None,
         }
     }
 
@@ -109,6 +112,9 @@ impl Taken {
         lane::each_ready(&subscription, self.taking.first, 0..LANES, |lane| {
             if !crashed::holds(id, lane) && lane_lock::try_acquire(id, lane) {
                 self.visit(&subscription, lane);
+            }
+            if !self.has_room() {
+                self.filled_by = Some(lane);
             }
             self.has_room() && !self.are_suspect
         });
@@ -266,10 +272,13 @@ impl Taken {
         self.has_failed
     }
 
-    /// A lane whose turn it is, if one could not be taken from beside others.
+    /// The lane to begin with next: after one that has filled the room, which may do so again, so that the others have their
+    /// turns; but the same one while the record to blame is looked for. A lane that could not be taken from beside others comes
+    /// first.
     #[must_use]
-    pub fn postponed(&self) -> Option<u16> {
-        self.postponed
+    pub fn next_lane(&self, is_narrow: bool) -> u16 {
+        let after = self.filled_by.filter(|_| !is_narrow).map(|lane| (lane + 1) % LANES);
+        self.postponed.or(after).unwrap_or(self.taking.first)
     }
 
     /// How many there are.

@@ -155,14 +155,14 @@ impl Work {
             gather(id, &mut taken);
         }
         taken.finish();
-        self.first = taken.postponed().unwrap_or(0);
         if !taken.is_empty() {
             taken.write_down(&subscription);
-            match self.apply_taken(target, &subscription, &taken) {
-                Ok(()) => self.narrowing.applied(taken.len()),
-                Err(Refused) => return Done::Refused,
+            if let Err(Refused) = self.apply_taken(target, &subscription, &taken) {
+                return Done::Refused;
             }
         }
+        self.first = taken.next_lane(self.narrowing.is_narrow());
+        self.narrowing.applied(taken.len());
         self.note(definition, &taken);
         if let Some((rebuilt, table)) = definition.rebuilds
             && self.is_ready()

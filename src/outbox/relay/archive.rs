@@ -64,7 +64,7 @@ const TYPES: [pg_sys::Oid; COLUMNS.len()] = {
 
 /// The archived topics, and the seconds of their retention.
 static PATTERNS: Statement = Statement::new(
-    c"SELECT a.pattern, date_part('epoch', a.retention) FROM outbox.archived_topics AS a",
+    c"SELECT a.pattern, pg_catalog.date_part('epoch', a.retention) FROM outbox.archived_topics AS a",
     &[],
 );
 
@@ -73,7 +73,7 @@ static READ: Statement = Statement::new(
     c"SELECT e.id, e.topic, p.partition, p.place, e.id, e.event_id, e.emitted_at, e.partition, e.key, e.payload, \
              e.headers, e.event_type, e.content_type \
         FROM unnest($1, $2, $3, $4) AS p (id, event_id, partition, place) \
-        JOIN outbox.events AS e ON e.id = p.id AND e.event_id = p.event_id",
+        JOIN outbox.events AS e ON e.id OPERATOR(pg_catalog.=) p.id AND e.event_id OPERATOR(pg_catalog.=) p.event_id",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::INT4ARRAYOID, pg_sys::INT8ARRAYOID],
 );
 
@@ -87,11 +87,15 @@ static OPEN: Statement = Statement::new(
     &[pg_sys::INT2OID, pg_sys::INT8OID],
 );
 
-static FORGET: Statement =
-    Statement::new(c"DELETE FROM outbox.archive_segment WHERE number = $1", &[pg_sys::INT2OID]);
+static FORGET: Statement = Statement::new(
+    c"DELETE FROM outbox.archive_segment WHERE number OPERATOR(pg_catalog.=) $1",
+    &[pg_sys::INT2OID],
+);
 
-static BYTES: Statement =
-    Statement::new(c"SELECT pg_table_size(concat('outbox.archive_', $1)::regclass)", &[pg_sys::INT4OID]);
+static BYTES: Statement = Statement::new(
+    c"SELECT pg_catalog.pg_table_size(pg_catalog.concat('outbox.archive_', $1)::pg_catalog.regclass)",
+    &[pg_sys::INT4OID],
+);
 
 /// A statement for each segment.
 macro_rules! for_segments {

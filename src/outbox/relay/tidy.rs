@@ -48,10 +48,10 @@ static EXPIRE: Statement = Statement::new(
     c"WITH oldest AS (SELECT d.dead_letter_id, d.last_refused_at FROM outbox.dead_letters AS d \
                        ORDER BY d.dead_letter_id LIMIT $2 FOR UPDATE SKIP LOCKED), \
            gone AS (DELETE FROM outbox.dead_letters AS d \
-                     USING (SELECT o.dead_letter_id FROM oldest AS o WHERE o.last_refused_at < $1) AS o \
-                     WHERE d.dead_letter_id = o.dead_letter_id RETURNING d.*) \
-      SELECT count(*)::integer, array_agg(g.event_id), array_agg(g.topic), array_agg(g.error_class), \
-             array_agg(g.last_refused_at) FROM gone AS g",
+                     USING (SELECT o.dead_letter_id FROM oldest AS o WHERE o.last_refused_at OPERATOR(pg_catalog.<) $1) AS o \
+                     WHERE d.dead_letter_id OPERATOR(pg_catalog.=) o.dead_letter_id RETURNING d.*) \
+      SELECT pg_catalog.count(*)::pg_catalog.int4, pg_catalog.array_agg(g.event_id), pg_catalog.array_agg(g.topic), pg_catalog.array_agg(g.error_class), \
+             pg_catalog.array_agg(g.last_refused_at) FROM gone AS g",
     &[pg_sys::TIMESTAMPTZOID, pg_sys::INT4OID],
 );
 
@@ -67,9 +67,9 @@ static EXPIRE_LOG: Statement = Statement::new(
     c"WITH oldest AS (SELECT l.log_id, l.logged_at FROM outbox.dead_letter_log AS l \
                        ORDER BY l.log_id LIMIT $2 FOR UPDATE SKIP LOCKED), \
            gone AS (DELETE FROM outbox.dead_letter_log AS l \
-                     USING (SELECT o.log_id FROM oldest AS o WHERE o.logged_at < $1) AS o \
-                     WHERE l.log_id = o.log_id RETURNING l.log_id) \
-      SELECT count(*)::integer FROM gone",
+                     USING (SELECT o.log_id FROM oldest AS o WHERE o.logged_at OPERATOR(pg_catalog.<) $1) AS o \
+                     WHERE l.log_id OPERATOR(pg_catalog.=) o.log_id RETURNING l.log_id) \
+      SELECT pg_catalog.count(*)::pg_catalog.int4 FROM gone",
     &[pg_sys::TIMESTAMPTZOID, pg_sys::INT4OID],
 );
 

@@ -15,12 +15,14 @@ static ADD: Statement = Statement::new(
     &[pg_sys::INT8OID, pg_sys::INT8OID],
 );
 
-static CONFIRM: Statement =
-    Statement::new(c"DELETE FROM outbox.unconfirmed AS u WHERE u.claim <= $1", &[pg_sys::INT8OID]);
+static CONFIRM: Statement = Statement::new(
+    c"DELETE FROM outbox.unconfirmed AS u WHERE u.claim OPERATOR(pg_catalog.<=) $1",
+    &[pg_sys::INT8OID],
+);
 
 static TAKE: Statement = Statement::new(
     c"WITH gone AS (DELETE FROM outbox.unconfirmed AS u RETURNING u.events) \
-      SELECT coalesce(sum(g.events), 0)::bigint FROM gone AS g",
+      SELECT coalesce(pg_catalog.sum(g.events), 0)::pg_catalog.int8 FROM gone AS g",
     &[],
 );
 

@@ -18,20 +18,20 @@ use crate::pg::spi::{self, Access, Statement};
 use crate::pg::user_context::{Owner, UserContext};
 
 static SEQUENCE_CACHE: Statement = Statement::new(
-    c"SELECT s.seqcache FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid = $1",
+    c"SELECT s.seqcache FROM pg_catalog.pg_sequence AS s WHERE s.seqrelid OPERATOR(pg_catalog.=) $1",
     &[pg_sys::OIDOID],
 );
 
 static PAUSED: Statement = Statement::new(c"SELECT FROM outbox.paused", &[]);
 
 static VERSION: Statement = Statement::new(
-    c"SELECT x.extversion FROM pg_catalog.pg_extension AS x WHERE x.extname = 'event_outbox'",
+    c"SELECT x.extversion FROM pg_catalog.pg_extension AS x WHERE x.extname OPERATOR(pg_catalog.=) 'event_outbox'",
     &[],
 );
 
 static SUBSCRIPTION: Statement = Statement::new(
-    c"SELECT s.subname::text FROM pg_catalog.pg_subscription_rel AS r \
-        JOIN pg_catalog.pg_subscription AS s ON s.oid = r.srsubid WHERE r.srrelid = $1",
+    c"SELECT s.subname::pg_catalog.text FROM pg_catalog.pg_subscription_rel AS r \
+        JOIN pg_catalog.pg_subscription AS s ON s.oid OPERATOR(pg_catalog.=) r.srsubid WHERE r.srrelid OPERATOR(pg_catalog.=) $1",
     &[pg_sys::OIDOID],
 );
 

@@ -16,8 +16,9 @@ use crate::pg::spi::{self, Access, Statement, text};
 macro_rules! due {
     () => {
         "WITH due AS ( \
-             DELETE FROM outbox.scheduled AS s WHERE s.ctid = ANY (ARRAY( \
-                 SELECT d.ctid FROM outbox.scheduled AS d WHERE d.deliver_at >= $1 AND d.deliver_at <= $2 \
+             DELETE FROM outbox.scheduled AS s WHERE s.ctid OPERATOR(pg_catalog.=) ANY (ARRAY( \
+                 SELECT d.ctid FROM outbox.scheduled AS d WHERE d.deliver_at OPERATOR(pg_catalog.>=) $1 \
+                    AND d.deliver_at OPERATOR(pg_catalog.<=) $2 \
                   ORDER BY d.deliver_at, d.id LIMIT $3 FOR UPDATE SKIP LOCKED)) \
              RETURNING s.*) "
     };
@@ -38,7 +39,8 @@ static MOVE: Statement = Statement::new(
 );
 
 static NEXT: Statement = Statement::new(
-    c"SELECT s.deliver_at FROM outbox.scheduled AS s WHERE s.deliver_at >= $1 ORDER BY s.deliver_at, s.id LIMIT 1",
+    c"SELECT s.deliver_at FROM outbox.scheduled AS s WHERE s.deliver_at OPERATOR(pg_catalog.>=) $1 \
+       ORDER BY s.deliver_at, s.id LIMIT 1",
     &[pg_sys::TIMESTAMPTZOID],
 );
 

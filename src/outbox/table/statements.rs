@@ -22,14 +22,14 @@ use crate::pg::user_context::{Owner, UserContext};
 /// by ctid, which needs no index, and compares event_id, since another row can get the ctid.
 static DELETE: Statement = Statement::new(
     c"DELETE FROM outbox.events AS e USING unnest($1, $2) AS published(ctid, event_id) \
-       WHERE e.ctid = published.ctid AND e.event_id = published.event_id",
+       WHERE e.ctid OPERATOR(pg_catalog.=) published.ctid AND e.event_id OPERATOR(pg_catalog.=) published.event_id",
     &[pg_sys::TIDARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
 /// Locks rows before a deletion in SQL, so that they keep their places.
 static LOCK: Statement = Statement::new(
     c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS published(id, event_id) \
-          ON e.id = published.id AND e.event_id = published.event_id FOR UPDATE OF e",
+          ON e.id OPERATOR(pg_catalog.=) published.id AND e.event_id OPERATOR(pg_catalog.=) published.event_id FOR UPDATE OF e",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
@@ -39,8 +39,8 @@ static QUEUE_USAGE: Statement = Statement::new(c"SELECT pg_catalog.pg_notificati
 static NOTIFY_OF_DEAD: Statement = Statement::new(
     c"SELECT pg_catalog.pg_notify('outbox_dead_letter', \
              pg_catalog.json_build_object('event_id', d.event_id, 'topic', d.topic, 'error_class', d.error_class, \
-                                          'error', pg_catalog.left(d.error, 1000))::text) \
-        FROM outbox.dead_letters AS d WHERE d.event_id = ANY ($1)",
+                                          'error', pg_catalog.left(d.error, 1000))::pg_catalog.text) \
+        FROM outbox.dead_letters AS d WHERE d.event_id OPERATOR(pg_catalog.=) ANY ($1)",
     &[pg_sys::UUIDARRAYOID],
 );
 
@@ -53,21 +53,21 @@ static NOTIFY: Statement = Statement::new(
 static REPORT_REFUSED: Statement = Statement::new(
     c"UPDATE outbox.events AS e SET last_error = refused.error, error_class = refused.class \
         FROM unnest($1, $2, $3, $4) AS refused(id, event_id, class, error) \
-       WHERE e.id = refused.id AND e.event_id = refused.event_id RETURNING e.id, e.next_attempt_at",
+       WHERE e.id OPERATOR(pg_catalog.=) refused.id AND e.event_id OPERATOR(pg_catalog.=) refused.event_id RETURNING e.id, e.next_attempt_at",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID, pg_sys::TEXTARRAYOID, pg_sys::TEXTARRAYOID],
 );
 
 /// Locks the rows that no other session has locked.
 static LOCK_FREE: Statement = Statement::new(
     c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
-          ON e.id = settled.id AND e.event_id = settled.event_id FOR UPDATE OF e SKIP LOCKED",
+          ON e.id OPERATOR(pg_catalog.=) settled.id AND e.event_id OPERATOR(pg_catalog.=) settled.event_id FOR UPDATE OF e SKIP LOCKED",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 
 /// The rows that still exist.
 static PRESENT: Statement = Statement::new(
     c"SELECT e.id FROM outbox.events AS e JOIN unnest($1, $2) AS settled(id, event_id) \
-          ON e.id = settled.id AND e.event_id = settled.event_id",
+          ON e.id OPERATOR(pg_catalog.=) settled.id AND e.event_id OPERATOR(pg_catalog.=) settled.event_id",
     &[pg_sys::INT8ARRAYOID, pg_sys::UUIDARRAYOID],
 );
 

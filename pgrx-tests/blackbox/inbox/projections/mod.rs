@@ -1,6 +1,7 @@
 //! Topics as tables: what a projection writes, when, and as whom.
 
 mod crashes;
+mod fairness;
 mod keeping;
 mod losses;
 mod mirror;

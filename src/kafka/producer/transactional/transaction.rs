@@ -241,7 +241,9 @@ impl Session<'_> {
     /// abort librdkafka takes another epoch, in which sequences begin anew. So the same transaction succeeds then. If its
     /// events were given back as untried instead, larger groups would follow, be refused, and leave gaps for ever.
     fn roll_back(&mut self, all: &[Chosen<'_>], records: Records) -> Result<bool, End> {
+        // Before another producer has its turn, whose last error would be shown.
         let marker = self.own_failure().or_else(|| self.own_silence(records));
+        let marker = marker.map(|why| self.unwritten("a marker", &why));
         // librdkafka purges what was not sent, and waits for the answers to what was, before it aborts. A purge of ours would
         // leave a gap in the sequences of the partitions.
         let aborted = self.patiently(ABORTED_WITHIN, "the end of a transaction", |producer, slice| {
@@ -267,7 +269,7 @@ impl Session<'_> {
             return Err(end);
         }
         self.rules.aborted();
-        marker.map_or(Ok(true), |why| Err(End::Broken(self.unwritten("a marker", &why))))
+        marker.map_or(Ok(true), |why| Err(End::Broken(why)))
     }
 }
 

@@ -48,6 +48,12 @@ impl Narrowing {
         self.limit
     }
 
+    /// Whether fewer go than could.
+    #[must_use]
+    pub const fn is_narrow(&self) -> bool {
+        self.limit < self.most
+    }
+
     /// The table has refused a transaction with this many records.
     pub fn refused(&mut self, count: usize) -> Refusal {
         if count <= 1 {
