@@ -295,15 +295,22 @@ BEGIN
     RETURN NEXT;
 
     subject := 'table';
-    verdict := 'ok'; finding := 'The table outbox.events, its triggers and its sequence are as installed.'; hint := NULL;
+    verdict := 'ok'; finding := 'The extension''s tables, triggers and sequences are as installed.'; hint := NULL;
+    SELECT string_agg(c.oid::regclass::text, ', ' ORDER BY c.relname) AS names,
+           string_agg(format('ALTER TABLE %s SET LOGGED;', c.oid::regclass), ' ' ORDER BY c.relname) AS remedy
+      INTO described
+      FROM pg_class AS c JOIN pg_depend AS d ON d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e'
+     WHERE c.relkind = 'r' AND c.relpersistence = 'u' AND d.refclassid = 'pg_extension'::regclass
+       AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'event_outbox');
     SELECT string_agg(format('%I', t.tgname), ', ' ORDER BY t.tgname) AS names,
            string_agg(format('ALTER TABLE %s ENABLE TRIGGER %I;', t.tgrelid::regclass, t.tgname), ' ' ORDER BY t.tgname) AS remedy
       INTO disabled
       FROM pg_trigger AS t JOIN pg_depend AS d ON d.classid = 'pg_proc'::regclass AND d.objid = t.tgfoid AND d.deptype = 'e'
      WHERE t.tgenabled = 'D' AND d.refclassid = 'pg_extension'::regclass AND d.refobjid = (SELECT e.oid FROM pg_extension AS e WHERE e.extname = 'event_outbox');
-    IF (SELECT c.relpersistence = 'u' FROM pg_class AS c WHERE c.oid = 'outbox.events'::regclass) THEN
-        verdict := 'error'; finding := 'outbox.events is UNLOGGED: a crash of the server empties it, and standbys have no copy of it.';
-        hint := 'ALTER TABLE outbox.events SET LOGGED;';
+    IF described.names IS NOT NULL THEN
+        verdict := 'error';
+        finding := format('UNLOGGED: %s. A crash of the server empties what is UNLOGGED, and standbys have no copy of it.', described.names);
+        hint := described.remedy;
         RETURN NEXT;
     END IF;
     IF disabled.names IS NOT NULL THEN
@@ -316,6 +323,12 @@ BEGIN
         verdict := 'warning';
         finding := 'The sequence outbox.events_id_seq has a cache: events can be published late, and out of order between sessions.';
         hint := 'ALTER SEQUENCE outbox.events_id_seq CACHE 1;';
+        RETURN NEXT;
+    END IF;
+    IF (SELECT s.seqcache > 1 FROM pg_sequence AS s WHERE s.seqrelid = 'event_store.event_position_seq'::regclass) THEN
+        verdict := 'error';
+        finding := 'The sequence event_store.event_position_seq has a cache: readers can miss events of the event store.';
+        hint := 'ALTER SEQUENCE event_store.event_position_seq CACHE 1; Then end the sessions that have appended meanwhile.';
         RETURN NEXT;
     END IF;
     IF verdict = 'ok' THEN

@@ -1,6 +1,7 @@
 //! Kafka's topics through the relay: created and described, and never created by mistake.
 
 use event_outbox_lab::{Result, wait};
+use postgres::Client;
 
 use crate::support::database::{DEADLINE, TestDatabase};
 use crate::support::events::emit;
@@ -160,20 +161,34 @@ fn check_tells_what_is_wrong() -> Result<()> {
     });
     well.map_err(|error| error.context(format!("last seen: {last:?}")))?;
 
-    let mut expect = |change: &str, subject: &str, verdict: &str| -> Result<()> {
-        db.client.batch_execute(change)?;
-        let sql = "SELECT verdict FROM outbox.check() WHERE subject = $1 ORDER BY verdict = $2 DESC LIMIT 1";
-        wait::until_ok(&format!("{subject} to be a {verdict} after {change}"), DEADLINE, || {
-            let found = db.client.query_opt(sql, &[&subject, &verdict])?;
-            Ok(found.is_some_and(|row| row.get::<_, &str>(0) == verdict).then_some(()))
-        })
-    };
-    expect("SELECT outbox.pause('check')", "relay", "warning")?;
-    expect("SELECT outbox.resume()", "relay", "ok")?;
-    expect("ALTER TABLE outbox.events SET (autovacuum_enabled = off)", "autovacuum", "error")?;
-    expect("ALTER TABLE outbox.events RESET (autovacuum_enabled)", "autovacuum", "ok")?;
-    expect("SET event_outbox.max_event_bytes = 2000000", "topic", "warning")?;
-    expect("RESET event_outbox.max_event_bytes", "topic", "ok")?;
+    let client = &mut db.client;
+    expect_verdict(client, "SELECT outbox.pause('check')", "relay", "warning")?;
+    expect_verdict(client, "SELECT outbox.resume()", "relay", "ok")?;
+    expect_verdict(
+        client,
+        "ALTER TABLE outbox.events SET (autovacuum_enabled = off)",
+        "autovacuum",
+        "error",
+    )?;
+    expect_verdict(client, "ALTER TABLE outbox.events RESET (autovacuum_enabled)", "autovacuum", "ok")?;
+    expect_verdict(client, "SET event_outbox.max_event_bytes = 2000000", "topic", "warning")?;
+    expect_verdict(client, "RESET event_outbox.max_event_bytes", "topic", "ok")?;
+    Ok(())
+}
+
+/// Waits for this verdict on a subject, after a change.
+fn expect_verdict(client: &mut Client, change: &str, subject: &str, verdict: &str) -> Result<()> {
+    client.batch_execute(change)?;
+    let sql = "SELECT verdict FROM outbox.check() WHERE subject = $1 ORDER BY verdict = $2 DESC LIMIT 1";
+    wait::until_ok(&format!("{subject} to be a {verdict} after {change}"), DEADLINE, || {
+        let found = client.query_opt(sql, &[&subject, &verdict])?;
+        Ok(found.is_some_and(|row| row.get::<_, &str>(0) == verdict).then_some(()))
+    })
+}
+
+#[test]
+fn check_tells_what_was_altered() -> Result<()> {
+    let mut db = TestDatabase::new()?;
     for (wrong, right, verdict) in [
         ("TABLE outbox.events SET UNLOGGED", "TABLE outbox.events SET LOGGED", "error"),
         (
@@ -182,10 +197,16 @@ fn check_tells_what_is_wrong() -> Result<()> {
             "error",
         ),
         ("TABLE outbox.paused DISABLE TRIGGER USER", "TABLE outbox.paused ENABLE TRIGGER USER", "error"),
+        ("TABLE inbox.log_0 SET UNLOGGED", "TABLE inbox.log_0 SET LOGGED", "error"),
         ("SEQUENCE outbox.events_id_seq CACHE 10", "SEQUENCE outbox.events_id_seq CACHE 1", "warning"),
+        (
+            "SEQUENCE event_store.event_position_seq CACHE 10",
+            "SEQUENCE event_store.event_position_seq CACHE 1",
+            "error",
+        ),
     ] {
-        expect(&format!("ALTER {wrong}"), "table", verdict)?;
-        expect(&format!("ALTER {right}"), "table", "ok")?;
+        expect_verdict(&mut db.client, &format!("ALTER {wrong}"), "table", verdict)?;
+        expect_verdict(&mut db.client, &format!("ALTER {right}"), "table", "ok")?;
     }
     Ok(())
 }
