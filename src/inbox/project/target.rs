@@ -10,7 +10,7 @@ use event_outbox_policy::inbox::projection::source::{Source, Step};
 use pgrx::prelude::*;
 
 use super::definition::{Definition, Sourced};
-use super::rows::{TableColumn, Writer};
+use super::rows::{TableColumn, Way, Writer};
 use crate::pg::relation::{self, OpenRelation};
 use crate::pg::snapshot::Snapshot;
 use crate::pg::spi::{self, Access, Statement};
@@ -138,8 +138,8 @@ impl Target {
     }
 
     /// Writes what is left of a batch. Within [`spi::connected`].
-    pub fn apply(&self, reduced: &Reduced<'_>) {
-        self.writer.apply(reduced);
+    pub fn apply(&self, reduced: &Reduced<'_>, way: Way) {
+        self.writer.apply(reduced, way);
     }
 
     /// Gives another table of the same columns the rows of this one. Within [`spi::connected`].

@@ -14,6 +14,7 @@ use super::definition::Definition;
 use super::gathering::gather;
 use super::progress;
 use super::rebuild::{self, Attempt};
+use super::rows::Way;
 use super::taken::{MOST_EVENTS, Taken, Taking};
 use super::target::Target;
 use super::task::Task;
@@ -26,6 +27,9 @@ use crate::worker::transaction::sqlstate;
 
 /// How long a schema is waited for before that is shown, if the registry has reported no error.
 const SILENT: Duration = Duration::from_secs(10);
+
+/// The SQLSTATE of a row whose key another one has.
+const DUPLICATE: &str = "23505";
 
 /// What a transaction has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +59,8 @@ pub struct Work {
     had_faults: bool,
     /// Since when a schema is waited for, and whether that is shown.
     waiting: Option<(Instant, bool)>,
+    /// The table is not known to be without rows.
+    may_have_rows: bool,
 }
 
 impl Work {
@@ -69,6 +75,7 @@ impl Work {
             first: 0,
             had_faults: false,
             waiting: None,
+            may_have_rows: false,
         }
     }
 
@@ -94,6 +101,7 @@ impl Work {
         };
         self.note_table_name(&definition, &target);
         self.note_filenode(&definition, &target);
+        self.may_have_rows = self.may_have_rows || definition.is_ready || !target.is_empty();
         let done = self.apply(&definition, &target);
         self.target = Some(target);
         done
@@ -190,7 +198,7 @@ impl Work {
         if faults.iter().any(|(place, _)| taken.has_hidden(*place)) {
             return Err(Refused);
         }
-        if let Err(cause) = subtransaction::run(|| spi::connected(|| target.apply(&reduced))) {
+        if let Err(cause) = self.write(target, &reduced) {
             let Some(report) = report_of(&cause).filter(|(code, _)| blame(code) == Blame::Record) else {
                 cause.rethrow()
             };
@@ -204,6 +212,18 @@ impl Work {
             taken.acknowledge(subscription);
         });
         Ok(())
+    }
+
+    fn write(&mut self, target: &Target, reduced: &Reduced<'_>) -> Result<(), Box<CaughtError>> {
+        let write = |way| subtransaction::run(|| spi::connected(|| target.apply(reduced, way)));
+        if !std::mem::replace(&mut self.may_have_rows, true) {
+            match write(Way::Insert) {
+                // Others may write to the table, too.
+                Err(cause) if report_of(&cause).is_some_and(|(code, _)| code == DUPLICATE) => {}
+                done => return done,
+            }
+        }
+        write(Way::Upsert)
     }
 
     /// Notes that the projection has become ready, or well again, or what it waits for.

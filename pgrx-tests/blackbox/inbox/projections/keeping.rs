@@ -40,6 +40,28 @@ fn values_become_rows_and_tombstones_delete_them() -> Result<()> {
     )
 }
 
+/// An empty table is filled without a look at each row, as nobody's is expected in it.
+#[test]
+fn a_row_that_another_session_is_writing_is_replaced() -> Result<()> {
+    let mut p = Projected::new(1)?;
+    p.sql(ITEMS)?;
+    p.send(&[("1", Some(r#"{"name": "one"}"#)), ("2", Some(r#"{"name": "two"}"#)), ("3", None)])?;
+    let mut other = p.db.connect()?;
+    let mut theirs = other.transaction()?;
+    theirs.batch_execute("INSERT INTO items (id, name) VALUES (1, 'theirs'), (3, 'theirs')")?;
+    p.project("items", "")?;
+    p.until(
+        "SELECT count(*) FROM pg_stat_activity
+          WHERE datname = current_database() AND backend_type = 'event_outbox projection' AND wait_event_type = 'Lock'",
+        &["(1)"],
+    )?;
+    theirs.commit()?;
+    p.settle()?;
+    assert_eq!(p.rows("SELECT id, name FROM items ORDER BY id")?, ["(1,one)", "(2,two)"]);
+    assert_eq!(p.rows("SELECT last_error FROM inbox.dead_letters")?, Vec::<String>::new());
+    Ok(())
+}
+
 #[test]
 fn columns_come_from_where_the_mapping_says() -> Result<()> {
     let mut p = Projected::new(2)?;
