@@ -8,7 +8,7 @@ use rdkafka::producer::Producer;
 
 use super::End;
 use super::chosen::Chosen;
-use super::session::Session;
+use super::session::{OFTEN, Session};
 use super::transaction::{Records, rolled_back};
 use crate::kafka::producer::messages::ProducerEvent;
 
@@ -19,7 +19,7 @@ impl Session<'_> {
     /// Takes a commit that was not answered for none, publishes its events again, and goes on with this producer.
     pub(super) fn reuse(&mut self, all: &[Chosen<'_>]) -> Result<bool, End> {
         // librdkafka takes no other call before this one is over.
-        self.patiently(PATIENCE, "the end of a commit", |producer, slice| {
+        self.patiently(PATIENCE, OFTEN, "the end of a commit", |producer, slice| {
             producer.commit_transaction(slice)
         })?;
         let _ = self.rules.start(&Default::default());

@@ -23,9 +23,16 @@ use crate::kafka::producer::callbacks::Context;
 use crate::kafka::producer::client::Client;
 use crate::kafka::producer::messages::{ProduceBatch, ProducerCommand, ProducerEvent};
 
-/// How long one of librdkafka's calls may block before the thread looks whether it is still wanted: at first, and at last. Before
-/// a call aborts a transaction, it waits until the thread has served the reports of what it has purged.
-const SLICE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
+/// How long one of librdkafka's calls may block before the thread looks whether it is still wanted, at first and at last.
+pub(super) type Slices = (Duration, Duration);
+
+/// For calls that need nothing of the thread. A call has several steps; if it is repeated just when one is answered, librdkafka
+/// can take the answer to one step for that to the next (`rd_kafka_txn_op_req0()`, 2.12.1), and leave the last one out: then the
+/// producer cannot begin another transaction, and must be replaced. So a call is repeated seldom.
+pub(super) const SELDOM: Slices = (Duration::from_secs(1), Duration::from_secs(1));
+
+/// For calls that abort a transaction: they wait until the thread has served the reports of what they have purged.
+pub(super) const OFTEN: Slices = (Duration::from_millis(5), Duration::from_millis(200));
 
 /// How long the coordinator of transactions may take for a new producer.
 const INITIALISED_WITHIN: Duration = Duration::from_secs(60);
@@ -85,9 +92,12 @@ impl<'t> Session<'t> {
             stale_check_at: None,
         };
         for _ in 0..TRANSACTORS {
-            session.patiently(INITIALISED_WITHIN, "the coordinator of transactions", |producer, slice| {
-                producer.init_transactions(slice)
-            })?;
+            session.patiently(
+                INITIALISED_WITHIN,
+                SELDOM,
+                "the coordinator of transactions",
+                |producer, slice| producer.init_transactions(slice),
+            )?;
             session.transactors.take_turns();
         }
         Ok(session)
@@ -227,11 +237,12 @@ impl<'t> Session<'t> {
     pub(super) fn patiently(
         &mut self,
         patience: Duration,
+        (mut slice, longest): Slices,
         what: &str,
         call: impl Fn(&BaseProducer<Context>, Duration) -> KafkaResult<()>,
     ) -> Result<(), End> {
         let begin = Instant::now();
-        let (mut is_told, mut slice) = (false, SLICE.0);
+        let mut is_told = false;
         loop {
             match call(self.client().producer(), slice) {
                 Ok(()) => return Ok(()),
@@ -244,7 +255,7 @@ impl<'t> Session<'t> {
                 }
                 Err(_) => {}
             }
-            slice = SLICE.1.min(2 * slice);
+            slice = longest.min(2 * slice);
             self.serve()?;
             if begin.elapsed() >= QUIET {
                 self.doubt()?;

@@ -15,7 +15,7 @@ use rdkafka::producer::{BaseRecord, Producer};
 
 use super::End;
 use super::chosen::Chosen;
-use super::session::{QUIET, Session};
+use super::session::{OFTEN, QUIET, SELDOM, Session};
 use crate::failpoints::{self, Point};
 use crate::kafka::config;
 use crate::kafka::producer::messages::ProducerEvent;
@@ -59,7 +59,7 @@ impl Session<'_> {
             let why = failure.unwrap_or_else(|| "Kafka does not take it".into());
             return Err(End::Broken(self.unwritten("its claim", &why)));
         }
-        self.patiently(self.commit_patience(), "the commit of its claim", |producer, slice| {
+        self.patiently(self.commit_patience(), SELDOM, "the commit of its claim", |producer, slice| {
             producer.commit_transaction(slice)
         })?;
         self.transactors.take_turns();
@@ -217,7 +217,7 @@ impl Session<'_> {
         failpoints::reach(Point::BeforeCommit);
         self.rules.request_commit();
         let patience = self.commit_patience();
-        let done = self.patiently(patience, "the commit of a transaction", |producer, slice| {
+        let done = self.patiently(patience, SELDOM, "the commit of a transaction", |producer, slice| {
             producer.commit_transaction(slice)
         });
         if done.is_err() {
@@ -246,7 +246,7 @@ impl Session<'_> {
         let marker = marker.map(|why| self.unwritten("a marker", &why));
         // librdkafka purges what was not sent, and waits for the answers to what was, before it aborts. A purge of ours would
         // leave a gap in the sequences of the partitions.
-        let aborted = self.patiently(ABORTED_WITHIN, "the end of a transaction", |producer, slice| {
+        let aborted = self.patiently(ABORTED_WITHIN, OFTEN, "the end of a transaction", |producer, slice| {
             producer.abort_transaction(slice)
         });
         if let Err(End::Closed) = aborted {
