@@ -187,7 +187,7 @@ fn what_happens_in_the_inbox_is_measured() -> Result<()> {
 
     // The partition that is stopped falls behind; the other events are received.
     db.client.execute("SELECT outbox.emit($1, '1', partition => 1)", &[&topic])?;
-    assert!(db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     assert_eq!(shown(&mut db.client, "subscription_topic_to_store_events")?, 1.0);
     assert_eq!(receive(&mut db.client, "s", 100)?.len(), 5);
     db.client.batch_execute("SELECT inbox.pause('s')")?;

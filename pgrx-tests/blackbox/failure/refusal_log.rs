@@ -84,7 +84,7 @@ fn a_topic_that_is_missing_for_a_while_kills_no_event() -> Result<()> {
         Ok(attempts.map(|_| ()))
     })?;
     broker.create_topic("created_late", 1, &[])?;
-    assert!(client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     assert_eq!(client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get::<_, i64>(0), 0);
     // Without a grace period the attempts decide.
     dedicated.alter("grace_period", "0")?;

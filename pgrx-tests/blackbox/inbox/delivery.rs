@@ -129,7 +129,7 @@ fn a_loop_of_two_databases_loses_and_repeats_nothing() -> Result<()> {
         let handled: i64 = shop.client.query_one("SELECT count(*) FROM handled", &[])?.get(0);
         Ok((handled >= i64::from(ORDERS)).then_some(()))
     })?;
-    let published: bool = stock.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get(0);
+    let published: bool = stock.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
     assert!(published);
     until_no_lag(&mut shop.client, "s")?;
     assert_eq!(receive(&mut shop.client, "s", 100)?, []);

@@ -54,7 +54,7 @@ fn duplicates_of_producers_are_dropped_if_asked() -> Result<()> {
     for _ in 0..2 {
         db.client.execute(emit, &[&topic])?;
     }
-    assert!(db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     db.client.execute(
         "SELECT inbox.subscribe('once', ARRAY[$1], 'earliest', deduplicate => '1 day')",
         &[&topic],

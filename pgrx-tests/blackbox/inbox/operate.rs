@@ -97,7 +97,7 @@ fn a_seek_discards_what_is_stored_of_the_partition_alone() -> Result<()> {
         db.client.execute(sql, &[&topic])?;
         db.client.batch_execute(&format!("SELECT inbox.seek('s', '{}', '{topic}', 0)", round % 3))?;
     }
-    let published: bool = db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get(0);
+    let published: bool = db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
     assert!(published);
     // The last of them went to 1, when the partition had 3 events and got 20 more.
     assert_eq!(to_receive(&mut db.client)?, [22, 40]);

@@ -51,7 +51,7 @@ fn a_record_is_shown_with_all_its_parts() -> Result<()> {
         &[&topic],
     )?;
     db.client.execute("SELECT outbox.emit_bytes($1, NULL, '\\x6b')", &[&topic])?;
-    assert!(db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     let sql = format!(
         "SELECT key, payload, headers -> 'a' = '[\"1\", \"2\"]' AND headers ->> 'b' = '3', truncated,
                 produced_at BETWEEN now() - interval '5 min' AND clock_timestamp() + interval '5 min'
@@ -76,7 +76,7 @@ fn long_records_are_shown_one_after_the_other() -> Result<()> {
     let sql = "SELECT outbox.emit_bytes($1, convert_to(repeat('x', n), 'UTF8')) FROM unnest($2::int[]) AS n";
     let lengths = [40_000, 40_000, 500_000, 1, 40_000];
     db.client.execute(sql, &[&topic, &lengths.as_slice()])?;
-    assert!(db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     let sql =
         format!("SELECT length(payload), truncated FROM inbox.peek('{topic}', 0, 0, timeout => '60 s')");
     let shown: Vec<(i32, bool)> =

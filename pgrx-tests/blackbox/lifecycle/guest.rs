@@ -288,7 +288,7 @@ fn no_setting_of_a_database_keeps_its_events_back() -> Result<()> {
         client.query_one("SELECT outbox.restart_relay()", &[])?;
         wait::until_ok("another relay", DEADLINE, || Ok((relay(&mut client)? != before).then_some(())))?;
         emit(&mut client, "settings", round as i32)?;
-        let published: bool = client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get(0);
+        let published: bool = client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
         let status = client.simple_query("SELECT state, last_error FROM outbox.status")?;
         let shown = status.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => Some(format!("{:?} {:?}", row.get(0), row.get(1))),

@@ -141,7 +141,7 @@ fn a_hostile_search_path_changes_no_function_and_no_view() -> Result<()> {
         mallory.execute(sql, &[&topic])?;
         mallory.execute("SELECT outbox.emit_bytes($1, '2')", &[&topic])?;
         written_in_sql(&mut mallory, &topic)?;
-        let waited = mallory.query_one("SELECT outbox.wait_published('90 s')", &[])?;
+        let waited = mallory.query_one("SELECT outbox.wait_published('30 s')", &[])?;
         assert!(waited.get::<_, bool>(0));
         mallory.query("SELECT * FROM outbox.pending", &[])?;
         let row = mallory.query_one("SELECT state, outbox.channel('orders') FROM outbox.status", &[])?;
@@ -176,7 +176,7 @@ fn temporary_objects_are_not_taken_for_the_outboxs() -> Result<()> {
     )?;
     written_in_sql(&mut mallory, &topic)?;
     emit(&mut mallory, &topic, 1)?;
-    assert!(mallory.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(mallory.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     let shadowed: i64 = mallory.query_one("SELECT count(*) FROM pg_temp.events", &[])?.get(0);
     assert_eq!(shadowed, 0);
     assert_eq!(db.drained_values(&topic)?, ["1"]);
@@ -222,7 +222,7 @@ fn the_extension_is_created_among_hostile_objects() -> Result<()> {
     client.execute("INSERT INTO outbox.events (topic, payload) VALUES ($1, '1')", &[&topic])?;
     emit(&mut client, &topic, 2)?;
     db.promptly(&topic, 2)?;
-    assert!(client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get::<_, bool>(0));
+    assert!(client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get::<_, bool>(0));
     client.query("SELECT * FROM outbox.pending, outbox.status", &[])?;
     Ok(())
 }

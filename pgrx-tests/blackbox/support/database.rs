@@ -8,7 +8,7 @@ use event_outbox_lab::{Broker, Cluster, Consumer, Record, Result, released, wait
 use postgres::Client;
 
 /// Ample for anything that should take milliseconds, on a busy machine.
-pub const DEADLINE: Duration = Duration::from_secs(60);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A wake-up at commit takes milliseconds; the periodic sweep comes much later than this.
 pub const PROMPTLY: Duration = Duration::from_secs(15);

@@ -13,7 +13,7 @@ pub fn filled_topic(db: &mut TestDatabase, name: &str, events: &[i32]) -> Result
         let sql = "SELECT outbox.emit($1, to_jsonb(n), partition => $2) FROM generate_series(1, $3) AS n";
         db.client.execute(sql, &[&topic, &i32::try_from(partition)?, count])?;
     }
-    let published: bool = db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get(0);
+    let published: bool = db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
     assert!(published, "the events of {topic} were not published");
     Ok(topic)
 }

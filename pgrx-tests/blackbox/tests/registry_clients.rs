@@ -59,7 +59,7 @@ fn emit(stage: &mut Stage) -> Result<Value> {
     for topic in &stage.topics {
         stage.client.execute("SELECT outbox.emit($1, $2::jsonb)", &[topic, &document])?;
     }
-    let published: bool = stage.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get(0);
+    let published: bool = stage.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
     ensure!(published, "the events were not published");
     Ok(document)
 }

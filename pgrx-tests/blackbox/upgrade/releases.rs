@@ -212,7 +212,7 @@ fn applications_and_the_relay_go_on_until_the_update() -> Result<()> {
             )?;
             client
                 .execute("SELECT outbox.try_emit(gen_random_uuid()::text, $1, '4', key => 'k')", &[&topic])?;
-            let waited = client.query_one("SELECT outbox.wait_published('90 s')", &[])?;
+            let waited = client.query_one("SELECT outbox.wait_published('30 s')", &[])?;
             assert!(waited.get::<_, bool>(0));
             Ok(())
         };

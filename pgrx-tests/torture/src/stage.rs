@@ -94,14 +94,8 @@ pub struct Stage {
 impl Stage {
     /// Starts the server, which publishes to `kafka`.
     pub fn set(options: &Options, kafka: Kafka) -> Result<Self> {
-        // What a broker refuses aborts transactions, each time, in which all topics wait.
-        let attempts = match options.delivery {
-            Delivery::ExactlyOnce => "too_large=1,invalid_record=1",
-            _ => "",
-        };
         let cluster = Cluster::options("torture")
             .tree(TREE)
-            .set("event_outbox.max_attempts_by_class", attempts)
             .set("event_outbox.bootstrap_servers", kafka.bootstrap_servers())
             .set("event_outbox.kafka_properties", kafka.properties())
             .set("event_outbox.delivery", options.delivery.setting())

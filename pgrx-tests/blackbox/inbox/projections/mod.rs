@@ -19,7 +19,7 @@ use postgres::Client;
 use crate::support::database::TestDatabase;
 
 /// Ample for a projection to do anything.
-const PROJECTED: Duration = Duration::from_secs(90);
+const PROJECTED: Duration = Duration::from_secs(40);
 
 /// A database with a topic and a producer for it.
 struct Projected {
@@ -92,7 +92,7 @@ impl Projected {
 }
 
 fn settle(client: &mut Client, name: &str) -> Result<()> {
-    let sql = format!("SELECT inbox.wait_projected('{name}', timeout => '90 s')");
+    let sql = format!("SELECT inbox.wait_projected('{name}', timeout => '40 s')");
     let is_projected: bool = client.query_one(&sql, &[])?.get(0);
     let state = rows(client, "SELECT row_to_json(p)::text FROM inbox.projections AS p")?;
     assert!(is_projected, "not applied: {state:?}");

@@ -42,7 +42,7 @@ fn each_format_and_framing_becomes_rows() -> Result<()> {
             }
             p.db.client.execute("SELECT outbox.emit($1, NULL::jsonb, 'c')", &[&topic])?;
             let is_published: bool =
-                p.db.client.query_one("SELECT outbox.wait_published('90 s')", &[])?.get(0);
+                p.db.client.query_one("SELECT outbox.wait_published('30 s')", &[])?.get(0);
             assert!(is_published);
             p.project("orders", "")?;
             p.settle()?;
@@ -188,7 +188,7 @@ fn captured_changes_are_decoded() -> Result<()> {
         "INSERT INTO source VALUES (1, 'a'), (2, 'b'), (3, 'c'); UPDATE source SET v = 'bb' WHERE id = 2;
            DELETE FROM source WHERE id = 3",
     )?;
-    assert_eq!(p.rows("SELECT outbox.wait_published('90 s')")?, ["(t)"]);
+    assert_eq!(p.rows("SELECT outbox.wait_published('30 s')")?, ["(t)"]);
     settle(&mut p.db.client, "p")?;
     assert_eq!(p.rows("SELECT * FROM copy ORDER BY id")?, ["(1,a)", "(2,bb)"]);
     Ok(())
