@@ -90,7 +90,13 @@ impl<'t> Markers<'t> {
             }
             if last.elapsed() > PATIENCE {
                 let cause = self.context.client_log().last_error.clone();
-                let cause = cause.unwrap_or_else(|| "no record arrived in time".into());
+                let cause = cause.unwrap_or_else(|| {
+                    format!(
+                        "no record arrived in time; if this lasts, a transaction may be open there: kafka-transactions \
+                         describe-producers --topic {} --partition 0",
+                        self.thread.topic
+                    )
+                });
                 return Err(unreadable_because(self.thread, &cause));
             }
             self.thread.require_main()?;
