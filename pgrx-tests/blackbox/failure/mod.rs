@@ -8,6 +8,7 @@ mod disk;
 mod durability;
 mod exactly_once;
 mod exactly_once_fences;
+mod exactly_once_hanging;
 mod exactly_once_setup;
 mod fatal;
 mod outage;

@@ -10,8 +10,8 @@
 //! ------------                                         -----------
 //! progress topic: create, check, read to its end
 //! another relay publishes: wait         ─ HoldsBack ─▶ shows it
-//! initialise the producer, write a claim,
-//! read up to the own claim              ─ Started ───▶ rows of the listed events become events in flight that are
+//! initialise the producers, end what hangs,
+//! write a claim, read up to it          ─ Started ───▶ rows of the listed events become events in flight that are
 //!                                                      delivered: they are settled as ever. Then it sweeps.
 //! take a batch                          ◀─ Deleted ─── the deletions that are durable, for the next marker
 //!                                       ◀─ Publish ─── a batch. The next one is read while this one is committed

@@ -75,7 +75,7 @@ pub struct Session<'t> {
 }
 
 impl<'t> Session<'t> {
-    /// Initialises a producer. This fences the former relay, and ends the transaction that it may have left open.
+    /// Initialises the producers. This fences the former relay, and ends the transactions that it may have left open.
     pub fn open(thread: &'t TransactionalThread, rules: Transactions) -> Result<Self, End> {
         let transactors = Transactors::open(thread, rules.owner())?;
         let mut session = Self {
@@ -98,6 +98,7 @@ impl<'t> Session<'t> {
                 "the coordinator of transactions",
                 |producer, slice| producer.init_transactions(slice),
             )?;
+            session.end_hanging()?;
             session.transactors.take_turns();
         }
         Ok(session)

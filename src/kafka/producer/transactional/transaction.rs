@@ -47,23 +47,45 @@ pub(super) enum Records {
 }
 
 impl Session<'_> {
+    /// Ends what an earlier transaction of the producer may have left open in the progress topic. The producer was initialised
+    /// just now, so Kafka regards all its transactions as ended.
+    ///
+    /// Kafka 4.3 answers a commit before it has told the partitions. It does not tell those that have no leader then, but forgets
+    /// them (`TransactionMarkerChannelManager`: "likely deleted already"), as when the only broker was killed just after a commit.
+    /// Such a transaction stays open for ever, and no reader of markers gets past it. The next transaction of its producer in the
+    /// partition ends both of them alike.
+    ///
+    /// It is an abort, which is right whatever has become of the other: events whose marker was reported as committed are
+    /// deleted, or known to this relay; all others must be published again.
+    pub(super) fn end_hanging(&mut self) -> Result<(), End> {
+        self.write_claim()?;
+        self.patiently(ABORTED_WITHIN, OFTEN, "the end of hanging transactions", |producer, slice| {
+            producer.abort_transaction(slice)
+        })
+    }
+
     /// Writes the claim, in a transaction of its own.
     pub fn claim(&mut self) -> Result<(), End> {
-        let claim = self.rules.claim();
-        self.keep_serial();
-        self.begin_transaction()?;
-        self.put_own(&claim);
-        let records = self.await_reports(1)?;
-        let failure = self.own_failure();
-        if records != Records::Delivered {
-            let why = failure.unwrap_or_else(|| "Kafka does not take it".into());
-            return Err(End::Broken(self.unwritten("its claim", &why)));
-        }
+        self.write_claim()?;
         self.patiently(self.commit_patience(), SELDOM, "the commit of its claim", |producer, slice| {
             producer.commit_transaction(slice)
         })?;
         self.transactors.take_turns();
         Ok(())
+    }
+
+    /// Begins a transaction with a claim.
+    fn write_claim(&mut self) -> Result<(), End> {
+        let claim = self.rules.claim();
+        self.keep_serial();
+        self.begin_transaction()?;
+        self.put_own(&claim);
+        let records = self.await_reports(1)?;
+        if records == Records::Delivered {
+            return Ok(());
+        }
+        let why = self.own_failure().unwrap_or_else(|| "Kafka does not take it".into());
+        Err(End::Broken(self.unwritten("its claim", &why)))
     }
 
     /// Publishes batches in a transaction, or gives them back.
