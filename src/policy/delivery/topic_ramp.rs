@@ -14,7 +14,8 @@
 //!   batch, it accepts those that follow. So each topic starts in groups, too, but these grow fast.
 //!
 //! A group may be sent in several batches, and the broker may accept a later one and refuse an earlier one. So no two events
-//! of a topic and key are in the same group.
+//! of a topic and key are in the same group, unless it is a part of a transaction: with a refused event nothing of that is
+//! published.
 //!
 //! A topic without delivery reports can be quarantined as well: then no more of its events are sent until those in flight
 //! have come back.
@@ -87,7 +88,7 @@ pub enum End {
 /// The state of each topic.
 #[derive(Debug, Default)]
 pub struct TopicRamp {
-    /// Whether order matters. If so, topics start in groups.
+    /// Whether groups have to keep order: it matters, and no transaction keeps it. If so, topics start in groups.
     in_order: bool,
     topics: HashMap<Arc<str>, Standing, RandomState>,
     /// The number of quarantined topics.
@@ -231,14 +232,14 @@ impl Group {
 }
 
 impl TopicRamp {
-    /// The state for a new producer. `in_order` says whether order matters.
+    /// The state for a new producer. `in_order` says whether groups have to keep order.
     #[must_use]
     pub fn new(in_order: bool) -> Self {
         Self { in_order, ..Self::default() }
     }
 
     /// The producer was replaced, and all events in flight will be read again. Quarantined topics stay quarantined. The
-    /// others start in groups again, since they are new to this producer. `in_order` says whether order matters.
+    /// others start in groups again, since they are new to this producer. `in_order` says whether groups have to keep order.
     pub fn renew(&mut self, in_order: bool) {
         self.in_order = in_order;
         for standing in self.topics.values_mut() {
@@ -283,6 +284,7 @@ impl TopicRamp {
 
     /// Counts an event as in flight if it may be sent now, and returns how to send it. Call it in ascending order of ids.
     pub fn try_admit(&mut self, topic: &Arc<str>, id: i64, lane: Lane) -> Option<Admission> {
+        let lane = lane.filter(|_| self.in_order);
         match self.topics.get_mut(topic) {
             Some(Standing::Ramping(group)) if self.in_order || group.route == Route::Quarantine => {
                 group.try_admit(id, lane)

@@ -82,6 +82,22 @@ fn few_groups_are_refused_on_the_way_to_an_event_that_is_far_behind() {
 }
 
 #[test]
+fn events_of_a_key_share_a_group_that_is_a_part_of_a_transaction() {
+    for (in_order, expected) in [(true, [1, 1, 1, 1]), (false, [1, 2, 4, 8])] {
+        let mut ramp = TopicRamp::new(in_order);
+        ramp.quarantine(&topic(), 0);
+        let sent = expected.map(|_| {
+            let sent = (0..20).filter(|id| ramp.try_admit(&topic(), *id, Some(7)).is_some()).count();
+            (0..sent).for_each(|_| {
+                ramp.settled(&topic(), End::Well);
+            });
+            sent
+        });
+        assert_eq!(sent, expected);
+    }
+}
+
+#[test]
 fn a_topic_starts_in_growing_groups_and_then_is_open() {
     let mut ramp = ramp(&[]);
     let sent: Vec<usize> = (0..6).map(|_| round(&mut ramp, 5_000, End::Well).0).collect();
