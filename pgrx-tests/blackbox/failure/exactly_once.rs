@@ -207,6 +207,21 @@ fn a_refused_event_becomes_a_dead_letter_and_the_others_arrive_once() -> Result<
     Ok(())
 }
 
+/// A broker's limit is one of batches, and each batch that is too large ends a transaction.
+#[test]
+fn a_topic_that_takes_small_batches_only_gets_all_events_once_in_order() -> Result<()> {
+    const COUNT: i64 = 5_000;
+    let mut db = exact_database()?;
+    let small = db.topic("batches");
+    db.broker.create_topic(&small, 1, &[("max.message.bytes", "10000")])?;
+    db.client.execute(EMIT, &[&small, &1_i64, &COUNT])?;
+    until_drained(&mut db.client)?;
+    assert_once_in_order(&db.drained(&small)?, COUNT);
+    let dead: i64 = db.client.query_one("SELECT count(*) FROM outbox.dead_letters", &[])?.get(0);
+    assert_eq!(dead, 0);
+    Ok(())
+}
+
 /// What cannot be sent at all: a missing topic, and a partition that the topic does not have.
 #[test]
 fn events_without_a_place_become_dead_letters() -> Result<()> {

@@ -23,7 +23,7 @@ use crate::kafka::error_class;
 pub struct CallbackLog {
     /// Delivery reports.
     pub reports: Vec<Report>,
-    /// How many events could not be published since this was last set to zero.
+    /// How many events could not be published, and whether the transaction has failed, since this was last set to zero.
     pub failures: usize,
     /// What the callbacks of any client note.
     pub client: ClientLog,
@@ -95,7 +95,12 @@ impl Context {
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         let message = self.redact(message);
-        self.callback_log().client.log(level, facility, message);
+        let mut log = self.callback_log();
+        // A transaction that can only be aborted. librdkafka may send no more of its events, and report none of them.
+        if facility == "TXNERR" {
+            log.failures += 1;
+        }
+        log.client.log(level, facility, message);
     }
 
     fn stats(&self, statistics: Statistics) {

@@ -26,6 +26,9 @@ const SERVE_EVERY: usize = 256;
 /// How long no report may arrive.
 const REPORT_WITHIN: Duration = Duration::from_secs(10);
 
+/// How often to look whether the transaction has failed, of which nothing wakes the thread.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
 /// How long Kafka may take to answer what is on its way, and to abort.
 const ABORTED_WITHIN: Duration = Duration::from_secs(15);
 
@@ -227,7 +230,7 @@ impl Session<'_> {
             }
             let next = if last.elapsed() >= QUIET { self.doubt()? } else { Some(last + QUIET) };
             let next = next.map(|next| next.saturating_duration_since(Instant::now()));
-            self.thread.wakeup.wait(Some(next.unwrap_or(QUIET).min(left)));
+            self.thread.wakeup.wait(Some(next.unwrap_or(QUIET).min(left).min(LOOK_AGAIN)));
         }
     }
 
