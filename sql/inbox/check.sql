@@ -6,6 +6,8 @@ CREATE FUNCTION inbox.check()
     AS $$
 DECLARE
     most CONSTANT integer := 10000;
+    -- Seconds.
+    moment  CONSTANT integer := 2;
     worker  inbox.consumers;
     sub     record;
     item    record;
@@ -14,6 +16,7 @@ DECLARE
     detail  text;
     listed  json := '[]';
     late    interval;
+    waiting text[];
 BEGIN
     subject := 'subscriptions'; verdict := 'ok'; hint := NULL;
     finding := format('Subscriptions of this database: %s.', (SELECT count(*) FROM inbox.subscription));
@@ -110,6 +113,25 @@ BEGIN
                 ELSE format('The worker goes on with the %s by itself.', item.on_data_loss) END;
         RETURN NEXT;
     END LOOP;
+
+    subject := 'transaction'; verdict := 'warning';
+    waiting := ARRAY(SELECT DISTINCT o.topic FROM json_to_recordset(listed) AS o(topic text, uncommitted bigint) WHERE o.uncommitted > 0);
+    IF waiting <> '{}' THEN
+        -- Most transactions are over by then.
+        PERFORM pg_sleep(moment);
+        FOR item IN
+            SELECT o.topic, o.partition, o.high, now.uncommitted
+              FROM json_to_recordset(listed) AS o(topic text, partition integer, high bigint, uncommitted bigint)
+                   JOIN inbox.list_offsets(waiting, NULL, '"earliest"', '10 seconds') AS now USING (topic, partition, high)
+             WHERE o.uncommitted > 0 AND now.uncommitted > 0 ORDER BY o.topic, o.partition
+        LOOP
+            finding := format('A transaction has been open in partition %s of "%s" for %s seconds at least; nobody gets what is written from offset %s on (%s offsets) before it ends.',
+                              item.partition, item.topic, moment, item.high, item.uncommitted);
+            hint := format('If this lasts: kafka-transactions describe-producers --topic %s --partition %s shows whose it is; '
+                           'kafka-transactions abort ends one that hangs.', item.topic, item.partition);
+            RETURN NEXT;
+        END LOOP;
+    END IF;
 
     subject := 'partition';
     FOR item IN

@@ -41,7 +41,7 @@ COMMENT ON FUNCTION inbox.start_of(text) IS
     'Parses where to begin: earliest, latest, a timestamp, or offsets. An error for anything else.';
 
 CREATE FUNCTION inbox.list_offsets(topics text[], pattern text, at json, timeout interval)
-    RETURNS TABLE (topic text, topic_id text, partition integer, "offset" bigint, low bigint, high bigint, error text)
+    RETURNS TABLE (topic text, topic_id text, partition integer, "offset" bigint, low bigint, high bigint, uncommitted bigint, error text)
     LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
     AS $$
 DECLARE
@@ -52,12 +52,12 @@ BEGIN
     -- A pattern is one question.
     FOR at_topic IN 1 .. coalesce(cardinality(topics), 1) BY many LOOP
         RETURN QUERY
-            SELECT a.topic, a.topic_id, a.partition, a."offset", a.low, a.high, a.error
+            SELECT a.topic, a.topic_id, a.partition, a."offset", a.low, a.high, a.uncommitted, a.error
               FROM json_to_recordset(outbox.ask_kafka(
                        json_build_object('list_offsets', json_build_object(
                            'topics', coalesce(topics[at_topic : at_topic + many - 1], '{}'), 'pattern', pattern, 'at', at)),
                        greatest(until - clock_timestamp(), '1 millisecond')))
-                   AS a(topic text, topic_id text, partition integer, "offset" bigint, low bigint, high bigint, error text);
+                   AS a(topic text, topic_id text, partition integer, "offset" bigint, low bigint, high bigint, uncommitted bigint, error text);
     END LOOP;
 END
 $$;

@@ -130,18 +130,18 @@ COMMENT ON COLUMN inbox.partitions.lost_to IS 'The first offset after those that
 COMMENT ON COLUMN inbox.partitions.stopped_at IS 'When it was stopped.';
 
 CREATE FUNCTION inbox.end_offsets(timeout interval DEFAULT '10 seconds')
-    RETURNS TABLE (topic text, partition integer, end_offset bigint, error text)
+    RETURNS TABLE (topic text, partition integer, end_offset bigint, uncommitted bigint, error text)
     LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp ROWS 100
     AS $$
 DECLARE
     topics CONSTANT text[] := ARRAY(SELECT DISTINCT p.topic FROM inbox.partition AS p JOIN inbox.subscription AS s ON s.id = p.source_id
                                      WHERE NOT s.is_local ORDER BY p.topic);
 BEGIN
-    RETURN QUERY SELECT o.topic, o.partition, o."offset", o.error
+    RETURN QUERY SELECT o.topic, o.partition, o."offset", CASE WHEN o."offset" IS NOT NULL THEN coalesce(o.uncommitted, 0) END, o.error
                    FROM inbox.list_offsets(topics, NULL, '"latest"', coalesce(timeout, '10 seconds')) AS o;
 -- What is stored can be told without Kafka.
 EXCEPTION WHEN connection_exception OR object_not_in_prerequisite_state THEN
-    RETURN QUERY SELECT u.topic, NULL::integer, NULL::bigint, SQLERRM FROM unnest(topics) AS u(topic);
+    RETURN QUERY SELECT u.topic, NULL::integer, NULL::bigint, NULL::bigint, SQLERRM FROM unnest(topics) AS u(topic);
 END
 $$;
 COMMENT ON FUNCTION inbox.end_offsets(interval) IS
@@ -149,7 +149,7 @@ COMMENT ON FUNCTION inbox.end_offsets(interval) IS
 
 CREATE VIEW inbox.lag WITH (security_barrier) AS
       WITH unreceived AS MATERIALIZED (SELECT * FROM inbox.unreceived),
-           kafka AS MATERIALIZED (SELECT k.topic, k.partition, k.end_offset, k.error FROM inbox.end_offsets() AS k)
+           kafka AS MATERIALIZED (SELECT k.topic, k.partition, k.end_offset, k.uncommitted, k.error FROM inbox.end_offsets() AS k)
     SELECT s.name AS subscription,
            n.topic,
            n.partition,
@@ -157,6 +157,7 @@ CREATE VIEW inbox.lag WITH (security_barrier) AS
            k.end_offset,
            CASE WHEN s.replay_of IS NOT NULL THEN 0
                 WHEN k.end_offset IS NOT NULL THEN greatest(k.end_offset - n.next_offset, 0) END AS to_store,
+           CASE WHEN s.replay_of IS NOT NULL THEN 0 ELSE k.uncommitted END AS uncommitted,
            coalesce(u.events, 0) AS to_receive,
            u.oldest_event_at,
            coalesce(pg_catalog.clock_timestamp() - u.oldest_event_at, '0'::interval) AS lag,
@@ -166,10 +167,10 @@ CREATE VIEW inbox.lag WITH (security_barrier) AS
            JOIN inbox.next_offset AS n ON n.source_id = d.source_id
            LEFT JOIN unreceived AS u ON u.subscription_id = s.id AND u.number = n.number
            JOIN inbox.subscription AS source ON source.id = d.source_id
-           LEFT JOIN LATERAL (SELECT k.end_offset, k.error FROM kafka AS k
+           LEFT JOIN LATERAL (SELECT k.end_offset, k.uncommitted, k.error FROM kafka AS k
                                WHERE NOT source.is_local AND k.topic = n.topic AND (k.partition = n.partition OR k.partition IS NULL)
                               UNION ALL
-                              SELECT coalesce(pg_catalog.max(e.position) + 1, 0), NULL FROM event_store.event AS e
+                              SELECT coalesce(pg_catalog.max(e.position) + 1, 0), 0, NULL FROM event_store.event AS e
                                WHERE source.is_local AND e.category = n.topic HAVING source.is_local) AS k ON true;
 COMMENT ON VIEW inbox.lag IS 'How far the subscriptions are behind Kafka, by partition. Each query asks Kafka.';
 COMMENT ON COLUMN inbox.lag.subscription IS 'The subscription.';
@@ -179,6 +180,8 @@ COMMENT ON COLUMN inbox.lag.next_offset IS 'The offset of the next event to be s
 COMMENT ON COLUMN inbox.lag.end_offset IS
     'Where Kafka''s partition, or the category of the event store, ends; NULL if it is not known: see error; or if Kafka does not have the partition any more.';
 COMMENT ON COLUMN inbox.lag.to_store IS 'How many offsets lie between; not each needs to be an event. NULL if the end is not known.';
+COMMENT ON COLUMN inbox.lag.uncommitted IS
+    'How many offsets lie behind the end: of a transaction that is open in Kafka, or written after its begin. Nobody gets them before it ends.';
 COMMENT ON COLUMN inbox.lag.to_receive IS 'How many stored events were not received yet. It counts up to 1,000 of each of the 64 lanes.';
 COMMENT ON COLUMN inbox.lag.oldest_event_at IS 'The timestamp of the oldest of these; NULL if there is none.';
 COMMENT ON COLUMN inbox.lag.lag IS 'Its age.';

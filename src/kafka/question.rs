@@ -34,6 +34,8 @@ pub enum At {
     Earliest,
     /// The one after the last record that every consumer may read: the next one, or the first of a transaction that is open.
     Latest,
+    /// The one after the last record, also of a transaction that is open.
+    End,
     /// That of the first record with this timestamp or a later one, in milliseconds since 1970.
     Timestamp(i64),
 }
@@ -43,8 +45,17 @@ impl At {
         match self {
             // RD_KAFKA_OFFSET_SPEC_EARLIEST and RD_KAFKA_OFFSET_SPEC_LATEST.
             Self::Earliest => -2,
-            Self::Latest => -1,
+            Self::Latest | Self::End => -1,
             Self::Timestamp(millis) => millis.max(0),
+        }
+    }
+
+    fn isolation(self) -> rdsys::rd_kafka_IsolationLevel_t {
+        match self {
+            Self::End => rdsys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+            Self::Earliest | Self::Latest | Self::Timestamp(_) => {
+                rdsys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED
+            }
         }
     }
 }
@@ -82,7 +93,7 @@ impl Question {
         unsafe { Self::about_topics(client, &[NO_TOPIC.to_owned()], patience) }
     }
 
-    /// Asks for offsets of partitions, as a consumer may read them that sees no open transactions.
+    /// Asks for offsets of partitions.
     ///
     /// # Safety
     /// As [`Question::about_topics`].
@@ -94,7 +105,6 @@ impl Question {
         patience: Duration,
     ) -> Self {
         let kind = rdsys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
-        let committed = rdsys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED;
         // SAFETY: the client is alive. The call copies the list, which is destroyed here, as is the error. An error says
         // that the option does not fit the question, which it does.
         unsafe {
@@ -108,7 +118,7 @@ impl Question {
                         (*added).offset = at.spec();
                     }
                 }
-                let error = rdsys::rd_kafka_AdminOptions_set_isolation_level(options, committed);
+                let error = rdsys::rd_kafka_AdminOptions_set_isolation_level(options, at.isolation());
                 if !error.is_null() {
                     rdsys::rd_kafka_error_destroy(error);
                 }

@@ -13,6 +13,7 @@ mod handlers;
 mod ingest;
 mod leaderless;
 mod leases;
+mod open_transactions;
 mod operate;
 mod outages;
 mod peek;

@@ -34,6 +34,7 @@ impl Admin<'_> {
         // librdkafka would wait for the leaders of all, and tell of none.
         let partitions: Vec<(String, i32)> = found.iter().flat_map(led_partitions_of).collect();
         let (low, high) = (self.offsets(&partitions, At::Earliest)?, self.offsets(&partitions, At::Latest)?);
+        let end = self.offsets(&partitions, At::End)?;
         let at_time = match of.at {
             OffsetAt::TimestampMs(millis) => Some(self.offsets(&partitions, At::Timestamp(millis))?),
             OffsetAt::Earliest | OffsetAt::Latest => None,
@@ -41,7 +42,7 @@ impl Admin<'_> {
         let listed = found.iter().flat_map(|topic| partitions_of(topic).map(move |key| (topic, key)));
         let mut listed: Vec<ListedOffset> = listed
             .map(|(topic, key)| {
-                let (low, high) = (low.get(&key), high.get(&key));
+                let (low, high, end) = (low.get(&key), high.get(&key), end.get(&key));
                 let offset = match of.at {
                     OffsetAt::Earliest => low,
                     OffsetAt::Latest => high,
@@ -63,6 +64,10 @@ impl Admin<'_> {
                     offset: known(offset),
                     low: known(low),
                     high: known(high),
+                    uncommitted: known(end)
+                        .zip(known(high))
+                        .map(|(end, high)| end - high)
+                        .filter(|count| *count > 0),
                     error: if is_leaderless {
                         Some("the partition has no leader".into())
                     } else {

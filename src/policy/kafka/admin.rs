@@ -112,6 +112,9 @@ pub struct ListedOffset {
     pub low: Option<i64>,
     /// The one after the last record that every consumer may read.
     pub high: Option<i64>,
+    /// How many offsets follow, which no consumer of committed records gets to before an open transaction ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uncommitted: Option<i64>,
     /// Why there is no offset.
     pub error: Option<String>,
 }
