@@ -7,6 +7,7 @@ mod dead_letters;
 mod disk;
 mod durability;
 mod exactly_once;
+mod exactly_once_apart;
 mod exactly_once_fences;
 mod exactly_once_hanging;
 mod exactly_once_setup;

@@ -1,5 +1,6 @@
 //! Rules for an event between its reading and its settlement.
 
+pub mod apart;
 pub mod attempts;
 pub mod backlog_limit;
 pub mod bisection;

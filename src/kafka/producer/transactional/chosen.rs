@@ -4,6 +4,7 @@
 //! Runs in: the Kafka thread of the relay's process.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use event_outbox_policy::delivery::outcome::Report;
 use event_outbox_policy::event::draft::Event;
@@ -28,6 +29,21 @@ impl<'b> Chosen<'b> {
     #[must_use]
     pub fn new(batch: &'b EventBatch, fates: Fates, misplaced: HashSet<i64>) -> Self {
         Self { batch, fates, misplaced }
+    }
+
+    /// Those of these topics.
+    #[must_use]
+    pub fn only(&self, topics: &HashSet<Arc<str>>) -> Self {
+        let fates = self.batch.topics().iter().zip(&self.fates);
+        let fates =
+            fates.map(|(topic, fate)| if topics.contains(topic) { *fate } else { Knowledge::Unknown });
+        Self { batch: self.batch, fates: fates.collect(), misplaced: self.misplaced.clone() }
+    }
+
+    /// The topics that exist.
+    pub fn topics(&self) -> impl Iterator<Item = &'b Arc<str>> {
+        let fates = self.batch.topics().iter().zip(&self.fates);
+        fates.filter(|(_, fate)| **fate == Knowledge::Exists).map(|(topic, _)| topic)
     }
 
     /// The events, each with the place of its topic.

@@ -32,6 +32,7 @@ mod fates;
 mod markers;
 #[cfg(feature = "failpoints")]
 mod mistakes;
+mod rounds;
 mod session;
 mod start;
 mod transaction;

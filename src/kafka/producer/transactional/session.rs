@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::TryRecvError;
+use event_outbox_policy::delivery::apart::Apart;
 use event_outbox_policy::delivery::marker::{Found, PREFIX};
 use event_outbox_policy::delivery::topic_ramp::Route;
 use event_outbox_policy::delivery::transaction::{MOST_IN_FLIGHT, Transactions};
@@ -46,7 +47,7 @@ const TOLD_AFTER: Duration = Duration::from_secs(5);
 /// How long the producer must be idle before it is checked for stale topics.
 const STALE_CHECK_AFTER: Duration = Duration::from_secs(30);
 
-/// The routes that take transactions. Quarantined topics take one of their own.
+/// The routes that take transactions. Quarantined topics take others than the rest.
 const TRANSACTED: [Route; 2] = [Route::Gapless, Route::Quarantine];
 
 /// A transaction with this many events takes no further batch. Meanwhile as many can be settled, and as many read.
@@ -68,6 +69,8 @@ pub struct Session<'t> {
     batches: VecDeque<ProduceBatch>,
     pub(super) known_topics: KnownTopics,
     pub(super) known_partitions: KnownPartitions,
+    /// Which quarantined topics go alone.
+    pub(super) apart: Apart,
     /// A transaction was rolled back: batches that were read before come back.
     pub(super) is_rolled_back: bool,
     /// When to check for stale topics. Each batch postpones it.
@@ -88,6 +91,7 @@ impl<'t> Session<'t> {
             batches: VecDeque::new(),
             known_topics: KnownTopics::default(),
             known_partitions: KnownPartitions::default(),
+            apart: Apart::default(),
             is_rolled_back: false,
             stale_check_at: None,
         };
@@ -140,7 +144,7 @@ impl<'t> Session<'t> {
             }
             for route in TRANSACTED {
                 let parts: Vec<_> = batches.iter().map(|batch| batch.part(route)).collect();
-                self.publish(&parts)?;
+                self.publish(&parts, route)?;
             }
         }
         self.check_stale_topics()?;

@@ -9,8 +9,6 @@ use event_outbox_policy::delivery::error_class::ErrorClass;
 use event_outbox_policy::delivery::marker::EventPart;
 use event_outbox_policy::delivery::outcome::{Failure, Outcome, Report};
 use event_outbox_policy::delivery::transaction::OwnRecord;
-use event_outbox_policy::event::draft::Event;
-use event_outbox_policy::event::event_batch::EventBatch;
 use rdkafka::producer::{BaseRecord, Producer};
 
 use super::End;
@@ -31,9 +29,6 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// How long Kafka may take to answer what is on its way, and to abort.
 const ABORTED_WITHIN: Duration = Duration::from_secs(15);
-
-/// How often the same events are tried without an answer about any of them, before another producer is started.
-const MOST_ATTEMPTS: u32 = 3;
 
 /// The reports' name for a record of the relay's own. No event has this id: ids are drawn from a sequence.
 const OWN: i64 = i64::MIN;
@@ -91,35 +86,8 @@ impl Session<'_> {
         Err(End::Broken(self.unwritten("its claim", &why)))
     }
 
-    /// Publishes batches in a transaction, or gives them back.
-    pub(super) fn publish(&mut self, batches: &[&EventBatch]) -> Result<(), End> {
-        if self.is_rolled_back {
-            let events = batches.iter().flat_map(|batch| batch.events());
-            let reports: Vec<_> = events.map(|(_, event)| given_back(event.id)).collect();
-            return self.report(reports);
-        }
-        let all = batches.iter().map(|batch| self.choose(batch)).collect::<Result<Vec<_>, _>>()?;
-        self.report(all.iter().flat_map(Chosen::refusals).collect())?;
-        let of_marker = |(_, event): (usize, Event<'_>)| (event.id, EventPart::of(&event.event_id));
-        let events: Vec<_> = all.iter().flat_map(Chosen::events).map(of_marker).collect();
-        if events.is_empty() {
-            return Ok(());
-        }
-        for _ in 0..MOST_ATTEMPTS {
-            if self.attempt(&all, events.clone())? {
-                return Ok(());
-            }
-        }
-        let why = format!("{MOST_ATTEMPTS} transactions in a row were aborted, and no event was refused");
-        Err(End::Broken(self.cause(&why)))
-    }
-
-    fn report(&self, reports: Vec<Report>) -> Result<(), End> {
-        if reports.is_empty() { Ok(()) } else { self.thread.send(ProducerEvent::Reports(reports)) }
-    }
-
     /// Runs a transaction. Returns whether its events are answered; if not, no event is to blame that it was aborted.
-    fn attempt(&mut self, all: &[Chosen<'_>], events: Vec<(i64, EventPart)>) -> Result<bool, End> {
+    pub(super) fn attempt(&mut self, all: &[Chosen<'_>], events: Vec<(i64, EventPart)>) -> Result<bool, End> {
         let count = events.len();
         if !self.rules.begin(events) {
             return Err(End::Broken("no transaction may begin".into()));
@@ -288,7 +256,9 @@ impl Session<'_> {
         }
         self.is_rolled_back = true;
         self.thread.send(ProducerEvent::RolledBack)?;
-        self.thread.send(ProducerEvent::Reports(rolled_back(all, told, records)))?;
+        let reports = rolled_back(all, told, records);
+        self.set_apart(all, &reports);
+        self.thread.send(ProducerEvent::Reports(reports))?;
         if let Err(end) = aborted {
             self.rules.lost();
             return Err(end);
@@ -299,7 +269,7 @@ impl Session<'_> {
 }
 
 /// Whether this is the report of an event because of which a transaction must end.
-fn is_at_fault(report: &Report) -> bool {
+pub(super) fn is_at_fault(report: &Report) -> bool {
     let Outcome::Failed { failure, .. } = &report.outcome else { return false };
     report.id != OWN
         && match failure {
@@ -328,7 +298,7 @@ pub(super) fn rolled_back(all: &[Chosen<'_>], told: Vec<Report>, records: Record
 }
 
 /// The report of an event that comes back through no fault of its own.
-fn given_back(id: i64) -> Report {
+pub(super) fn given_back(id: i64) -> Report {
     let error = "its transaction was rolled back".into();
     Report { id, outcome: Outcome::Failed { failure: Failure::Stopped, class: ErrorClass::Other, error } }
 }
