@@ -40,10 +40,9 @@ impl<'b> Chosen<'b> {
         Self { batch: self.batch, fates: fates.collect(), misplaced: self.misplaced.clone() }
     }
 
-    /// The topics that exist.
+    /// The topic of each event.
     pub fn topics(&self) -> impl Iterator<Item = &'b Arc<str>> {
-        let fates = self.batch.topics().iter().zip(&self.fates);
-        fates.filter(|(_, fate)| **fate == Knowledge::Exists).map(|(topic, _)| topic)
+        self.events().map(|(place, _)| &self.batch.topics()[place])
     }
 
     /// The events, each with the place of its topic.
