@@ -7,7 +7,7 @@ CREATE FUNCTION inbox.check()
 DECLARE
     most CONSTANT integer := 10000;
     -- Seconds.
-    moment  CONSTANT integer := 2;
+    moment CONSTANT integer := 2;
     worker  inbox.consumers;
     sub     record;
     item    record;
@@ -127,8 +127,8 @@ BEGIN
         LOOP
             finding := format('A transaction has been open in partition %s of "%s" for %s seconds at least; nobody gets what is written from offset %s on (%s offsets) before it ends.',
                               item.partition, item.topic, moment, item.high, item.uncommitted);
-            hint := format('If this lasts: kafka-transactions describe-producers --topic %s --partition %s shows whose it is; '
-                           'kafka-transactions abort ends one that hangs.', item.topic, item.partition);
+            hint := format('If this lasts: kafka-transactions describe-producers --topic %s --partition %s shows whose it is. Its producer''s next transaction there ends it. '
+                           'kafka-transactions abort does, too, but loses its records, which the producer may count as committed.', item.topic, item.partition);
             RETURN NEXT;
         END LOOP;
     END IF;
